@@ -1,0 +1,111 @@
+"""Typed, strict configuration: defaults <- TOML preset <- command line; saved as JSON.
+
+A config is a frozen, keyword-only dataclass validated by pydantic. Config classes never import
+torch: a mistake in an option is answered before torch would have been loaded (1.5 s). That is why
+each floor keeps its option classes in an ``options.py`` of its own instead of above the torch class
+that they configure.
+"""
+
+import dataclasses
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+import pydantic
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from limbeck.errors import UserError, did_you_mean
+
+T = TypeVar("T")
+
+PRESETS_DIR = Path(__file__).parent / "presets"
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def options(cls: type[T]) -> type[T]:
+    """Class decorator: a frozen, keyword-only, validated dataclass; unknown keys are errors."""
+    return pydantic_dataclass(
+        frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+    )(cls)
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """The config as JSON-ready plain data."""
+    plain: dict[str, Any] = pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
+    return plain
+
+
+def from_plain(kind: type[T], values: dict[str, Any], where: str) -> T:
+    """Build a config of class ``kind`` from nested dictionaries.
+
+    ``where`` names the origin in errors. Raises UserError for an unknown key (with the nearest
+    real one) and for a wrong type or range.
+    """
+    _check_keys(kind, values, where, prefix="")
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(values)
+    except pydantic.ValidationError as error:
+        raise UserError(_first_problem(error, where)) from error
+
+
+def _check_keys(kind: type, values: dict[str, Any], where: str, prefix: str) -> None:
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for key, value in values.items():
+        if key not in fields:
+            raise UserError(
+                f"{where}: there is no option '{prefix}{key}'.{did_you_mean(key, fields)}"
+            )
+        inner = fields[key].type
+        if isinstance(value, dict) and dataclasses.is_dataclass(inner):
+            assert isinstance(inner, type)
+            _check_keys(inner, value, where, prefix=f"{prefix}{key}.")
+
+
+def _first_problem(error: pydantic.ValidationError, where: str) -> str:
+    problem = error.errors()[0]
+    name = ".".join(str(part) for part in problem["loc"]) or "the config"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {name} = {problem['input']!r} is refused: {message}."
+
+
+def preset_names(verb: str) -> list[str]:
+    """Names of the shipped presets for a verb ('distill', 'finetune')."""
+    names = []
+    for file in sorted(PRESETS_DIR.glob("*.toml")):
+        if tomllib.loads(file.read_text(encoding="utf-8")).get("verb") == verb:
+            names.append(file.stem)
+    return names
+
+
+def read_preset(name: str, verb: str) -> dict[str, Any]:
+    """Values of a preset, by shipped name or by the path of a TOML file.
+
+    Raises UserError for an unknown name, a file that is no TOML, or a preset of another verb.
+    """
+    file = Path(name) if name.endswith(".toml") else PRESETS_DIR / f"{name}.toml"
+    if not file.is_file():
+        names = preset_names(verb)
+        raise UserError(
+            f"There is no preset '{name}' for 'limbeck {verb}'.{did_you_mean(name, names)} "
+            f"Presets: {', '.join(names)}; or pass the path of a .toml file."
+        )
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"The preset {file} is not valid TOML: {error}.") from error
+    of_verb = values.pop("verb", verb)
+    if of_verb != verb:
+        raise UserError(f"The preset '{name}' is for 'limbeck {of_verb}', not 'limbeck {verb}'.")
+    return values
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file; raises UserError if it is none."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"Can't read {file} as JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{file} holds no JSON object.")
+    return values

@@ -1,0 +1,55 @@
+"""Options of the loop and the optimiser (no torch here, see ``limbeck.config``)."""
+
+from typing import Annotated, Literal
+
+import pydantic
+
+from limbeck.config import options
+
+PositiveInt = Annotated[int, pydantic.Field(gt=0)]
+NotNegative = Annotated[float, pydantic.Field(ge=0)]
+
+
+@options
+class OptimOptions:
+    """AdamW and its schedule. Defaults: TinyMIM's pre-training (fact sheet 2.1)."""
+
+    base_lr: Annotated[float, pydantic.Field(gt=0)] = 1.5e-4
+    """Learning rate per 256 samples; the peak is base_lr * global_batch_size / 256."""
+    min_lr: NotNegative = 0.0
+    warmup_epochs: NotNegative = 15.0
+    weight_decay: NotNegative = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: Annotated[float, pydantic.Field(gt=0)] = 1e-8
+    layer_decay: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0
+    """Learning-rate factor per block from the end; 1 is off."""
+    no_decay_names: tuple[str, ...] = ()
+    """Parameters without weight decay by last name, besides all 1-D ones."""
+    clip_grad: Annotated[float, pydantic.Field(gt=0)] | None = None
+    """Largest gradient norm."""
+
+
+@options
+class TrainOptions:
+    """The loop."""
+
+    epochs: Annotated[float, pydantic.Field(gt=0)] = 300.0
+    global_batch_size: PositiveInt = 256
+    """Samples per optimiser step, over all ranks and accumulation steps."""
+    accumulate_steps: PositiveInt = 1
+    """Micro-batches per optimiser step and rank."""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Autocast type of the student's forward pass; weights and optimiser stay fp32."""
+    compile: bool = False
+    """torch.compile; pays on GPUs and long runs (see benchmarks/RESULTS.md)."""
+    ema_decay: Annotated[float, pydantic.Field(gt=0, lt=1)] | None = None
+    """Exponential moving average of the weights; the finished student is then the average."""
+    save_every: PositiveInt = 500
+    """Steps between checkpoints."""
+    probe_every: Annotated[int, pydantic.Field(ge=0)] = 0
+    """Steps between probes; 0 probes ten times a run."""
+    log_every: PositiveInt = 20
+    """Steps between lines of metrics.jsonl."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    wandb_project: str | None = None
+    """Also log to this Weights & Biases project (extra: wandb)."""

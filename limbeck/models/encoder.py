@@ -1,0 +1,101 @@
+"""The contract of every encoder: images and wanted taps in, features out."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from limbeck.errors import UserError
+from limbeck.records import Features, Tap
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    """What others may know of an encoder.
+
+    ``num_heads`` one count per block (an adaptive last block may differ). ``num_prefix_tokens``
+    counts the CLS, register and distillation tokens before the patches; where ``has_cls_token``
+    the CLS token is the first of them. ``img_size`` (H, W) and ``grid`` (gh, gw) are those the
+    encoder was built for. ``mean`` and ``std`` (3 values each) normalise images in 0..1.
+    ``num_classes`` is 0 without a classifier. ``architecture`` is plain JSON data from which
+    ``models.build_encoder`` rebuilds the encoder. ``origin`` is for people and for lineage: where
+    the weights came from, their hash and licence where known.
+    """
+
+    embed_dim: int
+    depth: int
+    num_heads: tuple[int, ...]
+    num_prefix_tokens: int
+    has_cls_token: bool
+    patch_size: int
+    img_size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    num_classes: int
+    architecture: dict[str, Any]
+    origin: dict[str, Any]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches (rows, columns) at ``img_size``."""
+        return self.img_size[0] // self.patch_size, self.img_size[1] // self.patch_size
+
+
+class Encoder(nn.Module, ABC):
+    """A vision Transformer that normalises its own input and gives the inner tensors asked for."""
+
+    facts: EncoderFacts
+
+    @abstractmethod
+    def forward(
+        self, images: Tensor, ids_keep: Tensor | None = None, taps: tuple[Tap, ...] = ()
+    ) -> Features:
+        """Encode images.
+
+        ``images`` (B, 3, H, W), 0..1, not normalised, of the size in ``facts.img_size``.
+        ``ids_keep`` (B, kept) int64 patch indices: only these patches (and the prefix tokens) are
+        computed, in this order. ``taps``: what is wanted. Without taps the final tokens are
+        computed (``Features.tokens``); with taps only what they need: the encoder stops after the
+        last block that a tap needs, and ``Features.tokens`` is None unless Tap("output") is
+        among them. A "queries", "keys", "values" or "scores" tap on the deepest block needed runs
+        only that block's norm and qkv projection.
+        """
+
+    @abstractmethod
+    def offered_taps(self) -> tuple[str, ...]:
+        """Kinds of tap this encoder can give (for every block, where the kind has a block)."""
+
+    @abstractmethod
+    def layer_id(self, parameter_name: str) -> int:
+        """Depth of a parameter for layer-wise decay: 0 embedding, k + 1 block k, depth + 1 after."""
+
+    @abstractmethod
+    def set_num_heads(self, block: int, num_heads: int) -> None:
+        """Re-split the attention of one block (TinyMIM's adaptive block); no weight changes.
+
+        Raises UserError where ``embed_dim`` does not divide or the block has per-head weights.
+        """
+
+
+def check_taps(encoder: Encoder, taps: tuple[Tap, ...], role: str) -> None:
+    """Raise UserError unless the encoder offers every tap; ``role`` is "student" or "teacher"."""
+    facts = encoder.facts
+    offered = encoder.offered_taps()
+    for tap in taps:
+        if tap.kind not in offered:
+            raise UserError(
+                f"The method needs '{tap.kind}' of the {role}, which offers only "
+                f"{', '.join(offered)}; choose another {role} or method."
+            )
+        if not -facts.depth <= tap.block < facts.depth:
+            raise UserError(
+                f"The {role} has {facts.depth} blocks (0 to {facts.depth - 1}, or -1 for the "
+                f"last); there is no block {tap.block}."
+            )
+        own = facts.num_heads[tap.block]
+        if tap.num_heads not in (None, own):
+            raise UserError(
+                f"The method needs {tap.num_heads} heads in block {tap.block} of the {role}, "
+                f"which has {own}."
+            )

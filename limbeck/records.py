@@ -1,0 +1,88 @@
+"""The four records that cross floors: Batch, Tap, Features, Losses.
+
+Axis letters, for the whole project: ``B`` batch, ``N`` tokens including prefix, ``L`` patches,
+``D`` embed dim, ``nh`` heads, ``hd`` head dim (``D = nh * hd``), ``H W`` pixels, ``gh gw`` token
+grid, ``C`` channels or classes.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from torch import Tensor
+
+TapKind = Literal["queries", "keys", "values", "scores", "tokens", "output", "logits"]
+TAP_KINDS: tuple[str, ...] = get_args(TapKind)
+
+
+@dataclass(frozen=True)
+class Tap:
+    """The address of one inner tensor of an encoder.
+
+    ======== =============================================== ====================
+    kind     what                                            shape
+    ======== =============================================== ====================
+    queries  what enters the attention product, after        (B, nh, N, hd)
+             q-norm and rotary position, before the scale
+    keys     likewise                                        (B, nh, N, hd)
+    values   likewise                                        (B, nh, N, hd)
+    scores   queries keys^T / sqrt(hd), before the softmax   (B, nh, N, N)
+    tokens   the residual stream after the block             (B, N, D)
+    output   the tokens after the last block and final norm  (B, N, D)
+    logits   the classifier's output                         (B, C)
+    ======== =============================================== ====================
+
+    ``block`` counts from 0; negative counts from the end (-1 is the last block); it has no meaning
+    for "output" and "logits". ``num_heads`` (queries, keys, values, scores) states the head count
+    that the caller needs; None takes the block's own.
+    """
+
+    kind: TapKind
+    block: int = -1
+    num_heads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in TAP_KINDS:
+            raise ValueError(f"Tap kind '{self.kind}' is not one of {', '.join(TAP_KINDS)}.")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch on its device.
+
+    ``images`` (B, 3, H, W), 0..1, augmented, not normalised: what the student sees.
+    ``teacher_images`` the same crop and flip without the student's own disturbance.
+    ``labels`` (B,) int64 class indices, or (B, C) float soft targets after mixing, or None.
+    ``keys`` the samples' names. ``view_seeds`` (B,) int64, one per view: all further randomness
+    of a sample (its mask, say) is drawn from it, so that it is the same on any number of ranks.
+    ``ids_keep`` (B, kept) patch indices that the encoders see, set by a method's ``prepare``.
+    """
+
+    images: Tensor
+    teacher_images: Tensor
+    labels: Tensor | None
+    keys: tuple[str, ...]
+    view_seeds: Tensor
+    ids_keep: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an encoder says of a batch.
+
+    ``tokens`` (B, N, D): final tokens after the last norm; None where the encoder stopped early
+    because no tap needed them. ``grid`` (gh, gw): the *full* patch grid, also where patches were
+    dropped. ``taps``: exactly the taps that were asked for.
+    """
+
+    tokens: Tensor | None
+    num_prefix_tokens: int
+    grid: tuple[int, int]
+    taps: dict[Tap, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """``total``, a scalar with gradient, and its named parts for the log (detached scalars)."""
+
+    total: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
