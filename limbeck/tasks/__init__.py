@@ -1,1 +1,1 @@
-
+"""Tasks: what a student is fine-tuned for."""

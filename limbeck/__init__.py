@@ -1,0 +1,55 @@
+"""Limbeck: small vision Transformers by distillation during pre-training.
+
+The names below are the public surface. They are imported on first use, so that ``import limbeck``
+and the command line's checks do not wait for torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    # verbs
+    "distill": "limbeck.recipes.distill",
+    "finetune": "limbeck.recipes.finetune",
+    "evaluate": "limbeck.recipes.evaluate",
+    "doctor": "limbeck.recipes.doctor",
+    "inspect": "limbeck.recipes.inspect",
+    "demo": "limbeck.recipes.demo",
+    # their options
+    "DistillConfig": "limbeck.recipes.distill",
+    "FinetuneConfig": "limbeck.recipes.finetune",
+    "EvaluateConfig": "limbeck.recipes.evaluate",
+    "DoctorConfig": "limbeck.recipes.doctor",
+    "InspectConfig": "limbeck.recipes.inspect",
+    "DemoConfig": "limbeck.recipes.demo",
+    # networks
+    "load": "limbeck.models.finished",
+    "load_encoder": "limbeck.models.origins.load",
+    # contracts
+    "Encoder": "limbeck.models.encoder",
+    "EncoderFacts": "limbeck.models.encoder",
+    "Method": "limbeck.methods.method",
+    "Source": "limbeck.data.source",
+    "Task": "limbeck.tasks.task",
+    # records
+    "Batch": "limbeck.records",
+    "Features": "limbeck.records",
+    "Losses": "limbeck.records",
+    "Tap": "limbeck.records",
+    # errors
+    "UserError": "limbeck.errors",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'limbeck' has no attribute '{name}'")
+    return getattr(import_module(_PUBLIC[name]), "load_student" if name == "load" else name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

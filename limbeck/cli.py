@@ -1,0 +1,143 @@
+"""The command line: verbs to recipes, and errors to one sentence. Nothing else."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from limbeck.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A recipe on the command line: its module, its options class, whether it has presets."""
+
+    summary: str
+    config: str
+    has_presets: bool = False
+    positional: str | None = None
+
+
+VERBS = {
+    "distill": Verb("a small ViT from unlabelled images and a big one", "DistillConfig", True),
+    "finetune": Verb("train a student for classification", "FinetuneConfig", True),
+    "evaluate": Verb("does it help? kNN, linear and few-label probes, verdict", "EvaluateConfig"),
+    "doctor": Verb("check images, memory, disk and time before a run", "DoctorConfig", True),
+    "inspect": Verb("what is in this weights file or run?", "InspectConfig"),
+    "demo": Verb("the whole story on 5,000 real digits, in about six minutes", "DemoConfig"),
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point of the command ``limbeck``; exits with 0, 1 (run failed) or 2 (bad input)."""
+    words = list(sys.argv[1:] if args is None else args)
+    is_debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        run(words)
+    except UserError as error:
+        if is_debug:
+            raise
+        print(f"limbeck: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        if is_debug:
+            raise
+        print("limbeck: stopped.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+def run(words: list[str]) -> None:
+    """Run one command line; raises UserError for bad input."""
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        return
+    if words[0] == "--version":
+        from limbeck import __version__
+
+        print(f"limbeck {__version__}")
+        return
+    name, *rest = words
+    if name not in VERBS:
+        raise UserError(
+            f"There is no verb '{name}'.{did_you_mean(name, VERBS)} Verbs: {', '.join(VERBS)}."
+        )
+    verb = VERBS[name]
+    module = import_module(f"limbeck.recipes.{name}")
+    config = parse(name, verb, getattr(module, verb.config), rest)
+    show_log()
+    result = getattr(module, name)(config)
+    text = module.report(result)
+    if text:
+        print(text)
+
+
+def overview() -> str:
+    """The text of ``limbeck --help``."""
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: limbeck VERB [options]",
+            "",
+            "Small vision Transformers by distillation during pre-training, on your own images.",
+            "",
+            "verbs:",
+            *lines,
+            "",
+            "'limbeck VERB --help' lists a verb's options; '--preset NAME' starts from a recipe;",
+            "'--debug' shows the traceback of an error; '--version' prints the version.",
+            "",
+            "First steps:  limbeck demo",
+            "              limbeck doctor --data photos --teacher timm:vit_base_patch16_224.mae",
+        ]
+    )
+
+
+def parse(name: str, verb: Verb, kind: type, words: list[str]) -> object:
+    """The config of a verb: its defaults, then a preset, then the command line."""
+    import tyro
+
+    from limbeck.config import from_plain, preset_names, read_preset
+
+    preset, words = take_option(words, "--preset")
+    if preset is not None and not verb.has_presets:
+        raise UserError(f"'limbeck {name}' has no presets.")
+    values = read_preset(preset, name) if preset else {}
+    default = from_plain(kind, values, f"preset {preset}") if values else None
+    description = (kind.__doc__ or "").strip()
+    if verb.has_presets:
+        description += f"\n\nPresets (--preset NAME): {', '.join(preset_names(name))}."
+    return tyro.cli(
+        kind,
+        prog=f"limbeck {name}",
+        description=description,
+        args=words,
+        default=default,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+
+
+def take_option(words: list[str], option: str) -> tuple[str | None, list[str]]:
+    """Take ``option VALUE`` or ``option=VALUE`` out of the words."""
+    for place, word in enumerate(words):
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2], words[:place] + words[place + 1 :]
+        if word == option:
+            if place + 1 == len(words):
+                raise UserError(f"{option} needs a value.")
+            return words[place + 1], words[:place] + words[place + 2 :]
+    return None, words
+
+
+def show_log() -> None:
+    """Show the package's notes on standard error."""
+    logger = logging.getLogger("limbeck")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)

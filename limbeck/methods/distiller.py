@@ -1,0 +1,81 @@
+"""The one distiller: a student, a method, and a teacher that is a value."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limbeck.errors import UserError
+from limbeck.methods.method import Method
+from limbeck.models.encoder import Encoder, EncoderFacts, check_taps
+from limbeck.records import Batch, Features, Losses, Tap
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Teacher:
+    """A frozen encoder: no gradients, always in evaluation mode, not a module.
+
+    Because it is no ``nn.Module``, the module that holds it neither trains, saves, moves nor wraps
+    it. Its matrices are cast once to ``precision``; norms and the residual stream stay float32,
+    which is what autocast computes, without casting the weights again at every step.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        device: torch.device,
+        precision: Literal["fp32", "bf16", "fp16"] = "bf16",
+    ) -> None:
+        self.encoder = encoder.to(device).eval().requires_grad_(False)
+        self.dtype = DTYPES[precision]
+        self.device = device
+        for module in self.encoder.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                module.to(self.dtype)
+
+    @property
+    def facts(self) -> EncoderFacts:
+        """The encoder's facts."""
+        return self.encoder.facts
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, ids_keep: Tensor | None, taps: tuple[Tap, ...]) -> Features:
+        """Features of images (B, 3, H, W) in 0..1, resized to the teacher's own size first."""
+        size = self.facts.img_size
+        if images.shape[-2:] != size:
+            images = F.interpolate(
+                images, size, mode="bicubic", antialias=True, align_corners=False
+            ).clamp(0, 1)
+        lower = self.dtype != torch.float32
+        # Under an outer autocast a float32 teacher must say so, or it would inherit the student's.
+        with torch.autocast(self.device.type, dtype=self.dtype if lower else None, enabled=lower):
+            return self.encoder(images, ids_keep, taps)
+
+
+class Distiller(nn.Module):
+    """Student and method as one module for the loop; the teacher is at hand, not inside."""
+
+    def __init__(self, student: Encoder, method: Method, teacher: Teacher | None) -> None:
+        super().__init__()
+        self.student = student
+        self.method = method
+        self.teacher = teacher  # not a module, so nothing registers it
+        check_taps(student, method.student_taps, "student")
+        if teacher is not None:
+            check_taps(teacher.encoder, method.teacher_taps, "teacher")
+            if teacher.facts.grid != student.facts.grid:
+                raise UserError(
+                    f"The teacher sees a grid of {teacher.facts.grid} patches and the student one "
+                    f"of {student.facts.grid}; give the teacher the image size that fits."
+                )
+
+    def forward(self, batch: Batch) -> Losses:
+        """Losses of one batch."""
+        batch = self.method.prepare(batch)
+        teacher = None
+        if self.teacher is not None:
+            teacher = self.teacher(batch.teacher_images, batch.ids_keep, self.method.teacher_taps)
+        student = self.student(batch.images, batch.ids_keep, self.method.student_taps)
+        return self.method(student, teacher, batch)

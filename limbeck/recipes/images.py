@@ -1,0 +1,53 @@
+"""The images of a run: what is trained on, what is held out, and what identifies them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from limbeck.data.open import data_fingerprint, open_source, split_holdout
+from limbeck.data.options import DataOptions
+from limbeck.data.source import Source
+from limbeck.errors import UserError
+
+
+@dataclass(frozen=True)
+class Images:
+    """``train`` and ``holdout`` never share an image; ``fingerprint`` is a hash of the keys."""
+
+    train: Source
+    holdout: Source
+    fingerprint: str
+    lineage: dict[str, Any]
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether probes may use labels."""
+        return bool(self.train.classes) and bool(self.holdout.classes)
+
+
+def open_images(data: DataOptions) -> Images:
+    """Open the sources named by the options; raises UserError where there are no images."""
+    whole = open_source(data.root, data, data.split)
+    if data.eval_root:
+        train, holdout = whole, open_source(data.eval_root, data, data.eval_split)
+        if holdout.classes and whole.classes and holdout.classes != whole.classes:
+            odd = sorted(set(holdout.classes) ^ set(whole.classes))[:5]
+            raise UserError(
+                f"The classes of {data.eval_root} are not those of {data.root} (different: "
+                f"{', '.join(odd)}); both need the same class folders."
+            )
+    else:
+        train, holdout = split_holdout(whole, data)
+    fingerprint = data_fingerprint(whole)
+    return Images(
+        train=train,
+        holdout=holdout,
+        fingerprint=fingerprint,
+        lineage={
+            "root": data.root,
+            "num_images": len(whole),
+            "num_train": len(train),
+            "num_holdout": len(holdout),
+            "classes": list(whole.classes),
+            "fingerprint": fingerprint,
+        },
+    )

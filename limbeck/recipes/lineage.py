@@ -1,0 +1,39 @@
+"""What a finished student carries about its making."""
+
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from limbeck.models.encoder import EncoderFacts
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the result depends on."""
+    names = ("limbeck", "torch", "torchvision", "timm", "numpy", "pillow")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def record(
+    *,
+    verb: str,
+    config: dict[str, Any],
+    teacher: EncoderFacts | None,
+    data: dict[str, Any],
+    extra: dict[str, Any],
+) -> dict[str, Any]:
+    """The part of student.json that says how the student was made."""
+    return {
+        "made_by": f"limbeck {verb}",
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "teacher": teacher
+        and {
+            **teacher.origin,
+            "architecture": teacher.architecture,
+            "num_heads": list(teacher.num_heads),
+        },
+        "data": data,
+        "config": config,
+        "versions": versions(),
+        **extra,
+    }

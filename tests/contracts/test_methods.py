@@ -1,0 +1,112 @@
+"""Every method of the table keeps the contract: taps, losses, gradients, extreme input."""
+
+import importlib
+from dataclasses import fields
+
+import pytest
+import torch
+
+from limbeck.errors import UserError
+from limbeck.methods import METHODS
+from limbeck.methods.distiller import Distiller, Teacher
+from limbeck.methods.method import Method
+from limbeck.methods.options import PerMethodOptions
+from limbeck.records import Batch
+from tests.fakes import FakeEncoder
+
+
+def build(name, *, student=None, teacher=None):
+    """(distiller, teacher encoder) of a method with its default options on fakes."""
+    module, _, kind = METHODS[name].partition(":")
+    method_class = vars(importlib.import_module(module))[kind]
+    student = student or FakeEncoder()
+    options = method_class.Options()
+    teacher = (teacher or FakeEncoder(seed=1)) if options.needs_teacher else None
+    method = method_class(options, student.facts, teacher and teacher.facts)
+    for tap in method.student_taps:
+        if tap.num_heads is not None:
+            student.set_num_heads(tap.block, tap.num_heads)
+    value = teacher and Teacher(teacher, torch.device("cpu"), "fp32")
+    return Distiller(student, method, value), teacher
+
+
+def batch(scale=1.0):
+    images = scale * torch.rand(4, 3, 8, 8)
+    return Batch(images, images, None, tuple("abcd"), torch.arange(4))
+
+
+methods = pytest.mark.parametrize("name", METHODS)
+
+
+def test_each_method_has_its_options_and_each_options_section_its_method():
+    sections = {field.name.replace("_", "-"): field for field in fields(PerMethodOptions)}
+    assert set(sections) == set(METHODS)
+    for name, address in METHODS.items():
+        module, _, kind = address.partition(":")
+        assert type(sections[name].default) is vars(importlib.import_module(module))[kind].Options
+
+
+@methods
+def test_gives_a_scalar_and_parts_that_add_up(name):
+    distiller, _ = build(name)
+    losses = distiller(batch())
+    assert losses.total.shape == () and losses.total.requires_grad
+    assert losses.parts and not any(part.requires_grad for part in losses.parts.values())
+    torch.testing.assert_close(sum(losses.parts.values()), losses.total.detach())
+
+
+@methods
+def test_gradient_reaches_the_student_and_never_the_teacher(name):
+    distiller, teacher = build(name)
+    distiller(batch()).total.backward()
+    assert distiller.student.weight.grad.abs().sum() > 0
+    for parameter in distiller.method.parameters():
+        assert parameter.grad is not None or not parameter.requires_grad
+    if teacher is not None:
+        assert teacher.weight.grad is None and not teacher.weight.requires_grad
+
+
+@methods
+def test_finite_on_extreme_and_on_half_precision_input(name):
+    distiller, _ = build(name)
+    for precision in (torch.float32, torch.bfloat16):
+        with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
+            losses = distiller(batch(scale=1e3))
+        losses.total.backward()
+        assert losses.total.isfinite()
+        assert distiller.student.weight.grad.isfinite().all()
+
+
+@methods
+def test_the_teacher_is_a_value(name):
+    distiller, teacher = build(name)
+    if teacher is None:
+        assert distiller.teacher is None
+        return
+    distiller.train()
+    assert not teacher.training and distiller.student.training
+    assert not any("teacher" in key for key in distiller.state_dict())
+    held = {id(parameter) for parameter in distiller.parameters()}
+    assert not held & {id(parameter) for parameter in teacher.parameters()}
+
+
+@methods
+def test_a_missing_tap_is_named_with_what_is_offered(name):
+    class Poor(FakeEncoder):
+        def offered_taps(self):
+            return ("tokens",)
+
+    with pytest.raises(UserError, match="offers only tokens"):
+        build(name, student=Poor())
+
+
+@methods
+def test_the_same_seeds_give_the_same_losses(name):
+    distiller, _ = build(name)
+    one = batch()
+    torch.testing.assert_close(distiller(one).total, distiller(one).total, rtol=0, atol=0)
+
+
+def test_method_is_abstract():
+    with pytest.raises(TypeError, match="abstract"):
+        Method()

@@ -1,0 +1,73 @@
+"""Fakes: a tiny encoder that offers every tap, to test methods without a real network."""
+
+import torch
+
+from limbeck.models.encoder import Encoder, EncoderFacts
+from limbeck.records import Features, Tap
+
+
+class FakeEncoder(Encoder):
+    """Draws every tap from one parameter, so that gradients can be followed."""
+
+    def __init__(self, *, embed_dim=8, depth=2, num_heads=2, num_prefix_tokens=1, seed=0):
+        super().__init__()
+        self._facts = dict(
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=(num_heads,) * depth,
+            num_prefix_tokens=num_prefix_tokens,
+            has_cls_token=num_prefix_tokens > 0,
+            patch_size=4,
+            img_size=(8, 8),
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            num_classes=3,
+            architecture={"kind": "fake"},
+            origin={"source": "fake", "weight_hash": "0" * 64},
+        )
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = torch.nn.Parameter(torch.randn(48, 3 * embed_dim, generator=generator))
+        self.head = torch.nn.Linear(embed_dim, 3)
+        self.num_calls = 0
+
+    @property
+    def facts(self):
+        return EncoderFacts(**self._facts)
+
+    def forward(self, images, ids_keep=None, taps=()):
+        self.num_calls += 1
+        facts = self.facts
+        patches = images.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
+        patches = patches.flatten(2)  # [B, L, 48]
+        if ids_keep is not None:
+            patches = patches.gather(1, ids_keep[..., None].expand(-1, -1, 48))
+        prefix = patches.mean(1, keepdim=True).expand(-1, facts.num_prefix_tokens, -1)
+        qkv = torch.cat([prefix, patches], 1) @ self.weight  # [B, N, 3D]
+        B, N, _ = qkv.shape
+        tokens = qkv[..., : facts.embed_dim]
+        values = {}
+        for tap in taps:
+            heads = tap.num_heads or facts.num_heads[tap.block]
+            q, k, v = qkv.reshape(B, N, 3, heads, -1).permute(2, 0, 3, 1, 4)
+            values[tap] = {
+                "queries": q,
+                "keys": k,
+                "values": v,
+                "scores": q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5,
+                "tokens": tokens,
+                "output": tokens,
+                "logits": self.head(tokens.mean(1)),
+            }[tap.kind]
+        is_wanted = not taps or Tap("output") in taps
+        return Features(tokens if is_wanted else None, facts.num_prefix_tokens, (2, 2), values)
+
+    def offered_taps(self):
+        return ("queries", "keys", "values", "scores", "tokens", "output", "logits")
+
+    def layer_id(self, parameter_name):
+        return 0 if parameter_name == "weight" else self.facts.depth + 1
+
+    def set_num_heads(self, block, num_heads):
+        heads = list(self._facts["num_heads"])
+        heads[block] = num_heads
+        self._facts["num_heads"] = tuple(heads)

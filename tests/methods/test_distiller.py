@@ -1,0 +1,80 @@
+"""The distiller: the teacher's precision, size and grid; what each side sees."""
+
+import pytest
+import torch
+
+from limbeck.errors import UserError
+from limbeck.methods.distiller import Distiller, Teacher
+from limbeck.methods.method import Method
+from limbeck.records import Batch, Losses, Tap
+from tests.fakes import FakeEncoder
+
+CPU = torch.device("cpu")
+
+
+class Recorder(Method):
+    """Keeps what it was handed."""
+
+    student_taps = (Tap("queries"),)
+    teacher_taps = (Tap("tokens"),)
+
+    def forward(self, student, teacher, batch):
+        self.seen = (student, teacher, batch)
+        return Losses(student.taps[self.student_taps[0]].sum())
+
+
+def batch(size=8):
+    return Batch(
+        torch.rand(2, 3, size, size),
+        torch.rand(2, 3, size, size),
+        None,
+        ("a", "b"),
+        torch.arange(2),
+    )
+
+
+def test_each_side_sees_its_own_view():
+    student, teacher = FakeEncoder(), FakeEncoder(seed=1)
+    distiller = Distiller(student, Recorder(), Teacher(teacher, CPU, "fp32"))
+    one = batch()
+    distiller(one)
+    seen_student, seen_teacher, _ = distiller.method.seen
+    expected = student(one.images, None, Recorder.student_taps)
+    torch.testing.assert_close(seen_student.taps, expected.taps)
+    torch.testing.assert_close(
+        seen_teacher.taps, teacher(one.teacher_images, None, Recorder.teacher_taps).taps
+    )
+    assert not seen_teacher.taps[Tap("tokens")].requires_grad
+
+
+def test_the_teacher_gets_images_of_its_own_size():
+    teacher = Teacher(FakeEncoder(), CPU, "fp32")
+    features = teacher(torch.rand(2, 3, 12, 12), None, (Tap("tokens"),))
+    assert features.taps[Tap("tokens")].shape == (2, 5, 8)
+
+
+def test_a_lower_precision_casts_matrices_and_ignores_the_student_s_autocast():
+    encoder = FakeEncoder()
+    teacher = Teacher(encoder, CPU, "bf16")
+    assert encoder.head.weight.dtype == torch.bfloat16 and encoder.weight.dtype == torch.float32
+    full = Teacher(FakeEncoder(), CPU, "fp32")
+    one = batch().images
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert full(one, None, (Tap("queries"),)).taps[Tap("queries")].dtype == torch.float32
+    assert teacher(one, None, (Tap("queries"),)).taps[Tap("queries")].dtype == torch.bfloat16
+
+
+def test_patch_grids_that_differ_are_refused():
+    class Wide(FakeEncoder):
+        def __init__(self):
+            super().__init__()
+            self._facts["img_size"] = (16, 16)
+
+    with pytest.raises(UserError, match="grid"):
+        Distiller(FakeEncoder(), Recorder(), Teacher(Wide(), CPU))
+
+
+def test_a_method_without_teacher_gets_none():
+    distiller = Distiller(FakeEncoder(), Recorder(), None)
+    distiller(batch())
+    assert distiller.method.seen[1] is None

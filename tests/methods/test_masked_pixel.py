@@ -1,0 +1,57 @@
+"""Masked-pixel pre-training: mask, target and loss."""
+
+import pytest
+import torch
+
+from limbeck.errors import UserError
+from limbeck.methods.masked_pixel import MaskedPixel
+from limbeck.methods.options import MaskedPixelOptions
+from limbeck.ops.losses import normalise_patches, patchify
+from limbeck.records import Batch, Features
+from tests.fakes import FakeEncoder
+
+
+def batch():
+    images = torch.rand(3, 3, 8, 8)
+    return Batch(images, images, None, ("a", "b", "c"), torch.arange(3))
+
+
+def build(**options):
+    return MaskedPixel(MaskedPixelOptions(**options), FakeEncoder().facts, None)
+
+
+def test_prepare_keeps_the_share_that_the_ratio_says():
+    method = build(mask_ratio=0.5)
+    prepared = method.prepare(batch())
+    assert prepared.ids_keep.shape == (3, 2)
+    assert all(len(set(ids)) == 2 for ids in prepared.ids_keep.tolist())
+
+
+@pytest.mark.parametrize("norm_pix_loss", [True, False])
+def test_a_perfect_reconstruction_has_no_loss_and_visible_patches_never_count(norm_pix_loss):
+    method = build(mask_ratio=0.5, norm_pix_loss=norm_pix_loss)
+    one = method.prepare(batch())
+    target = patchify((one.images - 0.5) / 0.5, 4)  # the fake's mean and std
+    if norm_pix_loss:
+        target = normalise_patches(target)
+    visible = torch.zeros(3, 4, dtype=torch.bool).scatter(1, one.ids_keep, True)
+    guess = torch.where(visible[..., None], torch.full_like(target, 9.0), target)
+    method.decoder = torch.nn.Module()
+    method.decoder.forward = lambda tokens, ids_keep: guess
+    losses = method(Features(torch.zeros(3, 3, 8), 1, (2, 2)), None, one)
+    assert losses.total.item() == pytest.approx(0, abs=1e-10)
+
+
+@pytest.mark.parametrize("ratio", [0.9, 0.1])
+def test_a_ratio_that_keeps_none_or_all_is_refused(ratio):
+    if ratio == 0.1:
+        assert build(mask_ratio=0.1).prepare(batch()).ids_keep.shape == (3, 3)
+    else:
+        with pytest.raises(UserError, match="keeps 0 of 4 patches"):
+            build(mask_ratio=ratio)
+
+
+def test_a_teacher_is_refused():
+    facts = FakeEncoder().facts
+    with pytest.raises(UserError, match="no teacher"):
+        MaskedPixel(MaskedPixelOptions(), facts, facts)

@@ -1,0 +1,44 @@
+"""Masks follow from view seeds alone."""
+
+import torch
+
+from limbeck.ops.masking import counter_uniform, is_masked, random_ids_keep
+
+
+def splitmix(seed, counter):
+    """SplitMix64 in Python's integers, independent of torch's wrapping."""
+    mask = (1 << 64) - 1
+    z = (seed + counter * 0x9E3779B97F4A7C15) & mask
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    return ((z ^ (z >> 31)) >> 11) * 2.0**-53
+
+
+def test_counter_uniform_is_splitmix64():
+    seeds = [0, 1, 2**62 + 12345]
+    drawn = counter_uniform(torch.tensor(seeds), 5)
+    expected = [[splitmix(seed, counter) for counter in range(1, 6)] for seed in seeds]
+    torch.testing.assert_close(drawn, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=0)
+
+
+def test_counter_uniform_looks_uniform():
+    drawn = counter_uniform(torch.arange(200), 500)
+    assert abs(drawn.mean().item() - 0.5) < 0.005  # 100,000 draws: standard error 0.0009
+    assert abs(drawn.var().item() - 1 / 12) < 0.002
+    assert 0 <= drawn.min() and drawn.max() < 1
+
+
+def test_a_sample_s_mask_does_not_depend_on_its_batch():
+    seeds = torch.tensor([5, 6, 7, 8])
+    together = random_ids_keep(seeds, 196, 0.75)
+    alone = torch.cat([random_ids_keep(seed[None], 196, 0.75) for seed in seeds])
+    assert together.shape == (4, 49)
+    assert torch.equal(together, alone)
+    assert not torch.equal(together[0], together[1])
+
+
+def test_is_masked_is_the_complement_of_kept():
+    ids_keep = random_ids_keep(torch.arange(3), 16, 0.75)
+    hidden = is_masked(ids_keep, 16)
+    assert hidden.sum(1).tolist() == [12, 12, 12]
+    assert not hidden.gather(1, ids_keep).any()
