@@ -11,12 +11,11 @@ from limbeck.errors import UserError, did_you_mean
 
 @dataclass(frozen=True)
 class Verb:
-    """A recipe on the command line: its module, its options class, whether it has presets."""
+    """A recipe on the command line: its module, its options class, whether it takes presets."""
 
     summary: str
     config: str
     has_presets: bool = False
-    positional: str | None = None
 
 
 VERBS = {
@@ -70,9 +69,7 @@ def run(words: list[str]) -> None:
     config = parse(name, verb, getattr(module, verb.config), rest)
     show_log()
     result = getattr(module, name)(config)
-    text = module.report(result)
-    if text:
-        print(text)
+    print(module.report(result))
 
 
 def overview() -> str:

@@ -10,6 +10,21 @@ from limbeck.config import options
 Probability = Annotated[float, pydantic.Field(ge=0, le=1)]
 NotNegative = Annotated[float, pydantic.Field(ge=0)]
 
+# Magnitude, operations, probability, spread and limit of the magnitude, increasing operations.
+RAND_AUGMENT = r"^rand(-(m\d+|n\d+|p[01]?\.?\d+|mstd\d+\.?\d*|mmax\d+|inc[01]))*$"
+
+
+def _check_range(limits: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < limits[0] <= limits[1]:
+        raise ValueError("two numbers are needed, both above 0, the smaller one first")
+    return limits
+
+
+def _check_scale(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[1] > 1:
+        raise ValueError("a crop can't have more than the whole area, 1")
+    return _check_range(limits)
+
 
 @options
 class DataOptions:
@@ -17,7 +32,8 @@ class DataOptions:
 
     root: Annotated[str, tyro.conf.arg(aliases=["--data"])] = ""
     """A folder of images (class sub-folders are labels), a .parquet file or a folder of them, .tar
-    shards (a file, a folder, or a pattern like shards-{000..009}.tar), or hf:NAME for a hub data set."""
+    shards (a file, a folder, a pattern like shards-{000..009}.tar or an fsspec address), or hf:NAME
+    or hf:NAME:CONFIG for a data set of the Hugging Face hub."""
     eval_root: str = ""
     """Held-out images for probes and scores; a slice of root is held out if not given."""
     split: str = "train"
@@ -37,25 +53,31 @@ class DataOptions:
     max_bad_ratio: Probability = 0.01
     """The run stops when a larger part of the images can't be read."""
     max_image_pixels: Annotated[int, pydantic.Field(gt=0, le=178_000_000)] = 89_478_485
-    """Larger images are skipped (decompression bombs). The default is Pillow's own warning limit."""
+    """Larger images are skipped (decompression bombs). The default is Pillow's warning limit."""
 
 
 @options
-class ViewOptions:
-    """How a view is made of an image. Defaults: TinyMIM's pre-training (fact sheet 1.8)."""
+class CropOptions:
+    """The random crop and flip, the same for student and teacher (TinyMIM, fact sheet 1.8)."""
 
-    scale: tuple[float, float] = (0.2, 1.0)
+    scale: Annotated[tuple[float, float], pydantic.AfterValidator(_check_scale)] = (0.2, 1.0)
     """Area of the random crop as a part of the image."""
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    ratio: Annotated[tuple[float, float], pydantic.AfterValidator(_check_range)] = (3 / 4, 4 / 3)
     """Aspect of the random crop, drawn log-uniformly."""
     flip_prob: Probability = 0.5
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+
+
+@options
+class ViewOptions(CropOptions):
+    """How a whole view is made of an image: crop, flip, and what disturbs the student alone."""
+
     color_jitter: tuple[NotNegative, NotNegative, NotNegative] = (0.0, 0.0, 0.0)
-    """Brightness, contrast, saturation: factors drawn in 1 +- value, in random order; student only."""
-    rand_augment: str | None = None
+    """Brightness, contrast, saturation: factors drawn in 1 +- value, in random order."""
+    rand_augment: Annotated[str, pydantic.Field(pattern=RAND_AUGMENT)] | None = None
     """RandAugment in timm's words, such as rand-m9-mstd0.5-inc1."""
     erase_prob: Probability = 0.0
     """Random erasing with normal noise, one box of 2 to 33 % of the area."""
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
 
 @options

@@ -4,6 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from limbeck.errors import UserError
+
+MAX_CLASSES = 100_000  # A larger number is an identifier, not a class index.
+
 
 class BadImage(Exception):
     """One image can't be used; the message is the reason, for ``skipped.jsonl``."""
@@ -44,22 +50,72 @@ class Source(ABC):
         """Read a sample's bytes; raises BadImage if that fails."""
 
 
+class Names(Sequence[str]):
+    """Many strings in one block of memory.
+
+    A list of a million keys would be copied into every worker: reading a Python object writes its
+    reference count, and a forked process gets its own copy of what is written.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        # "surrogatepass": file names need not be valid UTF-8.
+        encoded = [name.encode("utf-8", "surrogatepass") for name in names]
+        self._bytes = b"".join(encoded)
+        self._ends = np.cumsum([0, *map(len, encoded)])
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        start, end = self._ends[index], self._ends[index + 1]
+        return self._bytes[start:end].decode("utf-8", "surrogatepass")
+
+
 class Subset(Source):
     """Some samples of a source, in the given order."""
 
     def __init__(self, source: Source, indices: Sequence[int]) -> None:
         self.source = source
-        self.indices = list(indices)
+        self.indices = np.asarray(indices, dtype=np.int64)
         self.classes = source.classes
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def key(self, index: int) -> str:
-        return self.source.key(self.indices[index])
+        return self.source.key(int(self.indices[index]))
 
     def label(self, index: int) -> int | None:
-        return self.source.label(self.indices[index])
+        return self.source.label(int(self.indices[index]))
 
     def read(self, index: int) -> RawImage:
-        return self.source.read(self.indices[index])
+        return self.source.read(int(self.indices[index]))
+
+
+def no_images(root: str) -> UserError:
+    """The error for a place that holds no images at all."""
+    return UserError(
+        f"There are no images in {root}; --data.root takes a folder of image files, .parquet or "
+        ".arrow files, .tar shards, or hf:NAME."
+    )
+
+
+def label_table(values: Sequence[int | str | None]) -> tuple[tuple[str, ...], np.ndarray | None]:
+    """Class names and the class indices (int64) of raw labels.
+
+    Integers are class indices; words are classes in alphabetical order. Where a label is missing,
+    negative or beyond MAX_CLASSES, the whole source counts as unlabelled: () and None.
+    """
+    if not values or any(value is None for value in values):
+        return (), None
+    if all(isinstance(value, str) for value in values):
+        names, labels = np.unique(np.array(values, dtype=object), return_inverse=True)
+        return tuple(names), labels.astype(np.int64)
+    if not all(isinstance(value, int) for value in values):
+        raise UserError("The labels are partly numbers and partly words; use one of the two.")
+    labels = np.array(values)
+    if labels.min() < 0 or labels.max() >= MAX_CLASSES:
+        return (), None
+    return tuple(str(index) for index in range(labels.max() + 1)), labels.astype(np.int64)

@@ -1,1 +1,1 @@
-
+"""The loop and what it stands on: optimiser, ranks, checkpoints, log."""

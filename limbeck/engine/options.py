@@ -17,7 +17,8 @@ class OptimOptions:
     base_lr: Annotated[float, pydantic.Field(gt=0)] = 1.5e-4
     """Learning rate per 256 samples; the peak is base_lr * global_batch_size / 256."""
     min_lr: NotNegative = 0.0
-    warmup_epochs: NotNegative = 15.0
+    warmup_epochs: NotNegative | None = None
+    """Linear warm-up; a twentieth of the epochs if not given (TinyMIM: 15 of 300, 5 of 100)."""
     weight_decay: NotNegative = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     eps: Annotated[float, pydantic.Field(gt=0)] = 1e-8
@@ -27,6 +28,10 @@ class OptimOptions:
     """Parameters without weight decay by last name, besides all 1-D ones."""
     clip_grad: Annotated[float, pydantic.Field(gt=0)] | None = None
     """Largest gradient norm."""
+
+    def warmup_for(self, epochs: float) -> float:
+        """Epochs of warm-up in a run of so many epochs."""
+        return epochs / 20 if self.warmup_epochs is None else self.warmup_epochs
 
 
 @options

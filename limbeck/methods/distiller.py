@@ -11,7 +11,18 @@ from limbeck.methods.method import Method
 from limbeck.models.encoder import Encoder, EncoderFacts, check_taps
 from limbeck.records import Batch, Features, Losses, Tap
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Autocast to a precision; fp32 states that there is none, also inside another autocast."""
+    lower = precision != "fp32"
+    return torch.autocast(device.type, DTYPES[precision] if lower else None, enabled=lower)
 
 
 class Teacher:
@@ -26,14 +37,14 @@ class Teacher:
         self,
         encoder: Encoder,
         device: torch.device,
-        precision: Literal["fp32", "bf16", "fp16"] = "bf16",
+        precision: Precision = "bf16",
     ) -> None:
         self.encoder = encoder.to(device).eval().requires_grad_(False)
-        self.dtype = DTYPES[precision]
+        self.precision = precision
         self.device = device
         for module in self.encoder.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
-                module.to(self.dtype)
+                module.to(DTYPES[precision])
 
     @property
     def facts(self) -> EncoderFacts:
@@ -48,9 +59,7 @@ class Teacher:
             images = F.interpolate(
                 images, size, mode="bicubic", antialias=True, align_corners=False
             ).clamp(0, 1)
-        lower = self.dtype != torch.float32
-        # Under an outer autocast a float32 teacher must say so, or it would inherit the student's.
-        with torch.autocast(self.device.type, dtype=self.dtype if lower else None, enabled=lower):
+        with autocast(self.device, self.precision):
             return self.encoder(images, ids_keep, taps)
 
 

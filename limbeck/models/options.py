@@ -1,6 +1,6 @@
 """Options that name a student or a teacher (no torch here, see ``limbeck.config``)."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pydantic
 import tyro
@@ -23,8 +23,6 @@ class StudentOptions:
     depth: PositiveInt | None = None
     num_heads: PositiveInt | None = None
     mlp_ratio: Annotated[float, pydantic.Field(gt=0)] | None = None
-    drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.1
-    """Constant rate for all blocks but the last (TinyMIM's pre-training)."""
     weights: str | None = None
     """Start from these weights (a source as for the teacher) instead of a fresh initialisation."""
 
@@ -35,13 +33,11 @@ class TeacherOptions:
 
     source: Annotated[str | None, tyro.conf.arg(aliases=["--teacher"])] = None
     """timm:NAME (pre-trained weights from the hub), hf:NAME, or a path: a weights file or a run."""
-    block: int = -1
-    """Target block, counted from 0; negative from the end. MAE ViT-L to ViT-B used 17 of 24."""
     img_size: PositiveInt | None = None
     """Image side in pixels; chosen so that the patch grids agree if not given."""
     num_heads: PositiveInt | None = None
     """Head count, for a weights file that does not say it and whose width does not tell."""
     patch_size: PositiveInt | None = None
     """Patch side, for a weights file that does not tell it."""
-    precision: str = "bf16"
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """fp32, bf16 or fp16: of the teacher's forward pass."""

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.data.options import DataOptions
-from limbeck.errors import UserError, did_you_mean
+from limbeck.engine.options import OptimOptions, TrainOptions
+from limbeck.errors import UserError, did_you_mean, require_extra
+from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.models.origins.names import check_source
-from limbeck.models.options import StudentOptions
 from limbeck.models.shapes import check_model_name
 
 
@@ -84,3 +85,32 @@ def check_class_name(name: str, what: str) -> None:
         is_found = False
     if not is_found:
         raise UserError(f"{what} '{name}': there is no module '{module}' here or installed.")
+
+
+def check_teacher(teacher: TeacherOptions) -> None:
+    """The teacher's source is one that can be resolved; without one its options mean nothing."""
+    if teacher.source is not None:
+        check_source(teacher.source)
+    elif teacher != TeacherOptions():
+        raise UserError("Options of --teacher have no effect without --teacher SOURCE.")
+
+
+def check_train(train: TrainOptions, optim: OptimOptions) -> None:
+    """The loop's options fit each other."""
+    if train.global_batch_size % train.accumulate_steps:
+        raise UserError(
+            f"train.global_batch_size {train.global_batch_size} does not divide by "
+            f"train.accumulate_steps {train.accumulate_steps}."
+        )
+    if optim.warmup_epochs is not None and optim.warmup_epochs >= train.epochs:
+        raise UserError(
+            f"optim.warmup_epochs {optim.warmup_epochs:g} leaves nothing of train.epochs "
+            f"{train.epochs:g}; lower the warm-up or train longer."
+        )
+    if train.wandb_project is not None and importlib.util.find_spec("wandb") is None:
+        raise require_extra("wandb", "wandb", "Logging to Weights & Biases")
+
+
+def is_bare_name(source: str) -> bool:
+    """Whether a source is a plain model name (vit_tiny), neither a scheme nor an existing path."""
+    return not (":" in source or os.sep in source or os.path.exists(source))

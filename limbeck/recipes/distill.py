@@ -6,34 +6,35 @@ Imports of torch are inside the functions: the config and its checks must answer
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Literal
 
 from limbeck.config import options, to_plain
 from limbeck.data.options import CropOptions, DataOptions, ViewOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
-from limbeck.methods import METHOD_OPTIONS
-from limbeck.methods.options import MaskedPixelOptions, MethodOptions, RelationOptions
+from limbeck.methods import METHODS
+from limbeck.methods.options import PerMethodOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes import checks
 from limbeck.recipes.probes import ProbeOptions
 
 if TYPE_CHECKING:
+    from limbeck.data.skipped import SkippedLog
     from limbeck.engine.distributed import Ranks
-    from limbeck.methods.distiller import Teacher
-    from limbeck.methods.method import Method
-    from limbeck.models.encoder import Encoder, EncoderFacts
+    from limbeck.recipes.images import Images
+    from limbeck.recipes.networks import Networks
+    from limbeck.records import Batch
 
 log = logging.getLogger("limbeck")
 
 
 @options
-class DistillConfig:
-    """Distil a teacher into a student on unlabelled images (or pre-train without a teacher)."""
+class DistillConfig(PerMethodOptions):
+    """Distil a teacher into a small student on unlabelled images, or pre-train it without one."""
 
     out: Path = Path("runs/distill")
     """Folder of the run: checkpoints, logs, and at the end the finished student."""
@@ -50,8 +51,6 @@ class DistillConfig:
 
     student: StudentOptions = StudentOptions()
     teacher: TeacherOptions = TeacherOptions()
-    relation: RelationOptions = RelationOptions()
-    masked_pixel: MaskedPixelOptions = MaskedPixelOptions()
     data: DataOptions = DataOptions()
     crop: CropOptions = CropOptions()
     optim: OptimOptions = OptimOptions()
@@ -59,125 +58,159 @@ class DistillConfig:
     probes: ProbeOptions = ProbeOptions()
 
 
-def check_distill(config: DistillConfig) -> None:
-    """Everything that can be wrong without opening an image or a weight; raises UserError."""
+def check(config: DistillConfig) -> None:
+    """All that can be wrong without opening an image or a weights file; raises UserError."""
     checks.check_data(config.data)
     checks.check_student(config.student)
-    if ":" not in config.method:
-        checks.check_choice(config.method, METHOD_OPTIONS, "method")
-    if config.teacher.source is None:
-        if config.teacher != TeacherOptions():
-            raise UserError("Options of the teacher have no effect without --teacher.")
-    else:
-        checks.check_source(config.teacher.source)
-    for name, kind in METHOD_OPTIONS.items():
-        field = name.replace("-", "_")
-        if name != config.method and getattr(config, field) != kind():
-            raise UserError(f"Options of '{field}' have no effect with --method {config.method}.")
-    if config.method_options and config.method in METHOD_OPTIONS:
+    checks.check_teacher(config.teacher)
+    checks.check_train(config.train, config.optim)
+    checks.check_unused(config, PerMethodOptions, config.method, "--method")
+    if ":" in config.method:
+        checks.check_class_name(config.method, "method")
+        return
+    checks.check_choice(config.method, METHODS, "method")
+    if config.method_options:
         raise UserError(
-            "method_options are for your own method (module:Class); "
-            f"the options of {config.method} are --{config.method}.NAME."
+            "--method-options are for your own method (module:Class); the options of "
+            f"{config.method} are --{config.method}.NAME."
         )
-    if config.method == "relation" and config.teacher.source is None:
+    chosen = getattr(config, config.method.replace("-", "_"))
+    if chosen.needs_teacher and config.teacher.source is None:
         raise UserError(
-            "Relation distillation needs a teacher; name one, such as "
+            f"The method {config.method} needs a teacher; name one, such as "
             "--teacher timm:vit_base_patch16_224.mae or --teacher path/to/weights.safetensors."
         )
-    if config.method == "masked-pixel" and config.teacher.source is not None:
-        raise UserError("Masked-pixel pre-training has no teacher; leave --teacher out.")
+    if not chosen.needs_teacher and config.teacher.source is not None:
+        raise UserError(f"The method {config.method} has no teacher; leave --teacher out.")
 
 
 def distill(config: DistillConfig) -> Path:
-    """Run the distillation, or continue it; returns the run's folder.
+    """Run the distillation, or continue it; returns the run's folder with the finished student.
 
-    Raises UserError for bad input, RunError where a run under way can't go on, Interrupted when
-    asked to stop (after saving).
+    Raises UserError for bad input, RunError where a run under way can't go on, and Interrupted
+    when asked to stop (after saving).
     """
-    check_distill(config)
-    from limbeck.data.loader import SkippedLog, train_batches
+    check(config)
+    from limbeck.engine.distributed import ranks_session
+    from limbeck.recipes.images import open_images
+
+    with ranks_session(config.train.device) as ranks:
+        return _distill(config, open_images(config.data), ranks)
+
+
+def _distill(config: DistillConfig, images: Images, ranks: Ranks) -> Path:
+    from limbeck.data.skipped import SkippedLog
     from limbeck.engine.checkpoint import open_run
-    from limbeck.engine.distributed import freeze_untrained, ranks_session
+    from limbeck.engine.distributed import freeze_untrained
     from limbeck.engine.log import Log
     from limbeck.engine.loop import fit
     from limbeck.methods.distiller import Distiller
+    from limbeck.models.build import reinit_tail
     from limbeck.models.finished import save_student
-    from limbeck.models.vit import reinit_tail
     from limbeck.recipes import lineage
+    from limbeck.recipes.networks import build_networks
     from limbeck.recipes.probes import build_probe
+    from limbeck.recipes.steps import resolve
 
-    with ranks_session(config.train.device) as ranks:
-        images = open_images(config.data)
-        steps_per_epoch, total_steps = plan_steps(len(images.train), config.train)
-        teacher, student, method_options, method = build_networks(config, ranks)
-        resolved = resolve(config, steps_per_epoch, total_steps, len(images.train), method_options)
-        run = open_run(
-            config.out,
-            {"verb": "distill", **to_plain(config), "resolved": resolved},
-            {"data": images.fingerprint, "teacher": teacher and teacher.facts.origin},
-            overwrite=config.overwrite,
-        )
-        if run.is_finished:
-            log.info("%s is finished; nothing to do. Its student: %s", run.dir, run.dir)
-            return run.dir
-        distiller = Distiller(student, method, teacher).to(ranks.device)
-        skipped = SkippedLog(
-            run.dir / "skipped.jsonl", len(images.train), config.data.max_bad_ratio
-        )
-
-        def batches(start_step: int, last_step: int = total_steps) -> Any:
-            return train_batches(
-                images.train,
-                data=config.data,
-                views=ViewOptions(**asdict(config.crop), color_jitter=method_options.color_jitter),
-                img_size=student.facts.img_size[0],
-                run_seed=config.seed,
-                global_batch_size=config.train.global_batch_size,
-                accumulate_steps=config.train.accumulate_steps,
-                rank=ranks.rank,
-                world_size=ranks.world_size,
-                start_step=start_step,
-                total_steps=last_step,
-                device=ranks.device,
-                erase_mean=student.facts.mean,
-                erase_std=student.facts.std,
-                skipped=skipped,
-            )
-
-        untrained = freeze_untrained(distiller, next(iter(batches(0, 1))))
-        names = [name.removeprefix("student.model.") for name in untrained]
-        tail = reinit_tail(student, names, config.untrained_tail, config.seed)
-        with Log(run, config.train, ranks, stage="distill", total_steps=total_steps) as report:
-            report.note(f"resolved: {resolved}")
+    nets = build_networks(config, ranks.device)
+    student, facts = nets.student, nets.student.facts
+    resolved = resolve(
+        len(images.train), facts.img_size[0], facts.architecture, config.optim, config.train
+    )
+    run = open_run(
+        config.out,
+        {"verb": "distill", **to_plain(config), "resolved": asdict(resolved)},
+        {"data": images.fingerprint, "teacher": nets.teacher_hash},
+        overwrite=config.overwrite,
+    )
+    if run.is_finished:
+        log.info("%s is finished already; nothing to do.", run.dir)
+        return run.dir
+    skipped = SkippedLog(run.dir / "skipped.jsonl", len(images.train), config.data.max_bad_ratio)
+    batches = partial(train_stream, config, images, nets, ranks, skipped)
+    distiller = Distiller(student, nets.method, nets.teacher).to(ranks.device)
+    untrained = freeze_untrained(distiller, next(batches(0, 1)))
+    # The tail is never trained, so what becomes of it can be decided, and probed, from the start.
+    tail = reinit_tail(
+        student, [name.removeprefix("student.") for name in untrained], config.untrained_tail,
+        config.seed,
+    )  # fmt: skip
+    with Log(run, config.train, ranks, stage="distill", total_steps=resolved.total_steps) as report:
+        report.note(resolved.sentence())
+        if untrained:
             report.note(
-                f"{len(names)} tensors of the student are not trained by this method: "
-                f"untrained_tail = {config.untrained_tail}"
+                f"{len(untrained)} tensors of the student ({tail['num_values']:,} values) get no "
+                f"gradient from this method; untrained_tail is {config.untrained_tail}."
             )
-            result = fit(
-                distiller,
-                batches,
-                total_steps=total_steps,
-                steps_per_epoch=steps_per_epoch,
-                optim=config.optim,
-                train=config.train,
-                run=run,
-                ranks=ranks,
-                log=report,
-                layer_id=layer_id_of(student),
-                num_layers=student.facts.depth,
-                seed=config.seed,
-                probes=build_probe(config.probes, images, student, teacher, config.data, ranks),
+        result = fit(
+            distiller,
+            lambda start: batches(start, resolved.total_steps),
+            total_steps=resolved.total_steps,
+            steps_per_epoch=resolved.steps_per_epoch,
+            optim=config.optim,
+            train=config.train,
+            run=run,
+            ranks=ranks,
+            log=report,
+            layer_id=lambda name: student.layer_id(name.removeprefix("student.model.")),
+            num_layers=facts.depth,
+            seed=config.seed,
+            probes=build_probe(
+                config.probes, images, student, nets.teacher, config.data, ranks.device, skipped
+            ),
+        )
+        if ranks.is_main:
+            record = lineage.record(
+                verb="distill",
+                config=to_plain(config),
+                teacher=nets.teacher and nets.teacher.facts,
+                data=images.lineage,
+                extra={"untrained": tail, "steps": resolved.total_steps, "scores": result.scores},
             )
-            if ranks.rank == 0:
-                record = lineage.record(
-                    verb="distill",
-                    method=config.method,
-                    teacher=teacher and teacher.facts,
-                    data=images.lineage,
-                    config=to_plain(config),
-                    extra={"untrained": tail, "steps": total_steps, **result.summary},
-                )
-                save_student(student, run.dir, record)
-                report.note(skipped.summary())
-                run.finish()
+            save_student(student, run.dir, record)
+            run.finish()
+            report.note(skipped.summary())
     return run.dir
+
+
+def train_stream(
+    config: DistillConfig,
+    images: Images,
+    nets: Networks,
+    ranks: Ranks,
+    skipped: SkippedLog,
+    start_step: int,
+    total_steps: int,
+) -> Iterator[Batch]:
+    """This rank's micro-batches for the steps from ``start_step`` on."""
+    from limbeck.data.loader import train_batches
+
+    facts = nets.student.facts
+    views = ViewOptions(**asdict(config.crop), color_jitter=nets.method_options.color_jitter)
+    return train_batches(
+        images.train,
+        data=config.data,
+        views=views,
+        img_size=facts.img_size[0],
+        run_seed=config.seed,
+        global_batch_size=config.train.global_batch_size,
+        accumulate_steps=config.train.accumulate_steps,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        start_step=start_step,
+        total_steps=total_steps,
+        device=ranks.device,
+        erase_mean=facts.mean,
+        erase_std=facts.std,
+        skipped=skipped,
+    )
+
+
+def report(run_dir: Path) -> str:
+    """What to do with a finished run, for the command line."""
+    return (
+        f"The student is in {run_dir} (student.safetensors, student.json).\n"
+        f"Fine-tune it:  limbeck finetune --student {run_dir} --data LABELLED_IMAGES\n"
+        f"Did it help?   limbeck evaluate --student {run_dir} --data LABELLED_IMAGES\n"
+        f'In Python:     encoder = limbeck.load("{run_dir}")'
+    )

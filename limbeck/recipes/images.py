@@ -11,8 +11,9 @@ from limbeck.errors import UserError
 
 @dataclass(frozen=True)
 class Images:
-    """``train`` and ``holdout`` never share an image; ``fingerprint`` is a hash of the keys."""
+    """``whole`` is all of the root; ``train`` and ``holdout`` never share an image; ``fingerprint`` is a hash of the keys."""
 
+    whole: Source
     train: Source
     holdout: Source
     fingerprint: str
@@ -39,6 +40,7 @@ def open_images(data: DataOptions) -> Images:
         train, holdout = split_holdout(whole, data)
     fingerprint = data_fingerprint(whole)
     return Images(
+        whole=whole,
         train=train,
         holdout=holdout,
         fingerprint=fingerprint,

@@ -1,4 +1,4 @@
-"""Probes during a run: quick, honest signs of progress on a held-out slice."""
+"""Probes during a run: quick, honest signs of progress on images that it does not learn from."""
 
 from __future__ import annotations
 
@@ -14,26 +14,42 @@ if TYPE_CHECKING:
     from torch import nn
 
     from limbeck.data.options import DataOptions
+    from limbeck.data.skipped import SkippedLog
     from limbeck.data.source import Source
+    from limbeck.evaluation.embed import Embeddings
     from limbeck.methods.distiller import Teacher
     from limbeck.models.encoder import Encoder
     from limbeck.recipes.images import Images
 
 PositiveInt = Annotated[int, pydantic.Field(gt=0)]
+Probe = Callable[["nn.Module", int], dict[str, float]]
 
 
 @options
-class ProbeOptions:
-    """What is measured during the run."""
+class CropEvalOptions:
+    """How held-out images are shown to the network."""
 
-    is_on: bool = True
-    num_train: PositiveInt = 2000
-    """Training images that the probes learn from (labelled data)."""
-    num_test: PositiveInt = 2000
-    """Held-out images that are scored."""
+    crop_ratio: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.875
+    """Side of the centre crop as a part of the resized image."""
+    batch_size: PositiveInt = 64
+
+
+@options
+class EmbedOptions(CropEvalOptions):
+    """How an image becomes one vector, for every probe."""
+
     pool: Literal["mean", "cls"] = "mean"
     """What stands for an image: the mean of its final patch tokens, or its CLS token."""
-    batch_size: PositiveInt = 64
+
+
+@options
+class ProbeOptions(EmbedOptions):
+    """What is measured during the run (train.probe_every says how often)."""
+
+    num_train: PositiveInt = 2000
+    """Labelled training images that the probes learn from."""
+    num_test: PositiveInt = 2000
+    """Held-out images that are scored."""
 
 
 def build_probe(
@@ -43,39 +59,28 @@ def build_probe(
     teacher: Teacher | None,
     data: DataOptions,
     device: torch.device,
-) -> Callable[[nn.Module, int], dict[str, float]] | None:
+    skipped: SkippedLog,
+) -> Probe | None:
     """A function for the loop; None where nothing can be measured (no labels and no teacher).
 
-    Labelled data: kNN and linear accuracy of the student's frozen features. Unlabelled: how far
+    Labelled images: kNN and linear accuracy of the student's frozen features. Unlabelled: how far
     the student's nearest neighbours among the held-out images are the teacher's.
     """
-    from limbeck.data.source import Subset
-    from limbeck.evaluation.neighbours import neighbour_agreement
-    from limbeck.evaluation.linear import quick_probe
+    from limbeck.evaluation.probes import quick_agreement, quick_probe
 
-    if not probes.is_on or len(images.holdout) < 2 or not (images.is_labelled or teacher):
+    if len(images.holdout) < 2 or not (images.is_labelled or teacher):
         return None
     test = spread_slice(images.holdout, probes.num_test)
+
+    def embed_all(encoder: Encoder, source: Source, precision: str = "fp32") -> Embeddings:
+        return embed_source(encoder, source, probes, data, device, skipped, precision)
+
     if images.is_labelled:
         train = spread_slice(images.train, probes.num_train)
-
-        def probe(module: nn.Module, step: int) -> dict[str, float]:
-            del module, step
-            return quick_probe(
-                embed_source(student, train, probes, data, device),
-                embed_source(student, test, probes, data, device),
-            )
-
-        return probe
+        return lambda module, step: quick_probe(embed_all(student, train), embed_all(student, test))
     assert teacher is not None
-    target = embed_source(teacher.encoder, test, probes, data, device)
-
-    def agree(module: nn.Module, step: int) -> dict[str, float]:
-        del module, step
-        own = embed_source(student, test, probes, data, device)
-        return {"neighbour_agreement": neighbour_agreement(own.features, target.features).agreement}
-
-    return agree
+    target = embed_all(teacher.encoder, test, teacher.precision)
+    return lambda module, step: quick_agreement(embed_all(student, test), target)
 
 
 def spread_slice(source: Source, count: int) -> Source:
@@ -87,5 +92,26 @@ def spread_slice(source: Source, count: int) -> Source:
     return Subset(source, [index * len(source) // count for index in range(count)])
 
 
-def embed_source(encoder, source, probes, data, device):
-    """Embeddings of all images of a source, centre-cropped."""
+def embed_source(
+    encoder: Encoder,
+    source: Source,
+    options: EmbedOptions,
+    data: DataOptions,
+    device: torch.device,
+    skipped: SkippedLog,
+    precision: str = "fp32",
+) -> Embeddings:
+    """Embeddings of all readable images of a source, in its order."""
+    from limbeck.data.loader import eval_batches
+    from limbeck.evaluation.embed import embed
+
+    batches = eval_batches(
+        source,
+        data=data,
+        img_size=encoder.facts.img_size[0],
+        crop_ratio=options.crop_ratio,
+        batch_size=options.batch_size,
+        device=device,
+        skipped=skipped,
+    )
+    return embed(encoder, batches, pool=options.pool, precision=precision)

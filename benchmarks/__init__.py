@@ -1,0 +1,1 @@
+"""Speed and memory against plain reference versions; each prints its ratio."""

@@ -1,0 +1,5 @@
+"""``python -m limbeck``, for torchrun."""
+
+from limbeck.cli import main
+
+main()

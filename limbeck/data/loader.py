@@ -1,0 +1,294 @@
+"""From a source to batches on the device, the same for any number of workers, ranks and restarts.
+
+The order of samples is a pure function of (run seed, epoch) and a view one of (run seed, epoch,
+key), so there is no reader state: resuming at a step is starting at it. One worker call makes one
+whole micro-batch; images stay uint8 until they are on the device.
+"""
+
+import os
+import signal
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from limbeck.data.decode import decode_image
+from limbeck.data.options import DataOptions, ViewOptions
+from limbeck.data.order import StepOrder
+from limbeck.data.skipped import SkippedLog
+from limbeck.data.source import BadImage, Source
+from limbeck.data.views import NO_BOX, View, erase, eval_view, rand_augment, train_view, view_seed
+from limbeck.errors import RunError
+from limbeck.records import Batch
+
+
+class HostBatch(NamedTuple):
+    """What a worker hands over: uint8 images and plain tensors, which can be pinned."""
+
+    student: Tensor  # [B, 3, S, S] uint8
+    teacher: Tensor | None  # None: the same as student
+    erase_boxes: Tensor  # [B, 4] int64
+    labels: Tensor | None  # [B] int64
+    view_seeds: Tensor  # [B] int64
+    keys: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+
+class _MicroBatches(Dataset[HostBatch]):
+    """Makes a whole batch from (epoch, indices); a bad sample is replaced by the next readable one.
+
+    ``max_tries`` bounds the search: a longer row of bad samples is more than a run accepts anyway.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        max_image_pixels: int,
+        make_view: Callable[[np.ndarray, int], View],
+        run_seed: int,
+        max_tries: int,
+    ) -> None:
+        self.source = source
+        self.max_image_pixels = max_image_pixels
+        self.make_view = make_view
+        self.run_seed = run_seed
+        self.max_tries = max_tries
+
+    def __getitem__(self, request: tuple[int, list[int]]) -> HostBatch:
+        epoch, indices = request
+        views: list[View] = []
+        labels: list[int | None] = []
+        keys: list[str] = []
+        seeds: list[int] = []
+        skipped: list[tuple[str, str]] = []
+        for first in indices:
+            for index in range(first, first + self.max_tries):
+                index %= len(self.source)
+                key = self.source.key(index)
+                try:
+                    raw = self.source.read(index)
+                    image = decode_image(raw.data, self.max_image_pixels)
+                except BadImage as error:
+                    skipped.append((key, str(error)))
+                    continue
+                seed = view_seed(self.run_seed, epoch, key)
+                views.append(self.make_view(image, seed))
+                labels.append(raw.label)
+                keys.append(key)
+                seeds.append(seed)
+                break
+        is_disturbed = any(view.student is not view.teacher for view in views)
+        known = [label for label in labels if label is not None]
+        return HostBatch(
+            student=_stack([view.student for view in views]),
+            teacher=_stack([view.teacher for view in views]) if is_disturbed else None,
+            erase_boxes=torch.tensor([view.erase_box for view in views], dtype=torch.int64),
+            labels=torch.tensor(known) if known and len(known) == len(labels) else None,
+            view_seeds=torch.tensor(seeds, dtype=torch.int64),
+            keys=tuple(keys),
+            skipped=tuple(skipped),
+        )
+
+
+@dataclass(frozen=True)
+class _TrainView:
+    """``train_view`` with its options; a class, since a lambda can't be sent to a worker."""
+
+    options: ViewOptions
+    img_size: int
+
+    def __call__(self, image: np.ndarray, seed: int) -> View:
+        return train_view(image, seed, self.options, self.img_size)
+
+
+@dataclass(frozen=True)
+class _EvalView:
+    img_size: int
+    crop_ratio: float
+
+    def __call__(self, image: np.ndarray, seed: int) -> View:
+        del seed
+        pixels = eval_view(image, self.img_size, self.crop_ratio)
+        return View(pixels, pixels, NO_BOX)
+
+
+def _stack(images: list[Tensor]) -> Tensor:
+    return torch.stack(images) if images else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+
+
+def train_batches(
+    source: Source,
+    *,
+    data: DataOptions,
+    views: ViewOptions,
+    img_size: int,
+    run_seed: int,
+    global_batch_size: int,
+    accumulate_steps: int,
+    rank: int,
+    world_size: int,
+    start_step: int,
+    total_steps: int,
+    device: torch.device,
+    erase_mean: tuple[float, float, float],
+    erase_std: tuple[float, float, float],
+    skipped: SkippedLog,
+) -> Iterator[Batch]:
+    """``accumulate_steps`` micro-batches for each of the steps ``start_step..total_steps - 1``.
+
+    Images are float32 in 0..1 on ``device`` (erased boxes hold normal noise, which leaves 0..1).
+    Raises UserError at once for a batch that does not fit the data or the processes, and RunError
+    later for too many bad images or a lost worker.
+    """
+    order = StepOrder(len(source), run_seed, global_batch_size, accumulate_steps, rank, world_size)
+    if views.rand_augment:
+        rand_augment(views.rand_augment, img_size)  # A bad recipe is told here, not by a worker.
+    dataset = _MicroBatches(
+        source,
+        data.max_image_pixels,
+        _TrainView(views, img_size),
+        run_seed,
+        max_tries=min(len(source), skipped.max_bad + 1),
+    )
+    size = global_batch_size // (accumulate_steps * world_size)
+
+    def batches() -> Iterator[Batch]:
+        requests = order.micro_batches(start_step, total_steps)
+        num_workers = _num_workers(data, world_size)
+        for host in run_workers(dataset, requests, num_workers, device.type == "cuda"):
+            skipped.add(host.skipped)
+            if len(host.keys) < size:
+                raise RunError(
+                    "No readable image is left to replace the bad ones: "
+                    f"{host.skipped[0][0]} ({host.skipped[0][1]}) and those that follow it."
+                )
+            yield _to_device(host, device, erase_mean, erase_std)
+
+    return batches()
+
+
+def eval_batches(
+    source: Source,
+    *,
+    data: DataOptions,
+    img_size: int,
+    crop_ratio: float = 0.875,
+    batch_size: int,
+    device: torch.device,
+    skipped: SkippedLog,
+) -> Iterator[Batch]:
+    """The whole source in its order, once, in centre crops; bad images are left out.
+
+    Labels and keys stay beside their images; ``view_seeds`` are those of run seed 0 and epoch 0.
+    """
+    dataset = _MicroBatches(
+        source, data.max_image_pixels, _EvalView(img_size, crop_ratio), run_seed=0, max_tries=1
+    )
+    starts = range(0, len(source), batch_size)
+    requests = ((0, list(range(s, min(s + batch_size, len(source))))) for s in starts)
+    # A worker that has nothing to do would still have to be started.
+    num_workers = min(_num_workers(data, world_size=1), len(starts) - 1)
+    for host in run_workers(dataset, requests, num_workers, device.type == "cuda"):
+        skipped.add(host.skipped)
+        if host.keys:
+            yield _to_device(host, device)
+
+
+def _to_device(
+    host: HostBatch,
+    device: torch.device,
+    erase_mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    erase_std: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> Batch:
+    images = _to_float(host.student, device)
+    teacher_images = images if host.teacher is None else _to_float(host.teacher, device)
+    return Batch(
+        images=erase(images, host.erase_boxes, host.view_seeds, erase_mean, erase_std),
+        teacher_images=teacher_images,
+        labels=None if host.labels is None else host.labels.to(device, non_blocking=True),
+        keys=host.keys,
+        view_seeds=host.view_seeds.to(device, non_blocking=True),
+    )
+
+
+def _to_float(images: Tensor, device: torch.device) -> Tensor:
+    return images.to(device, non_blocking=True).float().div_(255)
+
+
+def run_workers(
+    dataset: Dataset[Any], requests: Iterable[Any], num_workers: int, pin_memory: bool = False
+) -> Iterator[Any]:
+    """``dataset[request]`` for each request, in order, computed ahead in ``num_workers`` processes.
+
+    Raises RunError if a worker dies. Workers start once and live until the end of the requests.
+    """
+    with warnings.catch_warnings(action="ignore"):  # Of more workers than cores, and of forking.
+        loader = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=_Requests(requests),
+            num_workers=max(0, num_workers),
+            collate_fn=_unchanged,
+            pin_memory=pin_memory,
+            worker_init_fn=_start_worker,
+            # Otherwise it draws from the global generator, and a resumed run would differ.
+            generator=torch.Generator(),
+        )
+        results = iter(loader)
+    while True:
+        try:
+            result = next(results)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise RunError(
+                "A loader process died, most likely for want of memory (RAM or /dev/shm); "
+                "run the same command again with a smaller --data.num-workers (0 uses none)."
+            ) from error
+        yield result
+
+
+class _Requests:
+    """A sampler, which DataLoader asks for an iterator, over what can be iterated but once."""
+
+    def __init__(self, requests: Iterable[Any]) -> None:
+        self.requests = requests
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.requests)
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(worker_id: int) -> None:
+    del worker_id
+    torch.set_num_threads(1)
+    # Ctrl-C and torchrun signal the whole group. The main process must finish its step and save,
+    # for which it needs its workers; they end with it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _num_workers(data: DataOptions, world_size: int) -> int:
+    if data.num_workers is not None:
+        return data.num_workers
+    # torchrun tells how many of the ranks share this machine.
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    return max(0, num_cores() // local_ranks - 1)
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # Linux only
+        return os.cpu_count() or 1

@@ -1,0 +1,118 @@
+"""Open a source by its address, hold out a part of it, and name what it holds."""
+
+import os
+from collections.abc import Callable
+from hashlib import blake2b
+from importlib import import_module
+from pathlib import Path
+
+from limbeck.data.folder import is_image_name
+from limbeck.data.options import DataOptions
+from limbeck.data.source import Source, Subset
+from limbeck.errors import UserError, did_you_mean
+
+FORMS = {
+    "folder": "limbeck.data.folder:open_folder",
+    "table": "limbeck.data.hub:open_table",
+    "shards": "limbeck.data.shards:open_shards",
+    "hub": "limbeck.data.hub:open_hub",
+}
+"""Forms of data and their ``(root, options, split) -> Source``; a new form is one line here."""
+
+
+def open_source(root: str, options: DataOptions, split: str) -> Source:
+    """Open ``root`` as a source of images, see ``DataOptions.root`` for its forms.
+
+    ``split`` is for hub data sets. Raises UserError for a missing place, a form that is not known,
+    and a place without images.
+    """
+    if not root:
+        raise UserError("There is no data; pass a folder of images as --data.root.")
+    module, _, function = FORMS[_find_form(root)].partition(":")
+    opener: Callable[[str, DataOptions, str], Source] = getattr(import_module(module), function)
+    return opener(root, options, split)
+
+
+def split_holdout(source: Source, options: DataOptions) -> tuple[Source, Source]:
+    """Split ``source`` into (train, holdout) by a hash of each key.
+
+    Whether an image is held out depends on its own key only, so adding images moves no other,
+    until ``max_holdout`` or one half of the source is reached: then the lowest hashes stay.
+    """
+    most = min(options.max_holdout, len(source) // 2)
+    ranked = sorted(
+        (fraction, index)
+        for index in range(len(source))
+        if (fraction := _key_fraction(source.key(index))) < options.holdout_ratio
+    )
+    held_out = sorted(index for _, index in ranked[:most])
+    is_held_out = set(held_out)
+    train = [index for index in range(len(source)) if index not in is_held_out]
+    return Subset(source, train), Subset(source, held_out)
+
+
+def data_fingerprint(source: Source) -> str:
+    """32 hex digits of the keys and labels, whatever their order; the pixels are not read."""
+    total = 0
+    for index in range(len(source)):
+        label = source.label(index)
+        # By class name, because an index shifts when a class is added before it.
+        name = source.classes[label] if label is not None else ""
+        total += int.from_bytes(_digest(f"{source.key(index)}\0{name}"), "big")
+    return f"{total % 2**128:032x}"
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _key_fraction(key: str) -> float:
+    return int.from_bytes(_digest(key)[:6], "big") / 2**48
+
+
+def _find_form(root: str) -> str:
+    if root.startswith("hf:"):
+        return "hub"
+    if "://" in root or ("{" in root and not Path(root).exists()):
+        if ".tar" in root:
+            return "shards"
+        raise UserError(f"'{root}' is no address of .tar shards; only these are read remotely.")
+    path = Path(root).expanduser()
+    if not path.exists():
+        raise UserError(_missing(path))
+    if path.is_dir():
+        return _form_of_folder(path)
+    if path.suffix in (".parquet", ".arrow"):
+        return "table"
+    if path.suffix == ".tar":
+        return "shards"
+    if is_image_name(path.name):
+        raise UserError(f"{root} is one image; pass the folder with all of them as --data.root.")
+    raise UserError(
+        f"{root} is no form of data that is known; pass a folder of images, a .parquet or .arrow "
+        "file, .tar shards, or hf:NAME."
+    )
+
+
+def _form_of_folder(path: Path) -> str:
+    """By the first file of a known kind; images win, since a folder of images may hold a table."""
+    forms = set()
+    forms = set()
+    for _, _, names in os.walk(path, followlinks=False):
+        for name in names:
+            if is_image_name(name):
+                return "folder"
+            forms.add(
+                {".parquet": "table", ".arrow": "table", ".tar": "shards"}.get(Path(name).suffix)
+            )
+    return next((form for form in ("table", "shards") if form in forms), "folder")
+
+
+def _missing(path: Path) -> str:
+    there = path.parent
+    while not there.is_dir():
+        there = there.parent
+    wanted = path.relative_to(there).parts[0]
+    names = sorted(entry.name for entry in there.iterdir())
+    hint = did_you_mean(wanted, names)
+    return f"There is no {path}; the folder {there} exists, but holds no '{wanted}'.{hint}"

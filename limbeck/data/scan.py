@@ -1,0 +1,136 @@
+"""Read and decode every image of a source once and report what is there, before a run begins."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from statistics import median
+from typing import NamedTuple
+
+from torch.utils.data import Dataset
+
+from limbeck.data.decode import decode_image, read_header
+from limbeck.data.loader import num_cores, run_workers
+from limbeck.data.options import DataOptions
+from limbeck.data.source import BadImage, Source
+
+CHUNK = 16  # images per message of a worker
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Smallest, middle and largest of some numbers; zeros if there are none."""
+
+    min: float
+    median: float
+    max: float
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """What a source holds, as plain data.
+
+    ``width`` and ``height`` are in pixels as stored, ``megabytes`` per file in 10^6 bytes, of
+    readable images. ``formats`` and ``modes`` are PIL's words with their counts. ``bad`` lists
+    (key, reason), ``duplicates`` groups of keys with exactly the same bytes, ``class_counts`` the
+    images per class by name, readable or not (empty for unlabelled data).
+    """
+
+    num_images: int
+    num_readable: int
+    total_bytes: int
+    width: Spread
+    height: Spread
+    megabytes: Spread
+    formats: dict[str, int]
+    modes: dict[str, int]
+    bad: tuple[tuple[str, str], ...]
+    duplicates: tuple[tuple[str, ...], ...]
+    class_counts: dict[str, int]
+
+
+def scan(
+    source: Source,
+    options: DataOptions,
+    num_workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ScanReport:
+    """Decode every image of ``source`` in ``num_workers`` processes (one per core if None).
+
+    ``progress`` is told (images done, images in all) from time to time.
+    """
+    starts = range(0, len(source), CHUNK)
+    if num_workers is None:
+        num_workers = num_cores()
+    chunks = [range(start, min(start + CHUNK, len(source))) for start in starts]
+    seen: list[_Seen] = []
+    dataset = _Examine(source, options.max_image_pixels)
+    # A source of one chunk is read sooner than a process is started.
+    for part in run_workers(dataset, chunks, min(num_workers, len(chunks) - 1)):
+        seen += part
+        if progress is not None:
+            progress(len(seen), len(source))
+    return _summarise(seen, source)
+
+
+class _Seen(NamedTuple):
+    key: str
+    digest: bytes
+    num_bytes: int
+    width: int
+    height: int
+    format: str
+    mode: str
+    reason: str  # "" if the image is good
+
+
+class _Examine(Dataset[list[_Seen]]):
+    def __init__(self, source: Source, max_image_pixels: int) -> None:
+        self.source = source
+        self.max_image_pixels = max_image_pixels
+
+    def __getitem__(self, indices: range) -> list[_Seen]:
+        return [self._examine(index) for index in indices]
+
+    def _examine(self, index: int) -> _Seen:
+        key, data = self.source.key(index), b""
+        try:
+            data = self.source.read(index).data
+            header = read_header(data, self.max_image_pixels)
+            decode_image(data, self.max_image_pixels)
+        except BadImage as error:
+            return _Seen(key, _digest(data), len(data), 0, 0, "", "", str(error))
+        size = (header.width, header.height)
+        return _Seen(key, _digest(data), len(data), *size, header.format, header.mode, "")
+
+
+def _digest(data: bytes) -> bytes:
+    return blake2b(data, digest_size=16).digest()
+
+
+def _summarise(seen: list[_Seen], source: Source) -> ScanReport:
+    good = [one for one in seen if not one.reason]
+    groups: dict[bytes, list[str]] = defaultdict(list)
+    for one in good:
+        groups[one.digest].append(one.key)
+    labels = (source.label(index) for index in range(len(source)))
+    counts = Counter(label for label in labels if label is not None)
+    return ScanReport(
+        num_images=len(seen),
+        num_readable=len(good),
+        total_bytes=sum(one.num_bytes for one in seen),
+        width=_spread([one.width for one in good]),
+        height=_spread([one.height for one in good]),
+        megabytes=_spread([one.num_bytes / 1e6 for one in good]),
+        formats=dict(Counter(one.format for one in good).most_common()),
+        modes=dict(Counter(one.mode for one in good).most_common()),
+        bad=tuple((one.key, one.reason) for one in seen if one.reason),
+        duplicates=tuple(tuple(keys) for keys in groups.values() if len(keys) > 1),
+        class_counts={name: counts[label] for label, name in enumerate(source.classes)},
+    )
+
+
+def _spread(values: list[float] | list[int]) -> Spread:
+    if not values:
+        return Spread(0, 0, 0)
+    return Spread(min(values), median(values), max(values))

@@ -1,0 +1,230 @@
+"""A run's folder: whose it is, its checkpoint, and writing that survives a crash or a full disk.
+
+The folder holds ``config.json`` (the resolved config), ``fingerprint.json`` (what data and teacher
+the run was started with) and ``checkpoint.pt``. A file is written under a temporary name, flushed
+to the disk and renamed, so that at every moment either the old or the new one is whole.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from limbeck.config import read_json
+from limbeck.engine.distributed import on_main_rank
+from limbeck.errors import RunError, UserError
+
+FORMAT = 1
+
+MAY_CHANGE = (
+    "out",
+    "overwrite",
+    "data.num_workers",
+    "data.max_bad_ratio",
+    "train.save_every",
+    "train.log_every",
+    "train.probe_every",
+    "train.device",
+    "train.wandb_project",
+)
+"""Options that may differ when a run is continued: they do not change what is learned."""
+
+TEMPORARY_SUFFIX = ".partial"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, opened by ``open_run``. ``is_finished``: nothing is left to do in it."""
+
+    dir: Path
+    config: dict[str, Any]
+    is_finished: bool = False
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """Where the last checkpoint is."""
+        return self.dir / "checkpoint.pt"
+
+    def finish(self) -> None:
+        """Mark the run as finished, once everything it was to make is in the folder."""
+        write_whole(self.dir / "finished.json", lambda stream: stream.write(b"{}\n"))
+
+
+def open_run(
+    out: Path, config: dict[str, Any], fingerprint: dict[str, Any], overwrite: bool = False
+) -> Run:
+    """Start a run in the folder ``out``, or take up the one that is there.
+
+    ``config`` and ``fingerprint`` are plain JSON data. A folder with the same two is continued
+    (``MAY_CHANGE`` aside), whatever ``overwrite`` says: the same command always goes on. With
+    ``overwrite`` another run is replaced: its files and TensorBoard folder are deleted, other
+    sub-folders stay. Raises UserError for another run without ``overwrite``, for a folder
+    with files that are no run, and for one that can't be written.
+    """
+    return on_main_rank(lambda: _open_run(out, config, fingerprint, overwrite))
+
+
+def _open_run(
+    out: Path, config: dict[str, Any], fingerprint: dict[str, Any], overwrite: bool
+) -> Run:
+    # Compared as JSON reads it back: tuples are lists, keys are strings.
+    config, fingerprint = json.loads(json.dumps([config, fingerprint]))
+    entries = _prepare_folder(out)
+    if "config.json" in entries:
+        known = [(read_json(out / "config.json"), config, "")]
+        known += [(read_json(out / "fingerprint.json"), fingerprint, "fingerprint of ")]
+        differing = [text for args in known for text in _differences(*args)]
+        if not differing:
+            return Run(out, config, is_finished="finished.json" in entries)
+        if not overwrite:
+            more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
+            raise UserError(
+                f"{out} holds another run: {'; '.join(differing[:3])}{more}. "
+                "Choose another --out, or replace that run with --overwrite."
+            )
+        _clear(out)
+    elif entries - {"fingerprint.json"}:
+        raise UserError(
+            f"{out} is not empty and holds no run ({', '.join(sorted(entries)[:3])}); "
+            "choose another --out."
+        )
+    # The config last: a folder without one is a run that has not begun.
+    write_json(out / "fingerprint.json", fingerprint)
+    write_json(out / "config.json", config)
+    return Run(out, config)
+
+
+def _prepare_folder(out: Path) -> set[str]:
+    """Make the folder, see that it can be written, sweep what a crash left; its entries' names."""
+    probe = out / f".probe{TEMPORARY_SUFFIX}"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"\n")
+        for file in out.glob(f".*{TEMPORARY_SUFFIX}"):
+            file.unlink()
+        return {entry.name for entry in out.iterdir()}
+    except OSError as error:
+        raise UserError(f"Can't write in {out}: {error.strerror}; choose another --out.") from error
+
+
+def _clear(out: Path) -> None:
+    shutil.rmtree(out / "tensorboard", ignore_errors=True)
+    # The marks first and last: cut short, this leaves an unfinished run that can be replaced again.
+    (out / "finished.json").unlink(missing_ok=True)
+    for entry in out.iterdir():
+        if not entry.is_dir() and entry.name != "config.json":
+            entry.unlink()
+    (out / "config.json").unlink()
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any], what: str) -> list[str]:
+    old, new = dict(_flatten(there)), dict(_flatten(here))
+    return [
+        f"{what}{name} is {_short(old, name)} there and {_short(new, name)} here"
+        for name in sorted(old.keys() | new.keys())
+        if name not in MAY_CHANGE and _short(old, name) != _short(new, name)
+    ]
+
+
+def _short(values: dict[str, Any], name: str) -> str:
+    return json.dumps(values[name]) if name in values else "absent"
+
+
+@contextmanager
+def disk_errors(file: Path) -> Iterator[None]:
+    """Turn a failure to write ``file`` into a RunError that says why and what to do."""
+    try:
+        yield
+    except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full" if is_full else error.strerror
+        raise RunError(
+            f"Can't write {file}: {reason}. The last good checkpoint is kept; make room, "
+            "then run the same command again to continue."
+        ) from error
+
+
+def write_whole(file: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file so that it is never seen half-written, even after a power cut.
+
+    Raises RunError where the disk is full or refuses; the old file then stays.
+    """
+    temporary = file.with_name(f".{file.name}{TEMPORARY_SUFFIX}")
+    with disk_errors(file):
+        try:
+            with open(temporary, "wb") as stream:
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(file.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # elsewhere a folder can't be opened, and the rename is durable
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_json(file: Path, values: Any) -> None:
+    """Write plain data as readable JSON, whole or not at all."""
+    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    write_whole(file, lambda stream: stream.write(text.encode()))
+
+
+def save_checkpoint(run: Run, state: dict[str, Any]) -> None:
+    """Replace the run's checkpoint by ``state`` (tensors and plain data).
+
+    Raises RunError on a full disk; the previous checkpoint is then still there.
+    """
+    full = {"limbeck_checkpoint": FORMAT, "config": run.config, **state}
+    write_whole(run.checkpoint_file, lambda stream: _save(full, stream))
+
+
+def _save(state: dict[str, Any], stream: BinaryIO) -> None:
+    try:
+        torch.save(state, stream)
+    except RuntimeError as error:
+        # PyTorch's own complaint about the unfinished archive hides the disk's.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+
+
+def load_checkpoint(run: Run) -> dict[str, Any] | None:
+    """The run's checkpoint on the CPU, or None before the first; raises RunError for a bad file."""
+    file = run.checkpoint_file
+    if not file.exists():
+        return None
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load names no common class for a damaged file
+        raise RunError(
+            f"Can't read {file}: {error}. Restore it from a copy, or delete it to start afresh."
+        ) from error
+    if not isinstance(state, dict) or state.get("limbeck_checkpoint") != FORMAT:
+        raise RunError(
+            f"{file} is no checkpoint of this version of Limbeck; continue with the version that "
+            "wrote it, or choose another --out."
+        )
+    return state

@@ -1,0 +1,255 @@
+"""What a run says of itself: a live view or plain lines, metrics.jsonl, TensorBoard, wandb."""
+
+import json
+import logging
+import math
+import os
+import time
+from collections import deque
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from limbeck.engine.checkpoint import Run, disk_errors, write_whole
+from limbeck.engine.distributed import Ranks
+from limbeck.engine.options import TrainOptions
+from limbeck.errors import require_extra
+
+logger = logging.getLogger("limbeck")
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Log:
+    """Shows a run while it goes and keeps its records; silent on every rank but 0.
+
+    On a terminal there is a live view, elsewhere a plain line every few seconds and at probes, both
+    on ``console`` (standard error if None). ``metrics.jsonl`` gets one line every
+    ``train.log_every`` steps (step, epoch, lr, losses of that step, grad_norm, images_per_second,
+    data_wait_share) and one per probe; TensorBoard and wandb get the same numbers. A record's step
+    is the number of steps done. Use it in a ``with`` statement; ``start`` comes before the first
+    step. Raises UserError where wandb is asked for and not installed.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        train: TrainOptions,
+        ranks: Ranks,
+        *,
+        stage: str,
+        total_steps: int,
+        console: Console | None = None,
+    ) -> None:
+        self.run = run
+        self.train = train
+        self.ranks = ranks
+        self.stage = stage
+        self.total_steps = total_steps
+        self.console = console or Console(stderr=True)
+        self.step = self._first_step = 0
+        self._last: dict[str, Any] = {}
+        self._scores: dict[str, float] = {}
+        self._window: deque[tuple[int, float, float]] = deque(maxlen=train.log_every)
+        self._started = self._last_line = time.monotonic()
+        self._live: Live | None = None
+        self._metrics: TextIO | None = None
+        self._board: Any = None
+        self._wandb: Any = None
+        if train.wandb_project is not None and ranks.is_main:
+            try:
+                import wandb
+            except ImportError as error:
+                raise require_extra("wandb", "wandb", "train.wandb_project") from error
+            self._wandb = wandb
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def start(self, step: int, scores: dict[str, float] | None = None) -> None:
+        """Open the files, cut to what was written up to ``step``, and the view.
+
+        ``scores`` are those of the last probe before ``step``.
+        """
+        if not self.ranks.is_main:
+            return
+        self.step = self._first_step = step
+        self._scores = scores or {}
+        self._started = time.monotonic()
+        file = self.run.dir / "metrics.jsonl"
+        cut_metrics(file, step)
+        with disk_errors(file):
+            self._metrics = file.open("a", encoding="utf-8")
+        self._board = _open_board(self.run.dir / "tensorboard", step)
+        if self._wandb is not None:
+            # The config file is as old as the run: a continued run goes on under its old id.
+            born = (self.run.dir / "config.json").stat().st_mtime_ns
+            self._wandb.init(
+                project=self.train.wandb_project,
+                dir=str(self.run.dir),
+                name=self.run.dir.name,
+                id=f"{born:x}",
+                resume="allow",
+                config=self.run.config,
+            )
+        if self.console.is_terminal:
+            self._live = Live(get_renderable=self._view, console=self.console, transient=False)
+            self._live.start()
+        if step:
+            self.note(f"{self.stage}: continues at step {step} of {self.total_steps}")
+
+    def add_step(
+        self,
+        step: int,
+        *,
+        epoch: float,
+        lr: float,
+        losses: dict[str, float],
+        grad_norm: float,
+        num_images: int,
+        seconds: float,
+        wait_seconds: float,
+    ) -> None:
+        """One step is done: ``num_images`` over all ranks, its time, and the part spent waiting."""
+        if not self.ranks.is_main:
+            return
+        self.step = step
+        self._window.append((num_images, seconds, wait_seconds))
+        images, spent, waited = (sum(column) for column in zip(*self._window, strict=True))
+        self._last = {
+            "step": step,
+            "epoch": epoch,
+            "lr": lr,
+            "losses": losses,
+            # JSON knows no infinity; fp16 has one where it skips a step to find its scale.
+            "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
+            "images_per_second": images / spent if spent else 0.0,
+            "data_wait_share": waited / spent if spent else 0.0,
+        }
+        if step % self.train.log_every == 0 or step == self.total_steps:
+            self._write(self._last)
+        if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._show_line()
+
+    def add_probe(self, step: int, *, epoch: float, scores: dict[str, float]) -> None:
+        """A probe has measured ``scores`` after ``step``."""
+        if not self.ranks.is_main:
+            return
+        self._scores = scores
+        self._write({"step": step, "epoch": epoch, "probe": scores})
+        self._show_line()
+
+    def note(self, text: str) -> None:
+        """Show a line of text, above the live view where there is one."""
+        if self.ranks.is_main:
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def flush(self) -> None:
+        """Bring the records to the disk; a checkpoint must never be ahead of them."""
+        if self._metrics is not None:
+            with disk_errors(self.run.dir / "metrics.jsonl"):
+                os.fsync(self._metrics.fileno())
+        if self._board is not None:
+            with disk_errors(self.run.dir / "tensorboard"):
+                self._board.flush()
+
+    def close(self) -> None:
+        """Close the view and the files; without effect when closed."""
+        if self._live is not None:
+            self._live.stop()
+        if self._metrics is not None:
+            self._metrics.close()
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None and self._wandb.run is not None:
+            self._wandb.finish()
+        self._live = self._metrics = self._board = None
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self._metrics is None:
+            raise RuntimeError("Log.start comes before the first record")
+        with disk_errors(self.run.dir / "metrics.jsonl"):
+            self._metrics.write(json.dumps(record) + "\n")
+            self._metrics.flush()
+        scalars = dict(_scalars(record))
+        if self._board is not None:
+            with disk_errors(self.run.dir / "tensorboard"):
+                for name, value in scalars.items():
+                    self._board.add_scalar(name, value, record["step"])
+        if self._wandb is not None:
+            self._wandb.log(scalars, step=record["step"])
+
+    def _show_line(self) -> None:
+        if self._live is None:
+            self._last_line = time.monotonic()
+            self.note("  ".join([self.stage, *self._progress(), *self._numbers()]))
+
+    def _progress(self) -> list[str]:
+        done = self.step - self._first_step
+        eta = "unknown"
+        if done:
+            each = (time.monotonic() - self._started) / done
+            eta = str(timedelta(seconds=round(each * (self.total_steps - self.step))))
+        percent = 100 * self.step / self.total_steps
+        return [f"step {self.step}/{self.total_steps} ({percent:.0f} %)", f"ETA {eta}"]
+
+    def _numbers(self) -> list[str]:
+        texts = []
+        if self._last:
+            losses = self._last["losses"]
+            parts = ", ".join(f"{name} {losses[name]:.4g}" for name in losses if name != "total")
+            texts = [
+                f"{self._last['images_per_second']:.4g} images/s",
+                f"data wait {100 * self._last['data_wait_share']:.0f} %",
+                f"loss {losses['total']:.4g}" + (f" ({parts})" if parts else ""),
+                f"lr {self._last['lr']:.3g}",
+            ]
+        if self._scores:
+            scores = ", ".join(f"{name} {value:.4g}" for name, value in self._scores.items())
+            texts.append(f"probe {scores}")
+        return texts
+
+    def _view(self) -> RenderableType:
+        bar = ProgressBar(total=self.total_steps, completed=self.step, width=40)
+        line = Table.grid(padding=(0, 1))
+        line.add_row(self.stage, bar, *self._progress())
+        return Group(line, Text("  ".join(self._numbers())))
+
+
+def cut_metrics(file: Path, step: int) -> None:
+    """Drop the records beyond ``step``, and a last line that a crash cut short."""
+    if not file.exists():
+        return
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    if kept != lines:
+        write_whole(file, lambda stream: stream.write("".join(kept).encode()))
+
+
+def _open_board(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        logger.info("No TensorBoard files; to have them: pip install 'limbeck[tensorboard]'.")
+        return None
+    # What an earlier, killed process wrote beyond the checkpoint is hidden by TensorBoard.
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+
+def _scalars(record: dict[str, Any]) -> list[tuple[str, float]]:
+    """(name, value) of a record's numbers, in TensorBoard's words: group/name."""
+    scalars = [(f"loss/{name}", value) for name, value in record.get("losses", {}).items()]
+    scalars += [(f"probe/{name}", value) for name, value in record.get("probe", {}).items()]
+    for name in ("lr", "grad_norm", "images_per_second", "data_wait_share"):
+        if record.get(name) is not None:
+            scalars.append((f"train/{name}", record[name]))
+    return scalars

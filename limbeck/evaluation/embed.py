@@ -1,0 +1,113 @@
+"""Embeddings: one vector per image from a frozen encoder, the raw material of every probe."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limbeck.errors import RunError, UserError
+from limbeck.methods.distiller import DTYPES
+from limbeck.models.encoder import Encoder
+from limbeck.records import Batch, Tap
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What an encoder says of ``n`` images.
+
+    ``features`` (n, D) float32. ``labels`` (n,) int64 class indices; None unless all are known.
+    ``keys`` the samples' names. ``logits`` (n, C) float32 of the encoder's own classifier, None
+    where it has none.
+    """
+
+    features: Tensor
+    labels: Tensor | None
+    keys: tuple[str, ...]
+    logits: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def to(self, device: torch.device | str) -> "Embeddings":
+        """The same with its tensors on another device."""
+        return replace(
+            self,
+            features=self.features.to(device),
+            labels=None if self.labels is None else self.labels.to(device),
+            logits=None if self.logits is None else self.logits.to(device),
+        )
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; each submodule's own mode is restored after it."""
+    was_training = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in was_training:
+            part.training = mode
+
+
+@torch.no_grad()
+def embed(
+    encoder: Encoder,
+    batches: Iterable[Batch],
+    *,
+    pool: Literal["mean", "cls"] = "mean",
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+) -> Embeddings:
+    """Embed the images of all batches, with gradients and dropout off; results are on the CPU.
+
+    ``pool``: the mean of the final patch tokens (prefix tokens left out) or the CLS token.
+    ``precision`` of the forward pass; an encoder whose matrices were cast (a frozen teacher) needs
+    the one it was cast to. Images of another size than the encoder's are resized to it, so that a
+    student and a teacher can be asked about the same batches. Raises UserError for "cls" without a
+    CLS token and for no images, RunError for features that are not finite.
+    """
+    facts = encoder.facts
+    if pool == "cls" and not facts.has_cls_token:
+        raise UserError("This encoder has no CLS token; pool its patches with pool='mean'.")
+    taps: tuple[Tap, ...] = (Tap("output"),)
+    if facts.num_classes and "logits" in encoder.offered_taps():
+        taps += (Tap("logits"),)
+    device = next(encoder.parameters()).device
+    features: list[Tensor] = []
+    logits: list[Tensor] = []
+    labels: list[Tensor] = []
+    keys: list[str] = []
+    lower = precision != "fp32"
+    with evaluating(encoder), torch.autocast(device.type, DTYPES[precision], enabled=lower):
+        for batch in batches:
+            images = batch.images.to(device)
+            if images.shape[-2:] != facts.img_size:
+                images = F.interpolate(images, facts.img_size, mode="bicubic", antialias=True)
+                images = images.clamp(0, 1)  # bicubic overshoots at edges
+            said = encoder(images, None, taps)
+            tokens = said.taps[Tap("output")].float()
+            pooled = tokens[:, 0] if pool == "cls" else tokens[:, said.num_prefix_tokens :].mean(1)
+            features.append(pooled.cpu())
+            if len(taps) > 1:
+                logits.append(said.taps[Tap("logits")].float().cpu())
+            if batch.labels is not None:
+                labels.append(batch.labels.cpu())
+            keys += batch.keys
+    if not keys:
+        raise UserError("There are no images to embed; check the data folder and its split.")
+    together = torch.cat(features)
+    if not together.isfinite().all():
+        raise RunError(
+            f"The encoder's features are not finite in {precision}; "
+            "check its weights, or evaluate it in fp32."
+        )
+    return Embeddings(
+        features=together,
+        labels=torch.cat(labels) if len(labels) == len(features) else None,
+        keys=tuple(keys),
+        logits=torch.cat(logits) if logits else None,
+    )

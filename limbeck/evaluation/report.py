@@ -1,0 +1,243 @@
+"""Tables and pictures for people. Pictures are readable without colour and need the extra "plot".
+
+The only file that imports matplotlib, through its objects and never through pyplot, so that no
+global state and no screen is involved. The same data gives the same bytes.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from torch import Tensor
+
+from limbeck.errors import require_extra
+from limbeck.evaluation.scores import Score
+
+# No fill is so dark that a black whisker would be lost on it.
+FILLS = (("#707070", ""), ("#c8c8c8", ""), ("#ffffff", "///"), ("#ffffff", ""), ("#e8e8e8", "..."))
+LINES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v", "x")
+FONT: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "svg.hashsalt": "limbeck",
+    "svg.fonttype": "none",
+}
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
+    """A Markdown table, aligned so that it also reads as plain text.
+
+    ``columns`` chooses and orders the rows' keys; all keys of the rows if not given. Scores become
+    percent with their interval; a float has four digits; None and a missing key are a dash.
+    """
+    columns = list(columns) or list(dict.fromkeys(key for row in rows for key in row))
+    lines = [columns, *([_cell(row.get(column)) for column in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    is_number = [
+        all(isinstance(row.get(column), int | float | Score | None) for row in rows)
+        for column in columns
+    ]
+
+    def written(line: Sequence[str]) -> str:
+        cells = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, is_number, strict=True)
+        )
+        return f"| {' | '.join(cells)} |"
+
+    rule = "|".join(
+        "-" * (width + 1) + (":" if right else "-")
+        for width, right in zip(widths, is_number, strict=True)
+    )
+    return "\n".join([written(lines[0]), f"|{rule}|", *map(written, lines[1:])])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, Score):
+        return f"{100 * value.mean:.1f} ({100 * value.low:.1f} to {100 * value.high:.1f})"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def save_bars(
+    file: Path,
+    scores: Mapping[str, Mapping[str, Sequence[float]]],
+    *,
+    title: str,
+    ylabel: str = "top-1 accuracy (%)",
+    chance: float | None = None,
+) -> list[Path]:
+    """Grouped bars: ``scores[model][probe]`` holds one score in 0..1 per run (seed).
+
+    A bar is the mean, its whisker the standard deviation over runs, a dot each run. ``chance``
+    (0..1) draws a line. The title should name the data and the number of test images. Writes
+    ``file`` with the suffixes .png and .svg and returns both paths.
+    """
+    figure, axes = _figure(width=2.0 + 1.5 * len(_probes(scores)), height=4.4)
+    probes = _probes(scores)
+    width = 0.8 / len(scores)
+    for place, (model, of_probe) in enumerate(scores.items()):
+        label: str | None = model
+        fill, hatch = FILLS[place % len(FILLS)]
+        for group, probe in enumerate(probes):
+            if not of_probe.get(probe):
+                continue
+            values = [100 * value for value in of_probe[probe]]
+            x = group + (place - (len(scores) - 1) / 2) * width
+            axes.bar(
+                x,
+                fmean(values),
+                0.92 * width,
+                color=fill,
+                hatch=hatch,
+                edgecolor="black",
+                linewidth=0.8,
+                label=label,
+            )
+            label = None  # one entry in the legend per model
+            top = max(values)
+            if len(values) > 1:
+                spread = stdev(values)
+                axes.errorbar(x, fmean(values), spread, color="black", capsize=5)
+                dots = [x + width * (i / (len(values) - 1) - 0.5) * 0.4 for i in range(len(values))]
+                axes.scatter(dots, values, s=14, color="white", edgecolor="black", zorder=3)
+                top = max(top, fmean(values) + spread)
+            axes.annotate(
+                f"{fmean(values):.1f}",
+                (x, top),
+                xytext=(0, 4),
+                textcoords="offset points",
+                ha="center",
+                fontsize=9,
+            )
+    if chance is not None:
+        axes.axhline(100 * chance, color="black", linestyle=":", linewidth=1)
+        axes.annotate(
+            "chance",
+            (1, 100 * chance),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
+    axes.set_xticks(range(len(probes)), probes)
+    axes.set_ylim(0, 109)  # room for a number above a bar of 100 %
+    axes.set_yticks(range(0, 101, 20))
+    axes.set_ylabel(ylabel)
+    axes.set_title(title, loc="left")
+    runs = max(len(values) for of_probe in scores.values() for values in of_probe.values())
+    note = f"Whisker: standard deviation over runs; dots: up to {runs} runs." if runs > 1 else ""
+    _legend_below(figure, axes, note)
+    return _save(figure, file)
+
+
+def _probes(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
+    return list(dict.fromkeys(probe for of_probe in scores.values() for probe in of_probe))
+
+
+def save_curves(
+    file: Path,
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    title: str,
+    xlabel: str = "step",
+    ylabel: str,
+) -> list[Path]:
+    """Lines by name, each (x values, y values): told apart by dashes and markers.
+
+    Writes ``file`` with the suffixes .png and .svg and returns both paths.
+    """
+    figure, axes = _figure(width=6.4, height=4.2)
+    for place, (name, (x, y)) in enumerate(curves.items()):
+        axes.plot(
+            x,
+            y,
+            linestyle=LINES[place % len(LINES)],
+            marker=MARKERS[place % len(MARKERS)],
+            markevery=max(1, len(x) // 12),
+            color=("#000000", "#555555", "#888888")[place % 3],
+            markerfacecolor="white",
+            label=name,
+        )
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.set_title(title, loc="left")
+    axes.margins(x=0.02)
+    _legend_below(figure, axes, "")
+    return _save(figure, file)
+
+
+def save_image_rows(file: Path, rows: Mapping[str, Tensor], *, title: str) -> list[Path]:
+    """A grid of images with one named row per entry, each (n, 3, H, W) in 0..1.
+
+    For reconstructions: the input, the visible patches, the guess, below each other. Writes
+    ``file`` with the suffixes .png and .svg and returns both paths.
+    """
+    count = max(len(images) for images in rows.values())
+    figure, grid = _figure(
+        width=1.2 + 0.9 * count, height=0.7 + 0.9 * len(rows), grid=(len(rows), count)
+    )
+    for line, (name, images) in zip(grid, rows.items(), strict=True):
+        for cell in line:
+            cell.set_axis_off()
+        for cell, image in zip(line, images, strict=False):
+            pixels = image.detach().float().cpu().clamp(0, 1).permute(1, 2, 0)  # [H, W, 3]
+            cell.imshow(pixels.numpy(), interpolation="nearest")
+        line[0].annotate(
+            name,
+            (0, 0.5),
+            xycoords="axes fraction",
+            xytext=(-8, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+        )
+    figure.suptitle(title, fontsize=FONT["axes.titlesize"])
+    return _save(figure, file)
+
+
+def _figure(width: float, height: float, grid: tuple[int, int] | None = None) -> tuple[Any, Any]:
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise require_extra("matplotlib", "plot", "A picture") from error
+    with matplotlib.rc_context(FONT):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        if grid is not None:
+            return figure, figure.subplots(*grid, squeeze=False)
+        axes = figure.add_subplot()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+        axes.set_axisbelow(True)
+        return figure, axes
+
+
+def _legend_below(figure: Any, axes: Any, note: str) -> None:
+    handles, _ = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(
+            loc="outside lower left", ncols=min(3, len(handles)), frameon=False, title=note or None,
+            alignment="left", title_fontsize=9,
+        )  # fmt: skip
+
+
+def _save(figure: Any, file: Path) -> list[Path]:
+    import matplotlib
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    paths = [file.with_suffix(".png"), file.with_suffix(".svg")]
+    with matplotlib.rc_context(FONT):
+        figure.savefig(paths[0], dpi=160, metadata={"Software": None})
+        figure.savefig(paths[1], metadata={"Date": None})
+    return paths

@@ -1,0 +1,119 @@
+"""Queries, keys and values of timm's blocks as they enter the attention product.
+
+They are computed a second time, by the block's own layers, instead of being caught by hooks: no
+hidden state, and a block can be left half-way. One function per attention class; a new class of
+plain softmax(q k^T) v attention is one function and one line in a table. Differential and parallel
+blocks are no such thing and are left out on purpose.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from timm.layers import AttentionRope, apply_rot_embed_cat
+from timm.models import beit, eva, vision_transformer
+from torch import Tensor, nn
+
+Qkv = tuple[Tensor, Tensor, Tensor]
+
+
+def read_attention(block: nn.Module, x: Tensor, rope: Tensor | None) -> Qkv:
+    """Queries, keys, values (B, nh, N, hd) of a block for its input ``x`` (B, N, D).
+
+    They are those after query and key norm and rotary position (``rope``, as timm hands it to the
+    block), before the scale.
+    """
+    attention_input = block.norm1(x) if IS_PRE_NORM[type(block)] else x
+    return QKV[type(block.attn)](block.attn, attention_input, rope)
+
+
+def per_head_weights(model: nn.Module, attn: nn.Module) -> str:
+    """What ties the attention to its head count, in words; '' if nothing does."""
+    if isinstance(attn, AttentionRope) or getattr(model, "rope", None) is not None:
+        return "a rotary position table"
+    if isinstance(attn, beit.Attention):
+        has_bias = attn.relative_position_bias_table is not None or model.rel_pos_bias is not None
+        return "a relative position bias" if has_bias else ""
+    if not isinstance(attn.q_norm, nn.Identity):
+        return "a query and key norm"
+    return ""
+
+
+def _qkv_plain(attn: nn.Module, x: Tensor, rope: Tensor | None) -> Qkv:
+    q, k, v = _split_packed(attn.qkv(x), attn.num_heads)
+    return attn.q_norm(q), attn.k_norm(k), v
+
+
+def _qkv_rope(attn: nn.Module, x: Tensor, rope: Tensor | None) -> Qkv:
+    is_packed = attn.qkv is not None
+    qkv = _split_packed(attn.qkv(x), attn.num_heads) if is_packed else _split_separate(attn, x)
+    q, k, v = _rotate(attn, qkv, rope)
+    groups = attn.num_heads // k.shape[1]
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    return q, k, v
+
+
+def _qkv_eva(attn: nn.Module, x: Tensor, rope: Tensor | None) -> Qkv:
+    if attn.qkv is None:
+        return _rotate(attn, _split_separate(attn, x), rope)
+    packed = _project_without_key_bias(attn, x)
+    return _rotate(attn, _split_packed(packed, attn.num_heads), rope)
+
+
+def _qkv_beit(attn: nn.Module, x: Tensor, rope: Tensor | None) -> Qkv:
+    return _split_packed(_project_without_key_bias(attn, x), attn.num_heads)
+
+
+def _split_packed(qkv: Tensor, num_heads: int) -> Qkv:
+    qkv = qkv.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)  # [3, B, nh, N, hd]
+    return qkv[0], qkv[1], qkv[2]
+
+
+def _split_separate(attn: nn.Module, x: Tensor) -> Qkv:
+    head_dim = attn.q_proj.out_features // attn.num_heads
+    # Keys and values may have fewer heads than the queries (grouped attention).
+    q, k, v = (
+        proj(x).unflatten(-1, (-1, head_dim)).transpose(1, 2)  # [B, nh, N, hd]
+        for proj in (attn.q_proj, attn.k_proj, attn.v_proj)
+    )
+    return q, k, v
+
+
+def _project_without_key_bias(attn: nn.Module, x: Tensor) -> Tensor:
+    if attn.q_bias is None:
+        return attn.qkv(x)
+    return F.linear(x, attn.qkv.weight, torch.cat((attn.q_bias, attn.k_bias, attn.v_bias)))
+
+
+def _rotate(attn: nn.Module, qkv: Qkv, rope: Tensor | None) -> Qkv:
+    q, k, v = attn.q_norm(qkv[0]), attn.k_norm(qkv[1]), qkv[2]
+    if rope is None:
+        return q, k, v
+    prefix = attn.num_prefix_tokens  # they have no place in the image, so they don't turn
+    q, k = (
+        torch.cat(
+            (t[:, :, :prefix], apply_rot_embed_cat(t[:, :, prefix:], rope, half=attn.rotate_half)),
+            dim=2,
+        ).type_as(v)
+        for t in (q, k)
+    )
+    return q, k, v
+
+
+IS_PRE_NORM: dict[type, bool] = {
+    vision_transformer.Block: True,
+    vision_transformer.ResPostBlock: False,
+    eva.EvaBlock: True,
+    eva.EvaBlockPostNorm: False,
+    beit.Block: True,
+}
+"""The block classes supported, and whether their attention reads norm1 of the block's input."""
+
+QKV: dict[type, Callable[..., Qkv]] = {
+    vision_transformer.Attention: _qkv_plain,
+    AttentionRope: _qkv_rope,
+    eva.EvaAttention: _qkv_eva,
+    beit.Attention: _qkv_beit,
+}
+"""The attention classes supported."""

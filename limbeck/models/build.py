@@ -1,0 +1,218 @@
+"""Students: built and initialised from a seed, their tail mended, and turned into classifiers."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import DropPath
+from torch import nn
+
+from limbeck.errors import UserError
+from limbeck.models.options import StudentOptions
+from limbeck.models.shapes import check_model_name
+from limbeck.models.vit import VitEncoder, build_encoder
+from limbeck.ops.pos_embed import interpolate_pos_embed, sincos_2d
+
+GlobalPool = Literal["token", "avg"]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw weights on the CPU from ``seed`` and give the caller's random state back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: that would also reseed the GPUs, which nobody gives back.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def build_student(
+    options: StudentOptions, *, num_classes: int = 0, global_pool: GlobalPool = "token", seed: int
+) -> VitEncoder:
+    """A freshly initialised student without drop path; a pure function of its arguments.
+
+    Images are normalised with ImageNet's mean and std. Raises UserError for an unknown name and for
+    shapes that do not fit together. ``options.weights`` is for the caller: it knows where weights
+    come from.
+    """
+    name = check_model_name(options.name)
+    if "." in name:
+        raise UserError(
+            f"A student is named without pre-trained weights: '{name.partition('.')[0]}'; to start "
+            f"from weights set student.weights to 'timm:{name}'."
+        )
+    shape = {
+        key: getattr(options, key)
+        for key in ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
+        if getattr(options, key) is not None
+    }
+    # Without a classifier nothing is pooled, but timm refuses "token" where there is no CLS token.
+    pool = global_pool if num_classes or _has_cls_token(name) else ""
+    architecture = {
+        "kind": "timm",
+        "name": name,
+        "kwargs": shape | {"num_classes": num_classes, "global_pool": pool},
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+    }
+    return build_fresh(architecture, {"source": f"fresh, seed {seed}"}, seed)
+
+
+def build_fresh(architecture: dict[str, Any], origin: dict[str, Any], seed: int) -> VitEncoder:
+    """An encoder started by ``init_student``; a pure function of its arguments."""
+    with seeded(seed):
+        encoder = build_encoder(architecture, origin)
+        init_student(encoder.model)
+    return encoder
+
+
+def init_student(model: nn.Module) -> None:
+    """MAE's initialisation of a timm vision Transformer, in place (TinyMIM fact sheet 3.1).
+
+    Xavier-uniform for every Linear (a packed qkv as one matrix) and for the patch convolution as a
+    flattened matrix, zero biases, the convolution's bias uniform +-1/sqrt(fan-in), cls_token normal
+    with std 0.02, and a fixed sin-cos pos_embed that is not trained. What a plain ViT does not have
+    (registers, layer scale, rotary tables) stays as timm made it. Draws from torch's generator.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    conv = model.patch_embed.proj
+    nn.init.xavier_uniform_(conv.weight.data.view(conv.out_channels, -1))
+    if conv.bias is not None:
+        bound = conv.weight[0].numel() ** -0.5
+        nn.init.uniform_(conv.bias, -bound, bound)
+    if model.cls_token is not None:
+        nn.init.normal_(model.cls_token, std=0.02)
+    if model.pos_embed is not None:
+        grid = model.patch_embed.grid_size
+        num_prefix_tokens = model.pos_embed.shape[1] - grid[0] * grid[1]
+        table = sincos_2d(model.embed_dim, grid, num_prefix_tokens)
+        model.pos_embed.data.copy_(table)
+        model.pos_embed.requires_grad_(False)
+
+
+def set_drop_path(encoder: VitEncoder, rates: Sequence[float]) -> None:
+    """Set the drop-path rate of every block (0 <= rate < 1), the same for both of its branches."""
+    blocks = encoder.model.blocks
+    if len(rates) != len(blocks):
+        raise ValueError(f"{len(rates)} drop-path rates for {len(blocks)} blocks.")
+    for block, rate in zip(blocks, rates, strict=True):
+        block.drop_path1 = DropPath(rate) if rate else nn.Identity()
+        block.drop_path2 = DropPath(rate) if rate else nn.Identity()
+        block.train(block.training)
+
+
+def reinit_tail(
+    encoder: VitEncoder,
+    parameter_names: Sequence[str],
+    how: Literal["keep", "reinit", "zero"],
+    seed: int,
+) -> dict[str, Any]:
+    """Decide on the parameters that a method never trained, in place.
+
+    ``parameter_names`` (the encoder's, or timm's bare ones) are for TinyMIM those of the last
+    block's attn.proj, norm2 and mlp, and of the final norm (fact sheet 1.12). "keep" leaves them;
+    "reinit" draws them afresh as ``build_fresh`` does; "zero" draws them afresh and then sets
+    attn.proj and mlp.fc2 to zero, so that the block passes its input through. Returns a plain-data
+    report. Raises UserError for an unknown name.
+    """
+    names = [name.removeprefix("model.") for name in parameter_names]
+    own = dict(encoder.model.named_parameters())
+    unknown = [name for name in names if name not in own]
+    if unknown:
+        raise UserError(
+            f"The student has no parameter {', '.join(unknown)}; use names of its parameters."
+        )
+    zeroed: list[str] = []
+    if how != "keep":
+        # Another stream than build_student's: its own seed would draw the same weights again.
+        fresh = build_fresh(encoder.facts.architecture, {}, seed + 1).model.state_dict()
+        with torch.no_grad():
+            for name in names:
+                own[name].copy_(fresh[name])
+                if how == "zero" and name.rsplit(".", 1)[0].endswith(("attn.proj", "mlp.fc2")):
+                    own[name].zero_()
+                    zeroed.append(name)
+    return {
+        "how": how,
+        "parameters": names,
+        "zeroed": zeroed,
+        "num_values": sum(own[name].numel() for name in names),
+    }
+
+
+def with_classifier(
+    encoder: VitEncoder,
+    num_classes: int,
+    global_pool: GlobalPool,
+    seed: int,
+    *,
+    num_heads: int | None = None,
+    img_size: int | None = None,
+) -> VitEncoder:
+    """The model to fine-tune: the encoder's weights and a new head, all of it trainable.
+
+    "avg" pools the patches and norms afterwards (timm's fresh fc_norm; the encoder's final norm is
+    dropped), "token" norms and takes the CLS token. The head starts trunc-normal with std 2e-5 and
+    zero bias (fact sheet 2.2). Adapted head counts are kept unless ``num_heads`` sets one for all
+    blocks. Another ``img_size`` (pixels) interpolates the positions. Raises UserError where any
+    other weight has no counterpart.
+    """
+    facts = encoder.facts
+    architecture = dict(facts.architecture)
+    changes: dict[str, Any] = {"num_classes": num_classes, "global_pool": global_pool}
+    if img_size is not None:
+        changes["img_size"] = [img_size, img_size]
+    architecture["kwargs"] = architecture["kwargs"] | changes
+    if num_heads is not None:
+        architecture["num_heads"] = [num_heads] * facts.depth
+    with seeded(seed):
+        classifier = build_encoder(architecture, facts.origin)
+        for head in _heads(classifier.model):
+            nn.init.trunc_normal_(head.weight, std=2e-5)
+            nn.init.zeros_(head.bias)
+    weights = _without_head(encoder.model.state_dict())
+    own = _without_head(classifier.model.state_dict())
+    if "fc_norm.weight" in own and "norm.weight" in weights:
+        weights = {name: value for name, value in weights.items() if _first(name) != "norm"}
+        own = {name: value for name, value in own.items() if _first(name) != "fc_norm"}
+    if "pos_embed" in weights and facts.grid != classifier.facts.grid:
+        num_prefix_rows = weights["pos_embed"].shape[1] - facts.grid[0] * facts.grid[1]
+        weights["pos_embed"] = interpolate_pos_embed(
+            weights["pos_embed"], num_prefix_rows, facts.grid, classifier.facts.grid
+        )
+    unmatched = [
+        name
+        for name in sorted(own.keys() | weights.keys())
+        if name not in own or name not in weights or own[name].shape != weights[name].shape
+    ]
+    if unmatched:
+        raise UserError(
+            f"The encoder's weights do not fit {architecture['name']} with {global_pool} pooling: "
+            f"{', '.join(unmatched)}; choose another pooling or keep the image size."
+        )
+    classifier.model.load_state_dict(weights, strict=False)  # the rest was compared above
+    return classifier
+
+
+def _has_cls_token(name: str) -> bool:
+    with torch.device("meta"):
+        return timm.create_model(name, num_classes=0).cls_token is not None
+
+
+def _heads(model: nn.Module) -> list[nn.Linear]:
+    classifier = model.get_classifier()
+    return list(classifier) if isinstance(classifier, tuple) else [classifier]
+
+
+def _without_head(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k: v for k, v in weights.items() if _first(k) not in ("head", "head_dist")}
+
+
+def _first(name: str) -> str:
+    return name.partition(".")[0]

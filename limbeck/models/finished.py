@@ -1,0 +1,194 @@
+"""A finished student on disk: ``student.safetensors`` (timm's names) and ``student.json``.
+
+Nothing of the training is needed to load it, and the JSON says the exact call with which timm
+alone loads the weights.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from limbeck.config import read_json
+from limbeck.errors import RunError, UserError
+from limbeck.models.vit import VitEncoder, build_encoder
+
+WEIGHTS_FILE = "student.safetensors"
+RECORD_FILE = "student.json"
+FORMAT = "limbeck-student"
+FORMAT_VERSION = 1
+
+
+def save_student(
+    encoder: VitEncoder,
+    folder: Path | str,
+    record: dict[str, Any],
+    *,
+    interpolation: str = "bicubic",
+    crop_ratio: float = 0.875,
+) -> None:
+    """Write the student into ``folder`` (made if missing), each file whole or not at all.
+
+    ``record`` is plain data on where the student comes from (teacher, licence, data fingerprint,
+    versions); it is kept under its own keys. ``interpolation`` and ``crop_ratio`` (centre crop as
+    a part of the resized image) are the preprocessing that the student is evaluated with. Raises
+    RunError where the folder can't be written.
+    """
+    facts = encoder.facts
+    weights = {k: v.detach().cpu().contiguous() for k, v in encoder.model.state_dict().items()}
+    own = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "architecture": facts.architecture,
+        "preprocessing": {
+            "img_size": list(facts.img_size),
+            "mean": list(facts.mean),
+            "std": list(facts.std),
+            "interpolation": interpolation,
+            "crop_ratio": crop_ratio,
+        },
+        "timm": _timm_calls(encoder),
+        "weight_hash": weight_hash(weights),
+    }
+    taken = own.keys() & record.keys()
+    if taken:
+        raise ValueError(f"The record may not set {', '.join(sorted(taken))}.")
+    text = json.dumps(own | record, indent=2, ensure_ascii=False)
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_whole(folder / WEIGHTS_FILE, save(weights, metadata={"format": "pt"}))
+        # The record last: where it exists, the weights are complete.
+        _write_whole(folder / RECORD_FILE, text.encode())
+    except OSError as error:
+        raise RunError(f"Can't write the student to {folder}: {error}.") from error
+
+
+def load_student(path: Path | str) -> VitEncoder:
+    """A finished student from its folder or from either of its files, in evaluation mode.
+
+    ``facts.origin`` is what its record says. Raises UserError for a missing file, for anything else
+    than a finished student, and for weights that do not match (the keys are listed).
+    """
+    folder = _folder_of(path)
+    record_file, weights_file = folder / RECORD_FILE, folder / WEIGHTS_FILE
+    for file in (record_file, weights_file):
+        if not file.is_file():
+            raise UserError(
+                f"There is no {file.name} in {folder}, so it holds no finished student; pass the "
+                "folder that a finished run wrote."
+            )
+    record = read_json(record_file)
+    if record.get("format") != FORMAT:
+        raise UserError(f"{record_file} is not the record of a finished student.")
+    if record["format_version"] > FORMAT_VERSION:
+        raise UserError(
+            f"{record_file} has format version {record['format_version']}, newer than this "
+            f"limbeck reads ({FORMAT_VERSION}); update limbeck."
+        )
+    try:
+        weights = load_file(weights_file)
+    except SafetensorError as error:
+        raise UserError(f"{weights_file} can't be read as safetensors: {error}.") from error
+    origin = {"source": str(folder)} | {k: v for k, v in record.items() if k not in _NOT_ORIGIN}
+    encoder = build_encoder(record["architecture"], origin)
+    _check_keys(encoder.model.state_dict(), weights, weights_file)
+    if weight_hash(weights) != record["weight_hash"]:
+        raise UserError(
+            f"{weights_file} is not the file that {RECORD_FILE} describes (another weight hash); "
+            "keep the two files of one run together."
+        )
+    encoder.model.load_state_dict(weights)
+    return encoder.eval()
+
+
+def is_finished_student(path: Path | str) -> bool:
+    """Whether ``path`` is the folder, or either file, of a finished student."""
+    folder = _folder_of(path)
+    if not (folder / RECORD_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
+        return False
+    try:
+        return read_json(folder / RECORD_FILE).get("format") == FORMAT
+    except UserError:
+        return False
+
+
+def weight_hash(weights: dict[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes; the order of the dictionary does not matter."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+_NOT_ORIGIN = frozenset(("format", "format_version", "architecture", "preprocessing", "timm"))
+
+
+def _folder_of(path: Path | str) -> Path:
+    path = Path(path)
+    return path.parent if path.name in (WEIGHTS_FILE, RECORD_FILE) else path
+
+
+def _timm_calls(encoder: VitEncoder) -> dict[str, Any]:
+    """How timm alone makes the same model."""
+    facts = encoder.facts
+    name, kwargs = facts.architecture["name"], facts.architecture["kwargs"]
+    arguments = "".join(f", {key}={value!r}" for key, value in kwargs.items())
+    with torch.device("meta"):
+        plain = timm.create_model(name, **kwargs)
+    # timm has one head count for all blocks; an adapted one is set afterwards.
+    adapted = [
+        f"attn = model.blocks[{index}].attn; attn.num_heads = {num_heads}; "
+        f"attn.head_dim = attn.proj.in_features // {num_heads}; attn.scale = attn.head_dim ** -0.5"
+        for index, num_heads in enumerate(facts.num_heads)
+        if num_heads != plain.blocks[index].attn.num_heads
+    ]
+    return {
+        "name": name,
+        "kwargs": kwargs,
+        "call": f"model = timm.create_model({name!r}{arguments})",
+        "then": adapted,
+    }
+
+
+def _check_keys(own: dict[str, Tensor], weights: dict[str, Tensor], file: Path) -> None:
+    problems = [f"missing: {name}" for name in sorted(own.keys() - weights.keys())]
+    problems += [f"unexpected: {name}" for name in sorted(weights.keys() - own.keys())]
+    problems += [
+        f"{name} is {list(weights[name].shape)} instead of {list(own[name].shape)}"
+        for name in sorted(own.keys() & weights.keys())
+        if own[name].shape != weights[name].shape
+    ]
+    if problems:
+        raise UserError(
+            f"{file} does not match the architecture in {RECORD_FILE} ({'; '.join(problems)}); "
+            "keep the two files of one run together."
+        )
+
+
+def _write_whole(file: Path, content: bytes) -> None:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    # The rename itself must reach the disk too; a folder can be synced on POSIX only.
+    if os.name == "posix":
+        descriptor = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,308 @@
+"""Weights files: read without running code, recognised, and loaded whole or not at all."""
+
+import argparse
+import logging
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from limbeck.errors import UserError
+from limbeck.models.finished import weight_hash
+from limbeck.models.origins.layouts import (
+    IMAGENET_NORM,
+    Grid,
+    Layout,
+    VitShape,
+    Weights,
+    find_heads,
+    name_list,
+    read_shape,
+    recognise,
+    split_left_out,
+    to_architecture,
+    to_float32,
+)
+from limbeck.models.vit import VitEncoder, build_encoder
+from limbeck.ops.pos_embed import interpolate_pos_embed
+
+log = logging.getLogger("limbeck")
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
+
+# Where training programs put the weights, in the order in which they are preferred.
+_CONTAINERS = ("model", "state_dict", "model_state", "module", "teacher", "student", "model_ema")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "encoder.", "backbone.", "student.", "teacher.")
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """How a weights file was packed.
+
+    ``containers`` the keys that lead to the weights, ``prefix`` what all names began with,
+    ``other_entries`` what else the file holds, ``metadata`` safetensors' own strings.
+    """
+
+    file_format: str
+    containers: tuple[str, ...] = ()
+    prefix: str = ""
+    other_entries: tuple[str, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def read_weights(path: Path | str) -> tuple[Weights, FileInfo]:
+    """All tensors of a file by name, without running code that the file may hold.
+
+    safetensors, or torch's format with tensors and plain data; the published files' argparse
+    Namespace is allowed. Containers and shared prefixes are removed. Raises UserError for a file
+    that is unreadable, holds other objects, or holds no weights.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        weights, metadata = read_safetensors(path)
+        weights, prefix = _strip_prefixes(weights)
+        return weights, FileInfo("safetensors", prefix=prefix, metadata=metadata)
+    content = read_pickle(path)
+    weights, containers, others = _unpack(content, path)
+    weights, prefix = _strip_prefixes(weights)
+    return weights, FileInfo("torch", containers, prefix, others)
+
+
+def read_safetensors(path: Path) -> tuple[Weights, dict[str, str]]:
+    """Tensors and metadata of a safetensors file. Raises UserError if it can't be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"Can't read {path} as safetensors: {error}; it is damaged or no such file, get it "
+            "again."
+        ) from error
+
+
+def read_pickle(path: Path) -> Any:
+    """The content of a file of torch, weights only. Raises UserError if it is anything else."""
+    try:
+        # The files of MAE and TinyMIM carry their command line under "args".
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error)
+        culprit = reason.partition("Unsupported global: GLOBAL ")[2].split(" ")[0]
+        if not culprit and "persistent" not in reason and "Weights only" not in reason:
+            raise UserError(f"Can't read {path} as a file of torch: {reason}.") from error
+        raise UserError(
+            f"{path} holds Python objects beside tensors{f' ({culprit})' if culprit else ''}, "
+            "which could run code, so it is not read. If you trust it, convert it once: python -c "
+            '"import torch; from safetensors.torch import save_file; '
+            f"save_file(torch.load('{path}', weights_only=False)['model'], "
+            f"'{path.with_suffix('.safetensors')}')\" (or another key than 'model')."
+        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"Can't read {path} as a file of torch: {first}; it is damaged or no weights file."
+        ) from error
+
+
+def _unpack(content: Any, path: Path) -> tuple[Weights, tuple[str, ...], tuple[str, ...]]:
+    """The dictionary of tensors in a file's content, the way to it, and what lies beside."""
+    containers: list[str] = []
+    others: list[str] = []
+    while isinstance(content, dict):
+        weights = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+        inner = [key for key in _CONTAINERS if isinstance(content.get(key), dict)]
+        if not weights and inner:
+            containers.append(inner[0])
+            others += [str(key) for key in content if key != inner[0]]
+            content = content[inner[0]]
+            continue
+        if weights:
+            others += [str(key) for key in content if key not in weights]
+            return weights, tuple(containers), tuple(others)
+        break
+    found = name_list(map(str, content)) if isinstance(content, dict) else type(content).__name__
+    raise UserError(
+        f"{path} holds no tensors by name, also not under {', '.join(_CONTAINERS)}; it holds: "
+        f"{found or 'nothing'}."
+    )
+
+
+def _strip_prefixes(weights: Weights) -> tuple[Weights, str]:
+    removed = ""
+    while True:
+        shared = [p for p in _PREFIXES if all(name.startswith(p) for name in weights)]
+        if not weights or not shared:
+            return weights, removed
+        removed += shared[0]
+        weights = {name.removeprefix(shared[0]): value for name, value in weights.items()}
+
+
+def load_weights_file(
+    path: Path,
+    *,
+    img_size: Grid | None = None,
+    patch_size: int | None = None,
+    num_heads: int | tuple[int, ...] | None = None,
+    num_classes: int | None = None,
+) -> VitEncoder:
+    """The encoder in a weights file of a published layout.
+
+    Raises UserError, with the names of the tensors, where the layout is unknown or any tensor does
+    not fit; nothing is ever loaded in part.
+    """
+    weights, info = read_weights(path)
+    layout = recognise(weights)
+    named, left = split_left_out(layout, to_float32(layout.convert(weights)))
+    notes = [f"Left out {what} ({len(names)} tensors)." for what, names in left.items()]
+    notes += _describe_packing(info)
+    shape = read_shape(named, img_size)
+    check_patch_size(shape.patch_size, patch_size, path)
+    _check_told(layout, shape, path)
+    heads, known_from = find_heads(layout, shape.embed_dim, shape.depth, num_heads)
+    notes.append(f"Head counts {heads_text(heads)}: {known_from}.")
+    mean, std = IMAGENET_NORM
+    notes.append(
+        "ImageNet's mean and std, as this layout has."
+        if layout.is_imagenet
+        else "ImageNet's mean and std are assumed: a weights file does not tell them."
+    )
+    if layout.name == "tinymim_tstar":
+        notes.append("The LayerNorm of its wider layer is taken as the final norm.")
+    architecture = to_architecture(shape, heads, img_size=img_size or shape.img_size)
+    architecture |= {"mean": list(mean), "std": list(std)}
+    named = drop_classifier(named, architecture, num_classes, notes)
+    origin = {"source": str(path), "layout": layout.name, "notes": notes}
+    return assemble(named, architecture, origin, shape.grid, shape.num_prefix_rows)
+
+
+def _describe_packing(info: FileInfo) -> list[str]:
+    # Weights that would have served as well: the choice among them must not be silent.
+    rivals = [name for name in info.other_entries if name in _CONTAINERS]
+    if not rivals:
+        return []
+    return [f"Weights of '{info.containers[0]}'; the file also has {', '.join(rivals)}."]
+
+
+def _check_told(layout: Layout, shape: VitShape, path: Path) -> None:
+    """Refuse the ViTs of which timm has kinds that differ in more than the tensors show."""
+    if layout.name == "timm_vit" and (shape.has_pre_norm or shape.global_pool == "map"):
+        raise UserError(
+            f"{path} is of a CLIP or SigLIP in timm's names, and such a file does not tell the "
+            "activation; name the model (model_name='vit_base_patch16_clip_224'), or pass the "
+            "folder with its config.json."
+        )
+
+
+def heads_text(heads: Sequence[int]) -> str:
+    """Head counts in words: one number, or the others and the last."""
+    if len(set(heads)) == 1:
+        return str(heads[0])
+    if len(set(heads[:-1])) == 1:
+        return f"{heads[0]}, {heads[-1]} in the last block"
+    return ", ".join(map(str, heads))
+
+
+def check_patch_size(own: int, asked: int | None, where: Path | str) -> None:
+    """Raise UserError where another patch size is asked for than the weights have."""
+    if asked not in (None, own):
+        raise UserError(
+            f"{where} has patches of {own} pixels, not {asked}; leave patch_size away, and choose "
+            "img_size for another grid."
+        )
+
+
+def drop_classifier(
+    weights: Weights, architecture: dict[str, Any], num_classes: int | None, notes: list[str]
+) -> Weights:
+    """The weights without their classifier where ``num_classes`` is 0; ``architecture`` follows.
+
+    Raises UserError for any other number than that of the weights: a new classifier would be
+    random.
+    """
+    own = architecture["kwargs"]["num_classes"]
+    if num_classes in (None, own):
+        return weights
+    if num_classes:
+        raise UserError(
+            f"The weights have {own} classes, not {num_classes}; leave num_classes away (limbeck "
+            "finetune makes a new classifier)."
+        )
+    architecture["kwargs"] = architecture["kwargs"] | {"num_classes": 0}
+    notes.append("The classifier was left out as asked.")
+    return {n: v for n, v in weights.items() if not n.startswith(("head.", "head_dist."))}
+
+
+def assemble(
+    weights: Weights,
+    architecture: dict[str, Any],
+    origin: dict[str, Any],
+    grid: Grid,
+    num_prefix_rows: int,
+) -> VitEncoder:
+    """An encoder of this architecture with exactly these weights (timm's names), to evaluate.
+
+    ``grid`` and ``num_prefix_rows`` are those of the weights' position table, which is
+    interpolated where the architecture has another grid. Raises UserError that lists every missing
+    and unexpected name and every wrong shape.
+    """
+    with torch.device("meta"):
+        skeleton = build_encoder(architecture, origin)
+    notes = list(origin["notes"])
+    to_grid = skeleton.facts.grid
+    if "pos_embed" in weights and grid != to_grid:
+        table = interpolate_pos_embed(weights["pos_embed"], num_prefix_rows, grid, to_grid)
+        weights = weights | {"pos_embed": table}
+        notes.append(interpolation_note(grid, to_grid))
+    check_match(skeleton.model.state_dict(), weights, origin["source"])
+    persistent = skeleton.model.state_dict().keys()
+    if all(name in persistent for name, _ in skeleton.model.named_buffers()):
+        model = skeleton.model
+        model.load_state_dict(weights, assign=True)
+    else:
+        # Tables that are computed when a model is built (rotary positions) need a real build.
+        with torch.random.fork_rng(devices=[]):
+            model = build_encoder(architecture, origin).model
+        model.load_state_dict(weights)
+    mean, std = architecture["mean"], architecture["std"]
+    origin = origin | {"notes": notes, "weight_hash": weight_hash(model.state_dict())}
+    for note in notes:
+        log.info("%s: %s", origin["source"], note)
+    encoder = VitEncoder(
+        model, architecture=architecture, origin=origin, mean=tuple(mean), std=tuple(std)
+    )
+    return encoder.eval()
+
+
+def interpolation_note(grid: Grid, to_grid: Grid) -> str:
+    """The sentence that says that a position table was resized."""
+    return (
+        f"Positions interpolated from {grid[0]} x {grid[1]} to {to_grid[0]} x {to_grid[1]} patches."
+    )
+
+
+def check_match(own: Weights, weights: Weights, where: str) -> None:
+    """Raise UserError unless names and shapes are the same, listing what is not."""
+    missing = sorted(own.keys() - weights.keys())
+    unexpected = sorted(weights.keys() - own.keys())
+    wrong = [
+        f"{name} is {list(weights[name].shape)} instead of {list(own[name].shape)}"
+        for name in sorted(own.keys() & weights.keys())
+        if own[name].shape != weights[name].shape
+    ]
+    problems = [
+        f"{len(names)} {kind} ({name_list(names)})"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", wrong))
+        if names
+    ]
+    if problems:
+        raise UserError(
+            f"{where} does not fit: {'; '.join(problems)}. Nothing is loaded in part; "
+            "'limbeck inspect' shows what the file is."
+        )

@@ -1,0 +1,385 @@
+"""Vision Transformers of Hugging Face ``transformers``, as timm modules.
+
+Their weights are renamed to timm's names, so ``transformers`` itself is not needed. Left out on
+purpose: everything but the vision encoder and, where timm has the same, its classifier.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limbeck.errors import UserError, did_you_mean
+from limbeck.models.origins.checkpoint import (
+    assemble,
+    check_patch_size,
+    drop_classifier,
+    read_safetensors,
+    read_weights,
+)
+from limbeck.models.origins.hub import fetch
+from limbeck.models.origins.layouts import (
+    IMAGENET_NORM,
+    Grid,
+    Weights,
+    depth_of,
+    name_list,
+    place_registers,
+    read_shape,
+    spread_heads,
+    to_architecture,
+    to_float32,
+    to_ratio,
+)
+from limbeck.models.origins.timm import load_timm
+from limbeck.models.vit import VitEncoder
+
+HALF_NORM = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+CLIP_NORM = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+_INDEX_FILE = "model.safetensors.index.json"
+_WEIGHT_FILES = ("model.safetensors", _INDEX_FILE, "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a family's config leaves unsaid: its files state only what differs from these.
+
+    ``heads``: how its classifiers are named in timm; only those that timm computes alike.
+    """
+
+    norm: tuple[tuple[float, float, float], tuple[float, float, float]]
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    num_heads: int = 12
+    heads: dict[str, str] = field(default_factory=dict)
+
+
+_CLASSIFIER = {"classifier.": "head."}
+_CLIP = Family(CLIP_NORM, "quick_gelu", 1e-5)
+_SIGLIP = Family(HALF_NORM, "gelu_pytorch_tanh", 1e-6)
+_DINOV2 = Family(IMAGENET_NORM, layer_norm_eps=1e-6)
+
+FAMILIES: dict[str, Family] = {
+    "vit": Family(HALF_NORM, heads=_CLASSIFIER),
+    "deit": Family(
+        IMAGENET_NORM,
+        heads={"cls_classifier.": "head.", "distillation_classifier.": "head_dist."},
+    ),
+    "vit_mae": Family(IMAGENET_NORM),
+    "vit_msn": Family(IMAGENET_NORM, layer_norm_eps=1e-6, heads=_CLASSIFIER),
+    "ijepa": Family(IMAGENET_NORM),
+    "dinov2": _DINOV2,
+    "dinov2_with_registers": _DINOV2,
+    "dinov3_vit": Family(IMAGENET_NORM, layer_norm_eps=1e-5, num_heads=6),
+    "clip": _CLIP,
+    "clip_vision_model": _CLIP,
+    "siglip": _SIGLIP,
+    "siglip_vision_model": _SIGLIP,
+}
+
+_ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+
+# Names of the model inside of a model with heads, or of the encoder inside of that.
+_PREFIX = re.compile(r"^(vit|deit|dinov2|dinov2_with_registers|ijepa|vision_model)\.")
+
+# In order, each on the result of the last.
+_RENAMES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), name)
+    for pattern, name in (
+        (r"^embeddings\.(patch_embeddings\.projection|patch_embeddings|patch_embedding)\.",
+         "patch_embed.proj."),
+        (r"^embeddings\.(cls_token|class_embedding)$", "cls_token"),
+        (r"^embeddings\.distillation_token$", "dist_token"),
+        (r"^embeddings\.register_tokens$", "reg_token"),
+        (r"^embeddings\.(position_embeddings|position_embedding\.weight)$", "pos_embed"),
+        (r"^((encoder|model)\.)?layers?\.(\d+)\.", r"blocks.\3."),
+        (r"\.(attention\.attention|attention|self_attn)\.([qkv])(uery|ey|alue|_proj)\.",
+         r".attn.\2."),
+        (r"\.(attention\.output\.dense|attention\.o_proj|self_attn\.out_proj)\.", ".attn.proj."),
+        (r"\.(layernorm_before|layer_norm1)\.", ".norm1."),
+        (r"\.(layernorm_after|layer_norm2)\.", ".norm2."),
+        (r"\.(intermediate\.dense|mlp\.weights_in)\.", ".mlp.fc1."),
+        (r"^(blocks\.\d+)\.(output\.dense|mlp\.weights_out|mlp\.down_proj)\.", r"\1.mlp.fc2."),
+        (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
+        (r"^pre_layrnorm\.", "norm_pre."),
+        (r"^(post_layernorm|layernorm)\.", "norm."),
+    )
+)  # fmt: skip
+
+# Beginnings of (renamed) names that are no part of the encoder, and what they are.
+_LEFT_OUT = (
+    ("text_model.", "the text encoder"),
+    ("text_projection.", "the text encoder"),
+    ("logit_", "the image-text scale"),
+    ("visual_projection.", "the projection to the text's space"),
+    ("decoder.", "the decoder"),
+    ("embeddings.mask_token", "the mask token of its pre-training"),
+    ("embeddings.position_ids", "a table of indices"),
+    ("pooler.", "the pooler"),
+    ("head.probe", "the attention pooling"),
+    ("head.attention.", "the attention pooling"),
+    ("head.layernorm.", "the attention pooling"),
+    ("head.mlp.", "the attention pooling"),
+    ("classifier.", "the classifier, which timm computes in another way"),
+)
+
+
+def read_hub_config(file: Path) -> dict[str, Any] | None:
+    """The ``config.json`` of a model of Hugging Face or timm; None if the file is none."""
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    is_hub = isinstance(config, dict) and ("model_type" in config or "architecture" in config)
+    return config if is_hub else None
+
+
+def load_huggingface(
+    place: str | Path,
+    *,
+    img_size: Grid | None = None,
+    patch_size: int | None = None,
+    num_heads: int | tuple[int, ...] | None = None,
+    num_classes: int | None = None,
+) -> VitEncoder:
+    """The encoder of a hub repository (OWNER/NAME) or of a local folder (a Path).
+
+    Raises UserError for a type of model that is not supported, for a config that timm has no
+    model for, and for weights that do not fit to the last tensor.
+    """
+    source = str(place) if isinstance(place, Path) else f"hf:{place}"
+    config_file = _find(place, ("config.json",), source)
+    config = read_hub_config(config_file)
+    if config is None:
+        raise UserError(f"The config.json of {source} names no model type; pass another source.")
+    weights_file = _find(place, _WEIGHT_FILES, source)
+    licence = _read_licence(config_file.parent)
+    if "architecture" in config:
+        return _load_timm_format(
+            config, weights_file, licence, img_size=img_size, patch_size=patch_size,
+            num_heads=num_heads, num_classes=num_classes,
+        )  # fmt: skip
+    family = find_family(config, source)
+    vision = _vision_part(config)
+    weights, left = to_timm_names(_read_all(weights_file, place, source), family)
+    notes = [f"Left out {what} ({len(names)} tensors)." for what, names in left.items()]
+    own_heads = vision.get("num_attention_heads", family.num_heads)
+    if config["model_type"] == "dinov3_vit":
+        weights, architecture = _to_dinov3(weights, vision, own_heads, source, img_size)
+        grid, num_prefix_rows = (0, 0), 0  # it has no table of positions
+    else:
+        shape = read_shape(weights, _config_size(vision))
+        # HF's 1e-12 is what timm and the original training code call 1e-6.
+        eps = vision.get("layer_norm_eps", family.layer_norm_eps)
+        if eps == 1e-12:
+            notes.append("The norms' epsilon of 1e-12 is taken as timm's 1e-6.")
+        act_layer = _activation(vision.get("hidden_act", family.hidden_act), source)
+        heads = spread_heads(own_heads, shape.depth)
+        architecture = to_architecture(
+            shape, heads, img_size=img_size or shape.img_size, norm_eps=eps, act_layer=act_layer
+        )
+        grid, num_prefix_rows = shape.grid, shape.num_prefix_rows
+    if num_heads is not None:
+        depth = architecture["kwargs"]["depth"]
+        architecture["num_heads"] = list(spread_heads(num_heads, depth))
+    check_patch_size(architecture["kwargs"]["patch_size"], patch_size, source)
+    mean, std = _read_norm(place, family, source)
+    architecture |= {"mean": mean, "std": std}
+    weights = drop_classifier(weights, architecture, num_classes, notes)
+    origin = {
+        "source": source,
+        "layout": f"Hugging Face {config['model_type']}",
+        "licence": licence,
+        "notes": notes,
+    }
+    return assemble(weights, architecture, origin, grid, num_prefix_rows)
+
+
+def find_family(config: dict[str, Any], source: str) -> Family:
+    """The family of a config. Raises UserError with the list for an unknown type of model."""
+    kind = str(config.get("model_type"))
+    if kind not in FAMILIES:
+        raise UserError(
+            f"{source} is a model of type '{kind}', which is not supported."
+            f"{did_you_mean(kind, FAMILIES)} Supported: {', '.join(FAMILIES)}."
+        )
+    return FAMILIES[kind]
+
+
+def to_timm_names(weights: Weights, family: Family) -> tuple[Weights, dict[str, list[str]]]:
+    """The encoder's tensors in timm's names, and the names left out, by what they are."""
+    kept: Weights = {}
+    left: dict[str, list[str]] = {}
+    for name, value in weights.items():
+        renamed = _rename(name, family)
+        what = next((what for start, what in _LEFT_OUT if renamed.startswith(start)), None)
+        if what is None:
+            kept[renamed] = value
+        else:
+            left.setdefault(what, []).append(name)
+    if "cls_token" in kept:
+        kept["cls_token"] = kept["cls_token"].reshape(1, 1, -1)
+    if "pos_embed" in kept and kept["pos_embed"].ndim == 2:
+        kept["pos_embed"] = kept["pos_embed"].unsqueeze(0)
+    return place_registers(_fuse_qkv(to_float32(kept))), left
+
+
+def _rename(name: str, family: Family) -> str:
+    name = _PREFIX.sub("", name)
+    for pattern, replacement in _RENAMES:
+        name = pattern.sub(replacement, name)
+    for start, replacement in family.heads.items():
+        if name.startswith(start):
+            return replacement + name.removeprefix(start)
+    return name
+
+
+def _fuse_qkv(weights: Weights) -> Weights:
+    """Queries, keys and values as one tensor wherever all three are there."""
+    fused = dict(weights)
+    for name in weights:
+        start, is_query, end = name.partition(".attn.q.")
+        parts = [f"{start}.attn.{letter}.{end}" for letter in "qkv"]
+        if is_query and all(part in weights for part in parts):
+            fused[f"{start}.attn.qkv.{end}"] = torch.cat([fused.pop(part) for part in parts])
+    return fused
+
+
+def _activation(hidden_act: str, source: str) -> str:
+    if hidden_act not in _ACTIVATIONS:
+        raise UserError(
+            f"{source} has the activation '{hidden_act}'; supported are {', '.join(_ACTIVATIONS)}."
+        )
+    return _ACTIVATIONS[hidden_act]
+
+
+def _vision_part(config: dict[str, Any]) -> dict[str, Any]:
+    return config.get("vision_config") or config
+
+
+def _config_size(vision: dict[str, Any]) -> Grid | None:
+    size = vision.get("image_size")
+    if size is None:
+        return None
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _to_dinov3(
+    weights: Weights, vision: dict[str, Any], num_heads: int, source: str, img_size: Grid | None
+) -> tuple[Weights, dict[str, Any]]:
+    """Weights and architecture of timm's DINOv3 (its Eva class)."""
+    is_gated = bool(vision.get("use_gated_mlp", False))
+    renames = [(".attn.q.bias", ".attn.q_bias"), (".attn.v.bias", ".attn.v_bias"),
+               (".ls1.gamma", ".gamma_1"), (".ls2.gamma", ".gamma_2"),
+               (".mlp.gate_proj.", ".mlp.fc1_g."),
+               (".mlp.up_proj.", ".mlp.fc1_x." if is_gated else ".mlp.fc1.")]  # fmt: skip
+    renamed: Weights = {}
+    for name, value in weights.items():
+        for old, new in renames:
+            name = name.replace(old, new)
+        renamed[name] = value
+    wanted = {
+        "hidden_act": "silu" if is_gated else "gelu", "layer_norm_eps": 1e-5, "key_bias": False,
+    }  # fmt: skip
+    default = {"hidden_act": "gelu", "layer_norm_eps": 1e-5, "key_bias": False}
+    for key, value in wanted.items():
+        if vision.get(key, default[key]) != value:
+            raise UserError(
+                f"{source} has {key} = {vision.get(key, default[key])}; timm's DINOv3 has {value}, "
+                "so it can't be loaded; choose another teacher."
+            )
+    hidden = "blocks.0.mlp.fc1_x.weight" if is_gated else "blocks.0.mlp.fc1.weight"
+    missing = [name for name in (hidden, "patch_embed.proj.weight") if name not in renamed]
+    if missing:
+        raise UserError(
+            f"{source} is no whole DINOv3: {', '.join(missing)} missing among its tensors "
+            f"({name_list(weights)})."
+        )
+    embed_dim, _, _, patch_size = renamed["patch_embed.proj.weight"].shape
+    depth = depth_of(renamed)
+    size = img_size or _config_size(vision) or (224, 224)
+    if "reg_token" in renamed and not renamed["reg_token"].shape[1]:
+        del renamed["reg_token"]
+    kwargs: dict[str, Any] = {
+        "img_size": size[0] if size[0] == size[1] else list(size),
+        "patch_size": patch_size,
+        "embed_dim": embed_dim,
+        "depth": depth,
+        "num_heads": num_heads,
+        "mlp_ratio": to_ratio(renamed[hidden].shape[0], embed_dim),
+        "num_reg_tokens": renamed["reg_token"].shape[1] if "reg_token" in renamed else 0,
+        "rope_temperature": vision.get("rope_theta", 100.0),
+        "qkv_bias": "blocks.0.attn.q_bias" in renamed,
+        "num_classes": 0,
+        "global_pool": "token",
+    }
+    if is_gated:
+        # Aligned to 1: the gated MLP with separate projections, of exactly this width.
+        kwargs |= {"swiglu_mlp": True, "swiglu_align_to": 1}
+    return renamed, {
+        "kind": "timm",
+        "name": "vit_small_patch16_dinov3_qkvb",
+        "kwargs": kwargs,
+        "num_heads": [num_heads] * depth,
+    }
+
+
+def _load_timm_format(
+    config: dict[str, Any], weights_file: Path, licence: str | None, **asked: Any
+) -> VitEncoder:
+    """timm's own repositories: the config names timm's model and says the rest."""
+    facts = config.get("pretrained_cfg") or config
+    facts = {"license": licence} | facts
+    extra = config.get("model_args") or {}
+    return load_timm(
+        config["architecture"], weights_file=weights_file, config=facts, **asked, **extra
+    )
+
+
+# --- Where the files lie ------------------------------------------------------------------------
+
+
+def _find(place: str | Path, names: tuple[str, ...], source: str) -> Path:
+    if not isinstance(place, Path):
+        return fetch(place, names, source)
+    for name in names:
+        if (place / name).is_file():
+            return place / name
+    raise UserError(f"{place} has none of the files {', '.join(names)}; complete the folder.")
+
+
+def _read_all(file: Path, place: str | Path, source: str) -> Weights:
+    if file.name != _INDEX_FILE:
+        # Not through read_weights for safetensors: it strips prefixes that the renaming knows.
+        return read_safetensors(file)[0] if file.suffix == ".safetensors" else read_weights(file)[0]
+    shards = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
+    weights: Weights = {}
+    for shard in shards:
+        weights |= read_safetensors(_find(place, (shard,), source))[0]
+    return weights
+
+
+def _read_norm(place: str | Path, family: Family, source: str) -> tuple[list[float], list[float]]:
+    try:
+        file = _find(place, ("preprocessor_config.json",), source)
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (UserError, ValueError):
+        config = {}
+    mean, std = (config.get(key) for key in ("image_mean", "image_std"))
+    if mean is None or std is None:
+        return list(family.norm[0]), list(family.norm[1])
+    return list(mean), list(std)
+
+
+def _read_licence(folder: Path) -> str | None:
+    """The licence that a model card states in its head."""
+    try:
+        card = (folder / "README.md").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = re.search(r"\A---\n(?:.*\n)*?license: *(\S+)", card)
+    return found.group(1) if found else None

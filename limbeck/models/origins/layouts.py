@@ -1,0 +1,428 @@
+"""The layouts in which vision Transformers are published, recognised by the names of their tensors.
+
+All of them are timm's naming or one renaming away from it. Shapes are read from the tensors; what
+tensors do not tell (head counts) is in the table, with its origin. Recognition looks at a few
+telling names only: that *every* tensor fits is checked by whoever loads them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import UserError
+
+Weights = dict[str, Tensor]
+"""Tensors by name."""
+
+Grid = tuple[int, int]
+
+IMAGENET_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+# DeiT's and MAE's own: 64 channels per head in all but the last (80).
+STANDARD_HEADS = {width: (n, n) for width, n in {192: 3, 384: 6, 768: 12, 1024: 16}.items()}
+STANDARD_HEADS[1280] = (16, 16)
+# TinyMIM pre-trains with the teacher's head count in the last block (fact sheet 3.1).
+TINYMIM_HEADS = {192: (6, 12), 384: (6, 12), 768: (12, 16)}
+TSTAR_HEADS = {192: (12, 12)}  # fact sheet 2.3
+DINOV2_HEADS = STANDARD_HEADS | {1536: (24, 24)}
+
+
+def _as_is(weights: Weights) -> Weights:
+    return weights
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One published layout.
+
+    ``recognises`` is asked of all tensors. ``convert`` renames them to timm's names.
+    ``left_out`` maps the beginning of a (converted) name to what it is: tensors that are no part
+    of the encoder. ``heads`` maps a width to the head counts of (the other blocks, the last one).
+    ``is_imagenet``: the images were normalised with ImageNet's mean and std for sure.
+    """
+
+    name: str
+    description: str
+    recognises: Callable[[Weights], bool]
+    heads: dict[int, tuple[int, int]]
+    convert: Callable[[Weights], Weights] = _as_is
+    left_out: tuple[tuple[str, str], ...] = ()
+    is_imagenet: bool = True
+
+
+def depth_of(weights: Weights) -> int:
+    """How many blocks: one more than the highest number in a ``blocks.N.`` name."""
+    numbers = [int(name.split(".")[1]) for name in weights if _is_in_block(name)]
+    return max(numbers) + 1 if numbers else 0
+
+
+def _is_in_block(name: str) -> bool:
+    parts = name.split(".")
+    return len(parts) > 2 and parts[0] == "blocks" and parts[1].isdecimal()
+
+
+def _is_vit(weights: Weights) -> bool:
+    telling = ("patch_embed.proj.weight", "blocks.0.norm1.weight", "blocks.0.attn.qkv.weight")
+    is_eva = any(name.endswith(("attn.q_bias", ".gamma_1")) for name in weights)
+    return all(name in weights for name in telling) and not is_eva
+
+
+def _is_bare(weights: Weights) -> bool:
+    """A plain ViT with a CLS token and a final norm, no classifier, nothing learned besides."""
+    is_plain = _is_vit(weights) and {"cls_token", "pos_embed", "norm.weight"} <= weights.keys()
+    beyond = ("head.weight", "reg_token", "dist_token", "norm_pre.weight", "blocks.0.ls1.gamma")
+    return is_plain and not any(name in weights for name in beyond)
+
+
+def _is_initial(weights: Weights, name: str) -> bool:
+    weight, bias = weights.get(f"{name}.weight"), weights.get(f"{name}.bias")
+    if weight is None or bias is None:
+        return False
+    return bool((weight == 1).all() and (bias == 0).all())
+
+
+def _is_tinymim(weights: Weights) -> bool:
+    # Relations are taken before the last block's attention, so what follows was never trained
+    # (fact sheet 1.12). If the first norm is at its start as well, nothing at all was trained.
+    tail = (f"blocks.{depth_of(weights) - 1}.norm2", "norm")
+    return (
+        _is_bare(weights)
+        and all(_is_initial(weights, name) for name in tail)
+        and not _is_initial(weights, "blocks.0.norm1")
+    )
+
+
+def _is_mae_encoder(weights: Weights) -> bool:
+    # MAE's fixed sin-cos table has zeros in the CLS token's row; learned tables never do.
+    return _is_bare(weights) and not weights["pos_embed"][:, 0].any()
+
+
+def _convert_tstar(weights: Weights) -> Weights:
+    # Its LayerNorm is per token after the last block, where the others have their final norm.
+    return {name.replace("conv1x1.0.", "norm."): value for name, value in weights.items()}
+
+
+def _convert_dinov2(weights: Weights) -> Weights:
+    renamed = {}
+    for name, value in weights.items():
+        name = name.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2.")
+        renamed[name.replace("register_tokens", "reg_token")] = value
+    return place_registers(renamed)
+
+
+def place_registers(weights: Weights) -> Weights:
+    """Move the CLS token's position into the token itself, where there are register tokens.
+
+    DINOv2 adds positions before it inserts the registers; timm's equivalent is a table for the
+    patches alone.
+    """
+    if "reg_token" not in weights or not {"cls_token", "pos_embed"} <= weights.keys():
+        return weights
+    pos_embed = weights["pos_embed"]
+    return weights | {
+        "cls_token": weights["cls_token"] + pos_embed[:, :1],
+        "pos_embed": pos_embed[:, 1:],
+    }
+
+
+_DECODER = (("decoder_", "the decoder"), ("mask_token", "the decoder's mask token"))
+
+LAYOUTS: tuple[Layout, ...] = (
+    Layout(
+        "mae_full",
+        "MAE pre-training, encoder and decoder",
+        lambda weights: _is_vit(weights) and "decoder_embed.weight" in weights,
+        STANDARD_HEADS,
+        left_out=_DECODER,
+    ),
+    Layout(
+        "tinymim_tstar",
+        "TinyMIM*-T fine-tuned: a distillation token and a wider layer before the classifiers",
+        lambda weights: _is_vit(weights) and {"dist_token", "conv1x1.1.weight"} <= weights.keys(),
+        TSTAR_HEADS,
+        convert=_convert_tstar,
+        left_out=(
+            ("conv1x1.1.", "the layer that widens the tokens for the classifiers"),
+            ("fc_norm.", "the classifiers' norm"),
+            ("head.", "the classifier"),
+            ("head_dist.", "the distillation classifier"),
+        ),
+    ),
+    Layout(
+        "dinov2",
+        "DINOv2 as published by its authors",
+        lambda weights: _is_vit(weights) and {"mask_token", "blocks.0.ls1.gamma"} <= weights.keys(),
+        DINOV2_HEADS,
+        convert=_convert_dinov2,
+        left_out=(("mask_token", "the mask token of its pre-training"),),
+    ),
+    Layout(
+        "deit_distilled",
+        "DeiT with a distillation token (timm's names)",
+        lambda weights: _is_vit(weights) and "dist_token" in weights,
+        STANDARD_HEADS,
+    ),
+    Layout(
+        "fine_tuned",
+        "MAE or TinyMIM fine-tuned: mean pooling, fc_norm, classifier",
+        lambda weights: (
+            _is_vit(weights)
+            and {"cls_token", "fc_norm.weight", "head.weight"} <= weights.keys()
+            and not {"norm.weight", "reg_token", "blocks.0.ls1.gamma"} & weights.keys()
+        ),
+        STANDARD_HEADS,
+    ),
+    Layout(
+        "tinymim",
+        "TinyMIM pre-training: the end of the last block and the final norm were never trained",
+        _is_tinymim,
+        TINYMIM_HEADS,
+    ),
+    Layout("mae_encoder", "MAE pre-training, encoder only", _is_mae_encoder, STANDARD_HEADS),
+    Layout("timm_vit", "a ViT in timm's names", _is_vit, DINOV2_HEADS, is_imagenet=False),
+)
+
+
+def recognise(weights: Weights) -> Layout:
+    """The first layout that fits. Raises UserError with the names of the tensors if none does."""
+    for layout in LAYOUTS:
+        if layout.recognises(weights):
+            return layout
+    known = "; ".join(layout.description for layout in LAYOUTS)
+    raise UserError(
+        f"These {len(weights)} tensors are in no layout that is known ({known}). Their names: "
+        f"{name_list(weights)}. Rename them to timm's names, or name the architecture "
+        "(model_name=...) if they have these."
+    )
+
+
+def name_list(names: Any, limit: int = 20) -> str:
+    """The first names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+@dataclass(frozen=True)
+class VitShape:
+    """What the tensors of a ViT in timm's names tell of it.
+
+    ``grid`` is that of the position table; ``num_prefix_rows`` are its rows without a place in the
+    image. ``hidden_dim`` is the width of ``mlp.fc1``; ``is_gated``: half of it are gates.
+    """
+
+    embed_dim: int
+    depth: int
+    patch_size: int
+    grid: Grid
+    num_prefix_rows: int
+    hidden_dim: int
+    has_cls_token: bool
+    has_dist_token: bool
+    num_reg_tokens: int
+    has_qkv_bias: bool
+    has_qk_norm: bool
+    has_layer_scale: bool
+    has_pre_norm: bool
+    is_gated: bool
+    global_pool: str
+    num_classes: int
+
+    @property
+    def img_size(self) -> Grid:
+        """Height and width in pixels that the position table is for."""
+        return self.grid[0] * self.patch_size, self.grid[1] * self.patch_size
+
+
+def read_shape(weights: Weights, img_size: Grid | None = None) -> VitShape:
+    """Read a ViT's shape. ``img_size`` (H, W) tells the grid where it is not square.
+
+    Raises UserError where a needed tensor is missing or the position table fits no grid.
+    """
+    needed = ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight",
+              "blocks.0.mlp.fc2.weight", "pos_embed")  # fmt: skip
+    missing = [name for name in needed if name not in weights]
+    if missing:
+        raise UserError(
+            f"These are no weights of a whole ViT: {', '.join(missing)} missing among "
+            f"{len(weights)} tensors ({name_list(weights)})."
+        )
+    patch_weight = weights["patch_embed.proj.weight"]  # [D, 3, p, p]
+    patch_size = patch_weight.shape[-1]
+    num_reg_tokens = weights["reg_token"].shape[1] if "reg_token" in weights else 0
+    num_prefix = ("cls_token" in weights) + ("dist_token" in weights) + num_reg_tokens
+    grid, num_prefix_rows = _read_grid(
+        weights["pos_embed"].shape[1], num_prefix, num_reg_tokens > 0, patch_size, img_size
+    )
+    hidden_dim = weights["blocks.0.mlp.fc1.weight"].shape[0]
+    head = weights.get("head.weight")
+    return VitShape(
+        embed_dim=patch_weight.shape[0],
+        depth=depth_of(weights),
+        patch_size=patch_size,
+        grid=grid,
+        num_prefix_rows=num_prefix_rows,
+        hidden_dim=hidden_dim,
+        has_cls_token="cls_token" in weights,
+        has_dist_token="dist_token" in weights,
+        num_reg_tokens=num_reg_tokens,
+        has_qkv_bias="blocks.0.attn.qkv.bias" in weights,
+        has_qk_norm="blocks.0.attn.q_norm.weight" in weights,
+        has_layer_scale="blocks.0.ls1.gamma" in weights,
+        has_pre_norm="norm_pre.weight" in weights,
+        is_gated=weights["blocks.0.mlp.fc2.weight"].shape[1] * 2 == hidden_dim,
+        global_pool=_read_pool(weights),
+        num_classes=0 if head is None else head.shape[0],
+    )
+
+
+def _read_grid(
+    num_rows: int, num_prefix: int, has_registers: bool, patch_size: int, img_size: Grid | None
+) -> tuple[Grid, int]:
+    """The grid of a position table, and how many of its rows are of prefix tokens."""
+    # Without a hint both may be squares; tables with registers are mostly for the patches alone.
+    order = (0, num_prefix) if has_registers else (num_prefix, 0)
+    for rows in order:
+        side = isqrt(max(num_rows - rows, 0))
+        if side > 0 and side * side == num_rows - rows:
+            return (side, side), rows
+    if img_size is not None:
+        grid = (img_size[0] // patch_size, img_size[1] // patch_size)
+        for rows in order:
+            if grid[0] * grid[1] == num_rows - rows:
+                return grid, rows
+    raise UserError(
+        f"A position table of {num_rows} rows with {num_prefix} prefix tokens is for no square "
+        f"grid; name the image size it was made for (img_size=(height, width))."
+    )
+
+
+def _read_pool(weights: Weights) -> str:
+    if "attn_pool.latent" in weights:
+        return "map"
+    if "fc_norm.weight" in weights:
+        return "avg"
+    return "token" if "cls_token" in weights else ""
+
+
+# timm's plain ViTs differ only in sizes, so any of them builds all; the name is for the reader.
+_NAMES = {192: "vit_tiny_patch16_224", 384: "vit_small_patch16_224", 1024: "vit_large_patch16_224"}
+
+
+def to_architecture(
+    shape: VitShape,
+    num_heads: tuple[int, ...],
+    *,
+    img_size: Grid,
+    norm_eps: float = 1e-6,
+    act_layer: str = "gelu",
+) -> dict[str, Any]:
+    """The ``architecture`` from which ``build_encoder`` makes the ViT (without mean and std).
+
+    timm fixes the norm's epsilon and the gated MLP by the model's name, so the name is chosen by
+    them. Raises UserError for a combination that timm does not have.
+    """
+    if shape.has_dist_token:
+        name, eps = "deit_base_distilled_patch16_224", 1e-6
+    elif shape.is_gated:
+        name, eps, act_layer = "vit_giant_patch14_dinov2", 1e-6, "silu"
+    elif norm_eps == 1e-5:
+        name, eps = "vit_base_patch16_clip_224", 1e-5
+    else:
+        name, eps = _NAMES.get(shape.embed_dim, "vit_base_patch16_224"), 1e-6
+    if norm_eps not in (eps, 1e-12):
+        raise UserError(
+            f"Norms with an epsilon of {norm_eps} are not supported for {name}, which has {eps}; "
+            "choose another teacher."
+        )
+    kwargs: dict[str, Any] = {
+        "img_size": img_size[0] if img_size[0] == img_size[1] else list(img_size),
+        "patch_size": shape.patch_size,
+        "embed_dim": shape.embed_dim,
+        "depth": shape.depth,
+        "num_heads": num_heads[0],
+        "mlp_ratio": to_ratio(shape.hidden_dim, shape.embed_dim),
+        "num_classes": shape.num_classes,
+        "global_pool": shape.global_pool,
+    }
+    # Only what differs from the named model.
+    special = {
+        "class_token": shape.has_cls_token,
+        "reg_tokens": shape.num_reg_tokens,
+        "no_embed_class": shape.has_cls_token and not shape.num_prefix_rows,
+        "qkv_bias": shape.has_qkv_bias,
+        "qk_norm": shape.has_qk_norm,
+        "pre_norm": shape.has_pre_norm,
+        "act_layer": act_layer,
+    }
+    usual = {
+        "class_token": True,
+        "reg_tokens": 0,
+        "no_embed_class": False,
+        "qkv_bias": True,
+        "qk_norm": False,
+        "pre_norm": name == "vit_base_patch16_clip_224",
+        "act_layer": "silu" if shape.is_gated else "gelu",
+    }
+    kwargs |= {key: value for key, value in special.items() if value != usual[key]}
+    if shape.has_layer_scale:
+        kwargs["init_values"] = 1e-5  # any value that builds the scales; the weights overwrite it
+    elif shape.is_gated:
+        kwargs["init_values"] = 0.0  # timm drops a None, and the named model has scales
+    return {"kind": "timm", "name": name, "kwargs": kwargs, "num_heads": list(num_heads)}
+
+
+def to_ratio(hidden_dim: int, embed_dim: int) -> float:
+    """A ``mlp_ratio`` of which timm's ``int(embed_dim * mlp_ratio)`` gives ``hidden_dim``."""
+    ratio = hidden_dim / embed_dim
+    return ratio if int(embed_dim * ratio) == hidden_dim else (hidden_dim + 0.5) / embed_dim
+
+
+def find_heads(
+    layout: Layout, embed_dim: int, depth: int, num_heads: int | tuple[int, ...] | None
+) -> tuple[tuple[int, ...], str]:
+    """Head counts per block, and where they are known from; ``num_heads`` given by the user wins.
+
+    Raises UserError where neither the user nor the table knows them.
+    """
+    if num_heads is not None:
+        return spread_heads(num_heads, depth), "given by the caller"
+    if embed_dim not in layout.heads:
+        raise UserError(
+            f"A weights file does not store head counts, and a width of {embed_dim} does not tell "
+            f"it ({layout.description}); name it (num_heads=..., on the command line "
+            "--teacher.num-heads)."
+        )
+    others, last = layout.heads[embed_dim]
+    return (others,) * (depth - 1) + (last,), f"usual for {layout.description}, width {embed_dim}"
+
+
+def spread_heads(num_heads: int | tuple[int, ...], depth: int) -> tuple[int, ...]:
+    """One head count per block from one number, or as given. Raises UserError on a wrong length."""
+    counts = (num_heads,) * depth if isinstance(num_heads, int) else tuple(num_heads)
+    if len(counts) != depth:
+        raise UserError(f"num_heads has {len(counts)} entries for {depth} blocks; give {depth}.")
+    return counts
+
+
+def split_left_out(layout: Layout, weights: Weights) -> tuple[Weights, dict[str, list[str]]]:
+    """The encoder's tensors, and the names of those that the layout leaves out, by what they are."""
+    kept: Weights = {}
+    left: dict[str, list[str]] = {}
+    for name, value in weights.items():
+        what = next((what for start, what in layout.left_out if name.startswith(start)), None)
+        if what is None:
+            kept[name] = value
+        else:
+            left.setdefault(what, []).append(name)
+    return kept, left
+
+
+def to_float32(weights: Weights) -> Weights:
+    """Half-precision tensors as float32; others unchanged."""
+    half = (torch.float16, torch.bfloat16, torch.float64)
+    return {name: v.float() if v.dtype in half else v for name, v in weights.items()}

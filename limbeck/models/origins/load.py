@@ -1,0 +1,136 @@
+"""``load_encoder``: any source of weights as an encoder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import UserError, did_you_mean
+from limbeck.models.finished import RECORD_FILE, WEIGHTS_FILE, is_finished_student, load_student
+from limbeck.models.origins.checkpoint import (
+    SUFFIXES,
+    assemble,
+    check_patch_size,
+    drop_classifier,
+    load_weights_file,
+)
+from limbeck.models.origins.huggingface import load_huggingface, read_hub_config
+from limbeck.models.origins.layouts import Grid, spread_heads
+from limbeck.models.origins.names import check_source, split_source
+from limbeck.models.origins.timm import load_timm
+from limbeck.models.vit import VitEncoder
+
+
+def load_encoder(
+    source: str | Path,
+    *,
+    img_size: int | Sequence[int] | None = None,
+    patch_size: int | None = None,
+    num_heads: int | Sequence[int] | None = None,
+    num_classes: int | None = None,
+    **overrides: Any,
+) -> VitEncoder:
+    """An encoder from ``timm:NAME``, ``hf:NAME`` or a path, in evaluation mode.
+
+    A path is a weights file (safetensors, or torch's format with nothing but tensors and plain
+    data), a folder as Hugging Face or timm write it, or a finished run. ``facts.origin`` says the
+    source, its layout, licence where known, weight hash, and in notes what was assumed, left out
+    or interpolated.
+
+    ``img_size`` (pixels, one side or (height, width)): another one than the weights' interpolates
+    the positions. ``num_heads``: one count or one per block, for files that do not tell it.
+    ``num_classes``: 0 leaves the classifier out. ``patch_size``: must be the weights' own (timm
+    models resample theirs). With timm: further arguments of ``timm.create_model``, and
+    ``pretrained=False`` for random weights. With a weights file: ``model_name``, a timm name,
+    where the tensors do not tell the architecture.
+
+    Raises UserError for a source that can't be found or reached, and for weights that do not fit
+    to the last tensor.
+    """
+    source = str(source)
+    check_source(source)
+    size = _to_grid(img_size)
+    heads = num_heads if num_heads is None or isinstance(num_heads, int) else tuple(num_heads)
+    shared = {
+        "img_size": size, "patch_size": patch_size, "num_heads": heads, "num_classes": num_classes,
+    }  # fmt: skip
+    scheme, name = split_source(source)
+    if scheme == "timm":
+        return load_timm(name, **shared, **overrides)
+    model_name = overrides.pop("model_name", None) if scheme is None else None
+    if overrides:
+        word = next(iter(overrides))
+        raise UserError(
+            f"load_encoder('{source}') takes no '{word}'.{did_you_mean(word, shared)} Arguments of "
+            "timm.create_model are for timm: sources."
+        )
+    if scheme == "hf":
+        return load_huggingface(name, **shared)
+    return _load_path(Path(name), model_name, shared)
+
+
+def _to_grid(img_size: int | Sequence[int] | None) -> Grid | None:
+    if img_size is None:
+        return None
+    return (img_size, img_size) if isinstance(img_size, int) else (img_size[0], img_size[1])
+
+
+def _load_path(path: Path, model_name: str | None, shared: dict[str, Any]) -> VitEncoder:
+    if model_name is not None:
+        return load_timm(model_name, **shared, weights_file=path)
+    if is_finished_student(path):
+        return _load_finished(path, **shared)
+    # A weights file of a hub folder is told by the config beside it.
+    is_hub_file = path.name in ("model.safetensors", "pytorch_model.bin")
+    folder = path.parent if is_hub_file else path
+    if read_hub_config(folder / "config.json") is not None:
+        return load_huggingface(folder, **shared)
+    if path.is_dir():
+        raise UserError(_describe_folder(path))
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path} is no weights file ({', '.join(SUFFIXES)}).")
+    return load_weights_file(path, **shared)
+
+
+def _describe_folder(folder: Path) -> str:
+    names = {entry.name for entry in folder.iterdir()}
+    if {"checkpoint.pt", "fingerprint.json", RECORD_FILE, WEIGHTS_FILE} & names:
+        return (
+            f"The run in {folder} has not finished, so there is no student yet; run the same "
+            "command again to continue it."
+        )
+    files = [name for name in sorted(names) if Path(name).suffix in SUFFIXES]
+    if files:
+        return f"{folder} has no config.json; pass one of its files: {', '.join(files)}."
+    return f"{folder} holds no finished run, no config.json and no weights file."
+
+
+def _load_finished(
+    path: Path,
+    *,
+    img_size: Grid | None,
+    patch_size: int | None,
+    num_heads: int | tuple[int, ...] | None,
+    num_classes: int | None,
+) -> VitEncoder:
+    encoder = load_student(path)
+    facts = encoder.facts
+    check_patch_size(facts.patch_size, patch_size, path)
+    if num_heads is not None:
+        for block, count in enumerate(spread_heads(num_heads, facts.depth)):
+            encoder.set_num_heads(block, count)
+        facts = encoder.facts
+    is_same = img_size in (None, facts.img_size) and num_classes in (None, facts.num_classes)
+    notes = list(facts.origin.get("notes", []))
+    origin = facts.origin | {"layout": "finished student", "notes": notes}
+    architecture = dict(facts.architecture)
+    weights = drop_classifier(encoder.model.state_dict(), architecture, num_classes, notes)
+    if is_same:
+        return VitEncoder(
+            encoder.model, architecture=architecture, origin=origin, mean=facts.mean, std=facts.std
+        ).eval()
+    if img_size is not None:
+        architecture["kwargs"] = architecture["kwargs"] | {"img_size": list(img_size)}
+    num_prefix_rows = 0
+    if "pos_embed" in weights:
+        num_prefix_rows = weights["pos_embed"].shape[1] - facts.grid[0] * facts.grid[1]
+    return assemble(weights, architecture, origin, facts.grid, num_prefix_rows)

@@ -1,0 +1,171 @@
+"""timm's own models: weights from its hub, or a file in the names of a given timm model."""
+
+import json
+import logging
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from limbeck.errors import UserError
+from limbeck.models.finished import weight_hash
+from limbeck.models.origins.checkpoint import interpolation_note, read_weights
+from limbeck.models.origins.hub import REMEDY, fetch
+from limbeck.models.origins.layouts import Grid, Weights, spread_heads
+from limbeck.models.shapes import check_model_name
+from limbeck.models.vit import VitEncoder
+
+log = logging.getLogger("limbeck")
+
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+# What of a timm folder's pretrained_cfg describes its weights; the rest is about where they lay.
+_CONFIG_KEYS = ("input_size", "fixed_input_size", "mean", "std", "num_classes", "license")
+
+
+def load_timm(
+    name: str,
+    *,
+    img_size: Grid | None = None,
+    patch_size: int | None = None,
+    num_heads: int | tuple[int, ...] | None = None,
+    num_classes: int | None = None,
+    weights_file: Path | None = None,
+    config: dict[str, Any] | None = None,
+    pretrained: bool = True,
+    **kwargs: Any,
+) -> VitEncoder:
+    """A timm model by name (with or without a pre-trained tag), in evaluation mode.
+
+    Weights come from ``weights_file`` if given, else from timm's hub; with ``pretrained=False``
+    they are random, drawn from torch's global generator. ``config`` is what a timm folder says of
+    its weights (``pretrained_cfg``); ``kwargs`` go to ``timm.create_model``. Raises UserError where
+    there are no weights, they can't be fetched, or do not fit.
+    """
+    name = check_model_name(name)
+    base = name.partition(".")[0]
+    source = f"timm:{name}" if weights_file is None else str(weights_file)
+    known = timm.get_pretrained_cfg(name)
+    facts = (known.to_dict() if known else {}) | _described(config)
+    overlay: dict[str, Any] = {}
+    weights: Weights | None = None
+    if weights_file is not None:
+        weights, _ = read_weights(weights_file)
+        facts["num_classes"] = weights["head.weight"].shape[0] if "head.weight" in weights else 0
+        overlay = {"state_dict": weights, "custom_load": False}
+    elif pretrained:
+        overlay = _locate(name, source)
+    own_size = tuple(facts.get("input_size", (3, 224, 224))[-2:])
+    if pretrained and num_classes not in (None, 0, facts["num_classes"]):
+        raise UserError(
+            f"{source} has {facts['num_classes']} classes, not {num_classes}; leave num_classes "
+            "away (limbeck finetune makes a new classifier)."
+        )
+    plain = kwargs | {
+        "img_size": _shortest(img_size or own_size),
+        "num_classes": facts["num_classes"] if num_classes is None else num_classes,
+    }
+    if patch_size is not None:
+        plain["patch_size"] = patch_size
+    _check_plain(plain)
+    overlay |= _described(facts)
+    model = _create(name, plain, overlay, pretrained, source)
+    plain["global_pool"] = model.global_pool
+    mean, std = (tuple(facts.get(key, (0.5, 0.5, 0.5))) for key in ("mean", "std"))
+    notes = [] if pretrained else ["Random weights (pretrained=False)."]
+    encoder = VitEncoder(
+        model,
+        architecture={"kind": "timm", "name": base, "kwargs": plain},
+        origin={},
+        mean=mean,
+        std=std,
+    )
+    if pretrained:
+        notes += _size_notes(encoder, own_size, weights)
+    if num_heads is not None:
+        for block, count in enumerate(spread_heads(num_heads, encoder.facts.depth)):
+            encoder.set_num_heads(block, count)
+    for note in notes:
+        log.info("%s: %s", source, note)
+    origin = {
+        "source": source,
+        "layout": "timm",
+        "licence": facts.get("license"),
+        "weight_hash": weight_hash(model.state_dict()),
+        "notes": notes,
+    }
+    return VitEncoder(
+        model, architecture=encoder.facts.architecture, origin=origin, mean=mean, std=std
+    ).eval()
+
+
+def _described(config: dict[str, Any] | None) -> dict[str, Any]:
+    return {key: config[key] for key in _CONFIG_KEYS if config and config.get(key) is not None}
+
+
+def _shortest(size: tuple[int, ...]) -> int | list[int]:
+    return size[0] if size[0] == size[1] else list(size)
+
+
+def _check_plain(kwargs: dict[str, Any]) -> None:
+    try:
+        json.dumps(kwargs)
+    except TypeError as error:
+        raise UserError(
+            f"Arguments of a timm model must be plain data ({error}), so that the model can be "
+            "rebuilt from its record; give names, numbers or None."
+        ) from error
+
+
+def _locate(name: str, source: str) -> dict[str, Any]:
+    """What tells timm where the weights lie; fetched by us, for the hub's client retries long."""
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        tagged = timm.list_pretrained(f"{name.partition('.')[0]}.*")
+        known = f"It has {', '.join(tagged)}; or" if tagged else "Choose another model, or"
+        raise UserError(f"timm has no weights for '{name}'. {known} {REMEDY}.")
+    if not config.hf_hub_id:
+        return {}
+    names = (config.hf_hub_filename,) if config.hf_hub_filename else _HUB_FILES
+    file = fetch(config.hf_hub_id, names, source)
+    # Only weights in another program's format (.npz) keep timm's special way of reading.
+    return {"file": str(file), "custom_load": file.suffix == ".npz"}
+
+
+def _create(
+    name: str, kwargs: dict[str, Any], overlay: dict[str, Any], pretrained: bool, source: str
+) -> nn.Module:
+    try:
+        # The fresh weights that are overwritten must not cost the caller's random state.
+        with torch.random.fork_rng(devices=[], enabled=pretrained):
+            model = timm.create_model(
+                name, pretrained=pretrained, pretrained_cfg_overlay=overlay, **kwargs
+            )
+    except urllib.error.URLError as error:
+        raise UserError(f"Can't get '{source}' ({error.reason}); {REMEDY}.") from error
+    except (AssertionError, AttributeError, KeyError, OSError, RuntimeError, TypeError,
+            ValueError) as error:  # fmt: skip
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"timm can't make '{name}' of {source} with {kwargs}: {reason}.") from error
+    # timm keeps the tensors it was handed; the model would hold them twice.
+    model.pretrained_cfg.pop("state_dict", None)
+    return model
+
+
+def _size_notes(encoder: VitEncoder, own_size: Grid, weights: Weights | None) -> list[str]:
+    facts, model = encoder.facts, encoder.model
+    if weights is not None and "pos_embed" in weights and model.pos_embed is not None:
+        rows = (weights["pos_embed"].shape[1], model.pos_embed.shape[1])
+        return (
+            [] if rows[0] == rows[1] else [f"Positions interpolated from {rows[0]} to {rows[1]}."]
+        )
+    if facts.img_size == own_size or weights is not None:
+        return []
+    own_grid = own_size[0] // facts.patch_size, own_size[1] // facts.patch_size
+    if getattr(model, "pos_embed", None) is not None:
+        return [interpolation_note(own_grid, facts.grid)]
+    kind = "Rotary" if getattr(model, "rope", None) is not None else "Relative"
+    return [f"{kind} positions are those of {facts.grid[0]} x {facts.grid[1]} patches."]

@@ -1,0 +1,315 @@
+"""Any plain vision Transformer of timm as an Encoder: ViT, DeiT, CLIP, SigLIP, DINOv2/3, EVA, BEiT.
+
+The modules and the parameter names stay timm's, so weights move in both directions unmapped. What
+timm lacks is done here: the inner tensors of a block as taps, an early stop after the last block
+that is needed, and patches dropped by given indices.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timm import create_model
+from timm.layers import apply_keep_indices_nlc
+from timm.models import beit, deit, eva, vision_transformer
+from torch import Tensor, nn
+
+from limbeck.errors import UserError
+from limbeck.models.attention import IS_PRE_NORM, QKV, per_head_weights, read_attention
+from limbeck.models.encoder import Encoder, EncoderFacts, check_taps
+from limbeck.records import Features, Tap
+
+BlockContext = dict[str, Any]
+"""What a block takes besides its tokens: the rotary table or the shared position bias."""
+
+
+class VitEncoder(Encoder):
+    """A timm vision Transformer behind the Encoder contract; ``model`` is timm's own module.
+
+    ``architecture`` is plain data: ``{"kind": "timm", "name": ..., "kwargs": {...}}``, enough for
+    ``timm.create_model(name, **kwargs)``. ``mean`` and ``std`` (3 values each) normalise images in
+    0..1. "scores" are queries keys^T / sqrt(hd) alone: BEiT adds its position bias after them.
+    Raises UserError for a module, block or attention class that is not supported.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        architecture: dict[str, Any],
+        origin: dict[str, Any],
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+    ) -> None:
+        super().__init__()
+        _check_supported(model, architecture["name"])
+        self.model = model
+        # Not persistent: they belong to the architecture, and the weights' names stay timm's.
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.facts = _read_facts(model, architecture, origin, tuple(mean), tuple(std))
+
+    def forward(
+        self, images: Tensor, ids_keep: Tensor | None = None, taps: tuple[Tap, ...] = ()
+    ) -> Features:
+        """See ``Encoder.forward``. Raises UserError for another image size than built for."""
+        check_taps(self, taps, "encoder")
+        x, contexts = self._embed(images, ids_keep)
+        depth = self.facts.depth
+        ends = {"output", "logits"}
+        wants_all = len(taps) == 0  # torch.compile can't trace "not taps"
+        needs_end = wants_all or any(tap.kind in ends for tap in taps)
+        at_block: dict[int, list[Tap]] = {}
+        for tap in taps:
+            if tap.kind not in ends:
+                at_block.setdefault(tap.block % depth, []).append(tap)
+        found: dict[Tap, Tensor] = {}
+        last = depth - 1 if needs_end else max(at_block)
+        for index in range(last + 1):
+            block, context = self.model.blocks[index], contexts[index]
+            here = at_block.get(index, [])
+            token_taps = [tap for tap in here if tap.kind == "tokens"]
+            attention_taps = [tap for tap in here if tap.kind != "tokens"]
+            if attention_taps:
+                found |= _tap_attention(block, x, context, attention_taps)
+            if index < last or needs_end or token_taps:
+                x = block(x, **context)  # [B, N, D]
+            found |= dict.fromkeys(token_taps, x)
+        tokens = self.model.norm(x) if needs_end else None
+        for tap in taps:
+            if tap.kind == "output":
+                found[tap] = tokens
+            elif tap.kind == "logits":
+                found[tap] = self.model.forward_head(tokens)  # [B, C]
+        keeps_tokens = wants_all or any(tap.kind == "output" for tap in taps)
+        return Features(
+            tokens=tokens if keeps_tokens else None,
+            num_prefix_tokens=self.facts.num_prefix_tokens,
+            grid=self.facts.grid,
+            taps=found,
+        )
+
+    def offered_taps(self) -> tuple[str, ...]:
+        """All kinds; "logits" only with a classifier."""
+        kinds = ("queries", "keys", "values", "scores", "tokens", "output")
+        return (*kinds, "logits") if self.facts.num_classes else kinds
+
+    def layer_id(self, parameter_name: str) -> int:
+        """See ``Encoder.layer_id``; takes the encoder's parameter names and timm's bare ones."""
+        first, _, rest = parameter_name.removeprefix("model.").partition(".")
+        if first == "blocks":
+            return int(rest.partition(".")[0]) + 1
+        if first in _BEFORE_BLOCKS:
+            return 0
+        if first in _AFTER_BLOCKS:
+            return self.facts.depth + 1
+        raise ValueError(
+            f"'{parameter_name}' is no parameter of {self.facts.architecture['name']}."
+        )
+
+    def set_num_heads(self, block: int, num_heads: int) -> None:
+        """See ``Encoder.set_num_heads``; ``facts`` follow."""
+        facts = self.facts
+        where = f"Block {block} of {facts.architecture['name']}"
+        if not -facts.depth <= block < facts.depth:
+            raise UserError(f"{where} does not exist; it has {facts.depth} blocks.")
+        attn = self.model.blocks[block].attn
+        if num_heads == attn.num_heads:
+            return
+        width = attn.proj.in_features
+        if num_heads < 1 or width % num_heads:
+            fitting = [str(n) for n in range(1, width + 1) if width % n == 0 and width // n >= 8]
+            raise UserError(
+                f"{where} is {width} wide, which does not divide into {num_heads} heads; "
+                f"choose an encoder with another width, or one of {', '.join(fitting)} heads."
+            )
+        per_head = per_head_weights(self.model, attn)
+        if per_head:
+            raise UserError(
+                f"{where} can't be split into {num_heads} heads instead of {attn.num_heads}: it "
+                f"has {per_head} for each head; choose an encoder without, or a method that keeps "
+                "the head count."
+            )
+        attn.num_heads = num_heads
+        attn.head_dim = width // num_heads
+        attn.scale = attn.head_dim**-0.5
+        self.facts = _read_facts(
+            self.model, facts.architecture, facts.origin, facts.mean, facts.std
+        )
+
+    def _embed(self, images: Tensor, ids_keep: Tensor | None) -> tuple[Tensor, list[BlockContext]]:
+        facts = self.facts
+        if tuple(images.shape[1:]) != (3, *facts.img_size):
+            raise UserError(
+                f"{facts.architecture['name']} was built for images of 3 x {facts.img_size[0]} x "
+                f"{facts.img_size[1]}, not {' x '.join(map(str, images.shape[1:]))}; resize the "
+                f"images, or build it for another img_size."
+            )
+        # A model cast to half precision takes its input in it; under autocast nothing changes.
+        x = ((images - self.mean) / self.std).to(self.mean.dtype)
+        return _EMBED[type(self.model)](self.model, x, ids_keep)
+
+
+def build_encoder(architecture: dict[str, Any], origin: dict[str, Any] | None = None) -> VitEncoder:
+    """Rebuild an encoder from ``facts.architecture`` with timm's fresh weights.
+
+    Draws from torch's global generator. Raises UserError where timm can't build it.
+    """
+    kind, name = architecture.get("kind"), architecture.get("name")
+    if kind != "timm":
+        raise UserError(f"An architecture of kind '{kind}' is unknown; the only kind is 'timm'.")
+    kwargs = architecture["kwargs"]
+    try:
+        model = create_model(name, **kwargs)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"timm can't build '{name}' with {kwargs}: {reason}; change these values."
+        ) from error
+    encoder = VitEncoder(
+        model,
+        architecture=architecture,
+        origin=origin or {},
+        mean=tuple(architecture["mean"]),
+        std=tuple(architecture["std"]),
+    )
+    for block, num_heads in enumerate(architecture.get("num_heads", ())):
+        encoder.set_num_heads(block, num_heads)
+    return encoder
+
+
+def _read_facts(
+    model: nn.Module,
+    architecture: dict[str, Any],
+    origin: dict[str, Any],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+) -> EncoderFacts:
+    num_heads = tuple(block.attn.num_heads for block in model.blocks)
+    img_size, patch_sides = model.patch_embed.img_size, model.patch_embed.feat_ratio(False)
+    if patch_sides[0] != patch_sides[1]:
+        raise UserError(
+            f"{architecture['name']} has patches of {patch_sides[0]} x {patch_sides[1]} pixels; "
+            "only square patches are supported."
+        )
+    if img_size[0] % patch_sides[0] or img_size[1] % patch_sides[0]:
+        raise UserError(
+            f"Images of {img_size[0]} x {img_size[1]} pixels do not divide into patches of "
+            f"{patch_sides[0]} pixels; choose an img_size that is a multiple of the patch size."
+        )
+    # Stated, the image size no longer hangs on what timm's name or tag stands for.
+    kwargs = architecture["kwargs"] | {"img_size": list(img_size)}
+    return EncoderFacts(
+        embed_dim=model.embed_dim,
+        depth=len(model.blocks),
+        num_heads=num_heads,
+        num_prefix_tokens=model.num_prefix_tokens,
+        has_cls_token=model.cls_token is not None,
+        patch_size=patch_sides[0],
+        img_size=tuple(img_size),
+        mean=mean,
+        std=std,
+        num_classes=model.num_classes,
+        architecture=architecture
+        | {
+            "kwargs": kwargs,
+            "num_heads": list(num_heads),
+            "mean": list(mean),
+            "std": list(std),
+        },
+        origin=origin,
+    )
+
+
+# --- From images to the first block, one function per model class -------------------------------
+
+
+def _embed_vit(
+    model: nn.Module, x: Tensor, ids_keep: Tensor | None
+) -> tuple[Tensor, list[BlockContext]]:
+    x = model._pos_embed(model.patch_embed(x))  # [B, N, D]
+    x = model.norm_pre(_keep_patches(x, ids_keep, model.num_prefix_tokens))
+    return x, [{} for _ in model.blocks]
+
+
+def _embed_eva(
+    model: nn.Module, x: Tensor, ids_keep: Tensor | None
+) -> tuple[Tensor, list[BlockContext]]:
+    x, rope = model._pos_embed(model.patch_embed(x))  # [B, N, D], [(depth, nh,) L, 2 * hd]
+    if rope is not None and ids_keep is not None:
+        rope = apply_keep_indices_nlc(x, rope, ids_keep)
+        # The batch axis came first: learned ("mixed") tables want the depth there, fixed ones
+        # miss the axis of the heads.
+        rope = rope.transpose(0, 1) if model.rope_mixed else rope.unsqueeze(1)
+    x = model.norm_pre(_keep_patches(x, ids_keep, model.num_prefix_tokens))
+    ropes = rope if model.rope_mixed and rope is not None else [rope] * len(model.blocks)
+    return x, [{"rope": ropes[index]} for index in range(len(model.blocks))]
+
+
+def _embed_beit(
+    model: nn.Module, x: Tensor, ids_keep: Tensor | None
+) -> tuple[Tensor, list[BlockContext]]:
+    has_own_bias = model.blocks[0].attn.relative_position_bias_table is not None
+    if ids_keep is not None and (has_own_bias or model.rel_pos_bias is not None):
+        raise UserError(
+            "BEiT's table of relative positions is for the full grid, so patches can't be dropped; "
+            "use a method without masking, or another encoder."
+        )
+    x = model.patch_embed(x)  # [B, L, D]
+    x = torch.cat((model.cls_token.expand(x.shape[0], -1, -1), x), dim=1)  # [B, N, D]
+    if model.pos_embed is not None:
+        x = x + model.pos_embed
+    x = _keep_patches(model.pos_drop(x), ids_keep, model.num_prefix_tokens)
+    bias = None if model.rel_pos_bias is None else model.rel_pos_bias()
+    return x, [{"shared_rel_pos_bias": bias} for _ in model.blocks]
+
+
+def _keep_patches(x: Tensor, ids_keep: Tensor | None, num_prefix_tokens: int) -> Tensor:
+    if ids_keep is None:
+        return x
+    prefix, patches = x[:, :num_prefix_tokens], x[:, num_prefix_tokens:]
+    kept = patches.gather(1, ids_keep.unsqueeze(-1).expand(-1, -1, x.shape[-1]))  # [B, kept, D]
+    return torch.cat((prefix, kept), dim=1)
+
+
+def _tap_attention(
+    block: nn.Module, x: Tensor, context: BlockContext, taps: list[Tap]
+) -> dict[Tap, Tensor]:
+    q, k, v = read_attention(block, x, context.get("rope"))
+    found = {"queries": q, "keys": k, "values": v}  # [B, nh, N, hd] each
+    if any(tap.kind == "scores" for tap in taps):
+        # The scale goes on one factor first: in half precision the plain product can overflow.
+        found["scores"] = (q * block.attn.scale) @ k.transpose(-2, -1)  # [B, nh, N, N]
+    return {tap: found[tap.kind] for tap in taps}
+
+
+# --- What is supported --------------------------------------------------------------------------
+
+_EMBED: dict[type, Callable[..., tuple[Tensor, list[BlockContext]]]] = {
+    vision_transformer.VisionTransformer: _embed_vit,
+    deit.VisionTransformerDistilled: _embed_vit,
+    eva.Eva: _embed_eva,
+    beit.Beit: _embed_beit,
+}
+
+_BEFORE_BLOCKS = (
+    *("cls_token", "reg_token", "dist_token", "patch_embed"),
+    *("pos_embed", "rope", "rel_pos_bias", "norm_pre"),
+)
+_AFTER_BLOCKS = ("norm", "fc_norm", "attn_pool", "head", "head_dist")
+
+
+def _check_supported(model: nn.Module, name: str) -> None:
+    _check_class(model, _EMBED, name, "a model class")
+    for block in model.blocks:
+        _check_class(block, IS_PRE_NORM, name, "blocks of class")
+        _check_class(block.attn, QKV, name, "attention of class")
+
+
+def _check_class(module: nn.Module, table: dict[type, Any], name: str, what: str) -> None:
+    if type(module) not in table:
+        supported = ", ".join(f"{kind.__module__}.{kind.__name__}" for kind in table)
+        raise UserError(
+            f"'{name}' has {what} {type(module).__module__}.{type(module).__name__}, which is not "
+            f"supported; choose one of {supported}."
+        )

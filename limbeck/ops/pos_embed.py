@@ -1,0 +1,62 @@
+"""Position tables: MAE's fixed 2-D sin-cos one (arXiv 2111.06377), and learned ones resized."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.errors import UserError
+
+
+def sincos_2d(
+    embed_dim: int, grid: tuple[int, int], num_prefix_tokens: int
+) -> Float[Tensor, "N {embed_dim}"]:
+    """The fixed table, ``N = num_prefix_tokens + gh * gw`` rows, float32; prefix rows are zero.
+
+    With ``w_k = 10000^(-k / (D/4))``, ``k = 0..D/4-1``, and a patch in column x, row y (patch index
+    ``gw * y + x``), the channels are ``[sin(x w), cos(x w), sin(y w), cos(y w)]``, each D/4 long.
+    Raises UserError unless 4 divides ``embed_dim``.
+    """
+    if embed_dim % 4:
+        raise UserError(
+            f"A sin-cos position table needs a width that 4 divides, not {embed_dim}; "
+            "choose another embed_dim."
+        )
+    # float64 until the end: in float32 the large angles would lose the last digits.
+    omega = 10000.0 ** (-torch.arange(embed_dim // 4, dtype=torch.float64) / (embed_dim // 4))
+    y, x = torch.meshgrid(
+        torch.arange(grid[0], dtype=torch.float64),
+        torch.arange(grid[1], dtype=torch.float64),
+        indexing="ij",
+    )
+    x_angles, y_angles = x.reshape(-1, 1) * omega, y.reshape(-1, 1) * omega  # [L, D/4]
+    patches = torch.cat((x_angles.sin(), x_angles.cos(), y_angles.sin(), y_angles.cos()), dim=1)
+    prefix = torch.zeros(num_prefix_tokens, embed_dim, dtype=torch.float64)
+    return torch.cat((prefix, patches)).float()
+
+
+def interpolate_pos_embed(
+    pos_embed: Float[Tensor, "1 N D"],
+    num_prefix_tokens: int,
+    grid_from: tuple[int, int],
+    grid_to: tuple[int, int],
+) -> Float[Tensor, "1 M D"]:
+    """A learned table for another grid: bicubic with antialiasing; prefix rows stay as they are.
+
+    ``num_prefix_tokens`` counts the rows without a place in the image (0 where the table has none).
+    Raises UserError where the rows do not fit ``grid_from``.
+    """
+    if pos_embed.shape[1] != num_prefix_tokens + grid_from[0] * grid_from[1]:
+        raise UserError(
+            f"A position table of {pos_embed.shape[1]} rows does not fit {num_prefix_tokens} "
+            f"prefix tokens and a grid of {grid_from[0]} x {grid_from[1]}; name the image and "
+            "patch size that it was made for."
+        )
+    if grid_from == grid_to:
+        return pos_embed
+    prefix, patches = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]
+    # float32: the interpolation has no half-precision version on the CPU.
+    image = patches.float().unflatten(1, grid_from).permute(0, 3, 1, 2)
+    image = F.interpolate(image, size=grid_to, mode="bicubic", antialias=True)
+    patches = image.permute(0, 2, 3, 1).flatten(1, 2).to(pos_embed.dtype)
+    return torch.cat((prefix, patches), dim=1)

@@ -1,0 +1,41 @@
+"""Learning-rate schedules as pure functions of the step; nothing here has a state."""
+
+import math
+
+
+def peak_lr(base_lr: float, global_batch_size: int) -> float:
+    """The linear scaling rule: ``base_lr`` is meant for 256 samples per step."""
+    return base_lr * global_batch_size / 256
+
+
+def cosine_lr(
+    step: int,
+    *,
+    steps_per_epoch: int,
+    epochs: float,
+    warmup_epochs: float,
+    peak_lr: float,
+    min_lr: float,
+) -> float:
+    """Learning rate of a step (counted from 0): linear warm-up, then half a cosine.
+
+    With e = step / steps_per_epoch, the fractional epoch:
+    lr = peak e / warmup for e < warmup, which ignores ``min_lr``, so the first step has lr 0; then
+    lr = min + (peak - min) (1 + cos(pi (e - warmup) / (epochs - warmup))) / 2,
+    and ``min_lr`` from ``epochs`` on.
+    """
+    epoch = step / steps_per_epoch
+    if epoch < warmup_epochs:
+        return peak_lr * epoch / warmup_epochs
+    if epoch >= epochs:
+        return min_lr
+    progress = (epoch - warmup_epochs) / (epochs - warmup_epochs)
+    return min_lr + (peak_lr - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def layer_scale(layer_id: int, num_layers: int, decay: float) -> float:
+    """Learning-rate factor of a layer: 1 after the last block, ``decay`` times less per block.
+
+    ``layer_id`` is 0 for the embedding, k + 1 for block k, ``num_layers`` + 1 for what follows.
+    """
+    return decay ** (num_layers + 1 - layer_id)

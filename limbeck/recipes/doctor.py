@@ -1,0 +1,302 @@
+"""``limbeck doctor``: scan all images and try one step, before a run costs hours.
+
+Imports of torch are inside the functions: the config and its checks must answer without it.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import TYPE_CHECKING
+
+from limbeck.config import options
+from limbeck.recipes import checks
+from limbeck.recipes.distill import DistillConfig
+from limbeck.recipes.distill import check as check_distill
+
+if TYPE_CHECKING:
+    from limbeck.data.scan import ScanReport
+    from limbeck.engine.distributed import Ranks
+    from limbeck.models.encoder import Encoder
+    from limbeck.recipes.images import Images
+
+NUM_TRIED = 8  # images of the tried steps: enough to amortise a step, few enough for any machine
+NUM_STEPS = 3  # the first one warms up
+NUM_LISTED = 10
+
+
+@options
+class DoctorConfig(DistillConfig):
+    """Check images, memory, disk and time for a run of 'limbeck distill' with the same options.
+
+    Without a teacher only the images are checked.
+    """
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the run will take; from one measured step of a few images, so about right, not exact.
+
+    Bytes: ``memory`` of this process (or of the GPU, where there is one), ``disk`` of the run's
+    folder, ``disk_free`` where it will be. ``step_seconds`` of a whole optimiser step, of which
+    the images alone take ``data_seconds`` when nothing else runs.
+    """
+
+    total_steps: int
+    step_seconds: float
+    data_seconds: float
+    total_seconds: float
+    memory: int
+    memory_total: int
+    memory_of: str
+    disk: int
+    disk_free: int
+    teacher: str
+    student: str
+    losses: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The scan, the forecast (None without a teacher), what is wrong and what to look at."""
+
+    scan: ScanReport
+    forecast: Forecast | None
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def doctor(config: DoctorConfig) -> Diagnosis:
+    """Scan every image and, where a teacher is named or none is needed, try a step."""
+    tries_step = config.teacher.source is not None or config.method != DistillConfig().method
+    if tries_step:
+        check_distill(config)
+    else:
+        checks.check_data(config.data)
+    from limbeck.data.scan import scan
+    from limbeck.engine.distributed import ranks_session
+    from limbeck.recipes.images import open_images
+
+    with ranks_session(config.train.device) as ranks:
+        images = open_images(config.data)
+        found = scan(images.whole, config.data, progress=_show_progress())
+        problems, warnings = judge_images(found, images, config)
+        forecast = None
+        if tries_step and not problems:
+            forecast = try_step(config, images, ranks)
+            problems += judge_forecast(forecast)
+    return Diagnosis(found, forecast, problems, warnings)
+
+
+def judge_images(
+    found: ScanReport, images: Images, config: DoctorConfig
+) -> tuple[list[str], list[str]]:
+    """What stops a run on these images, and what may surprise."""
+    problems, warnings = [], []
+    num_bad, batch = len(found.bad), config.train.global_batch_size
+    if num_bad > config.data.max_bad_ratio * found.num_images:
+        problems.append(
+            f"{num_bad} of {found.num_images} images can't be read, more than "
+            f"data.max_bad_ratio {config.data.max_bad_ratio:g} allows."
+        )
+    elif num_bad:
+        warnings.append(f"{num_bad} images can't be read and will be skipped.")
+    if len(images.train) < batch:
+        problems.append(
+            f"{len(images.train)} training images do not fill a batch of {batch}; add images or "
+            f"set --train.global-batch-size {max(1, len(images.train) // 2)} or less."
+        )
+    num_copies = sum(len(group) - 1 for group in found.duplicates)
+    if num_copies:
+        warnings.append(f"{num_copies} images are exact copies of others.")
+    if found.num_readable < 1000:
+        warnings.append(f"{found.num_readable} images are few: expect less than from thousands.")
+    counts = [count for count in found.class_counts.values() if count]
+    if counts and max(counts) > 20 * min(counts):
+        warnings.append(f"Classes are uneven: {min(counts)} to {max(counts)} images.")
+    return problems, warnings
+
+
+def judge_forecast(forecast: Forecast) -> list[str]:
+    """What stops the run on this machine."""
+    problems = []
+    if forecast.memory > 0.95 * forecast.memory_total:
+        problems.append(
+            f"The run needs about {_bytes(forecast.memory)} of {forecast.memory_of} and there are "
+            f"{_bytes(forecast.memory_total)}; raise --train.accumulate-steps."
+        )
+    if forecast.disk > forecast.disk_free:
+        problems.append(
+            f"The run needs about {_bytes(forecast.disk)} of disk and {_bytes(forecast.disk_free)} "
+            "are free; free some or choose another --out."
+        )
+    return problems
+
+
+def try_step(config: DoctorConfig, images: Images, ranks: Ranks) -> Forecast:
+    """Build the networks and time a few steps of a few real images."""
+    from limbeck.data.loader import num_cores
+    from limbeck.data.skipped import SkippedLog
+    from limbeck.methods.distiller import Distiller, autocast
+    from limbeck.recipes.distill import train_stream
+    from limbeck.recipes.networks import build_networks
+    from limbeck.recipes.steps import resolve
+
+    nets = build_networks(config, ranks.device)
+    facts = nets.student.facts
+    resolved = resolve(
+        len(images.train), facts.img_size[0], facts.architecture, config.optim, config.train
+    )
+    count = min(NUM_TRIED, config.train.global_batch_size)
+    small = replace(
+        config,
+        train=replace(config.train, global_batch_size=count, accumulate_steps=1),
+        data=replace(config.data, num_workers=0),
+    )
+    skipped = SkippedLog(None, len(images.train), max_bad_ratio=1.0)
+    stream = train_stream(small, images, nets, ranks, skipped, 0, NUM_STEPS)
+    distiller = Distiller(nets.student, nets.method, nets.teacher).to(ranks.device).train()
+    idle = _memory_in_use(ranks)
+    data_times, step_times = [], []
+    losses: dict[str, float] = {}
+    for _ in range(NUM_STEPS):
+        start = time.perf_counter()
+        batch = next(stream)
+        ready = time.perf_counter()
+        with autocast(ranks.device, config.train.precision):
+            result = distiller(batch)
+        result.total.backward()
+        losses = {name: float(value) for name, value in result.parts.items()}  # waits for the GPU
+        data_times.append(ready - start)
+        step_times.append(time.perf_counter() - ready)
+    per_image = max(0, _memory_in_use(ranks) - idle) / count
+    images_per_step = config.train.global_batch_size
+    workers = config.data.num_workers or max(1, num_cores() - 1)
+    step_seconds = median(step_times[1:]) / count * images_per_step
+    data_seconds = median(data_times[1:]) / count * images_per_step / workers
+    trained = sum(each.numel() for each in distiller.parameters() if each.requires_grad)
+    # Weights and AdamW's two moments, perhaps the average, in fp32; a new checkpoint is written
+    # before the old one goes. Then the finished student and some logs.
+    copies = 2 * (4 if config.train.ema_decay else 3) + 1
+    here = config.out.absolute()
+    exists = next(path for path in [here, *here.parents] if path.exists())
+    return Forecast(
+        total_steps=resolved.total_steps,
+        step_seconds=step_seconds,
+        data_seconds=data_seconds,
+        total_seconds=resolved.total_steps * max(step_seconds, data_seconds),
+        memory=int(
+            idle + per_image * images_per_step / config.train.accumulate_steps + 12 * trained
+        ),
+        memory_total=_memory_total(ranks),
+        memory_of="GPU memory" if ranks.device.type == "cuda" else "memory",
+        disk=4 * trained * copies + 200 * resolved.total_steps,
+        disk_free=shutil.disk_usage(exists).free,
+        teacher=describe(nets.teacher.encoder) if nets.teacher else "none",
+        student=describe(nets.student),
+        losses=losses,
+    )
+
+
+def describe(encoder: Encoder) -> str:
+    """An encoder in one line."""
+    facts = encoder.facts
+    heads = "/".join(map(str, dict.fromkeys(facts.num_heads)))
+    return (
+        f"{facts.architecture['name']}: {facts.depth} blocks, width {facts.embed_dim}, "
+        f"{heads} heads, {facts.img_size[0]} px, "
+        f"{sum(each.numel() for each in encoder.parameters()) / 1e6:.1f} M parameters"
+    )
+
+
+def _memory_in_use(ranks: Ranks) -> int:
+    """Largest use so far, in bytes: of the GPU, or of this process."""
+    import torch
+
+    if ranks.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(ranks.device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _memory_total(ranks: Ranks) -> int:
+    import torch
+
+    if ranks.device.type == "cuda":
+        return torch.cuda.get_device_properties(ranks.device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _show_progress() -> Callable[[int, int], None] | None:
+    """A counter on the terminal; None where nobody is looking."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        end = "\n" if done == total else "\r"
+        print(f"scanning images: {done:,} of {total:,}", end=end, file=sys.stderr)
+
+    return show
+
+
+def report(diagnosis: Diagnosis) -> str:
+    """The diagnosis for people."""
+    scan, forecast = diagnosis.scan, diagnosis.forecast
+    lines = [
+        f"images      {scan.num_readable:,} readable of {scan.num_images:,}, "
+        f"{_bytes(scan.total_bytes)}",
+        f"size        width {scan.width.min:.0f} to {scan.width.max:.0f} (median "
+        f"{scan.width.median:.0f}), height {scan.height.min:.0f} to {scan.height.max:.0f} (median "
+        f"{scan.height.median:.0f}) px",
+        f"formats     {_counts(scan.formats)}; modes {_counts(scan.modes)}",
+    ]
+    if scan.class_counts:
+        lines.append(f"classes     {len(scan.class_counts)}: {_counts(scan.class_counts)}")
+    lines += [f"bad         {key}: {reason}" for key, reason in scan.bad[:NUM_LISTED]]
+    if len(scan.bad) > NUM_LISTED:
+        lines.append(f"bad         and {len(scan.bad) - NUM_LISTED} more")
+    lines += [f"same bytes  {', '.join(group)}" for group in scan.duplicates[:NUM_LISTED]]
+    if forecast:
+        lines += [
+            f"student     {forecast.student}",
+            f"teacher     {forecast.teacher}",
+            f"one step    {forecast.step_seconds:.2f} s of arithmetic, {forecast.data_seconds:.2f} s "
+            "of images in the background; losses "
+            + ", ".join(f"{name} {value:.3f}" for name, value in forecast.losses.items()),
+            f"whole run   {forecast.total_steps:,} steps, about {_duration(forecast.total_seconds)}",
+            f"memory      about {_bytes(forecast.memory)} of {_bytes(forecast.memory_total)} "
+            f"{forecast.memory_of}",
+            f"disk        about {_bytes(forecast.disk)}; {_bytes(forecast.disk_free)} are free",
+        ]
+    lines += [f"WARNING     {text}" for text in diagnosis.warnings]
+    lines += [f"PROBLEM     {text}" for text in diagnosis.problems]
+    if not diagnosis.problems:
+        lines.append("Ready." if forecast else "The images are ready; add --teacher to try a step.")
+    return "\n".join(lines)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    shown = [f"{name} {count:,}" for name, count in list(counts.items())[:8]]
+    return ", ".join(shown) + (f" and {len(counts) - 8} more" if len(counts) > 8 else "")
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

@@ -1,0 +1,307 @@
+"""``limbeck evaluate``: is the student any good, and did the distillation help?
+
+Student, teacher and the same student undistilled answer the same probes on the same images.
+Imports of torch are inside the functions: the config and its checks must answer without it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pydantic
+import tyro
+
+from limbeck.config import options
+from limbeck.data.options import DataOptions
+from limbeck.errors import UserError
+from limbeck.recipes import checks
+from limbeck.recipes.probes import EmbedOptions
+
+if TYPE_CHECKING:
+    import torch
+
+    from limbeck.evaluation.embed import Embeddings
+    from limbeck.evaluation.scores import Score, Verdict
+    from limbeck.models.encoder import Encoder
+    from limbeck.recipes.images import Images
+
+log = logging.getLogger("limbeck")
+
+PositiveInt = Annotated[int, pydantic.Field(gt=0)]
+
+
+@options
+class EvaluateConfig:
+    """Probe students, their teacher and the same student undistilled, and give a verdict."""
+
+    student: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-s"])] = ()
+    """One or more distilled students (runs or files): one per seed of the same recipe."""
+    baseline: tuple[str, ...] = ()
+    """The same student without distillation, one or more; untrained ones if not given."""
+    teacher: str | None = None
+    """The teacher, as a reference; needed for unlabelled images."""
+    out: Path | None = None
+    """Folder for scores.json, table.md and a picture."""
+    num_labels: tuple[PositiveInt, ...] = (1, 5, 20)
+    """Labels per class of the few-label probes."""
+    label_draws: PositiveInt = 5
+    """Draws of these labels."""
+    k: PositiveInt = 20
+    """Neighbours of the kNN classifier."""
+    max_train: PositiveInt = 50_000
+    """At most this many labelled images to learn probes from."""
+    measure_speed: bool = True
+    """Also measure images per second of each network on this machine."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+
+    data: DataOptions = DataOptions(holdout_ratio=0.2)
+    embed: EmbedOptions = EmbedOptions()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a role, its runs' scores by probe, all of them in one, its cost."""
+
+    role: str
+    runs: list[dict[str, Score]]
+    scores: dict[str, Score]
+    cost: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What ``evaluate`` found: rows, a verdict by probe, the probe that decides, notes."""
+
+    rows: list[Row]
+    verdicts: dict[str, Verdict]
+    deciding: str
+    notes: list[str]
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "rows": [
+                {
+                    "role": row.role,
+                    "cost": row.cost,
+                    "scores": {name: score.plain() for name, score in row.scores.items()},
+                    "runs": [{name: run[name].mean for name in run} for run in row.runs],
+                }
+                for row in self.rows
+            ],
+            "verdicts": {name: vars(verdict) for name, verdict in self.verdicts.items()},
+            "deciding": self.deciding,
+            "notes": self.notes,
+        }
+
+
+def check(config: EvaluateConfig) -> None:
+    """All that can be wrong without opening an image or a weights file; raises UserError."""
+    checks.check_data(config.data)
+    checks.check_choice(config.device, ("auto", "cpu", "cuda"), "device")
+    if not config.student:
+        raise UserError("No student is named; pass --student RUN_FOLDER (one or more).")
+    for source in (*config.student, *config.baseline, *filter(None, [config.teacher])):
+        checks.check_source(source)
+
+
+def evaluate(config: EvaluateConfig) -> Evaluation:
+    """Probe all networks on the same images; raises UserError for bad input."""
+    check(config)
+    from limbeck.data.skipped import SkippedLog
+    from limbeck.engine.distributed import ranks_session
+    from limbeck.models.origins.load import load_encoder
+    from limbeck.recipes.images import open_images
+
+    with ranks_session(config.device) as ranks:
+        images = open_images(config.data)
+        if not images.is_labelled and config.teacher is None:
+            raise UserError(
+                f"{config.data.root} has no labels, so students can only be compared with their "
+                "teacher's neighbourhoods; pass --teacher, or class sub-folders."
+            )
+        students = [load_encoder(source) for source in config.student]
+        baselines = [load_encoder(source) for source in config.baseline]
+        notes = [] if baselines else ["The baseline is the student's architecture, untrained."]
+        baselines = baselines or [untrained(student, seed) for seed, student in enumerate(students)]
+        notes += seen_images(students, images)
+        teachers = [load_encoder(config.teacher)] if config.teacher else []
+        skipped = SkippedLog(None, len(images.train), config.data.max_bad_ratio)
+        groups = {"student": students, "baseline": baselines, "teacher": teachers}
+        groups = {role: encoders for role, encoders in groups.items() if encoders}
+        probe = _Prober(config, images, ranks.device, skipped)
+        if not images.is_labelled:
+            probe.target = probe.embed(teachers[0], images.holdout)
+            groups.pop("teacher")  # it agrees with itself
+        scores = {role: [probe.scores(each) for each in group] for role, group in groups.items()}
+        rows = [
+            Row(role, each, joined(each), probe.cost(groups[role][0]))
+            for role, each in scores.items()
+        ]
+    found = Evaluation(rows, *verdicts_of(scores["student"], scores["baseline"]), notes)
+    if skipped.reasons:
+        found.notes.append(skipped.summary())
+    if config.out is not None:
+        write(found, config.out, f"{config.data.root}, {len(images.holdout):,} test images")
+    return found
+
+
+class _Prober:
+    """Embeds and probes one encoder after the other on the same images."""
+
+    def __init__(
+        self, config: EvaluateConfig, images: Images, device: torch.device, skipped: Any
+    ) -> None:
+        from limbeck.recipes.probes import spread_slice
+
+        self.config, self.images, self.device, self.skipped = config, images, device, skipped
+        self.train = spread_slice(images.train, config.max_train)
+        self.target: Embeddings | None = None
+
+    def embed(self, encoder: Encoder, source: Any) -> Embeddings:
+        from limbeck.recipes.probes import embed_source
+
+        encoder.to(self.device)
+        config = self.config
+        return embed_source(encoder, source, config.embed, config.data, self.device, self.skipped)
+
+    def scores(self, encoder: Encoder) -> dict[str, Score]:
+        from limbeck.evaluation.neighbours import agreement
+        from limbeck.evaluation.probes import probe_scores
+
+        test = self.embed(encoder, self.images.holdout)
+        if self.target is not None:
+            return {"neighbours": agreement(test.features, self.target.features).neighbours}
+        return probe_scores(
+            self.embed(encoder, self.train),
+            test,
+            num_labels=self.config.num_labels,
+            seeds=self.config.label_draws,
+            k=self.config.k,
+            device=self.device,
+        )
+
+    def cost(self, encoder: Encoder) -> dict[str, float]:
+        from limbeck.evaluation.cost import count_macs, measure_speed
+
+        values = {
+            "parameters": float(sum(each.numel() for each in encoder.parameters())),
+            "macs": float(count_macs(encoder)),
+        }
+        if self.config.measure_speed:
+            values["images_per_second"] = measure_speed(encoder, 32).images_per_second
+        return values
+
+
+def untrained(student: Encoder, seed: int) -> Encoder:
+    """The student's architecture with fresh weights."""
+    from limbeck.models.build import build_fresh
+
+    return build_fresh(
+        student.facts.architecture, {"source": f"untrained, seed {seed}"}, seed
+    ).eval()
+
+
+def seen_images(students: list[Encoder], images: Images) -> list[str]:
+    """A note where test images may have been among those a student was distilled on."""
+    for student in students:
+        data = student.facts.origin.get("data", {})
+        is_same = data.get("fingerprint") == images.lineage["fingerprint"]
+        if is_same and data.get("num_holdout", 0) < images.lineage["num_holdout"]:
+            return [
+                "Some test images were among those the student was distilled on (without labels): "
+                "distil with the same --data.holdout-ratio, or name others with --data.eval-root."
+            ]
+    return []
+
+
+def joined(scores: list[dict[str, Score]]) -> dict[str, Score]:
+    """One score per probe for several runs of the same recipe."""
+    import torch
+
+    from limbeck.evaluation.scores import score_of
+
+    if len(scores) == 1:
+        return scores[0]
+    return {
+        name: score_of(torch.stack([run[name].per_image for run in scores]), first.how)
+        for name, first in scores[0].items()
+    }
+
+
+def verdicts_of(
+    student: list[dict[str, Score]], baseline: list[dict[str, Score]]
+) -> tuple[dict[str, Verdict], str]:
+    """A verdict on each probe that both have, and the probe that decides."""
+    from limbeck.evaluation.scores import compare
+
+    names = [name for name in student[0] if all(name in run for run in (*student, *baseline))]
+    verdicts = {
+        name: compare([run[name] for run in student], [run[name] for run in baseline])
+        for name in names
+    }
+    deciding = next(name for name in ("top1", "linear_top1", "neighbours") if name in verdicts)
+    return verdicts, deciding
+
+
+def report(found: Evaluation) -> str:
+    """The table and the verdict, for people."""
+    lines = [table_of(found), ""]
+    verdict = found.verdicts[found.deciding]
+    lines += [f"Verdict ({found.deciding}): {verdict.why}"]
+    lines += [
+        f"  {name}: {each.kind}, {100 * each.difference:+.1f} points "
+        f"(95 % interval {100 * each.low:+.1f} to {100 * each.high:+.1f})"
+        for name, each in found.verdicts.items()
+        if name != found.deciding and not name.endswith("top5")
+    ]
+    lines += [f"Note: {note}" for note in found.notes]
+    return "\n".join(lines)
+
+
+def table_of(found: Evaluation) -> str:
+    """The rows as a Markdown table; percentages with their 95 % intervals."""
+    from limbeck.evaluation.report import table
+
+    rows = []
+    for row in found.rows:
+        cells: dict[str, Any] = {
+            "network": row.role + (f" ({len(row.runs)} runs)" if len(row.runs) > 1 else ""),
+            "M params": f"{row.cost['parameters'] / 1e6:.2f}",
+            "G MACs": f"{row.cost['macs'] / 1e9:.3g}",
+        }
+        if "images_per_second" in row.cost:
+            cells["images/s"] = f"{row.cost['images_per_second']:.0f}"
+        for name, score in row.scores.items():
+            cells[name] = f"{100 * score.mean:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
+        rows.append(cells)
+    columns = list(dict.fromkeys(column for cells in rows for column in cells))
+    return table(rows, columns)
+
+
+def write(found: Evaluation, out: Path, data: str) -> None:
+    """scores.json, table.md and, where matplotlib is installed, probes.png and probes.svg."""
+    from limbeck.evaluation.report import save_bars
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "scores.json").write_text(json.dumps(found.plain(), indent=2) + "\n")
+        (out / "table.md").write_text(report(found) + "\n")
+    except OSError as error:
+        raise UserError(f"Can't write in {out}: {error.strerror}; choose another --out.") from error
+    probes = [name for name in found.rows[0].scores if not name.endswith("top5")]
+    bars = {
+        row.role: {
+            name: [run[name].mean for run in row.runs] for name in probes if name in row.scores
+        }
+        for row in found.rows
+    }
+    try:
+        save_bars(out / "probes.png", bars, title=f"Frozen features on {data}")
+    except UserError as error:
+        log.info("No picture: %s", error)

@@ -1,0 +1,267 @@
+"""``limbeck finetune``: a student and labelled images to a classifier.
+
+Imports of torch are inside the functions: the config and its checks must answer without it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import pydantic
+import tyro
+
+from limbeck.config import options, to_plain
+from limbeck.data.options import DataOptions, MixOptions, ViewOptions
+from limbeck.engine.options import OptimOptions, TrainOptions
+from limbeck.errors import UserError
+from limbeck.models.options import StudentOptions
+from limbeck.recipes import checks
+from limbeck.recipes.probes import CropEvalOptions
+
+if TYPE_CHECKING:
+    import torch
+
+    from limbeck.data.skipped import SkippedLog
+    from limbeck.data.source import Source
+    from limbeck.engine.distributed import Ranks
+    from limbeck.models.vit import VitEncoder
+    from limbeck.recipes.images import Images
+    from limbeck.records import Batch
+    from limbeck.tasks.classification import Classification
+
+log = logging.getLogger("limbeck")
+
+
+@options
+class FinetuneConfig:
+    """Fine-tune a student (or any encoder) to classify images. Defaults: TinyMIM's recipe for B."""
+
+    student: Annotated[str, tyro.conf.arg(aliases=["-s"])] = ""
+    """A run's folder, a weights file, timm:NAME, hf:NAME, or a bare timm name (vit_tiny): from
+    scratch."""
+    out: Path = Path("runs/finetune")
+    """Folder of the run: checkpoints, logs, and at the end the finished classifier."""
+    seed: int = 0
+    overwrite: bool = False
+    """Start afresh where the folder holds another run."""
+    img_size: Annotated[int, pydantic.Field(gt=0)] | None = None
+    """Image side in pixels; the student's own if not given (positions are interpolated)."""
+    global_pool: Literal["avg", "token"] = "avg"
+    """avg: mean of the patch tokens and a fresh norm; token: the CLS token."""
+    num_heads: Annotated[int, pydantic.Field(gt=0)] | None = None
+    """Head count of all blocks; the student's own, adapted last block included, if not given."""
+    drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.2
+    """Stochastic depth, rising linearly from 0 in the first block to this in the last."""
+
+    data: DataOptions = DataOptions(holdout_ratio=0.2)
+    views: ViewOptions = ViewOptions(
+        scale=(0.08, 1.0), rand_augment="rand-m9-mstd0.5-inc1", erase_prob=0.25
+    )
+    mix: MixOptions = MixOptions(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1)
+    optim: OptimOptions = OptimOptions(
+        base_lr=5e-4,
+        min_lr=1e-6,
+        betas=(0.9, 0.999),
+        layer_decay=0.65,
+        no_decay_names=("pos_embed", "cls_token"),
+    )
+    train: TrainOptions = TrainOptions(epochs=100)
+    evaluation: CropEvalOptions = CropEvalOptions()
+
+
+def check(config: FinetuneConfig) -> None:
+    """All that can be wrong without opening an image or a weights file; raises UserError."""
+    checks.check_data(config.data)
+    checks.check_train(config.train, config.optim)
+    if not config.student:
+        raise UserError(
+            "No student is named; pass --student RUN_FOLDER, or a timm name such as vit_tiny to "
+            "train from scratch."
+        )
+    if checks.is_bare_name(config.student):
+        checks.check_student(StudentOptions(name=config.student))
+    else:
+        checks.check_source(config.student)
+    if config.mix.mixup_alpha == config.mix.cutmix_alpha == 0:
+        default = MixOptions()
+        if (config.mix.mix_prob, config.mix.switch_prob) != (default.mix_prob, default.switch_prob):
+            raise UserError("mix.mix_prob and mix.switch_prob have no effect without mixing.")
+
+
+def finetune(config: FinetuneConfig) -> Path:
+    """Run the fine-tuning, or continue it; returns the run's folder with the finished classifier.
+
+    Raises UserError for bad input, RunError where a run under way can't go on, and Interrupted
+    when asked to stop (after saving).
+    """
+    check(config)
+    from limbeck.engine.distributed import ranks_session
+    from limbeck.recipes.images import open_images
+
+    with ranks_session(config.train.device) as ranks:
+        images = open_images(config.data)
+        if not images.is_labelled:
+            raise UserError(
+                f"{config.data.root} has no labels; fine-tuning needs class sub-folders "
+                "(data/cat/1.jpg) or a label column."
+            )
+        return _finetune(config, images, ranks)
+
+
+def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
+    from limbeck.data.skipped import SkippedLog
+    from limbeck.engine.checkpoint import open_run
+    from limbeck.engine.log import Log
+    from limbeck.engine.loop import fit
+    from limbeck.models.finished import save_student
+    from limbeck.recipes import lineage
+    from limbeck.recipes.steps import resolve
+    from limbeck.tasks.classification import Classification
+
+    student = build_classifier(config, len(images.train.classes))
+    facts = student.facts
+    resolved = resolve(
+        len(images.train), facts.img_size[0], facts.architecture, config.optim, config.train
+    )
+    run = open_run(
+        config.out,
+        {"verb": "finetune", **to_plain(config), "resolved": asdict(resolved)},
+        {"data": images.fingerprint, "student": facts.origin.get("weight_hash")},
+        overwrite=config.overwrite,
+    )
+    if run.is_finished:
+        log.info("%s is finished already; nothing to do.", run.dir)
+        return run.dir
+    skipped = SkippedLog(run.dir / "skipped.jsonl", len(images.train), config.data.max_bad_ratio)
+    task = Classification(student).to(ranks.device)
+    with Log(
+        run, config.train, ranks, stage="finetune", total_steps=resolved.total_steps
+    ) as report:
+        report.note(resolved.sentence())
+        result = fit(
+            task,
+            partial(_batches, config, images, student, ranks, skipped, resolved.total_steps),
+            total_steps=resolved.total_steps,
+            steps_per_epoch=resolved.steps_per_epoch,
+            optim=config.optim,
+            train=config.train,
+            run=run,
+            ranks=ranks,
+            log=report,
+            layer_id=lambda name: student.layer_id(name.removeprefix("encoder.model.")),
+            num_layers=facts.depth,
+            seed=config.seed,
+            probes=partial(_score, config, images.holdout, task, ranks.device, skipped),
+        )
+        if ranks.is_main:
+            record = lineage.record(
+                verb="finetune",
+                config=to_plain(config),
+                teacher=None,
+                data=images.lineage,
+                extra={
+                    "classes": list(images.train.classes),
+                    "student": facts.origin,
+                    "steps": resolved.total_steps,
+                    "scores": result.scores,
+                },
+            )
+            save_student(student, run.dir, record, crop_ratio=config.evaluation.crop_ratio)
+            run.finish()
+            report.note(skipped.summary())
+    return run.dir
+
+
+def build_classifier(config: FinetuneConfig, num_classes: int) -> VitEncoder:
+    """The student with a fresh classifier and its drop path."""
+    from limbeck.models.build import build_student, set_drop_path, with_classifier
+    from limbeck.models.origins.load import load_encoder
+
+    if checks.is_bare_name(config.student):
+        options = StudentOptions(name=config.student, img_size=config.img_size)
+        encoder = build_student(options, seed=config.seed)
+    else:
+        encoder = load_encoder(config.student)
+    classifier = with_classifier(
+        encoder,
+        num_classes,
+        config.global_pool,
+        config.seed,
+        num_heads=config.num_heads,
+        img_size=config.img_size,
+    )
+    depth = classifier.facts.depth
+    last = max(1, depth - 1)
+    set_drop_path(classifier, [config.drop_path_rate * block / last for block in range(depth)])
+    return classifier.train()
+
+
+def _batches(
+    config: FinetuneConfig,
+    images: Images,
+    student: VitEncoder,
+    ranks: Ranks,
+    skipped: SkippedLog,
+    total_steps: int,
+    start_step: int,
+) -> Iterator[Batch]:
+    from limbeck.data.loader import train_batches
+    from limbeck.data.mixing import mix
+
+    facts = student.facts
+    batches = train_batches(
+        images.train,
+        data=config.data,
+        views=config.views,
+        img_size=facts.img_size[0],
+        run_seed=config.seed,
+        global_batch_size=config.train.global_batch_size,
+        accumulate_steps=config.train.accumulate_steps,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        start_step=start_step,
+        total_steps=total_steps,
+        device=ranks.device,
+        erase_mean=facts.mean,
+        erase_std=facts.std,
+        skipped=skipped,
+    )
+    for batch in batches:
+        # The first view's seed stands for the micro-batch: mixing, too, survives a resume.
+        yield mix(batch, config.mix, facts.num_classes, seed=int(batch.view_seeds[0]))
+
+
+def _score(
+    config: FinetuneConfig,
+    holdout: Source,
+    task: Classification,
+    device: torch.device,
+    skipped: SkippedLog,
+    module: object,
+    step: int,
+) -> dict[str, float]:
+    """top1 and top5 on the held-out images."""
+    del module, step
+    from limbeck.recipes.probes import EmbedOptions, embed_source
+
+    options = EmbedOptions(**asdict(config.evaluation))
+    said = embed_source(task.encoder, holdout, options, config.data, device, skipped)
+    assert said.logits is not None and said.labels is not None
+    return task.score(said.logits, said.labels)
+
+
+def report(run_dir: Path) -> str:
+    """The scores of a finished run, for the command line."""
+    from limbeck.config import read_json
+
+    record = read_json(run_dir / "student.json")
+    scores = ", ".join(f"{name} {100 * value:.1f} %" for name, value in record["scores"].items())
+    return (
+        f"Held-out images at the end: {scores}.\n"
+        f"The classifier is in {run_dir} (student.safetensors, student.json)."
+    )

@@ -1,0 +1,55 @@
+"""Values that follow from the config and the data, resolved once, shown and saved."""
+
+from dataclasses import dataclass
+
+from limbeck.data.loader import steps_per_epoch
+from limbeck.engine.options import OptimOptions, TrainOptions
+from limbeck.errors import UserError
+from limbeck.ops.schedules import peak_lr
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """``peak_lr`` from base_lr and the global batch; steps from the epochs and the images."""
+
+    num_images: int
+    steps_per_epoch: int
+    total_steps: int
+    peak_lr: float
+    warmup_epochs: float
+    img_size: int
+    student: dict[str, object]
+
+    def sentence(self) -> str:
+        """For people."""
+        return (
+            f"{self.num_images:,} images, {self.steps_per_epoch:,} steps per epoch, "
+            f"{self.total_steps:,} steps in all, peak learning rate {self.peak_lr:.3g} "
+            f"after {self.warmup_epochs:g} epochs of warm-up, {self.img_size} px"
+        )
+
+
+def resolve(
+    num_images: int,
+    img_size: int,
+    student: dict[str, object],
+    optim: OptimOptions,
+    train: TrainOptions,
+) -> Resolved:
+    """Resolve the automatic values; raises UserError where no step would be left to do."""
+    per_epoch = steps_per_epoch(num_images, train.global_batch_size)
+    total = round(train.epochs * per_epoch)
+    if total < 1:
+        raise UserError(
+            f"train.epochs {train.epochs} of {per_epoch} steps each is less than one step; "
+            "raise it."
+        )
+    return Resolved(
+        num_images=num_images,
+        steps_per_epoch=per_epoch,
+        total_steps=total,
+        peak_lr=peak_lr(optim.base_lr, train.global_batch_size),
+        warmup_epochs=optim.warmup_for(train.epochs),
+        img_size=img_size,
+        student=student,
+    )

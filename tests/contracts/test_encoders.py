@@ -1,0 +1,139 @@
+"""What every encoder promises, for a small representative of every family."""
+
+import pytest
+import torch
+
+from limbeck.errors import UserError
+from limbeck.models.vit import build_encoder
+from limbeck.records import Tap
+from tests.models.families import CANT_DROP_PATCHES, FAMILIES, small_encoder, small_images
+
+BLOCK_KINDS = ("queries", "keys", "values", "scores", "tokens")
+# float32 sums in another order (kept patches, batched rotary tables).
+CLOSE = dict(rtol=1e-4, atol=1e-5)
+
+every_family = pytest.mark.parametrize("family", FAMILIES)
+every_dropping_family = pytest.mark.parametrize(
+    "family", [family for family in FAMILIES if family not in CANT_DROP_PATCHES]
+)
+
+
+def expected_shape(kind, facts, num_tokens):
+    heads, dim = facts.num_heads[-1], facts.embed_dim
+    return {
+        "queries": (2, heads, num_tokens, dim // heads),
+        "keys": (2, heads, num_tokens, dim // heads),
+        "values": (2, heads, num_tokens, dim // heads),
+        "scores": (2, heads, num_tokens, num_tokens),
+        "tokens": (2, num_tokens, dim),
+        "output": (2, num_tokens, dim),
+        "logits": (2, facts.num_classes),
+    }[kind]
+
+
+@every_family
+def test_every_offered_tap_exists_and_fits_the_facts(family):
+    encoder = small_encoder(family)
+    facts = encoder.facts
+    num_tokens = facts.num_prefix_tokens + facts.grid[0] * facts.grid[1]
+    taps = tuple(
+        Tap(kind, block)
+        for kind in encoder.offered_taps()
+        for block in (range(facts.depth) if kind in BLOCK_KINDS else (-1,))
+    )
+    features = encoder(small_images(), taps=taps)
+    assert set(features.taps) == set(taps)
+    for tap, value in features.taps.items():
+        assert tuple(value.shape) == expected_shape(tap.kind, facts, num_tokens), tap
+    assert features.grid == facts.grid
+    assert features.num_prefix_tokens == facts.num_prefix_tokens
+    assert ("logits" in encoder.offered_taps()) == (facts.num_classes > 0)
+
+
+@every_family
+def test_plain_forward_is_the_models_own(family):
+    encoder = small_encoder(family)
+    images = small_images()
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (encoder.facts.mean, encoder.facts.std))
+    normalised = (images - mean) / std
+    features = encoder(images)
+    assert features.taps == {}
+    torch.testing.assert_close(features.tokens, encoder.model.forward_features(normalised))
+    if encoder.facts.num_classes:
+        logits = encoder(images, taps=(Tap("logits"),)).taps[Tap("logits")]
+        torch.testing.assert_close(logits, encoder.model(normalised))
+
+
+@every_dropping_family
+def test_keeping_all_patches_in_any_order_is_the_full_forward(family):
+    encoder = small_encoder(family)
+    images = small_images()
+    prefix, grid = encoder.facts.num_prefix_tokens, encoder.facts.grid
+    num_patches = grid[0] * grid[1]
+    full = encoder(images).tokens
+    order = torch.stack([torch.arange(num_patches), torch.randperm(num_patches)])
+    kept = encoder(images, ids_keep=order).tokens
+    torch.testing.assert_close(kept[:, :prefix], full[:, :prefix], **CLOSE)
+    for sample in range(2):
+        expected = full[sample, prefix:][order[sample]]
+        torch.testing.assert_close(kept[sample, prefix:], expected, **CLOSE)
+
+
+@every_dropping_family
+def test_dropped_patches_are_not_computed_and_have_no_influence(family):
+    encoder = small_encoder(family)
+    facts = encoder.facts
+    images = small_images()
+    ids_keep = torch.tensor([[0, 5, 9], [3, 12, 2]])
+    features = encoder(images, ids_keep=ids_keep, taps=(Tap("output"), Tap("scores", 0)))
+    num_tokens = facts.num_prefix_tokens + 3
+    assert features.tokens.shape == (2, num_tokens, facts.embed_dim)
+    assert features.taps[Tap("scores", 0)].shape[-2:] == (num_tokens, num_tokens)
+    assert features.grid == facts.grid
+    if family == "hybrid":
+        return  # its convolutions see over the border of a patch
+    changed = images.clone()
+    changed[:, :, 24:, 24:] += 1.0  # patch 15, which neither sample keeps
+    torch.testing.assert_close(encoder(changed, ids_keep=ids_keep).tokens, features.tokens)
+
+
+@pytest.mark.parametrize("family", sorted(CANT_DROP_PATCHES))
+def test_relative_position_tables_refuse_dropped_patches(family):
+    with pytest.raises(UserError, match="can't be dropped"):
+        small_encoder(family)(small_images(), ids_keep=torch.zeros(2, 1, dtype=torch.long))
+
+
+@every_family
+def test_gradient_reaches_every_parameter(family):
+    encoder = small_encoder(family).train()
+    ends = tuple(Tap(kind) for kind in ("output", "logits") if kind in encoder.offered_taps())
+    features = encoder(small_images(), taps=ends)
+    sum((value * torch.randn_like(value)).sum() for value in features.taps.values()).backward()
+    without = [
+        name
+        for name, parameter in encoder.named_parameters()
+        if parameter.grad is None or not parameter.grad.isfinite().all()
+    ]
+    assert without == []
+
+
+@every_family
+def test_architecture_rebuilds_the_encoder(family):
+    encoder = small_encoder(family)
+    twin = build_encoder(encoder.facts.architecture, encoder.facts.origin).eval()
+    assert twin.facts == encoder.facts
+    twin.load_state_dict(encoder.state_dict())
+    images = small_images(1)
+    torch.testing.assert_close(twin(images).tokens, encoder(images).tokens, rtol=0, atol=0)
+
+
+@every_family
+def test_every_parameter_has_a_layer(family):
+    encoder = small_encoder(family)
+    depth = encoder.facts.depth
+    for name, _ in encoder.named_parameters():
+        layer = encoder.layer_id(name)
+        assert layer == encoder.layer_id(name.removeprefix("model."))
+        assert 0 <= layer <= depth + 1
+        if ".blocks." in name:
+            assert layer == int(name.split(".")[2]) + 1

@@ -1,0 +1,151 @@
+import sys
+
+import pytest
+
+from limbeck.data.hub import TableSource, open_hub, open_table
+from limbeck.data.options import DataOptions
+from limbeck.data.source import BadImage
+from limbeck.errors import UserError
+from tests.data.images import encode, photo
+
+datasets = pytest.importorskip("datasets")
+
+IMAGES = [encode(photo(seed=seed)) for seed in range(3)]
+
+
+@pytest.fixture(autouse=True)
+def _private_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def records(paths):
+    return [{"bytes": data, "path": path} for data, path in zip(IMAGES, paths, strict=False)]
+
+
+def write(file, columns, features=None):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    table = datasets.Dataset.from_dict(columns, features=features)
+    table.to_parquet(file)
+    return table
+
+
+def open_file(file, **options):
+    return open_table(str(file), DataOptions(**options), "train")
+
+
+def test_image_and_class_label_columns_by_type(tmp_path):
+    features = datasets.Features(
+        {"photo": datasets.Image(), "kind": datasets.ClassLabel(names=["cat", "dog"])}
+    )
+    write(tmp_path / "a.parquet", {"photo": records("xyz"), "kind": [1, 0, 1]}, features)
+    source = open_file(tmp_path / "a.parquet")
+    assert isinstance(source, TableSource)
+    assert source.classes == ("cat", "dog")
+    assert [source.label(index) for index in range(3)] == [1, 0, 1]
+    assert [source.read(index).data for index in range(3)] == IMAGES
+    assert source.read(0).label == 1
+    assert [source.key(index) for index in range(3)] == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize("paths", [["x", "x", "y"], [None, "x", "y"], [None] * 3])
+def test_keys_are_records_where_paths_do_not_tell(tmp_path, paths):
+    write(tmp_path / "a.parquet", {"image": records(paths), "label": [0, 4, 2]})
+    source = open_file(tmp_path / "a.parquet")
+    assert [source.key(index) for index in range(3)] == [f"a.parquet#{row}" for row in range(3)]
+    assert source.classes == ("0", "1", "2", "3", "4")
+
+
+def test_folder_of_tables(tmp_path):
+    write(tmp_path / "t" / "b.parquet", {"image": records([None, None])[:2]})
+    write(tmp_path / "t" / "a" / "a.parquet", {"image": records([None])})
+    source = open_table(str(tmp_path / "t"), DataOptions(), "train")
+    keys = [source.key(index) for index in range(3)]
+    assert keys == ["a/a.parquet#0", "b.parquet#0", "b.parquet#1"]
+    assert [source.read(index).data for index in range(3)] == [IMAGES[0], *IMAGES[:2]]
+    assert source.classes == () and source.label(0) is None
+
+
+def test_arrow_files(tmp_path):
+    table = datasets.Dataset.from_dict({"image": records("xyz"), "label": [0, 1, 1]})
+    table.save_to_disk(tmp_path / "saved")
+    (file,) = (tmp_path / "saved").glob("*.arrow")
+    assert open_file(file).read(1).data == IMAGES[1]
+
+
+def test_several_label_columns_need_a_name(tmp_path):
+    columns = {"image": records("xyz"), "fine": [0, 1, 1], "coarse": [0, 0, 0]}
+    write(tmp_path / "a.parquet", columns)
+    with pytest.raises(UserError, match=r"fine, coarse.*--data\.label-column"):
+        open_file(tmp_path / "a.parquet")
+    assert open_file(tmp_path / "a.parquet", label_column="fine").label(1) == 1
+    with pytest.raises(UserError, match="Did you mean 'coarse'"):
+        open_file(tmp_path / "a.parquet", label_column="coarze")
+    with pytest.raises(UserError, match="not labels"):
+        open_file(tmp_path / "a.parquet", label_column="image")
+
+
+def test_image_columns(tmp_path):
+    columns = {"left": records("xyz"), "right": records("xyz"), "raw": IMAGES}
+    write(tmp_path / "a.parquet", columns)
+    with pytest.raises(UserError, match=r"left, right.*--data\.image-column"):
+        open_file(tmp_path / "a.parquet")
+    assert open_file(tmp_path / "a.parquet", image_column="right").read(1).data == IMAGES[1]
+    raw = open_file(tmp_path / "a.parquet", image_column="raw")
+    assert raw.read(1).data == IMAGES[1] and raw.key(1) == "a.parquet#1"
+    with pytest.raises(UserError, match="no image column 'rigth'.*'right'"):
+        open_file(tmp_path / "a.parquet", image_column="rigth")
+    write(tmp_path / "b.parquet", {"text": ["a"], "n": [1]})
+    with pytest.raises(UserError, match="No column of the table holds images"):
+        open_file(tmp_path / "b.parquet")
+    with pytest.raises(UserError, match="not encoded images"):
+        open_file(tmp_path / "b.parquet", image_column="text")
+
+
+def test_records_without_bytes(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(IMAGES[2])
+    paths = [str(tmp_path / "x.jpg"), str(tmp_path / "gone.jpg"), None]
+    write(tmp_path / "a.parquet", {"image": [{"bytes": None, "path": path} for path in paths]})
+    source = open_file(tmp_path / "a.parquet")
+    assert source.read(0).data == IMAGES[2]
+    with pytest.raises(BadImage, match="No such file"):
+        source.read(1)
+    with pytest.raises(BadImage, match="no image"):
+        source.read(2)
+
+
+def test_bad_tables_are_named(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"no table")
+    with pytest.raises(UserError, match=r"a\.parquet as a table"):
+        open_file(tmp_path / "a.parquet")
+    write(tmp_path / "t" / "a.parquet", {"image": records("x")})
+    write(tmp_path / "t" / "b.parquet", {"image": ["words"]})
+    with pytest.raises(UserError, match="different columns"):
+        open_table(str(tmp_path / "t"), DataOptions(), "train")
+
+
+def test_hub_failure_says_how_to_pass_local_files(monkeypatch):
+    def fail(*args, **kwargs):
+        raise ConnectionError("Couldn't reach the Hub\nmany lines")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(UserError, match=r"'a/b' .*Couldn't reach the Hub;.*--data\.root"):
+        open_hub("hf:a/b", DataOptions(), "train")
+
+
+def test_hub_name_config_and_split(monkeypatch):
+    asked = []
+
+    def load(*args, **kwargs):
+        asked.append((args, kwargs))
+        return datasets.Dataset.from_dict({"image": records([None] * 3), "label": [0, 1, 1]})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    source = open_hub("hf:a/b:small", DataOptions(), "validation")
+    assert asked == [(("a/b", "small"), {"split": "validation"})]
+    assert source.key(2) == "validation#2" and source.read(2).data == IMAGES[2]
+
+
+def test_missing_package_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match=r"limbeck\[datasets\]"):
+        open_hub("hf:a/b", DataOptions(), "train")

@@ -1,0 +1,96 @@
+import pytest
+
+from limbeck.data.folder import FolderSource
+from limbeck.data.open import data_fingerprint, open_source, split_holdout
+from limbeck.data.options import DataOptions
+from limbeck.data.shards import TarSource
+from limbeck.data.source import Subset
+from limbeck.errors import UserError
+from tests.data.images import MemorySource, memory_photos, write_photos, write_shard
+
+
+def opened(root, **options):
+    return open_source(str(root), DataOptions(**options), "train")
+
+
+def test_the_form_is_seen_by_the_content(tmp_path):
+    write_photos(tmp_path, ["photos/a.jpg", "photos/b.jpg"])
+    (tmp_path / "photos" / "table.parquet").write_text("lies beside the images")
+    assert isinstance(opened(tmp_path / "photos"), FolderSource)
+    image = (tmp_path / "photos" / "a.jpg").read_bytes()
+    (tmp_path / "shards" / "sub").mkdir(parents=True)
+    for name in ("shards/0.tar", "shards/sub/1.tar"):
+        write_shard(tmp_path / name, [("x.jpg", image)])
+    assert isinstance(opened(tmp_path / "shards"), TarSource)
+    assert isinstance(opened(tmp_path / "shards" / "0.tar"), TarSource)
+    assert isinstance(opened(tmp_path / "shards" / "{0..0}.tar"), TarSource)
+    assert isinstance(opened(f"file://{tmp_path}/shards/0.tar"), TarSource)
+
+
+def test_missing_folder_names_the_nearest(tmp_path):
+    (tmp_path / "photos" / "summer").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"holds no 'fotos'. Did you mean 'photos'\?"):
+        opened(tmp_path / "fotos" / "summer")
+    with pytest.raises(UserError, match=r"Did you mean 'summer'\?"):
+        opened(tmp_path / "photos" / "sumer")
+
+
+def test_what_can_not_be_opened_is_said(tmp_path):
+    with pytest.raises(UserError, match=r"--data\.root"):
+        opened("")
+    with pytest.raises(UserError, match="no images"):
+        opened(tmp_path)
+    write_photos(tmp_path, ["a.jpg"])
+    with pytest.raises(UserError, match="one image"):
+        opened(tmp_path / "a.jpg")
+    (tmp_path / "a.zip").write_text("")
+    with pytest.raises(UserError, match="no form of data"):
+        opened(tmp_path / "a.zip")
+    with pytest.raises(UserError, match=r"\.tar shards"):
+        opened("s3://bucket/photos")
+
+
+def held_out_keys(source, **options):
+    train, holdout = split_holdout(source, DataOptions(**options))
+    keys = [{part.key(index) for index in range(len(part))} for part in (train, holdout)]
+    assert not keys[0] & keys[1] and len(keys[0] | keys[1]) == len(source)
+    return keys[1]
+
+
+def test_holdout_has_its_share_and_does_not_move():
+    few, many = MemorySource([b""] * 1000), MemorySource([b""] * 1500)
+    held_out = held_out_keys(few, holdout_ratio=0.1)
+    assert 60 < len(held_out) < 140  # four standard deviations
+    old = {few.key(index) for index in range(len(few))}
+    assert held_out_keys(many, holdout_ratio=0.1) & old == held_out
+    assert held_out <= held_out_keys(few, holdout_ratio=0.2)
+
+
+def test_holdout_is_capped():
+    source = MemorySource([b""] * 100)
+    assert len(held_out_keys(source, holdout_ratio=0.9)) == 50
+    few = held_out_keys(source, holdout_ratio=0.5, max_holdout=7)
+    assert len(few) == 7 and few <= held_out_keys(source, holdout_ratio=0.5, max_holdout=20)
+    assert held_out_keys(source, holdout_ratio=0.0) == set()
+    assert held_out_keys(MemorySource([b""]), holdout_ratio=0.9) == set()
+
+
+def test_holdout_is_the_same_in_any_order():
+    source = MemorySource([b""] * 50)
+    backwards = Subset(source, range(49, -1, -1))
+    options = {"holdout_ratio": 0.5, "max_holdout": 5}
+    assert held_out_keys(source, **options) == held_out_keys(backwards, **options)
+
+
+def test_fingerprint_knows_keys_and_labels_but_no_order():
+    source = memory_photos(6, num_classes=2)
+    fingerprint = data_fingerprint(source)
+    assert len(fingerprint) == 32 and int(fingerprint, 16)
+    assert data_fingerprint(Subset(source, [5, 4, 3, 2, 1, 0])) == fingerprint
+    others = [
+        Subset(source, range(5)),
+        memory_photos(6),
+        memory_photos(6, num_classes=3),
+        Subset(source, [0, 1, 2, 3, 4, 4]),
+    ]
+    assert len({fingerprint, *map(data_fingerprint, others)}) == 5

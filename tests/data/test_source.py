@@ -1,0 +1,49 @@
+import pickle
+
+import numpy as np
+import pytest
+
+from limbeck.data.source import Names, Subset, label_table, no_images
+from limbeck.errors import UserError
+from tests.data.images import memory_photos
+
+
+def test_names_are_given_back_as_they_were():
+    words = ["a", "", "ä/ö.jpg", "\udcff", "x" * 300]
+    names = pickle.loads(pickle.dumps(Names(words)))
+    assert list(names) == words and len(names) == 5
+    for beyond in (5, -1):
+        with pytest.raises(IndexError):
+            names[beyond]
+    assert list(Names([])) == []
+
+
+def test_subset_is_a_source_in_the_given_order():
+    source = memory_photos(5, num_classes=2)
+    subset = Subset(source, [4, 0, 3])
+    assert len(subset) == 3 and subset.classes == source.classes
+    assert [subset.key(i) for i in range(3)] == ["image 4", "image 0", "image 3"]
+    assert [subset.label(i) for i in range(3)] == [0, 0, 1]
+    assert subset.read(2) == source.read(3)
+
+
+def test_label_table():
+    classes, labels = label_table([2, 0, 2])
+    assert classes == ("0", "1", "2") and labels.tolist() == [2, 0, 2]
+    classes, labels = label_table(["dog", "cat", "dog"])
+    assert classes == ("cat", "dog") and labels.tolist() == [1, 0, 1]
+    assert labels.dtype == np.int64
+
+
+@pytest.mark.parametrize("values", [[], [1, None], [None], [-1, -1], [0, 10**9]])
+def test_what_is_no_label(values):
+    assert label_table(values) == ((), None)
+
+
+def test_mixed_labels_are_refused():
+    with pytest.raises(UserError, match="partly numbers"):
+        label_table([1, "a"])
+
+
+def test_no_images_names_the_place():
+    assert "/photos" in str(no_images("/photos"))

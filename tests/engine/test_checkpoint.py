@@ -1,0 +1,165 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from limbeck.engine.checkpoint import load_checkpoint, open_run, save_checkpoint, write_whole
+from limbeck.errors import RunError, UserError
+from tests.engine.fakes import train
+
+CONFIG = {"out": "a", "train": {"epochs": 3.0, "save_every": 500}, "crop": (0.2, 1.0)}
+DATA = {"data": "1234"}
+
+
+def test_a_new_folder_gets_its_config(tmp_path):
+    run = open_run(tmp_path / "new" / "run", CONFIG, DATA)
+    assert not run.is_finished
+    assert json.loads((run.dir / "config.json").read_text())["train"]["epochs"] == 3.0
+    assert sorted(file.name for file in run.dir.iterdir()) == ["config.json", "fingerprint.json"]
+
+
+def test_the_same_config_is_continued_and_finished(tmp_path):
+    run = open_run(tmp_path, CONFIG, DATA)
+    save_checkpoint(run, {"step": 3})
+    changed = {**CONFIG, "out": "b", "train": {"epochs": 3.0, "save_every": 7}}
+    again = open_run(tmp_path, changed, DATA)
+    assert load_checkpoint(again)["step"] == 3
+    again.finish()
+    assert open_run(tmp_path, CONFIG, DATA).is_finished
+
+
+def test_overwrite_continues_the_same_run(tmp_path):
+    """A command with --overwrite that was killed must go on when it is given again."""
+    run = open_run(tmp_path, CONFIG, DATA, overwrite=True)
+    save_checkpoint(run, {"step": 3})
+    assert load_checkpoint(open_run(tmp_path, CONFIG, DATA, overwrite=True))["step"] == 3
+
+
+def test_another_config_is_refused_by_name(tmp_path):
+    open_run(tmp_path, CONFIG, DATA)
+    other = {**CONFIG, "train": {"epochs": 5.0}, "seed": 1}
+    with pytest.raises(
+        UserError,
+        match=r"seed is absent there and 1 here; train.epochs is 3.0 there and 5.0 here.*"
+        "another --out.*--overwrite",
+    ):
+        open_run(tmp_path, other, DATA)
+    with pytest.raises(UserError, match='fingerprint of data is "1234" there and "9" here'):
+        open_run(tmp_path, CONFIG, {"data": "9"})
+
+
+def test_overwrite_replaces_another_run_and_leaves_foreign_folders(tmp_path):
+    run = open_run(tmp_path, CONFIG, DATA)
+    save_checkpoint(run, {"step": 3})
+    run.finish()
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("keep")
+    new = open_run(tmp_path, {"seed": 1}, DATA, overwrite=True)
+    assert load_checkpoint(new) is None
+    assert not new.is_finished
+    assert {entry.name for entry in tmp_path.iterdir()} == {
+        "config.json",
+        "fingerprint.json",
+        "notes",
+    }
+    assert (tmp_path / "notes" / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_with_other_things_is_never_touched(tmp_path, overwrite):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="holds no run.*thesis.txt.*another --out"):
+        open_run(tmp_path, CONFIG, DATA, overwrite=overwrite)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_what_a_crash_leaves_at_the_start_is_swept(tmp_path):
+    (tmp_path / ".config.json.partial").write_text("{")
+    (tmp_path / "fingerprint.json").write_text("{}")
+    open_run(tmp_path, CONFIG, DATA)
+    assert not (tmp_path / ".config.json.partial").exists()
+
+
+def test_an_unwritable_folder_is_said_at_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Can't write in .*file.*Not a directory.*another --out"):
+        open_run(tmp_path / "file" / "run", CONFIG, DATA)
+    with pytest.raises(UserError, match="Can't write in /proc"):
+        open_run(Path("/proc/limbeck"), CONFIG, DATA)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_folder_is_said_at_once(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="Permission denied"):
+        open_run(tmp_path, CONFIG, DATA)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.parametrize("size", [1, 3_000_000])
+def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, size):
+    run = open_run(tmp_path, CONFIG, DATA)
+    save_checkpoint(run, {"step": 1})
+    # Every write through this name fails as on a full disk.
+    (tmp_path / ".checkpoint.pt.partial").symlink_to("/dev/full")
+    with pytest.raises(RunError, match="checkpoint.pt: the disk is full.*kept.*same command"):
+        save_checkpoint(run, {"step": 2, "weights": torch.zeros(size)})
+    assert load_checkpoint(run)["step"] == 1
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_limit_in_the_middle_of_a_file_is_said(tmp_path):
+    """The disk fills up half-way: PyTorch then raises an error of its own that hides the cause."""
+    resource = pytest.importorskip("resource")
+    run = open_run(tmp_path, CONFIG, DATA)
+    save_checkpoint(run, {"step": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with pytest.raises(RunError, match="checkpoint.pt: File too large"):
+            save_checkpoint(run, {"step": 2, "weights": torch.zeros(3_000_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert load_checkpoint(run)["step"] == 1
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_run_stops_on_a_full_disk_and_continues_after(tmp_path):
+    def probe(module, step):
+        if step == 9:
+            (tmp_path / ".checkpoint.pt.partial").symlink_to("/dev/full")
+        return {}
+
+    with pytest.raises(RunError, match="the disk is full"):
+        train(tmp_path, probes=probe)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 5
+    _, result = train(tmp_path)
+    assert result.step == 12
+
+
+def test_a_damaged_checkpoint_is_said(tmp_path):
+    run = open_run(tmp_path, CONFIG, DATA)
+    run.checkpoint_file.write_bytes(b"not a checkpoint")
+    with pytest.raises(RunError, match="Can't read .*checkpoint.pt"):
+        load_checkpoint(run)
+    torch.save({"step": 1}, run.checkpoint_file)
+    with pytest.raises(RunError, match="no checkpoint of this version"):
+        load_checkpoint(run)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    file = tmp_path / "table.json"
+    file.write_text("old")
+
+    def write(stream):
+        stream.write(b"new")
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        write_whole(file, write)
+    assert file.read_text() == "old"
+    assert os.listdir(tmp_path) == ["table.json"]

@@ -1,0 +1,145 @@
+"""Ranks, and whole runs in processes of their own: killed, and two together."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck.engine.distributed import (
+    Ranks,
+    freeze_untrained,
+    gather,
+    mean_over_ranks,
+    on_main_rank,
+    ranks_session,
+    wrap,
+)
+from limbeck.errors import UserError
+from tests.engine.fakes import (
+    TinyModule,
+    assert_same_weights,
+    fake_batches,
+    read_metrics,
+    train,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+def start_process(out: Path, settings: dict, **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.engine.fakes", str(out), json.dumps(settings)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def start_pair(out: Path, settings: dict) -> list[subprocess.Popen]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    return [
+        start_process(out, settings, RANK=str(rank), LOCAL_RANK=str(rank), **common)
+        for rank in range(2)
+    ]
+
+
+def test_one_process_needs_no_group(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with ranks_session("cpu") as ranks:
+        assert ranks == Ranks()
+        assert ranks.is_main
+    module = nn.Linear(1, 1)
+    assert wrap(module, ranks) is module
+    assert on_main_rank(lambda: 3) == 3
+    assert gather("x") == ["x"]
+    assert mean_over_ranks(torch.ones(2)).tolist() == [1, 1]
+
+
+def test_a_missing_gpu_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="no CUDA device; use cpu or auto"), ranks_session("cuda"):
+        pass
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with ranks_session("auto") as ranks:
+        assert ranks.device.type == "cpu"
+
+
+def test_an_incomplete_environment_is_said(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UserError, match="RANK.*torchrun"), ranks_session("cpu"):
+        pass
+
+
+def test_freeze_untrained_finds_the_tail_and_leaves_no_trace():
+    module = TinyModule(drop_path=0.5, has_tail=True).eval()
+    batch = next(fake_batches(4)(0))
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    assert freeze_untrained(module, batch) == ["tail.weight", "tail.bias"]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not module.training
+    assert int(module.num_forwards) == 0
+    trainable = {name for name, p in module.named_parameters() if p.requires_grad}
+    assert trainable == {
+        f"{part}.{kind}" for part in ("stem", "norm", "head") for kind in ("weight", "bias")
+    }
+    assert all(parameter.grad is None for parameter in module.parameters())
+    assert freeze_untrained(module, batch) == []
+
+
+def test_kill_9_and_again_ends_the_same(tmp_path):
+    """Killed at a moment that nobody chose, a run ends as if it had never been."""
+    settings = {
+        "total_steps": 150,
+        "drop_path": 0.5,
+        "optim": {"clip_grad": 0.3},
+        "options": {"precision": "bf16", "ema_decay": 0.9, "save_every": 1},
+    }
+    process = start_process(tmp_path / "killed", {**settings, "step_seconds": 0.01})
+    file = tmp_path / "killed" / "metrics.jsonl"
+    while not (file.exists() and file.read_text().count("\n") > 3):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.003)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    done = torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)["step"]
+    assert 0 < done < 150
+    killed, _ = train(tmp_path / "killed", **settings)
+    whole, _ = train(tmp_path / "whole", **settings)
+    assert_same_weights(whole, killed, rtol=0, atol=0)
+    assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "killed")
+    assert not list((tmp_path / "killed").glob(".*"))
+
+
+def test_two_processes_equal_one_and_one_takes_over_from_two(tmp_path):
+    settings = {"options": {"accumulate_steps": 2, "ema_decay": 0.9}, "optim": {"clip_grad": 0.3}}
+    pair = start_pair(tmp_path / "two", {**settings, "bad_step": 10})
+    whole, _ = train(tmp_path / "one", **settings)
+    errors = [process.communicate()[1] for process in pair]
+    # Both ranks stop at the poisoned step, though only one of them was given the bad sample.
+    assert all("Step 11 is not finite" in error for error in errors), errors
+    assert "samples 10/0, 10/1 (all in" in errors[1]
+    assert torch.load(tmp_path / "two" / "checkpoint.pt", weights_only=True)["step"] == 10
+    both, _ = train(tmp_path / "two", **settings)
+    for model in (whole, both):
+        model.num_forwards.zero_()
+    assert_same_weights(whole, both, rtol=1e-4, atol=1e-5)  # sums in another order
+    one, two = read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two")
+    for record, other in zip(one, two, strict=True):
+        assert record["step"] == other["step"]
+        for group in ("losses", "probe"):
+            assert record.get(group, {}) == pytest.approx(other.get(group, {}), rel=1e-4)

@@ -1,0 +1,82 @@
+import timm
+import torch
+from torch import nn
+
+from limbeck.engine.optim import Average, build_optimizer, param_groups, set_lr
+from limbeck.engine.options import OptimOptions
+from tests.engine.fakes import TinyModule
+
+
+def vit_base_layer_id(name: str) -> int:
+    if name.startswith("blocks."):
+        return int(name.split(".")[1]) + 1
+    return 0 if name.startswith(("patch_embed", "cls_token", "pos_embed")) else 13
+
+
+def test_groups_of_fine_tuning_vit_base():
+    """Golden number 10: (undecayed, decayed) tensors are 3, 1 / 8, 4 each / 3, 1."""
+    with torch.device("meta"):
+        model = timm.create_model("vit_base_patch16_224", global_pool="avg")
+    options = OptimOptions(layer_decay=0.65, no_decay_names=("pos_embed", "cls_token"))
+    groups = param_groups(model, options, vit_base_layer_id, 12)
+    assert len(groups) == 28
+    sizes = [len(group["params"]) for group in groups]
+    assert sizes == [3, 1] + [8, 4] * 12 + [3, 1]
+    assert [group["weight_decay"] for group in groups] == [0.0, 0.05] * 14
+    assert [group["lr_scale"] for group in groups[::2]] == [0.65 ** (13 - i) for i in range(14)]
+
+
+def test_groups_of_pretraining_leave_out_what_is_frozen():
+    module = TinyModule()
+    module.stem.requires_grad_(False)
+    groups = param_groups(module, OptimOptions())
+    assert [len(group["params"]) for group in groups] == [3, 1]
+    assert [group["lr_scale"] for group in groups] == [1.0, 1.0]
+
+
+def test_last_names_decide_about_decay():
+    module = nn.ModuleDict({"pos_embed": nn.Linear(2, 2, bias=False)})
+    module.register_parameter("pos_embed_extra", nn.Parameter(torch.zeros(2, 2)))
+    groups = param_groups(module, OptimOptions(no_decay_names=("pos_embed",)))
+    assert [group["weight_decay"] for group in groups] == [0.05]
+    groups = param_groups(module, OptimOptions(no_decay_names=("weight",)))
+    assert [group["weight_decay"] for group in groups] == [0.0, 0.05]
+
+
+def test_lr_is_scaled_in_every_group():
+    module = TinyModule()
+    options = OptimOptions(layer_decay=0.5)
+    optimizer = build_optimizer(module, options, lambda name: int("stem" not in name), 1)
+    set_lr(optimizer, 0.8)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.2, 0.2, 0.4, 0.4]
+
+
+def test_one_step_is_adamw():
+    """Decoupled decay and a first step of lr * sign(gradient), by the formula."""
+    module = nn.Linear(3, 2)
+    start = module.weight.detach().clone()
+    optimizer = build_optimizer(module, OptimOptions(weight_decay=0.1))
+    set_lr(optimizer, 0.01)
+    (module(torch.ones(1, 3)).sum()).backward()
+    optimizer.step()
+    # rtol: eps 1e-8 beside a gradient of 1, in float32
+    torch.testing.assert_close(module.weight, start * (1 - 0.01 * 0.1) - 0.01, rtol=1e-5, atol=1e-7)
+
+
+def test_average_follows_its_formula():
+    module = nn.Linear(2, 2)
+    average = Average(module, 0.2)
+    expected = module.weight.detach().clone()
+    for step in range(5):
+        with torch.no_grad():
+            module.weight.add_(1.0)
+        average.update(step)
+        decay = min(0.2, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * module.weight.detach()
+    torch.testing.assert_close(average.state_dict()["weight"], expected)
+    own = module.weight.detach().clone()
+    with average.in_module():
+        torch.testing.assert_close(module.weight.detach(), expected)
+    assert torch.equal(module.weight, own)
+    average.copy_to_module()
+    torch.testing.assert_close(module.weight.detach(), expected)

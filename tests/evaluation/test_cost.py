@@ -1,0 +1,84 @@
+"""Known parameter and MAC counts, speed with a clock of our own."""
+
+import pytest
+import timm
+import torch
+
+from limbeck.evaluation.cost import count_macs, measure_cost, measure_speed
+from limbeck.models.encoder import Encoder, EncoderFacts
+from limbeck.records import Features
+from tests.fakes import FakeEncoder
+
+
+class TimmEncoder(Encoder):
+    """A timm model as it is: enough to be counted."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.model = timm.create_model(name, num_classes=0)
+        self.facts = EncoderFacts(
+            192, 12, (3,) * 12, 1, True, 16, (224, 224), (0.5,) * 3, (0.5,) * 3, 0, {}, {}
+        )
+
+    def forward(self, images, ids_keep=None, taps=()):
+        return Features(self.model.forward_features(images), 1, self.facts.grid)
+
+    def offered_taps(self):
+        return ("output",)
+
+    def layer_id(self, parameter_name):
+        return 0
+
+    def set_num_heads(self, block, num_heads):
+        raise NotImplementedError
+
+
+def vit_macs(dim, depth, num_tokens, patch_values):
+    """Patch embedding, then per block: qkv, proj, MLP (12 D^2 a token) and two N x N products."""
+    embedding = (num_tokens - 1) * patch_values * dim
+    block = 12 * num_tokens * dim**2 + 2 * num_tokens**2 * dim
+    return embedding + depth * block
+
+
+def test_vit_tiny_has_the_counts_everybody_states():
+    encoder = TimmEncoder("vit_tiny_patch16_224")
+    macs = count_macs(encoder)
+    assert macs == vit_macs(192, 12, 197, 768)
+    assert round(macs / 1e9, 2) == 1.25
+    assert sum(parameter.numel() for parameter in encoder.parameters()) == 5_524_416
+
+
+def ticking(seconds):
+    """A clock whose readings are the running sums of ``seconds``."""
+    times = [0.0]
+    for second in seconds:
+        times.append(times[-1] + second)
+    return iter(times).__next__
+
+
+def test_speed_is_the_median_after_two_warm_up_runs():
+    lengths = [50, 50, 2, 1, 9]
+    clock = ticking([x for length in lengths for x in (length, 0)])
+    speed = measure_speed(FakeEncoder(), 4, num_runs=3, clock=clock)
+    assert speed.images_per_second == 4 / 2
+    assert speed.batch_size == 4 and speed.num_runs == 3 and speed.peak_mib is None
+
+
+def test_cost_says_where_and_how_it_was_measured():
+    encoder = FakeEncoder().train()
+    cost = measure_cost(encoder, batch_sizes=(1, 3), num_runs=2)
+    assert cost.num_parameters == 48 * 24 + 8 * 3 + 3
+    assert cost.macs == 5 * 48 * 24
+    assert cost.device == "cpu" and cost.num_threads == torch.get_num_threads()
+    assert [speed.batch_size for speed in cost.speeds] == [1, 3]
+    assert all(speed.images_per_second > 0 for speed in cost.speeds)
+    assert encoder.training
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_peak_memory_on_a_gpu_holds_the_weights():
+    encoder = TimmEncoder("vit_tiny_patch16_224").cuda()
+    speed = measure_speed(encoder, 8)
+    assert speed.peak_mib > 4 * 5_524_416 / 2**20
+    assert count_macs(encoder) == vit_macs(192, 12, 197, 768)

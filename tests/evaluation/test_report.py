@@ -1,0 +1,83 @@
+"""Tables as text; pictures that are files, deterministic, and say what they show."""
+
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from limbeck.errors import UserError
+from limbeck.evaluation.report import save_bars, save_curves, save_image_rows, table
+from limbeck.evaluation.scores import score_of
+
+BARS = {
+    "student": {"kNN": [0.9, 0.92], "linear": [0.95, 0.96]},
+    "baseline": {"kNN": [0.7, 0.71], "linear": [0.8]},
+    "teacher": {"linear": [1.0]},
+}
+
+
+def test_a_table_is_markdown_that_lines_up():
+    score = score_of(torch.arange(263) < 81, "top-1")
+    rows = [
+        {"model": "student", "linear": score, "parameters": 5_524_416, "seconds": 1.23456},
+        {"model": "a|b", "seconds": None},
+    ]
+    assert table(rows).splitlines() == [
+        "| model   |              linear | parameters | seconds |",
+        "|---------|--------------------:|-----------:|--------:|",
+        "| student | 30.8 (25.5 to 36.6) |  5,524,416 |   1.235 |",
+        "| a\\|b    |                   - |          - |       - |",
+    ]
+
+
+def test_columns_choose_and_order():
+    lines = table([{"a": "x", "b": "y"}], ["b", "a"]).splitlines()
+    assert lines[0] == "| b | a |" and lines[2] == "| y | x |"
+
+
+def pixels(file):
+    with Image.open(file) as image:
+        return image.size, image.convert("L").getextrema()
+
+
+def test_bars_are_written_twice_and_name_all(tmp_path):
+    png, svg = save_bars(
+        tmp_path / "new" / "bars", BARS, title="Digits, 1,000 test images", chance=0.1
+    )
+    size, shades = pixels(png)
+    assert png.suffix == ".png" and min(size) > 500 and shades == (0, 255)
+    text = svg.read_text()
+    words = ["Digits, 1,000 test images", "top-1 accuracy (%)", "chance", "91.0", "100.0"]
+    assert all(word in text for word in [*words, *BARS, "kNN", "linear", "Whisker"])
+    assert text.count(">student<") == 1  # one entry in the legend
+
+
+def test_the_same_picture_has_the_same_bytes(tmp_path):
+    first = save_bars(tmp_path / "a", BARS, title="t")
+    second = save_bars(tmp_path / "b", BARS, title="t")
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_curves_have_axes_and_names(tmp_path):
+    curves = {"distilled": ([0, 1, 2], [3.0, 2.0, 1.0]), "alone": ([0, 2], [3.0, 2.5])}
+    png, svg = save_curves(tmp_path / "loss", curves, title="Loss", ylabel="loss per image")
+    assert pixels(png)[1][0] == 0
+    assert all(word in svg.read_text() for word in ["step", "loss per image", *curves])
+
+
+def test_image_rows_show_their_pixels(tmp_path):
+    rows = {"input": torch.ones(3, 3, 8, 8), "guess": torch.zeros(2, 3, 8, 8)}
+    rows["input"][:, 1:] = -1  # red, and out of range on purpose
+    png, svg = save_image_rows(tmp_path / "rows", rows, title="Reconstructions")
+    with Image.open(png) as image:
+        colours = {colour[:3] for _, colour in image.convert("RGB").getcolors(1 << 20)}
+    assert (255, 0, 0) in colours and (0, 0, 0) in colours
+    assert all(word in svg.read_text() for word in ["Reconstructions", *rows])
+
+
+def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match=r"limbeck\[plot\]"):
+        save_bars(tmp_path / "bars", BARS, title="t")

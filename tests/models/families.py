@@ -1,0 +1,76 @@
+"""Small random-weight representatives of every supported family of vision Transformers."""
+
+import timm
+import torch
+
+from limbeck.models.vit import VitEncoder, build_encoder
+
+IMG_SIZE, PATCH_SIZE, DEPTH, EMBED_DIM, NUM_HEADS = 32, 8, 3, 32, 2
+
+# Family: (timm name, what differs from the shared small shape).
+FAMILIES: dict[str, tuple[str, dict]] = {
+    "augreg": ("vit_tiny_patch16_224", {}),
+    "mae": ("vit_base_patch16_224", {"num_classes": 0}),
+    "mean-pooled": ("vit_tiny_patch16_224", {"global_pool": "avg"}),
+    "qk-norm": ("vit_tiny_patch16_224", {"qk_norm": True}),
+    "post-norm": ("vit_base_patch16_rpn_224", {"init_values": 1.0}),
+    "hybrid": ("vit_tiny_r_s16_p8_224", {"patch_size": 1}),
+    "deit-distilled": ("deit_tiny_distilled_patch16_224", {}),
+    "deit3": ("deit3_small_patch16_224", {}),
+    "clip": ("vit_base_patch16_clip_quickgelu_224", {}),
+    "siglip": ("vit_base_patch16_siglip_224", {"num_classes": 4}),
+    "siglip-gap": ("vit_base_patch16_siglip_gap_224", {"num_classes": 4}),
+    "dinov2": ("vit_small_patch14_dinov2", {"num_classes": 0}),
+    "dinov2-registers-swiglu": ("vit_giant_patch14_reg4_dinov2", {"num_classes": 0}),
+    "dinov3": ("vit_small_patch16_dinov3", {"num_classes": 0}),
+    "dinov3-swiglu": ("vit_huge_plus_patch16_dinov3_qkvb", {"num_classes": 0}),
+    "rope-mixed": ("vit_small_patch16_rope_mixed_ape_224", {}),
+    "perception-encoder": ("vit_pe_core_tiny_patch16_384", {"num_classes": 4}),
+    "grouped-keys": ("vit_base_patch16_sapiens2", {"num_kv_heads": 1, "num_classes": 0}),
+    "eva": ("eva_giant_patch14_224", {}),
+    "eva02-split-qkv": ("eva02_base_patch14_224", {}),
+    "eva02-fused-qkv": ("eva02_tiny_patch14_224", {}),
+    "eva02-clip": ("eva02_base_patch16_clip_224", {}),
+    "eva02-post-norm": ("eva02_enormous_patch14_clip_224", {}),
+    "beit": ("beit_base_patch16_224", {}),
+    "beit2-shared-bias": (
+        "beitv2_base_patch16_224",
+        {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True},
+    ),
+}
+# The oldest timm supported does not have all of them yet.
+FAMILIES = {family: entry for family, entry in FAMILIES.items() if timm.is_model(entry[0])}
+CANT_DROP_PATCHES = {"beit", "beit2-shared-bias"}
+
+
+def architecture_of(family: str) -> dict:
+    name, differences = FAMILIES[family]
+    shape = {
+        "img_size": IMG_SIZE,
+        "patch_size": PATCH_SIZE,
+        "embed_dim": EMBED_DIM,
+        "depth": DEPTH,
+        "num_heads": NUM_HEADS,
+        "num_classes": 5,
+    }
+    return {
+        "kind": "timm",
+        "name": name,
+        "kwargs": shape | differences,
+        "mean": [0.4, 0.5, 0.6],
+        "std": [0.2, 0.25, 0.3],
+    }
+
+
+def small_encoder(family: str) -> VitEncoder:
+    """In evaluation mode, with every weight disturbed: fresh ones are often 0, 1 or 1e-5."""
+    torch.manual_seed(0)
+    encoder = build_encoder(architecture_of(family)).eval()
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return encoder
+
+
+def small_images(num: int = 2) -> torch.Tensor:
+    return torch.rand(num, 3, IMG_SIZE, IMG_SIZE, generator=torch.Generator().manual_seed(1))

@@ -1,0 +1,90 @@
+"""Queries, keys, values and scores against what each model computes itself."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from limbeck.records import Tap
+from tests.models.families import FAMILIES, small_encoder, small_images
+
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+@pytest.fixture
+def attention_calls(monkeypatch):
+    """Queries, keys, values of every fused attention that the models themselves compute."""
+    calls = []
+    original = F.scaled_dot_product_attention
+
+    def recording(q, k, v, **kwargs):
+        calls.append((q, k, v))
+        return original(q, k, v, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", recording)
+    return calls
+
+
+@every_family
+def test_queries_keys_values_are_those_of_the_models_own_attention(family, attention_calls):
+    encoder = small_encoder(family)
+    images = small_images()
+    encoder.model((images - encoder.mean) / encoder.std)
+    own = attention_calls[: encoder.facts.depth]
+    taps = tuple(
+        Tap(kind, block) for block in range(len(own)) for kind in ("queries", "keys", "values")
+    )
+    found = encoder(images, taps=taps).taps
+    for block, (q, k, v) in enumerate(own):
+        torch.testing.assert_close(found[Tap("queries", block)], q)
+        torch.testing.assert_close(found[Tap("keys", block)], k)
+        torch.testing.assert_close(found[Tap("values", block)], v)
+
+
+@every_family
+def test_scores_are_those_before_the_models_own_softmax(family):
+    encoder = small_encoder(family)
+    images = small_images()
+    probabilities = {}
+    for index, block in enumerate(encoder.model.blocks):
+        block.attn.fused_attn = False
+        block.attn.attn_drop.register_forward_pre_hook(
+            lambda module, inputs, index=index: probabilities.setdefault(index, inputs[0])
+        )
+    encoder.model((images - encoder.mean) / encoder.std)
+    taps = tuple(Tap("scores", block) for block in range(encoder.facts.depth))
+    for tap, scores in encoder(images, taps=taps).taps.items():
+        # BEiT adds its position bias to the scores.
+        if family == "beit":
+            scores = scores + encoder.model.blocks[tap.block].attn._get_rel_pos_bias()
+        elif family == "beit2-shared-bias":
+            scores = scores + encoder.model.rel_pos_bias()
+        torch.testing.assert_close(scores.softmax(-1), probabilities[tap.block])
+
+
+@pytest.mark.parametrize("family", ["qk-norm", "dinov3", "eva02-split-qkv"])
+def test_types_under_autocast_are_those_of_the_models_own_attention(family, attention_calls):
+    encoder = small_encoder(family)
+    images = small_images()
+    with torch.autocast("cpu", torch.bfloat16):
+        encoder.model((images - encoder.mean) / encoder.std)
+        own = attention_calls[0]
+        taps = tuple(Tap(kind, 0) for kind in ("queries", "keys", "values"))
+        found = encoder(images, taps=taps).taps
+    for value, tap in zip(own, taps, strict=True):
+        assert found[tap].dtype == value.dtype
+        torch.testing.assert_close(found[tap], value)
+
+
+def test_head_split_is_contiguous_slices_of_each_third():
+    encoder = small_encoder("mae")
+    encoder.set_num_heads(0, 4)
+    images = small_images()
+    found = encoder(images, taps=(Tap("queries", 0), Tap("keys", 0), Tap("values", 0))).taps
+    model = encoder.model
+    x = model._pos_embed(model.patch_embed((images - encoder.mean) / encoder.std))
+    packed = model.blocks[0].attn.qkv(model.blocks[0].norm1(x))
+    for third, kind in enumerate(("queries", "keys", "values")):
+        for head in range(4):
+            start = third * 32 + head * 8
+            expected = packed[..., start : start + 8]
+            torch.testing.assert_close(found[Tap(kind, 0)][:, head], expected)

@@ -1,0 +1,197 @@
+"""Finished students: round trip, timm's own loading, atomic writing, and good errors."""
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+import limbeck
+from limbeck.errors import RunError, UserError
+from limbeck.models import finished
+from limbeck.models.build import build_student, with_classifier
+from limbeck.models.finished import is_finished_student, load_student, save_student, weight_hash
+from limbeck.models.options import StudentOptions
+from tests.models.families import small_encoder, small_images
+
+SMALL = StudentOptions(
+    name="vit_tiny", img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2
+)
+RECORD = {"teacher": {"source": "timm:x", "licence": "MIT"}, "data": "abc", "versions": {"a": "1"}}
+
+
+@pytest.fixture
+def student():
+    encoder = build_student(SMALL, seed=0).eval()
+    encoder.set_num_heads(-1, 4)
+    return encoder
+
+
+@pytest.fixture
+def folder(student, tmp_path):
+    save_student(student, tmp_path / "run", RECORD)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("part", ["", "student.json", "student.safetensors"])
+def test_round_trip_from_the_folder_and_from_either_file(student, folder, part):
+    loaded = load_student(folder / part)
+    images = small_images()
+    assert torch.equal(loaded(images).tokens, student(images).tokens)
+    assert loaded.facts.num_heads == (2, 4)
+    assert not loaded.training
+    assert loaded.facts.architecture == student.facts.architecture
+    assert loaded.facts.origin == {
+        "source": str(folder),
+        "weight_hash": weight_hash(student.model.state_dict()),
+        **RECORD,
+    }
+    assert is_finished_student(folder / part)
+
+
+@pytest.mark.parametrize("family", ["dinov3", "siglip", "deit-distilled", "beit", "hybrid"])
+def test_round_trip_of_other_families(family, tmp_path):
+    encoder = small_encoder(family)
+    save_student(encoder, tmp_path, {})
+    assert torch.equal(
+        load_student(tmp_path)(small_images()).tokens, encoder(small_images()).tokens
+    )
+
+
+def test_timm_alone_loads_the_weights_and_computes_the_same(student, folder):
+    record = json.loads((folder / "student.json").read_text())
+    names = {"timm": timm}
+    exec(record["timm"]["call"], names)
+    model = names["model"].eval()
+    model.load_state_dict(load_file(folder / "student.safetensors"), strict=True)
+    assert len(record["timm"]["then"]) == 1  # the adapted head count of the last block
+    for line in record["timm"]["then"]:
+        exec(line, names)
+    preprocessing = record["preprocessing"]
+    mean, std = (torch.tensor(preprocessing[k]).view(3, 1, 1) for k in ("mean", "std"))
+    tokens = model.forward_features((small_images() - mean) / std)
+    torch.testing.assert_close(tokens, student(small_images()).tokens)
+
+
+def test_the_record_says_everything(folder):
+    record = json.loads((folder / "student.json").read_text())
+    assert record["format"] == "limbeck-student" and record["format_version"] == 1
+    assert record["architecture"]["num_heads"] == [2, 4]
+    assert record["preprocessing"] == {
+        "img_size": [32, 32],
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "interpolation": "bicubic",
+        "crop_ratio": 0.875,
+    }
+    assert {key: record[key] for key in RECORD} == RECORD
+
+
+def test_fine_tuned_students_keep_their_classifier(student, tmp_path):
+    model = with_classifier(student, 5, "avg", seed=0)
+    save_student(model, tmp_path, {}, interpolation="bilinear", crop_ratio=1.0)
+    assert load_student(tmp_path).facts.num_classes == 5
+    record = json.loads((tmp_path / "student.json").read_text())
+    assert record["preprocessing"]["interpolation"] == "bilinear"
+    assert record["preprocessing"]["crop_ratio"] == 1.0
+
+
+def test_loading_needs_no_training_code():
+    # The imports are read, not run: a new process would take seconds to import torch again.
+    package = Path(limbeck.__file__).parent.parent
+    waiting, seen = ["limbeck.models.finished"], set()
+    while waiting:
+        module = waiting.pop()
+        file = package / (module.replace(".", "/") + ".py")
+        if module in seen or not file.is_file():
+            continue
+        seen.add(module)
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("limbeck"):
+                waiting.append(node.module)
+            elif isinstance(node, ast.Import):
+                waiting.extend(name.name for name in node.names)
+    assert "limbeck.models.vit" in seen
+    below = ("limbeck.models", "limbeck.ops", "limbeck.records", "limbeck.errors", "limbeck.config")
+    assert all(module.startswith(below) for module in seen), seen
+
+
+def test_hash_follows_the_content_and_not_the_order():
+    weights = {"a": torch.arange(4.0), "b": torch.tensor(1, dtype=torch.int64)}
+    assert weight_hash(weights) == weight_hash(dict(reversed(weights.items())))
+    assert weight_hash(weights) == weight_hash({k: v.clone() for k, v in weights.items()})
+    others = [
+        {**weights, "a": torch.arange(4.0) + 1},
+        {**weights, "a": torch.arange(4.0).view(2, 2)},
+        {**weights, "a": torch.arange(4.0).bfloat16()},
+        {"c": weights["a"], "b": weights["b"]},
+    ]
+    assert len({weight_hash(other) for other in [weights, *others]}) == 5
+
+
+def test_missing_and_foreign_files_are_refused(folder, tmp_path):
+    with pytest.raises(UserError, match="no student.json in .*nowhere.*finished run"):
+        load_student(tmp_path / "nowhere")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "student.json").write_text('{"format": "other"}')
+    assert not is_finished_student(tmp_path / "foreign")
+    (folder / "student.safetensors").rename(tmp_path / "foreign" / "student.safetensors")
+    with pytest.raises(UserError, match="not the record of a finished student"):
+        load_student(tmp_path / "foreign")
+    with pytest.raises(UserError, match="no student.safetensors"):
+        load_student(folder)
+    assert not is_finished_student(folder)
+
+
+def test_broken_files_are_refused(folder):
+    record_file = folder / "student.json"
+    record = record_file.read_text()
+    record_file.write_text(record.replace('"format_version": 1', '"format_version": 2'))
+    with pytest.raises(UserError, match="format version 2, newer .* update limbeck"):
+        load_student(folder)
+    record_file.write_text("{")
+    assert not is_finished_student(folder)
+    with pytest.raises(UserError, match="as JSON"):
+        load_student(folder)
+    record_file.write_text(record)
+    (folder / "student.safetensors").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="can't be read as safetensors"):
+        load_student(folder)
+
+
+def test_weights_that_do_not_match_are_listed(folder):
+    file = folder / "student.safetensors"
+    weights = load_file(file)
+    other = {k: v for k, v in weights.items() if k != "norm.bias"}
+    other |= {"extra": torch.zeros(1), "cls_token": torch.zeros(1, 1, 8)}
+    save_file(other, file)
+    with pytest.raises(
+        UserError,
+        match=r"missing: norm.bias; unexpected: extra; cls_token is \[1, 1, 8\] instead of "
+        r"\[1, 1, 32\]",
+    ):
+        load_student(folder)
+    save_file(weights | {"norm.bias": weights["norm.bias"] + 1}, file)
+    with pytest.raises(UserError, match="another weight hash"):
+        load_student(folder)
+
+
+def test_an_interrupted_write_keeps_the_old_student(student, folder, monkeypatch):
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def full_disk(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(finished.os, "fsync", full_disk)
+    with pytest.raises(RunError, match="No space left"):
+        save_student(student, folder, {"data": "other"})
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_the_record_can_not_overwrite_the_students_own_entries(student, tmp_path):
+    with pytest.raises(ValueError, match="may not set architecture"):
+        save_student(student, tmp_path, {"architecture": {}})
+    assert list(tmp_path.iterdir()) == []

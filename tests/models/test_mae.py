@@ -1,0 +1,84 @@
+"""The MAE decoder: MAE-Lite fact sheet 1.1 and golden number 11 (counts)."""
+
+import pytest
+import torch
+
+from limbeck.errors import UserError
+from limbeck.models.mae import MaeDecoder
+from limbeck.ops.pos_embed import sincos_2d
+
+
+def small_decoder(num_prefix_tokens=1):
+    return MaeDecoder(
+        embed_dim=12,
+        grid=(2, 3),
+        patch_size=4,
+        decoder_embed_dim=8,
+        decoder_depth=2,
+        decoder_num_heads=2,
+        num_prefix_tokens=num_prefix_tokens,
+    )
+
+
+def test_parameter_counts_for_vit_tiny():
+    with torch.device("meta"):
+        decoder = MaeDecoder(192, (14, 14), 16, 96, 1, 3, 1)
+    assert sum(p.numel() for p in decoder.parameters()) == 224_064
+    assert sum(p.numel() for p in decoder.parameters() if not p.requires_grad) == 18_912
+
+
+def test_names_and_start_values_are_maes():
+    decoder = small_decoder()
+    tops = {name.split(".")[0] for name in decoder.state_dict()}
+    assert tops == {
+        "decoder_embed", "mask_token", "decoder_pos_embed",
+        "decoder_blocks", "decoder_norm", "decoder_pred",
+    }  # fmt: skip
+    assert torch.equal(decoder.decoder_pos_embed[0], sincos_2d(8, (2, 3), 1))
+    assert not decoder.decoder_pos_embed.requires_grad
+    qkv = decoder.decoder_blocks[0].attn.qkv
+    assert 0.9 * (6 / 32) ** 0.5 < qkv.weight.abs().max() <= (6 / 32) ** 0.5  # as one matrix
+    assert qkv.bias.eq(0).all()
+    assert decoder.decoder_norm.eps == decoder.decoder_blocks[1].norm2.eps == 1e-6
+
+
+@pytest.mark.parametrize("num_prefix_tokens", [0, 1, 5])
+def test_forward_against_a_plain_loop(num_prefix_tokens):
+    decoder = small_decoder(num_prefix_tokens).eval()
+    tokens = torch.randn(2, num_prefix_tokens + 2, 12)
+    ids_keep = torch.tensor([[4, 1], [0, 5]])
+    embedded = decoder.decoder_embed(tokens)
+    rows = []
+    for sample in range(2):
+        places = [decoder.mask_token[0, 0]] * 6
+        for place, patch in enumerate(ids_keep[sample].tolist()):
+            places[patch] = embedded[sample, num_prefix_tokens + place]
+        cls = [embedded[sample, 0]] if num_prefix_tokens else []
+        rows.append(torch.stack(cls + places) + decoder.decoder_pos_embed[0])
+    x = torch.stack(rows)
+    for block in decoder.decoder_blocks:
+        x = block(x)
+    expected = decoder.decoder_pred(decoder.decoder_norm(x))[:, len(cls) :]
+    pixels = decoder(tokens, ids_keep)
+    assert pixels.shape == (2, 6, 48)
+    torch.testing.assert_close(pixels, expected)
+
+
+def test_gradient_reaches_the_tokens_and_every_trained_parameter():
+    decoder = small_decoder()
+    tokens = torch.randn(2, 3, 12, requires_grad=True)
+    decoder(tokens, torch.tensor([[4, 1], [0, 5]])).square().sum().backward()
+    assert tokens.grad is not None and tokens.grad.ne(0).any(-1).all()
+    assert all(p.grad is not None for p in decoder.parameters() if p.requires_grad)
+
+
+def test_runs_under_autocast():
+    decoder = small_decoder()
+    with torch.autocast("cpu", torch.bfloat16):
+        pixels = decoder(torch.randn(2, 3, 12), torch.tensor([[4, 1], [0, 5]]))
+    assert pixels.isfinite().all()
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(UserError, match="8 wide, which does not divide into 3 heads"):
+        MaeDecoder(12, (2, 3), 4, 8, 1, 3, 1)

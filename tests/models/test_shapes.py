@@ -1,0 +1,55 @@
+"""Model names: complete, quick, without torch, and with the nearest name for a wrong one."""
+
+import subprocess
+import sys
+
+import pytest
+import timm
+from timm.models import _registry
+
+from limbeck.errors import UserError
+from limbeck.models.shapes import SHORT_NAMES, check_model_name, known_model_names
+
+MODULES = ["vision_transformer", "vision_transformer_hybrid", "deit", "eva", "beit"]
+
+
+def test_names_are_those_that_timm_registers():
+    registered = [name for module in MODULES for name in timm.list_models(module=module)]
+    assert known_model_names() == sorted(registered)
+
+
+def test_every_pretrained_tag_of_timm_is_accepted():
+    tagged = [name for model in known_model_names() for name in _registry._model_with_tags[model]]
+    assert len(tagged) > 300
+    assert [check_model_name(name) for name in tagged] == tagged
+
+
+def test_short_names():
+    assert check_model_name("vit_tiny") == "vit_tiny_patch16_224"
+    assert set(SHORT_NAMES.values()) <= set(known_model_names())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vit_tinny", "Did you mean 'vit_tiny'"),
+        ("vit_base_patch14_dinov3", "Did you mean 'vit_base_patch16_dinov3'"),
+        ("vit_base_patch16_224.maee", "no weights 'maee'.*Did you mean 'mae'.*It has .*augreg"),
+        ("qqqqqqq", "There is no vision Transformer 'qqqqqqq' in timm. Short names: vit_tiny"),
+    ],
+)
+def test_wrong_names_get_the_nearest_one(name, message):
+    with pytest.raises(UserError, match=message):
+        check_model_name(name)
+
+
+def test_names_are_checked_without_torch_and_timm():
+    code = (
+        "import sys, time; start = time.perf_counter()\n"
+        "from limbeck.models.shapes import check_model_name, known_model_names\n"
+        "check_model_name('vit_base_patch16_224.mae'); assert len(known_model_names()) > 200\n"
+        "took = time.perf_counter() - start\n"
+        "assert not {'torch', 'timm'} & set(sys.modules), 'torch or timm was imported'\n"
+        "assert took < 0.3, took"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,81 @@
+"""Position tables: TinyMIM fact sheet's golden number 8, a slow loop, and resizing."""
+
+import math
+
+import pytest
+import torch
+from timm.layers import resample_abs_pos_embed
+
+from limbeck.errors import UserError
+from limbeck.ops.pos_embed import interpolate_pos_embed, sincos_2d
+
+GOLDEN = [  # width, row, channel, value (14 x 14 patches, one prefix row)
+    (192, 2, 0, 0.84147098),
+    (192, 2, 1, 0.73482198),
+    (192, 2, 48, 0.54030231),
+    (192, 2, 96, 0.0),
+    (192, 2, 144, 1.0),
+    (192, 15, 0, 0.0),
+    (192, 15, 48, 1.0),
+    (192, 15, 96, 0.84147098),
+    (192, 15, 144, 0.54030231),
+    (192, 196, 0, 0.42016704),
+    (192, 196, 1, -0.96500867),
+    (192, 196, 48, 0.90744678),
+    (768, 2, 1, 0.81525065),
+    (768, 196, 1, -0.17437020),
+]
+
+
+@pytest.mark.parametrize(("width", "row", "channel", "value"), GOLDEN)
+def test_golden_entries(width, row, channel, value):
+    table = sincos_2d(width, (14, 14), 1)
+    assert table[row, channel].item() == pytest.approx(value, abs=5e-8)  # one float32 step
+
+
+@pytest.mark.parametrize(("width", "total"), [(192, 17277.554156), (768, 69594.493859)])
+def test_golden_sums(width, total):
+    table = sincos_2d(width, (14, 14), 1)
+    assert table.shape == (197, width)
+    assert table.dtype == torch.float32
+    assert table[0].eq(0).all()
+    # Rounding to float32 moves the sum of 37,824 (151,296) values by about 1e-5.
+    assert table.double().sum().item() == pytest.approx(total, abs=2e-4)
+
+
+def test_rectangular_grid_against_a_loop():
+    table = sincos_2d(8, (2, 3), 2)
+    for y in range(2):
+        for x in range(3):
+            omega = [1.0, 10000**-0.5]
+            expected = [math.sin(x * w) for w in omega] + [math.cos(x * w) for w in omega]
+            expected += [math.sin(y * w) for w in omega] + [math.cos(y * w) for w in omega]
+            torch.testing.assert_close(table[2 + 3 * y + x], torch.tensor(expected))
+    assert table[:2].eq(0).all()
+
+
+def test_width_must_be_a_multiple_of_four():
+    with pytest.raises(UserError, match="4 divides, not 6"):
+        sincos_2d(6, (2, 2), 1)
+
+
+@pytest.mark.parametrize("num_prefix_tokens", [0, 1, 5])
+@pytest.mark.parametrize("grid_to", [(4, 4), (7, 7), (3, 6)])
+def test_interpolation_is_timms(num_prefix_tokens, grid_to):
+    table = torch.randn(1, num_prefix_tokens + 16, 12)
+    resized = interpolate_pos_embed(table, num_prefix_tokens, (4, 4), grid_to)
+    expected = resample_abs_pos_embed(table, list(grid_to), [4, 4], num_prefix_tokens)
+    torch.testing.assert_close(resized, expected)
+    assert torch.equal(resized[:, :num_prefix_tokens], table[:, :num_prefix_tokens])
+
+
+def test_interpolation_from_a_rectangle_keeps_type_and_a_constant():
+    table = torch.full((1, 1 + 6, 4), 0.5, dtype=torch.bfloat16)
+    resized = interpolate_pos_embed(table, 1, (2, 3), (5, 4))
+    assert resized.dtype == torch.bfloat16
+    torch.testing.assert_close(resized, torch.full((1, 21, 4), 0.5, dtype=torch.bfloat16))
+
+
+def test_rows_must_fit_the_grid():
+    with pytest.raises(UserError, match="198 rows does not fit 1 prefix tokens and a grid of 14"):
+        interpolate_pos_embed(torch.zeros(1, 198, 4), 1, (14, 14), (7, 7))
