@@ -5,6 +5,7 @@ key), so there is no reader state: resuming at a step is starting at it. One wor
 whole micro-batch; images stay uint8 until they are on the device.
 """
 
+import atexit
 import os
 import signal
 import warnings
@@ -239,20 +240,28 @@ def run_workers(
             # Otherwise it draws from the global generator, and a resumed run would differ.
             generator=torch.Generator(),
         )
-        results = iter(loader)
-    while True:
-        try:
-            result = next(results)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise RunError(
-                "A loader process died, most likely for want of memory (RAM or /dev/shm); "
-                "run the same command again with a smaller --data.num-workers (0 uses none)."
-            ) from error
-        yield result
+        # Dropping the iterator ends its workers. Where the caller still holds this generator when
+        # the program ends, that must happen before multiprocessing waits for them: they ignore
+        # its SIGTERM.
+        held = [iter(loader)]
+    atexit.register(held.clear)
+    try:
+        while True:
+            try:
+                result = next(held[0])
+            except StopIteration:
+                return
+            yield result
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RunError(
+            "A loader process died, most likely for want of memory (RAM or /dev/shm); "
+            "run the same command again with a smaller --data.num-workers (0 uses none)."
+        ) from error
+    finally:
+        held.clear()
+        atexit.unregister(held.clear)
 
 
 class _Requests:

@@ -136,7 +136,7 @@ def _differences(there: dict[str, Any], here: dict[str, Any], what: str) -> list
     old, new = dict(_flatten(there)), dict(_flatten(here))
     return [
         f"{what}{name} is {_short(old, name)} there and {_short(new, name)} here"
-        for name in sorted(old.keys() | new.keys())
+        for name in {**new, **old}
         if name not in MAY_CHANGE and _short(old, name) != _short(new, name)
     ]
 

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections import deque
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self, TextIO
@@ -167,7 +168,8 @@ class Log:
         if self._live is not None:
             self._live.stop()
         if self._metrics is not None:
-            self._metrics.close()
+            with suppress(OSError):  # every line was flushed: a full disk has been said already
+                self._metrics.close()
         if self._board is not None:
             self._board.close()
         if self._wandb is not None and self._wandb.run is not None:

@@ -372,11 +372,11 @@ class _StopSignals:
             return
         # torchrun passes the terminal's Ctrl-C on to the ranks that already got it themselves;
         # only a later one is a person's second.
-        is_second = self.number == signal.SIGINT and time.monotonic() - self._noted_at > 1
-        if number == signal.SIGINT and is_second:
+        is_later = self.number and time.monotonic() - self._noted_at > 1
+        if number == signal.SIGINT and is_later:
             raise KeyboardInterrupt
         if not self.number:
             self.number, self._noted_at = number, time.monotonic()
-            text = "Stopping after this step; Ctrl-C again stops at once, without saving."
+            text = "Stopping after this step; another Ctrl-C stops at once, without saving."
             # From a thread: the main one may be in the middle of writing to the same stream.
             threading.Thread(target=self.log.note, args=(text,), daemon=True).start()

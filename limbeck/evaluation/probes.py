@@ -28,8 +28,9 @@ def probe_scores(
     """Scores by name of labelled embeddings.
 
     "knn_top1", "linear_top1" with all training labels; "few_N_top1" with N labels per class, mean
-    of ``seeds`` draws; "top1" of the encoder's own classifier, where the embeddings have logits of
-    the same classes. "knn_top5", "linear_top5" and "top5" as well with more than five classes.
+    of ``seeds`` draws; "top1" of the encoder's own classifier, where it has as many classes as the
+    labels: logits of a foreign label set say nothing. "knn_top5", "linear_top5" and "top5" as well
+    with more than five classes.
     Raises UserError for unlabelled data.
     """
     train_labels, test_labels, num_classes = _labels_of(train, test)
@@ -44,13 +45,14 @@ def probe_scores(
             f"linear probe on {len(train):,} labelled images (l2 {probe.l2:g})",
         ),
     }
-    if test.logits is not None and test.logits.shape[1] >= num_classes:
+    if test.logits is not None and test.logits.shape[1] == num_classes:
         classifiers[""] = (test.logits, "the model's own classifier")
     scores = {}
     for name, (logits, how) in classifiers.items():
         for top in (1, 5) if num_classes > 5 else (1,):
             is_right = is_in_top(logits, test_labels, top)
             scores[f"{name}top{top}"] = score_of(is_right, f"top-{top} of {how}")
+    fewest = int(train_labels.bincount(minlength=num_classes).min())
     for count in num_labels:
         probes = few_label_probes(
             train.features,
@@ -62,13 +64,14 @@ def probe_scores(
         of_draw = [is_in_top(few.logits(test.features), test_labels) for few in probes]
         scores[f"few_{count}_top1"] = score_of(
             torch.stack(of_draw),
-            f"top-1 of linear probes on {count} labelled images per class, {seeds} draws",
+            f"top-1 of linear probes on {'up to ' if count > fewest else ''}{count} "
+            f"labelled images per class, {seeds} draws",
         )
     return scores
 
 
 def quick_probe(train: Embeddings, test: Embeddings) -> dict[str, float]:
-    """ "knn_top1" and "linear_top1" (0..1) in about a second for 2,000 images: one fixed L2."""
+    """Top-1 (0..1) by name, in about a second for 2,000 images: one fixed L2 strength."""
     train_labels, test_labels, num_classes = _labels_of(train, test)
     votes = knn(train.features, train_labels, test.features, num_classes=num_classes).votes
     probe = linear_probe(
@@ -85,7 +88,7 @@ def quick_probe(train: Embeddings, test: Embeddings) -> dict[str, float]:
 
 
 def quick_agreement(student: Embeddings, teacher: Embeddings) -> dict[str, float]:
-    """ "neighbours" and "cka" (0..1) of embeddings of the same images, for unlabelled data."""
+    """Agreement (0..1) by name of embeddings of the same images, for unlabelled data."""
     if student.keys != teacher.keys:
         raise RunError(
             "Student and teacher could not be shown the same images: some became unreadable "

@@ -1,7 +1,7 @@
 """Scores with their uncertainty, and the verdict: did the distillation help?
 
-Two kinds of luck blur a score: which images are in the test set, and what a training run drew (its
-seed). Intervals here cover 95 % and say which of the two they cover.
+Three kinds of luck blur a score: which images are in the test set, which labels a few-label probe
+drew, and what a training run drew (its seed). Intervals here cover 95 % and say which they cover.
 """
 
 import math
@@ -223,10 +223,12 @@ def compare(student: Sequence[Score], baseline: Sequence[Score]) -> Verdict:
         )
     sides = [[score.mean for score in side] for side in (student, baseline)]
     down, up = _newcombe(sides, num_test)
-    per_image = [[score.per_image for score in side] for side in (student, baseline)]
-    if all(one is not None for side in per_image for one in side):
-        means = [torch.stack(side).mean(dim=0) for side in per_image]
-        down = up = Z * paired_sampling_error(*means)
+    known = [
+        [score.per_image for score in side if score.per_image is not None]
+        for side in (student, baseline)
+    ]
+    if sum(map(len, known)) == len(scores):
+        down = up = Z * paired_sampling_error(*(torch.stack(side).mean(dim=0) for side in known))
     basis = f"{num_test:,} test images"
     if num_draws > 1:
         of_draw = [

@@ -1,1 +1,1 @@
-
+"""Encoders: any timm vision Transformer behind one contract, students, weights, finished files."""

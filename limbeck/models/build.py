@@ -69,7 +69,7 @@ def build_fresh(architecture: dict[str, Any], origin: dict[str, Any], seed: int)
 
 
 def init_student(model: nn.Module) -> None:
-    """MAE's initialisation of a timm vision Transformer, in place (TinyMIM fact sheet 3.1).
+    """MAE's initialisation of a timm vision Transformer, in place; TinyMIM's too.
 
     Xavier-uniform for every Linear (a packed qkv as one matrix) and for the patch convolution as a
     flattened matrix, zero biases, the convolution's bias uniform +-1/sqrt(fan-in), cls_token normal
@@ -116,10 +116,10 @@ def reinit_tail(
     """Decide on the parameters that a method never trained, in place.
 
     ``parameter_names`` (the encoder's, or timm's bare ones) are for TinyMIM those of the last
-    block's attn.proj, norm2 and mlp, and of the final norm (fact sheet 1.12). "keep" leaves them;
-    "reinit" draws them afresh as ``build_fresh`` does; "zero" draws them afresh and then sets
-    attn.proj and mlp.fc2 to zero, so that the block passes its input through. Returns a plain-data
-    report. Raises UserError for an unknown name.
+    block's attn.proj, norm2 and mlp, and of the final norm, which its loss never reaches. "keep"
+    leaves them; "reinit" draws them afresh as ``build_fresh`` does; "zero" draws them afresh and
+    then sets attn.proj and mlp.fc2 to zero, so that the block passes its input through. Returns a
+    plain-data report. Raises UserError for an unknown name.
     """
     names = [name.removeprefix("model.") for name in parameter_names]
     own = dict(encoder.model.named_parameters())
@@ -159,7 +159,7 @@ def with_classifier(
 
     "avg" pools the patches and norms afterwards (timm's fresh fc_norm; the encoder's final norm is
     dropped), "token" norms and takes the CLS token. The head starts trunc-normal with std 2e-5 and
-    zero bias (fact sheet 2.2). Adapted head counts are kept unless ``num_heads`` sets one for all
+    zero bias, as TinyMIM's does. Adapted head counts are kept unless ``num_heads`` sets one for all
     blocks. Another ``img_size`` (pixels) interpolates the positions. Raises UserError where any
     other weight has no counterpart.
     """
@@ -196,7 +196,7 @@ def with_classifier(
             f"The encoder's weights do not fit {architecture['name']} with {global_pool} pooling: "
             f"{', '.join(unmatched)}; choose another pooling or keep the image size."
         )
-    classifier.model.load_state_dict(weights, strict=False)  # the rest was compared above
+    classifier.model.load_state_dict(classifier.model.state_dict() | weights)
     return classifier
 
 
@@ -211,7 +211,8 @@ def _heads(model: nn.Module) -> list[nn.Linear]:
 
 
 def _without_head(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {k: v for k, v in weights.items() if _first(k) not in ("head", "head_dist")}
+    old_head = ("head", "head_dist", "attn_pool")
+    return {name: value for name, value in weights.items() if _first(name) not in old_head}
 
 
 def _first(name: str) -> str:

@@ -24,7 +24,7 @@ from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes.distill import DistillConfig, distill
 from limbeck.recipes.evaluate import EvaluateConfig, evaluate
 from limbeck.recipes.evaluate import report as report_evaluation
-from limbeck.recipes.probes import ProbeOptions
+from limbeck.recipes.probes import EmbedOptions, ProbeOptions
 
 if TYPE_CHECKING:
     from limbeck.recipes.evaluate import Evaluation
@@ -78,6 +78,7 @@ def demo(config: DemoConfig) -> DemoResult:
             teacher=teacher,
             out=config.out,
             data=_data(digits),
+            embed=EmbedOptions(crop_ratio=1.0),
         )
     )
     seconds["evaluation"] = time.monotonic() - started

@@ -165,7 +165,7 @@ def _distill(config: DistillConfig, images: Images, ranks: Ranks) -> Path:
                 config=to_plain(config),
                 teacher=nets.teacher and nets.teacher.facts,
                 data=images.lineage,
-                extra={"untrained": tail, "steps": resolved.total_steps, "scores": result.scores},
+                extra={"untrained": tail, "steps": resolved.total_steps, "scores": result.probes},
             )
             save_student(student, run.dir, record)
             run.finish()

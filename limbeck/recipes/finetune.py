@@ -168,7 +168,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
                     "classes": list(images.train.classes),
                     "student": facts.origin,
                     "steps": resolved.total_steps,
-                    "scores": result.scores,
+                    "scores": result.probes,
                 },
             )
             save_student(student, run.dir, record, crop_ratio=config.evaluation.crop_ratio)

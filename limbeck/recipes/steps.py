@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from limbeck.data.loader import steps_per_epoch
+from limbeck.data.order import steps_per_epoch
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.ops.schedules import peak_lr

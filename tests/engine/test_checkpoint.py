@@ -42,7 +42,7 @@ def test_another_config_is_refused_by_name(tmp_path):
     other = {**CONFIG, "train": {"epochs": 5.0}, "seed": 1}
     with pytest.raises(
         UserError,
-        match=r"seed is absent there and 1 here; train.epochs is 3.0 there and 5.0 here.*"
+        match=r"train.epochs is 3.0 there and 5.0 here; seed is absent there and 1 here.*"
         "another --out.*--overwrite",
     ):
         open_run(tmp_path, other, DATA)

@@ -11,7 +11,6 @@ from limbeck.engine.distributed import Ranks
 from limbeck.engine.log import Log, cut_metrics
 from limbeck.engine.options import TrainOptions
 from limbeck.errors import RunError, UserError
-from tests.engine.fakes import train
 
 STEP = {
     "epoch": 0.5,
@@ -29,6 +28,10 @@ def open_log(tmp_path, ranks=Ranks(), is_terminal=False, **options):  # noqa: B0
     console = Console(file=io.StringIO(), force_terminal=is_terminal, width=200)
     train_options = TrainOptions(log_every=1, **options)
     return Log(run, train_options, ranks, stage="distill", total_steps=10, console=console)
+
+
+def read_lines(tmp_path):
+    return (tmp_path / "run/metrics.jsonl").read_text().splitlines()
 
 
 def shown(log):
@@ -74,7 +77,7 @@ def test_records_in_metrics_and_tensorboard(tmp_path):
         log.add_step(1, **STEP)
         log.add_step(2, **{**STEP, "grad_norm": float("inf")})
         log.add_probe(2, epoch=1.0, scores={"knn": 0.25})
-    records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
+    records = [json.loads(line) for line in read_lines(tmp_path)]
     assert records[0] == {
         "step": 1,
         "epoch": 0.5,
@@ -162,22 +165,18 @@ def test_cut_metrics_drops_later_and_torn_lines(tmp_path):
 
 def test_a_full_disk_is_said(tmp_path):
     with open_log(tmp_path) as log:
-        (tmp_path / "run/metrics.jsonl").symlink_to("/dev/full")
         log.start(0)
+        log._metrics.close()
+        log._metrics = open("/dev/full", "w")  # noqa: SIM115
         with pytest.raises(RunError, match="metrics.jsonl: the disk is full"):
             log.add_step(1, **STEP)
 
 
-def test_the_loop_says_where_it_continues(tmp_path):
-    train(tmp_path, total_steps=12)
-    (tmp_path / "metrics.jsonl").unlink()
-    (tmp_path / "finished.json").unlink(missing_ok=True)
-    console = Console(file=io.StringIO())
-    with open_log(tmp_path / "other") as log:
-        log.console = console
+def test_a_continued_run_says_so_and_shows_the_last_probe(tmp_path, monkeypatch):
+    monkeypatch.setattr("limbeck.engine.log.SECONDS_BETWEEN_LINES", -1.0)
+    with open_log(tmp_path) as log:
         log.start(4, {"knn": 0.5})
         log.add_step(5, **STEP)
-        log.add_probe(5, epoch=1.0, scores={"knn": 0.75})
-    text = console.file.getvalue()
-    assert text.startswith("distill: continues at step 4 of 10\n")
-    assert "knn 0.75" in text
+    lines = shown(log).splitlines()
+    assert lines[0] == "distill: continues at step 4 of 10"
+    assert lines[1].endswith("probe knn 0.5")

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from limbeck.engine.loop import Interrupted
+from limbeck.engine.loop import Interrupted, _StopSignals
 from limbeck.errors import RunError, UserError
 from tests.engine.fakes import (
     TinyModule,
@@ -179,6 +179,17 @@ def test_torchruns_echo_of_ctrl_c_is_not_a_second_one(tmp_path):
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 7
 
 
+def test_a_forked_loader_process_leaves_stopping_to_its_parent(monkeypatch):
+    stop = _StopSignals(log=None)
+    stop._process = -1
+    stop._handle(signal.SIGINT, None)
+    assert stop.number == 0
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    stop._handle(signal.SIGTERM, None)
+    assert codes == [143]
+
+
 def test_runs_outside_the_main_thread(tmp_path):
     done = []
     thread = threading.Thread(target=lambda: done.append(train(tmp_path)))
@@ -204,7 +215,7 @@ def test_a_finite_loss_with_an_infinite_gradient_stops_too(tmp_path):
     def batches(step):
         """Images whose loss still fits float32 and whose gradient does not."""
         for batch in fake_batches(8)(step):
-            batch.images.mul_(1e19)
+            batch.images.mul_(1e18)
             yield batch
 
     with pytest.raises(RunError, match=r"losses total \d.*e\+3\d, .* gradient norm inf"):

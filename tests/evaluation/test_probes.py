@@ -59,17 +59,20 @@ def test_five_classes_have_no_top5_and_few_neighbours_are_said():
     assert "k = 12" in scores["knn_top1"].how
 
 
-def test_logits_of_other_classes_are_left_out():
+@pytest.mark.parametrize("num_classes", [3, 1000])
+def test_logits_of_other_classes_are_left_out(num_classes):
     test = embeddings(100, seed=1)
-    other = Embeddings(test.features, test.labels, test.keys, logits=torch.rand(100, 3))
+    logits = torch.rand(100, num_classes)
+    other = Embeddings(test.features, test.labels, test.keys, logits)
     assert "top1" not in probe_scores(embeddings(100), other, num_labels=())
 
 
 def test_a_class_without_training_images_counts_as_wrong():
     train = embeddings(90, num_classes=9)
     test = embeddings(100, num_classes=10, seed=1)
-    scores = probe_scores(train, test, num_labels=())
+    scores = probe_scores(train, test, num_labels=(5,))
     assert scores["linear_top1"].mean <= 0.9
+    assert "on up to 5 labelled images per class" in scores["few_5_top1"].how
 
 
 def test_quick_probe_agrees_with_the_full_one_and_is_quick():

@@ -1,4 +1,4 @@
-"""Students: counts and start values of the TinyMIM fact sheet (3.1, golden 9, 10), seeds, heads."""
+"""Students: TinyMIM's parameter counts, layers and start values; seeds, tails, classifiers."""
 
 from collections import Counter
 
@@ -11,6 +11,7 @@ from limbeck.models.build import build_student, reinit_tail, set_drop_path, with
 from limbeck.models.options import StudentOptions
 from limbeck.ops.pos_embed import interpolate_pos_embed, sincos_2d
 from limbeck.records import Tap
+from tests.models.families import small_encoder
 
 SMALL = StudentOptions(
     name="vit_tiny", img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2
@@ -234,6 +235,16 @@ def test_classifier_replaces_an_old_head_and_keeps_its_norm():
     assert second.model.head.weight.shape == (9, 32)
     with pytest.raises(UserError, match=r"fc_norm.bias, fc_norm.weight, norm.bias, norm.weight"):
         with_classifier(first, 9, "token", seed=0)
+
+
+@pytest.mark.parametrize("family", ["deit3", "dinov3", "rope-mixed", "siglip", "eva02-split-qkv"])
+def test_classifiers_of_other_families_take_another_image_size(family):
+    encoder = small_encoder(family)
+    model = with_classifier(encoder, 3, "avg", seed=0, img_size=48)
+    images = torch.rand(2, 3, 48, 48)
+    assert model(images, taps=(Tap("logits"),)).taps[Tap("logits")].shape == (2, 3)
+    for name in ("patch_embed.proj.weight", "blocks.1.mlp.fc2.bias"):
+        assert torch.equal(model.model.state_dict()[name], encoder.model.state_dict()[name])
 
 
 def test_classifier_of_position_tables_that_can_not_be_resized_is_refused():

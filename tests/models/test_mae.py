@@ -1,10 +1,12 @@
-"""The MAE decoder: MAE-Lite fact sheet 1.1 and golden number 11 (counts)."""
+"""The MAE decoder: MAE-Tiny's parameter counts, and the forward against a plain loop."""
 
 import pytest
 import torch
 
 from limbeck.errors import UserError
+from limbeck.models.build import build_student
 from limbeck.models.mae import MaeDecoder
+from limbeck.models.options import StudentOptions
 from limbeck.ops.pos_embed import sincos_2d
 
 
@@ -25,6 +27,18 @@ def test_parameter_counts_for_vit_tiny():
         decoder = MaeDecoder(192, (14, 14), 16, 96, 1, 3, 1)
     assert sum(p.numel() for p in decoder.parameters()) == 224_064
     assert sum(p.numel() for p in decoder.parameters() if not p.requires_grad) == 18_912
+
+
+def test_vit_tiny_sees_fifty_tokens_and_draws_all_patches():
+    with torch.device("meta"):
+        encoder = build_student(StudentOptions(name="vit_tiny"), seed=0)
+        decoder = MaeDecoder(192, (14, 14), 16, 96, 1, 3, encoder.facts.num_prefix_tokens)
+        ids_keep = torch.arange(49).expand(2, -1)
+        tokens = encoder(torch.rand(2, 3, 224, 224), ids_keep=ids_keep).tokens
+        assert tokens.shape == (2, 50, 192)
+        assert decoder(tokens, ids_keep).shape == (2, 196, 768)
+    total = sum(p.numel() for module in (encoder, decoder) for p in module.parameters())
+    assert total == 5_748_480  # the whole MAE-Tiny
 
 
 def test_names_and_start_values_are_maes():

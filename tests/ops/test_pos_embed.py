@@ -1,4 +1,4 @@
-"""Position tables: TinyMIM fact sheet's golden number 8, a slow loop, and resizing."""
+"""Position tables: known entries and sums of MAE's, a slow loop, and resizing."""
 
 import math
 

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import pickle
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,11 +66,16 @@ def read_weights(path: Path | str) -> tuple[Weights, FileInfo]:
     path = Path(path)
     if path.suffix == ".safetensors":
         weights, metadata = read_safetensors(path)
-        weights, prefix = _strip_prefixes(weights)
+        weights, prefix = strip_prefixes(weights)
         return weights, FileInfo("safetensors", prefix=prefix, metadata=metadata)
     content = read_pickle(path)
-    weights, containers, others = _unpack(content, path)
-    weights, prefix = _strip_prefixes(weights)
+    if isinstance(content, dict) and "limbeck_checkpoint" in content:
+        raise UserError(
+            f"{path} is the checkpoint of a run that has not finished; run the same command again "
+            "to finish it, then pass the run's folder."
+        )
+    weights, containers, others = unpack(content, path)
+    weights, prefix = strip_prefixes(weights)
     return weights, FileInfo("torch", containers, prefix, others)
 
 
@@ -93,10 +99,12 @@ def read_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error)
-        culprit = reason.partition("Unsupported global: GLOBAL ")[2].split(" ")[0]
-        if not culprit and "persistent" not in reason and "Weights only" not in reason:
-            raise UserError(f"Can't read {path} as a file of torch: {reason}.") from error
+        culprit = str(error).partition("Unsupported global: GLOBAL ")[2].split(" ")[0]
+        # What torch writes today is a zip; anything else without a culprit is no file of torch.
+        if not culprit and not zipfile.is_zipfile(path):
+            raise UserError(
+                f"Can't read {path} as a file of torch; it is damaged or no weights file."
+            ) from error
         raise UserError(
             f"{path} holds Python objects beside tensors{f' ({culprit})' if culprit else ''}, "
             "which could run code, so it is not read. If you trust it, convert it once: python -c "
@@ -111,8 +119,11 @@ def read_pickle(path: Path) -> Any:
         ) from error
 
 
-def _unpack(content: Any, path: Path) -> tuple[Weights, tuple[str, ...], tuple[str, ...]]:
-    """The dictionary of tensors in a file's content, the way to it, and what lies beside."""
+def unpack(content: Any, path: Path) -> tuple[Weights, tuple[str, ...], tuple[str, ...]]:
+    """The dictionary of tensors in a file's content, the way to it, and what lies beside.
+
+    Raises UserError where there are no tensors, with the keys that there are.
+    """
     containers: list[str] = []
     others: list[str] = []
     while isinstance(content, dict):
@@ -134,7 +145,8 @@ def _unpack(content: Any, path: Path) -> tuple[Weights, tuple[str, ...], tuple[s
     )
 
 
-def _strip_prefixes(weights: Weights) -> tuple[Weights, str]:
+def strip_prefixes(weights: Weights) -> tuple[Weights, str]:
+    """The weights without the beginnings that all names share (``module.``), and these."""
     removed = ""
     while True:
         shared = [p for p in _PREFIXES if all(name.startswith(p) for name in weights)]
@@ -289,16 +301,9 @@ def interpolation_note(grid: Grid, to_grid: Grid) -> str:
 
 def check_match(own: Weights, weights: Weights, where: str) -> None:
     """Raise UserError unless names and shapes are the same, listing what is not."""
-    missing = sorted(own.keys() - weights.keys())
-    unexpected = sorted(weights.keys() - own.keys())
-    wrong = [
-        f"{name} is {list(weights[name].shape)} instead of {list(own[name].shape)}"
-        for name in sorted(own.keys() & weights.keys())
-        if own[name].shape != weights[name].shape
-    ]
     problems = [
         f"{len(names)} {kind} ({name_list(names)})"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", wrong))
+        for kind, names in compare(own, weights).items()
         if names
     ]
     if problems:
@@ -306,3 +311,16 @@ def check_match(own: Weights, weights: Weights, where: str) -> None:
             f"{where} does not fit: {'; '.join(problems)}. Nothing is loaded in part; "
             "'limbeck inspect' shows what the file is."
         )
+
+
+def compare(own: Weights, weights: Weights) -> dict[str, list[str]]:
+    """What keeps ``weights`` from being those of a model whose state is ``own``, by kind."""
+    return {
+        "missing": sorted(own.keys() - weights.keys()),
+        "unexpected": sorted(weights.keys() - own.keys()),
+        "misshapen": [
+            f"{name} is {list(weights[name].shape)} instead of {list(own[name].shape)}"
+            for name in sorted(own.keys() & weights.keys())
+            if own[name].shape != weights[name].shape
+        ],
+    }

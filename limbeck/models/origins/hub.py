@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub: from the cache if there, else fetched, else a quick plain error."""
+"""Files of the Hugging Face hub: from the cache, else fetched, else a quick and plain error."""
 
 from pathlib import Path
 

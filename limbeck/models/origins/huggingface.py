@@ -31,6 +31,7 @@ from limbeck.models.origins.layouts import (
     read_shape,
     spread_heads,
     to_architecture,
+    to_grid,
     to_float32,
     to_ratio,
 )
@@ -263,9 +264,7 @@ def _vision_part(config: dict[str, Any]) -> dict[str, Any]:
 
 def _config_size(vision: dict[str, Any]) -> Grid | None:
     size = vision.get("image_size")
-    if size is None:
-        return None
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
+    return None if size is None else to_grid(size)
 
 
 def _to_dinov3(
@@ -334,10 +333,10 @@ def _load_timm_format(
     """timm's own repositories: the config names timm's model and says the rest."""
     facts = config.get("pretrained_cfg") or config
     facts = {"license": licence} | facts
-    extra = config.get("model_args") or {}
     return load_timm(
-        config["architecture"], weights_file=weights_file, config=facts, **asked, **extra
-    )
+        config["architecture"], weights_file=weights_file, config=facts,
+        model_args=config.get("model_args"), **asked,
+    )  # fmt: skip
 
 
 # --- Where the files lie ------------------------------------------------------------------------

@@ -5,7 +5,7 @@ tensors do not tell (head counts) is in the table, with its origin. Recognition 
 telling names only: that *every* tensor fits is checked by whoever loads them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isqrt
 from typing import Any
@@ -52,6 +52,11 @@ class Layout:
     convert: Callable[[Weights], Weights] = _as_is
     left_out: tuple[tuple[str, str], ...] = ()
     is_imagenet: bool = True
+
+
+def to_grid(size: int | Sequence[int]) -> Grid:
+    """(height, width) from both or from one side."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def depth_of(weights: Weights) -> int:
@@ -410,7 +415,7 @@ def spread_heads(num_heads: int | tuple[int, ...], depth: int) -> tuple[int, ...
 
 
 def split_left_out(layout: Layout, weights: Weights) -> tuple[Weights, dict[str, list[str]]]:
-    """The encoder's tensors, and the names of those that the layout leaves out, by what they are."""
+    """The encoder's tensors, and the names of those that are left out, by what they are."""
     kept: Weights = {}
     left: dict[str, list[str]] = {}
     for name, value in weights.items():

@@ -14,7 +14,7 @@ from limbeck.models.origins.checkpoint import (
     load_weights_file,
 )
 from limbeck.models.origins.huggingface import load_huggingface, read_hub_config
-from limbeck.models.origins.layouts import Grid, spread_heads
+from limbeck.models.origins.layouts import Grid, spread_heads, to_grid
 from limbeck.models.origins.names import check_source, split_source
 from limbeck.models.origins.timm import load_timm
 from limbeck.models.vit import VitEncoder
@@ -48,14 +48,15 @@ def load_encoder(
     """
     source = str(source)
     check_source(source)
-    size = _to_grid(img_size)
+    size = None if img_size is None else to_grid(img_size)
     heads = num_heads if num_heads is None or isinstance(num_heads, int) else tuple(num_heads)
     shared = {
         "img_size": size, "patch_size": patch_size, "num_heads": heads, "num_classes": num_classes,
     }  # fmt: skip
     scheme, name = split_source(source)
     if scheme == "timm":
-        return load_timm(name, **shared, **overrides)
+        is_pretrained = overrides.pop("pretrained", True)
+        return load_timm(name, **shared, pretrained=is_pretrained, model_args=overrides)
     model_name = overrides.pop("model_name", None) if scheme is None else None
     if overrides:
         word = next(iter(overrides))
@@ -66,12 +67,6 @@ def load_encoder(
     if scheme == "hf":
         return load_huggingface(name, **shared)
     return _load_path(Path(name), model_name, shared)
-
-
-def _to_grid(img_size: int | Sequence[int] | None) -> Grid | None:
-    if img_size is None:
-        return None
-    return (img_size, img_size) if isinstance(img_size, int) else (img_size[0], img_size[1])
 
 
 def _load_path(path: Path, model_name: str | None, shared: dict[str, Any]) -> VitEncoder:

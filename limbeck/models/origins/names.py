@@ -24,7 +24,7 @@ def check_source(source: str) -> None:
     """
     scheme, name = split_source(source)
     if scheme is None:
-        _check_path(Path(name))
+        check_path(Path(name))
     elif scheme not in SCHEMES:
         raise UserError(
             f"'{source}': there is no scheme '{scheme}:'.{did_you_mean(scheme, SCHEMES)} "
@@ -46,7 +46,8 @@ def _is_repository(name: str) -> bool:
     return len(parts) <= 2 and all(part.strip(".-") and " " not in part for part in parts)
 
 
-def _check_path(path: Path) -> None:
+def check_path(path: Path) -> None:
+    """Raise UserError, with the nearest name, for a path that does not exist."""
     if path.exists():
         return
     parent = path.parent

@@ -14,7 +14,7 @@ from limbeck.errors import UserError
 from limbeck.models.finished import weight_hash
 from limbeck.models.origins.checkpoint import interpolation_note, read_weights
 from limbeck.models.origins.hub import REMEDY, fetch
-from limbeck.models.origins.layouts import Grid, Weights, spread_heads
+from limbeck.models.origins.layouts import Grid, Weights, spread_heads, to_grid
 from limbeck.models.shapes import check_model_name
 from limbeck.models.vit import VitEncoder
 
@@ -36,13 +36,13 @@ def load_timm(
     weights_file: Path | None = None,
     config: dict[str, Any] | None = None,
     pretrained: bool = True,
-    **kwargs: Any,
+    model_args: dict[str, Any] | None = None,
 ) -> VitEncoder:
     """A timm model by name (with or without a pre-trained tag), in evaluation mode.
 
     Weights come from ``weights_file`` if given, else from timm's hub; with ``pretrained=False``
     they are random, drawn from torch's global generator. ``config`` is what a timm folder says of
-    its weights (``pretrained_cfg``); ``kwargs`` go to ``timm.create_model``. Raises UserError where
+    its weights (``pretrained_cfg``); ``model_args`` go to ``timm.create_model``. Raises UserError where
     there are no weights, they can't be fetched, or do not fit.
     """
     name = check_model_name(name)
@@ -58,18 +58,21 @@ def load_timm(
         overlay = {"state_dict": weights, "custom_load": False}
     elif pretrained:
         overlay = _locate(name, source)
-    own_size = tuple(facts.get("input_size", (3, 224, 224))[-2:])
+    model_args = dict(model_args or {})
+    own_size = to_grid(model_args.pop("img_size", facts.get("input_size", (224, 224))[-2:]))
     if pretrained and num_classes not in (None, 0, facts["num_classes"]):
         raise UserError(
             f"{source} has {facts['num_classes']} classes, not {num_classes}; leave num_classes "
             "away (limbeck finetune makes a new classifier)."
         )
-    plain = kwargs | {
-        "img_size": _shortest(img_size or own_size),
+    plain = model_args | {
+        "img_size": list(img_size or own_size),
         "num_classes": facts["num_classes"] if num_classes is None else num_classes,
     }
     if patch_size is not None:
         plain["patch_size"] = patch_size
+    if isinstance(num_heads, int) and not pretrained:
+        plain["num_heads"] = num_heads
     _check_plain(plain)
     overlay |= _described(facts)
     model = _create(name, plain, overlay, pretrained, source)
@@ -104,10 +107,6 @@ def load_timm(
 
 def _described(config: dict[str, Any] | None) -> dict[str, Any]:
     return {key: config[key] for key in _CONFIG_KEYS if config and config.get(key) is not None}
-
-
-def _shortest(size: tuple[int, ...]) -> int | list[int]:
-    return size[0] if size[0] == size[1] else list(size)
 
 
 def _check_plain(kwargs: dict[str, Any]) -> None:

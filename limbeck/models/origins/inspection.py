@@ -1,0 +1,222 @@
+"""What a file or folder of weights is, told without using it: for people, and for ``inspect``."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import UserError
+from limbeck.models.finished import is_finished_student
+from limbeck.models.origins.checkpoint import (
+    FileInfo,
+    compare,
+    heads_text,
+    read_pickle,
+    read_safetensors,
+    strip_prefixes,
+    unpack,
+)
+from limbeck.models.origins.huggingface import read_hub_config
+from limbeck.models.origins.layouts import (
+    Weights,
+    find_heads,
+    read_shape,
+    recognise,
+    split_left_out,
+    to_architecture,
+)
+from limbeck.models.origins.load import SUFFIXES, load_encoder
+from limbeck.models.origins.names import check_path
+from limbeck.models.vit import build_encoder
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What ``inspect_file`` found; None and empty where it is not known.
+
+    ``kind`` is "finished student", "Hugging Face folder", "timm folder", "limbeck checkpoint",
+    "weights file" or "file without weights"; ``layout`` and ``description`` say which published
+    layout. ``shapes`` has every tensor, ``dtypes`` how many tensors have which type. ``num_heads``
+    is per block, ``heads_known_from`` says how it is known. ``unmatched`` has every tensor that
+    keeps the file from being loaded; it is loadable only if this is empty.
+    """
+
+    path: Path
+    kind: str
+    layout: str
+    description: str
+    num_tensors: int = 0
+    num_parameters: int = 0
+    dtypes: dict[str, int] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    embed_dim: int | None = None
+    depth: int | None = None
+    patch_size: int | None = None
+    img_size: tuple[int, int] | None = None
+    num_prefix_tokens: int | None = None
+    num_classes: int | None = None
+    num_heads: tuple[int, ...] | None = None
+    heads_known_from: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    unmatched: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def inspect_file(path: Path | str) -> Inspection:
+    """Describe a weights file, a checkpoint, a finished student, or a hub folder.
+
+    A readable file never fails: what is not understood is described as unknown, with its names.
+    Raises UserError for a path that does not exist (with the nearest name), for a file that can't
+    be read without running code, and for a folder without weights.
+    """
+    path = Path(path)
+    check_path(path)
+    if is_finished_student(path):
+        return _inspect_loadable(path, "finished student")
+    if path.is_dir():
+        config = read_hub_config(path / "config.json")
+        if config is None:
+            files = [str(f) for f in sorted(path.iterdir()) if f.suffix in SUFFIXES]
+            raise UserError(
+                f"{path} is a folder without a finished student or a config.json; inspect one of "
+                f"its files{': ' + ', '.join(files) if files else ''}."
+            )
+        is_timm = "architecture" in config
+        return _inspect_loadable(path, "timm folder" if is_timm else "Hugging Face folder", config)
+    if path.suffix == ".safetensors":
+        weights, metadata = read_safetensors(path)
+        weights, prefix = strip_prefixes(weights)
+        return _inspect_weights(path, weights, FileInfo("safetensors", (), prefix, (), metadata))
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path} is no weights file ({', '.join(SUFFIXES)}).")
+    content = read_pickle(path)
+    if isinstance(content, dict) and "limbeck_checkpoint" in content:
+        return _inspect_checkpoint(path, content)
+    try:
+        weights, containers, others = unpack(content, path)
+    except UserError as error:
+        return Inspection(
+            path, "file without weights", "unknown", "a file of torch", notes=(str(error),)
+        )
+    weights, prefix = strip_prefixes(weights)
+    return _inspect_weights(path, weights, FileInfo("torch", containers, prefix, others))
+
+
+def _count(tensors: Weights) -> dict[str, Any]:
+    kinds = Counter(str(value.dtype).removeprefix("torch.") for value in tensors.values())
+    return {
+        "num_tensors": len(tensors),
+        "num_parameters": sum(value.numel() for value in tensors.values()),
+        "dtypes": dict(kinds),
+        "shapes": {name: tuple(value.shape) for name, value in tensors.items()},
+    }
+
+
+def _inspect_weights(path: Path, weights: Weights, info: FileInfo) -> Inspection:
+    metadata: dict[str, Any] = {"format": info.file_format, **info.metadata}
+    if info.containers:
+        metadata["weights are under"] = ".".join(info.containers)
+    if info.prefix:
+        metadata["prefix removed"] = info.prefix
+    if info.other_entries:
+        metadata["other entries"] = ", ".join(info.other_entries)
+    found = {"path": path, "kind": "weights file", "metadata": metadata, **_count(weights)}
+    try:
+        layout = recognise(weights)
+    except UserError:
+        return Inspection(
+            layout="unknown",
+            description="no layout that is known",
+            unmatched=tuple(sorted(weights)),
+            **found,
+        )
+    found |= {"layout": layout.name, "description": layout.description}
+    named, left = split_left_out(layout, layout.convert(weights))
+    notes = [f"{what} ({len(names)} tensors) would be left out" for what, names in left.items()]
+    try:
+        shape = read_shape(named)
+    except UserError as error:
+        return Inspection(notes=(*notes, str(error)), unmatched=tuple(sorted(named)), **found)
+    found |= {
+        "embed_dim": shape.embed_dim,
+        "depth": shape.depth,
+        "patch_size": shape.patch_size,
+        "img_size": shape.img_size,
+        "num_prefix_tokens": shape.has_cls_token + shape.has_dist_token + shape.num_reg_tokens,
+        "num_classes": shape.num_classes,
+    }
+    try:
+        num_heads, known_from = find_heads(layout, shape.embed_dim, shape.depth, None)
+        found |= {"num_heads": num_heads, "heads_known_from": known_from}
+    except UserError as error:
+        num_heads = (1,) * shape.depth  # shapes do not depend on it
+        notes.append(str(error))
+    try:
+        with torch.device("meta"):
+            own = build_encoder(
+                to_architecture(shape, num_heads, img_size=shape.img_size)
+                | {"mean": [0.5] * 3, "std": [0.5] * 3}
+            ).model.state_dict()
+    except UserError as error:
+        return Inspection(notes=(*notes, str(error)), unmatched=tuple(sorted(named)), **found)
+    problems = compare(own, named).items()
+    unmatched = tuple(f"{kind}: {name}" for kind, names in problems for name in names)
+    return Inspection(notes=tuple(notes), unmatched=unmatched, **found)
+
+
+def _inspect_loadable(path: Path, kind: str, config: dict[str, Any] | None = None) -> Inspection:
+    """Describe what ``load_encoder`` makes of it, or why it can't."""
+    name = str((config or {}).get("architecture") or (config or {}).get("model_type") or kind)
+    try:
+        encoder = load_encoder(path)
+    except UserError as error:
+        return Inspection(path, kind, name, f"{kind} that can't be loaded", notes=(str(error),))
+    facts, origin = encoder.facts, dict(encoder.facts.origin)
+    notes = tuple(origin.pop("notes", ()))
+    return Inspection(
+        path=path,
+        kind=kind,
+        layout=str(origin.pop("layout", kind)),
+        description=f"{facts.architecture['name']}, {heads_text(facts.num_heads)} heads",
+        embed_dim=facts.embed_dim,
+        depth=facts.depth,
+        patch_size=facts.patch_size,
+        img_size=facts.img_size,
+        num_prefix_tokens=facts.num_prefix_tokens,
+        num_classes=facts.num_classes,
+        num_heads=facts.num_heads,
+        heads_known_from="stated in its record or config",
+        metadata=origin,
+        notes=notes,
+        **_count(encoder.model.state_dict()),
+    )
+
+
+def _inspect_checkpoint(path: Path, content: dict[str, Any]) -> Inspection:
+    tensors: Weights = {}
+    _collect(content, "", tensors)
+    plain = (int, float, str, bool)
+    return Inspection(
+        path=path,
+        kind="limbeck checkpoint",
+        layout="limbeck checkpoint",
+        description="the state of a run that is under way; its finished student is another file",
+        metadata={key: value for key, value in content.items() if isinstance(value, plain)}
+        | {"entries": ", ".join(map(str, content))},
+        **_count(tensors),
+    )
+
+
+def _collect(value: Any, name: str, tensors: Weights) -> None:
+    """All tensors in nested dictionaries and lists, by their way."""
+    if isinstance(value, Tensor):
+        tensors[name] = value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            _collect(inner, f"{name}.{key}" if name else str(key), tensors)
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            _collect(inner, f"{name}.{index}", tensors)

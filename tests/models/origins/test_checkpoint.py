@@ -1,0 +1,248 @@
+import datetime
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from limbeck.errors import UserError
+from limbeck.models.origins.checkpoint import read_weights
+from limbeck.models.origins.load import load_encoder
+from limbeck.ops.pos_embed import interpolate_pos_embed
+from limbeck.records import Tap
+from tests.models.origins import writers
+
+# Two implementations in float32, unit-scale tokens, two blocks.
+CLOSE = {"atol": 2e-5, "rtol": 1e-4}
+
+
+@pytest.fixture
+def images():
+    return torch.rand(2, 3, 32, 32)
+
+
+def save(tmp_path, weights):
+    file = tmp_path / "weights.safetensors"
+    save_file(weights, file)
+    return file
+
+
+@pytest.mark.parametrize("width", [192, 384])
+def test_mae_encoder_equals_the_reference(tmp_path, images, width):
+    weights = writers.mae_encoder(width)
+    encoder = load_encoder(save(tmp_path, weights))
+    heads = (width // 64,) * 2
+    assert encoder.facts.num_heads == heads
+    assert not encoder.training
+    torch.testing.assert_close(
+        encoder(images).tokens, writers.run_reference(weights, images, heads), **CLOSE
+    )
+    origin = encoder.facts.origin
+    assert origin["layout"] == "mae_encoder"
+    assert len(origin["weight_hash"]) == 64
+    assert encoder.facts.mean == (0.485, 0.456, 0.406)
+    assert any("Head counts" in note for note in origin["notes"])
+
+
+def test_mae_with_decoder_names_the_decoder_as_left_out(tmp_path, images):
+    weights = writers.mae_full()
+    encoder = load_encoder(save(tmp_path, weights), num_heads=4)
+    torch.testing.assert_close(
+        encoder(images).tokens, writers.run_reference(weights, images, (4, 4)), **CLOSE
+    )
+    notes = encoder.facts.origin["notes"]
+    assert any(note.startswith("Left out the decoder (19 tensors)") for note in notes)
+
+
+def test_tinymim_pretraining_gives_the_relations_it_was_trained_for(tmp_path, images):
+    weights = writers.tinymim(192)
+    encoder = load_encoder(writers.save_published(tmp_path / "TinyMIM-PT-T.pth", weights))
+    assert encoder.facts.num_heads == (6, 12)
+    taps = encoder(images, taps=(Tap("queries"), Tap("tokens", 0))).taps
+    assert taps[Tap("queries")].shape == (2, 12, 17, 16)
+    torch.testing.assert_close(
+        taps[Tap("tokens", 0)], writers.run_reference(weights, images, (6,), norm=None), **CLOSE
+    )
+
+
+def test_tinymim_head_counts_can_be_overridden(tmp_path):
+    file = save(tmp_path, writers.tinymim(192))
+    assert load_encoder(file, num_heads=3).facts.num_heads == (3, 3)
+    assert load_encoder(file, num_heads=[12, 6]).facts.num_heads == (12, 6)
+
+
+def test_tinymim_tstar_keeps_both_prefix_tokens(tmp_path, images):
+    weights = writers.tinymim_tstar(192)
+    encoder = load_encoder(writers.save_published(tmp_path / "TinyMIM-FT-Tstar.pth", weights))
+    facts = encoder.facts
+    assert (facts.num_prefix_tokens, facts.num_heads, facts.num_classes) == (2, (12, 12), 0)
+    features = encoder(images, taps=(Tap("tokens"), Tap("output")))
+    for tap, norm in ((Tap("tokens"), None), (Tap("output"), "conv1x1.0")):
+        torch.testing.assert_close(
+            features.taps[tap], writers.run_reference(weights, images, (12, 12), norm), **CLOSE
+        )
+    notes = " ".join(facts.origin["notes"])
+    for part in ("widens the tokens", "the classifier (2", "the distillation classifier (2"):
+        assert part in notes
+
+
+def test_fine_tuned_keeps_its_classifier(tmp_path, images):
+    weights = writers.fine_tuned(192)
+    file = save(tmp_path, weights)
+    encoder = load_encoder(file)
+    tokens = writers.run_reference(weights, images, (3, 3), norm=None)
+    pooled = torch.nn.functional.layer_norm(
+        tokens[:, 1:].mean(1), (192,), weights["fc_norm.weight"], weights["fc_norm.bias"], 1e-6
+    )
+    expected = pooled @ weights["head.weight"].T + weights["head.bias"]
+    logits = encoder(images, taps=(Tap("logits"),)).taps[Tap("logits")]
+    torch.testing.assert_close(logits, expected, **CLOSE)
+    assert load_encoder(file, num_classes=0).facts.num_classes == 0
+    with pytest.raises(UserError, match="5 classes, not 7"):
+        load_encoder(file, num_classes=7)
+
+
+@pytest.mark.parametrize("num_registers", [0, 4])
+def test_dinov2_as_published(tmp_path, images, num_registers):
+    weights = writers.dinov2(384, num_registers=num_registers)
+    torch.save(weights, tmp_path / "dinov2_vits14_pretrain.pth")
+    encoder = load_encoder(tmp_path / "dinov2_vits14_pretrain.pth")
+    assert encoder.facts.num_prefix_tokens == 1 + num_registers
+    torch.testing.assert_close(
+        encoder(images).tokens, writers.run_reference(weights, images, (6, 6)), **CLOSE
+    )
+
+
+def test_another_image_size_interpolates_and_says_so(tmp_path, caplog):
+    weights = writers.mae_encoder(192)
+    file = save(tmp_path, weights)
+    with caplog.at_level("INFO", "limbeck"):
+        encoder = load_encoder(file, img_size=(48, 40))
+    sentence = "Positions interpolated from 4 x 4 to 6 x 5 patches."
+    assert sentence in caplog.text
+    assert sentence in encoder.facts.origin["notes"]
+    images = torch.rand(1, 3, 48, 40)
+    table = interpolate_pos_embed(weights["pos_embed"], 1, (4, 4), (6, 5))
+    expected = writers.run_reference(weights | {"pos_embed": table}, images, (3, 3))
+    torch.testing.assert_close(encoder(images).tokens, expected, **CLOSE)
+
+
+def test_loading_leaves_the_random_state_alone(tmp_path):
+    file = save(tmp_path, writers.mae_encoder(192))
+    before = torch.get_rng_state()
+    load_encoder(file)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_half_precision_files_load_as_float32(tmp_path):
+    weights = {name: value.half() for name, value in writers.mae_encoder(192).items()}
+    encoder = load_encoder(save(tmp_path, weights))
+    assert {value.dtype for value in encoder.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w: w.pop("blocks.1.norm1.bias"),
+        lambda w: w.pop("norm.weight"),
+        lambda w: w.update({"blocks.1.extra.weight": torch.zeros(3)}),
+        lambda w: w.update({"blocks.1.mlp.fc1.bias": torch.zeros(3)}),
+    ],
+    ids=["missing", "missing norm", "unexpected", "misshapen"],
+)
+@pytest.mark.parametrize("write", [writers.mae_encoder, writers.mae_full, writers.dinov2])
+def test_one_wrong_tensor_is_an_error_that_names_it(tmp_path, request, change, write):
+    weights = write(192)
+    whole = set(weights)
+    change(weights)
+    names = whole ^ set(weights) or {"blocks.1.mlp.fc1.bias"}
+    kind = request.node.callspec.id.split("-")[-1].split()[0]
+    with pytest.raises(UserError) as error:
+        load_encoder(save(tmp_path, weights))
+    assert f"1 {kind}" in str(error.value)
+    assert all(name in str(error.value) for name in names)
+
+
+def test_a_lost_block_is_listed_whole(tmp_path):
+    weights = writers.mae_encoder(192, depth=3)
+    weights = {name: value for name, value in weights.items() if "blocks.1." not in name}
+    with pytest.raises(UserError, match="12 missing"):
+        load_encoder(save(tmp_path, weights))
+
+
+@pytest.mark.parametrize("container", ["model", "state_dict", "module", "teacher", "student"])
+def test_containers_are_opened(tmp_path, container):
+    weights = writers.mae_encoder()
+    torch.save({container: weights, "epoch": 1}, tmp_path / "a.pth")
+    read, info = read_weights(tmp_path / "a.pth")
+    assert read.keys() == weights.keys()
+    assert info.containers == (container,)
+    assert info.other_entries == ("epoch",)
+
+
+def test_a_choice_among_containers_is_said(tmp_path):
+    weights = writers.mae_encoder(192)
+    torch.save({"model_ema": weights, "model": weights}, tmp_path / "a.pth")
+    notes = load_encoder(tmp_path / "a.pth").facts.origin["notes"]
+    assert "Weights of 'model'; the file also has model_ema." in notes
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module.encoder.", "backbone."])
+def test_shared_prefixes_are_removed(tmp_path, prefix):
+    weights = writers.mae_encoder()
+    file = save(tmp_path, {prefix + name: value for name, value in weights.items()})
+    read, info = read_weights(file)
+    assert read.keys() == weights.keys()
+    assert info.prefix == prefix
+
+
+def test_a_published_file_with_its_namespace_is_read(tmp_path):
+    weights = writers.mae_encoder()
+    read, info = read_weights(writers.save_published(tmp_path / "mae.pth", weights))
+    assert all(torch.equal(read[name], value) for name, value in weights.items())
+    assert info.other_entries == ("optimizer", "epoch", "args")
+
+
+def test_other_pickled_objects_are_refused_with_the_remedy(tmp_path):
+    file = writers.save_published(tmp_path / "a.pth", {}, date=datetime.date(2023, 1, 1))
+    with pytest.raises(UserError, match=r"datetime\.date.*could run code.*save_file"):
+        read_weights(file)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"no weights at all", b"\x00" * 100])
+def test_damaged_files_are_said_to_be(tmp_path, suffix, content):
+    file = tmp_path / f"a{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"Can't read .*a\."):
+        load_encoder(file)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_truncated_files_are_said_to_be(tmp_path, suffix):
+    whole = tmp_path / f"whole{suffix}"
+    weights = writers.mae_encoder()
+    save_file(weights, whole) if suffix == ".safetensors" else torch.save(weights, whole)
+    cut = tmp_path / f"cut{suffix}"
+    cut.write_bytes(whole.read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"Can't read .*cut"):
+        load_encoder(cut)
+
+
+@pytest.mark.parametrize("content", [{"epoch": 1}, [1, 2], {}, {"model": {"epoch": 1}}])
+def test_files_without_tensors_say_what_they_hold(tmp_path, content):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="holds no tensors by name"):
+        read_weights(tmp_path / "a.pth")
+
+
+def test_patch_size_is_that_of_the_file(tmp_path):
+    file = save(tmp_path, writers.mae_encoder(192))
+    assert load_encoder(file, patch_size=8).facts.patch_size == 8
+    with pytest.raises(UserError, match="patches of 8 pixels, not 16"):
+        load_encoder(file, patch_size=16)
+
+
+def test_weights_whose_activation_is_not_told_ask_for_the_model(tmp_path):
+    weights = writers.draw(writers.encoder_shapes(192) | {"norm_pre.weight": (192,)})
+    with pytest.raises(UserError, match="model_name"):
+        load_encoder(save(tmp_path, weights))

@@ -1,0 +1,77 @@
+import time
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants, errors
+
+from limbeck.errors import UserError
+from limbeck.models.origins.hub import fetch
+from limbeck.models.origins.load import load_encoder
+
+
+class Unreachable:
+    def head(self, url, timeout):
+        raise ConnectionError("Name or service not known")
+
+
+@pytest.fixture
+def no_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.utils.get_session", Unreachable)
+
+
+@pytest.mark.parametrize("source", ["timm:vit_tiny_patch16_224", "hf:facebook/dinov2-base"])
+def test_without_network_the_error_is_quick_and_says_how_to_pass_a_file(no_network, source):
+    start = time.perf_counter()
+    with pytest.raises(UserError) as error:
+        load_encoder(source)
+    assert time.perf_counter() - start < 3
+    message = str(error.value)
+    assert source in message
+    assert "--teacher path/to/weights.safetensors" in message
+    assert "\n" not in message
+
+
+def test_what_is_in_the_cache_needs_no_network(no_network, tmp_path):
+    snapshot = tmp_path / "cache" / "models--a--b" / "snapshots" / "0" * 1
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / "cache" / "models--a--b" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (snapshot / "second.json").write_text("{}")
+    refs = tmp_path / "cache" / "models--a--b" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text(commit)
+    assert fetch("a/b", ("first.json", "second.json"), "hf:a/b") == snapshot / "second.json"
+
+
+def _response(status):
+    import httpx
+
+    return httpx.Response(status, request=httpx.Request("HEAD", "https://localhost"))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (lambda: errors.RepositoryNotFoundError("x", response=_response(404)), "has no 'a/b'"),
+        (lambda: errors.GatedRepoError("x", response=_response(403)), "accept its terms"),
+        (lambda: errors.HfHubHTTPError("busy", response=_response(503)), r"\(busy\)"),
+        (
+            lambda: errors.RemoteEntryNotFoundError("x", response=_response(404)),
+            "none of the files",
+        ),
+    ],
+    ids=["no repository", "gated", "server error", "no file"],
+)
+def test_what_the_hub_refuses_is_said_in_one_sentence(monkeypatch, error, message):
+    def download(local_files_only=False, **where):
+        raise errors.LocalEntryNotFoundError("not cached") if local_files_only else error()
+
+    class Reachable:
+        def head(self, url, timeout):
+            return None
+
+    monkeypatch.setattr("huggingface_hub.utils.get_session", Reachable)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with pytest.raises(UserError, match=message):
+        fetch("a/b", ("config.json",), "hf:a/b")

@@ -1,0 +1,81 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import limbeck
+from limbeck.errors import UserError
+from limbeck.models.finished import save_student
+from limbeck.models.origins.load import load_encoder
+from limbeck.models.vit import build_encoder
+from limbeck.records import Tap
+from tests.models.origins import writers
+
+
+@pytest.fixture
+def student():
+    kwargs = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2,
+              "num_classes": 3}  # fmt: skip
+    architecture = {"kind": "timm", "name": "vit_tiny_patch16_224", "kwargs": kwargs,
+                    "num_heads": [2, 4], "mean": [0.1] * 3, "std": [0.2] * 3}  # fmt: skip
+    return build_encoder(architecture).eval()
+
+
+def test_it_is_the_public_function():
+    assert limbeck.load_encoder is load_encoder
+
+
+@pytest.mark.parametrize("file", [".", "student.safetensors", "student.json"])
+def test_a_finished_student_is_loaded_as_it_was(tmp_path, student, file):
+    save_student(student, tmp_path, {"teacher": {"source": "timm:x"}})
+    encoder = load_encoder(tmp_path / file)
+    assert encoder.facts.num_heads == (2, 4)
+    assert encoder.facts.origin["teacher"] == {"source": "timm:x"}
+    assert encoder.facts.origin["layout"] == "finished student"
+    images = torch.rand(1, 3, 32, 32)
+    assert torch.equal(encoder(images).tokens, student(images).tokens)
+
+
+def test_a_finished_student_at_another_size_and_without_classifier(tmp_path, student):
+    save_student(student, tmp_path, {})
+    encoder = load_encoder(tmp_path, img_size=48, num_classes=0, num_heads=(4, 4))
+    assert encoder.facts.grid == (6, 6)
+    assert encoder.facts.num_heads == (4, 4)
+    assert "logits" not in encoder.offered_taps()
+    notes = encoder.facts.origin["notes"]
+    assert "Positions interpolated from 4 x 4 to 6 x 6 patches." in notes
+    assert encoder(torch.rand(1, 3, 48, 48)).tokens.shape == (1, 37, 32)
+    same_size = load_encoder(tmp_path, num_classes=0)
+    assert same_size.facts.num_classes == 0
+    assert load_encoder(tmp_path, img_size=32)(
+        torch.rand(1, 3, 32, 32), taps=(Tap("logits"),)
+    ).taps[Tap("logits")].shape == (1, 3)
+
+
+def test_a_run_that_has_not_finished_is_said_to_be_so(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"method": "relation"}))
+    (tmp_path / "fingerprint.json").write_text("{}")
+    torch.save({"limbeck_checkpoint": 1, "step": 3, "module": {}}, tmp_path / "checkpoint.pt")
+    for path in (tmp_path, tmp_path / "checkpoint.pt"):
+        with pytest.raises(UserError, match="has not finished.*run the same command"):
+            load_encoder(path)
+
+
+def test_other_folders_and_files_are_told_apart(tmp_path):
+    with pytest.raises(UserError, match="holds no finished run"):
+        load_encoder(tmp_path)
+    save_file(writers.mae_encoder(), tmp_path / "mae.safetensors")
+    with pytest.raises(UserError, match="pass one of its files: mae.safetensors"):
+        load_encoder(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UserError, match="no weights file"):
+        load_encoder(tmp_path / "notes.txt")
+
+
+def test_overrides_that_would_have_no_effect_are_refused(tmp_path):
+    save_file(writers.mae_encoder(192), tmp_path / "mae.safetensors")
+    with pytest.raises(UserError, match="takes no 'img_sise'. Did you mean 'img_size'"):
+        load_encoder(tmp_path / "mae.safetensors", img_sise=32)
+    with pytest.raises(UserError, match="takes no 'pretrained'"):
+        load_encoder("hf:a/b", pretrained=False)
