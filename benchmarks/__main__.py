@@ -5,6 +5,7 @@ from importlib import import_module
 
 BENCHMARKS = {
     "loader": "benchmarks.loader:main",
+    "step": "benchmarks.step:main",
 }
 """Name and ``module:function``; the function takes the remaining arguments."""
 

@@ -188,7 +188,8 @@ def report(result: DemoResult) -> str:
             "",
             "Now with your own photos (labels are not needed):",
             "  limbeck doctor  --data PHOTOS --teacher timm:vit_base_patch16_224.mae",
-            "  limbeck distill --data PHOTOS --teacher timm:vit_base_patch16_224.mae --out runs/mine",
+            "  limbeck distill --data PHOTOS --teacher timm:vit_base_patch16_224.mae "
+            "--preset photos_vit_tiny --out runs/mine",
             "  limbeck evaluate --student runs/mine --data LABELLED_PHOTOS",
         ]
     )

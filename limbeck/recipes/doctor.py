@@ -266,10 +266,11 @@ def report(diagnosis: Diagnosis) -> str:
         lines += [
             f"student     {forecast.student}",
             f"teacher     {forecast.teacher}",
-            f"one step    {forecast.step_seconds:.2f} s of arithmetic, {forecast.data_seconds:.2f} s "
-            "of images in the background; losses "
+            f"one step    {forecast.step_seconds:.2f} s of arithmetic, "
+            f"{forecast.data_seconds:.2f} s of images in the background; losses "
             + ", ".join(f"{name} {value:.3f}" for name, value in forecast.losses.items()),
-            f"whole run   {forecast.total_steps:,} steps, about {_duration(forecast.total_seconds)}",
+            f"whole run   {forecast.total_steps:,} steps, about "
+            f"{_duration(forecast.total_seconds)}",
             f"memory      about {_bytes(forecast.memory)} of {_bytes(forecast.memory_total)} "
             f"{forecast.memory_of}",
             f"disk        about {_bytes(forecast.disk)}; {_bytes(forecast.disk_free)} are free",

@@ -11,7 +11,10 @@ from limbeck.errors import UserError
 
 @dataclass(frozen=True)
 class Images:
-    """``whole`` is all of the root; ``train`` and ``holdout`` never share an image; ``fingerprint`` is a hash of the keys."""
+    """``whole`` is all of the root; ``train`` and ``holdout`` share no image.
+
+    ``fingerprint`` is a hash of the keys and labels.
+    """
 
     whole: Source
     train: Source

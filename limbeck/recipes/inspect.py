@@ -20,8 +20,6 @@ class InspectConfig:
 
     file: Annotated[str, tyro.conf.Positional] = ""
     """A .safetensors or .pth file, a run's folder, or a Hugging Face model folder."""
-    all_tensors: bool = False
-    """List every tensor, not only the first of each kind."""
 
 
 def inspect(config: InspectConfig) -> Inspection:
@@ -32,3 +30,48 @@ def inspect(config: InspectConfig) -> Inspection:
     from limbeck.models.origins.inspection import inspect_file
 
     return inspect_file(config.file)
+
+
+def report(found: Inspection) -> str:
+    """The description for people."""
+    facts = {
+        "kind": f"{found.kind}: {found.description}" if found.description else found.kind,
+        "layout": found.layout,
+        "tensors": f"{found.num_tensors:,} with {found.num_parameters:,} values "
+        + ", ".join(f"{count} x {dtype}" for dtype, count in found.dtypes.items()),
+        "network": _network(found),
+        "heads": _heads(found),
+        "file says": ", ".join(f"{name} = {value}" for name, value in found.metadata.items()),
+    }
+    lines = [str(found.path)]
+    lines += [f"  {name:<10}{value}" for name, value in facts.items() if value]
+    lines += [f"  note      {note}" for note in found.notes]
+    lines += [f"  {name:<44} {_shape(shape)}" for name, shape in found.shapes.items()]
+    if found.unmatched:
+        lines.append(f"  UNMATCHED {len(found.unmatched)} tensors; this file can't be loaded:")
+        lines += [f"    {name}" for name in found.unmatched]
+    return "\n".join(lines)
+
+
+def _network(found: Inspection) -> str:
+    parts = [
+        (found.depth, "{} blocks"),
+        (found.embed_dim, "width {}"),
+        (found.patch_size, "patches of {} px"),
+        (found.img_size and " x ".join(map(str, found.img_size)), "images of {} px"),
+        (found.num_prefix_tokens, "{} prefix tokens"),
+        (found.num_classes, "{} classes"),
+    ]
+    return ", ".join(text.format(value) for value, text in parts if value is not None)
+
+
+def _heads(found: Inspection) -> str:
+    if found.num_heads is None:
+        return found.heads_known_from
+    counts = set(found.num_heads)
+    text = str(found.num_heads[0]) if len(counts) == 1 else ", ".join(map(str, found.num_heads))
+    return f"{text} ({found.heads_known_from})" if found.heads_known_from else text
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "scalar"

@@ -15,18 +15,16 @@ from torch import Tensor
 
 from limbeck.errors import UserError
 from limbeck.models.finished import weight_hash
+from limbeck.models.origins.architecture import VitShape, read_shape, to_architecture
 from limbeck.models.origins.layouts import (
     IMAGENET_NORM,
     Grid,
     Layout,
-    VitShape,
     Weights,
     find_heads,
     name_list,
-    read_shape,
     recognise,
     split_left_out,
-    to_architecture,
     to_float32,
 )
 from limbeck.models.vit import VitEncoder, build_encoder
@@ -185,12 +183,14 @@ def load_weights_file(
         if layout.is_imagenet
         else "ImageNet's mean and std are assumed: a weights file does not tell them."
     )
+    if layout.name == "tinymim" and shape.embed_dim == 192 and num_heads is None:
+        notes.append("TinyMIM*-T's own pre-training file looks the same; pass num_heads=12 for it.")
     if layout.name == "tinymim_tstar":
         notes.append("The LayerNorm of its wider layer is taken as the final norm.")
     architecture = to_architecture(shape, heads, img_size=img_size or shape.img_size)
     architecture |= {"mean": list(mean), "std": list(std)}
     named = drop_classifier(named, architecture, num_classes, notes)
-    origin = {"source": str(path), "layout": layout.name, "notes": notes}
+    origin = {"source": str(path), "layout": layout.name, "licence": None, "notes": notes}
     return assemble(named, architecture, origin, shape.grid, shape.num_prefix_rows)
 
 

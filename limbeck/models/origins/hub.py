@@ -22,7 +22,6 @@ def fetch(repository: str, names: tuple[str, ...], source: str) -> Path:
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
@@ -57,7 +56,9 @@ def fetch(repository: str, names: tuple[str, ...], source: str) -> Path:
             f"The Hugging Face hub has no '{repository}' (or it is private); check the name, or "
             f"{REMEDY}."
         ) from error
-    except (HfHubHTTPError, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # the client's errors differ from one major version to the next
         raise _unreachable(source, error) from error
     raise UserError(f"'{source}' has none of the files {', '.join(names)}; {REMEDY}.")
 
@@ -68,7 +69,7 @@ def _check_reach(source: str) -> None:
 
     try:
         get_session().head(constants.ENDPOINT, timeout=_REACH_SECONDS)
-    except Exception as error:  # the client's errors differ from one major version to the next
+    except Exception as error:  # as above
         raise _unreachable(source, error) from error
 
 

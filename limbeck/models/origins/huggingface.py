@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from limbeck.errors import UserError, did_you_mean
+from limbeck.models.origins.architecture import read_shape, to_architecture, to_ratio
 from limbeck.models.origins.checkpoint import (
     assemble,
     check_patch_size,
@@ -28,12 +29,10 @@ from limbeck.models.origins.layouts import (
     depth_of,
     name_list,
     place_registers,
-    read_shape,
+    rename,
     spread_heads,
-    to_architecture,
-    to_grid,
     to_float32,
-    to_ratio,
+    to_grid,
 )
 from limbeck.models.origins.timm import load_timm
 from limbeck.models.vit import VitEncoder
@@ -158,7 +157,7 @@ def load_huggingface(
     if config is None:
         raise UserError(f"The config.json of {source} names no model type; pass another source.")
     weights_file = _find(place, _WEIGHT_FILES, source)
-    licence = _read_licence(config_file.parent)
+    licence = _read_licence(place, source)
     if "architecture" in config:
         return _load_timm_format(
             config, weights_file, licence, img_size=img_size, patch_size=patch_size,
@@ -188,7 +187,7 @@ def load_huggingface(
         depth = architecture["kwargs"]["depth"]
         architecture["num_heads"] = list(spread_heads(num_heads, depth))
     check_patch_size(architecture["kwargs"]["patch_size"], patch_size, source)
-    mean, std = _read_norm(place, family, source)
+    mean, std = _read_norm(place, family, source, notes)
     architecture |= {"mean": mean, "std": std}
     weights = drop_classifier(weights, architecture, num_classes, notes)
     origin = {
@@ -212,16 +211,14 @@ def find_family(config: dict[str, Any], source: str) -> Family:
 
 
 def to_timm_names(weights: Weights, family: Family) -> tuple[Weights, dict[str, list[str]]]:
-    """The encoder's tensors in timm's names, and the names left out, by what they are."""
-    kept: Weights = {}
+    """The encoder's tensors in timm's names (float32), and the names left out, by what they are."""
+    kept = rename(weights, lambda name: _rename(name, family))
     left: dict[str, list[str]] = {}
-    for name, value in weights.items():
-        renamed = _rename(name, family)
-        what = next((what for start, what in _LEFT_OUT if renamed.startswith(start)), None)
-        if what is None:
-            kept[renamed] = value
-        else:
+    for name in list(kept):
+        what = next((what for start, what in _LEFT_OUT if name.startswith(start)), None)
+        if what is not None:
             left.setdefault(what, []).append(name)
+            del kept[name]
     if "cls_token" in kept:
         kept["cls_token"] = kept["cls_token"].reshape(1, 1, -1)
     if "pos_embed" in kept and kept["pos_embed"].ndim == 2:
@@ -245,7 +242,9 @@ def _fuse_qkv(weights: Weights) -> Weights:
     for name in weights:
         start, is_query, end = name.partition(".attn.q.")
         parts = [f"{start}.attn.{letter}.{end}" for letter in "qkv"]
-        if is_query and all(part in weights for part in parts):
+        shapes = {weights[part].shape for part in parts if part in weights}
+        # What does not belong together stays apart, and is then refused by name.
+        if is_query and all(part in weights for part in parts) and len(shapes) == 1:
             fused[f"{start}.attn.qkv.{end}"] = torch.cat([fused.pop(part) for part in parts])
     return fused
 
@@ -276,11 +275,13 @@ def _to_dinov3(
                (".ls1.gamma", ".gamma_1"), (".ls2.gamma", ".gamma_2"),
                (".mlp.gate_proj.", ".mlp.fc1_g."),
                (".mlp.up_proj.", ".mlp.fc1_x." if is_gated else ".mlp.fc1.")]  # fmt: skip
-    renamed: Weights = {}
-    for name, value in weights.items():
+
+    def to_name(name: str) -> str:
         for old, new in renames:
             name = name.replace(old, new)
-        renamed[name] = value
+        return name
+
+    renamed = rename(weights, to_name)
     wanted = {
         "hidden_act": "silu" if is_gated else "gelu", "layer_norm_eps": 1e-5, "key_bias": False,
     }  # fmt: skip
@@ -292,17 +293,19 @@ def _to_dinov3(
                 "so it can't be loaded; choose another teacher."
             )
     hidden = "blocks.0.mlp.fc1_x.weight" if is_gated else "blocks.0.mlp.fc1.weight"
-    missing = [name for name in (hidden, "patch_embed.proj.weight") if name not in renamed]
-    if missing:
+    num_axes = {hidden: 2, "patch_embed.proj.weight": 4, "reg_token": 3}
+    wrong = [n for n, axes in num_axes.items() if n not in renamed or renamed[n].ndim != axes]
+    if wrong:
         raise UserError(
-            f"{source} is no whole DINOv3: {', '.join(missing)} missing among its tensors "
-            f"({name_list(weights)})."
+            f"{source} is no whole DINOv3 ({', '.join(wrong)} missing or of another form) among "
+            f"{len(weights)} tensors: {name_list(weights)}."
         )
     embed_dim, _, _, patch_size = renamed["patch_embed.proj.weight"].shape
     depth = depth_of(renamed)
     size = img_size or _config_size(vision) or (224, 224)
-    if "reg_token" in renamed and not renamed["reg_token"].shape[1]:
-        del renamed["reg_token"]
+    num_reg_tokens = renamed["reg_token"].shape[1]
+    if not num_reg_tokens:
+        del renamed["reg_token"]  # Hugging Face keeps an empty one
     kwargs: dict[str, Any] = {
         "img_size": size[0] if size[0] == size[1] else list(size),
         "patch_size": patch_size,
@@ -310,7 +313,7 @@ def _to_dinov3(
         "depth": depth,
         "num_heads": num_heads,
         "mlp_ratio": to_ratio(renamed[hidden].shape[0], embed_dim),
-        "num_reg_tokens": renamed["reg_token"].shape[1] if "reg_token" in renamed else 0,
+        "num_reg_tokens": num_reg_tokens,
         "rope_temperature": vision.get("rope_theta", 100.0),
         "qkv_bias": "blocks.0.attn.q_bias" in renamed,
         "num_classes": 0,
@@ -362,23 +365,29 @@ def _read_all(file: Path, place: str | Path, source: str) -> Weights:
     return weights
 
 
-def _read_norm(place: str | Path, family: Family, source: str) -> tuple[list[float], list[float]]:
+def _read_norm(
+    place: str | Path, family: Family, source: str, notes: list[str]
+) -> tuple[list[float], list[float]]:
     try:
-        file = _find(place, ("preprocessor_config.json",), source)
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (UserError, ValueError):
+        config = json.loads(_read_optional(place, "preprocessor_config.json", source) or "{}")
+    except ValueError:
         config = {}
     mean, std = (config.get(key) for key in ("image_mean", "image_std"))
     if mean is None or std is None:
+        notes.append("No preprocessor_config.json: mean and std are the usual ones of its family.")
         return list(family.norm[0]), list(family.norm[1])
     return list(mean), list(std)
 
 
-def _read_licence(folder: Path) -> str | None:
+def _read_licence(place: str | Path, source: str) -> str | None:
     """The licence that a model card states in its head."""
-    try:
-        card = (folder / "README.md").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
+    card = _read_optional(place, "README.md", source) or ""
     found = re.search(r"\A---\n(?:.*\n)*?license: *(\S+)", card)
     return found.group(1) if found else None
+
+
+def _read_optional(place: str | Path, name: str, source: str) -> str | None:
+    try:
+        return _find(place, (name,), source).read_text(encoding="utf-8")
+    except (UserError, OSError, UnicodeDecodeError):
+        return None

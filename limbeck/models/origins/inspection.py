@@ -10,6 +10,7 @@ from torch import Tensor
 
 from limbeck.errors import UserError
 from limbeck.models.finished import is_finished_student
+from limbeck.models.origins.architecture import read_shape, to_architecture
 from limbeck.models.origins.checkpoint import (
     FileInfo,
     compare,
@@ -23,10 +24,8 @@ from limbeck.models.origins.huggingface import read_hub_config
 from limbeck.models.origins.layouts import (
     Weights,
     find_heads,
-    read_shape,
     recognise,
     split_left_out,
-    to_architecture,
 )
 from limbeck.models.origins.load import SUFFIXES, load_encoder
 from limbeck.models.origins.names import check_path
@@ -134,7 +133,10 @@ def _inspect_weights(path: Path, weights: Weights, info: FileInfo) -> Inspection
             **found,
         )
     found |= {"layout": layout.name, "description": layout.description}
-    named, left = split_left_out(layout, layout.convert(weights))
+    try:
+        named, left = split_left_out(layout, layout.convert(weights))
+    except UserError as error:
+        return Inspection(notes=(str(error),), unmatched=tuple(sorted(weights)), **found)
     notes = [f"{what} ({len(names)} tensors) would be left out" for what, names in left.items()]
     try:
         shape = read_shape(named)

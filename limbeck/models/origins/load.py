@@ -48,6 +48,7 @@ def load_encoder(
     """
     source = str(source)
     check_source(source)
+    _check_positive(img_size=img_size, patch_size=patch_size, num_heads=num_heads)
     size = None if img_size is None else to_grid(img_size)
     heads = num_heads if num_heads is None or isinstance(num_heads, int) else tuple(num_heads)
     shared = {
@@ -67,6 +68,13 @@ def load_encoder(
     if scheme == "hf":
         return load_huggingface(name, **shared)
     return _load_path(Path(name), model_name, shared)
+
+
+def _check_positive(**numbers: int | Sequence[int] | None) -> None:
+    for name, value in numbers.items():
+        values = [] if value is None else [value] if isinstance(value, int) else value
+        if not all(isinstance(number, int) and number > 0 for number in values):
+            raise UserError(f"{name} = {value} is refused; give whole numbers above 0.")
 
 
 def _load_path(path: Path, model_name: str | None, shared: dict[str, Any]) -> VitEncoder:

@@ -42,8 +42,8 @@ def load_timm(
 
     Weights come from ``weights_file`` if given, else from timm's hub; with ``pretrained=False``
     they are random, drawn from torch's global generator. ``config`` is what a timm folder says of
-    its weights (``pretrained_cfg``); ``model_args`` go to ``timm.create_model``. Raises UserError where
-    there are no weights, they can't be fetched, or do not fit.
+    its weights (``pretrained_cfg``); ``model_args`` go to ``timm.create_model``. Raises UserError
+    where there are no weights, they can't be fetched, or do not fit.
     """
     name = check_model_name(name)
     base = name.partition(".")[0]

@@ -79,3 +79,19 @@ def test_overrides_that_would_have_no_effect_are_refused(tmp_path):
         load_encoder(tmp_path / "mae.safetensors", img_sise=32)
     with pytest.raises(UserError, match="takes no 'pretrained'"):
         load_encoder("hf:a/b", pretrained=False)
+
+
+@pytest.mark.parametrize("wrong", [{"img_size": 0}, {"num_heads": -1}, {"num_heads": (3, 0)}])
+def test_sizes_and_counts_are_above_zero(tmp_path, wrong):
+    save_file(writers.mae_encoder(192), tmp_path / "mae.safetensors")
+    with pytest.raises(UserError, match="is refused"):
+        load_encoder(tmp_path / "mae.safetensors", **wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"), [({"img_size": 50}, "multiple of the patch"), ({"num_heads": 5}, "heads")]
+)
+def test_what_does_not_divide_is_refused(tmp_path, wrong, message):
+    save_file(writers.mae_encoder(192), tmp_path / "mae.safetensors")
+    with pytest.raises(UserError, match=message):
+        load_encoder(tmp_path / "mae.safetensors", **wrong)

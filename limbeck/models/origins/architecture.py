@@ -1,0 +1,198 @@
+"""The architecture of a plain ViT, read from its tensors (timm's names)."""
+
+from dataclasses import dataclass
+from math import isqrt
+from typing import Any
+
+from limbeck.errors import UserError
+from limbeck.models.origins.layouts import Grid, Weights, depth_of, name_list
+
+
+@dataclass(frozen=True)
+class VitShape:
+    """What the tensors of a ViT in timm's names tell of it.
+
+    ``grid`` is that of the position table; ``num_prefix_rows`` are its rows without a place in the
+    image. ``hidden_dim`` is the width of ``mlp.fc1``; ``is_gated``: half of it are gates.
+    """
+
+    embed_dim: int
+    depth: int
+    patch_size: int
+    grid: Grid
+    num_prefix_rows: int
+    hidden_dim: int
+    has_cls_token: bool
+    has_dist_token: bool
+    num_reg_tokens: int
+    has_qkv_bias: bool
+    has_qk_norm: bool
+    has_layer_scale: bool
+    has_pre_norm: bool
+    is_gated: bool
+    global_pool: str
+    num_classes: int
+
+    @property
+    def img_size(self) -> Grid:
+        """Height and width in pixels that the position table is for."""
+        return self.grid[0] * self.patch_size, self.grid[1] * self.patch_size
+
+
+# The tensors that tell the shape, and how many axes they have; the last two may be absent.
+_NUM_AXES = {
+    "patch_embed.proj.weight": 4,
+    "blocks.0.attn.qkv.weight": 2,
+    "blocks.0.mlp.fc1.weight": 2,
+    "blocks.0.mlp.fc2.weight": 2,
+    "pos_embed": 3,
+    "reg_token": 3,
+    "head.weight": 2,
+}
+_OPTIONAL = ("reg_token", "head.weight")
+
+
+def read_shape(weights: Weights, img_size: Grid | None = None) -> VitShape:
+    """Read a ViT's shape. ``img_size`` (H, W) tells the grid where it is not square.
+
+    Raises UserError where a needed tensor is missing or the position table fits no grid.
+    """
+    wrong = [
+        name
+        for name, num_axes in _NUM_AXES.items()
+        if (weights[name].ndim != num_axes if name in weights else name not in _OPTIONAL)
+    ]
+    if wrong or depth_of(weights) > len(weights):
+        raise UserError(
+            f"These are no weights of a whole ViT ({', '.join(wrong) or 'blocks'} missing or of "
+            f"another form) among {len(weights)} tensors: {name_list(weights)}."
+        )
+    patch_weight = weights["patch_embed.proj.weight"]  # [D, 3, p, p]
+    patch_size = patch_weight.shape[-1]
+    num_reg_tokens = weights["reg_token"].shape[1] if "reg_token" in weights else 0
+    num_prefix = ("cls_token" in weights) + ("dist_token" in weights) + num_reg_tokens
+    grid, num_prefix_rows = _read_grid(
+        weights["pos_embed"].shape[1], num_prefix, num_reg_tokens > 0, patch_size, img_size
+    )
+    hidden_dim = weights["blocks.0.mlp.fc1.weight"].shape[0]
+    head = weights.get("head.weight")
+    return VitShape(
+        embed_dim=patch_weight.shape[0],
+        depth=depth_of(weights),
+        patch_size=patch_size,
+        grid=grid,
+        num_prefix_rows=num_prefix_rows,
+        hidden_dim=hidden_dim,
+        has_cls_token="cls_token" in weights,
+        has_dist_token="dist_token" in weights,
+        num_reg_tokens=num_reg_tokens,
+        has_qkv_bias="blocks.0.attn.qkv.bias" in weights,
+        has_qk_norm="blocks.0.attn.q_norm.weight" in weights,
+        has_layer_scale="blocks.0.ls1.gamma" in weights,
+        has_pre_norm="norm_pre.weight" in weights,
+        is_gated=weights["blocks.0.mlp.fc2.weight"].shape[1] * 2 == hidden_dim,
+        global_pool=_read_pool(weights),
+        num_classes=0 if head is None else head.shape[0],
+    )
+
+
+def _read_grid(
+    num_rows: int, num_prefix: int, has_registers: bool, patch_size: int, img_size: Grid | None
+) -> tuple[Grid, int]:
+    """The grid of a position table, and how many of its rows are of prefix tokens."""
+    # Without a hint both may be squares; tables with registers are mostly for the patches alone.
+    order = (0, num_prefix) if has_registers else (num_prefix, 0)
+    for rows in order:
+        side = isqrt(max(num_rows - rows, 0))
+        if side > 0 and side * side == num_rows - rows:
+            return (side, side), rows
+    if img_size is not None:
+        grid = (img_size[0] // patch_size, img_size[1] // patch_size)
+        for rows in order:
+            if grid[0] * grid[1] == num_rows - rows:
+                return grid, rows
+    raise UserError(
+        f"A position table of {num_rows} rows with {num_prefix} prefix tokens is for no square "
+        f"grid; name the image size it was made for (img_size=(height, width))."
+    )
+
+
+def _read_pool(weights: Weights) -> str:
+    if "attn_pool.latent" in weights:
+        return "map"
+    if "fc_norm.weight" in weights:
+        return "avg"
+    return "token" if "cls_token" in weights else ""
+
+
+# timm's plain ViTs differ only in sizes, so any of them builds all; the name is for the reader.
+_NAMES = {192: "vit_tiny_patch16_224", 384: "vit_small_patch16_224", 1024: "vit_large_patch16_224"}
+
+
+def to_architecture(
+    shape: VitShape,
+    num_heads: tuple[int, ...],
+    *,
+    img_size: Grid,
+    norm_eps: float = 1e-6,
+    act_layer: str = "gelu",
+) -> dict[str, Any]:
+    """The ``architecture`` from which ``build_encoder`` makes the ViT (without mean and std).
+
+    timm fixes the norm's epsilon and the gated MLP by the model's name, so the name is chosen by
+    them. Raises UserError for a combination that timm does not have.
+    """
+    if shape.has_dist_token:
+        name, eps = "deit_base_distilled_patch16_224", 1e-6
+    elif shape.is_gated:
+        name, eps, act_layer = "vit_giant_patch14_dinov2", 1e-6, "silu"
+    elif norm_eps == 1e-5:
+        name, eps = "vit_base_patch16_clip_224", 1e-5
+    else:
+        name, eps = _NAMES.get(shape.embed_dim, "vit_base_patch16_224"), 1e-6
+    if norm_eps not in (eps, 1e-12):
+        raise UserError(
+            f"Norms with an epsilon of {norm_eps} are not supported for {name}, which has {eps}; "
+            "choose another teacher."
+        )
+    kwargs: dict[str, Any] = {
+        "img_size": img_size[0] if img_size[0] == img_size[1] else list(img_size),
+        "patch_size": shape.patch_size,
+        "embed_dim": shape.embed_dim,
+        "depth": shape.depth,
+        "num_heads": num_heads[0],
+        "mlp_ratio": to_ratio(shape.hidden_dim, shape.embed_dim),
+        "num_classes": shape.num_classes,
+        "global_pool": shape.global_pool,
+    }
+    # Only what differs from the named model.
+    special = {
+        "class_token": shape.has_cls_token,
+        "reg_tokens": shape.num_reg_tokens,
+        "no_embed_class": shape.has_cls_token and not shape.num_prefix_rows,
+        "qkv_bias": shape.has_qkv_bias,
+        "qk_norm": shape.has_qk_norm,
+        "pre_norm": shape.has_pre_norm,
+        "act_layer": act_layer,
+    }
+    usual = {
+        "class_token": True,
+        "reg_tokens": 0,
+        "no_embed_class": False,
+        "qkv_bias": True,
+        "qk_norm": False,
+        "pre_norm": name == "vit_base_patch16_clip_224",
+        "act_layer": "silu" if shape.is_gated else "gelu",
+    }
+    kwargs |= {key: value for key, value in special.items() if value != usual[key]}
+    if shape.has_layer_scale:
+        kwargs["init_values"] = 1e-5  # any value that builds the scales; the weights overwrite it
+    elif shape.is_gated:
+        kwargs["init_values"] = 0.0  # timm drops a None, and the named model has scales
+    return {"kind": "timm", "name": name, "kwargs": kwargs, "num_heads": list(num_heads)}
+
+
+def to_ratio(hidden_dim: int, embed_dim: int) -> float:
+    """A ``mlp_ratio`` of which timm's ``int(embed_dim * mlp_ratio)`` gives ``hidden_dim``."""
+    ratio = hidden_dim / embed_dim
+    return ratio if int(embed_dim * ratio) == hidden_dim else (hidden_dim + 0.5) / embed_dim
