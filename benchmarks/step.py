@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import torch
 
-from limbeck.engine.options import OptimOptions
 from limbeck.engine.optim import build_optimizer
+from limbeck.engine.options import OptimOptions
 from limbeck.methods.distiller import Distiller, Teacher, autocast
 from limbeck.methods.options import RelationOptions
 from limbeck.methods.relation import Relation

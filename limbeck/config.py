@@ -7,7 +7,11 @@ that they configure.
 """
 
 import dataclasses
+import importlib
+import importlib.util
 import json
+import os
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
@@ -109,3 +113,27 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{file} holds no JSON object.")
     return values
+
+
+def has_own_module(address: str) -> bool:
+    """Whether the module of a user's "module:Name" can be found, in the working folder too."""
+    # A script's own folder is on the path already; for a command that is the working folder.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        return importlib.util.find_spec(address.partition(":")[0]) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def import_own(address: str, what: str) -> Any:
+    """What "module:Name" names; raises UserError where there is no such module or name."""
+    module, _, name = address.partition(":")
+    if not has_own_module(address):
+        raise UserError(f"{what} '{address}': there is no module '{module}' here or installed.")
+    names = vars(importlib.import_module(module))
+    if name not in names:
+        raise UserError(
+            f"{what} '{address}': the module has no '{name}'.{did_you_mean(name, names)}"
+        )
+    return names[name]

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import sys
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -71,20 +70,6 @@ def check_unused(sections: Any, kind: type, chosen: str, option: str) -> None:
         name = field.name.replace("_", "-")
         if name != chosen and getattr(sections, field.name) != field.default:
             raise UserError(f"Options of --{name} have no effect with {option} {chosen}.")
-
-
-def check_class_name(name: str, what: str) -> None:
-    """Raise UserError unless "module:Class" names a module that can be found."""
-    module = name.partition(":")[0]
-    # A script's own folder is on the path already; the command line's working folder is not.
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        is_found = importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        is_found = False
-    if not is_found:
-        raise UserError(f"{what} '{name}': there is no module '{module}' here or installed.")
 
 
 def check_teacher(teacher: TeacherOptions) -> None:

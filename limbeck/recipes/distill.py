@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from limbeck.config import options, to_plain
+from limbeck.config import has_own_module, options, to_plain
 from limbeck.data.options import CropOptions, DataOptions, ViewOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
@@ -66,7 +66,11 @@ def check(config: DistillConfig) -> None:
     checks.check_train(config.train, config.optim)
     checks.check_unused(config, PerMethodOptions, config.method, "--method")
     if ":" in config.method:
-        checks.check_class_name(config.method, "method")
+        if not has_own_module(config.method):
+            raise UserError(
+                f"method '{config.method}': there is no module "
+                f"'{config.method.partition(':')[0]}' here or installed."
+            )
         return
     checks.check_choice(config.method, METHODS, "method")
     if config.method_options:

@@ -180,13 +180,13 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
 def build_classifier(config: FinetuneConfig, num_classes: int) -> VitEncoder:
     """The student with a fresh classifier and its drop path."""
     from limbeck.models.build import build_student, set_drop_path, with_classifier
-    from limbeck.models.origins.load import load_encoder
+    from limbeck.recipes.networks import load_vit
 
     if checks.is_bare_name(config.student):
         options = StudentOptions(name=config.student, img_size=config.img_size)
         encoder = build_student(options, seed=config.seed)
     else:
-        encoder = load_encoder(config.student)
+        encoder = load_vit(config.student)
     classifier = with_classifier(
         encoder,
         num_classes,

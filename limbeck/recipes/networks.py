@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import tomllib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from limbeck.config import from_plain
-from limbeck.errors import UserError, did_you_mean
+from limbeck.config import from_plain, import_own
+from limbeck.errors import UserError
 from limbeck.methods import METHODS
 from limbeck.methods.distiller import Teacher
 from limbeck.methods.method import Method
@@ -58,14 +57,9 @@ def build_networks(config: DistillConfig, device: torch.device) -> Networks:
 
 def method_class(name: str) -> type[Method]:
     """The class of a method: of the table, or a user's own as "module:Class"."""
-    module_name, _, class_name = METHODS.get(name, name).partition(":")
-    names = vars(importlib.import_module(module_name))
-    kind = names.get(class_name)
+    kind = import_own(METHODS.get(name, name), "method")
     if not (isinstance(kind, type) and issubclass(kind, Method)):
-        raise UserError(
-            f"method '{name}': '{class_name}' is no limbeck.Method of the module "
-            f"'{module_name}'.{did_you_mean(class_name, names)}"
-        )
+        raise UserError(f"method '{name}': that is no limbeck.Method; see docs/adding.md.")
     return kind
 
 
@@ -88,10 +82,18 @@ def start_student(options: StudentOptions, drop_path_rate: float, seed: int) -> 
     if options.weights is None:
         student = build_student(options, seed=seed)
     else:
-        student = load_encoder(options.weights, img_size=options.img_size).train()
+        student = load_vit(options.weights, img_size=options.img_size).train()
     # Constant, and none in the last block: TinyMIM's pre-training.
     set_drop_path(student, [drop_path_rate] * (student.facts.depth - 1) + [0.0])
     return student
+
+
+def load_vit(source: str, **overrides: Any) -> VitEncoder:
+    """A student's start: any source but a class of one's own, whose parts are not known."""
+    encoder = load_encoder(source, **overrides)
+    if not isinstance(encoder, VitEncoder):
+        raise UserError(f"'{source}' can be a teacher, not a student: it is no Transformer of timm.")
+    return encoder
 
 
 def load_teacher(

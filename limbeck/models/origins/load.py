@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from limbeck.config import import_own
 from limbeck.errors import UserError, did_you_mean
+from limbeck.models.encoder import Encoder
 from limbeck.models.finished import RECORD_FILE, WEIGHTS_FILE, is_finished_student, load_student
 from limbeck.models.origins.checkpoint import (
     SUFFIXES,
@@ -28,13 +30,14 @@ def load_encoder(
     num_heads: int | Sequence[int] | None = None,
     num_classes: int | None = None,
     **overrides: Any,
-) -> VitEncoder:
+) -> Encoder:
     """An encoder from ``timm:NAME``, ``hf:NAME`` or a path, in evaluation mode.
 
     A path is a weights file (safetensors, or torch's format with nothing but tensors and plain
     data), a folder as Hugging Face or timm write it, or a finished run. ``facts.origin`` says the
     source, its layout, licence where known, weight hash, and in notes what was assumed, left out
-    or interpolated.
+    or interpolated. ``module:function`` calls a function of your own with the arguments that were
+    given; it returns an Encoder.
 
     ``img_size`` (pixels, one side or (height, width)): another one than the weights' interpolates
     the positions. ``num_heads``: one count or one per block, for files that do not tell it.
@@ -55,6 +58,8 @@ def load_encoder(
         "img_size": size, "patch_size": patch_size, "num_heads": heads, "num_classes": num_classes,
     }  # fmt: skip
     scheme, name = split_source(source)
+    if scheme == "own":
+        return _call_own(name, {k: v for k, v in shared.items() if v is not None} | overrides)
     if scheme == "timm":
         is_pretrained = overrides.pop("pretrained", True)
         return load_timm(name, **shared, pretrained=is_pretrained, model_args=overrides)
@@ -68,6 +73,16 @@ def load_encoder(
     if scheme == "hf":
         return load_huggingface(name, **shared)
     return _load_path(Path(name), model_name, shared)
+
+
+def _call_own(address: str, arguments: dict[str, Any]) -> Encoder:
+    encoder = import_own(address, "source")(**arguments)
+    if not isinstance(encoder, Encoder):
+        raise UserError(
+            f"'{address}' returned a {type(encoder).__name__}, not a limbeck.Encoder; see "
+            "examples/own_teacher.py."
+        )
+    return encoder.eval()
 
 
 def _check_positive(**numbers: int | Sequence[int] | None) -> None:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from limbeck.config import has_own_module
 from limbeck.errors import UserError, did_you_mean
 from limbeck.models.shapes import check_model_name
 
@@ -10,11 +11,17 @@ SCHEMES = ("timm", "hf")
 
 
 def split_source(source: str) -> tuple[str | None, str]:
-    """(scheme, name) of ``timm:NAME`` or ``hf:NAME``; (None, source) of a path."""
+    """(scheme, name) of ``timm:NAME`` or ``hf:NAME``; (None, source) of a path.
+
+    A user's own ``module:function`` has the scheme "own" and is its own name.
+    """
     scheme, colon, name = source.partition(":")
     # A single letter is a drive of Windows; what exists is a path, whatever it looks like.
     is_path = not colon or len(scheme) == 1 or os.sep in scheme or Path(source).exists()
-    return (None, source) if is_path else (scheme, name)
+    if is_path:
+        return None, source
+    is_own = scheme not in SCHEMES and name.isidentifier() and has_own_module(source)
+    return ("own", source) if is_own else (scheme, name)
 
 
 def check_source(source: str) -> None:
@@ -25,10 +32,12 @@ def check_source(source: str) -> None:
     scheme, name = split_source(source)
     if scheme is None:
         check_path(Path(name))
+    elif scheme == "own":
+        return  # imported, with torch, when it is needed
     elif scheme not in SCHEMES:
         raise UserError(
             f"'{source}': there is no scheme '{scheme}:'.{did_you_mean(scheme, SCHEMES)} "
-            "A source is timm:NAME, hf:NAME or a path."
+            "A source is timm:NAME, hf:NAME, a path, or your own module:function."
         )
     elif not name:
         raise UserError(f"'{source}' names no model; write {scheme}:NAME.")
