@@ -14,7 +14,7 @@ import os
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeVar, cast, dataclass_transform
 
 import pydantic
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -29,9 +29,9 @@ PRESETS_DIR = Path(__file__).parent / "presets"
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def options(cls: type[T]) -> type[T]:
     """Class decorator: a frozen, keyword-only, validated dataclass; unknown keys are errors."""
-    return pydantic_dataclass(
-        frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
-    )(cls)
+    strict = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+    made: Any = pydantic_dataclass(frozen=True, kw_only=True, config=strict)(cls)
+    return cast("type[T]", made)
 
 
 def to_plain(config: Any) -> dict[str, Any]:

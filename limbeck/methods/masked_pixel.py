@@ -9,6 +9,7 @@ not depend on the number of ranks.
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from limbeck.errors import UserError
 from limbeck.methods.method import Method
@@ -28,6 +29,9 @@ class MaskedPixel(Method):
     """
 
     Options = MaskedPixelOptions
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self, options: MaskedPixelOptions, student: EncoderFacts, teacher: EncoderFacts | None

@@ -30,7 +30,7 @@ class RelationOptions(MethodOptions):
     color_jitter: tuple[NotNegative, NotNegative, NotNegative] = (0.4, 0.4, 0.4)
     drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.1
     teacher_block: int = -1
-    """Target block of the teacher, from 0; negative from the end. From MAE ViT-L the study took 17."""
+    """Target block of the teacher, from 0; negative from the end. Of ViT-L the study took 17."""
 
 
 @options

@@ -14,7 +14,7 @@ from limbeck.methods.method import Method
 from limbeck.methods.options import RelationOptions
 from limbeck.models.encoder import EncoderFacts
 from limbeck.ops.relations import relation_loss
-from limbeck.records import Batch, Features, Losses, Tap
+from limbeck.records import Batch, Features, Losses, Tap, TapKind
 
 
 class Relation(Method):
@@ -39,7 +39,7 @@ class Relation(Method):
                 f"last); there is no block {block}: change relation.teacher_block."
             )
         num_heads = teacher.num_heads[block]
-        kinds = ("queries", "keys", "values")
+        kinds: tuple[TapKind, ...] = ("queries", "keys", "values")
         self.student_taps = tuple(Tap(kind, -1, num_heads) for kind in kinds)
         self.teacher_taps = tuple(Tap(kind, block, num_heads) for kind in kinds)
         self.keeps_cls = student.has_cls_token and teacher.has_cls_token

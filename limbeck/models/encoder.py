@@ -68,7 +68,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def layer_id(self, parameter_name: str) -> int:
-        """Depth of a parameter for layer-wise decay: 0 embedding, k + 1 block k, depth + 1 after."""
+        """Depth of a parameter for layer decay: 0 embedding, k + 1 block k, depth + 1 after."""
 
     @abstractmethod
     def set_num_heads(self, block: int, num_heads: int) -> None:

@@ -92,7 +92,9 @@ def load_vit(source: str, **overrides: Any) -> VitEncoder:
     """A student's start: any source but a class of one's own, whose parts are not known."""
     encoder = load_encoder(source, **overrides)
     if not isinstance(encoder, VitEncoder):
-        raise UserError(f"'{source}' can be a teacher, not a student: it is no Transformer of timm.")
+        raise UserError(
+            f"'{source}' can be a teacher, not a student: it is no Transformer of timm."
+        )
     return encoder
 
 

@@ -25,7 +25,7 @@ def test_counter_uniform_looks_uniform():
     drawn = counter_uniform(torch.arange(200), 500)
     assert abs(drawn.mean().item() - 0.5) < 0.005  # 100,000 draws: standard error 0.0009
     assert abs(drawn.var().item() - 1 / 12) < 0.002
-    assert 0 <= drawn.min() and drawn.max() < 1
+    assert drawn.min() >= 0 and drawn.max() < 1
 
 
 def test_a_sample_s_mask_does_not_depend_on_its_batch():
