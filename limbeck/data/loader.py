@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from limbeck.data.decode import decode_image
 from limbeck.data.options import DataOptions, ViewOptions
@@ -240,18 +241,17 @@ def run_workers(
             # Otherwise it draws from the global generator, and a resumed run would differ.
             generator=torch.Generator(),
         )
-        # Dropping the iterator ends its workers. Where the caller still holds this generator when
-        # the program ends, that must happen before multiprocessing waits for them: they ignore
-        # its SIGTERM.
-        held = [iter(loader)]
-    atexit.register(held.clear)
+        results = iter(loader)
+
+    def stop() -> None:
+        # Not left to the garbage collector: a traceback may hold the iterator until the program
+        # ends, where multiprocessing would wait for workers that ignore its SIGTERM.
+        if isinstance(results, _MultiProcessingDataLoaderIter):
+            results._shutdown_workers()
+
+    atexit.register(stop)
     try:
-        while True:
-            try:
-                result = next(held[0])
-            except StopIteration:
-                return
-            yield result
+        yield from results
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -260,8 +260,8 @@ def run_workers(
             "run the same command again with a smaller --data.num-workers (0 uses none)."
         ) from error
     finally:
-        held.clear()
-        atexit.unregister(held.clear)
+        atexit.unregister(stop)
+        stop()
 
 
 class _Requests:

@@ -19,7 +19,7 @@ from limbeck.config import options
 from limbeck.data.options import CropOptions, DataOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import RunError, require_extra
-from limbeck.methods.options import MaskedPixelOptions, RelationOptions
+from limbeck.methods.options import RelationOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes.distill import DistillConfig, distill
 from limbeck.recipes.evaluate import EvaluateConfig, evaluate
@@ -42,8 +42,8 @@ class DemoConfig:
     """Folder for the images, the runs, the table and the picture."""
     seeds: Annotated[int, pydantic.Field(gt=0)] = 3
     """Students of each kind."""
-    teacher_epochs: Annotated[float, pydantic.Field(gt=0)] = 50
-    student_epochs: Annotated[float, pydantic.Field(gt=0)] = 20
+    teacher_epochs: Annotated[float, pydantic.Field(gt=0)] = 20
+    student_epochs: Annotated[float, pydantic.Field(gt=0)] = 8
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,6 @@ def teacher_config(config: DemoConfig, digits: Path) -> DistillConfig:
         out=config.out / "teacher",
         method="masked-pixel",
         student=_shape(embed_dim=128, depth=6, num_heads=8),
-        masked_pixel=MaskedPixelOptions(mask_ratio=0.6),
         **_shared(digits, config.teacher_epochs),
     )
 
@@ -117,7 +116,6 @@ def student_configs(
         seed=seed,
         method="masked-pixel",
         student=shape,
-        masked_pixel=MaskedPixelOptions(mask_ratio=0.6),
         **shared,
     )
     return distilled, alone
@@ -153,7 +151,7 @@ def _shape(embed_dim: int, depth: int, num_heads: int) -> StudentOptions:
     return StudentOptions(
         name="vit_tiny_patch16_224",
         img_size=28,
-        patch_size=7,  # 16 patches: small enough for two cores
+        patch_size=4,  # 49 patches: enough for relations, few enough for two cores
         embed_dim=embed_dim,
         depth=depth,
         num_heads=num_heads,
