@@ -1,6 +1,7 @@
 """The command line: verbs to recipes, and errors to one sentence. Nothing else."""
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,18 +12,24 @@ from limbeck.errors import UserError, did_you_mean
 
 @dataclass(frozen=True)
 class Verb:
-    """A recipe on the command line: its module, its options class, whether it takes presets."""
+    """A recipe on the command line: its summary, its options class, the verb of its presets.
+
+    A verb that can find problems exits with 1 where its result lists some.
+    """
 
     summary: str
     config: str
-    has_presets: bool = False
+    presets: str | None = None
+    can_find_problems: bool = False
 
 
 VERBS = {
-    "distill": Verb("a small ViT from unlabelled images and a big one", "DistillConfig", True),
-    "finetune": Verb("train a student for classification", "FinetuneConfig", True),
+    "distill": Verb("a small ViT from unlabelled images and a big one", "DistillConfig", "distill"),
+    "finetune": Verb("train a student for classification", "FinetuneConfig", "finetune"),
     "evaluate": Verb("does it help? kNN, linear and few-label probes, verdict", "EvaluateConfig"),
-    "doctor": Verb("check images, memory, disk and time before a run", "DoctorConfig", True),
+    "doctor": Verb(
+        "check images, memory, disk and time before a run", "DoctorConfig", "distill", True
+    ),
     "inspect": Verb("what is in this weights file or run?", "InspectConfig"),
     "demo": Verb("the whole story on 5,000 real digits, in about six minutes", "DemoConfig"),
 }
@@ -67,9 +74,14 @@ def run(words: list[str]) -> None:
     verb = VERBS[name]
     module = import_module(f"limbeck.recipes.{name}")
     config = parse(name, verb, getattr(module, verb.config), rest)
-    show_log()
+    # Of several processes (torchrun) one speaks; a run's files may not lie where the others are.
+    is_main = os.environ.get("RANK", "0") == "0"
+    show_log(logging.INFO if is_main else logging.WARNING)
     result = getattr(module, name)(config)
-    print(module.report(result))
+    if is_main:
+        print(module.report(result))
+    if verb.can_find_problems and result.problems:
+        sys.exit(1)
 
 
 def overview() -> str:
@@ -101,13 +113,13 @@ def parse(name: str, verb: Verb, kind: type, words: list[str]) -> object:
     from limbeck.config import from_plain, preset_names, read_preset
 
     preset, words = take_option(words, "--preset")
-    if preset is not None and not verb.has_presets:
+    if preset is not None and verb.presets is None:
         raise UserError(f"'limbeck {name}' has no presets.")
-    values = read_preset(preset, name) if preset else {}
+    values = read_preset(preset, verb.presets) if preset and verb.presets else {}
     default = from_plain(kind, values, f"preset {preset}") if values else None
     description = (kind.__doc__ or "").strip()
-    if verb.has_presets:
-        description += f"\n\nPresets (--preset NAME): {', '.join(preset_names(name))}."
+    if verb.presets:
+        description += f"\n\nPresets (--preset NAME): {', '.join(preset_names(verb.presets))}."
     return tyro.cli(
         kind,
         prog=f"limbeck {name}",
@@ -130,11 +142,11 @@ def take_option(words: list[str], option: str) -> tuple[str | None, list[str]]:
     return None, words
 
 
-def show_log() -> None:
-    """Show the package's notes on standard error."""
+def show_log(level: int) -> None:
+    """Show the package's notes from a level on, on standard error."""
     logger = logging.getLogger("limbeck")
     if not logger.handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(level)

@@ -7,6 +7,7 @@ that they configure.
 """
 
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import json
@@ -28,9 +29,22 @@ PRESETS_DIR = Path(__file__).parent / "presets"
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def options(cls: type[T]) -> type[T]:
-    """Class decorator: a frozen, keyword-only, validated dataclass; unknown keys are errors."""
+    """Class decorator: a frozen, keyword-only, validated dataclass; unknown keys are errors.
+
+    A value of a wrong type or out of range raises UserError, in one sentence.
+    """
     strict = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
     made: Any = pydantic_dataclass(frozen=True, kw_only=True, config=strict)(cls)
+    validate = made.__init__
+
+    @functools.wraps(validate)
+    def init(self: Any, **values: Any) -> None:
+        try:
+            validate(self, **values)
+        except pydantic.ValidationError as error:
+            raise UserError(_first_problem(error, cls.__name__)) from error
+
+    made.__init__ = init
     return cast("type[T]", made)
 
 
@@ -70,6 +84,7 @@ def _first_problem(error: pydantic.ValidationError, where: str) -> str:
     problem = error.errors()[0]
     name = ".".join(str(part) for part in problem["loc"]) or "the config"
     message = problem["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
     return f"{where}: {name} = {problem['input']!r} is refused: {message}."
 
 

@@ -213,7 +213,7 @@ def _to_device(
         images=erase(images, host.erase_boxes, host.view_seeds, erase_mean, erase_std),
         teacher_images=teacher_images,
         labels=None if host.labels is None else host.labels.to(device, non_blocking=True),
-        keys=host.keys,
+        keys=tuple(host.keys),  # pinning makes lists of tuples
         view_seeds=host.view_seeds.to(device, non_blocking=True),
     )
 
@@ -237,11 +237,16 @@ def run_workers(
             num_workers=max(0, num_workers),
             collate_fn=_unchanged,
             pin_memory=pin_memory,
-            worker_init_fn=_start_worker,
             # Otherwise it draws from the global generator, and a resumed run would differ.
             generator=torch.Generator(),
         )
-        results = iter(loader)
+        # Ctrl-C and torchrun signal the whole process group. The main process must finish its step
+        # and save, for which it needs its workers: they are born deaf, and end with it.
+        old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            results = iter(loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
     def stop() -> None:
         # Not left to the garbage collector: a traceback may hold the iterator until the program
@@ -276,15 +281,6 @@ class _Requests:
 
 def _unchanged(batch: Any) -> Any:
     return batch
-
-
-def _start_worker(worker_id: int) -> None:
-    del worker_id
-    torch.set_num_threads(1)
-    # Ctrl-C and torchrun signal the whole group. The main process must finish its step and save,
-    # for which it needs its workers; they end with it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _num_workers(data: DataOptions, world_size: int) -> int:

@@ -96,7 +96,7 @@ def _find_form(root: str) -> str:
 
 def _form_of_folder(path: Path) -> str:
     """By the first file of a known kind; images win, since a folder of images may hold a table."""
-    forms = set()
+    forms: set[str | None] = set()
     forms = set()
     for _, _, names in os.walk(path, followlinks=False):
         for name in names:

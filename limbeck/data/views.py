@@ -16,7 +16,7 @@ from hashlib import blake2b
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
@@ -37,7 +37,7 @@ IMAGENET_MEAN_BYTES = (124, 116, 104)  # fill colour of RandAugment, fact sheet 
 
 @dataclass(frozen=True)
 class View:
-    """``student`` and ``teacher``, (3, S, S) uint8: one crop and flip; the student's disturbed or not.
+    """``student`` and ``teacher``, (3, S, S) uint8: one crop and flip, disturbed for the student.
 
     They are the same tensor where nothing disturbs the student. ``erase_box`` is to be filled with
     noise by ``erase``, in the student's image only; zeros if there is none.
@@ -172,7 +172,7 @@ def global_seed(seed: int) -> Iterator[None]:
 @lru_cache(maxsize=8)
 def rand_augment(recipe: str, img_size: int) -> Callable[[Image.Image], Image.Image]:
     """timm's RandAugment, such as ``rand-m9-mstd0.5-inc1``; raises UserError for a bad recipe."""
-    from timm.data.auto_augment import rand_augment_transform
+    from timm.data.auto_augment import posterize, rand_augment_transform
 
     hparams = {
         "translate_const": int(0.45 * img_size),
@@ -180,15 +180,25 @@ def rand_augment(recipe: str, img_size: int) -> Callable[[Image.Image], Image.Im
         "interpolation": Image.Resampling.BICUBIC,
     }
     try:
-        return rand_augment_transform(recipe, hparams)
+        augment = rand_augment_transform(recipe, hparams)
     except (AssertionError, KeyError, ValueError) as error:
         raise UserError(
             f"'{recipe}' is no RandAugment recipe of timm; an example is rand-m9-mstd0.5-inc1."
         ) from error
+    for operation in augment.ops:
+        if operation.aug_fn is posterize:
+            operation.aug_fn = _posterize
+    return augment
+
+
+def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
+    # Differs from the recipe: its full magnitude keeps 0 bits, which blackened the image in old
+    # Pillow and is an error in the new one; one bit is kept.
+    return ImageOps.posterize(image, max(1, bits))
 
 
 def generator(seed: int, stream: int) -> np.random.Generator:
-    """The random numbers of one stream of a view: counter-based, so nothing depends on the order."""
+    """The random numbers of one stream of a view, whose key is its seed and the stream."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, stream], dtype=np.uint64)))
 
 

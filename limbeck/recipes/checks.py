@@ -10,6 +10,7 @@ from typing import Any
 from limbeck.data.options import DataOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError, did_you_mean, require_extra
+from limbeck.methods.options import MethodOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.models.origins.names import check_source
 from limbeck.models.shapes import check_model_name
@@ -29,10 +30,11 @@ def check_path(path: str, option: str) -> None:
     """Raise UserError with the nearest sibling's name unless the path exists."""
     if os.path.exists(path):
         return
-    parent = Path(path).parent
-    siblings = sorted(entry.name for entry in parent.iterdir()) if parent.is_dir() else []
-    missing = parent if not parent.is_dir() else Path(path)
-    raise UserError(f"{option}: {missing} does not exist.{did_you_mean(Path(path).name, siblings)}")
+    missing = Path(path)
+    while not missing.parent.is_dir():
+        missing = missing.parent
+    siblings = sorted(entry.name for entry in missing.parent.iterdir())
+    raise UserError(f"{option}: {missing} does not exist.{did_you_mean(missing.name, siblings)}")
 
 
 def check_data(data: DataOptions) -> None:
@@ -62,6 +64,12 @@ def check_student(student: StudentOptions) -> None:
         )
     if student.weights is not None:
         check_source(student.weights)
+        for name in ("name", "embed_dim", "depth", "mlp_ratio"):
+            if getattr(student, name) != getattr(StudentOptions(), name):
+                raise UserError(
+                    f"student.{name} has no effect with student.weights, which bring their own "
+                    "shape; leave one of the two out."
+                )
 
 
 def check_unused(sections: Any, kind: type, chosen: str, option: str) -> None:
@@ -78,6 +86,17 @@ def check_teacher(teacher: TeacherOptions) -> None:
         check_source(teacher.source)
     elif teacher != TeacherOptions():
         raise UserError("Options of --teacher have no effect without --teacher SOURCE.")
+
+
+def check_needs_teacher(method: str, options: MethodOptions, teacher: TeacherOptions) -> None:
+    """A teacher is named if, and only if, the method has one."""
+    if options.needs_teacher and teacher.source is None:
+        raise UserError(
+            f"The method {method} needs a teacher; name one, such as "
+            "--teacher timm:vit_base_patch16_224.mae or --teacher path/to/weights.safetensors."
+        )
+    if not options.needs_teacher and teacher.source is not None:
+        raise UserError(f"The method {method} has no teacher; leave --teacher out.")
 
 
 def check_train(train: TrainOptions, optim: OptimOptions) -> None:

@@ -79,13 +79,7 @@ def check(config: DistillConfig) -> None:
             f"{config.method} are --{config.method}.NAME."
         )
     chosen = getattr(config, config.method.replace("-", "_"))
-    if chosen.needs_teacher and config.teacher.source is None:
-        raise UserError(
-            f"The method {config.method} needs a teacher; name one, such as "
-            "--teacher timm:vit_base_patch16_224.mae or --teacher path/to/weights.safetensors."
-        )
-    if not chosen.needs_teacher and config.teacher.source is not None:
-        raise UserError(f"The method {config.method} has no teacher; leave --teacher out.")
+    checks.check_needs_teacher(config.method, chosen, config.teacher)
 
 
 def distill(config: DistillConfig) -> Path:

@@ -116,7 +116,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     from limbeck.data.skipped import SkippedLog
     from limbeck.engine.distributed import ranks_session
     from limbeck.models.origins.load import load_encoder
-    from limbeck.recipes.images import open_images
+    from limbeck.recipes.images import check_holdout, open_images
 
     with ranks_session(config.device) as ranks:
         images = open_images(config.data)
@@ -125,6 +125,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
                 f"{config.data.root} has no labels, so students can only be compared with their "
                 "teacher's neighbourhoods; pass --teacher, or class sub-folders."
             )
+        check_holdout(images)
         students = [load_encoder(source) for source in config.student]
         baselines = [load_encoder(source) for source in config.baseline]
         notes = [] if baselines else ["The baseline is the student's architecture, untrained."]
@@ -199,12 +200,12 @@ class _Prober:
 
 
 def untrained(student: Encoder, seed: int) -> Encoder:
-    """The student's architecture with fresh weights."""
+    """The student's architecture with fresh weights, without a classifier: it would only guess."""
     from limbeck.models.build import build_fresh
 
-    return build_fresh(
-        student.facts.architecture, {"source": f"untrained, seed {seed}"}, seed
-    ).eval()
+    architecture = dict(student.facts.architecture)
+    architecture["kwargs"] = architecture["kwargs"] | {"num_classes": 0}
+    return build_fresh(architecture, {"source": f"untrained, seed {seed}"}, seed).eval()
 
 
 def seen_images(students: list[Encoder], images: Images) -> list[str]:

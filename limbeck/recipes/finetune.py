@@ -101,7 +101,7 @@ def finetune(config: FinetuneConfig) -> Path:
     """
     check(config)
     from limbeck.engine.distributed import ranks_session
-    from limbeck.recipes.images import open_images
+    from limbeck.recipes.images import check_holdout, open_images
 
     with ranks_session(config.train.device) as ranks:
         images = open_images(config.data)
@@ -110,6 +110,7 @@ def finetune(config: FinetuneConfig) -> Path:
                 f"{config.data.root} has no labels; fine-tuning needs class sub-folders "
                 "(data/cat/1.jpg) or a label column."
             )
+        check_holdout(images)
         return _finetune(config, images, ranks)
 
 

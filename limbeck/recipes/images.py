@@ -1,5 +1,6 @@
 """The images of a run: what is trained on, what is held out, and what identifies them."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,10 @@ from limbeck.data.open import data_fingerprint, open_source, split_holdout
 from limbeck.data.options import DataOptions
 from limbeck.data.source import Source
 from limbeck.errors import UserError
+
+log = logging.getLogger("limbeck")
+
+FEW_IMAGES = 500  # a guess at where pre-training stops to make sense; it is said, not refused
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,15 @@ def open_images(data: DataOptions) -> Images:
             )
     else:
         train, holdout = split_holdout(whole, data)
+    if len(train) < 2:
+        raise UserError(
+            f"{data.root} has {len(whole)} image to train on; that can't teach anything. Name a "
+            "folder with hundreds or more."
+        )
+    if len(train) < FEW_IMAGES:
+        log.warning(
+            "%d training images are few; expect less than from thousands of them.", len(train)
+        )
     fingerprint = data_fingerprint(whole)
     return Images(
         whole=whole,
@@ -56,3 +70,12 @@ def open_images(data: DataOptions) -> Images:
             "fingerprint": fingerprint,
         },
     )
+
+
+def check_holdout(images: Images) -> None:
+    """Raise UserError where no image is left to score on."""
+    if not len(images.holdout):
+        raise UserError(
+            f"No image of {images.lineage['root']} is held out to score on; raise "
+            "--data.holdout-ratio, or name other images with --data.eval-root."
+        )

@@ -20,6 +20,7 @@ from limbeck.models.encoder import EncoderFacts
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.models.origins.load import load_encoder
 from limbeck.models.vit import VitEncoder
+from limbeck.recipes.checks import check_needs_teacher
 
 if TYPE_CHECKING:
     from limbeck.recipes.distill import DistillConfig
@@ -46,6 +47,7 @@ def build_networks(config: DistillConfig, device: torch.device) -> Networks:
     """Build all three; raises UserError where they do not fit each other."""
     kind = method_class(config.method)
     options = method_options(config, kind)
+    check_needs_teacher(config.method, options, config.teacher)
     student = start_student(config.student, options.drop_path_rate, config.seed)
     teacher = load_teacher(config.teacher, student.facts, device)
     with torch.random.fork_rng(devices=[]):
@@ -82,7 +84,9 @@ def start_student(options: StudentOptions, drop_path_rate: float, seed: int) -> 
     if options.weights is None:
         student = build_student(options, seed=seed)
     else:
-        student = load_vit(options.weights, img_size=options.img_size).train()
+        names = ("img_size", "patch_size", "num_heads")
+        overrides = {name: getattr(options, name) for name in names if getattr(options, name)}
+        student = load_vit(options.weights, num_classes=0, **overrides).train()
     # Constant, and none in the last block: TinyMIM's pre-training.
     set_drop_path(student, [drop_path_rate] * (student.facts.depth - 1) + [0.0])
     return student

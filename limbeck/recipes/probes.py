@@ -68,7 +68,8 @@ def build_probe(
     """
     from limbeck.evaluation.probes import quick_agreement, quick_probe
 
-    if len(images.holdout) < 2 or not (images.is_labelled or teacher):
+    fewest = 1 if images.is_labelled else 3  # neighbours need somebody to choose from
+    if len(images.holdout) < fewest or not (images.is_labelled or teacher):
         return None
     test = spread_slice(images.holdout, probes.num_test)
 

@@ -7,7 +7,14 @@ import sys
 import pytest
 import torch
 
-from limbeck.data.loader import eval_batches, num_cores, run_workers, train_batches
+from limbeck.data.loader import (
+    HostBatch,
+    _to_device,
+    eval_batches,
+    num_cores,
+    run_workers,
+    train_batches,
+)
 from limbeck.data.options import DataOptions, ViewOptions
 from limbeck.data.skipped import SkippedLog
 from limbeck.data.source import RawImage, Subset
@@ -73,7 +80,7 @@ def test_a_batch_is_as_its_record_says():
     (batch, *_) = batches(memory_photos(8, num_classes=3))
     for images in (batch.images, batch.teacher_images):
         assert images.shape == (4, 3, 16, 16) and images.dtype == torch.float32
-        assert 0 <= images.min() and images.max() <= 1 and images.max() > 0.1
+        assert images.min() >= 0 and images.max() <= 1 and images.max() > 0.1
     assert not torch.equal(batch.images, batch.teacher_images)
     assert batch.labels.dtype == torch.int64
     assert batch.labels.tolist() == [int(key.split()[1]) % 3 for key in batch.keys]
@@ -256,7 +263,7 @@ def test_leaving_early_ends_the_workers():
 
 
 ENDLESS = """
-import sys, torch
+import sys, time, torch
 from limbeck.data.loader import run_workers
 
 class Endless(torch.utils.data.Dataset):
@@ -270,6 +277,7 @@ try:
     for number in stream:
         if number == 1:
             print("ready", flush=True)
+            time.sleep(60)
 except KeyboardInterrupt:
     sys.exit(7)
 """
@@ -303,6 +311,19 @@ def test_run_workers_keeps_the_order(num_workers):
     assert [value for value, _ in found] == [2 * i for i in range(20)]
     if num_workers:
         assert {threads for _, threads in found} == {1}
+
+
+def test_pinned_batches_keep_their_kind():
+    pinned = HostBatch(
+        student=torch.zeros(1, 3, 2, 2, dtype=torch.uint8),
+        teacher=None,
+        erase_boxes=torch.zeros(1, 4, dtype=torch.int64),
+        labels=None,
+        view_seeds=torch.zeros(1, dtype=torch.int64),
+        keys=["a"],
+        skipped=[["b", "bad"]],
+    )
+    assert _to_device(pinned, CPU).keys == ("a",)
 
 
 def test_default_number_of_workers(monkeypatch):

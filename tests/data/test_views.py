@@ -4,6 +4,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 
 from limbeck.config import from_plain
@@ -59,7 +60,7 @@ def test_boxes_are_fixed_for_ever():
     ],
 )
 def test_crop_statistics(monkeypatch, scale, height, width, accepted, mean_area):
-    """Golden number 11 of TinyMIM's fact sheet, in closed form; large images for its exact sizes."""
+    """Golden number 11 of TinyMIM's fact sheet, in closed form, hence for large images."""
     options, count = ViewOptions(scale=(scale, 1.0)), 30_000
     rng = generator(0, 0)
     areas = [math.prod(draw_crop(rng, height, width, options)[2:]) for _ in range(count)]
@@ -235,3 +236,12 @@ def test_global_seed_restores_after_an_error():
         random.random()
         raise KeyError
     assert random.getstate() == state
+
+
+def test_rand_augment_survives_its_full_magnitude():
+    """At magnitude 10 the increasing posterize keeps 0 bits, which Pillow refuses."""
+    augment = views.rand_augment("rand-m10-inc1", 32)
+    (operation,) = (each for each in augment.ops if each.name == "PosterizeIncreasing")
+    operation.prob = 1.0
+    image = Image.fromarray(np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3))
+    assert len(np.unique(np.asarray(operation(image)))) == 2

@@ -1,0 +1,5 @@
+"""The images and runs of ``tests/recipes``."""
+
+from tests.recipes.conftest import _log_as_before, images, student, teacher, unlabelled
+
+__all__ = ["_log_as_before", "images", "student", "teacher", "unlabelled"]

@@ -1,0 +1,41 @@
+"""Images and finished runs that the tests of recipes share; nothing may write into them."""
+
+import logging
+
+import pytest
+
+from limbeck.recipes.distill import distill
+from tests.recipes.runs import distill_config, draw_classes, draw_unlabelled, teacher_config
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before():
+    """The command line's log goes to the stream of its own test."""
+    logger = logging.getLogger("limbeck")
+    before = logger.handlers[:], logger.level
+    yield
+    logger.handlers[:], logger.level = before
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """48 images in three class folders."""
+    return draw_classes(tmp_path_factory.mktemp("images") / "photos")
+
+
+@pytest.fixture(scope="session")
+def unlabelled(tmp_path_factory):
+    """48 images in one folder."""
+    return draw_unlabelled(tmp_path_factory.mktemp("unlabelled") / "photos")
+
+
+@pytest.fixture(scope="session")
+def teacher(images, tmp_path_factory):
+    """A finished masked-pixel run: three blocks, width 32, four heads."""
+    return distill(teacher_config(images, tmp_path_factory.mktemp("teacher") / "run"))
+
+
+@pytest.fixture(scope="session")
+def student(images, teacher, tmp_path_factory):
+    """A finished distillation: two blocks, width 24, three heads, four in the last block."""
+    return distill(distill_config(images, tmp_path_factory.mktemp("student") / "run", teacher))

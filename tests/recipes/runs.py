@@ -1,0 +1,93 @@
+"""Generated images and small runs for the tests of recipes."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from limbeck.data.options import DataOptions
+from limbeck.engine.options import OptimOptions, TrainOptions
+from limbeck.methods.options import MaskedPixelOptions, RelationOptions
+from limbeck.models.options import StudentOptions, TeacherOptions
+from limbeck.recipes.distill import DistillConfig
+from limbeck.recipes.finetune import FinetuneConfig
+from limbeck.recipes.probes import ProbeOptions
+
+COLORS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (200, 50, 40)}
+TEACHER_SHAPE = StudentOptions(
+    name="vit_tiny", img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=4
+)
+STUDENT_SHAPE = StudentOptions(
+    name="vit_tiny", img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3
+)
+
+
+def draw_image(color: tuple[int, int, int], rng: np.random.Generator) -> Image.Image:
+    """A colour and much noise, 40 x 36 pixels."""
+    noise = rng.normal(0, 40, (36, 40, 3))
+    return Image.fromarray((np.array(color) + noise).clip(0, 255).astype(np.uint8))
+
+
+def draw_classes(folder: Path, num_per_class: int = 16) -> Path:
+    """Class folders, one per colour: an easy labelled set."""
+    rng = np.random.default_rng(0)
+    for name, color in COLORS.items():
+        (folder / name).mkdir(parents=True)
+        for index in range(num_per_class):
+            draw_image(color, rng).save(folder / name / f"{index:03d}.png")
+    return folder
+
+
+def draw_unlabelled(folder: Path, count: int = 48) -> Path:
+    """The same colours in one folder."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    colors = list(COLORS.values())
+    for index in range(count):
+        draw_image(colors[index % 3], rng).save(folder / f"{index:03d}.png")
+    return folder
+
+
+def teacher_config(images: Path, out: Path) -> DistillConfig:
+    """A masked autoencoder that is trained in a second."""
+    return DistillConfig(
+        out=out,
+        method="masked-pixel",
+        student=TEACHER_SHAPE,
+        masked_pixel=MaskedPixelOptions(mask_ratio=0.5),
+        **_shared(images, epochs=2),
+    )
+
+
+def distill_config(images: Path, out: Path, teacher: Path, **changes: object) -> DistillConfig:
+    """Relation distillation to a student of another depth, width and head count: eight steps."""
+    values = {
+        "out": out,
+        "student": STUDENT_SHAPE,
+        "teacher": TeacherOptions(source=str(teacher)),
+        "relation": RelationOptions(drop_path_rate=0.0),
+        **_shared(images, epochs=4),
+    }
+    return DistillConfig(**values | changes)
+
+
+def finetune_config(images: Path, out: Path, student: str, **changes: object) -> FinetuneConfig:
+    """Fine-tuning of the student above, without mixing."""
+    values = {
+        "out": out,
+        "student": student,
+        **_shared(images, epochs=4),
+    }
+    del values["probes"]
+    return FinetuneConfig(**values | changes)
+
+
+def _shared(images: Path, epochs: float) -> dict[str, object]:
+    return {
+        "data": DataOptions(root=str(images), holdout_ratio=0.25, num_workers=0),
+        "optim": OptimOptions(base_lr=1e-2),
+        "train": TrainOptions(
+            epochs=epochs, global_batch_size=16, log_every=1, precision="fp32", device="cpu"
+        ),
+        "probes": ProbeOptions(crop_ratio=1.0),
+    }

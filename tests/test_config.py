@@ -1,0 +1,213 @@
+"""Configs: defaults <- preset <- command line, strict keys and types, JSON there and back."""
+
+import dataclasses
+import importlib
+import json
+
+import pytest
+
+from limbeck.cli import VERBS, parse
+from limbeck.config import (
+    from_plain,
+    has_own_module,
+    import_own,
+    preset_names,
+    read_json,
+    read_preset,
+    to_plain,
+)
+from limbeck.errors import UserError
+from limbeck.recipes.distill import DistillConfig
+from limbeck.recipes.finetune import FinetuneConfig
+
+CONFIGS = {
+    verb: getattr(importlib.import_module(f"limbeck.recipes.{verb}"), entry.config)
+    for verb, entry in VERBS.items()
+}
+
+
+def changed(value):
+    """Another value of the same type that every option accepts, or None where unknown."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, float):
+        return value / 2
+    if isinstance(value, int) and value > 1:
+        return value + 1
+    return None
+
+
+def test_command_line_over_preset_over_default(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("seed = 5\n[train]\nepochs = 7\nglobal_batch_size = 32\n")
+    words = ["--preset", str(file), "--train.epochs", "9"]
+    config = parse("distill", VERBS["distill"], DistillConfig, words)
+    assert config.seed == 5
+    assert config.train.epochs == 9
+    assert config.train.global_batch_size == 32
+    assert config.train.save_every == DistillConfig().train.save_every
+
+
+def test_a_preset_changes_only_what_it_lists():
+    config = from_plain(
+        FinetuneConfig, read_preset("photos_finetune", "finetune"), "photos_finetune"
+    )
+    default = FinetuneConfig()
+    assert config.mix.mixup_alpha == 0.2
+    assert config.optim.layer_decay == 0.75
+    # A section that a verb sets for itself keeps what the preset does not list.
+    assert config.optim.betas == default.optim.betas
+    assert config.optim.no_decay_names == default.optim.no_decay_names
+    assert config.views == default.views
+
+
+def test_a_partial_section_keeps_the_verb_s_own_defaults(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("[views]\nflip_prob = 0.0\n[data]\nnum_workers = 0\n")
+    words = [f"--preset={file}"]
+    config = parse("finetune", VERBS["finetune"], FinetuneConfig, words)
+    default = FinetuneConfig()
+    assert config.views == dataclasses.replace(default.views, flip_prob=0.0)
+    assert config.data == dataclasses.replace(default.data, num_workers=0)
+
+
+@pytest.mark.parametrize("verb", CONFIGS)
+def test_json_round_trip_of_the_defaults(verb):
+    config = CONFIGS[verb]()
+    plain = json.loads(json.dumps(to_plain(config)))
+    assert from_plain(CONFIGS[verb], plain, "saved") == config
+
+
+@pytest.mark.parametrize("verb", CONFIGS)
+def test_json_round_trip_of_changed_values(verb):
+    config = CONFIGS[verb]()
+    num_changed = 0
+    for section in dataclasses.fields(config):
+        value = getattr(config, section.name)
+        if dataclasses.is_dataclass(value):
+            inner = {
+                field.name: other
+                for field in dataclasses.fields(value)
+                if (other := changed(getattr(value, field.name))) is not None
+            }
+            num_changed += len(inner)
+            config = dataclasses.replace(config, **{section.name: dataclasses.replace(value, **inner)})
+        elif (other := changed(value)) is not None:
+            num_changed += 1
+            config = dataclasses.replace(config, **{section.name: other})
+    assert num_changed or verb == "inspect"
+    plain = json.loads(json.dumps(to_plain(config)))
+    assert from_plain(CONFIGS[verb], plain, "saved") == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sed": 1}, "mine: there is no option 'sed'. Did you mean 'seed'?"),
+        (
+            {"train": {"epoch": 1}},
+            "mine: there is no option 'train.epoch'. Did you mean 'epochs'?",
+        ),
+        ({"train": {"zzz": 1}}, "mine: there is no option 'train.zzz'."),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(values, message):
+    with pytest.raises(UserError) as caught:
+        from_plain(DistillConfig, values, "mine")
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"train": {"epochs": "many"}}, "epochs = 'many' is refused: input should be a valid"),
+        ({"train": {"epochs": 0}}, "epochs = 0 is refused: input should be greater than 0"),
+        ({"train": {"precision": "fp8"}}, "precision = 'fp8' is refused: input should be 'fp32'"),
+        ({"optim": {"base_lr": float("nan")}}, "base_lr = nan is refused"),
+        ({"crop": {"scale": [0.5, 2.0]}}, "a crop can't have more than the whole area"),
+        ({"train": 3}, "train = 3 is refused"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_sentence(values, words):
+    with pytest.raises(UserError) as caught:
+        from_plain(DistillConfig, values, "mine")
+    message = str(caught.value)
+    assert words in message
+    assert message.startswith("mine: ")
+    assert "\n" not in message
+
+
+def test_python_gets_the_same_sentences():
+    with pytest.raises(UserError, match="seed = 'a' is refused"):
+        DistillConfig(seed="a")
+    with pytest.raises(UserError, match="sed"):
+        DistillConfig(sed=1)
+
+
+def test_configs_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        DistillConfig().seed = 1
+
+
+def test_presets_of_a_verb():
+    assert "tinymim_vit_tiny" in preset_names("distill")
+    assert "photos_finetune" in preset_names("finetune")
+    assert preset_names("inspect") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("photos_vit_tny", "There is no preset 'photos_vit_tny' for 'limbeck distill'. "
+         "Did you mean 'photos_vit_tiny'? Presets: "),
+        ("photos_finetune", "The preset 'photos_finetune' is for 'limbeck finetune', "
+         "not 'limbeck distill'."),
+        ("no/such.toml", "There is no preset 'no/such.toml'"),
+    ],
+)  # fmt: skip
+def test_a_preset_that_is_none(name, words):
+    with pytest.raises(UserError) as caught:
+        read_preset(name, "distill")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"seed = ", b"seed = 1\nseed = 2", b"\xff\xfe\x00"])
+def test_a_preset_that_is_no_toml(tmp_path, content):
+    file = tmp_path / "mine.toml"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="is not valid TOML"):
+        read_preset(str(file), "distill")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [("{", "Can't read"), ("[1]", "holds no JSON object"), (None, "Can't")]
+)
+def test_a_file_that_is_no_json_object(tmp_path, content, words):
+    file = tmp_path / "a.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UserError, match=words):
+        read_json(file)
+
+
+def test_a_json_object_is_read(tmp_path):
+    file = tmp_path / "a.json"
+    file.write_text('{"a": 1}')
+    assert read_json(file) == {"a": 1}
+
+
+def test_a_user_s_own_module_is_found_in_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    (tmp_path / "own_thing_of_config.py").write_text("class Thing:\n    pass\n")
+    assert has_own_module("own_thing_of_config:Thing")
+    assert import_own("own_thing_of_config:Thing", "method").__name__ == "Thing"
+    with pytest.raises(UserError, match=r"the module has no 'Thng'. Did you mean 'Thing'\?"):
+        import_own("own_thing_of_config:Thng", "method")
+
+
+@pytest.mark.parametrize("address", ["no_such_module:A", "no.such.module:A", ":A", "a b:C"])
+def test_a_module_that_is_not_there(address):
+    assert not has_own_module(address)
+    with pytest.raises(UserError, match="there is no module"):
+        import_own(address, "method")
