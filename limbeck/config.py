@@ -58,11 +58,12 @@ def from_plain(kind: type[T], values: dict[str, Any], where: str) -> T:
     """Build a config of class ``kind`` from nested dictionaries.
 
     ``where`` names the origin in errors. Raises UserError for an unknown key (with the nearest
-    real one) and for a wrong type or range.
+    real one) and for a wrong type or range. What a section does not list keeps the default that
+    ``kind`` gives it, which may differ from that of the section's own class.
     """
     _check_keys(kind, values, where, prefix="")
     try:
-        return pydantic.TypeAdapter(kind).validate_python(values)
+        return pydantic.TypeAdapter(kind).validate_python(_complete(kind, values))
     except pydantic.ValidationError as error:
         raise UserError(_first_problem(error, where)) from error
 
@@ -74,10 +75,19 @@ def _check_keys(kind: type, values: dict[str, Any], where: str, prefix: str) -> 
             raise UserError(
                 f"{where}: there is no option '{prefix}{key}'.{did_you_mean(key, fields)}"
             )
-        inner = fields[key].type
-        if isinstance(value, dict) and dataclasses.is_dataclass(inner):
-            assert isinstance(inner, type)
-            _check_keys(inner, value, where, prefix=f"{prefix}{key}.")
+        section = fields[key].default
+        if isinstance(value, dict) and dataclasses.is_dataclass(section):
+            _check_keys(type(section), value, where, prefix=f"{prefix}{key}.")
+
+
+def _complete(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    complete = dict(values)
+    for field in dataclasses.fields(kind):
+        section, value = field.default, values.get(field.name)
+        if isinstance(value, dict) and dataclasses.is_dataclass(section):
+            assert not isinstance(section, type)
+            complete[field.name] = dataclasses.asdict(section) | _complete(type(section), value)
+    return complete
 
 
 def _first_problem(error: pydantic.ValidationError, where: str) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import sys
 
 import pytest
 
@@ -198,7 +199,7 @@ def test_a_json_object_is_read(tmp_path):
 
 def test_a_user_s_own_module_is_found_in_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "own_thing_of_config.py").write_text("class Thing:\n    pass\n")
     assert has_own_module("own_thing_of_config:Thing")
     assert import_own("own_thing_of_config:Thing", "method").__name__ == "Thing"

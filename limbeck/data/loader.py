@@ -10,6 +10,7 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -256,7 +257,22 @@ def run_workers(
 
     atexit.register(stop)
     try:
-        yield from results
+        with lost_workers_explained():
+            yield from results
+    finally:
+        atexit.unregister(stop)
+        stop()
+
+
+@contextmanager
+def lost_workers_explained() -> Iterator[None]:
+    """Turn torch's word of a dead loader process into a RunError with the remedy.
+
+    torch raises it in the main thread the moment a process dies, wherever that thread is: whoever
+    works between two batches needs this too.
+    """
+    try:
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -264,9 +280,6 @@ def run_workers(
             "A loader process died, most likely for want of memory (RAM or /dev/shm); "
             "run the same command again with a smaller --data.num-workers (0 uses none)."
         ) from error
-    finally:
-        atexit.unregister(stop)
-        stop()
 
 
 class _Requests:

@@ -2,7 +2,7 @@
 
 mixup: Beyond Empirical Risk Minimization (arXiv 1710.09412); CutMix (arXiv 1905.04899). One choice
 and one lambda per batch, the partner is the batch reversed, and cutmix's lambda is corrected to the
-box that was really cut (fact sheet 2.2).
+box that was really cut.
 """
 
 import dataclasses

@@ -2,8 +2,8 @@
 
 A view never has to be stored to make it again: its seed follows from the run seed, the epoch and
 the sample's key, and each kind of disturbance has its own random stream of that seed, so switching
-one on changes none of the others. The crop and the flip are those of TinyMIM's recipe (fact sheet
-1.8), which are torchvision's; RandAugment and random erasing are timm's (2.2).
+one on changes none of the others. The crop and the flip are those of TinyMIM's recipe, which are
+torchvision's; RandAugment and random erasing are timm's.
 """
 
 import math
@@ -30,9 +30,9 @@ NO_BOX: Box = (0, 0, 0, 0)
 
 CROP_STREAM, COLOR_STREAM, ERASE_STREAM, NOISE_STREAM = range(4)
 NUM_TRIES = 10  # torchvision's for crops, timm's for erasing
-ERASE_AREA = (0.02, 1 / 3)  # fact sheet 2.2
+ERASE_AREA = (0.02, 1 / 3)  # of the image, TinyMIM's fine-tuning
 ERASE_ASPECT = (0.3, 1 / 0.3)
-IMAGENET_MEAN_BYTES = (124, 116, 104)  # fill colour of RandAugment, fact sheet 2.2
+IMAGENET_MEAN_BYTES = (124, 116, 104)  # fill colour of RandAugment
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ NotNegative = Annotated[float, pydantic.Field(ge=0)]
 
 @options
 class OptimOptions:
-    """AdamW and its schedule. Defaults: TinyMIM's pre-training (fact sheet 2.1)."""
+    """AdamW and its schedule. Defaults: TinyMIM's pre-training, as released."""
 
     base_lr: Annotated[float, pydantic.Field(gt=0)] = 1.5e-4
     """Learning rate per 256 samples; the peak is base_lr * global_batch_size / 256."""

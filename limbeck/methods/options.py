@@ -25,7 +25,7 @@ class MethodOptions:
 
 @options
 class RelationOptions(MethodOptions):
-    """TinyMIM's relations, default arm (QK + VV). Defaults: fact sheet 1.8, 1.9."""
+    """TinyMIM's relations, default arm (QK + VV). Defaults: its released code."""
 
     color_jitter: tuple[NotNegative, NotNegative, NotNegative] = (0.4, 0.4, 0.4)
     drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.1

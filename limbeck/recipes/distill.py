@@ -89,10 +89,11 @@ def distill(config: DistillConfig) -> Path:
     when asked to stop (after saving).
     """
     check(config)
+    from limbeck.data.loader import lost_workers_explained
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import open_images
 
-    with ranks_session(config.train.device) as ranks:
+    with ranks_session(config.train.device) as ranks, lost_workers_explained():
         return _distill(config, open_images(config.data), ranks)
 
 

@@ -100,10 +100,11 @@ def finetune(config: FinetuneConfig) -> Path:
     when asked to stop (after saving).
     """
     check(config)
+    from limbeck.data.loader import lost_workers_explained
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import check_holdout, open_images
 
-    with ranks_session(config.train.device) as ranks:
+    with ranks_session(config.train.device) as ranks, lost_workers_explained():
         images = open_images(config.data)
         if not images.is_labelled:
             raise UserError(

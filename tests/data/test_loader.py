@@ -11,6 +11,7 @@ from limbeck.data.loader import (
     HostBatch,
     _to_device,
     eval_batches,
+    lost_workers_explained,
     num_cores,
     run_workers,
     train_batches,
@@ -229,6 +230,13 @@ def test_a_killed_worker_ends_the_run_with_a_clear_error():
     source = DeadlySource(memory_photos(4).files)
     with pytest.raises(RunError, match=r"loader process died.*--data\.num-workers"):
         list(batches(source, num_workers=1))
+
+
+def test_a_worker_killed_between_two_batches_is_explained_too():
+    with pytest.raises(RunError, match="loader process died"), lost_workers_explained():
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+    with pytest.raises(RuntimeError, match="another"), lost_workers_explained():
+        raise RuntimeError("another error")
 
 
 class PatientSource(MemorySource):

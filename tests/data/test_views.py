@@ -60,7 +60,7 @@ def test_boxes_are_fixed_for_ever():
     ],
 )
 def test_crop_statistics(monkeypatch, scale, height, width, accepted, mean_area):
-    """Golden number 11 of TinyMIM's fact sheet, in closed form, hence for large images."""
+    """Acceptance and mean area in closed form, hence for large images."""
     options, count = ViewOptions(scale=(scale, 1.0)), 30_000
     rng = generator(0, 0)
     areas = [math.prod(draw_crop(rng, height, width, options)[2:]) for _ in range(count)]
@@ -146,7 +146,7 @@ def test_color_jitter_order_varies():
     assert len(orders) == 6
 
 
-def test_rand_augment_is_that_of_the_sheet():
+def test_rand_augment_is_that_of_the_recipe():
     transform = rand_augment("rand-m9-mstd0.5-inc1", 224)
     assert len(transform.ops) == 15 and transform.num_layers == 2
     for op in transform.ops:
@@ -170,7 +170,7 @@ def test_bad_options_are_refused():
         rand_augment("rund-m9", 32)
 
 
-def test_erase_boxes_have_the_sheets_size_and_share():
+def test_erase_boxes_have_the_recipes_size_and_share():
     boxes = [draw_erase_box(generator(s, ERASE_STREAM), 100, 0.25) for s in range(2000)]
     real = np.array([box for box in boxes if box != NO_BOX])
     assert len(real) / len(boxes) == pytest.approx(0.25, abs=0.04)  # four standard errors

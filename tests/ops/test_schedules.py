@@ -3,7 +3,7 @@ import pytest
 from limbeck.ops.schedules import cosine_lr, layer_scale, peak_lr
 
 
-# TinyMIM's recipes: fact sheet, golden numbers 5 and 6; they are printed to 8 digits.
+# TinyMIM's recipes, computed once from its formula; printed to 8 digits.
 @pytest.mark.parametrize(
     ("step", "lr"),
     [

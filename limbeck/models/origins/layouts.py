@@ -24,9 +24,9 @@ IMAGENET_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # DeiT's and MAE's own: 64 channels per head in all but the last (80).
 STANDARD_HEADS = {width: (n, n) for width, n in {192: 3, 384: 6, 768: 12, 1024: 16}.items()}
 STANDARD_HEADS[1280] = (16, 16)
-# TinyMIM pre-trains with the teacher's head count in the last block (fact sheet 3.1).
+# TinyMIM pre-trains with the teacher's head count in the last block.
 TINYMIM_HEADS = {192: (6, 12), 384: (6, 12), 768: (12, 16)}
-TSTAR_HEADS = {192: (12, 12)}  # fact sheet 2.3
+TSTAR_HEADS = {192: (12, 12)}  # read off its segmentation backbone
 DINOV2_HEADS = STANDARD_HEADS | {1536: (24, 24)}
 
 
@@ -90,8 +90,8 @@ def _is_initial(weights: Weights, name: str) -> bool:
 
 
 def _is_tinymim(weights: Weights) -> bool:
-    # Relations are taken before the last block's attention, so what follows was never trained
-    # (fact sheet 1.12). If the first norm is at its start as well, nothing at all was trained.
+    # Relations are taken before the last block's attention, so what follows was never trained.
+    # If the first norm is at its start as well, nothing at all was trained.
     tail = (f"blocks.{depth_of(weights) - 1}.norm2", "norm")
     return (
         _is_bare(weights)

@@ -10,7 +10,7 @@ from tests.models.origins import writers
 NORM = {"mean": [0.5] * 3, "std": [0.5] * 3}
 
 
-# Parameter counts: TinyMIM sheet 3.1, 3.2 and golden number 9. Tensor counts: sheet 3.2, 3.4.
+# Parameter and tensor counts of the published files.
 @pytest.mark.parametrize(
     ("width", "depth", "num_tensors", "num_parameters"),
     [

@@ -1,7 +1,7 @@
 """Writes the published layouts with random weights, and runs them in plain tensor code.
 
 The reference below knows nothing of timm: it is written from the ViT paper's equations and the
-fact sheet's key list (TinyMIM 3.4), so that loading is checked against something independent.
+published key lists, so that loading is checked against something independent.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def mae_full(width=32, decoder_width=16, **shape):
 
 
 def tinymim(width=192, **shape):
-    """The end of the last block and the final norm as they were initialised (sheet 1.12)."""
+    """The end of the last block and the final norm as they were initialised."""
     weights = mae_encoder(width, **shape)
     last = max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
     for norm in (f"blocks.{last}.norm2", "norm"):

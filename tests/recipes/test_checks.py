@@ -1,0 +1,154 @@
+"""Checks without torch: each mistake has its sentence, and what is right passes."""
+
+import importlib.util
+
+import pytest
+
+from limbeck.data.options import DataOptions
+from limbeck.engine.options import OptimOptions, TrainOptions
+from limbeck.errors import UserError
+from limbeck.methods.options import (
+    MaskedPixelOptions,
+    MethodOptions,
+    PerMethodOptions,
+    RelationOptions,
+)
+from limbeck.models.options import StudentOptions, TeacherOptions
+from limbeck.recipes import checks
+
+
+def message_of(function, *args):
+    with pytest.raises(UserError) as caught:
+        function(*args)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_choice():
+    checks.check_choice("cpu", ("auto", "cpu"), "device")
+    assert message_of(checks.check_choice, "cuba", iter(("cpu", "cuda")), "device") == (
+        "There is no device 'cuba'. Did you mean 'cuda'? Choose one of cpu, cuda."
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("phots", "--data: {0}/phots does not exist. Did you mean 'photos'?"),
+        ("phots/train/cats", "--data: {0}/phots does not exist. Did you mean 'photos'?"),
+        ("photos/trian", "--data: {0}/photos/trian does not exist. Did you mean 'train'?"),
+        ("zzz", "--data: {0}/zzz does not exist."),
+    ],
+)
+def test_a_path_that_is_not_there_names_the_nearest(tmp_path, path, message):
+    (tmp_path / "photos" / "train").mkdir(parents=True)
+    said = message_of(checks.check_path, str(tmp_path / path), "--data")
+    assert said == message.format(tmp_path)
+
+
+def test_a_relative_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    checks.check_path("photos", "--data")
+    assert message_of(checks.check_path, "phots/a", "--data") == (
+        "--data: phots does not exist. Did you mean 'photos'?"
+    )
+
+
+def test_data(tmp_path):
+    checks.check_data(DataOptions(root=str(tmp_path)))
+    assert "No images are named" in message_of(checks.check_data, DataOptions())
+    missing = str(tmp_path / "no")
+    said = message_of(checks.check_data, DataOptions(root=str(tmp_path), eval_root=missing))
+    assert said.startswith(f"--data.eval-root: {missing} does not exist.")
+
+
+@pytest.mark.parametrize("root", ["hf:owner/name", "s3://bucket/a.tar", "shards-{00..09}.tar"])
+def test_data_that_is_elsewhere_is_not_looked_for(root):
+    checks.check_data(DataOptions(root=root))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"name": "vit_tyni"}, "There is no vision Transformer 'vit_tyni' in timm."),
+        ({"embed_dim": 10, "num_heads": 3}, "student.embed_dim 10 does not divide by "
+         "student.num_heads 3."),
+        ({"img_size": 30, "patch_size": 16}, "student.img_size 30 does not divide by "
+         "student.patch_size 16."),
+        ({"weights": "tim:vit_tiny_patch16_224"}, "there is no scheme 'tim:'"),
+        ({"weights": ".", "embed_dim": 24}, "student.embed_dim has no effect with student.weights"),
+        ({"weights": ".", "depth": 2}, "student.depth has no effect with student.weights"),
+        ({"weights": ".", "name": "vit_base"}, "student.name has no effect with student.weights"),
+    ],
+)  # fmt: skip
+def test_a_student_that_can_t_be(values, message):
+    assert message in message_of(checks.check_student, StudentOptions(**values))
+
+
+def test_students_that_can_be():
+    checks.check_student(StudentOptions())
+    checks.check_student(StudentOptions(name="vit_small", embed_dim=24, num_heads=3, img_size=64))
+    checks.check_student(StudentOptions(weights="timm:vit_tiny_patch16_224", img_size=64))
+
+
+def test_options_of_another_method():
+    section = PerMethodOptions(relation=RelationOptions(teacher_block=3))
+    checks.check_unused(section, PerMethodOptions, "relation", "--method")
+    assert message_of(
+        checks.check_unused, section, PerMethodOptions, "masked-pixel", "--method"
+    ) == ("Options of --relation have no effect with --method masked-pixel.")
+    section = PerMethodOptions(masked_pixel=MaskedPixelOptions(mask_ratio=0.5))
+    assert "--masked-pixel have no effect" in message_of(
+        checks.check_unused, section, PerMethodOptions, "relation", "--method"
+    )
+
+
+def test_a_teacher():
+    checks.check_teacher(TeacherOptions())
+    checks.check_teacher(TeacherOptions(source="timm:vit_base_patch16_224.mae", img_size=448))
+    assert message_of(checks.check_teacher, TeacherOptions(img_size=448)) == (
+        "Options of --teacher have no effect without --teacher SOURCE."
+    )
+    said = message_of(checks.check_teacher, TeacherOptions(source="timm:vit_bse_patch16_224"))
+    assert "Did you mean 'vit_base_patch16_224'?" in said
+
+
+def test_a_teacher_is_named_only_where_it_is_needed():
+    named, absent = TeacherOptions(source="timm:vit_base_patch16_224"), TeacherOptions()
+    checks.check_needs_teacher("relation", MethodOptions(), named)
+    checks.check_needs_teacher("masked-pixel", MaskedPixelOptions(), absent)
+    said = message_of(checks.check_needs_teacher, "relation", MethodOptions(), absent)
+    assert said.startswith("The method relation needs a teacher; name one, such as --teacher ")
+    assert message_of(
+        checks.check_needs_teacher, "masked-pixel", MaskedPixelOptions(), named
+    ) == ("The method masked-pixel has no teacher; leave --teacher out.")
+
+
+def test_the_loop():
+    checks.check_train(TrainOptions(), OptimOptions())
+    said = message_of(
+        checks.check_train,
+        TrainOptions(global_batch_size=10, accumulate_steps=4),
+        OptimOptions(),
+    )
+    assert said == "train.global_batch_size 10 does not divide by train.accumulate_steps 4."
+    said = message_of(checks.check_train, TrainOptions(epochs=5), OptimOptions(warmup_epochs=5))
+    assert said.startswith("optim.warmup_epochs 5 leaves nothing of train.epochs 5; lower")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
+def test_an_absent_logger_is_told_before_the_run():
+    said = message_of(checks.check_train, TrainOptions(wandb_project="a"), OptimOptions())
+    assert said.endswith("run: pip install 'limbeck[wandb]'.")
+
+
+@pytest.mark.parametrize(
+    ("source", "is_bare"),
+    [("vit_tiny", True), ("timm:vit_tiny", False), ("runs/a", False), ("here", False)],
+)
+def test_a_bare_name(tmp_path, monkeypatch, source, is_bare):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    assert checks.is_bare_name(source) is is_bare

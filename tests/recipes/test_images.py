@@ -1,0 +1,70 @@
+"""The images of a run: train and held-out share nothing, and classes must agree."""
+
+import pytest
+
+from limbeck.data.options import DataOptions
+from limbeck.errors import UserError
+from limbeck.recipes.images import check_holdout, open_images
+from tests.recipes.runs import draw_classes
+
+
+def keys(source):
+    return {source.key(index) for index in range(len(source))}
+
+
+def test_a_slice_is_held_out(images):
+    found = open_images(DataOptions(root=str(images), holdout_ratio=0.25))
+    assert keys(found.train) | keys(found.holdout) == keys(found.whole)
+    assert not keys(found.train) & keys(found.holdout)
+    assert 0 < len(found.holdout) < len(found.train)
+    assert found.is_labelled
+    assert found.lineage == {
+        "root": str(images),
+        "num_images": 48,
+        "num_train": len(found.train),
+        "num_holdout": len(found.holdout),
+        "classes": ["blue", "green", "red"],
+        "fingerprint": found.fingerprint,
+    }
+
+
+def test_the_fingerprint_is_that_of_the_whole(images):
+    first = open_images(DataOptions(root=str(images), holdout_ratio=0.25))
+    second = open_images(DataOptions(root=str(images), holdout_ratio=0.5))
+    other = open_images(DataOptions(root=str(images / "red")))
+    assert first.fingerprint == second.fingerprint != other.fingerprint
+
+
+def test_unlabelled_images(unlabelled):
+    assert not open_images(DataOptions(root=str(unlabelled))).is_labelled
+
+
+def test_named_held_out_images(images, tmp_path):
+    test = draw_classes(tmp_path / "test", num_per_class=2)
+    found = open_images(DataOptions(root=str(images), eval_root=str(test)))
+    assert len(found.train) == 48
+    assert len(found.holdout) == 6
+    assert found.is_labelled
+
+
+def test_unlabelled_held_out_images_make_no_labelled_run(images, unlabelled):
+    found = open_images(DataOptions(root=str(images), eval_root=str(unlabelled)))
+    assert not found.is_labelled
+
+
+def test_other_classes_are_refused(images, tmp_path):
+    test = draw_classes(tmp_path / "test", num_per_class=1)
+    (test / "red").rename(test / "rose")
+    with pytest.raises(UserError, match=r"different: red, rose\); both need the same class"):
+        open_images(DataOptions(root=str(images), eval_root=str(test)))
+
+
+def test_no_images_are_refused(tmp_path):
+    with pytest.raises(UserError, match="There are no images in"):
+        open_images(DataOptions(root=str(tmp_path)))
+
+
+def test_scoring_needs_held_out_images(images):
+    check_holdout(open_images(DataOptions(root=str(images), holdout_ratio=0.25)))
+    with pytest.raises(UserError, match=r"is held out to score on; raise --data.holdout-ratio"):
+        check_holdout(open_images(DataOptions(root=str(images), holdout_ratio=0)))

@@ -1,0 +1,228 @@
+"""The command line: exit codes, one sentence per error with the nearest word, and speed."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from limbeck import __version__
+from limbeck.cli import VERBS, main, overview, take_option
+from limbeck.errors import UserError
+from tests.recipes.conftest import _log_as_before
+from tests.recipes.runs import draw_classes
+
+__all__ = ["_log_as_before"]
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """A working folder with ``photos``, ``notes.txt`` and an empty folder ``run``."""
+    folder = tmp_path_factory.mktemp("here")
+    draw_classes(folder / "photos", num_per_class=2)
+    (folder / "notes.txt").write_text("no weights")
+    (folder / "run").mkdir()
+    return folder
+
+
+def refused(capsys, *words):
+    """What the command line says of bad input on standard error."""
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "Traceback" not in shown.err
+    return shown.err
+
+
+DISTILL = ("distill", "--data", "photos")
+MISTAKES = [
+    (("distil",), "There is no verb 'distil'. Did you mean 'distill'?"),
+    (("--halp",), "There is no verb '--halp'."),
+    (("distill", "--data", "phots"), "--data: phots does not exist. Did you mean 'photos'?"),
+    (("distill", "--data", "phots/train"), "--data: phots does not exist. Did you mean 'photos'?"),
+    (("distill", "--data", "photos/rad"), "photos/rad does not exist. Did you mean 'red'?"),
+    (("distill",), "No images are named; pass --data FOLDER"),
+    ((*DISTILL, "--student", "vit_tyni"), "no vision Transformer 'vit_tyni' in timm. "
+     "Did you mean 'vit_tiny'?"),
+    ((*DISTILL, "--teacher", "timm:vit_bse_patch16_224.mae"), "Did you mean 'vit_base_patch16_224"),
+    ((*DISTILL, "--teacher", "timm:vit_base_patch16_224.mea"), "Did you mean 'mae'?"),
+    ((*DISTILL, "--teacher", "tmm:vit_base_patch16_224"), "Did you mean 'timm'?"),
+    ((*DISTILL, "--teacher", "note.txt"), "There is no file or folder note.txt. "
+     "Did you mean 'notes.txt'?"),
+    ((*DISTILL, "--method", "relatoin"), "no method 'relatoin'. Did you mean 'relation'?"),
+    (DISTILL, "The method relation needs a teacher; name one, such as --teacher timm:"),
+    ((*DISTILL, "--preset", "photos_vit_tny"), "Did you mean 'photos_vit_tiny'?"),
+    ((*DISTILL, "--preset"), "--preset needs a value."),
+    (("finetune", "--preset", "photos_vit_tiny"), "is for 'limbeck distill'"),
+    (("evaluate", "--preset", "photos_vit_tiny"), "'limbeck evaluate' has no presets."),
+    ((*DISTILL, "--train.epochs", "-1"), "epochs = -1.0 is refused: input should be greater"),
+    ((*DISTILL, "--crop.scale", "1", "0.2"), "scale = (1.0, 0.2) is refused: two numbers"),
+    (("finetune", "--data", "photos"), "No student is named; pass --student RUN_FOLDER"),
+    (("evaluate", "--data", "photos"), "No student is named; pass --student RUN_FOLDER"),
+    (("evaluate", "--data", "photos", "--student", "rn"), "Did you mean 'run'?"),
+    (("doctor", "--data", "phots"), "--data: phots does not exist. Did you mean 'photos'?"),
+    (("inspect",), "No file is named; run: limbeck inspect FILE."),
+    (("inspect", "note.txt"), "note.txt does not exist. Did you mean 'notes.txt'?"),
+    (("demo", "--seeds", "0"), "seeds = 0 is refused: input should be greater than 0."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=lambda value: " ".join(value)[:40])
+def test_a_mistake_is_answered_in_one_line(capsys, monkeypatch, here, words, message):
+    monkeypatch.chdir(here)
+    said = refused(capsys, *words)
+    assert said.startswith("limbeck: ")
+    assert said.count("\n") == 1
+    assert message in said
+
+
+@pytest.mark.parametrize(
+    ("words", "nearest"),
+    [
+        (("distill", "--datta", "photos"), "--data"),
+        (("distill", "--train.epoch", "3"), "--train.epochs"),
+        (("finetune", "--mix.mixup", "0.2"), "--mix.mixup-alpha"),
+        (("distill", "--train.precision", "fp8"), "bf16"),
+        (("distill", "--train.epochs", "many"), "--train.epochs"),
+        (("evaluate", "--num-label", "5"), "--num-labels"),
+    ],
+)
+def test_a_mistyped_option_names_the_nearest(capsys, words, nearest):
+    assert nearest in refused(capsys, *words)
+
+
+def test_debug_shows_the_error_itself(here, monkeypatch):
+    monkeypatch.chdir(here)
+    for words in (["distill", "--debug", "--data", "phots"], ["--debug", "distil"]):
+        with pytest.raises(UserError):
+            main(words)
+
+
+@pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])
+def test_help_lists_every_verb(capsys, words):
+    main(words)
+    shown = capsys.readouterr().out
+    assert shown == overview() + "\n"
+    for verb, entry in VERBS.items():
+        assert verb in shown
+        assert entry.summary in shown
+
+
+def test_version(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"limbeck {__version__}\n"
+
+
+@pytest.mark.parametrize("verb", ["distill", "doctor"])
+def test_help_of_a_verb_lists_options_and_presets(capsys, verb):
+    with pytest.raises(SystemExit) as caught:
+        main([verb, "--help"])
+    assert caught.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--data" in shown
+    assert "tinymim_vit_tiny" in shown
+
+
+def test_doctor_takes_the_presets_of_distill(capsys, monkeypatch, here):
+    monkeypatch.chdir(here)
+    with pytest.raises(SystemExit) as caught:
+        main(["doctor", "--data", "photos", "--preset", "photos_vit_tiny"])
+    assert caught.value.code == 1
+    assert "do not fill a batch of 64" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["finetune", "evaluate", "inspect"])
+def test_errors_of_running_code_exit_the_same_way(capsys, monkeypatch, here, verb):
+    """Beyond the checks: a student that is an empty folder."""
+    monkeypatch.chdir(here)
+    words = {
+        "finetune": ["--data", "photos", "--student", "./run", "--data.holdout-ratio", "0.5"],
+        "evaluate": ["--data", "photos", "--student", "run", "--data.holdout-ratio", "0.5"],
+        "inspect": ["run"],
+    }
+    said = refused(capsys, verb, *words[verb]).splitlines()
+    assert said[-1].startswith("limbeck: ")
+    assert "run" in said[-1]
+
+
+def test_only_the_first_of_several_processes_speaks(capsys, monkeypatch, here):
+    monkeypatch.chdir(here)
+    words = ["doctor", "--data", "photos", "--train.global-batch-size", "2"]
+    main(words)
+    assert "The images are ready" in capsys.readouterr().out
+    monkeypatch.setenv("RANK", "1")
+    main(words)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "value", "rest"),
+    [
+        (["--a", "1", "--preset", "x", "--b"], "x", ["--a", "1", "--b"]),
+        (["--preset=x=y", "--b"], "x=y", ["--b"]),
+        (["--b"], None, ["--b"]),
+    ],
+)
+def test_take_option(words, value, rest):
+    assert take_option(words, "--preset") == (value, rest)
+
+
+def test_ctrl_c_is_no_traceback(capsys, monkeypatch):
+    def interrupted(words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("limbeck.cli.run", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        main([])
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "limbeck: stopped.\n"
+
+
+def command(*words, cwd):
+    """A finished ``python -m limbeck`` and the seconds it took."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "limbeck", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    return done, time.monotonic() - started
+
+
+def test_help_takes_less_than_half_a_second(here):
+    runs = [command("--help", cwd=here) for _ in range(3)]
+    assert all(done.returncode == 0 and done.stdout == overview() + "\n" for done, _ in runs)
+    # The quickest of three: the machine may be busy.
+    assert min(seconds for _, seconds in runs) < 0.5
+
+
+@pytest.mark.parametrize("words", [("--data", "phots"), ("--data", "photos", "--method", "relatin")])
+def test_a_mistake_takes_less_than_two_seconds(here, words):
+    done, seconds = command("distill", *words, cwd=here)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("limbeck: ")
+    assert done.stderr.count("\n") == 1
+    assert seconds < 2
+
+
+def test_no_mistake_waits_for_torch(here):
+    """All of ``MISTAKES`` in one new process that never imports torch."""
+    code = (
+        "import sys\n"
+        "from limbeck.cli import main\n"
+        f"for words in {[words for words, _ in MISTAKES]!r}:\n"
+        "    try:\n"
+        "        main(words)\n"
+        "    except SystemExit as error:\n"
+        "        assert error.code == 2, words\n"
+        "    assert not {'torch', 'timm'} & set(sys.modules), words\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("limbeck: ") == len(MISTAKES)
