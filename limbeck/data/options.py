@@ -58,7 +58,7 @@ class DataOptions:
 
 @options
 class CropOptions:
-    """The random crop and flip, the same for student and teacher (defaults: TinyMIM's pre-training)."""
+    """The random crop and flip, the same for both; defaults: TinyMIM's pre-training."""
 
     scale: Annotated[tuple[float, float], pydantic.AfterValidator(_check_scale)] = (0.2, 1.0)
     """Area of the random crop as a part of the image."""

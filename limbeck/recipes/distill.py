@@ -166,7 +166,7 @@ def _distill(config: DistillConfig, images: Images, ranks: Ranks) -> Path:
                 data=images.lineage,
                 extra={"untrained": tail, "steps": resolved.total_steps, "scores": result.probes},
             )
-            save_student(student, run.dir, record)
+            save_student(student, run.dir, record, crop_ratio=config.probes.crop_ratio)
             run.finish()
             report.note(skipped.summary())
     return run.dir

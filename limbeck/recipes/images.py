@@ -48,7 +48,7 @@ def open_images(data: DataOptions) -> Images:
         train, holdout = split_holdout(whole, data)
     if len(train) < 2:
         raise UserError(
-            f"{data.root} has {len(whole)} image to train on; that can't teach anything. Name a "
+            f"{data.root} has {len(train)} image to train on; that can't teach anything. Name a "
             "folder with hundreds or more."
         )
     if len(train) < FEW_IMAGES:

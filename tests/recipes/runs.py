@@ -1,9 +1,12 @@
 """Generated images and small runs for the tests of recipes."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from limbeck.data.options import DataOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
@@ -59,7 +62,7 @@ def teacher_config(images: Path, out: Path) -> DistillConfig:
     )
 
 
-def distill_config(images: Path, out: Path, teacher: Path, **changes: object) -> DistillConfig:
+def distill_config(images: Path, out: Path, teacher: Path, /, **changes: object) -> DistillConfig:
     """Relation distillation to a student of another depth, width and head count: eight steps."""
     values = {
         "out": out,
@@ -71,11 +74,11 @@ def distill_config(images: Path, out: Path, teacher: Path, **changes: object) ->
     return DistillConfig(**values | changes)
 
 
-def finetune_config(images: Path, out: Path, student: str, **changes: object) -> FinetuneConfig:
+def finetune_config(images: Path, out: Path, student: Path | str, /, **changes: object) -> FinetuneConfig:
     """Fine-tuning of the student above, without mixing."""
     values = {
         "out": out,
-        "student": student,
+        "student": str(student),
         **_shared(images, epochs=4),
     }
     del values["probes"]
@@ -91,3 +94,34 @@ def _shared(images: Path, epochs: float) -> dict[str, object]:
         ),
         "probes": ProbeOptions(crop_ratio=1.0),
     }
+
+
+def metrics_of(run: Path) -> tuple[list[dict], list[dict]]:
+    """The records of steps and those of probes in a run's ``metrics.jsonl``."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [r for r in records if "losses" in r], [r for r in records if "probe" in r]
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Time of change and content of every file."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    return {str(file): (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
+
+
+def weights_of(run: Path) -> bytes:
+    """The finished student's weights, byte by byte."""
+    return (run / "student.safetensors").read_bytes()
+
+
+def assert_same_student(run: Path, expected: Path) -> None:
+    """The weights agree to 1e-5, which leaves room for another order of summation.
+
+    The keys' biases are left out: a softmax does not feel them, so their gradient is rounding
+    alone, which Adam scales up to full steps.
+    """
+    other = load_file(run / "student.safetensors")
+    for name, value in load_file(expected / "student.safetensors").items():
+        kept = torch.ones(len(value), dtype=torch.bool)
+        if name.endswith("qkv.bias"):
+            kept[len(value) // 3 : 2 * len(value) // 3] = False
+        torch.testing.assert_close(other[name][kept], value[kept], atol=1e-5, rtol=0, msg=name)

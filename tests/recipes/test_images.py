@@ -5,7 +5,7 @@ import pytest
 from limbeck.data.options import DataOptions
 from limbeck.errors import UserError
 from limbeck.recipes.images import check_holdout, open_images
-from tests.recipes.runs import draw_classes
+from tests.recipes.runs import draw_classes, draw_unlabelled
 
 
 def keys(source):
@@ -68,3 +68,15 @@ def test_scoring_needs_held_out_images(images):
     check_holdout(open_images(DataOptions(root=str(images), holdout_ratio=0.25)))
     with pytest.raises(UserError, match=r"is held out to score on; raise --data.holdout-ratio"):
         check_holdout(open_images(DataOptions(root=str(images), holdout_ratio=0)))
+
+
+@pytest.mark.parametrize(("count", "ratio"), [(1, 0.0), (2, 0.99)])
+def test_one_image_is_refused(tmp_path, count, ratio):
+    folder = draw_unlabelled(tmp_path / "few", count)
+    with pytest.raises(UserError, match=r"few has 1 image to train on; that can't teach anything"):
+        open_images(DataOptions(root=str(folder), holdout_ratio=ratio))
+
+
+def test_few_images_are_said(images, caplog):
+    open_images(DataOptions(root=str(images), holdout_ratio=0))
+    assert "48 training images are few; expect less than from thousands of them." in caplog.text

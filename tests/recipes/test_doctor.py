@@ -1,0 +1,131 @@
+"""``doctor``: bad files and copies are listed, problems told from warnings, the run forecast."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from limbeck.data.options import DataOptions
+from limbeck.engine.options import OptimOptions, TrainOptions
+from limbeck.errors import UserError
+from limbeck.models.options import TeacherOptions
+from limbeck.recipes.doctor import DoctorConfig, doctor, judge_forecast, report
+from tests.recipes.runs import STUDENT_SHAPE, draw_unlabelled, snapshot
+
+
+def config_of(root, tmp_path, teacher=None, *, batch=16, **data):
+    return DoctorConfig(
+        out=tmp_path / "no" / "such" / "run",
+        student=STUDENT_SHAPE,
+        teacher=TeacherOptions(source=teacher and str(teacher)),
+        data=DataOptions(root=str(root), num_workers=0, **data),
+        train=TrainOptions(epochs=4, global_batch_size=batch, precision="fp32", device="cpu"),
+    )
+
+
+def test_good_images_and_a_forecast(images, teacher, tmp_path):
+    before = snapshot(images) | snapshot(teacher)
+    found = doctor(config_of(images, tmp_path, teacher, holdout_ratio=0.25))
+    assert found.problems == []
+    assert found.scan.num_readable == 48
+    forecast = found.forecast
+    assert forecast.total_steps == 8
+    assert forecast.step_seconds > 0
+    assert forecast.data_seconds > 0
+    assert forecast.total_seconds == 8 * max(forecast.step_seconds, forecast.data_seconds)
+    assert 0 < forecast.memory < forecast.memory_total
+    assert 0 < forecast.disk < forecast.disk_free
+    assert set(forecast.losses) == {"qk", "vv"}
+    assert "2 blocks, width 24, 3/4 heads, 32 px" in forecast.student
+    assert "3 blocks, width 32, 4 heads, 32 px" in forecast.teacher
+    assert snapshot(images) | snapshot(teacher) == before
+    assert not (tmp_path / "no").exists()
+    said = report(found)
+    assert said.endswith("Ready.")
+    assert "images      48 readable of 48" in said
+    assert "classes     3: blue 16, green 16, red 16" in said
+    assert "whole run   8 steps, about" in said
+
+
+def test_without_a_teacher_only_the_images(unlabelled, tmp_path):
+    found = doctor(config_of(unlabelled, tmp_path))
+    assert found.forecast is None
+    assert report(found).endswith("The images are ready; add --teacher to try a step.")
+    assert any("images are few" in text for text in found.warnings)
+
+
+def test_a_method_without_a_teacher_is_tried(unlabelled, tmp_path):
+    found = doctor(replace(config_of(unlabelled, tmp_path), method="masked-pixel"))
+    assert set(found.forecast.losses) == {"pixel"}
+    assert found.forecast.teacher == "none"
+
+
+def test_the_forecast_of_the_disk_holds(unlabelled, tmp_path):
+    """A real run of the same config takes no more than forecast, and not much less."""
+    from limbeck.recipes.distill import DistillConfig, distill
+
+    config = replace(config_of(unlabelled, tmp_path), method="masked-pixel")
+    values = {name: getattr(config, name) for name in config.__dataclass_fields__}
+    run = distill(DistillConfig(**values | {"out": tmp_path / "run"}))
+    largest = (run / "checkpoint.pt").stat().st_size + (run / "student.safetensors").stat().st_size
+    assert largest < doctor(config).forecast.disk < 5 * largest
+
+
+def test_bad_files_and_copies_are_listed(tmp_path):
+    folder = draw_unlabelled(tmp_path / "images", 24)
+    (folder / "000.png").write_bytes((folder / "000.png").read_bytes()[:100])
+    (folder / "001.png").write_bytes(b"")
+    shutil.copy(folder / "002.png", folder / "copy.png")
+    found = doctor(config_of(folder, tmp_path, batch=8, max_bad_ratio=0.2))
+    assert {key for key, _ in found.scan.bad} == {"000.png", "001.png"}
+    assert found.scan.duplicates == (("002.png", "copy.png"),)
+    assert found.problems == []
+    assert "2 images can't be read and will be skipped." in found.warnings
+    assert "1 images are exact copies of others." in found.warnings
+    said = report(found)
+    assert "bad         000.png: " in said
+    assert "same bytes  002.png, copy.png" in said
+
+
+def test_too_many_bad_files_are_a_problem(teacher, tmp_path):
+    folder = draw_unlabelled(tmp_path / "images", 24)
+    (folder / "000.png").write_bytes(b"")
+    found = doctor(config_of(folder, tmp_path, teacher, batch=8))
+    assert found.problems == [
+        "1 of 24 images can't be read, more than data.max_bad_ratio 0.01 allows."
+    ]
+    assert found.forecast is None
+    assert "PROBLEM     1 of 24 images" in report(found)
+    assert "eady" not in report(found)
+
+
+def test_a_batch_that_is_too_large_is_a_problem(unlabelled, tmp_path):
+    found = doctor(config_of(unlabelled, tmp_path, batch=64, holdout_ratio=0.0))
+    assert found.problems == [
+        "48 training images do not fill a batch of 64; add images or set "
+        "--train.global-batch-size 24 or less."
+    ]
+
+
+def test_uneven_classes_are_a_warning(tmp_path):
+    draw_unlabelled(tmp_path / "images" / "many", 42)
+    draw_unlabelled(tmp_path / "images" / "few", 2)
+    found = doctor(config_of(tmp_path / "images", tmp_path))
+    assert "Classes are uneven: 2 to 42 images." in found.warnings
+
+
+def test_too_little_memory_or_disk_is_a_problem(images, teacher, tmp_path):
+    forecast = doctor(config_of(images, tmp_path, teacher)).forecast
+    assert judge_forecast(forecast) == []
+    memory, disk = judge_forecast(replace(forecast, memory_total=2**20, disk_free=10))
+    assert "raise --train.accumulate-steps" in memory
+    assert "10 B are free" in disk
+
+
+def test_mistakes_are_those_of_distill(images, teacher, tmp_path):
+    config = config_of(images, tmp_path, teacher)
+    config = replace(config, optim=OptimOptions(warmup_epochs=9))
+    with pytest.raises(UserError, match="optim.warmup_epochs 9 leaves nothing of train.epochs 4"):
+        doctor(config)
+    with pytest.raises(UserError, match="does not exist"):
+        doctor(config_of(tmp_path / "phots", tmp_path))

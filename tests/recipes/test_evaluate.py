@@ -1,0 +1,171 @@
+"""``evaluate``: rows, verdict and files; with labels, without, and what is refused."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from limbeck.data.options import DataOptions
+from limbeck.errors import UserError
+from limbeck.recipes.distill import distill
+from limbeck.recipes.evaluate import EvaluateConfig, check, evaluate, report, table_of
+from limbeck.recipes.finetune import finetune
+from tests.recipes.runs import distill_config, draw_classes, finetune_config, snapshot
+
+PROBES = ["knn_top1", "linear_top1", "few_1_top1", "few_5_top1"]
+
+
+def config_of(root, *students, **changes):
+    values = {
+        "student": tuple(map(str, students)),
+        "data": DataOptions(root=str(root), holdout_ratio=0.25, num_workers=0),
+        "num_labels": (1, 5),
+        "label_draws": 2,
+        "measure_speed": False,
+        "device": "cpu",
+    }
+    return EvaluateConfig(**values | changes)
+
+
+@pytest.fixture(scope="session")
+def evaluated(images, student, teacher, tmp_path_factory):
+    """An evaluation with everything, and its folder."""
+    out = tmp_path_factory.mktemp("evaluated") / "out"
+    config = config_of(images, student, teacher=str(teacher), out=out, measure_speed=True)
+    return evaluate(config), out
+
+
+def test_rows_scores_and_costs(evaluated):
+    found, _ = evaluated
+    assert [row.role for row in found.rows] == ["student", "baseline", "teacher"]
+    student, baseline, teacher = found.rows
+    for row in found.rows:
+        assert list(row.scores) == PROBES
+        assert all(0 <= score.low <= score.mean <= score.high <= 1 for score in row.scores.values())
+        assert row.cost["images_per_second"] > 0
+    assert student.cost["parameters"] == baseline.cost["parameters"] < teacher.cost["parameters"]
+    assert student.cost["macs"] == baseline.cost["macs"] < teacher.cost["macs"]
+    assert student.scores["linear_top1"].mean > 0.8  # colours; chance is a third
+
+
+def test_the_verdict(evaluated):
+    found, _ = evaluated
+    assert found.deciding == "linear_top1"
+    assert set(found.verdicts) == set(PROBES)
+    said = report(found)
+    assert f"Verdict (linear_top1): {found.verdicts['linear_top1'].why}" in said
+    assert "Note: The baseline is the student's architecture, untrained." in said
+    for role in ("student", "baseline", "teacher"):
+        assert f"| {role} " in table_of(found)
+
+
+def test_the_files(evaluated):
+    found, out = evaluated
+    plain = json.loads((out / "scores.json").read_text())
+    assert plain == json.loads(json.dumps(found.plain()))
+    assert [row["role"] for row in plain["rows"]] == ["student", "baseline", "teacher"]
+    assert (out / "table.md").read_text() == report(found) + "\n"
+    pytest.importorskip("matplotlib")
+    assert (out / "probes.png").read_bytes().startswith(b"\x89PNG")
+    assert b"</svg>" in (out / "probes.svg").read_bytes()
+
+
+def test_evaluation_changes_no_run(images, student, teacher):
+    before = snapshot(student) | snapshot(teacher)
+    evaluate(config_of(images, student, teacher=str(teacher)))
+    assert snapshot(student) | snapshot(teacher) == before
+
+
+def test_several_runs_of_a_recipe(images, student, teacher, tmp_path):
+    other = distill(distill_config(images, tmp_path / "other", teacher, seed=1))
+    found = evaluate(
+        config_of(images, student, other, baseline=(str(teacher), str(student)), num_labels=())
+    )
+    assert [len(row.runs) for row in found.rows] == [2, 2]
+    assert found.rows[0].scores["linear_top1"].runs == tuple(
+        run["linear_top1"].mean for run in found.rows[0].runs
+    )
+    assert "| student (2 runs) " in table_of(found)
+    assert "over 2 and 2 training runs" in found.verdicts["linear_top1"].why
+    assert found.notes == []
+
+
+def test_the_same_network_does_not_help_itself(images, student):
+    found = evaluate(config_of(images, student, baseline=(str(student),), num_labels=()))
+    assert all(verdict.difference == 0 for verdict in found.verdicts.values())
+    assert found.verdicts["linear_top1"].kind != "helped"
+
+
+def test_unlabelled_images_are_compared_with_the_teacher(unlabelled, student, teacher):
+    found = evaluate(config_of(unlabelled, student, teacher=str(teacher)))
+    assert [row.role for row in found.rows] == ["student", "baseline"]
+    assert found.deciding == "neighbours"
+    assert all(set(row.scores) == {"neighbours"} for row in found.rows)
+    assert "Verdict (neighbours)" in report(found)
+
+
+def test_unlabelled_images_without_a_teacher(unlabelled, student):
+    with pytest.raises(UserError, match="has no labels, so .* pass --teacher, or class sub-fold"):
+        evaluate(config_of(unlabelled, student))
+
+
+def test_a_classifier_is_asked_itself(images, student, tmp_path):
+    run = finetune(finetune_config(images, tmp_path / "run", student))
+    found = evaluate(config_of(images, run, num_labels=()))
+    assert "top1" in found.rows[0].scores
+    assert "top1" not in found.rows[1].scores  # an untrained classifier would only guess
+    assert found.deciding == "linear_top1"
+    both = evaluate(config_of(images, run, baseline=(str(run),), num_labels=()))
+    assert both.deciding == "top1"
+
+
+def test_seen_test_images_are_said(unlabelled, images, student, teacher):
+    more = DataOptions(root=str(images), holdout_ratio=0.5, num_workers=0)
+    found = evaluate(config_of(images, student, data=more, num_labels=()))
+    assert any("Some test images were among those the student" in note for note in found.notes)
+
+
+def test_named_test_images(images, student, tmp_path):
+    test = draw_classes(tmp_path / "test", num_per_class=2)
+    data = DataOptions(root=str(images), eval_root=str(test), num_workers=0)
+    found = evaluate(config_of(images, student, data=data, num_labels=()))
+    assert found.rows[0].scores["linear_top1"].num_test == 6
+
+
+def test_bad_test_images_are_said(images, student, tmp_path):
+    copy = shutil.copytree(images, tmp_path / "copy")
+    (copy / "red" / "000.png").write_bytes(b"no image")
+    data = DataOptions(root=str(copy), holdout_ratio=0.25, max_bad_ratio=0.1, num_workers=0)
+    found = evaluate(config_of(copy, student, data=data, num_labels=()))
+    assert any("1 images could not be used and were skipped" in note for note in found.notes)
+
+
+def test_nothing_held_out(images, student):
+    data = DataOptions(root=str(images), holdout_ratio=0.0, num_workers=0)
+    with pytest.raises(UserError, match="is held out to score on"):
+        evaluate(config_of(images, student, data=data))
+
+
+def test_a_folder_that_can_t_be_written(images, student, tmp_path):
+    (tmp_path / "file").touch()
+    config = config_of(images, student, out=tmp_path / "file" / "out", num_labels=())
+    with pytest.raises(UserError, match="Can't write in .* choose another --out"):
+        evaluate(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"student": ()}, "No student is named"),
+        ({"student": ("timm:vit_tny_patch16_224",)}, "Did you mean 'vit_tiny_patch16_224'?"),
+        ({"baseline": ("no/such",)}, "no/such"),
+        ({"teacher": "hff:a/b"}, "there is no scheme 'hff:'. Did you mean 'hf'?"),
+        ({"device": "cuba"}, "There is no device 'cuba'. Did you mean 'cuda'?"),
+        ({"data": DataOptions()}, "No images are named"),
+    ],
+)
+def test_what_check_refuses(images, student, changes, message):
+    with pytest.raises(UserError) as caught:
+        check(replace(config_of(images, student), **changes))
+    assert message in str(caught.value)

@@ -1,0 +1,197 @@
+"""``finetune`` as a function: a student and labelled images to a classifier."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+import limbeck
+from limbeck.data.options import DataOptions, MixOptions, ViewOptions
+from limbeck.errors import UserError
+from limbeck.models.build import set_drop_path
+from limbeck.recipes.finetune import build_classifier, check, finetune, report
+from tests.recipes.runs import finetune_config, metrics_of, snapshot, weights_of
+
+
+@pytest.fixture(scope="session")
+def classifier(images, student, tmp_path_factory):
+    """A finished fine-tuning of the distilled student."""
+    out = tmp_path_factory.mktemp("classifier") / "run"
+    return finetune(longer(finetune_config(images, out, student)))
+
+
+def longer(config):
+    """24 steps on plain views: enough for three colours."""
+    return replace(
+        config,
+        views=ViewOptions(scale=(0.5, 1.0)),
+        mix=MixOptions(),
+        drop_path_rate=0.1,
+        optim=replace(config.optim, base_lr=5e-2),
+        train=replace(config.train, epochs=12),
+    )
+
+
+def test_the_loss_falls_and_the_classes_are_learnt(classifier):
+    steps, probes = metrics_of(classifier)
+    assert len(steps) == 24
+    assert set(steps[0]["losses"]) == {"total", "class"}
+    assert steps[-1]["losses"]["total"] < 0.7 * steps[0]["losses"]["total"]
+    assert set(probes[-1]["probe"]) == {"top1", "top5"}
+    assert probes[-1]["probe"]["top1"] > 0.8  # chance is a third
+    assert probes[-1]["probe"]["top5"] == 1  # of three classes
+
+
+def test_timm_alone_loads_the_classifier_and_says_the_same(classifier):
+    record = json.loads((classifier / "student.json").read_text())
+    model = timm.create_model(record["timm"]["name"], **record["timm"]["kwargs"]).eval()
+    model.load_state_dict(
+        safetensors.torch.load_file(classifier / "student.safetensors"), strict=True
+    )
+    for line in record["timm"]["then"]:
+        exec(line, {"model": model})
+    encoder = limbeck.load(classifier)
+    assert encoder.facts.num_classes == 3
+    assert encoder.facts.num_heads == (3, 4)  # as distilled
+    pixels = torch.rand(2, 3, 32, 32)
+    mean, std = (
+        torch.tensor(record["preprocessing"][name]).view(3, 1, 1) for name in ("mean", "std")
+    )
+    logits = limbeck.Tap("logits")
+    with torch.no_grad():
+        said = encoder(pixels, taps=(logits,)).taps[logits]
+        torch.testing.assert_close(said, model((pixels - mean) / std), atol=1e-6, rtol=1e-5)
+
+
+def test_what_the_record_and_the_report_say(classifier, student):
+    record = json.loads((classifier / "student.json").read_text())
+    assert record["made_by"] == "limbeck finetune"
+    assert record["classes"] == ["blue", "green", "red"]
+    assert record["student"]["weight_hash"] == limbeck.load(student).facts.origin["weight_hash"]
+    assert record["scores"] == metrics_of(classifier)[1][-1]["probe"]
+    top1 = record["scores"]["top1"]
+    assert f"top1 {100 * top1:.1f} %, top5 100.0 %." in report(classifier)
+
+
+def test_the_same_again_changes_nothing(classifier, images, student):
+    before = snapshot(classifier)
+    finetune(longer(finetune_config(images, classifier, student)))
+    assert snapshot(classifier) == before
+    with pytest.raises(UserError, match="holds another run: seed is 0 there and 1 here"):
+        finetune(longer(finetune_config(images, classifier, student, seed=1)))
+    assert snapshot(classifier) == before
+
+
+def test_stopped_and_continued_ends_the_same(images, student, tmp_path):
+    """Lost after step 5, it goes on from the checkpoint of step 3."""
+    config = finetune_config(images, tmp_path / "whole", student, seed=3)
+    config = replace(config, train=replace(config.train, save_every=3))
+    whole = finetune(config)
+    part = replace(config, out=tmp_path / "part")
+
+    class Cut(Exception):
+        pass
+
+    with pytest.raises(Cut):
+        _cut_after(part, 5, Cut)
+    assert not (part.out / "student.safetensors").exists()
+    assert weights_of(finetune(part)) == weights_of(whole)
+
+
+def _cut_after(config, step, kind):
+    """Run until the log is told of a step, and then fail as a lost machine would."""
+    from limbeck.engine.log import Log
+
+    class CutLog(Log):
+        def add_step(self, now, **values):
+            super().add_step(now, **values)
+            if now == step:
+                raise kind
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("limbeck.engine.log.Log", CutLog)
+        finetune(config)
+
+
+def test_the_full_recipe_runs(images, student, tmp_path):
+    """The defaults: RandAugment, mixup, cutmix, erasing, smoothing, layer decay; and EMA."""
+    config = finetune_config(images, tmp_path / "run", student)
+    assert config.views.rand_augment
+    assert config.mix.mixup_alpha and config.mix.cutmix_alpha and config.mix.label_smoothing
+    config = replace(
+        config,
+        optim=replace(config.optim, layer_decay=0.65),
+        train=replace(config.train, ema_decay=0.9, precision="bf16", accumulate_steps=2),
+    )
+    run = finetune(config)
+    assert all(torch.isfinite(value).all() for value in limbeck.load(run).state_dict().values())
+
+
+def test_from_scratch_by_a_bare_name(images, tmp_path):
+    config = finetune_config(images, tmp_path / "run", "vit_tiny", img_size=32)
+    run = finetune(replace(config, train=replace(config.train, epochs=0.5)))
+    record = json.loads((run / "student.json").read_text())
+    assert record["student"]["source"] == "fresh, seed 0"
+    assert limbeck.load(run).facts.embed_dim == 192
+    assert limbeck.load(run).facts.grid == (2, 2)
+
+
+def test_head_counts_image_size_and_pooling(images, student, tmp_path):
+    config = finetune_config(
+        images, tmp_path, student, num_heads=2, img_size=64, global_pool="token", drop_path_rate=0.2
+    )
+    network = build_classifier(config, 3)
+    assert network.facts.num_heads == (2, 2)
+    assert network.facts.grid == (8, 8)
+    assert network.model.global_pool == "token"
+    assert network.training
+    rates = [getattr(block.drop_path1, "drop_prob", 0) for block in network.model.blocks]
+    assert rates == [0, 0.2]
+
+
+def test_a_classifier_keeps_the_student_s_weights(images, student, tmp_path):
+    network = build_classifier(finetune_config(images, tmp_path, student, drop_path_rate=0.0), 3)
+    encoder = limbeck.load(student)
+    set_drop_path(network, [0.0, 0.0])
+    own = network.model.state_dict()
+    for name, value in encoder.model.state_dict().items():
+        if not name.startswith("norm."):
+            assert torch.equal(own[name], value), name
+
+
+def test_one_held_out_image_is_scored(images, student, tmp_path):
+    data = DataOptions(root=str(images), holdout_ratio=0.5, max_holdout=1, num_workers=0)
+    run = finetune(finetune_config(images, tmp_path / "run", student, data=data))
+    assert json.loads((run / "student.json").read_text())["scores"]["top1"] in (0, 1)
+
+
+def test_unlabelled_images_are_refused(unlabelled, student, tmp_path):
+    with pytest.raises(UserError, match="has no labels; fine-tuning needs class sub-folders"):
+        finetune(finetune_config(unlabelled, tmp_path / "run", student))
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_held_out_is_refused_before_the_run(images, student, tmp_path):
+    data = DataOptions(root=str(images), holdout_ratio=0.0, num_workers=0)
+    with pytest.raises(UserError, match="is held out to score on; raise --data.holdout-ratio"):
+        finetune(finetune_config(images, tmp_path / "run", student, data=data))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"student": ""}, "No student is named; pass --student RUN_FOLDER, or a timm name"),
+        ({"student": "vit_tyni"}, "Did you mean 'vit_tiny'?"),
+        ({"student": "no/such/run"}, "no/such/run"),
+        ({"mix": MixOptions(mix_prob=0.5)}, "mix.mix_prob and mix.switch_prob have no effect"),
+        ({"data": DataOptions()}, "No images are named"),
+    ],
+)
+def test_what_check_refuses(images, tmp_path, changes, message):
+    with pytest.raises(UserError) as caught:
+        check(replace(finetune_config(images, tmp_path, "vit_tiny"), **changes))
+    assert message in str(caught.value)

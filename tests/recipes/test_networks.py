@@ -1,0 +1,199 @@
+"""Teacher, student and method, fitted to each other."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import limbeck
+from limbeck.errors import UserError
+from limbeck.methods.masked_pixel import MaskedPixel
+from limbeck.methods.options import RelationOptions
+from limbeck.methods.relation import Relation
+from limbeck.models.options import StudentOptions, TeacherOptions
+from limbeck.models.vit import VitEncoder
+from limbeck.recipes.networks import (
+    build_networks,
+    load_teacher,
+    load_vit,
+    method_class,
+    method_options,
+    start_student,
+)
+from tests.recipes.runs import STUDENT_SHAPE, distill_config, teacher_config
+
+CPU = torch.device("cpu")
+
+OWN = '''
+import limbeck
+from limbeck.config import options
+from limbeck.methods.options import MethodOptions
+
+
+@options
+class AnyOptions(MethodOptions):
+    """Options."""
+
+    beta: float = 2.0
+
+
+class Any(limbeck.Method):
+    """The mean of the tokens."""
+
+    Options = AnyOptions
+    student_taps = teacher_taps = (limbeck.Tap("output"),)
+
+    def __init__(self, options, student, teacher):
+        super().__init__()
+        self.beta = options.beta
+
+    def forward(self, student, teacher, batch):
+        total = self.beta * student.tokens.mean()
+        return limbeck.Losses(total=total)
+
+
+class NoMethod:
+    pass
+'''
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A user's own module ``own_networks_method``."""
+    (tmp_path / "own_networks_method.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_the_student_s_last_block_takes_the_teacher_s_heads(images, teacher, tmp_path, caplog):
+    caplog.set_level("INFO")
+    nets = build_networks(distill_config(images, tmp_path, teacher), CPU)
+    assert isinstance(nets.method, Relation)
+    assert nets.teacher.facts.num_heads == (4, 4, 4)
+    assert nets.student.facts.num_heads == (3, 4)
+    assert nets.teacher_hash == limbeck.load(teacher).facts.origin["weight_hash"]
+    assert "The student's block 1 gets 4 heads instead of 3" in caplog.text
+
+
+def test_a_method_without_a_teacher(images, tmp_path):
+    nets = build_networks(teacher_config(images, tmp_path), CPU)
+    assert isinstance(nets.method, MaskedPixel)
+    assert nets.teacher is None
+    assert nets.teacher_hash is None
+    assert nets.student.facts.num_heads == (4, 4, 4)
+
+
+def test_networks_follow_from_the_seed_alone(images, teacher, tmp_path):
+    config = teacher_config(images, tmp_path)
+    first = build_networks(config, CPU)
+    torch.manual_seed(1)
+    second = build_networks(config, CPU)
+    other = build_networks(replace(config, seed=1), CPU)
+    for part in ("student", "method"):
+        one, two, three = (getattr(nets, part).state_dict() for nets in (first, second, other))
+        assert all(torch.equal(one[name], two[name]) for name in one)
+        assert any(not torch.equal(one[name], three[name]) for name in one)
+
+
+def test_a_block_that_the_teacher_does_not_have(images, teacher, tmp_path):
+    config = distill_config(images, tmp_path, teacher, relation=RelationOptions(teacher_block=3))
+    with pytest.raises(UserError, match="The teacher has 3 blocks .* there is no block 3"):
+        build_networks(config, CPU)
+
+
+def test_heads_that_do_not_divide_the_student_s_width(images, teacher, tmp_path):
+    shape = replace(STUDENT_SHAPE, embed_dim=18)  # 18 channels in 4 heads
+    with pytest.raises(UserError, match="18"):
+        build_networks(distill_config(images, tmp_path, teacher, student=shape), CPU)
+
+
+def test_the_drop_path_of_the_last_block_is_none():
+    student = start_student(STUDENT_SHAPE, 0.1, seed=0)
+    first, last = student.model.blocks
+    assert first.drop_path1.drop_prob == first.drop_path2.drop_prob == 0.1
+    assert isinstance(last.drop_path1, torch.nn.Identity)
+    assert student.training
+
+
+def test_a_student_that_starts_from_weights(teacher, student):
+    start = start_student(StudentOptions(weights=str(student)), 0.0, seed=0)
+    loaded = limbeck.load(student)
+    assert start.facts.num_heads == (3, 4)
+    assert start.training
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(start.state_dict()[name], value)
+    other = start_student(StudentOptions(weights=str(student), img_size=64, num_heads=2), 0.0, 0)
+    assert other.facts.grid == (8, 8)
+    assert other.facts.num_heads == (2, 2)
+
+
+def test_an_own_encoder_can_be_no_student(tmp_path, monkeypatch):
+    (tmp_path / "own_networks_teacher.py").write_text(
+        "from tests.fakes import FakeEncoder\ndef build(**overrides):\n    return FakeEncoder()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="can be a teacher, not a student"):
+        load_vit("own_networks_teacher:build")
+
+
+def test_a_teacher_gets_the_image_size_that_gives_the_student_s_grid(teacher, caplog):
+    caplog.set_level("INFO")
+    shape = replace(STUDENT_SHAPE, img_size=64, patch_size=8)
+    student = start_student(shape, 0.0, seed=0)
+    fitted = load_teacher(TeacherOptions(source=str(teacher)), student.facts, CPU)
+    assert fitted.facts.grid == student.facts.grid == (8, 8)
+    assert fitted.facts.img_size == (64, 64)
+    assert "The teacher gets images of 64 px (its patches have 8 px)" in caplog.text
+
+
+def test_a_teacher_s_own_image_size_is_obeyed(teacher):
+    student = start_student(STUDENT_SHAPE, 0.0, seed=0)
+    options = TeacherOptions(source=str(teacher), img_size=64, precision="fp32")
+    fitted = load_teacher(options, student.facts, CPU)
+    assert fitted.facts.grid == (8, 8)
+    assert fitted.precision == "fp32"
+
+
+def test_no_teacher():
+    student = start_student(STUDENT_SHAPE, 0.0, seed=0)
+    assert load_teacher(TeacherOptions(), student.facts, CPU) is None
+
+
+def test_an_own_method(images, teacher, tmp_path, own):
+    config = distill_config(
+        images,
+        tmp_path,
+        teacher,
+        method="own_networks_method:Any",
+        relation=RelationOptions(),
+        method_options=("beta=0.5", "drop_path_rate=0.2"),
+    )
+    nets = build_networks(config, CPU)
+    assert type(nets.method).__name__ == "Any"
+    assert nets.method.beta == 0.5
+    assert nets.student.model.blocks[0].drop_path1.drop_prob == 0.2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method_options": ("bet=0.5",)}, "there is no option 'bet'. Did you mean 'beta'?"),
+        ({"method_options": ("beta",)}, "--method-options beta: not NAME=VALUE as in TOML"),
+        ({"method_options": ("beta='a'",)}, "beta = 'a' is refused"),
+        ({"method": "own_networks_method:An"}, "the module has no 'An'. Did you mean 'Any'?"),
+        ({"method": "own_networks_method:NoMethod"}, "that is no limbeck.Method"),
+        ({"teacher": TeacherOptions()}, "The method own_networks_method:Any needs a teacher"),
+    ],
+)
+def test_mistakes_with_an_own_method(images, teacher, tmp_path, own, changes, message):
+    values = {"method": "own_networks_method:Any", "relation": RelationOptions()} | changes
+    config = distill_config(images, tmp_path, teacher, **values)
+    with pytest.raises(UserError) as caught:
+        build_networks(config, CPU)
+    assert message in str(caught.value)
+
+
+def test_method_class_and_options_of_the_table(images, tmp_path):
+    config = teacher_config(images, tmp_path)
+    assert method_class("relation") is Relation
+    assert method_options(config, MaskedPixel) is config.masked_pixel
+    assert isinstance(load_vit("timm:vit_tiny_patch16_224", pretrained=False), VitEncoder)
