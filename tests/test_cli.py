@@ -201,7 +201,9 @@ def test_help_takes_less_than_half_a_second(here):
     assert min(seconds for _, seconds in runs) < 0.5
 
 
-@pytest.mark.parametrize("words", [("--data", "phots"), ("--data", "photos", "--method", "relatin")])
+@pytest.mark.parametrize(
+    "words", [("--data", "phots"), ("--data", "photos", "--method", "relatin")]
+)
 def test_a_mistake_takes_less_than_two_seconds(here, words):
     done, seconds = command("distill", *words, cwd=here)
     assert done.returncode == 2

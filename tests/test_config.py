@@ -92,7 +92,9 @@ def test_json_round_trip_of_changed_values(verb):
                 if (other := changed(getattr(value, field.name))) is not None
             }
             num_changed += len(inner)
-            config = dataclasses.replace(config, **{section.name: dataclasses.replace(value, **inner)})
+            config = dataclasses.replace(
+                config, **{section.name: dataclasses.replace(value, **inner)}
+            )
         elif (other := changed(value)) is not None:
             num_changed += 1
             config = dataclasses.replace(config, **{section.name: other})

@@ -41,7 +41,7 @@ class SkippedLog:
             if key not in self.reasons:
                 self.reasons[key] = reason
                 lines.append(json.dumps({"key": key, "reason": reason}) + "\n")
-                log.warning("Skipped the image %s: %s.", key, reason)
+                log.warning("Skipped the image %s: %s.", _printable(key), reason)
         self._append("".join(lines))
         self.check()
 
@@ -49,7 +49,9 @@ class SkippedLog:
         """Raise RunError if too large a part of the images is bad."""
         if len(self.reasons) <= self.max_bad:
             return
-        listed = [f"{key} ({reason})" for key, reason in self.reasons.items()][:NUM_LISTED]
+        listed = [f"{_printable(key)} ({reason})" for key, reason in self.reasons.items()][
+            :NUM_LISTED
+        ]
         where = f"; all are listed in {self.file}" if self.file else ""
         raise RunError(
             f"{len(self.reasons)} of {self.num_images} images can't be used, more than "
@@ -86,3 +88,8 @@ class SkippedLog:
                 file.write((b"\n" if torn else b"") + lines.encode())
         except OSError as error:
             raise RunError(f"Can't write {self.file}: {error.strerror}.") from error
+
+
+def _printable(key: str) -> str:
+    """A file name that is no valid UTF-8 would break whatever it is printed on."""
+    return key.encode("utf-8", "backslashreplace").decode()

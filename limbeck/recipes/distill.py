@@ -114,8 +114,11 @@ def _distill(config: DistillConfig, images: Images, ranks: Ranks) -> Path:
     nets = build_networks(config, ranks.device)
     student, facts = nets.student, nets.student.facts
     resolved = resolve(
-        len(images.train), facts.img_size[0], facts.architecture, config.optim, config.train
-    )
+        len(images.train), facts.img_size[0], facts.architecture, config.optim, config.train,
+        ranks.world_size,
+    )  # fmt: skip
+    # What does not fit together is told before the folder belongs to this run.
+    distiller = Distiller(student, nets.method, nets.teacher)
     run = open_run(
         config.out,
         {"verb": "distill", **to_plain(config), "resolved": asdict(resolved)},
@@ -127,7 +130,7 @@ def _distill(config: DistillConfig, images: Images, ranks: Ranks) -> Path:
         return run.dir
     skipped = SkippedLog(run.dir / "skipped.jsonl", len(images.train), config.data.max_bad_ratio)
     batches = partial(train_stream, config, images, nets, ranks, skipped)
-    distiller = Distiller(student, nets.method, nets.teacher).to(ranks.device)
+    distiller = distiller.to(ranks.device)
     untrained = freeze_untrained(distiller, next(batches(0, 1)))
     # The tail is never trained, so what becomes of it can be decided, and probed, from the start.
     tail = reinit_tail(

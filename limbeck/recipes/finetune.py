@@ -128,8 +128,9 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     student = build_classifier(config, len(images.train.classes))
     facts = student.facts
     resolved = resolve(
-        len(images.train), facts.img_size[0], facts.architecture, config.optim, config.train
-    )
+        len(images.train), facts.img_size[0], facts.architecture, config.optim, config.train,
+        ranks.world_size,
+    )  # fmt: skip
     run = open_run(
         config.out,
         {"verb": "finetune", **to_plain(config), "resolved": asdict(resolved)},

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from limbeck.data.order import steps_per_epoch
+from limbeck.data.order import StepOrder, steps_per_epoch
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.ops.schedules import peak_lr
@@ -35,9 +35,15 @@ def resolve(
     student: dict[str, object],
     optim: OptimOptions,
     train: TrainOptions,
+    world_size: int = 1,
 ) -> Resolved:
-    """Resolve the automatic values; raises UserError where no step would be left to do."""
-    per_epoch = steps_per_epoch(num_images, train.global_batch_size)
+    """Resolve the automatic values.
+
+    Raises UserError where no step would be left to do, and for a global batch that can't be cut.
+    """
+    batch_size = train.global_batch_size
+    StepOrder(num_images, 0, batch_size, train.accumulate_steps, world_size=world_size)
+    per_epoch = steps_per_epoch(num_images, batch_size)
     total = round(train.epochs * per_epoch)
     if total < 1:
         raise UserError(
@@ -48,7 +54,7 @@ def resolve(
         num_images=num_images,
         steps_per_epoch=per_epoch,
         total_steps=total,
-        peak_lr=peak_lr(optim.base_lr, train.global_batch_size),
+        peak_lr=peak_lr(optim.base_lr, batch_size),
         warmup_epochs=optim.warmup_for(train.epochs),
         img_size=img_size,
         student=student,

@@ -74,7 +74,9 @@ def distill_config(images: Path, out: Path, teacher: Path, /, **changes: object)
     return DistillConfig(**values | changes)
 
 
-def finetune_config(images: Path, out: Path, student: Path | str, /, **changes: object) -> FinetuneConfig:
+def finetune_config(
+    images: Path, out: Path, student: Path | str, /, **changes: object
+) -> FinetuneConfig:
     """Fine-tuning of the student above, without mixing."""
     values = {
         "out": out,

@@ -121,9 +121,9 @@ def test_a_teacher_is_named_only_where_it_is_needed():
     checks.check_needs_teacher("masked-pixel", MaskedPixelOptions(), absent)
     said = message_of(checks.check_needs_teacher, "relation", MethodOptions(), absent)
     assert said.startswith("The method relation needs a teacher; name one, such as --teacher ")
-    assert message_of(
-        checks.check_needs_teacher, "masked-pixel", MaskedPixelOptions(), named
-    ) == ("The method masked-pixel has no teacher; leave --teacher out.")
+    assert message_of(checks.check_needs_teacher, "masked-pixel", MaskedPixelOptions(), named) == (
+        "The method masked-pixel has no teacher; leave --teacher out."
+    )
 
 
 def test_the_loop():

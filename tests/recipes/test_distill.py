@@ -211,9 +211,7 @@ def test_a_run_follows_from_its_config(student, images, teacher, tmp_path):
         train=replace(train, probe_every=3, save_every=2, log_every=3),
     )
     assert weights_of(distill(again)) == weights_of(student)
-    parts = replace(
-        config, out=tmp_path / "parts", train=replace(train, accumulate_steps=4)
-    )
+    parts = replace(config, out=tmp_path / "parts", train=replace(train, accumulate_steps=4))
     assert_same_student(distill(parts), student)
 
 
@@ -369,6 +367,13 @@ def test_a_teacher_of_another_patch_size(images, tmp_path, capsys, caplog):
     assert limbeck.load(run).facts.grid == (3, 3)
     assert "The teacher gets images of 48 px (its patches have 16 px)" in caplog.text
     assert "3 x 3" in caplog.text
+
+
+def test_grids_that_differ_are_refused_before_the_run(images, teacher, tmp_path):
+    wrong = TeacherOptions(source=str(teacher), img_size=64)
+    with pytest.raises(UserError, match="give the teacher the image size that fits"):
+        distill(distill_config(images, tmp_path / "run", teacher, teacher=wrong))
+    assert not (tmp_path / "run").exists()
 
 
 def test_precision_average_and_clipping(images, teacher, tmp_path):

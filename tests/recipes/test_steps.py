@@ -36,3 +36,10 @@ def test_less_than_one_step_is_refused():
 def test_too_few_images_says_both_numbers(num_images):
     with pytest.raises(UserError, match=f"There are {num_images} images .* batch of 10"):
         resolved(num_images, epochs=1, global_batch_size=10)
+
+
+def test_a_batch_that_the_processes_can_t_share():
+    train = TrainOptions(epochs=1, global_batch_size=16, accumulate_steps=2)
+    assert resolve(100, 224, {}, OptimOptions(), train, world_size=4).total_steps == 6
+    with pytest.raises(UserError, match="can't be cut into 3 processes x 2 accumulation steps"):
+        resolve(100, 224, {}, OptimOptions(), train, world_size=3)

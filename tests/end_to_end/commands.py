@@ -1,0 +1,51 @@
+"""Words of the command line for small runs, and the command as a process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+STUDENT = ["--student", "vit_tiny"] + [
+    f"--student.{name}={value}"
+    for name, value in {
+        "img-size": 32, "patch-size": 8, "embed-dim": 24, "depth": 2, "num-heads": 3,
+    }.items()
+]  # fmt: skip
+
+
+def data_words(images: Path) -> list[str]:
+    """The images, a quarter of them held out, read by the process itself."""
+    return ["--data", str(images), "--data.holdout-ratio", "0.25", "--data.num-workers", "0"]
+
+
+def train_words(images: Path, out: Path) -> list[str]:
+    """Eight steps on the CPU."""
+    return [
+        *data_words(images),
+        *("--out", str(out)),
+        *("--train.epochs", "4"),
+        *("--train.global-batch-size", "16"),
+        *("--train.precision", "fp32"),
+        *("--train.device", "cpu"),
+        *("--train.log-every", "1"),
+        *("--optim.base-lr", "1e-2"),
+    ]
+
+
+def distill_words(images: Path, out: Path, teacher: Path) -> list[str]:
+    """``limbeck distill`` without drop path."""
+    words = ["distill", *train_words(images, out), *STUDENT, "--teacher", str(teacher)]
+    return [*words, "--relation.drop-path-rate", "0"]
+
+
+def process(
+    words: list[str], *, cwd: Path, launcher: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """``python -m limbeck``, or with a launcher such as torchrun, on one thread per process."""
+    return subprocess.run(
+        [sys.executable, *launcher, "-m", "limbeck", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
