@@ -37,6 +37,8 @@ MAY_CHANGE = (
 """Options that may differ when a run is continued: they do not change what is learned."""
 
 TEMPORARY_SUFFIX = ".partial"
+LOCK_FILE = ".lock"
+_HELD: dict[Path, BinaryIO] = {}  # the locks of this process, which last as long as it does
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,11 @@ def open_run(
     """Start a run in the folder ``out``, or take up the one that is there.
 
     ``config`` and ``fingerprint`` are plain JSON data. A folder with the same two is continued
-    (``MAY_CHANGE`` aside), whatever ``overwrite`` says: the same command always goes on. With
-    ``overwrite`` another run is replaced: its files and TensorBoard folder are deleted, other
-    sub-folders stay. Raises UserError for another run without ``overwrite``, for a folder
-    with files that are no run, and for one that can't be written.
+    (``MAY_CHANGE`` aside), whatever ``overwrite`` says: the same command always goes on. Another
+    run is replaced with ``overwrite``, or where it has no checkpoint yet: its files and TensorBoard
+    folder are deleted, other sub-folders stay. Raises UserError for another run without
+    ``overwrite``, for a folder with files that are no run, for one that another process works on,
+    and for one that can't be written.
     """
     return on_main_rank(lambda: _open_run(out, config, fingerprint, overwrite))
 
@@ -83,18 +86,15 @@ def _open_run(
         differing = [text for args in known for text in _differences(*args)]
         if not differing:
             return Run(out, config, is_finished="finished.json" in entries)
-        if not overwrite:
+        # Before its first checkpoint a run has nothing to lose, and most likely failed.
+        has_results = bool(entries & {"checkpoint.pt", "finished.json"})
+        if has_results and not overwrite:
             more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
             raise UserError(
                 f"{out} holds another run: {'; '.join(differing[:3])}{more}. "
                 "Choose another --out, or replace that run with --overwrite."
             )
         _clear(out)
-    elif entries - {"fingerprint.json"}:
-        raise UserError(
-            f"{out} is not empty and holds no run ({', '.join(sorted(entries)[:3])}); "
-            "choose another --out."
-        )
     # The config last: a folder without one is a run that has not begun.
     write_json(out / "fingerprint.json", fingerprint)
     write_json(out / "config.json", config)
@@ -102,10 +102,18 @@ def _open_run(
 
 
 def _prepare_folder(out: Path) -> set[str]:
-    """Make the folder, see that it can be written, sweep what a crash left; its entries' names."""
+    """Make or lock the folder, sweep what a crash left in it; the names of its entries."""
     probe = out / f".probe{TEMPORARY_SUFFIX}"
     try:
         out.mkdir(parents=True, exist_ok=True)
+        entries = {entry.name for entry in out.iterdir()}
+        foreign = {name for name in entries if not name.endswith(TEMPORARY_SUFFIX)}
+        if "config.json" not in entries and foreign - {"fingerprint.json", LOCK_FILE}:
+            raise UserError(
+                f"{out} is not empty and holds no run ({', '.join(sorted(foreign)[:3])}); "
+                "choose another --out."
+            )
+        _lock(out)  # before the sweep: what is half written may be another process's
         probe.write_bytes(b"\n")
         for file in out.glob(f".*{TEMPORARY_SUFFIX}"):
             file.unlink()
@@ -114,12 +122,38 @@ def _prepare_folder(out: Path) -> set[str]:
         raise UserError(f"Can't write in {out}: {error.strerror}; choose another --out.") from error
 
 
+def _lock(out: Path) -> None:
+    """Keep other processes out of the folder for as long as this one lives; raises UserError.
+
+    A lock of the operating system: it ends with the process, whatever ends it, and loader
+    processes do not inherit it. File systems without locks go unguarded.
+    """
+    if out.resolve() in _HELD:
+        return
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return
+    stream = (out / LOCK_FILE).open("ab")
+    try:
+        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        stream.close()
+        raise UserError(
+            f"Another process is working on the run in {out}; wait for it, or choose another --out."
+        ) from error
+    except OSError:
+        stream.close()
+        return
+    _HELD[out.resolve()] = stream  # closing it would unlock
+
+
 def _clear(out: Path) -> None:
     shutil.rmtree(out / "tensorboard", ignore_errors=True)
     # The marks first and last: cut short, this leaves an unfinished run that can be replaced again.
     (out / "finished.json").unlink(missing_ok=True)
     for entry in out.iterdir():
-        if not entry.is_dir() and entry.name != "config.json":
+        if not entry.is_dir() and entry.name not in ("config.json", LOCK_FILE):
             entry.unlink()
     (out / "config.json").unlink()
 

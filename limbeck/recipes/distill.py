@@ -6,6 +6,7 @@ Imports of torch are inside the functions: the config and its checks must answer
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
@@ -132,6 +133,11 @@ def _distill(config: DistillConfig, images: Images, ranks: Ranks) -> Path:
     batches = partial(train_stream, config, images, nets, ranks, skipped)
     distiller = distiller.to(ranks.device)
     untrained = freeze_untrained(distiller, next(batches(0, 1)))
+    if not untrained and config.untrained_tail != "keep":
+        raise UserError(
+            f"untrained_tail {config.untrained_tail} has no effect: {config.method} trains all of "
+            "the student; leave it out."
+        )
     # The tail is never trained, so what becomes of it can be decided, and probed, from the start.
     tail = reinit_tail(
         student, [name.removeprefix("student.") for name in untrained], config.untrained_tail,
@@ -210,9 +216,10 @@ def train_stream(
 
 def report(run_dir: Path) -> str:
     """What to do with a finished run, for the command line."""
+    student = shlex.quote(str(run_dir))
     return (
         f"The student is in {run_dir} (student.safetensors, student.json).\n"
-        f"Fine-tune it:  limbeck finetune --student {run_dir} --data LABELLED_IMAGES\n"
-        f"Did it help?   limbeck evaluate --student {run_dir} --data LABELLED_IMAGES\n"
+        f"Fine-tune it:  limbeck finetune --student {student} --data LABELLED_IMAGES\n"
+        f"Did it help?   limbeck evaluate --student {student} --data LABELLED_IMAGES\n"
         f'In Python:     encoder = limbeck.load("{run_dir}")'
     )

@@ -5,13 +5,15 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from limbeck import __version__
 from limbeck.models.encoder import EncoderFacts
 
 
 def versions() -> dict[str, str]:
     """Versions of what the result depends on."""
-    names = ("limbeck", "torch", "torchvision", "timm", "numpy", "pillow")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
+    names = ("torch", "torchvision", "timm", "numpy", "pillow")
+    own = {"python": platform.python_version(), "limbeck": __version__}
+    return own | {name: version(name) for name in names}
 
 
 def record(

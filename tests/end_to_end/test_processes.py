@@ -28,12 +28,3 @@ def test_two_processes_fine_tune_and_report_once(images, student, tmp_path):
     done = process(words, cwd=tmp_path, launcher=TORCHRUN)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Held-out images at the end: top1 ") == 1
-
-
-@pytest.mark.slow
-def test_a_mistake_in_two_processes(images, teacher, tmp_path):
-    words = [*distill_words(images, tmp_path / "run", teacher), "--train.global-batch-size", "15"]
-    done = process(words, cwd=tmp_path, launcher=TORCHRUN)
-    assert done.returncode != 0
-    assert "A global batch of 15 can't be cut into 2 processes" in done.stderr
-    assert not (tmp_path / "run").exists()

@@ -1,6 +1,5 @@
 """Real processes that are killed or asked to stop, and go on as if nothing had happened."""
 
-import json
 import signal
 
 import pytest
@@ -45,32 +44,30 @@ def words(images, teacher, tmp_path, monkeypatch):
     return build
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "saved"),
-    [(signal.SIGKILL, -signal.SIGKILL, 4), (signal.SIGTERM, 128 + signal.SIGTERM, 6),
-     (signal.SIGINT, 128 + signal.SIGINT, 6)],
-)  # fmt: skip
-def test_a_stopped_run_ends_bit_by_bit_the_same(words, tmp_path, capsys, number, code, saved):
-    run = tmp_path / "stopped"
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "saved"), [(signal.SIGKILL, 4), (signal.SIGTERM, 6)])
+def test_a_stopped_run_ends_bit_by_bit_the_same(words, tmp_path, capsys, number, saved):
+    run, whole = tmp_path / "stopped", tmp_path / "whole"
     (tmp_path / "armed").write_text(str(int(number)))
     stopped = process(words("stopped"), cwd=tmp_path)
-    assert stopped.returncode == code
     assert "Traceback" not in stopped.stderr
+    if number == signal.SIGKILL:
+        assert stopped.returncode == -signal.SIGKILL
+    else:
+        assert stopped.returncode == 128 + number
+        assert "limbeck: Stopped by SIGTERM after step 6, which is saved" in stopped.stderr
     assert (run / "checkpoint.pt").exists()
     assert not (run / "student.safetensors").exists()
-    if number != signal.SIGKILL:
-        assert (
-            f"limbeck: Stopped by {'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'} after step 6"
-            in stopped.stderr
-        )
+
     (tmp_path / "armed").unlink()
     main(words("whole"))
     capsys.readouterr()
     main(words("stopped"))
     assert f"step {saved + 1}/8" in capsys.readouterr().err
-    assert weights_of(run) == weights_of(tmp_path / "whole")
-    assert [record["step"] for record in metrics_of(run)[0]] == list(range(1, 9))
-    losses = [
-        [record["losses"] for record in metrics_of(each)[0]] for each in (run, tmp_path / "whole")
-    ]
-    assert losses[0] == losses[1]
+    assert weights_of(run) == weights_of(whole)
+    of_run, of_whole = (
+        [(record["step"], record["losses"]) for record in metrics_of(each)[0]]
+        for each in (run, whole)
+    )
+    assert of_run == of_whole
+    assert len(of_run) == 8

@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ def test_a_new_folder_gets_its_config(tmp_path):
     run = open_run(tmp_path / "new" / "run", CONFIG, DATA)
     assert not run.is_finished
     assert json.loads((run.dir / "config.json").read_text())["train"]["epochs"] == 3.0
-    assert sorted(file.name for file in run.dir.iterdir()) == ["config.json", "fingerprint.json"]
+    assert {file.name for file in run.dir.iterdir()} == {"config.json", "fingerprint.json", ".lock"}
 
 
 def test_the_same_config_is_continued_and_finished(tmp_path):
@@ -37,8 +39,27 @@ def test_overwrite_continues_the_same_run(tmp_path):
     assert load_checkpoint(open_run(tmp_path, CONFIG, DATA, overwrite=True))["step"] == 3
 
 
-def test_another_config_is_refused_by_name(tmp_path):
+def test_two_processes_never_share_a_run(tmp_path):
     open_run(tmp_path, CONFIG, DATA)
+    code = (
+        "from pathlib import Path; from limbeck.engine.checkpoint import open_run\n"
+        f"open_run(Path({str(tmp_path)!r}), {CONFIG!r}, {DATA!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "Another process is working on the run" in done.stderr
+
+
+def test_a_run_without_a_checkpoint_makes_room_for_another(tmp_path):
+    """A command that failed at its first step can be corrected and given again."""
+    open_run(tmp_path, CONFIG, DATA)
+    (tmp_path / "metrics.jsonl").write_text("old")
+    run = open_run(tmp_path, {**CONFIG, "seed": 1}, DATA)
+    assert run.config["seed"] == 1
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_another_config_is_refused_by_name(tmp_path):
+    save_checkpoint(open_run(tmp_path, CONFIG, DATA), {"step": 3})
     other = {**CONFIG, "train": {"epochs": 5.0}, "seed": 1}
     with pytest.raises(
         UserError,
@@ -61,6 +82,7 @@ def test_overwrite_replaces_another_run_and_leaves_foreign_folders(tmp_path):
     assert load_checkpoint(new) is None
     assert not new.is_finished
     assert {entry.name for entry in tmp_path.iterdir()} == {
+        ".lock",
         "config.json",
         "fingerprint.json",
         "notes",
@@ -108,7 +130,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, size):
     with pytest.raises(RunError, match="checkpoint.pt: the disk is full.*kept.*same command"):
         save_checkpoint(run, {"step": 2, "weights": torch.zeros(size)})
     assert load_checkpoint(run)["step"] == 1
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob(".*.partial"))
 
 
 def test_a_limit_in_the_middle_of_a_file_is_said(tmp_path):
@@ -124,7 +146,7 @@ def test_a_limit_in_the_middle_of_a_file_is_said(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert load_checkpoint(run)["step"] == 1
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob(".*.partial"))
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")

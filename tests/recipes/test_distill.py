@@ -6,6 +6,7 @@ import signal
 import sys
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -57,8 +58,8 @@ class Counting(Relation):
         return losses
 
 
-class Terminated(Counting):
-    """Gets SIGTERM at its fifth step where a file named armed is in the working folder."""
+class Interrupted(Counting):
+    """Gets Ctrl-C at its fifth step where a file named armed is in the working folder."""
 
     def happen(self, losses):
         if Path("armed").exists() and len(CALLS) == 6:  # the first call looks for gradients
@@ -79,7 +80,7 @@ class NotFinite(Counting):
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     """A user's own module ``own_distill_method``, freshly imported; the working folder is its."""
-    (tmp_path / "own_distill_method.py").write_text(OWN.replace("{signal}", str(signal.SIGTERM)))
+    (tmp_path / "own_distill_method.py").write_text(OWN.replace("{signal}", str(signal.SIGINT)))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "own_distill_method", raising=False)
@@ -97,6 +98,7 @@ def test_the_files_of_a_run(student):
         "fingerprint.json",
         "finished.json",
         "tensorboard",
+        ".lock",
     }
     steps, probes = metrics_of(student)
     assert [record["step"] for record in steps] == list(range(1, 9))
@@ -149,6 +151,7 @@ def test_the_report_says_what_to_type_next(student):
     said = report(student)
     assert f"limbeck evaluate --student {student}" in said
     assert f"limbeck finetune --student {student}" in said
+    assert "--student 'my runs/a' " in report(Path("my runs/a"))
 
 
 def test_the_same_again_changes_nothing(student, images, teacher, caplog):
@@ -221,7 +224,7 @@ def test_stopped_and_continued_ends_the_same(own, images, teacher, tmp_path):
             images,
             tmp_path / name,
             teacher,
-            method="own_distill_method:Terminated",
+            method="own_distill_method:Interrupted",
             relation=RelationOptions(),
             method_options=("drop_path_rate=0.3",),
         )
@@ -230,9 +233,9 @@ def test_stopped_and_continued_ends_the_same(own, images, teacher, tmp_path):
     sys.modules["own_distill_method"].CALLS.clear()
     armed = own / "armed"
     armed.touch()
-    with pytest.raises(Interrupted, match="Stopped by SIGTERM after step 5, which is saved") as e:
+    with pytest.raises(Interrupted, match="Stopped by Ctrl-C after step 5, which is saved") as e:
         distill(config("stopped"))
-    assert e.value.exit_code == 128 + signal.SIGTERM
+    assert e.value.exit_code == 128 + signal.SIGINT
     assert not (tmp_path / "stopped" / "student.safetensors").exists()
     armed.unlink()
     with pytest.raises(UserError, match="has not finished"):
