@@ -38,7 +38,7 @@ MAY_CHANGE = (
 
 TEMPORARY_SUFFIX = ".partial"
 LOCK_FILE = ".lock"
-_HELD: dict[Path, BinaryIO] = {}  # the locks of this process, which last as long as it does
+_HELD: dict[Path, int] = {}  # the locks of this process, which last as long as it does
 
 
 @dataclass(frozen=True)
@@ -134,18 +134,18 @@ def _lock(out: Path) -> None:
         import fcntl
     except ImportError:  # not on Windows
         return
-    stream = (out / LOCK_FILE).open("ab")
+    descriptor = os.open(out / LOCK_FILE, os.O_RDWR | os.O_CREAT)
     try:
-        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
-        stream.close()
+        os.close(descriptor)
         raise UserError(
             f"Another process is working on the run in {out}; wait for it, or choose another --out."
         ) from error
     except OSError:
-        stream.close()
+        os.close(descriptor)
         return
-    _HELD[out.resolve()] = stream  # closing it would unlock
+    _HELD[out.resolve()] = descriptor  # closing it would unlock
 
 
 def _clear(out: Path) -> None:
