@@ -42,18 +42,38 @@ def main(args: Sequence[str] | None = None) -> None:
     words = [word for word in words if word != "--debug"]
     try:
         run(words)
-    except UserError as error:
-        if is_debug:
-            raise
-        print(f"limbeck: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        if is_debug:
-            raise
-        print("limbeck: stopped.", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
+    except (Exception, KeyboardInterrupt) as error:
+        if is_debug:
+            raise
+        if is_main_rank():  # the others met the same
+            print(f"limbeck: {describe(error)}", file=sys.stderr)
+        sys.exit(exit_code(error))
+
+
+def describe(error: BaseException) -> str:
+    """An error in one sentence."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped."
+    return (
+        f"unexpected {type(error).__name__}: {error}. This should not happen; "
+        "run again with --debug for the traceback and report it."
+    )
+
+
+def exit_code(error: BaseException) -> int:
+    """2 for bad input, 130 for Ctrl-C, 1 for a failed run."""
+    if isinstance(error, UserError):
+        return error.exit_code
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def is_main_rank() -> bool:
+    """Whether this is the one of torchrun's processes that speaks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def run(words: list[str]) -> None:
@@ -74,11 +94,9 @@ def run(words: list[str]) -> None:
     verb = VERBS[name]
     module = import_module(f"limbeck.recipes.{name}")
     config = parse(name, verb, getattr(module, verb.config), rest)
-    # Of several processes (torchrun) one speaks; a run's files may not lie where the others are.
-    is_main = os.environ.get("RANK", "0") == "0"
-    show_log(logging.INFO if is_main else logging.WARNING)
+    show_log(logging.INFO if is_main_rank() else logging.WARNING)
     result = getattr(module, name)(config)
-    if is_main:
+    if is_main_rank():  # a run's files may not lie where the others are
         print(module.report(result))
     if verb.can_find_problems and result.problems:
         sys.exit(1)

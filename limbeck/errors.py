@@ -16,6 +16,10 @@ class RunError(UserError):
     exit_code = 1
 
 
+class NotFiniteError(RunError):
+    """A network gives infinity or NaN; the loop adds the step, its losses and its samples."""
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """The nearest of ``choices`` as a sentence to append (with a leading space), or ''."""
     pool = list(choices)

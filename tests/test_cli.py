@@ -228,3 +228,25 @@ def test_no_mistake_waits_for_torch(here):
     done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("limbeck: ") == len(MISTAKES)
+
+
+def test_an_unexpected_error_is_one_line_too(capsys, monkeypatch):
+    def broken(words):
+        raise KeyError("name")
+
+    monkeypatch.setattr("limbeck.cli.run", broken)
+    with pytest.raises(SystemExit) as caught:
+        main(["distill"])
+    assert caught.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("limbeck: unexpected KeyError: 'name'.") and "--debug" in said
+    with pytest.raises(KeyError):
+        main(["distill", "--debug"])
+
+
+def test_one_of_several_processes_speaks(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as caught:
+        main(["distil"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == ""

@@ -97,8 +97,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _scale_to_bytes(pixels: np.ndarray) -> np.ndarray:
     """Grey pixels of more than 8 bits to 0..255, by the range that they are most likely stored in.
 
-    Integers from 0 to 65535 are 16-bit; floats may be 0..1 or 0..255; anything else has no agreed
-    range and is stretched from its minimum to its maximum.
+    Integers are 16-bit, but 32-bit ones and floats up to 255 are 0..255, and floats up to 1 are
+    0..1; anything beyond has no agreed range and is stretched from its minimum to its maximum.
     """
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         raise BadImage("it has pixels that are not finite")
@@ -106,7 +106,8 @@ def _scale_to_bytes(pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype.kind == "f":
         stored = (0.0, 1.0) if high <= 1 else (0.0, 255.0)
     else:
-        stored = (0.0, 65535.0)
+        is_bytes = pixels.dtype.itemsize > 2 and high <= 255
+        stored = (0.0, 255.0) if is_bytes else (0.0, 65535.0)
     if low < stored[0] or high > stored[1]:
         stored = (low, high)
     width = (stored[1] - stored[0]) or 1.0  # one single value

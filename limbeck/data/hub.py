@@ -1,16 +1,25 @@
 """Tables of images through Hugging Face ``datasets``: local parquet and arrow, and hub names."""
 
+import ssl
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 
+from limbeck.data.folder import walk
 from limbeck.data.options import DataOptions
 from limbeck.data.source import BadImage, Names, RawImage, Source, label_table, no_images
 from limbeck.errors import UserError, did_you_mean, require_extra
 
-LABEL_NAMES = ("label", "labels", "class", "target")
+# fmt: off
+LABEL_NAMES = (
+    "label", "labels", "class", "target", "fine_label", "class_label", "class_id", "cls",
+)
+# fmt: on
+REACH_SECONDS = 5.0  # the hub's own client tries for half a minute
 
 
 class TableSource(Source):
@@ -63,14 +72,14 @@ def open_table(root: str, options: DataOptions, split: str) -> TableSource:
     del split
     datasets = _import_datasets()
     path = Path(root)
-    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if is_table_name(f))
+    files = [path] if path.is_file() else sorted(path / f for f in walk(path) if is_table_name(f))
     if not files:
         raise no_images(root)
     tables, record_names = [], []
     names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files]
     for file, name in zip(files, names, strict=True):
         try:
-            if file.suffix == ".arrow":
+            if file.suffix.lower() == ".arrow":
                 table = datasets.Dataset.from_file(str(file))
             else:
                 table = datasets.Dataset.from_parquet(str(file))
@@ -93,25 +102,47 @@ def open_table(root: str, options: DataOptions, split: str) -> TableSource:
 
 
 def open_hub(root: str, options: DataOptions, split: str) -> TableSource:
-    """A data set of the Hugging Face hub: ``hf:NAME`` or ``hf:NAME:CONFIG``."""
+    """A data set of the Hugging Face hub, ``hf:NAME`` or ``hf:NAME:CONFIG``; cached, also offline.
+    """
     datasets = _import_datasets()
     name, _, config = root.removeprefix("hf:").partition(":")
+    is_offline = datasets.config.HF_HUB_OFFLINE
+    unreachable = "" if is_offline else _why_unreachable(datasets.config.HF_ENDPOINT)
     try:
+        # Offline, the cache alone is asked, and at once.
+        datasets.config.HF_HUB_OFFLINE = is_offline or bool(unreachable)
         table = datasets.load_dataset(name, config or None, split=split)
     except Exception as error:  # The hub, the network and the data set's files each have their own.
+        is_of_network = unreachable and isinstance(error, ConnectionError)
         raise UserError(
             f"Can't load '{name}' (split '{split}') from the Hugging Face hub: "
-            f"{_first_line(error)}; correct the name or --data.split, or download its .parquet "
+            f"{unreachable if is_of_network else _first_line(error)}; correct the name or --data.split, or download its .parquet "
             "files elsewhere and pass their folder as --data.root."
         ) from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = is_offline
     if not len(table):
         raise no_images(root)
     return TableSource(table, [f"{split}#{row}" for row in range(len(table))], options)
 
 
-def is_table_name(file: Path) -> bool:
+def is_table_name(name: str) -> bool:
     """Whether a file is a table by its suffix."""
-    return file.suffix in (".parquet", ".arrow")
+    return name.lower().endswith((".parquet", ".arrow"))
+
+
+def _why_unreachable(address: str) -> str:
+    """Why nothing answers at an address, or '' if something does."""
+    try:
+        urlopen(Request(address, method="HEAD"), timeout=REACH_SECONDS).close()
+    except HTTPError as error:
+        error.close()  # An answer, too.
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        # The hub's client has certificates of its own.
+        if not isinstance(reason, ssl.SSLError):
+            return f"{address} can't be reached ({reason})"
+    return ""
 
 
 def _import_datasets() -> Any:
@@ -181,31 +212,29 @@ def _read_labels(
         raise UserError(
             f"The column '{name}' holds {arrow_type}, not labels; pass another --data.label-column."
         )
-    classes, labels = label_table(table.data.column(name).to_pylist())
+    classes, labels = label_table(table.data.column(name).to_pylist(), asked)
     names = getattr(table.features[name], "names", None)
     return (tuple(names) if names and labels is not None else classes), labels
 
 
 def _find_label_column(table: Any) -> str | None:
-    """The column of ClassLabel type, else of integers; by its name where there are several."""
+    """The column of ClassLabel type, by its name where there are several; else integers by name.
+
+    Other integers may be anything: an identifier, a width.
+    """
     import datasets
     import pyarrow
 
     schema, features = table.data.schema, table.features
     with_names = [n for n in schema.names if isinstance(features[n], datasets.ClassLabel)]
     integers = [n for n in schema.names if pyarrow.types.is_integer(schema.field(n).type)]
-    for found in (with_names, integers):
-        usual = [name for name in LABEL_NAMES if name in found]
-        if usual:
-            return usual[0]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise UserError(
-                f"Several columns of the table could be the label ({', '.join(found)}); "
-                "name it with --data.label-column."
-            )
-    return None
+    usual = [name for name in LABEL_NAMES if name in (with_names or integers)]
+    if not usual and len(with_names) > 1:
+        raise UserError(
+            f"Several columns of the table could be the label ({', '.join(with_names)}); "
+            "name it with --data.label-column."
+        )
+    return next(iter(usual + with_names), None)
 
 
 def _no_column(name: str, names: list[str], kind: str) -> UserError:

@@ -6,7 +6,7 @@ from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
 
-from limbeck.data.folder import is_image_name
+from limbeck.data.folder import is_image_name, walk
 from limbeck.data.options import DataOptions
 from limbeck.data.source import Source, Subset
 from limbeck.errors import UserError, did_you_mean
@@ -28,7 +28,10 @@ def open_source(root: str, options: DataOptions, split: str) -> Source:
     """
     if not root:
         raise UserError("There is no data; pass a folder of images as --data.root.")
-    module, _, function = FORMS[_find_form(root)].partition(":")
+    root = os.path.expanduser(root)
+    form = _find_form(root)
+    _refuse_without_effect(options, form)
+    module, _, function = FORMS[form].partition(":")
     opener: Callable[[str, DataOptions, str], Source] = getattr(import_module(module), function)
     return opener(root, options, split)
 
@@ -74,18 +77,17 @@ def _find_form(root: str) -> str:
     if root.startswith("hf:"):
         return "hub"
     if "://" in root or ("{" in root and not Path(root).exists()):
-        if ".tar" in root:
+        if ".tar" in root.lower():
             return "shards"
         raise UserError(f"'{root}' is no address of .tar shards; only these are read remotely.")
-    path = Path(root).expanduser()
+    path = Path(root)
     if not path.exists():
         raise UserError(_missing(path))
     if path.is_dir():
         return _form_of_folder(path)
-    if path.suffix in (".parquet", ".arrow"):
-        return "table"
-    if path.suffix == ".tar":
-        return "shards"
+    form = FORM_OF_SUFFIX.get(path.suffix.lower())
+    if form is not None:
+        return form
     if is_image_name(path.name):
         raise UserError(f"{root} is one image; pass the folder with all of them as --data.root.")
     raise UserError(
@@ -96,15 +98,11 @@ def _find_form(root: str) -> str:
 
 def _form_of_folder(path: Path) -> str:
     """By the first file of a known kind; images win, since a folder of images may hold a table."""
-    forms: set[str | None] = set()
     forms = set()
-    for _, _, names in os.walk(path, followlinks=False):
-        for name in names:
-            if is_image_name(name):
-                return "folder"
-            forms.add(
-                {".parquet": "table", ".arrow": "table", ".tar": "shards"}.get(Path(name).suffix)
-            )
+    for name in walk(path):
+        if is_image_name(name):
+            return "folder"
+        forms.add(FORM_OF_SUFFIX.get(Path(name).suffix.lower()))
     return next((form for form in ("table", "shards") if form in forms), "folder")
 
 

@@ -43,7 +43,7 @@ class DataOptions:
     image_column: str | None = None
     """Image column of a table; found by its type if not given."""
     label_column: str | None = None
-    """Label column of a table; found by its type if not given."""
+    """Label column of a table; found by its type or usual name if not given."""
     holdout_ratio: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.05
     """Part of root held out for probes, chosen by a hash of each key."""
     max_holdout: Annotated[int, pydantic.Field(ge=0)] = 5000

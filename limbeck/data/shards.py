@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.data.folder import is_image_name
+from limbeck.data.folder import is_image_name, walk
 from limbeck.data.source import BadImage, Names, RawImage, Source, label_table, no_images
 from limbeck.errors import UserError
 
@@ -75,7 +75,7 @@ def open_shards(root: str, options: object, split: str) -> TarSource:
     """Shards by a file, a folder, an address, or a pattern such as ``a-{000..009}.tar``."""
     del options, split
     if "://" not in root and Path(root).is_dir():
-        return TarSource(sorted(str(file) for file in Path(root).rglob("*.tar")))
+        return TarSource(sorted(str(Path(root, f)) for f in walk(Path(root)) if is_shard_name(f)))
     shards = expand_braces(root)
     missing = [shard for shard in shards if "://" not in shard and not Path(shard).is_file()]
     if missing:
@@ -84,6 +84,11 @@ def open_shards(root: str, options: object, split: str) -> TarSource:
             "missing); correct the pattern in --data.root."
         )
     return TarSource(shards)
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a file is a shard by its suffix."""
+    return name.lower().endswith(".tar")
 
 
 def expand_braces(pattern: str) -> list[str]:

@@ -56,7 +56,8 @@ class SkippedLog:
         raise RunError(
             f"{len(self.reasons)} of {self.num_images} images can't be used, more than "
             f"--data.max-bad-ratio {self.max_bad_ratio} allows: {', '.join(listed)}{where}. "
-            "Repair or remove them, or allow a larger part."
+            "Repair or remove them, or allow a larger part; `limbeck doctor` lists all bad files "
+            "beforehand."
         )
 
     def summary(self) -> str:

@@ -1,5 +1,6 @@
 """The contract of every source of images, and the two sources that are made of others."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from limbeck.errors import UserError
+
+log = logging.getLogger("limbeck")
 
 MAX_CLASSES = 100_000  # A larger number is an identifier, not a class index.
 
@@ -102,20 +105,69 @@ def no_images(root: str) -> UserError:
     )
 
 
-def label_table(values: Sequence[int | str | None]) -> tuple[tuple[str, ...], np.ndarray | None]:
+def label_table(
+    values: Sequence[int | str | None], column: str | None = None
+) -> tuple[tuple[str, ...], np.ndarray | None]:
     """Class names and the class indices (int64) of raw labels.
 
     Integers are class indices; words are classes in alphabetical order. Where a label is missing,
-    negative or beyond MAX_CLASSES, the whole source counts as unlabelled: () and None.
+    negative or beyond MAX_CLASSES, the whole source counts as unlabelled, () and None; but raises
+    UserError if ``column`` was asked for by that name.
     """
-    if not values or any(value is None for value in values):
+    num_missing = sum(not _is_label(value) for value in values)
+    if num_missing and column is not None:
+        raise UserError(
+            f"{num_missing} of {len(values)} rows of the column '{column}' hold no label (a word, "
+            f"or an index below {MAX_CLASSES}); remove them or pass another --data.label-column."
+        )
+    if 0 < num_missing < len(values):
+        log.warning(
+            "%d of %d labels are missing, so the data is taken as unlabelled.",
+            num_missing,
+            len(values),
+        )
+    if num_missing or not values:
         return (), None
     if all(isinstance(value, str) for value in values):
         names, labels = np.unique(np.array(values, dtype=object), return_inverse=True)
         return tuple(names), labels.astype(np.int64)
     if not all(isinstance(value, int) for value in values):
         raise UserError("The labels are partly numbers and partly words; use one of the two.")
-    labels = np.array(values)
-    if labels.min() < 0 or labels.max() >= MAX_CLASSES:
-        return (), None
-    return tuple(str(index) for index in range(labels.max() + 1)), labels.astype(np.int64)
+    labels = np.array(values, dtype=np.int64)
+    return tuple(str(index) for index in range(labels.max() + 1)), labels
+
+
+def _is_label(value: int | str | None) -> bool:
+    return 0 <= value < MAX_CLASSES if isinstance(value, int) else value is not None
+
+
+class Chain(Source):
+    """Several sources one after the other; keys of the second and later say which: "2:KEY"."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = list(sources)
+        self.classes = self.sources[0].classes
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources))
+
+    def _find(self, index: int) -> tuple[int, int]:
+        """(place of the source, index in it)."""
+        for place, source in enumerate(self.sources):
+            if index < len(source):
+                return place, index
+            index -= len(source)
+        raise IndexError(index)
+
+    def key(self, index: int) -> str:
+        place, inner = self._find(index)
+        key = self.sources[place].key(inner)
+        return f"{place + 1}:{key}" if place else key
+
+    def label(self, index: int) -> int | None:
+        place, inner = self._find(index)
+        return self.sources[place].label(inner)
+
+    def read(self, index: int) -> RawImage:
+        place, inner = self._find(index)
+        return self.sources[place].read(inner)

@@ -28,6 +28,12 @@ MAY_CHANGE = (
     "overwrite",
     "data.num_workers",
     "data.max_bad_ratio",
+    "probes.batch_size",
+    "probes.num_train",
+    "probes.num_test",
+    "evaluation.batch_size",
+    "train.accumulate_steps",  # as the number of processes, which is not in the config at all
+    "train.compile",
     "train.save_every",
     "train.log_every",
     "train.probe_every",

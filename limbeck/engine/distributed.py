@@ -76,8 +76,8 @@ def _read_environment(device: str) -> Ranks:
         )
     except (KeyError, ValueError) as error:
         raise UserError(
-            f"WORLD_SIZE is set, but {error} of RANK and LOCAL_RANK; start with torchrun, "
-            "or unset WORLD_SIZE for one process."
+            f"WORLD_SIZE is set, but RANK or LOCAL_RANK is not a number ({error}); start with "
+            "torchrun, or unset WORLD_SIZE for one process."
         ) from error
     if kind == "cpu":
         return Ranks(rank, local_rank, world_size, torch.device("cpu"))

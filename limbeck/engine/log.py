@@ -1,7 +1,6 @@
 """What a run says of itself: a live view or plain lines, metrics.jsonl, TensorBoard, wandb."""
 
 import json
-import logging
 import math
 import os
 import time
@@ -21,8 +20,6 @@ from limbeck.engine.checkpoint import Run, disk_errors, write_whole
 from limbeck.engine.distributed import Ranks
 from limbeck.engine.options import TrainOptions
 from limbeck.errors import require_extra
-
-logger = logging.getLogger("limbeck")
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -61,7 +58,7 @@ class Log:
         self._started = self._last_line = time.monotonic()
         self._live: Live | None = None
         self._metrics: TextIO | None = None
-        self._board: Any = None
+        self._board: Any = None  # rank 0 opens one in start
         self._wandb: Any = None
         if train.wandb_project is not None and ranks.is_main:
             try:
@@ -85,7 +82,6 @@ class Log:
             return
         self.step = self._first_step = step
         self._scores = scores or {}
-        self._started = time.monotonic()
         file = self.run.dir / "metrics.jsonl"
         cut_metrics(file, step)
         with disk_errors(file):
@@ -102,6 +98,7 @@ class Log:
                 resume="allow",
                 config=self.run.config,
             )
+        self._started = time.monotonic()
         if self.console.is_terminal:
             self._live = Live(get_renderable=self._view, console=self.console, transient=False)
             self._live.start()
@@ -238,11 +235,8 @@ def cut_metrics(file: Path, step: int) -> None:
 
 
 def _open_board(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        logger.info("No TensorBoard files; to have them: pip install 'limbeck[tensorboard]'.")
-        return None
+    from torch.utils.tensorboard import SummaryWriter  # half a second; not for the command line
+
     # What an earlier, killed process wrote beyond the checkpoint is hidden by TensorBoard.
     return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 

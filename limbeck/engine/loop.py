@@ -29,7 +29,7 @@ from limbeck.engine.distributed import Ranks, gather, mean_over_ranks, on_main_r
 from limbeck.engine.log import Log
 from limbeck.engine.optim import Average, build_optimizer, set_lr
 from limbeck.engine.options import OptimOptions, TrainOptions
-from limbeck.errors import RunError, UserError
+from limbeck.errors import NotFiniteError, RunError, UserError
 from limbeck.ops.schedules import cosine_lr, peak_lr
 from limbeck.records import Batch
 
@@ -176,7 +176,11 @@ def fit(
 
             is_last = state.step == total_steps
             if probes and (is_last or state.step % probe_every == 0):
-                state.scores = _probe(probes, module, average, state.step, seed)
+                try:
+                    state.scores = _probe(probes, module, average, state.step, seed)
+                except NotFiniteError as error:
+                    # Finite losses, but the step blew the weights up.
+                    raise _nonfinite(done, losses, grad_norm, run, state.step - 1) from error
                 log.add_probe(state.step, epoch=epoch, scores=state.scores)
             if is_last or signal_number or state.step % train.save_every == 0:
                 log.flush()

@@ -1,8 +1,7 @@
-"""What an encoder costs: parameters, arithmetic, and its measured speed on this machine."""
+"""What an encoder costs: its arithmetic, and its measured speed on this machine."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from statistics import median
 
 import torch
@@ -13,56 +12,13 @@ from limbeck.evaluation.embed import evaluating
 from limbeck.models.encoder import Encoder
 
 
-@dataclass(frozen=True)
-class Speed:
-    """``images_per_second`` at a ``batch_size``: median of ``num_runs`` forward passes.
-
-    ``peak_mib``: largest GPU memory in use during them, weights included; None on a CPU, where
-    PyTorch does not count it.
-    """
-
-    batch_size: int
-    images_per_second: float
-    num_runs: int
-    peak_mib: float | None
-
-
-@dataclass(frozen=True)
-class Cost:
-    """``num_parameters`` (classifier and fixed tables included) and ``macs`` of one image.
-
-    A MAC is one multiplication with its addition, in matrix products and convolutions; tables that
-    say "FLOPs" often mean these. ``num_threads`` were used by the ``device`` "cpu".
-    """
-
-    num_parameters: int
-    macs: int
-    speeds: tuple[Speed, ...]
-    device: str
-    num_threads: int
-
-
-def measure_cost(
-    encoder: Encoder,
-    *,
-    batch_sizes: Sequence[int] = (1, 32),
-    num_runs: int = 5,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Cost:
-    """Count and time the encoder in fp32, where it is, at its own image size."""
-    device = next(encoder.parameters()).device
-    return Cost(
-        num_parameters=sum(parameter.numel() for parameter in encoder.parameters()),
-        macs=count_macs(encoder),
-        speeds=tuple(measure_speed(encoder, size, num_runs, clock) for size in batch_sizes),
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        num_threads=torch.get_num_threads(),
-    )
-
-
 @torch.no_grad()
 def count_macs(encoder: Encoder) -> int:
-    """MACs of the encoder for one image of its own size, attention products included."""
+    """MACs of the encoder for one image of its own size, attention products included.
+
+    A MAC is one multiplication with its addition, in matrix products and convolutions; tables that
+    say "FLOPs" often mean these.
+    """
     device = next(encoder.parameters()).device
     image = torch.zeros(1, 3, *encoder.facts.img_size, device=device)
     # The plain attention kernel is made of matrix products, which every version of PyTorch counts.
@@ -78,13 +34,14 @@ def measure_speed(
     batch_size: int,
     num_runs: int = 5,
     clock: Callable[[], float] = time.perf_counter,
-) -> Speed:
-    """Time forward passes of ``batch_size`` images, after two that are not counted."""
+) -> float:
+    """Images per second: the median of ``num_runs`` forward passes, after two not counted.
+
+    In fp32, where the encoder is, at its own image size.
+    """
     device = next(encoder.parameters()).device
     is_gpu = device.type == "cuda"
     images = torch.rand(batch_size, 3, *encoder.facts.img_size, device=device)
-    if is_gpu:
-        torch.cuda.reset_peak_memory_stats(device)
     seconds = []
     with evaluating(encoder):
         for _ in range(2 + num_runs):
@@ -95,9 +52,4 @@ def measure_speed(
             if is_gpu:
                 torch.cuda.synchronize(device)
             seconds.append(clock() - start)
-    return Speed(
-        batch_size=batch_size,
-        images_per_second=batch_size / median(seconds[2:]),
-        num_runs=num_runs,
-        peak_mib=torch.cuda.max_memory_allocated(device) / 2**20 if is_gpu else None,
-    )
+    return batch_size / median(seconds[2:])

@@ -7,11 +7,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from limbeck.errors import RunError, UserError
+from limbeck.errors import NotFiniteError, UserError
 from limbeck.methods.distiller import DTYPES
 from limbeck.models.encoder import Encoder
+from limbeck.ops.resize import resize_images
 from limbeck.records import Batch, Tap
 
 
@@ -68,7 +68,7 @@ def embed(
     ``precision`` of the forward pass; an encoder whose matrices were cast (a frozen teacher) needs
     the one it was cast to. Images of another size than the encoder's are resized to it, so that a
     student and a teacher can be asked about the same batches. Raises UserError for "cls" without a
-    CLS token and for no images, RunError for features that are not finite.
+    CLS token and for no images, NotFiniteError for features that are not.
     """
     facts = encoder.facts
     if pool == "cls" and not facts.has_cls_token:
@@ -84,10 +84,7 @@ def embed(
     lower = precision != "fp32"
     with evaluating(encoder), torch.autocast(device.type, DTYPES[precision], enabled=lower):
         for batch in batches:
-            images = batch.images.to(device)
-            if images.shape[-2:] != facts.img_size:
-                images = F.interpolate(images, facts.img_size, mode="bicubic", antialias=True)
-                images = images.clamp(0, 1)  # bicubic overshoots at edges
+            images = resize_images(batch.images.to(device), facts.img_size)
             said = encoder(images, None, taps)
             tokens = said.taps[Tap("output")].float()
             pooled = tokens[:, 0] if pool == "cls" else tokens[:, said.num_prefix_tokens :].mean(1)
@@ -101,7 +98,7 @@ def embed(
         raise UserError("There are no images to embed; check the data folder and its split.")
     together = torch.cat(features)
     if not together.isfinite().all():
-        raise RunError(
+        raise NotFiniteError(
             f"The encoder's features are not finite in {precision}; "
             "check its weights, or evaluate it in fp32."
         )

@@ -9,15 +9,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from torch import Tensor
-
 from limbeck.errors import require_extra
 from limbeck.evaluation.scores import Score
 
 # No fill is so dark that a black whisker would be lost on it.
 FILLS = (("#707070", ""), ("#c8c8c8", ""), ("#ffffff", "///"), ("#ffffff", ""), ("#e8e8e8", "..."))
-LINES = ("-", "--", ":", "-.")
-MARKERS = ("o", "s", "^", "D", "v", "x")
 FONT: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -143,68 +139,7 @@ def _probes(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
     return list(dict.fromkeys(probe for of_probe in scores.values() for probe in of_probe))
 
 
-def save_curves(
-    file: Path,
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    *,
-    title: str,
-    xlabel: str = "step",
-    ylabel: str,
-) -> list[Path]:
-    """Lines by name, each (x values, y values): told apart by dashes and markers.
-
-    Writes ``file`` with the suffixes .png and .svg and returns both paths.
-    """
-    figure, axes = _figure(width=6.4, height=4.2)
-    for place, (name, (x, y)) in enumerate(curves.items()):
-        axes.plot(
-            x,
-            y,
-            linestyle=LINES[place % len(LINES)],
-            marker=MARKERS[place % len(MARKERS)],
-            markevery=max(1, len(x) // 12),
-            color=("#000000", "#555555", "#888888")[place % 3],
-            markerfacecolor="white",
-            label=name,
-        )
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    axes.set_title(title, loc="left")
-    axes.margins(x=0.02)
-    _legend_below(figure, axes, "")
-    return _save(figure, file)
-
-
-def save_image_rows(file: Path, rows: Mapping[str, Tensor], *, title: str) -> list[Path]:
-    """A grid of images with one named row per entry, each (n, 3, H, W) in 0..1.
-
-    For reconstructions: the input, the visible patches, the guess, below each other. Writes
-    ``file`` with the suffixes .png and .svg and returns both paths.
-    """
-    count = max(len(images) for images in rows.values())
-    figure, grid = _figure(
-        width=1.2 + 0.9 * count, height=0.7 + 0.9 * len(rows), grid=(len(rows), count)
-    )
-    for line, (name, images) in zip(grid, rows.items(), strict=True):
-        for cell in line:
-            cell.set_axis_off()
-        for cell, image in zip(line, images, strict=False):
-            pixels = image.detach().float().cpu().clamp(0, 1).permute(1, 2, 0)  # [H, W, 3]
-            cell.imshow(pixels.numpy(), interpolation="nearest")
-        line[0].annotate(
-            name,
-            (0, 0.5),
-            xycoords="axes fraction",
-            xytext=(-8, 0),
-            textcoords="offset points",
-            ha="right",
-            va="center",
-        )
-    figure.suptitle(title, fontsize=FONT["axes.titlesize"])
-    return _save(figure, file)
-
-
-def _figure(width: float, height: float, grid: tuple[int, int] | None = None) -> tuple[Any, Any]:
+def _figure(width: float, height: float) -> tuple[Any, Any]:
     try:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -214,8 +149,6 @@ def _figure(width: float, height: float, grid: tuple[int, int] | None = None) ->
     with matplotlib.rc_context(FONT):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
-        if grid is not None:
-            return figure, figure.subplots(*grid, squeeze=False)
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)

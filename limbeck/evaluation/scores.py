@@ -1,4 +1,4 @@
-"""Scores with their uncertainty, and the verdict: did the distillation help?
+"""Scores with their uncertainty, and the verdict: is the student better than its baseline?
 
 Three kinds of luck blur a score: which images are in the test set, which labels a few-label probe
 drew, and what a training run drew (its seed). Intervals here cover 95 % and say which they cover.
@@ -26,8 +26,7 @@ class Score:
 
     ``runs``: the single scores behind it, one, or one per draw of labels; ``spread``: their
     standard deviation, None for a single one. ``num_test`` images. ``how``: the score in words.
-    ``per_image`` (num_test,): each image's own mean over the runs, for paired comparisons; None in
-    a score read back from a file.
+    ``per_image`` (num_test,): each image's own mean over the runs, for paired comparisons.
     """
 
     mean: float
@@ -37,7 +36,7 @@ class Score:
     runs: tuple[float, ...]
     num_test: int
     how: str
-    per_image: Tensor | None = field(default=None, repr=False, compare=False)
+    per_image: Tensor = field(repr=False, compare=False)
 
     def plain(self) -> dict[str, Any]:
         """JSON-ready data; all but ``per_image``."""
@@ -114,38 +113,6 @@ def _t_half_width(groups: Sequence[Sequence[float]]) -> float:
     return t_quantile(freedom) * math.sqrt(sum(parts))
 
 
-@dataclass(frozen=True)
-class Paired:
-    """Two models on the same test images.
-
-    ``difference`` of their top-1, student minus baseline, with its 95 % interval. How many images
-    only one of them got right, and ``p_value`` of the exact McNemar test that this is chance.
-    """
-
-    difference: float
-    low: float
-    high: float
-    only_student: int
-    only_baseline: int
-    p_value: float
-
-
-def compare_paired(student_is_right: Tensor, baseline_is_right: Tensor) -> Paired:
-    """Compare two models by which of the same images, (n,) bool, each got right."""
-    only_student = int((student_is_right & ~baseline_is_right).sum())
-    only_baseline = int((baseline_is_right & ~student_is_right).sum())
-    difference = (only_student - only_baseline) / len(student_is_right)
-    half = Z * paired_sampling_error(student_is_right, baseline_is_right)
-    return Paired(
-        difference=difference,
-        low=max(-1.0, difference - half),
-        high=min(1.0, difference + half),
-        only_student=only_student,
-        only_baseline=only_baseline,
-        p_value=_two_sided_coin(only_student, only_baseline),
-    )
-
-
 def paired_sampling_error(student: Tensor, baseline: Tensor) -> float:
     """Standard error, over the choice of test images, of the mean of student - baseline, (n,) each.
 
@@ -159,22 +126,18 @@ def paired_sampling_error(student: Tensor, baseline: Tensor) -> float:
     return math.sqrt((square - mean**2) / num)
 
 
-def _two_sided_coin(heads: int, tails: int) -> float:
-    """Exact two-sided p-value of so uneven a fall of a fair coin."""
-    num = heads + tails
-    logs = [
-        math.lgamma(num + 1) - math.lgamma(i + 1) - math.lgamma(num - i + 1) - num * math.log(2)
-        for i in range(min(heads, tails) + 1)
-    ]
-    return min(1.0, 2 * math.fsum(math.exp(value) for value in logs))
-
-
 Kind = Literal["helped", "did not help", "too close to tell"]
-OPENINGS: dict[Kind, str] = {
-    "helped": "Distillation helped",
-    "did not help": "Distillation did not help",
-    "too close to tell": "It is too close to tell",
-}
+# What to say of the student's and the baseline's score if it helped, and if it did not.
+Claims = tuple[str, str]
+DISTILLED: Claims = (
+    "Distillation helped: {} with it, {} without",
+    "Distillation did not help: {} with it, {} without",
+)
+
+
+def better_than(what: str) -> Claims:
+    """Claims on a student and a baseline that differ in more than the distillation."""
+    return f"Better than {what}: {{}} against {{}}", f"Not better than {what}: {{}} against {{}}"
 
 
 @dataclass(frozen=True)
@@ -190,30 +153,16 @@ class Verdict:
     why: str
 
 
-def verdict(
-    student_scores: Sequence[float], baseline_scores: Sequence[float], *, num_test: int
+def compare(
+    student: Sequence[Score], baseline: Sequence[Score], claims: Claims = DISTILLED
 ) -> Verdict:
-    """Did the student do better than the same student without distillation?
+    """Did the student do better? One score per training run (seed), of the same test images.
 
-    One score in 0..1 per training run (seed), each on ``num_test`` images. The interval of the
-    difference joins Welch's t over the runs, where both sides have two or more, with Newcombe's
-    for the choice of test images (Statistics in Medicine 1998, page 873, method 10). That treats
-    the two test sets as unrelated, so ``compare`` is sharper where single answers are known.
+    The interval of the difference joins Welch's t over the runs, where both sides have two or more,
+    with the choice of test images, image by image, and with which labels were drawn where the
+    scores are means over the same draws.
 
     helped: the interval lies above zero. did not help: below zero, or within half a point of it.
-    """
-    sides = [list(student_scores), list(baseline_scores)]
-    if not all(sides) or not all(0 <= score <= 1 for side in sides for score in side):
-        raise ValueError("The verdict needs scores in 0..1, at least one on each side.")
-    down, up = _newcombe(sides, num_test)
-    return _decide(sides, down, up, f"{num_test:,} test images")
-
-
-def compare(student: Sequence[Score], baseline: Sequence[Score]) -> Verdict:
-    """The verdict on one probe's scores, one per training run, of the same test images.
-
-    As ``verdict``, but image by image where every score still has its ``per_image``, and covering
-    also which labels were drawn where the scores are means over the same draws.
     """
     scores = [*student, *baseline]
     num_test, num_draws = scores[0].num_test, len(scores[0].runs)
@@ -222,13 +171,10 @@ def compare(student: Sequence[Score], baseline: Sequence[Score]) -> Verdict:
             "The scores to compare are of different test images or label draws; evaluate again."
         )
     sides = [[score.mean for score in side] for side in (student, baseline)]
-    down, up = _newcombe(sides, num_test)
-    known = [
-        [score.per_image for score in side if score.per_image is not None]
-        for side in (student, baseline)
+    of_image = [
+        torch.stack([score.per_image for score in side]).mean(dim=0) for side in (student, baseline)
     ]
-    if sum(map(len, known)) == len(scores):
-        down = up = Z * paired_sampling_error(*(torch.stack(side).mean(dim=0) for side in known))
+    error = math.hypot(_t_half_width(sides), Z * paired_sampling_error(*of_image))
     basis = f"{num_test:,} test images"
     if num_draws > 1:
         of_draw = [
@@ -236,39 +182,23 @@ def compare(student: Sequence[Score], baseline: Sequence[Score]) -> Verdict:
             for side in (student, baseline)
         ]
         draw_error = _t_half_width([[a - b for a, b in zip(*of_draw, strict=True)]])
-        down, up = math.hypot(down, draw_error), math.hypot(up, draw_error)
+        error = math.hypot(error, draw_error)
         basis += f" and {num_draws} draws of labels"
-    return _decide(sides, down, up, basis)
-
-
-def _newcombe(sides: list[list[float]], num_test: int) -> tuple[float, float]:
-    """How far the interval of student - baseline reaches down and up for the test images."""
-    student, baseline = (fmean(side) for side in sides)
-    student_low, student_high = wilson_interval(student, num_test)
-    baseline_low, baseline_high = wilson_interval(baseline, num_test)
-    return (
-        math.hypot(student - student_low, baseline_high - baseline),
-        math.hypot(student_high - student, baseline - baseline_low),
-    )
-
-
-def _decide(sides: list[list[float]], down: float, up: float, basis: str) -> Verdict:
-    student, baseline = (fmean(side) for side in sides)
-    difference = student - baseline
-    run_error = _t_half_width(sides)
-    low = max(-1.0, difference - math.hypot(run_error, down))
-    high = min(1.0, difference + math.hypot(run_error, up))
-    kind: Kind = "too close to tell"
-    if low > 0:
-        kind = "helped"
-    elif high < 0 or (low >= -TIE and high <= TIE):
-        kind = "did not help"
     if min(len(side) for side in sides) > 1:
-        basis = f"over {len(sides[0])} and {len(sides[1])} training runs, {basis}"
+        basis = f"over {len(student)} and {len(baseline)} training runs, {basis}"
     else:
         basis = f"for the choice of {basis} only: the luck of a single training run is not covered"
+    means = [fmean(side) for side in sides]
+    difference = means[0] - means[1]
+    low, high = max(-1.0, difference - error), min(1.0, difference + error)
+    kind: Kind = "too close to tell"
+    claim = "It is too close to tell: {} against {}"
+    if low > 0:
+        kind, claim = "helped", claims[0]
+    elif high < 0 or (low >= -TIE and high <= TIE):
+        kind, claim = "did not help", claims[1]
     why = (
-        f"{OPENINGS[kind]}: {100 * student:.1f} % with it, {100 * baseline:.1f} % without, "
+        f"{claim.format(*(f'{100 * mean:.1f} %' for mean in means))}, "
         f"a difference of {100 * difference:+.1f} points "
         f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f}, {basis})."
     )

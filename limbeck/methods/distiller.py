@@ -4,11 +4,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from limbeck.errors import UserError
 from limbeck.methods.method import Method
 from limbeck.models.encoder import Encoder, EncoderFacts, check_taps
+from limbeck.ops.resize import resize_images
 from limbeck.records import Batch, Features, Losses, Tap
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -54,11 +54,7 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, images: Tensor, ids_keep: Tensor | None, taps: tuple[Tap, ...]) -> Features:
         """Features of images (B, 3, H, W) in 0..1, resized to the teacher's own size first."""
-        size = self.facts.img_size
-        if images.shape[-2:] != size:
-            images = F.interpolate(
-                images, size, mode="bicubic", antialias=True, align_corners=False
-            ).clamp(0, 1)
+        images = resize_images(images, self.facts.img_size)
         with autocast(self.device, self.precision):
             return self.encoder(images, ids_keep, taps)
 

@@ -58,7 +58,7 @@ class MaskedPixel(Method):
             decoder_embed_dim=width,
             decoder_depth=options.decoder_depth,
             decoder_num_heads=options.decoder_num_heads or max(1, width // 32),
-            num_prefix_tokens=student.num_prefix_tokens,
+            has_cls_token=student.has_cls_token,
         )
         self.register_buffer("mean", torch.tensor(student.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(student.std).view(3, 1, 1), persistent=False)

@@ -1,5 +1,6 @@
 """Students: built and initialised from a seed, their tail mended, and turned into classifiers."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -12,9 +13,12 @@ from torch import nn
 
 from limbeck.errors import UserError
 from limbeck.models.options import StudentOptions
+from limbeck.models.origins.checkpoint import interpolation_note
 from limbeck.models.shapes import check_model_name
 from limbeck.models.vit import VitEncoder, build_encoder
 from limbeck.ops.pos_embed import interpolate_pos_embed, sincos_2d
+
+log = logging.getLogger("limbeck")
 
 GlobalPool = Literal["token", "avg"]
 
@@ -40,8 +44,8 @@ def build_student(
     name = check_model_name(options.name)
     if "." in name:
         raise UserError(
-            f"A student is named without pre-trained weights: '{name.partition('.')[0]}'; to start "
-            f"from weights set student.weights to 'timm:{name}'."
+            f"'{name}' names pre-trained weights: 'timm:{name}' starts from weights, "
+            f"'{name.partition('.')[0]}' starts fresh."
         )
     shape = {
         key: getattr(options, key)
@@ -186,6 +190,7 @@ def with_classifier(
         weights["pos_embed"] = interpolate_pos_embed(
             weights["pos_embed"], num_prefix_rows, facts.grid, classifier.facts.grid
         )
+        log.info(interpolation_note(facts.grid, classifier.facts.grid))
     unmatched = [
         name
         for name in sorted(own.keys() | weights.keys())

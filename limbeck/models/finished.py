@@ -4,6 +4,7 @@ Nothing of the training is needed to load it, and the JSON says the exact call w
 alone loads the weights.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -68,7 +69,11 @@ def save_student(
         # The record last: where it exists, the weights are complete.
         _write_whole(folder / RECORD_FILE, text.encode())
     except OSError as error:
-        raise RunError(f"Can't write the student to {folder}: {error}.") from error
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full" if is_full else error.strerror
+        raise RunError(
+            f"Can't write the student to {folder}: {reason}; make room there, then do the same again."
+        ) from error
 
 
 def load_student(path: Path | str) -> VitEncoder:

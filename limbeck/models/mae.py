@@ -1,7 +1,7 @@
 """The decoder of a masked autoencoder; parameter names are those of the published checkpoints.
 
 Masked Autoencoders Are Scalable Vision Learners, arXiv 2111.06377. Only the CLS token travels with
-the patches: registers are no part of MAE and stay in the encoder.
+the patches: other prefix tokens (registers) are no part of MAE and stay in the encoder.
 """
 
 import torch
@@ -16,9 +16,9 @@ from limbeck.ops.pos_embed import sincos_2d
 class MaeDecoder(nn.Module):
     """From the visible tokens of an encoder to the pixels of every patch.
 
-    ``grid`` (gh, gw) is the full patch grid, ``num_prefix_tokens`` the encoder's. Initialised as
-    MAE is (xavier-uniform, zero biases, mask token normal with std 0.02) from torch's generator.
-    Raises UserError where heads do not divide ``decoder_embed_dim``.
+    ``grid`` (gh, gw) is the full patch grid; with ``has_cls_token`` the encoder's first token is the
+    CLS token. Initialised as MAE is (xavier-uniform, zero biases, mask token normal with std 0.02)
+    from torch's generator. Raises UserError where heads do not divide ``decoder_embed_dim``.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class MaeDecoder(nn.Module):
         decoder_embed_dim: int,
         decoder_depth: int,
         decoder_num_heads: int,
-        num_prefix_tokens: int,
+        has_cls_token: bool,
     ) -> None:
         super().__init__()
         if decoder_embed_dim % decoder_num_heads:
@@ -37,9 +37,9 @@ class MaeDecoder(nn.Module):
                 f"The decoder is {decoder_embed_dim} wide, which does not divide into "
                 f"{decoder_num_heads} heads; set decoder_embed_dim to a multiple of them."
             )
-        self.num_prefix_tokens = num_prefix_tokens
+        self.num_cls_tokens = int(has_cls_token)
         self.num_patches = grid[0] * grid[1]
-        positions = sincos_2d(decoder_embed_dim, grid, min(num_prefix_tokens, 1))
+        positions = sincos_2d(decoder_embed_dim, grid, self.num_cls_tokens)
         self.decoder_embed = nn.Linear(embed_dim, decoder_embed_dim)
         self.mask_token = nn.Parameter(torch.empty(1, 1, decoder_embed_dim))
         self.decoder_pos_embed = nn.Parameter(positions.unsqueeze(0), requires_grad=False)
@@ -60,11 +60,11 @@ class MaeDecoder(nn.Module):
         ``tokens`` (B, prefix + kept, D) are the encoder's for the patches ``ids_keep`` (B, kept).
         """
         x = self.decoder_embed(tokens)  # [B, prefix + kept, Dd]
-        prefix, kept = x[:, : self.num_prefix_tokens], x[:, self.num_prefix_tokens :]
+        cls, kept = x[:, : self.num_cls_tokens], x[:, -ids_keep.shape[1] :]
         places = ids_keep.unsqueeze(-1).expand(-1, -1, x.shape[-1])  # [B, kept, Dd]
         filler = self.mask_token.to(x.dtype).expand(x.shape[0], self.num_patches, -1)
         patches = filler.scatter(1, places, kept)  # [B, L, Dd]
-        x = torch.cat((prefix[:, :1], patches), dim=1) + self.decoder_pos_embed
+        x = torch.cat((cls, patches), dim=1) + self.decoder_pos_embed
         for block in self.decoder_blocks:
             x = block(x)
         pixels = self.decoder_pred(self.decoder_norm(x))

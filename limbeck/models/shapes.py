@@ -33,13 +33,19 @@ def known_model_names() -> list[str]:
 def check_model_name(name: str) -> str:
     """The full timm name for a short or full one; a pre-trained tag (``name.tag``) is kept.
 
-    Raises UserError with the nearest name for an unknown one.
+    Raises UserError for a model that is not supported, with the nearest name for an unknown one.
     """
     full = SHORT_NAMES.get(name, name)
     base, _, tag = full.partition(".")
     names = known_model_names()
     if base not in names:
-        hint = did_you_mean(name, [*SHORT_NAMES, *names])
+        if base in _read_names(_REGISTERED, "*"):
+            raise UserError(
+                f"timm's '{base}' is not supported; choose a plain ViT, a DeiT, an EVA or a BEiT. "
+                f"Short names: {', '.join(SHORT_NAMES)}."
+            )
+        tagged = sorted(_read_names(_TAGGED)) if tag else SHORT_NAMES
+        hint = did_you_mean(name, [*tagged, *names])
         raise UserError(
             f"There is no vision Transformer '{name}' in timm.{hint} "
             f"Short names: {', '.join(SHORT_NAMES)}."
@@ -62,13 +68,14 @@ def _check_tag(base: str, tag: str) -> None:
 
 
 @functools.cache
-def _read_names(pattern: re.Pattern[str]) -> frozenset[str]:
+def _read_names(pattern: re.Pattern[str], *files: str) -> frozenset[str]:
     spec = importlib.util.find_spec("timm")
     if spec is None or spec.origin is None:
         raise UserError("The package 'timm' is not installed; run: pip install timm.")
     folder = Path(spec.origin).parent / "models"
     return frozenset(
         name
-        for file in _FILES
-        for name in pattern.findall((folder / f"{file}.py").read_text(encoding="utf-8"))
+        for file in files or _FILES
+        for path in folder.glob(f"{file}.py")
+        for name in pattern.findall(path.read_text(encoding="utf-8"))
     )

@@ -28,9 +28,9 @@ def check_choice(word: str, choices: Iterable[str], what: str) -> None:
 
 def check_path(path: str, option: str) -> None:
     """Raise UserError with the nearest sibling's name unless the path exists."""
-    if os.path.exists(path):
+    if os.path.exists(os.path.expanduser(path)):
         return
-    missing = Path(path)
+    missing = Path(path).expanduser()
     while not missing.parent.is_dir():
         missing = missing.parent
     siblings = sorted(entry.name for entry in missing.parent.iterdir())
@@ -47,6 +47,11 @@ def check_data(data: DataOptions) -> None:
         is_local = "://" not in root and not root.startswith("hf:") and "{" not in root
         if root and is_local:
             check_path(root, option)
+    default = DataOptions()
+    if data.eval_root and data.max_holdout != default.max_holdout:
+        raise UserError("data.max_holdout has no effect with --data.eval-root; leave it out.")
+    if data.eval_split != default.eval_split and not data.eval_root.startswith("hf:"):
+        raise UserError("data.eval_split is for a hub data set in --data.eval-root; leave it out.")
 
 
 def check_student(student: StudentOptions) -> None:
@@ -113,6 +118,20 @@ def check_train(train: TrainOptions, optim: OptimOptions) -> None:
         )
     if train.wandb_project is not None and importlib.util.find_spec("wandb") is None:
         raise require_extra("wandb", "wandb", "Logging to Weights & Biases")
+
+
+def check_bare_name(name: str) -> None:
+    """A bare word is a timm name, or else a folder that was mistyped."""
+    try:
+        check_model_name(name)
+    except UserError as error:
+        folders = sorted(entry.name for entry in Path().iterdir())
+        near = did_you_mean(name, folders)
+        if not near:
+            raise
+        raise UserError(
+            f"There is no run or file {name} here, and no such model in timm.{near}"
+        ) from error
 
 
 def is_bare_name(source: str) -> bool:

@@ -123,13 +123,17 @@ def _distill(config: DistillConfig, images: Images, ranks: Ranks) -> Path:
     run = open_run(
         config.out,
         {"verb": "distill", **to_plain(config), "resolved": asdict(resolved)},
-        {"data": images.fingerprint, "teacher": nets.teacher_hash},
+        {
+            "data": images.fingerprint,
+            "teacher": nets.teacher_hash,
+            "student": facts.origin.get("weight_hash"),  # of student.weights
+        },
         overwrite=config.overwrite,
     )
     if run.is_finished:
         log.info("%s is finished already; nothing to do.", run.dir)
         return run.dir
-    skipped = SkippedLog(run.dir / "skipped.jsonl", len(images.train), config.data.max_bad_ratio)
+    skipped = SkippedLog(run.dir / "skipped.jsonl", images.num_images, config.data.max_bad_ratio)
     batches = partial(train_stream, config, images, nets, ranks, skipped)
     distiller = distiller.to(ranks.device)
     untrained = freeze_untrained(distiller, next(batches(0, 1)))

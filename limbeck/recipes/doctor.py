@@ -57,6 +57,7 @@ class Forecast:
     memory_of: str
     disk: int
     disk_free: int
+    can_write: bool
     teacher: str
     student: str
     losses: dict[str, float]
@@ -80,12 +81,16 @@ def doctor(config: DoctorConfig) -> Diagnosis:
     else:
         checks.check_data(config.data)
     from limbeck.data.scan import scan
+    from limbeck.data.source import Chain
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import open_images
 
     with ranks_session(config.train.device) as ranks:
         images = open_images(config.data)
-        found = scan(images.whole, config.data, progress=_show_progress())
+        everything = (
+            Chain([images.whole, images.holdout]) if config.data.eval_root else images.whole
+        )
+        found = scan(everything, config.data, progress=_show_progress())
         problems, warnings = judge_images(found, images, config)
         forecast = None
         if tries_step and not problems:
@@ -98,6 +103,8 @@ def judge_images(
     found: ScanReport, images: Images, config: DoctorConfig
 ) -> tuple[list[str], list[str]]:
     """What stops a run on these images, and what may surprise."""
+    from limbeck.recipes.images import FEW_IMAGES
+
     problems, warnings = [], []
     num_bad, batch = len(found.bad), config.train.global_batch_size
     if num_bad > config.data.max_bad_ratio * found.num_images:
@@ -115,8 +122,8 @@ def judge_images(
     num_copies = sum(len(group) - 1 for group in found.duplicates)
     if num_copies:
         warnings.append(f"{num_copies} images are exact copies of others.")
-    if found.num_readable < 1000:
-        warnings.append(f"{found.num_readable} images are few: expect less than from thousands.")
+    if len(images.train) < FEW_IMAGES:
+        warnings.append(f"{len(images.train)} training images are few: expect less than from more.")
     counts = [count for count in found.class_counts.values() if count]
     if counts and max(counts) > 20 * min(counts):
         warnings.append(f"Classes are uneven: {min(counts)} to {max(counts)} images.")
@@ -131,6 +138,8 @@ def judge_forecast(forecast: Forecast) -> list[str]:
             f"The run needs about {_bytes(forecast.memory)} of {forecast.memory_of} and there are "
             f"{_bytes(forecast.memory_total)}; raise --train.accumulate-steps."
         )
+    if not forecast.can_write:
+        problems.append("The run's folder can't be written; choose another --out.")
     if forecast.disk > forecast.disk_free:
         problems.append(
             f"The run needs about {_bytes(forecast.disk)} of disk and {_bytes(forecast.disk_free)} "
@@ -177,9 +186,9 @@ def try_step(config: DoctorConfig, images: Images, ranks: Ranks) -> Forecast:
         step_times.append(time.perf_counter() - ready)
     per_image = max(0, _memory_in_use(ranks) - idle) / count
     images_per_step = config.train.global_batch_size
-    workers = config.data.num_workers or max(1, num_cores() - 1)
+    workers = num_cores() - 1 if config.data.num_workers is None else config.data.num_workers
     step_seconds = median(step_times[1:]) / count * images_per_step
-    data_seconds = median(data_times[1:]) / count * images_per_step / workers
+    data_seconds = median(data_times[1:]) / count * images_per_step / max(1, workers)
     trained = sum(each.numel() for each in distiller.parameters() if each.requires_grad)
     # Weights and AdamW's two moments, perhaps the average, in fp32; a new checkpoint is written
     # before the old one goes. Then the finished student and some logs.
@@ -190,7 +199,8 @@ def try_step(config: DoctorConfig, images: Images, ranks: Ranks) -> Forecast:
         total_steps=resolved.total_steps,
         step_seconds=step_seconds,
         data_seconds=data_seconds,
-        total_seconds=resolved.total_steps * max(step_seconds, data_seconds),
+        total_seconds=resolved.total_steps
+        * (max(step_seconds, data_seconds) if workers else step_seconds + data_seconds),
         memory=int(
             idle + per_image * images_per_step / config.train.accumulate_steps + 12 * trained
         ),
@@ -198,6 +208,7 @@ def try_step(config: DoctorConfig, images: Images, ranks: Ranks) -> Forecast:
         memory_of="GPU memory" if ranks.device.type == "cuda" else "memory",
         disk=4 * trained * copies + 200 * resolved.total_steps,
         disk_free=shutil.disk_usage(exists).free,
+        can_write=os.access(exists, os.W_OK),
         teacher=describe(nets.teacher.encoder) if nets.teacher else "none",
         student=describe(nets.student),
         losses=losses,
@@ -208,8 +219,9 @@ def describe(encoder: Encoder) -> str:
     """An encoder in one line."""
     facts = encoder.facts
     heads = "/".join(map(str, dict.fromkeys(facts.num_heads)))
+    name = facts.architecture.get("name", facts.origin["source"])
     return (
-        f"{facts.architecture['name']}: {facts.depth} blocks, width {facts.embed_dim}, "
+        f"{name}: {facts.depth} blocks, width {facts.embed_dim}, "
         f"{heads} heads, {facts.img_size[0]} px, "
         f"{sum(each.numel() for each in encoder.parameters()) / 1e6:.1f} M parameters"
     )

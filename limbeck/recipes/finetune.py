@@ -39,7 +39,10 @@ log = logging.getLogger("limbeck")
 
 @options
 class FinetuneConfig:
-    """Fine-tune a student (or any encoder) to classify images. Defaults: TinyMIM's recipe for B."""
+    """Fine-tune a student (or any encoder) to classify images.
+
+    Defaults: TinyMIM's recipe for ViT-B, in smaller batches.
+    """
 
     student: Annotated[str, tyro.conf.arg(aliases=["-s"])] = ""
     """A run's folder, a weights file, timm:NAME, hf:NAME, or a bare timm name (vit_tiny): from
@@ -84,7 +87,7 @@ def check(config: FinetuneConfig) -> None:
             "train from scratch."
         )
     if checks.is_bare_name(config.student):
-        checks.check_student(StudentOptions(name=config.student))
+        checks.check_bare_name(config.student)
     else:
         checks.check_source(config.student)
     if config.mix.mixup_alpha == config.mix.cutmix_alpha == 0:
@@ -107,9 +110,10 @@ def finetune(config: FinetuneConfig) -> Path:
     with ranks_session(config.train.device) as ranks, lost_workers_explained():
         images = open_images(config.data)
         if not images.is_labelled:
+            root = config.data.eval_root if images.train.classes else config.data.root
             raise UserError(
-                f"{config.data.root} has no labels; fine-tuning needs class sub-folders "
-                "(data/cat/1.jpg) or a label column."
+                f"{root} has no labels; fine-tuning needs class sub-folders (data/cat/1.jpg) or a "
+                "label column."
             )
         check_holdout(images)
         return _finetune(config, images, ranks)
@@ -140,7 +144,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     if run.is_finished:
         log.info("%s is finished already; nothing to do.", run.dir)
         return run.dir
-    skipped = SkippedLog(run.dir / "skipped.jsonl", len(images.train), config.data.max_bad_ratio)
+    skipped = SkippedLog(run.dir / "skipped.jsonl", images.num_images, config.data.max_bad_ratio)
     task = Classification(student).to(ranks.device)
     with Log(
         run, config.train, ranks, stage="finetune", total_steps=resolved.total_steps

@@ -18,7 +18,7 @@ FEW_IMAGES = 500  # a guess at where pre-training stops to make sense; it is sai
 class Images:
     """``whole`` is all of the root; ``train`` and ``holdout`` share no image.
 
-    ``fingerprint`` is a hash of the keys and labels.
+    ``fingerprint`` is a hash of the keys and labels, of the held-out root too where it is another.
     """
 
     whole: Source
@@ -26,6 +26,11 @@ class Images:
     holdout: Source
     fingerprint: str
     lineage: dict[str, Any]
+
+    @property
+    def num_images(self) -> int:
+        """Training and held-out images together."""
+        return len(self.train) + len(self.holdout)
 
     @property
     def is_labelled(self) -> bool:
@@ -51,11 +56,15 @@ def open_images(data: DataOptions) -> Images:
             f"{data.root} has {len(train)} image to train on; that can't teach anything. Name a "
             "folder with hundreds or more."
         )
+    classes = f"{len(whole.classes)} classes" if whole.classes else "no labels"
+    log.info("%s: %s images, %s; %s held out.", data.root, len(whole), classes, len(holdout))
     if len(train) < FEW_IMAGES:
         log.warning(
             "%d training images are few; expect less than from thousands of them.", len(train)
         )
     fingerprint = data_fingerprint(whole)
+    if data.eval_root:
+        fingerprint += data_fingerprint(holdout)
     return Images(
         whole=whole,
         train=train,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from limbeck.methods.distiller import Teacher
     from limbeck.models.encoder import Encoder
     from limbeck.recipes.images import Images
+
+log = logging.getLogger("limbeck")
 
 PositiveInt = Annotated[int, pydantic.Field(gt=0)]
 Probe = Callable[["nn.Module", int], dict[str, float]]
@@ -69,7 +72,13 @@ def build_probe(
     from limbeck.evaluation.probes import quick_agreement, quick_probe
 
     fewest = 1 if images.is_labelled else 3  # neighbours need somebody to choose from
-    if len(images.holdout) < fewest or not (images.is_labelled or teacher):
+    if not (images.is_labelled or teacher):
+        log.info("No probes: the images have no labels, and there is no teacher to compare with.")
+        return None
+    if len(images.holdout) < fewest:
+        log.info(
+            "No probes: %d images are held out; raise --data.holdout-ratio.", len(images.holdout)
+        )
         return None
     test = spread_slice(images.holdout, probes.num_test)
 

@@ -106,16 +106,6 @@ def test_tensorboard_hides_what_was_beyond_the_checkpoint(tmp_path):
     assert [event.step for event in events.Scalars("loss/total")] == [1, 2, 3, 4, 5]
 
 
-def test_without_tensorboard_a_note_is_enough(tmp_path, monkeypatch, caplog):
-    caplog.set_level("INFO", "limbeck")
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with open_log(tmp_path) as log:
-        log.start(0)
-        log.add_step(1, **STEP)
-    assert "pip install 'limbeck[tensorboard]'" in caplog.text
-    assert not (tmp_path / "run/tensorboard").exists()
-
-
 def test_wandb_missing_is_an_error_before_the_run(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"pip install 'limbeck\[wandb\]'"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from limbeck.engine.loop import Interrupted, _StopSignals
-from limbeck.errors import RunError, UserError
+from limbeck.errors import NotFiniteError, RunError, UserError
 from tests.engine.fakes import (
     TinyModule,
     assert_same_weights,
@@ -209,6 +209,15 @@ def test_nan_stops_with_step_parts_and_keys(tmp_path):
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert state["step"] == 5
     assert all(tensor.isfinite().all() for tensor in state["module"].values())
+
+
+def test_a_probe_that_meets_blown_up_weights_names_the_step(tmp_path):
+    def probe(module, step):
+        raise NotFiniteError("features are not finite")
+
+    with pytest.raises(RunError, match=r"Step 5 is not finite: losses total .* samples 4/0"):
+        train(tmp_path, probes=probe, options={"probe_every": 5})
+    assert json.loads((tmp_path / "nonfinite.json").read_text())["step"] == 5
 
 
 def test_a_finite_loss_with_an_infinite_gradient_stops_too(tmp_path):

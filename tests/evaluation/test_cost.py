@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from limbeck.evaluation.cost import count_macs, measure_cost, measure_speed
+from limbeck.evaluation.cost import count_macs, measure_speed
 from limbeck.models.encoder import Encoder, EncoderFacts
 from limbeck.records import Features
 from tests.fakes import FakeEncoder
@@ -59,26 +59,19 @@ def ticking(seconds):
 def test_speed_is_the_median_after_two_warm_up_runs():
     lengths = [50, 50, 2, 1, 9]
     clock = ticking([x for length in lengths for x in (length, 0)])
-    speed = measure_speed(FakeEncoder(), 4, num_runs=3, clock=clock)
-    assert speed.images_per_second == 4 / 2
-    assert speed.batch_size == 4 and speed.num_runs == 3 and speed.peak_mib is None
+    assert measure_speed(FakeEncoder(), 4, num_runs=3, clock=clock) == 4 / 2
 
 
-def test_cost_says_where_and_how_it_was_measured():
+def test_measuring_leaves_the_mode_as_it_was():
     encoder = FakeEncoder().train()
-    cost = measure_cost(encoder, batch_sizes=(1, 3), num_runs=2)
-    assert cost.num_parameters == 48 * 24 + 8 * 3 + 3
-    assert cost.macs == 5 * 48 * 24
-    assert cost.device == "cpu" and cost.num_threads == torch.get_num_threads()
-    assert [speed.batch_size for speed in cost.speeds] == [1, 3]
-    assert all(speed.images_per_second > 0 for speed in cost.speeds)
+    assert count_macs(encoder) == 5 * 48 * 24
+    assert measure_speed(encoder, 3, num_runs=2) > 0
     assert encoder.training
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_peak_memory_on_a_gpu_holds_the_weights():
+def test_on_a_gpu_too():
     encoder = TimmEncoder("vit_tiny_patch16_224").cuda()
-    speed = measure_speed(encoder, 8)
-    assert speed.peak_mib > 4 * 5_524_416 / 2**20
+    assert measure_speed(encoder, 8) > 0
     assert count_macs(encoder) == vit_macs(192, 12, 197, 768)

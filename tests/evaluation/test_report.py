@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from limbeck.errors import UserError
-from limbeck.evaluation.report import save_bars, save_curves, save_image_rows, table
+from limbeck.evaluation.report import save_bars, table
 from limbeck.evaluation.scores import score_of
 
 BARS = {
@@ -58,23 +58,6 @@ def test_the_same_picture_has_the_same_bytes(tmp_path):
     second = save_bars(tmp_path / "b", BARS, title="t")
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
-
-
-def test_curves_have_axes_and_names(tmp_path):
-    curves = {"distilled": ([0, 1, 2], [3.0, 2.0, 1.0]), "alone": ([0, 2], [3.0, 2.5])}
-    png, svg = save_curves(tmp_path / "loss", curves, title="Loss", ylabel="loss per image")
-    assert pixels(png)[1][0] == 0
-    assert all(word in svg.read_text() for word in ["step", "loss per image", *curves])
-
-
-def test_image_rows_show_their_pixels(tmp_path):
-    rows = {"input": torch.ones(3, 3, 8, 8), "guess": torch.zeros(2, 3, 8, 8)}
-    rows["input"][:, 1:] = -1  # red, and out of range on purpose
-    png, svg = save_image_rows(tmp_path / "rows", rows, title="Reconstructions")
-    with Image.open(png) as image:
-        colours = {colour[:3] for _, colour in image.convert("RGB").getcolors(1 << 20)}
-    assert (255, 0, 0) in colours and (0, 0, 0) in colours
-    assert all(word in svg.read_text() for word in ["Reconstructions", *rows])
 
 
 def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):

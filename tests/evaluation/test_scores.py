@@ -7,14 +7,12 @@ import torch
 
 from limbeck.errors import UserError
 from limbeck.evaluation.scores import (
-    Score,
+    better_than,
     compare,
-    compare_paired,
     is_in_top,
     paired_sampling_error,
     score_of,
     t_quantile,
-    verdict,
     wilson_interval,
 )
 
@@ -89,22 +87,11 @@ def test_a_score_is_plain_data():
     assert json.loads(json.dumps(plain)) == plain and "per_image" not in plain
 
 
-def test_exact_mcnemar():
-    # 1 against 9 of ten: 2 * (1 + 10) / 2^10.
-    student = torch.tensor([True] * 9 + [False] + [True] * 10)
-    baseline = torch.tensor([False] * 9 + [True] + [True] * 10)
-    paired = compare_paired(student, baseline)
-    assert (paired.only_student, paired.only_baseline) == (9, 1)
-    assert paired.p_value == pytest.approx(22 / 1024)
-    assert paired.difference == pytest.approx(8 / 20)
-    assert paired.low < 0.4 < paired.high
-
-
 def test_equal_models_are_no_surprise_and_no_certainty():
     same = torch.tensor([True, False] * 5)
-    paired = compare_paired(same, same)
-    assert paired.p_value == 1 and paired.difference == 0
-    assert paired.low < -0.1 and paired.high > 0.1  # ten images can't prove a tie
+    found = compare([score_of(same, "")], [score_of(same, "")])
+    assert found.kind == "too close to tell" and found.difference == 0
+    assert found.low < -0.1 and found.high > 0.1  # ten images can't prove a tie
 
 
 def test_the_paired_error_is_agresti_and_min_s():
@@ -115,44 +102,48 @@ def test_the_paired_error_is_agresti_and_min_s():
     assert paired_sampling_error(student, baseline) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
-    ("student", "baseline", "num", "low", "high"),
-    [  # Newcombe, Statistics in Medicine 1998, page 873, table II, method 10, equal sizes
-        (9 / 10, 3 / 10, 10, 0.1705, 0.8090),
-        (10 / 10, 0 / 10, 10, 0.6075, 1.0000),
-    ],
-)
-def test_single_runs_have_newcombe_s_interval(student, baseline, num, low, high):
-    found = verdict([student], [baseline], num_test=num)
-    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+def runs(*shares, num=1000):
+    """One score per training run: the first ``shares`` of the images are right."""
+    return [score_of(torch.arange(num) < round(share * num), "") for share in shares]
 
 
 def test_helped():
-    found = verdict([0.95, 0.96, 0.955], [0.80, 0.82, 0.81], num_test=1000)
+    found = compare(runs(0.95, 0.96, 0.955), runs(0.80, 0.82, 0.81))
     assert found.kind == "helped" and found.difference == pytest.approx(0.145)
     assert "over 3 and 3 training runs, 1,000 test images" in found.why
     assert "95.5 % with it, 81.0 % without" in found.why and "+14.5 points" in found.why
 
 
 def test_did_not_help_because_worse():
-    assert verdict([0.60, 0.61], [0.80, 0.81], num_test=1000).kind == "did not help"
+    found = compare(runs(0.60, 0.61), runs(0.80, 0.81))
+    assert found.kind == "did not help"
+    assert found.why.startswith("Distillation did not help: 60.5 % with it, 80.5 % without, ")
+
+
+def test_a_baseline_that_says_nothing_of_distillation_is_not_said_to():
+    claims = better_than("untrained weights")
+    better, worse = compare(runs(0.9), runs(0.5), claims), compare(runs(0.5), runs(0.9), claims)
+    assert (better.kind, worse.kind) == ("helped", "did not help")
+    assert better.why.startswith("Better than untrained weights: 90.0 % against 50.0 %, ")
+    assert worse.why.startswith("Not better than untrained weights: 50.0 % against 90.0 %, ")
 
 
 def test_did_not_help_because_surely_equal():
-    found = verdict([0.9000, 0.9001], [0.9000, 0.9002], num_test=1_000_000)
+    found = compare(runs(0.9000, 0.9001, num=1_000_000), runs(0.9000, 0.9002, num=1_000_000))
     assert found.kind == "did not help" and abs(found.difference) < 0.005
 
 
 def test_too_close_because_runs_differ_more_than_the_gain():
-    noisy = verdict([0.70, 0.90], [0.68, 0.86], num_test=100_000)
+    noisy = compare(runs(0.70, 0.90, num=100_000), runs(0.68, 0.86, num=100_000))
     assert noisy.kind == "too close to tell"
     # Welch by hand: s1^2/2 = 0.01, s2^2/2 = 0.0081, df = 1.9784, t = 4.3474 (images add nothing).
     assert noisy.high - noisy.difference == pytest.approx(4.347 * 0.0181**0.5, rel=2e-3)
 
 
 def test_too_close_because_test_images_are_few():
-    found = verdict([0.85], [0.80], num_test=100)
+    found = compare(runs(0.83, num=100), runs(0.80, num=100))
     assert found.kind == "too close to tell"
+    assert found.why.startswith("It is too close to tell: 83.0 % against 80.0 %, ")
     assert (
         "for the choice of 100 test images only: the luck of a single training run is not covered"
         in found.why
@@ -160,16 +151,7 @@ def test_too_close_because_test_images_are_few():
 
 
 def test_one_run_against_several_says_what_is_not_covered():
-    assert "not covered" in verdict([0.9], [0.5, 0.6], num_test=1000).why
-
-
-def test_pairing_finds_what_two_test_sets_would_hide():
-    baseline = torch.arange(1000) < 800
-    student = torch.arange(1000) < 820  # the same images and twenty more
-    unpaired = verdict([0.82], [0.80], num_test=1000)
-    paired = compare([score_of(student, "")], [score_of(baseline, "")])
-    assert unpaired.kind == "too close to tell" and paired.kind == "helped"
-    assert paired.difference == pytest.approx(0.02)
+    assert "not covered" in compare(runs(0.9), runs(0.5, 0.6)).why
 
 
 def test_label_draws_are_luck_too():
@@ -192,18 +174,6 @@ def test_draws_that_always_agree_on_the_winner_are_no_doubt():
     assert found.kind == "helped"  # though each side alone is spread over 40 points
 
 
-def test_scores_read_from_a_file_are_compared_as_unrelated():
-    student, baseline = (score_of(torch.arange(1000) < n, "") for n in (820, 800))
-    found = compare([Score(**student.plain())], [Score(**baseline.plain())])
-    assert found == verdict([0.82], [0.80], num_test=1000)
-
-
 def test_scores_of_different_test_sets_are_not_compared():
     with pytest.raises(UserError, match="different test images"):
         compare([score_of(torch.ones(5), "")], [score_of(torch.ones(6), "")])
-
-
-@pytest.mark.parametrize("scores", [[], [81.0], [-0.1]])
-def test_a_score_is_a_share(scores):
-    with pytest.raises(ValueError, match=r"scores in 0\.\.1"):
-        verdict(scores, [0.5], num_test=10)

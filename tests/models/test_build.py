@@ -123,7 +123,7 @@ def test_other_families_are_students_too(name):
 def test_students_that_can_not_be_built_say_why():
     with pytest.raises(UserError, match="Did you mean 'vit_tiny'"):
         build_student(StudentOptions(name="vit_tinny"), seed=0)
-    with pytest.raises(UserError, match="set student.weights to 'timm:vit_base_patch16_224.mae'"):
+    with pytest.raises(UserError, match="'timm:vit_base_patch16_224.mae' starts from weights"):
         build_student(StudentOptions(name="vit_base_patch16_224.mae"), seed=0)
     with pytest.raises(UserError, match="4 divides, not 30"):
         build_student(
@@ -214,10 +214,14 @@ def test_classifier_carries_the_encoder_over(global_pool):
     assert torch.equal(again.model.head.weight, model.model.head.weight)
 
 
-def test_classifier_with_other_heads_and_image_size():
+def test_classifier_with_other_heads_and_image_size(caplog):
     student = build_student(SMALL, seed=0)
     student.set_num_heads(-1, 4)
-    model = with_classifier(student, 3, "avg", seed=0, num_heads=8, img_size=48)
+    with caplog.at_level("INFO", "limbeck"):
+        with_classifier(student, 3, "avg", seed=0, img_size=32)
+        assert not caplog.messages
+        model = with_classifier(student, 3, "avg", seed=0, num_heads=8, img_size=48)
+    assert caplog.messages == ["Positions interpolated from 4 x 4 to 6 x 6 patches."]
     assert model.facts.num_heads == (8, 8, 8)
     assert model.facts.grid == (6, 6)
     expected = interpolate_pos_embed(student.model.pos_embed, 1, (4, 4), (6, 6))

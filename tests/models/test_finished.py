@@ -186,7 +186,7 @@ def test_an_interrupted_write_keeps_the_old_student(student, folder, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(finished.os, "fsync", full_disk)
-    with pytest.raises(RunError, match="No space left"):
+    with pytest.raises(RunError, match="run: the disk is full; make room"):
         save_student(student, folder, {"data": "other"})
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 

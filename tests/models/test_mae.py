@@ -10,7 +10,7 @@ from limbeck.models.options import StudentOptions
 from limbeck.ops.pos_embed import sincos_2d
 
 
-def small_decoder(num_prefix_tokens=1):
+def small_decoder(has_cls_token=True):
     return MaeDecoder(
         embed_dim=12,
         grid=(2, 3),
@@ -18,13 +18,13 @@ def small_decoder(num_prefix_tokens=1):
         decoder_embed_dim=8,
         decoder_depth=2,
         decoder_num_heads=2,
-        num_prefix_tokens=num_prefix_tokens,
+        has_cls_token=has_cls_token,
     )
 
 
 def test_parameter_counts_for_vit_tiny():
     with torch.device("meta"):
-        decoder = MaeDecoder(192, (14, 14), 16, 96, 1, 3, 1)
+        decoder = MaeDecoder(192, (14, 14), 16, 96, 1, 3, True)
     assert sum(p.numel() for p in decoder.parameters()) == 224_064
     assert sum(p.numel() for p in decoder.parameters() if not p.requires_grad) == 18_912
 
@@ -32,7 +32,7 @@ def test_parameter_counts_for_vit_tiny():
 def test_vit_tiny_sees_fifty_tokens_and_draws_all_patches():
     with torch.device("meta"):
         encoder = build_student(StudentOptions(name="vit_tiny"), seed=0)
-        decoder = MaeDecoder(192, (14, 14), 16, 96, 1, 3, encoder.facts.num_prefix_tokens)
+        decoder = MaeDecoder(192, (14, 14), 16, 96, 1, 3, encoder.facts.has_cls_token)
         ids_keep = torch.arange(49).expand(2, -1)
         tokens = encoder(torch.rand(2, 3, 224, 224), ids_keep=ids_keep).tokens
         assert tokens.shape == (2, 50, 192)
@@ -56,9 +56,12 @@ def test_names_and_start_values_are_maes():
     assert decoder.decoder_norm.eps == decoder.decoder_blocks[1].norm2.eps == 1e-6
 
 
-@pytest.mark.parametrize("num_prefix_tokens", [0, 1, 5])
-def test_forward_against_a_plain_loop(num_prefix_tokens):
-    decoder = small_decoder(num_prefix_tokens).eval()
+# A CLS token, registers, both or neither.
+@pytest.mark.parametrize(
+    ("num_prefix_tokens", "has_cls_token"), [(0, False), (1, True), (5, True), (4, False)]
+)
+def test_forward_against_a_plain_loop(num_prefix_tokens, has_cls_token):
+    decoder = small_decoder(has_cls_token).eval()
     tokens = torch.randn(2, num_prefix_tokens + 2, 12)
     ids_keep = torch.tensor([[4, 1], [0, 5]])
     embedded = decoder.decoder_embed(tokens)
@@ -67,7 +70,7 @@ def test_forward_against_a_plain_loop(num_prefix_tokens):
         places = [decoder.mask_token[0, 0]] * 6
         for place, patch in enumerate(ids_keep[sample].tolist()):
             places[patch] = embedded[sample, num_prefix_tokens + place]
-        cls = [embedded[sample, 0]] if num_prefix_tokens else []
+        cls = [embedded[sample, 0]] if has_cls_token else []
         rows.append(torch.stack(cls + places) + decoder.decoder_pos_embed[0])
     x = torch.stack(rows)
     for block in decoder.decoder_blocks:
@@ -95,4 +98,4 @@ def test_runs_under_autocast():
 
 def test_heads_must_divide_the_width():
     with pytest.raises(UserError, match="8 wide, which does not divide into 3 heads"):
-        MaeDecoder(12, (2, 3), 4, 8, 1, 3, 1)
+        MaeDecoder(12, (2, 3), 4, 8, 1, 3, True)

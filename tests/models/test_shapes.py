@@ -35,11 +35,18 @@ def test_short_names():
         ("vit_tinny", "Did you mean 'vit_tiny'"),
         ("vit_base_patch14_dinov3", "Did you mean 'vit_base_patch16_dinov3'"),
         ("vit_base_patch16_224.maee", "no weights 'maee'.*Did you mean 'mae'.*It has .*augreg"),
+        ("vit_bse_patch16_224.mae", "Did you mean 'vit_base_patch16_224.mae'"),
         ("qqqqqqq", "There is no vision Transformer 'qqqqqqq' in timm. Short names: vit_tiny"),
     ],
 )
 def test_wrong_names_get_the_nearest_one(name, message):
     with pytest.raises(UserError, match=message):
+        check_model_name(name)
+
+
+@pytest.mark.parametrize("name", ["samvit_base_patch16", "vit_relpos_small_patch16_224.sw_in1k"])
+def test_models_of_timm_that_are_not_supported_are_said_to_be(name):
+    with pytest.raises(UserError, match=f"timm's '{name.split('.')[0]}' is not supported; choose"):
         check_model_name(name)
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -32,7 +33,8 @@ def test_good_images_and_a_forecast(images, teacher, tmp_path):
     assert forecast.total_steps == 8
     assert forecast.step_seconds > 0
     assert forecast.data_seconds > 0
-    assert forecast.total_seconds == 8 * max(forecast.step_seconds, forecast.data_seconds)
+    # Without loader processes images and arithmetic take turns.
+    assert forecast.total_seconds == 8 * (forecast.step_seconds + forecast.data_seconds)
     assert 0 < forecast.memory < forecast.memory_total
     assert 0 < forecast.disk < forecast.disk_free
     assert set(forecast.losses) == {"qk", "vv"}
@@ -129,3 +131,19 @@ def test_mistakes_are_those_of_distill(images, teacher, tmp_path):
         doctor(config)
     with pytest.raises(UserError, match="does not exist"):
         doctor(config_of(tmp_path / "phots", tmp_path))
+
+
+def test_the_held_out_root_is_scanned_too(images, tmp_path):
+    held_out = tmp_path / "held_out"
+    shutil.copytree(images, held_out)
+    (held_out / "red" / "000.png").write_bytes(b"broken")
+    found = doctor(config_of(images, tmp_path, eval_root=str(held_out)))
+    assert found.scan.num_images == 96
+    assert [key for key, _ in found.scan.bad] == ["2:red/000.png"]
+    assert len(found.scan.duplicates) == 47  # every other image is in both
+
+
+def test_a_teacher_of_ones_own(images, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "examples")
+    found = doctor(config_of(images, tmp_path, "own_teacher:build"))
+    assert "own_teacher:build: 3 blocks, width 48, 4 heads" in report(found)

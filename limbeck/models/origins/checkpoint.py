@@ -100,9 +100,7 @@ def read_pickle(path: Path) -> Any:
         culprit = str(error).partition("Unsupported global: GLOBAL ")[2].split(" ")[0]
         # What torch writes today is a zip; anything else without a culprit is no file of torch.
         if not culprit and not zipfile.is_zipfile(path):
-            raise UserError(
-                f"Can't read {path} as a file of torch; it is damaged or no weights file."
-            ) from error
+            raise UserError(_no_torch_file(path)) from error
         raise UserError(
             f"{path} holds Python objects beside tensors{f' ({culprit})' if culprit else ''}, "
             "which could run code, so it is not read. If you trust it, convert it once: python -c "
@@ -110,11 +108,16 @@ def read_pickle(path: Path) -> Any:
             f"save_file(torch.load('{path}', weights_only=False)['model'], "
             f"'{path.with_suffix('.safetensors')}')\" (or another key than 'model')."
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+    except OSError as error:
         raise UserError(
-            f"Can't read {path} as a file of torch: {first}; it is damaged or no weights file."
+            f"Can't read {path}: {error.strerror or error}; make it readable, or get it again."
         ) from error
+    except Exception as error:  # bytes that are no pickle can make the unpickler raise anything
+        raise UserError(_no_torch_file(path)) from error
+
+
+def _no_torch_file(path: Path) -> str:
+    return f"Can't read {path} as a file of torch; it is damaged or no weights file, get it again."
 
 
 def unpack(content: Any, path: Path) -> tuple[Weights, tuple[str, ...], tuple[str, ...]]:
@@ -261,12 +264,14 @@ def assemble(
     """An encoder of this architecture with exactly these weights (timm's names), to evaluate.
 
     ``grid`` and ``num_prefix_rows`` are those of the weights' position table, which is
-    interpolated where the architecture has another grid. Raises UserError that lists every missing
-    and unexpected name and every wrong shape.
+    interpolated where the architecture has another grid. ``facts.origin["weight_hash"]`` is that of
+    ``weights`` as given, so it does not depend on the image size. Raises UserError that lists every
+    missing and unexpected name and every wrong shape.
     """
     with torch.device("meta"):
         skeleton = build_encoder(architecture, origin)
     notes = list(origin["notes"])
+    origin = origin | {"notes": notes, "weight_hash": weight_hash(weights)}
     to_grid = skeleton.facts.grid
     if "pos_embed" in weights and grid != to_grid:
         table = interpolate_pos_embed(weights["pos_embed"], num_prefix_rows, grid, to_grid)
@@ -283,7 +288,6 @@ def assemble(
             model = build_encoder(architecture, origin).model
         model.load_state_dict(weights)
     mean, std = architecture["mean"], architecture["std"]
-    origin = origin | {"notes": notes, "weight_hash": weight_hash(model.state_dict())}
     for note in notes:
         log.info("%s: %s", origin["source"], note)
     encoder = VitEncoder(

@@ -14,7 +14,7 @@ from limbeck.errors import UserError
 from limbeck.models.finished import weight_hash
 from limbeck.models.origins.checkpoint import interpolation_note, read_weights
 from limbeck.models.origins.hub import REMEDY, fetch
-from limbeck.models.origins.layouts import Grid, Weights, spread_heads, to_grid
+from limbeck.models.origins.layouts import Grid, Weights, spread_heads, to_float32, to_grid
 from limbeck.models.shapes import check_model_name
 from limbeck.models.vit import VitEncoder
 
@@ -41,7 +41,8 @@ def load_timm(
     """A timm model by name (with or without a pre-trained tag), in evaluation mode.
 
     Weights come from ``weights_file`` if given, else from timm's hub; with ``pretrained=False``
-    they are random, drawn from torch's global generator. ``config`` is what a timm folder says of
+    they are random, drawn from torch's global generator. ``facts.origin["weight_hash"]`` is that of
+    the encoder's weights at their own size, whatever ``img_size`` and ``patch_size``. ``config`` is what a timm folder says of
     its weights (``pretrained_cfg``); ``model_args`` go to ``timm.create_model``. Raises UserError
     where there are no weights, they can't be fetched, or do not fit.
     """
@@ -97,7 +98,7 @@ def load_timm(
         "source": source,
         "layout": "timm",
         "licence": facts.get("license"),
-        "weight_hash": weight_hash(model.state_dict()),
+        "weight_hash": weight_hash(_before_resizing(model, weights, overlay.get("file"))),
         "notes": notes,
     }
     return VitEncoder(
@@ -152,6 +153,17 @@ def _create(
     # timm keeps the tensors it was handed; the model would hold them twice.
     model.pretrained_cfg.pop("state_dict", None)
     return model
+
+
+def _before_resizing(model: nn.Module, weights: Weights | None, file: str | None) -> Weights:
+    """The model's weights, but what timm resized (positions, patches) as it was read."""
+    if weights is None and file is not None and not file.endswith(".npz"):
+        weights, _ = read_weights(file)
+    own, read = model.state_dict(), weights or {}
+    resized = {
+        name: read[name] for name in own.keys() & read.keys() if read[name].shape != own[name].shape
+    }
+    return own | to_float32(resized)
 
 
 def _size_notes(encoder: VitEncoder, own_size: Grid, weights: Weights | None) -> list[str]:

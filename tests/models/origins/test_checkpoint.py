@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from limbeck.errors import UserError
+from limbeck.models.finished import weight_hash
 from limbeck.models.origins.checkpoint import read_weights
 from limbeck.models.origins.load import load_encoder
 from limbeck.ops.pos_embed import interpolate_pos_embed
@@ -124,6 +125,8 @@ def test_another_image_size_interpolates_and_says_so(tmp_path, caplog):
     table = interpolate_pos_embed(weights["pos_embed"], 1, (4, 4), (6, 5))
     expected = writers.run_reference(weights | {"pos_embed": table}, images, (3, 3))
     torch.testing.assert_close(encoder(images).tokens, expected, **CLOSE)
+    own_hash = load_encoder(file).facts.origin["weight_hash"]
+    assert encoder.facts.origin["weight_hash"] == own_hash == weight_hash(weights)
 
 
 def test_loading_leaves_the_random_state_alone(tmp_path):
@@ -209,11 +212,14 @@ def test_other_pickled_objects_are_refused_with_the_remedy(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-@pytest.mark.parametrize("content", [b"", b"no weights at all", b"\x00" * 100])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no weights at all", b"\x00" * 100, b"jkl", b"hello\n", b"version https://x\n"],
+)
 def test_damaged_files_are_said_to_be(tmp_path, suffix, content):
     file = tmp_path / f"a{suffix}"
     file.write_bytes(content)
-    with pytest.raises(UserError, match=r"Can't read .*a\."):
+    with pytest.raises(UserError, match=r"Can't read .*a\..*get it again"):
         load_encoder(file)
 
 

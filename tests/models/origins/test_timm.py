@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from limbeck.errors import UserError
+from limbeck.models.finished import weight_hash
 from limbeck.models.origins import timm as origin
 from limbeck.models.origins.load import load_encoder
 from limbeck.models.vit import build_encoder
@@ -77,6 +78,15 @@ def test_a_smaller_image_interpolates_and_says_so(hub, caplog):
     assert "Positions interpolated from 14 x 14 to 4 x 4 patches." in caplog.text
     assert encoder.facts.num_heads == (2, 2)
     assert encoder(torch.rand(1, 3, 64, 64)).tokens.shape == (1, 17, 48)
+
+
+def test_the_hash_is_that_of_the_weights_at_their_own_size(hub, tmp_path):
+    model = make("vit_tiny_patch16_224", **FULL_SIZE)
+    hub(model)
+    sizes = ({}, {"img_size": 64}, {"img_size": 96, "patch_size": 8})
+    encoders = [load_encoder("timm:vit_tiny", **SHAPE, **size) for size in sizes]
+    hashes = {encoder.facts.origin["weight_hash"] for encoder in encoders}
+    assert hashes == {weight_hash(model.state_dict())}
 
 
 def test_the_classifier_can_be_left_out_but_not_replaced(hub):
