@@ -72,7 +72,7 @@ def save_student(
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = "the disk is full" if is_full else error.strerror
         raise RunError(
-            f"Can't write the student to {folder}: {reason}; make room there, then do the same again."
+            f"Can't write the student to {folder}: {reason}; make room there, then try again."
         ) from error
 
 

@@ -16,9 +16,9 @@ from limbeck.ops.pos_embed import sincos_2d
 class MaeDecoder(nn.Module):
     """From the visible tokens of an encoder to the pixels of every patch.
 
-    ``grid`` (gh, gw) is the full patch grid; with ``has_cls_token`` the encoder's first token is the
-    CLS token. Initialised as MAE is (xavier-uniform, zero biases, mask token normal with std 0.02)
-    from torch's generator. Raises UserError where heads do not divide ``decoder_embed_dim``.
+    ``grid`` (gh, gw) is the full patch grid, ``has_cls_token`` the encoder's. Initialised as MAE is
+    (xavier-uniform, zero biases, mask token normal with std 0.02) from torch's generator. Raises
+    UserError where heads do not divide ``decoder_embed_dim``.
     """
 
     def __init__(

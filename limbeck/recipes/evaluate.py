@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import pydantic
 import tyro
 
-from limbeck.config import options
+from limbeck.config import options, read_json, to_plain
 from limbeck.data.options import DataOptions
-from limbeck.errors import UserError
+from limbeck.errors import RunError, UserError
 from limbeck.recipes import checks
 from limbeck.recipes.probes import EmbedOptions
 
@@ -25,13 +26,15 @@ if TYPE_CHECKING:
     import torch
 
     from limbeck.evaluation.embed import Embeddings
-    from limbeck.evaluation.scores import Score, Verdict
+    from limbeck.evaluation.scores import Claims, Score, Verdict
     from limbeck.models.encoder import Encoder
     from limbeck.recipes.images import Images
 
 log = logging.getLogger("limbeck")
 
 PositiveInt = Annotated[int, pydantic.Field(gt=0)]
+
+SCORES_FILE = "scores.json"
 
 
 @options
@@ -113,6 +116,8 @@ def check(config: EvaluateConfig) -> None:
 def evaluate(config: EvaluateConfig) -> Evaluation:
     """Probe all networks on the same images; raises UserError for bad input."""
     check(config)
+    if config.out is not None:
+        claim_out(config, config.out)
     from limbeck.data.skipped import SkippedLog
     from limbeck.engine.distributed import ranks_session
     from limbeck.models.origins.load import load_encoder
@@ -128,11 +133,11 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         check_holdout(images)
         students = [load_encoder(source) for source in config.student]
         baselines = [load_encoder(source) for source in config.baseline]
-        notes = [] if baselines else ["The baseline is the student's architecture, untrained."]
+        claims, notes = claims_of(students, bool(baselines))
         baselines = baselines or [untrained(student, seed) for seed, student in enumerate(students)]
         notes += seen_images(students, images)
         teachers = [load_encoder(config.teacher)] if config.teacher else []
-        skipped = SkippedLog(None, len(images.train), config.data.max_bad_ratio)
+        skipped = SkippedLog(None, images.num_images, config.data.max_bad_ratio)
         groups = {"student": students, "baseline": baselines, "teacher": teachers}
         groups = {role: encoders for role, encoders in groups.items() if encoders}
         probe = _Prober(config, images, ranks.device, skipped)
@@ -144,12 +149,26 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             Row(role, each, joined(each), probe.cost(groups[role][0]))
             for role, each in scores.items()
         ]
-    found = Evaluation(rows, *verdicts_of(scores["student"], scores["baseline"]), notes)
+    found = Evaluation(rows, *verdicts_of(scores["student"], scores["baseline"], claims), notes)
     if skipped.reasons:
         found.notes.append(skipped.summary())
     if config.out is not None:
-        write(found, config.out, f"{config.data.root}, {len(images.holdout):,} test images")
+        title = f"Frozen features on {config.data.root}, {len(images.holdout):,} test images"
+        write(found, config, config.out, title)
     return found
+
+
+def claim_out(config: EvaluateConfig, out: Path) -> None:
+    """Refuse before the work an --out that can't be written or holds another request's scores."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise UserError(f"Can't write in {out}: {error.strerror}; choose another --out.") from error
+    scores = out / SCORES_FILE
+    if scores.exists() and read_json(scores).get("config") != to_plain(config):
+        raise UserError(f"{out} holds the scores of another evaluation; choose another --out.")
 
 
 class _Prober:
@@ -195,8 +214,24 @@ class _Prober:
             "macs": float(count_macs(encoder)),
         }
         if self.config.measure_speed:
-            values["images_per_second"] = measure_speed(encoder, 32).images_per_second
+            values["images_per_second"] = measure_speed(encoder, 32)
         return values
+
+
+def claims_of(students: list[Encoder], has_baseline: bool) -> tuple[Claims, list[str]]:
+    """What the comparison can claim, and a note where that is not the question."""
+    from limbeck.evaluation.scores import DISTILLED, better_than
+
+    if not has_baseline:
+        return better_than("untrained weights"), [
+            "The baseline is the student's architecture, untrained, which says nothing of "
+            "distillation; for that pass --baseline RUN (the same student without it)."
+        ]
+    # None is a run on record that had no teacher (masked pixels); of a mere file nothing is known.
+    origins = [student.facts.origin for student in students]
+    if any(origin.get("teacher", "?") is None and "student" not in origin for origin in origins):
+        return better_than("the baseline"), []
+    return DISTILLED, []
 
 
 def untrained(student: Encoder, seed: int) -> Encoder:
@@ -204,6 +239,11 @@ def untrained(student: Encoder, seed: int) -> Encoder:
     from limbeck.models.build import build_fresh
 
     architecture = dict(student.facts.architecture)
+    if architecture.get("kind") != "timm":
+        raise UserError(
+            f"The student {student.facts.origin.get('source', '')} can't be built untrained to "
+            "compare it with; pass --baseline, the same student without distillation."
+        )
     architecture["kwargs"] = architecture["kwargs"] | {"num_classes": 0}
     return build_fresh(architecture, {"source": f"untrained, seed {seed}"}, seed).eval()
 
@@ -236,14 +276,14 @@ def joined(scores: list[dict[str, Score]]) -> dict[str, Score]:
 
 
 def verdicts_of(
-    student: list[dict[str, Score]], baseline: list[dict[str, Score]]
+    student: list[dict[str, Score]], baseline: list[dict[str, Score]], claims: Claims
 ) -> tuple[dict[str, Verdict], str]:
     """A verdict on each probe that both have, and the probe that decides."""
     from limbeck.evaluation.scores import compare
 
     names = [name for name in student[0] if all(name in run for run in (*student, *baseline))]
     verdicts = {
-        name: compare([run[name] for run in student], [run[name] for run in baseline])
+        name: compare([run[name] for run in student], [run[name] for run in baseline], claims)
         for name in names
     }
     deciding = next(name for name in ("top1", "linear_top1", "neighbours") if name in verdicts)
@@ -256,7 +296,7 @@ def report(found: Evaluation) -> str:
     verdict = found.verdicts[found.deciding]
     lines += [f"Verdict ({found.deciding}): {verdict.why}"]
     lines += [
-        f"  {name}: {each.kind}, {100 * each.difference:+.1f} points "
+        f"  {name}: {100 * each.difference:+.1f} points "
         f"(95 % interval {100 * each.low:+.1f} to {100 * each.high:+.1f})"
         for name, each in found.verdicts.items()
         if name != found.deciding and not name.endswith("top5")
@@ -281,20 +321,14 @@ def table_of(found: Evaluation) -> str:
         for name, score in row.scores.items():
             cells[name] = f"{100 * score.mean:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
         rows.append(cells)
-    columns = list(dict.fromkeys(column for cells in rows for column in cells))
-    return table(rows, columns)
+    columns = dict.fromkeys(column for cells in rows for column in cells)
+    return table(rows, sorted(columns, key=lambda column: column.endswith("top5")))
 
 
-def write(found: Evaluation, out: Path, data: str) -> None:
+def write(found: Evaluation, config: EvaluateConfig, out: Path, title: str) -> None:
     """scores.json, table.md and, where matplotlib is installed, probes.png and probes.svg."""
     from limbeck.evaluation.report import save_bars
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "scores.json").write_text(json.dumps(found.plain(), indent=2) + "\n")
-        (out / "table.md").write_text(report(found) + "\n")
-    except OSError as error:
-        raise UserError(f"Can't write in {out}: {error.strerror}; choose another --out.") from error
     probes = [name for name in found.rows[0].scores if not name.endswith("top5")]
     bars = {
         row.role: {
@@ -302,7 +336,13 @@ def write(found: Evaluation, out: Path, data: str) -> None:
         }
         for row in found.rows
     }
+    scores = {"config": to_plain(config), **found.plain()}
     try:
-        save_bars(out / "probes.png", bars, title=f"Frozen features on {data}")
+        (out / SCORES_FILE).write_text(json.dumps(scores, indent=2) + "\n")
+        (out / "table.md").write_text(report(found) + "\n")
+        save_bars(out / "probes.png", bars, title=title)
+    except OSError as error:
+        log.info("%s", report(found))  # or the work would be lost
+        raise RunError(f"Can't write in {out}: {error.strerror}; make room there.") from error
     except UserError as error:
         log.info("No picture: %s", error)

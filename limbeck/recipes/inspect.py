@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -41,10 +42,10 @@ def report(found: Inspection) -> str:
         + ", ".join(f"{count} x {dtype}" for dtype, count in found.dtypes.items()),
         "network": _network(found),
         "heads": _heads(found),
-        "file says": ", ".join(f"{name} = {value}" for name, value in found.metadata.items()),
     }
     lines = [str(found.path)]
     lines += [f"  {name:<10}{value}" for name, value in facts.items() if value]
+    lines += [f"  says      {name} = {_short(value)}" for name, value in found.metadata.items()]
     lines += [f"  note      {note}" for note in found.notes]
     lines += [f"  {name:<44} {_shape(shape)}" for name, shape in found.shapes.items()]
     if found.unmatched:
@@ -71,6 +72,14 @@ def _heads(found: Inspection) -> str:
     counts = set(found.num_heads)
     text = str(found.num_heads[0]) if len(counts) == 1 else ", ".join(map(str, found.num_heads))
     return f"{text} ({found.heads_known_from})" if found.heads_known_from else text
+
+
+def _short(value: object) -> str:
+    """A value in a line; of a record within the record only what is plain."""
+    if isinstance(value, dict):
+        plain = {name: each for name, each in value.items() if not isinstance(each, dict | list)}
+        value = ", ".join(f"{name} {each}" for name, each in plain.items())
+    return textwrap.shorten(str(value), 100, placeholder=" ...")
 
 
 def _shape(shape: tuple[int, ...]) -> str:

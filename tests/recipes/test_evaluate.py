@@ -7,9 +7,18 @@ from dataclasses import replace
 import pytest
 
 from limbeck.data.options import DataOptions
-from limbeck.errors import UserError
+from limbeck.errors import RunError, UserError
+from limbeck.models.origins import load
+from limbeck.models.origins.load import load_encoder
 from limbeck.recipes.distill import distill
-from limbeck.recipes.evaluate import EvaluateConfig, check, evaluate, report, table_of
+from limbeck.recipes.evaluate import (
+    EvaluateConfig,
+    check,
+    claims_of,
+    evaluate,
+    report,
+    table_of,
+)
 from limbeck.recipes.finetune import finetune
 from tests.recipes.runs import distill_config, draw_classes, finetune_config, snapshot
 
@@ -55,7 +64,8 @@ def test_the_verdict(evaluated):
     assert set(found.verdicts) == set(PROBES)
     said = report(found)
     assert f"Verdict (linear_top1): {found.verdicts['linear_top1'].why}" in said
-    assert "Note: The baseline is the student's architecture, untrained." in said
+    assert "Better than untrained weights: " in said and "Distillation helped" not in said
+    assert "Note: The baseline is the student's architecture, untrained, which says noth" in said
     for role in ("student", "baseline", "teacher"):
         assert f"| {role} " in table_of(found)
 
@@ -63,7 +73,8 @@ def test_the_verdict(evaluated):
 def test_the_files(evaluated):
     found, out = evaluated
     plain = json.loads((out / "scores.json").read_text())
-    assert plain == json.loads(json.dumps(found.plain()))
+    assert plain["config"]["out"] == str(out)
+    assert plain == json.loads(json.dumps({"config": plain["config"], **found.plain()}))
     assert [row["role"] for row in plain["rows"]] == ["student", "baseline", "teacher"]
     assert (out / "table.md").read_text() == report(found) + "\n"
     pytest.importorskip("matplotlib")
@@ -147,11 +158,76 @@ def test_nothing_held_out(images, student):
         evaluate(config_of(images, student, data=data))
 
 
-def test_a_folder_that_can_t_be_written(images, student, tmp_path):
+@pytest.fixture
+def _no_work(monkeypatch):
+    def load_encoder(source):
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr(load, "load_encoder", load_encoder)
+
+
+@pytest.mark.usefixtures("_no_work")
+def test_a_folder_that_can_t_be_written_is_said_before_the_work(images, student, tmp_path):
     (tmp_path / "file").touch()
     config = config_of(images, student, out=tmp_path / "file" / "out", num_labels=())
     with pytest.raises(UserError, match="Can't write in .* choose another --out"):
         evaluate(config)
+
+
+@pytest.mark.usefixtures("_no_work")
+def test_the_scores_of_another_evaluation_are_kept(images, student, evaluated):
+    out = evaluated[1]
+    before = snapshot(out)
+    with pytest.raises(UserError, match="holds the scores of another evaluation; choose another"):
+        evaluate(config_of(images, student, out=out))
+    assert snapshot(out) == before
+
+
+def test_the_same_evaluation_may_be_repeated(images, student, tmp_path):
+    config = config_of(images, student, num_labels=(), out=tmp_path / "out")
+    evaluate(config)
+    (config.out / "table.md").unlink()
+    evaluate(config)
+    assert (config.out / "table.md").exists()
+
+
+def test_a_disk_that_fills_up_loses_no_table(images, student, tmp_path, caplog):
+    config = config_of(images, student, num_labels=(), out=tmp_path / "out")
+    (config.out / "table.md").mkdir(parents=True)
+    with pytest.raises(RunError, match="Can't write in "), caplog.at_level("INFO", "limbeck"):
+        evaluate(config)
+    assert "| student " in caplog.text
+
+
+def test_an_own_network_needs_a_baseline(images):
+    own = "tests.fakes:FakeEncoder"
+    with pytest.raises(UserError, match="The student fake can't be built untrained .* --baseline"):
+        evaluate(config_of(images, own))
+    found = evaluate(config_of(images, own, baseline=(own,), num_labels=()))
+    assert found.verdicts["linear_top1"].difference == 0
+
+
+def test_a_student_without_a_teacher_was_not_distilled(student, teacher):
+    for run, is_distilled in ((student, True), (teacher, False)):
+        claims, notes = claims_of([load_encoder(run)], has_baseline=True)
+        assert ("Distillation" in claims[0]) == is_distilled and notes == []
+
+
+def test_top5_stands_last(images, student, tmp_path):
+    for index in range(6):
+        shutil.copytree(images / "red", tmp_path / str(index))
+    found = evaluate(config_of(tmp_path, student, num_labels=(1,)))
+    columns = [column.strip() for column in table_of(found).splitlines()[0].split("|")[4:-1]]
+    assert columns == ["knn_top1", "linear_top1", "few_1_top1", "knn_top5", "linear_top5"]
+
+
+def test_bad_test_images_count_among_all(images, student, tmp_path):
+    """One of 48 is less than a fortieth; of 36 to learn from it would be more."""
+    copy = shutil.copytree(images, tmp_path / "copy")
+    (copy / "red" / "000.png").write_bytes(b"no image")
+    data = DataOptions(root=str(copy), holdout_ratio=0.25, max_bad_ratio=1 / 40, num_workers=0)
+    found = evaluate(config_of(copy, student, data=data, num_labels=()))
+    assert any("1 images could not be used" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(

@@ -41,10 +41,11 @@ def load_timm(
     """A timm model by name (with or without a pre-trained tag), in evaluation mode.
 
     Weights come from ``weights_file`` if given, else from timm's hub; with ``pretrained=False``
-    they are random, drawn from torch's global generator. ``facts.origin["weight_hash"]`` is that of
-    the encoder's weights at their own size, whatever ``img_size`` and ``patch_size``. ``config`` is what a timm folder says of
-    its weights (``pretrained_cfg``); ``model_args`` go to ``timm.create_model``. Raises UserError
-    where there are no weights, they can't be fetched, or do not fit.
+    they are random, drawn from torch's global generator. ``config`` is what a timm folder says of
+    its weights (``pretrained_cfg``); ``model_args`` go to ``timm.create_model``.
+    ``facts.origin["weight_hash"]`` is that of the encoder's weights at their own size, whatever
+    ``img_size`` and ``patch_size``. Raises UserError where there are no weights, they can't be
+    fetched, or do not fit.
     """
     name = check_model_name(name)
     base = name.partition(".")[0]
