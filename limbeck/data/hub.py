@@ -102,8 +102,7 @@ def open_table(root: str, options: DataOptions, split: str) -> TableSource:
 
 
 def open_hub(root: str, options: DataOptions, split: str) -> TableSource:
-    """A data set of the Hugging Face hub, ``hf:NAME`` or ``hf:NAME:CONFIG``; cached, also offline.
-    """
+    """A data set of the Hugging Face hub, ``hf:NAME`` or ``hf:NAME:CONFIG``; offline if cached."""
     datasets = _import_datasets()
     name, _, config = root.removeprefix("hf:").partition(":")
     is_offline = datasets.config.HF_HUB_OFFLINE
@@ -113,11 +112,13 @@ def open_hub(root: str, options: DataOptions, split: str) -> TableSource:
         datasets.config.HF_HUB_OFFLINE = is_offline or bool(unreachable)
         table = datasets.load_dataset(name, config or None, split=split)
     except Exception as error:  # The hub, the network and the data set's files each have their own.
-        is_of_network = unreachable and isinstance(error, ConnectionError)
+        reason = _first_line(error)
+        if isinstance(error, ConnectionError):
+            reason = unreachable or reason
         raise UserError(
-            f"Can't load '{name}' (split '{split}') from the Hugging Face hub: "
-            f"{unreachable if is_of_network else _first_line(error)}; correct the name or --data.split, or download its .parquet "
-            "files elsewhere and pass their folder as --data.root."
+            f"Can't load '{name}' (split '{split}') from the Hugging Face hub: {reason}; "
+            "correct the name or --data.split, or download its .parquet files elsewhere and pass "
+            "their folder as --data.root."
         ) from error
     finally:
         datasets.config.HF_HUB_OFFLINE = is_offline
@@ -137,7 +138,7 @@ def _why_unreachable(address: str) -> str:
         urlopen(Request(address, method="HEAD"), timeout=REACH_SECONDS).close()
     except HTTPError as error:
         error.close()  # An answer, too.
-    except OSError as error:
+    except Exception as error:  # Of the socket, of HTTP, of the address itself.
         reason = getattr(error, "reason", error)
         # The hub's client has certificates of its own.
         if not isinstance(reason, ssl.SSLError):

@@ -19,6 +19,16 @@ FORMS = {
 }
 """Forms of data and their ``(root, options, split) -> Source``; a new form is one line here."""
 
+FORM_OF_SUFFIX = {".parquet": "table", ".arrow": "table", ".tar": "shards"}
+TABLES = {"table", "hub"}
+USES = {
+    "split": "a hub data set (hf:NAME) in --data.root",
+    "eval_split": "a hub data set (hf:NAME) in --data.eval-root",
+    "image_column": "tables and hub data sets",
+    "label_column": "tables and hub data sets",
+}
+"""Options of some forms only, and which."""
+
 
 def open_source(root: str, options: DataOptions, split: str) -> Source:
     """Open ``root`` as a source of images, see ``DataOptions.root`` for its forms.
@@ -30,7 +40,7 @@ def open_source(root: str, options: DataOptions, split: str) -> Source:
         raise UserError("There is no data; pass a folder of images as --data.root.")
     root = os.path.expanduser(root)
     form = _find_form(root)
-    _refuse_without_effect(options, form)
+    _refuse_without_effect(root, form, options)
     module, _, function = FORMS[form].partition(":")
     opener: Callable[[str, DataOptions, str], Source] = getattr(import_module(module), function)
     return opener(root, options, split)
@@ -71,6 +81,26 @@ def _digest(text: str) -> bytes:
 
 def _key_fraction(key: str) -> float:
     return int.from_bytes(_digest(key)[:6], "big") / 2**48
+
+
+def _refuse_without_effect(root: str, form: str, options: DataOptions) -> None:
+    """An option that nothing heeds would leave its user in a wrong belief."""
+    default = DataOptions()
+    changed = {name for name in USES if getattr(options, name) != getattr(default, name)}
+    if not changed:
+        return
+    train, held_out = (
+        _find_form(os.path.expanduser(place)) if place else None
+        for place in (options.root, options.eval_root)
+    )
+    heeded = {"image_column", "label_column"} if {form, train, held_out} & TABLES else set()
+    heeded |= {"split"} if (train or form) == "hub" else set()
+    heeded |= {"eval_split"} if held_out == "hub" else set()
+    for name in sorted(changed - heeded):
+        raise UserError(
+            f"--data.{name.replace('_', '-')} has no effect with {root}: it is for {USES[name]}; "
+            "leave it out."
+        )
 
 
 def _find_form(root: str) -> str:

@@ -1,7 +1,11 @@
 """Read and decode every image of a source once and report what is there, before a run begins."""
 
+import logging
+import os
+import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from statistics import median
@@ -14,7 +18,12 @@ from limbeck.data.loader import num_cores, run_workers
 from limbeck.data.options import DataOptions
 from limbeck.data.source import BadImage, Source
 
+log = logging.getLogger("limbeck")
+
 CHUNK = 16  # images per message of a worker
+NUM_LISTED = 5  # damaged files named in the log
+# libjpeg's words. It says "extraneous bytes" of many a sound photo, too.
+DAMAGE = (b"premature end of data segment", b"bad Huffman code")
 
 
 @dataclass(frozen=True)
@@ -32,8 +41,9 @@ class ScanReport:
 
     ``width`` and ``height`` are in pixels as stored, ``megabytes`` per file in 10^6 bytes, of
     readable images. ``formats`` and ``modes`` are PIL's words with their counts. ``bad`` lists
-    (key, reason), ``duplicates`` groups of keys with exactly the same bytes, ``class_counts`` the
-    images per class by name, readable or not (empty for unlabelled data).
+    (key, reason), ``damaged`` the keys of readable images with garbage in them, ``duplicates``
+    groups of keys with exactly the same bytes, ``class_counts`` the images per class by name,
+    readable or not (empty for unlabelled data).
     """
 
     num_images: int
@@ -45,6 +55,7 @@ class ScanReport:
     formats: dict[str, int]
     modes: dict[str, int]
     bad: tuple[tuple[str, str], ...]
+    damaged: tuple[str, ...]
     duplicates: tuple[tuple[str, ...], ...]
     class_counts: dict[str, int]
 
@@ -57,7 +68,8 @@ def scan(
 ) -> ScanReport:
     """Decode every image of ``source`` in ``num_workers`` processes (one per core if None).
 
-    ``progress`` is told (images done, images in all) from time to time.
+    ``progress`` is told (images done, images in all) from time to time. Damaged images, which are
+    decoded to garbage in part, are logged.
     """
     starts = range(0, len(source), CHUNK)
     if num_workers is None:
@@ -70,7 +82,14 @@ def scan(
         seen += part
         if progress is not None:
             progress(len(seen), len(source))
-    return _summarise(seen, source)
+    report = _summarise(seen, source)
+    if report.damaged:
+        log.warning(
+            "%d readable images have damaged data and are partly garbage; replace them: %s.",
+            len(report.damaged),
+            ", ".join(report.damaged[:NUM_LISTED]),
+        )
+    return report
 
 
 class _Seen(NamedTuple):
@@ -82,6 +101,7 @@ class _Seen(NamedTuple):
     format: str
     mode: str
     reason: str  # "" if the image is good
+    is_damaged: bool = False
 
 
 class _Examine(Dataset[list[_Seen]]):
@@ -97,11 +117,30 @@ class _Examine(Dataset[list[_Seen]]):
         try:
             data = self.source.read(index).data
             header = read_header(data, self.max_image_pixels)
-            decode_image(data, self.max_image_pixels)
+            with _standard_error() as said:
+                decode_image(data, self.max_image_pixels)
         except BadImage as error:
             return _Seen(key, _digest(data), len(data), 0, 0, "", "", str(error))
         size = (header.width, header.height)
-        return _Seen(key, _digest(data), len(data), *size, header.format, header.mode, "")
+        is_damaged = any(words in said for words in DAMAGE)
+        return _Seen(
+            key, _digest(data), len(data), *size, header.format, header.mode, "", is_damaged
+        )
+
+
+@contextmanager
+def _standard_error() -> Iterator[bytearray]:
+    """What is written to file descriptor 2 meanwhile: libjpeg tells of damage nowhere else."""
+    said, kept = bytearray(), os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield said
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            said += file.read()
 
 
 def _digest(data: bytes) -> bytes:
@@ -125,6 +164,7 @@ def _summarise(seen: list[_Seen], source: Source) -> ScanReport:
         formats=dict(Counter(one.format for one in good).most_common()),
         modes=dict(Counter(one.mode for one in good).most_common()),
         bad=tuple((one.key, one.reason) for one in seen if one.reason),
+        damaged=tuple(one.key for one in seen if one.is_damaged),
         duplicates=tuple(tuple(keys) for keys in groups.values() if len(keys) > 1),
         class_counts={name: counts[label] for label, name in enumerate(source.classes)},
     )

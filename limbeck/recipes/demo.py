@@ -77,6 +77,7 @@ def demo(config: DemoConfig) -> DemoResult:
             baseline=alone,
             teacher=teacher,
             out=config.out,
+            overwrite=True,  # of a demo with other options, in the demo's own folder
             data=_data(digits),
             embed=EmbedOptions(crop_ratio=1.0),
         )

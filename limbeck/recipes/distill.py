@@ -195,26 +195,19 @@ def train_stream(
     total_steps: int,
 ) -> Iterator[Batch]:
     """This rank's micro-batches for the steps from ``start_step`` on."""
-    from limbeck.data.loader import train_batches
+    from limbeck.recipes.images import stream
 
-    facts = nets.student.facts
-    views = ViewOptions(**asdict(config.crop), color_jitter=nets.method_options.color_jitter)
-    return train_batches(
-        images.train,
+    return stream(
+        images,
+        ViewOptions(**asdict(config.crop), color_jitter=nets.method_options.color_jitter),
+        nets.student.facts,
         data=config.data,
-        views=views,
-        img_size=facts.img_size[0],
-        run_seed=config.seed,
-        global_batch_size=config.train.global_batch_size,
-        accumulate_steps=config.train.accumulate_steps,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
+        train=config.train,
+        seed=config.seed,
+        ranks=ranks,
+        skipped=skipped,
         start_step=start_step,
         total_steps=total_steps,
-        device=ranks.device,
-        erase_mean=facts.mean,
-        erase_std=facts.std,
-        skipped=skipped,
     )
 
 

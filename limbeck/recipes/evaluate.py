@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,6 +49,8 @@ class EvaluateConfig:
     """The teacher, as a reference; needed for unlabelled images."""
     out: Path | None = None
     """Folder for scores.json, table.md and a picture."""
+    overwrite: bool = False
+    """Replace the scores of another evaluation in that folder."""
     num_labels: tuple[PositiveInt, ...] = (1, 5, 20)
     """Labels per class of the few-label probes."""
     label_draws: PositiveInt = 5
@@ -135,7 +137,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         baselines = [load_encoder(source) for source in config.baseline]
         claims, notes = claims_of(students, bool(baselines))
         baselines = baselines or [untrained(student, seed) for seed, student in enumerate(students)]
-        notes += seen_images(students, images)
+        notes += seen_images(students, images) + other_crop(students, config.embed.crop_ratio)
         teachers = [load_encoder(config.teacher)] if config.teacher else []
         skipped = SkippedLog(None, images.num_images, config.data.max_bad_ratio)
         groups = {"student": students, "baseline": baselines, "teacher": teachers}
@@ -167,8 +169,17 @@ def claim_out(config: EvaluateConfig, out: Path) -> None:
     except OSError as error:
         raise UserError(f"Can't write in {out}: {error.strerror}; choose another --out.") from error
     scores = out / SCORES_FILE
-    if scores.exists() and read_json(scores).get("config") != to_plain(config):
-        raise UserError(f"{out} holds the scores of another evaluation; choose another --out.")
+    is_other = scores.exists() and read_json(scores).get("config") != request_of(config)
+    if is_other and not config.overwrite:
+        raise UserError(
+            f"{out} holds the scores of another evaluation; choose another --out, or replace them "
+            "with --overwrite."
+        )
+
+
+def request_of(config: EvaluateConfig) -> dict[str, Any]:
+    """What was asked for, as plain data: the config but for its leave to overwrite."""
+    return to_plain(replace(config, overwrite=False))
 
 
 class _Prober:
@@ -227,9 +238,10 @@ def claims_of(students: list[Encoder], has_baseline: bool) -> tuple[Claims, list
             "The baseline is the student's architecture, untrained, which says nothing of "
             "distillation; for that pass --baseline RUN (the same student without it)."
         ]
-    # None is a run on record that had no teacher (masked pixels); of a mere file nothing is known.
     origins = [student.facts.origin for student in students]
-    if any(origin.get("teacher", "?") is None and "student" not in origin for origin in origins):
+    origins = [origin.get("student", origin) for origin in origins]  # before it was fine-tuned
+    # None is on record where there was no teacher (masked pixels); a mere file says nothing.
+    if any(origin.get("teacher", "unknown") is None for origin in origins):
         return better_than("the baseline"), []
     return DISTILLED, []
 
@@ -258,6 +270,22 @@ def seen_images(students: list[Encoder], images: Images) -> list[str]:
                 "Some test images were among those the student was distilled on (without labels): "
                 "distil with the same --data.holdout-ratio, or name others with --data.eval-root."
             ]
+    return []
+
+
+def other_crop(students: list[Encoder], crop_ratio: float) -> list[str]:
+    """A note where a student's record asks for another crop than all networks are shown."""
+    from limbeck.models.finished import RECORD_FILE, is_finished_student
+
+    for student in students:
+        folder = Path(student.facts.origin.get("source", ""))
+        if is_finished_student(folder):
+            recorded = read_json(folder / RECORD_FILE)["preprocessing"]["crop_ratio"]
+            if recorded != crop_ratio:
+                return [
+                    f"All networks were shown crops of {crop_ratio:g}, but {folder} records "
+                    f"{recorded:g}: pass --embed.crop-ratio {recorded:g} for the student's own."
+                ]
     return []
 
 
@@ -336,7 +364,7 @@ def write(found: Evaluation, config: EvaluateConfig, out: Path, title: str) -> N
         }
         for row in found.rows
     }
-    scores = {"config": to_plain(config), **found.plain()}
+    scores = {"config": request_of(config), **found.plain()}
     try:
         (out / SCORES_FILE).write_text(json.dumps(scores, indent=2) + "\n")
         (out / "table.md").write_text(report(found) + "\n")

@@ -217,26 +217,21 @@ def _batches(
     total_steps: int,
     start_step: int,
 ) -> Iterator[Batch]:
-    from limbeck.data.loader import train_batches
     from limbeck.data.mixing import mix
+    from limbeck.recipes.images import stream
 
     facts = student.facts
-    batches = train_batches(
-        images.train,
+    batches = stream(
+        images,
+        config.views,
+        facts,
         data=config.data,
-        views=config.views,
-        img_size=facts.img_size[0],
-        run_seed=config.seed,
-        global_batch_size=config.train.global_batch_size,
-        accumulate_steps=config.train.accumulate_steps,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
+        train=config.train,
+        seed=config.seed,
+        ranks=ranks,
+        skipped=skipped,
         start_step=start_step,
         total_steps=total_steps,
-        device=ranks.device,
-        erase_mean=facts.mean,
-        erase_std=facts.std,
-        skipped=skipped,
     )
     for batch in batches:
         # The first view's seed stands for the micro-batch: mixing, too, survives a resume.

@@ -1,13 +1,20 @@
 """The images of a run: what is trained on, what is held out, and what identifies them."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from limbeck.data.loader import train_batches
 from limbeck.data.open import data_fingerprint, open_source, split_holdout
-from limbeck.data.options import DataOptions
+from limbeck.data.options import DataOptions, ViewOptions
+from limbeck.data.skipped import SkippedLog
 from limbeck.data.source import Source
+from limbeck.engine.distributed import Ranks
+from limbeck.engine.options import TrainOptions
 from limbeck.errors import UserError
+from limbeck.models.encoder import EncoderFacts
+from limbeck.records import Batch
 
 log = logging.getLogger("limbeck")
 
@@ -78,6 +85,39 @@ def open_images(data: DataOptions) -> Images:
             "classes": list(whole.classes),
             "fingerprint": fingerprint,
         },
+    )
+
+
+def stream(
+    images: Images,
+    views: ViewOptions,
+    facts: EncoderFacts,
+    *,
+    data: DataOptions,
+    train: TrainOptions,
+    seed: int,
+    ranks: Ranks,
+    skipped: SkippedLog,
+    start_step: int,
+    total_steps: int,
+) -> Iterator[Batch]:
+    """This rank's micro-batches of training images, in the student's size, from a step on."""
+    return train_batches(
+        images.train,
+        data=data,
+        views=views,
+        img_size=facts.img_size[0],
+        run_seed=seed,
+        global_batch_size=train.global_batch_size,
+        accumulate_steps=train.accumulate_steps,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        start_step=start_step,
+        total_steps=total_steps,
+        device=ranks.device,
+        erase_mean=facts.mean,
+        erase_std=facts.std,
+        skipped=skipped,
     )
 
 

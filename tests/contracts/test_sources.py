@@ -41,6 +41,7 @@ def make_hub(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
     make_table(tmp_path, monkeypatch)
     table = datasets.Dataset.from_parquet(str(tmp_path / "a.parquet"))
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: table)
     return "hf:somebody/something"
 

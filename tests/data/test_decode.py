@@ -121,6 +121,8 @@ def test_inverted_cmyk_jpeg_and_plain_cmyk_tiff():
         (np.array([[0, 32768, 65535]], np.uint16), "PNG", [0, 128, 255]),
         (np.array([[0, 32768, 65535]], np.uint16), "TIFF", [0, 128, 255]),
         (np.array([[0, 32768, 65535]], np.int32), "TIFF", [0, 128, 255]),
+        (np.array([[0, 128, 255]], np.int32), "TIFF", [0, 128, 255]),
+        (np.array([[0, 128, 257]], np.uint16), "TIFF", [0, 0, 1]),
         (np.array([[-100, 0, 100]], np.int32), "TIFF", [0, 128, 255]),
         (np.array([[0, 10**6, 2 * 10**6]], np.int32), "TIFF", [0, 128, 255]),
         (np.array([[0, 0.5, 1]], np.float32), "TIFF", [0, 128, 255]),

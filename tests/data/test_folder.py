@@ -1,3 +1,4 @@
+import logging
 import os
 
 import pytest
@@ -32,13 +33,26 @@ def test_other_folders_are_unlabelled(tmp_path, names):
     assert source.label(0) is None and source.read(0).label is None
 
 
-def test_other_files_are_counted_and_hidden_ones_left_out(tmp_path):
+def test_other_files_are_told_and_hidden_ones_left_out(tmp_path, caplog):
     write_photos(tmp_path, ["a.jpg", ".b.jpg", ".hidden/c.jpg", "b/._d.jpg"])
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "b" / "table.csv").write_text("no image")
+    (tmp_path / "b" / "more.CSV").write_text("no image")
     (tmp_path / "dangling").symlink_to("nowhere.jpg")
-    source = FolderSource(tmp_path)
-    assert keys(source) == ["a.jpg"] and source.num_other_files == 3
+    with caplog.at_level(logging.INFO, logger="limbeck"):
+        source = FolderSource(tmp_path)
+    assert keys(source) == ["a.jpg"]
+    assert "4 other files are left out (.csv 2, " in caplog.text and ".txt 1" in caplog.text
+
+
+@pytest.mark.parametrize("names", [("Train", "val"), ("testing", "train", "valid")])
+def test_splits_are_no_classes(tmp_path, names):
+    write_photos(tmp_path, [f"{name}/cat/a.jpg" for name in names])
+    pair = rf"{tmp_path}/[Tt]rain as --data and {tmp_path}/{names[-1]} as --data\.eval-root"
+    with pytest.raises(UserError, match=pair):
+        FolderSource(tmp_path)
+    write_photos(tmp_path, ["cat/a.jpg"])
+    assert len(FolderSource(tmp_path).classes) == len(names) + 1
 
 
 def test_links_are_followed_but_not_in_a_circle(tmp_path):

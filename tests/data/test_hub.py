@@ -1,4 +1,8 @@
+import socketserver
 import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -16,6 +20,7 @@ IMAGES = [encode(photo(seed=seed)) for seed in range(3)]
 @pytest.fixture(autouse=True)
 def _private_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens
 
 
 def records(paths):
@@ -72,9 +77,28 @@ def test_arrow_files(tmp_path):
     assert open_file(file).read(1).data == IMAGES[1]
 
 
+@pytest.mark.parametrize("name", ["id", "width"])
+def test_integers_are_labels_by_name_only(tmp_path, name):
+    write(tmp_path / "a.parquet", {"image": records("xyz"), name: [0, 1, 1]})
+    source = open_file(tmp_path / "a.parquet")
+    assert source.classes == () and source.label(1) is None
+    assert open_file(tmp_path / "a.parquet", label_column=name).label(1) == 1
+    write(tmp_path / "b.parquet", {"image": records("xyz"), name: [7, 8, 9], "label": [0, 1, 1]})
+    assert open_file(tmp_path / "b.parquet").label(2) == 1
+
+
+def test_a_named_column_must_be_full(tmp_path):
+    write(tmp_path / "a.parquet", {"image": records("xyz"), "label": [0, None, 1]})
+    assert open_file(tmp_path / "a.parquet").classes == ()
+    with pytest.raises(UserError, match="1 of 3 rows of the column 'label'"):
+        open_file(tmp_path / "a.parquet", label_column="label")
+
+
 def test_several_label_columns_need_a_name(tmp_path):
     columns = {"image": records("xyz"), "fine": [0, 1, 1], "coarse": [0, 0, 0]}
-    write(tmp_path / "a.parquet", columns)
+    kinds = datasets.ClassLabel(names=["a", "b"])
+    features = {"image": datasets.Image(), "fine": kinds, "coarse": kinds}
+    write(tmp_path / "a.parquet", columns, datasets.Features(features))
     with pytest.raises(UserError, match=r"fine, coarse.*--data\.label-column"):
         open_file(tmp_path / "a.parquet")
     assert open_file(tmp_path / "a.parquet", label_column="fine").label(1) == 1
@@ -125,11 +149,40 @@ def test_bad_tables_are_named(tmp_path):
 
 def test_hub_failure_says_how_to_pass_local_files(monkeypatch):
     def fail(*args, **kwargs):
-        raise ConnectionError("Couldn't reach the Hub\nmany lines")
+        raise ValueError("Unknown split\nmany lines")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(UserError, match=r"'a/b' .*Couldn't reach the Hub;.*--data\.root"):
+    with pytest.raises(UserError, match=r"'a/b' .*Unknown split; .*--data\.root"):
         open_hub("hf:a/b", DataOptions(), "train")
+
+
+def test_no_network_fails_at_once():
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:9 can't be reached .*; .*--data\.root"):
+        open_hub("hf:a/b", DataOptions(), "train")
+    assert time.monotonic() - start < 3 and not datasets.config.HF_HUB_OFFLINE
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_the_cache_alone_is_asked_where_nothing_answers(monkeypatch, answers):
+    is_offline = []
+
+    def load(*args, **kwargs):
+        is_offline.append(datasets.config.HF_HUB_OFFLINE)
+        return datasets.Dataset.from_dict({"image": records([None])})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    if not answers:
+        assert len(open_hub("hf:a/b", DataOptions(), "train")) == 1
+    else:
+        with socketserver.TCPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+            address = f"http://127.0.0.1:{server.server_address[1]}"
+            monkeypatch.setattr(datasets.config, "HF_ENDPOINT", address)
+            thread = threading.Thread(target=server.handle_request)  # says that it can't do HEAD
+            thread.start()
+            assert len(open_hub("hf:a/b", DataOptions(), "train")) == 1
+            thread.join()
+    assert is_offline == [not answers] and not datasets.config.HF_HUB_OFFLINE
 
 
 def test_hub_name_config_and_split(monkeypatch):

@@ -6,11 +6,11 @@ from limbeck.data.options import DataOptions
 from limbeck.data.shards import TarSource
 from limbeck.data.source import Subset
 from limbeck.errors import UserError
-from tests.data.images import MemorySource, memory_photos, write_photos, write_shard
+from tests.data.images import MemorySource, encode, memory_photos, photo, write_photos, write_shard
 
 
-def opened(root, **options):
-    return open_source(str(root), DataOptions(**options), "train")
+def opened(place, **options):
+    return open_source(str(place), DataOptions(**options), "train")
 
 
 def test_the_form_is_seen_by_the_content(tmp_path):
@@ -25,6 +25,51 @@ def test_the_form_is_seen_by_the_content(tmp_path):
     assert isinstance(opened(tmp_path / "shards" / "0.tar"), TarSource)
     assert isinstance(opened(tmp_path / "shards" / "{0..0}.tar"), TarSource)
     assert isinstance(opened(f"file://{tmp_path}/shards/0.tar"), TarSource)
+
+
+def test_hidden_files_and_case_do_not_decide_the_form(tmp_path):
+    write_shard(tmp_path / "0.TAR", [("x.jpg", encode(photo()))])
+    write_photos(tmp_path, ["._0.jpg", ".thumbs/1.jpg"])
+    (tmp_path / "._0.tar").write_text("no shard")
+    for root in (tmp_path, tmp_path / "0.TAR"):
+        source = opened(root)
+        assert isinstance(source, TarSource) and source.key(0) == "0.TAR/x.jpg"
+
+
+def test_tables_with_upper_case_suffix(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    images = [{"bytes": encode(photo()), "path": None}]
+    datasets.Dataset.from_dict({"image": images}).to_parquet(tmp_path / "a.PARQUET")
+    (tmp_path / "._a.parquet").write_text("no table")
+    for root in (tmp_path, tmp_path / "a.PARQUET"):
+        assert opened(root).key(0) == "a.PARQUET#0"
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_photos(tmp_path, ["photos/a.jpg"])
+    write_shard(tmp_path / "0.tar", [("x.jpg", encode(photo()))])
+    for root in ("~/photos", "~/0.tar", "~/{0..0}.tar"):
+        assert len(opened(root).read(0).data) > 100
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("label_column", "x"), ("image_column", "x"), ("split", "test"), ("eval_split", "train")],
+)
+def test_options_without_effect_are_refused(tmp_path, name, value):
+    write_photos(tmp_path, ["photos/a.jpg"])
+    write_shard(tmp_path / "0.tar", [("x.jpg", encode(photo()))])
+    for root in (str(tmp_path / "photos"), str(tmp_path / "0.tar")):
+        asked = rf"--data\.{name.replace('_', '-')} has no effect with {root}: it is for"
+        with pytest.raises(UserError, match=asked):
+            opened(root, root=root, eval_root=root, **{name: value})
+
+
+@pytest.mark.parametrize("options", [{"split": "x"}, {"label_column": "x"}])
+def test_options_of_the_other_root_are_none_of_its_business(tmp_path, options):
+    write_photos(tmp_path, ["a.jpg"])
+    assert len(opened(tmp_path, root="hf:a/b", eval_root=str(tmp_path), **options)) == 1
 
 
 def test_missing_folder_names_the_nearest(tmp_path):

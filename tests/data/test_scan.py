@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 
 import pytest
 
@@ -37,6 +38,18 @@ def test_report(num_workers):
 def test_report_is_plain_data():
     plain = dataclasses.asdict(scan(make_source(), DataOptions(), 0))
     assert json.loads(json.dumps(plain))["num_images"] == 47
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_damaged_jpeg_is_told(num_workers, caplog, capfd):
+    files = [encode(photo(200, 160, seed=seed)) for seed in range(40)]
+    files[20] = files[20][: len(files[20]) // 2] + b"\xff\xd9"
+    files[30] = files[30][:-2] + b"some more\xff\xd9"
+    report = scan(MemorySource(files), DataOptions(), num_workers)
+    assert report.damaged == ("image 20",) and report.num_readable == 40
+    assert "1 readable images" in caplog.text and "image 20" in caplog.text
+    os.write(2, b"still there")
+    assert capfd.readouterr().err == "still there"
 
 
 def test_unlabelled_unreadable_and_too_large():

@@ -43,7 +43,9 @@ def test_a_resumed_run_reads_the_list(tmp_path):
 def test_too_many_bad_images_stop_the_run_with_the_list(tmp_path):
     log = SkippedLog(tmp_path / "skipped.jsonl", 100, 0.01)
     log.add([("a", "x")])
-    with pytest.raises(RunError, match=r"2 of 100 .* 0\.01 .*a \(x\), b \(y\).*skipped\.jsonl"):
+    with pytest.raises(
+        RunError, match=r"2 of 100 .* 0\.01 .*a \(x\), b \(y\).*skipped\.jsonl.*`limbeck doctor`"
+    ):
         log.add([("b", "y")])
     assert len(lines(tmp_path / "skipped.jsonl")) == 2
 

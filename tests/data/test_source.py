@@ -1,3 +1,4 @@
+import logging
 import pickle
 
 import numpy as np
@@ -38,6 +39,19 @@ def test_label_table():
 @pytest.mark.parametrize("values", [[], [1, None], [None], [-1, -1], [0, 10**9]])
 def test_what_is_no_label(values):
     assert label_table(values) == ((), None)
+
+
+@pytest.mark.parametrize("values", [[1, None, 0], ["a", None, "b"], [0, -1, 2], [0, 10**20, 1]])
+def test_missing_labels_are_said(values, caplog):
+    with caplog.at_level(logging.WARNING, logger="limbeck"):
+        assert label_table(values) == ((), None)
+    assert "1 of 3 labels are missing" in caplog.text and "unlabelled" in caplog.text
+    with pytest.raises(UserError, match=r"1 of 3 rows of the column 'kind'.*--data\.label-column"):
+        label_table(values, "kind")
+
+
+def test_no_label_at_all_is_nothing_to_warn_of(caplog):
+    assert label_table([None, None]) == ((), None) and not caplog.records
 
 
 def test_mixed_labels_are_refused():

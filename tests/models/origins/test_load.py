@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 import limbeck
 from limbeck.errors import UserError
-from limbeck.models.finished import save_student
+from limbeck.models.finished import save_student, weight_hash
 from limbeck.models.origins.load import load_encoder
 from limbeck.models.vit import build_encoder
 from limbeck.records import Tap
@@ -48,6 +48,9 @@ def test_a_finished_student_at_another_size_and_without_classifier(tmp_path, stu
     assert encoder(torch.rand(1, 3, 48, 48)).tokens.shape == (1, 37, 32)
     same_size = load_encoder(tmp_path, num_classes=0)
     assert same_size.facts.num_classes == 0
+    assert encoder.facts.origin["weight_hash"] == same_size.facts.origin["weight_hash"]
+    record_hash = weight_hash(student.model.state_dict())
+    assert load_encoder(tmp_path, img_size=48).facts.origin["weight_hash"] == record_hash
     assert load_encoder(tmp_path, img_size=32)(
         torch.rand(1, 3, 32, 32), taps=(Tap("logits"),)
     ).taps[Tap("logits")].shape == (1, 3)
