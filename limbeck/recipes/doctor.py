@@ -273,6 +273,7 @@ def report(diagnosis: Diagnosis) -> str:
     lines += [f"bad         {key}: {reason}" for key, reason in scan.bad[:NUM_LISTED]]
     if len(scan.bad) > NUM_LISTED:
         lines.append(f"bad         and {len(scan.bad) - NUM_LISTED} more")
+    lines += [f"damaged     {key}" for key in scan.damaged[:NUM_LISTED]]
     lines += [f"same bytes  {', '.join(group)}" for group in scan.duplicates[:NUM_LISTED]]
     if forecast:
         lines += [

@@ -178,10 +178,11 @@ def test_the_cache_alone_is_asked_where_nothing_answers(monkeypatch, answers):
         with socketserver.TCPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
             address = f"http://127.0.0.1:{server.server_address[1]}"
             monkeypatch.setattr(datasets.config, "HF_ENDPOINT", address)
-            thread = threading.Thread(target=server.handle_request)  # says that it can't do HEAD
+            # It says that it can't do HEAD, which is an answer.
+            thread = threading.Thread(target=server.handle_request, daemon=True)
             thread.start()
             assert len(open_hub("hf:a/b", DataOptions(), "train")) == 1
-            thread.join()
+            thread.join(5)
     assert is_offline == [not answers] and not datasets.config.HF_HUB_OFFLINE
 
 
