@@ -169,7 +169,9 @@ def _shared(digits: Path, epochs: float) -> dict[str, object]:
         "data": _data(digits),
         "crop": CropOptions(scale=(0.5, 1.0), flip_prob=0.0),
         "optim": OptimOptions(base_lr=6e-3),
-        "train": TrainOptions(epochs=epochs, global_batch_size=128, save_every=250),
+        "train": TrainOptions(
+            epochs=epochs, global_batch_size=128, save_every=250, probe_every=124
+        ),
         "probes": ProbeOptions(crop_ratio=1.0),
     }
 
