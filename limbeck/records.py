@@ -10,7 +10,20 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-TapKind = Literal["queries", "keys", "values", "scores", "tokens", "output", "logits"]
+TapKind = Literal[
+    "queries",
+    "keys",
+    "values",
+    "scores",
+    "attention_output",
+    "attention_tokens",
+    "mlp_output",
+    "tokens",
+    "output",
+    "logits",
+    "class_logits",
+    "dist_logits",
+]
 TAP_KINDS: tuple[str, ...] = get_args(TapKind)
 
 
@@ -18,21 +31,30 @@ TAP_KINDS: tuple[str, ...] = get_args(TapKind)
 class Tap:
     """The address of one inner tensor of an encoder.
 
-    ======== =============================================== ====================
-    kind     what                                            shape
-    ======== =============================================== ====================
-    queries  what enters the attention product, after        (B, nh, N, hd)
-             q-norm and rotary position, before the scale
-    keys     likewise                                        (B, nh, N, hd)
-    values   likewise                                        (B, nh, N, hd)
-    scores   queries keys^T / sqrt(hd), before the softmax   (B, nh, N, N)
-    tokens   the residual stream after the block             (B, N, D)
-    output   the tokens after the last block and final norm  (B, N, D)
-    logits   the classifier's output                         (B, C)
-    ======== =============================================== ====================
+    ================ ======================================= ====================
+    kind             what                                    shape
+    ================ ======================================= ====================
+    queries          what enters the attention product,      (B, nh, N, hd)
+                     after q-norm and rotary position,
+                     before the scale
+    keys             likewise                                (B, nh, N, hd)
+    values           likewise                                (B, nh, N, hd)
+    scores           queries keys^T / sqrt(hd), before the   (B, nh, N, N)
+                     softmax
+    attention_output what the attention branch adds          (B, N, D)
+    attention_tokens the residual stream after that          (B, N, D)
+    mlp_output       what the MLP branch adds                (B, N, D)
+    tokens           the residual stream after the block     (B, N, D)
+    output           the tokens after the last block and     (B, N, D)
+                     final norm
+    logits           the classifier's output; of two heads,  (B, C)
+                     their mean
+    class_logits     of two heads, the class token's         (B, C)
+    dist_logits      of two heads, the distillation token's  (B, C)
+    ================ ======================================= ====================
 
     ``block`` counts from 0; negative counts from the end (-1 is the last block); it has no meaning
-    for "output" and "logits". ``num_heads`` (queries, keys, values, scores) states the head count
+    for "output" and the logits. ``num_heads`` (queries, keys, values, scores) states the head count
     that the caller needs; None takes the block's own.
     """
 
@@ -54,7 +76,8 @@ class Batch:
     ``labels`` (B,) int64 class indices, or (B, C) float soft targets after mixing, or None.
     ``keys`` the samples' names. ``view_seeds`` (B,) int64, one per view: all further randomness
     of a sample (its mask, say) is drawn from it, so that it is the same on any number of ranks.
-    ``ids_keep`` (B, kept) patch indices that the encoders see, set by a method's ``prepare``.
+    ``ids_keep`` and ``teacher_ids_keep`` (B, kept) patch indices that student and teacher see (all
+    where None), set by a method's ``prepare``.
     """
 
     images: Tensor
@@ -63,6 +86,7 @@ class Batch:
     keys: tuple[str, ...]
     view_seeds: Tensor
     ids_keep: Tensor | None = None
+    teacher_ids_keep: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,8 @@ class Distiller(nn.Module):
         batch = self.method.prepare(batch)
         teacher = None
         if self.teacher is not None:
-            teacher = self.teacher(batch.teacher_images, batch.ids_keep, self.method.teacher_taps)
+            teacher = self.teacher(
+                batch.teacher_images, batch.teacher_ids_keep, self.method.teacher_taps
+            )
         student = self.student(batch.images, batch.ids_keep, self.method.student_taps)
         return self.method(student, teacher, batch)
