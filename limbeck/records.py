@@ -25,6 +25,8 @@ TapKind = Literal[
     "dist_logits",
 ]
 TAP_KINDS: tuple[str, ...] = get_args(TapKind)
+LOGIT_KINDS = ("logits", "class_logits", "dist_logits")
+"""The kinds that come after the tokens: no block, no patch grid."""
 
 
 @dataclass(frozen=True)

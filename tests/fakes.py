@@ -54,6 +54,9 @@ class FakeEncoder(Encoder):
                 "keys": k,
                 "values": v,
                 "scores": q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5,
+                "attention_output": tokens,
+                "attention_tokens": tokens,
+                "mlp_output": tokens,
                 "tokens": tokens,
                 "output": tokens,
                 "logits": self.head(tokens.mean(1)),
@@ -62,7 +65,8 @@ class FakeEncoder(Encoder):
         return Features(tokens if is_wanted else None, facts.num_prefix_tokens, (2, 2), values)
 
     def offered_taps(self):
-        return ("queries", "keys", "values", "scores", "tokens", "output", "logits")
+        inside = ("attention_output", "attention_tokens", "mlp_output", "tokens")
+        return ("queries", "keys", "values", "scores", *inside, "output", "logits")
 
     def layer_id(self, parameter_name):
         return 0 if parameter_name == "weight" else self.facts.depth + 1

@@ -26,6 +26,7 @@ FORMAT = 1
 MAY_CHANGE = (
     "out",
     "overwrite",
+    "teacher.source",  # its weights are in the fingerprint, wherever they lie
     "data.num_workers",
     "data.max_bad_ratio",
     "probes.batch_size",
@@ -72,10 +73,10 @@ def open_run(
 
     ``config`` and ``fingerprint`` are plain JSON data. A folder with the same two is continued
     (``MAY_CHANGE`` aside), whatever ``overwrite`` says: the same command always goes on. Another
-    run is replaced with ``overwrite``, or where it has no checkpoint yet: its files and TensorBoard
-    folder are deleted, other sub-folders stay. Raises UserError for another run without
-    ``overwrite``, for a folder with files that are no run, for one that another process works on,
-    and for one that can't be written.
+    run is replaced with ``overwrite``, or where neither it nor a stage in a sub-folder has anything
+    to lose yet: its files and TensorBoard folder are deleted, other sub-folders stay. Raises
+    UserError for another run without ``overwrite``, for a folder with files that are no run, for
+    one that another process works on, and for one that can't be written.
     """
     return on_main_rank(lambda: _open_run(out, config, fingerprint, overwrite))
 
@@ -93,7 +94,8 @@ def _open_run(
         if not differing:
             return Run(out, config, is_finished="finished.json" in entries)
         # Before its first checkpoint a run has nothing to lose, and most likely failed.
-        has_results = bool(entries & {"checkpoint.pt", "finished.json"})
+        is_chain = any(out.glob("*/config.json"))  # what it has to lose is in its stages
+        has_results = is_chain or bool(entries & {"checkpoint.pt", "finished.json"})
         if has_results and not overwrite:
             more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
             raise UserError(

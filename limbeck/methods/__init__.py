@@ -6,6 +6,13 @@ table, which is plain data so that a command line is checked before torch is imp
 
 METHODS: dict[str, str] = {
     "relation": "limbeck.methods.relation:Relation",
+    "feature": "limbeck.methods.feature:Feature",
+    "cls-token": "limbeck.methods.cls_token:ClsToken",
     "masked-pixel": "limbeck.methods.masked_pixel:MaskedPixel",
 }
 """Name on the command line -> "module:Class"."""
+
+TASK_METHODS: dict[str, str] = {
+    "logit": "limbeck.methods.logit:Logit",
+}
+"""Likewise the methods by which a teacher helps in fine-tuning, beside a task's own loss."""

@@ -1,6 +1,6 @@
 """The one distiller: a student, a method, and a teacher that is a value."""
 
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from limbeck.errors import UserError
 from limbeck.methods.method import Method
 from limbeck.models.encoder import Encoder, EncoderFacts, check_taps
 from limbeck.ops.resize import resize_images
-from limbeck.records import Batch, Features, Losses, Tap
+from limbeck.records import LOGIT_KINDS, Batch, Features, Losses, Tap
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {
@@ -59,18 +59,44 @@ class Teacher:
             return self.encoder(images, ids_keep, taps)
 
 
-class Distiller(nn.Module):
-    """Student and method as one module for the loop; the teacher is at hand, not inside."""
+@runtime_checkable  # the tests check types at run time
+class TaskLoss(Protocol):
+    """What is needed of a task: a ``limbeck.Task``, whose encoder is the student."""
 
-    def __init__(self, student: Encoder, method: Method, teacher: Teacher | None) -> None:
+    taps: tuple[Tap, ...]
+
+    def loss(self, features: Features, batch: Batch) -> Losses:
+        """The supervised losses of a batch from the taps of its features."""
+        ...
+
+
+class Distiller(nn.Module):
+    """Student and method as one module for the loop; the teacher is at hand, not inside.
+
+    With a ``task`` the student runs once for both, and the total is (1 - share) * task + share *
+    method, ``share`` being the method's. The parts, weighted alike, add up to it.
+    """
+
+    def __init__(
+        self,
+        student: Encoder,
+        method: Method,
+        teacher: Teacher | None,
+        task: TaskLoss | None = None,
+    ) -> None:
         super().__init__()
         self.student = student
         self.method = method
+        self.task = task  # its encoder is the student: the same tensors, saved once
+        task_taps = () if task is None else task.taps
+        # A set in order: both may want the same.
+        self.student_taps = tuple(dict.fromkeys((*method.student_taps, *task_taps)))
         self.teacher = teacher  # not a module, so nothing registers it
-        check_taps(student, method.student_taps, "student")
+        check_taps(student, self.student_taps, "student")
         if teacher is not None:
             check_taps(teacher.encoder, method.teacher_taps, "teacher")
-            if teacher.facts.grid != student.facts.grid:
+            has_patches = any(tap.kind not in LOGIT_KINDS for tap in method.teacher_taps)
+            if has_patches and teacher.facts.grid != student.facts.grid:
                 raise UserError(
                     f"The teacher sees a grid of {teacher.facts.grid} patches and the student one "
                     f"of {student.facts.grid}; give the teacher the image size that fits."
@@ -84,5 +110,11 @@ class Distiller(nn.Module):
             teacher = self.teacher(
                 batch.teacher_images, batch.teacher_ids_keep, self.method.teacher_taps
             )
-        student = self.student(batch.images, batch.ids_keep, self.method.student_taps)
-        return self.method(student, teacher, batch)
+        student = self.student(batch.images, batch.ids_keep, self.student_taps)
+        losses = self.method(student, teacher, batch)
+        if self.task is None:
+            return losses
+        task, share = self.task.loss(student, batch), self.method.share
+        parts = {name: (1 - share) * part for name, part in task.parts.items()}
+        parts |= {name: share * part for name, part in losses.parts.items()}
+        return Losses(total=(1 - share) * task.total + share * losses.total, parts=parts)

@@ -1,6 +1,7 @@
 """The contract of every distillation method: taps wanted, features in, losses out."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import nn
 
@@ -17,8 +18,11 @@ class Method(nn.Module, ABC):
     re-splits that block of the student, and the count travels with the finished student.
     """
 
-    Options: type[MethodOptions] = MethodOptions
-    """The class of its options."""
+    Options: type[Any] = MethodOptions
+    """The class of its options; a subclass of ``MethodOptions`` unless it is for fine-tuning."""
+
+    share: float = 1.0
+    """Its share of the total where a task is trained beside it; the task has the rest."""
 
     student_taps: tuple[Tap, ...]
     teacher_taps: tuple[Tap, ...]

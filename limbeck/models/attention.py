@@ -1,12 +1,13 @@
-"""Queries, keys and values of timm's blocks as they enter the attention product.
+"""The inside of timm's blocks: queries, keys and values, and what each branch adds.
 
-They are computed a second time, by the block's own layers, instead of being caught by hooks: no
-hidden state, and a block can be left half-way. One function per attention class; a new class of
+They are computed by the block's own layers instead of being caught by hooks: no hidden state, and a
+block can be left half-way. One function per attention class and per kind of block; a new class of
 plain softmax(q k^T) v attention is one function and one line in a table. Differential and parallel
 blocks are no such thing and are left out on purpose.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,34 @@ from timm.models import beit, eva, vision_transformer
 from torch import Tensor, nn
 
 Qkv = tuple[Tensor, Tensor, Tensor]
+
+
+BlockContext = dict[str, Any]
+"""What a block takes besides its tokens: the rotary table or the shared position bias."""
+
+
+def attention_branch(block: nn.Module, x: Tensor, context: BlockContext) -> Tensor:
+    """What the attention adds to the block's input ``x`` (B, N, D), before drop path."""
+    return _scaled(block, 1, block.attn, x, context)
+
+
+def mlp_branch(block: nn.Module, x: Tensor) -> Tensor:
+    """What the MLP adds to the residual stream ``x`` (B, N, D), before drop path."""
+    return _scaled(block, 2, block.mlp, x, {})
+
+
+def _scaled(
+    block: nn.Module, number: int, branch: nn.Module, x: Tensor, context: BlockContext
+) -> Tensor:
+    norm = getattr(block, f"norm{number}")
+    if not IS_PRE_NORM[type(block)]:
+        return norm(branch(x, **context))
+    added = branch(norm(x), **context)
+    # Layer scale: a module in the plain ViT, a bare parameter (or None) in the others.
+    if hasattr(block, f"ls{number}"):
+        return getattr(block, f"ls{number}")(added)
+    gamma = getattr(block, f"gamma_{number}")
+    return added if gamma is None else gamma * added
 
 
 def read_attention(block: nn.Module, x: Tensor, rope: Tensor | None) -> Qkv:

@@ -9,18 +9,29 @@ import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from limbeck.errors import UserError
-from limbeck.models.options import StudentOptions
+from limbeck.models.encoder import EncoderFacts
+from limbeck.models.options import GlobalPool, HeadKind, StudentOptions, choose_pool
+from limbeck.models.origins.architecture import read_shape, to_architecture
 from limbeck.models.origins.checkpoint import interpolation_note
 from limbeck.models.shapes import check_model_name
+from limbeck.models.tinymim_star import OUT_DIM, TinyMimStar
 from limbeck.models.vit import VitEncoder, build_encoder
 from limbeck.ops.pos_embed import interpolate_pos_embed, sincos_2d
 
 log = logging.getLogger("limbeck")
 
-GlobalPool = Literal["token", "avg"]
+_KIND_OF: dict[type, HeadKind] = {
+    VisionTransformerDistilled: "distilled",
+    TinyMimStar: "tinymim-star",
+}
+# What a plain ViT gets and loses for a distillation token.
+_ADDED = {"distilled": ("dist_token",), "tinymim-star": ("dist_token", "conv1x1", "fc_norm")}
+_DROPPED = {"distilled": (), "tinymim-star": ("norm", "fc_norm")}
 
 
 @contextmanager
@@ -111,6 +122,13 @@ def set_drop_path(encoder: VitEncoder, rates: Sequence[float]) -> None:
         block.train(block.training)
 
 
+def keep_dropping_paths(encoder: VitEncoder) -> None:
+    """Let drop path go on in evaluation mode: for a teacher that is to be disturbed, too."""
+    for module in encoder.modules():
+        if isinstance(module, DropPath):
+            module.train()
+
+
 def reinit_tail(
     encoder: VitEncoder,
     parameter_names: Sequence[str],
@@ -153,23 +171,46 @@ def reinit_tail(
 def with_classifier(
     encoder: VitEncoder,
     num_classes: int,
-    global_pool: GlobalPool,
+    global_pool: GlobalPool | None,
     seed: int,
     *,
+    head: HeadKind | None = None,
     num_heads: int | None = None,
     img_size: int | None = None,
 ) -> VitEncoder:
     """The model to fine-tune: the encoder's weights and a new head, all of it trainable.
 
-    "avg" pools the patches and norms afterwards (timm's fresh fc_norm; the encoder's final norm is
-    dropped), "token" norms and takes the CLS token. The head starts trunc-normal with std 2e-5 and
-    zero bias, as TinyMIM's does. Adapted head counts are kept unless ``num_heads`` sets one for all
-    blocks. Another ``img_size`` (pixels) interpolates the positions. Raises UserError where any
-    other weight has no counterpart.
+    ``head``: the encoder's own kind if not given; "single" is one classifier, "distilled" DeiT's
+    two, "tinymim-star" TinyMIM*'s. A plain ViT that becomes one of the latter gets a distillation
+    token (trunc-normal with std 0.02) after its class token, and for it the class token's row of
+    positions; TinyMIM*'s wide layer starts as any of its linear layers (trunc-normal, std 0.02).
+
+    ``global_pool``: of a single classifier "avg" (if not given) pools the patches and norms
+    afterwards (timm's fresh fc_norm; the encoder's final norm is dropped), "token" norms and takes
+    the CLS token; "distilled" can only do the latter, "tinymim-star" only the former. Heads start
+    trunc-normal with std 2e-5 and zero bias, as TinyMIM's does. Adapted head counts are kept unless
+    ``num_heads`` sets one for all blocks. Another ``img_size`` (pixels) interpolates the positions.
+    Raises UserError for a kind that the encoder can't become, and where any other weight has no
+    counterpart.
     """
     facts = encoder.facts
+    own_kind = _KIND_OF.get(type(encoder.model), "single")
+    head = head or own_kind
+    global_pool = choose_pool(head, global_pool)
+    _check_head(encoder, own_kind, head)
+    weights = _without_head(encoder.model.state_dict())
     architecture = dict(facts.architecture)
-    changes: dict[str, Any] = {"num_classes": num_classes, "global_pool": global_pool}
+    added: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    if head != own_kind:
+        added, dropped = _ADDED[head], _DROPPED[head]
+        weights = {name: value for name, value in weights.items() if _first(name) not in dropped}
+        pos_embed = weights["pos_embed"]
+        weights["pos_embed"] = torch.cat((pos_embed[:, :1], pos_embed), dim=1)
+        architecture |= _architecture_of(weights, head, facts)
+    changes: dict[str, Any] = {"num_classes": num_classes}
+    if architecture["kind"] == "timm":
+        changes["global_pool"] = global_pool
     if img_size is not None:
         changes["img_size"] = [img_size, img_size]
     architecture["kwargs"] = architecture["kwargs"] | changes
@@ -177,14 +218,14 @@ def with_classifier(
         architecture["num_heads"] = [num_heads] * facts.depth
     with seeded(seed):
         classifier = build_encoder(architecture, facts.origin)
-        for head in _heads(classifier.model):
-            nn.init.trunc_normal_(head.weight, std=2e-5)
-            nn.init.zeros_(head.bias)
-    weights = _without_head(encoder.model.state_dict())
+        for linear in _heads(classifier.model):
+            nn.init.trunc_normal_(linear.weight, std=2e-5)
+            nn.init.zeros_(linear.bias)
     own = _without_head(classifier.model.state_dict())
     if "fc_norm.weight" in own and "norm.weight" in weights:
-        weights = {name: value for name, value in weights.items() if _first(name) != "norm"}
-        own = {name: value for name, value in own.items() if _first(name) != "fc_norm"}
+        added, dropped = ("fc_norm",), ("norm",)
+    weights = {name: value for name, value in weights.items() if _first(name) not in dropped}
+    own = {name: value for name, value in own.items() if _first(name) not in added}
     if "pos_embed" in weights and facts.grid != classifier.facts.grid:
         num_prefix_rows = weights["pos_embed"].shape[1] - facts.grid[0] * facts.grid[1]
         weights["pos_embed"] = interpolate_pos_embed(
@@ -199,10 +240,48 @@ def with_classifier(
     if unmatched:
         raise UserError(
             f"The encoder's weights do not fit {architecture['name']} with {global_pool} pooling: "
-            f"{', '.join(unmatched)}; choose another pooling or keep the image size."
+            f"{', '.join(unmatched)}; choose another pooling or head, or keep the image size."
         )
     classifier.model.load_state_dict(classifier.model.state_dict() | weights)
     return classifier
+
+
+def _check_head(encoder: VitEncoder, own_kind: HeadKind, head: HeadKind) -> None:
+    name = encoder.facts.architecture["name"]
+    if own_kind not in (head, "single"):
+        raise UserError(
+            f"{name} has the heads of kind {own_kind} already, which can't become {head}; leave "
+            "--head out."
+        )
+    if head != own_kind and not _is_plain(encoder):
+        raise UserError(
+            f"Only a plain ViT with a class token and absolute positions can get a {head} head, "
+            f"and {name} is none; choose another student, or leave --head out."
+        )
+
+
+def _is_plain(encoder: VitEncoder) -> bool:
+    """A ViT as DeiT's: what its weights do not show must be the same, too."""
+    facts, model = encoder.facts, encoder.model
+    if type(model) is not VisionTransformer or model.pos_embed is None:
+        return False
+    is_usual = all(
+        type(block) is Block and type(block.mlp.act) is nn.GELU and block.norm1.eps == 1e-6
+        for block in model.blocks
+    )
+    num_rows = 1 + facts.grid[0] * facts.grid[1]
+    return is_usual and facts.has_cls_token and model.pos_embed.shape[1] == num_rows
+
+
+def _architecture_of(
+    weights: dict[str, torch.Tensor], head: HeadKind, facts: EncoderFacts
+) -> dict[str, Any]:
+    """The architecture of a plain ViT's weights with the parts of a two-headed one added."""
+    telling = weights | {"dist_token": weights["cls_token"]}
+    if head == "tinymim-star":
+        telling["conv1x1.1.weight"] = torch.empty(OUT_DIM, facts.embed_dim, device="meta")
+    shape = read_shape(telling, facts.img_size)
+    return to_architecture(shape, facts.num_heads, img_size=facts.img_size)
 
 
 def _has_cls_token(name: str) -> bool:

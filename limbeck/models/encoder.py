@@ -18,9 +18,11 @@ class EncoderFacts:
     counts the CLS, register and distillation tokens before the patches; where ``has_cls_token``
     the CLS token is the first of them. ``img_size`` (H, W) and ``grid`` (gh, gw) are those the
     encoder was built for. ``mean`` and ``std`` (3 values each) normalise images in 0..1.
-    ``num_classes`` is 0 without a classifier. ``architecture`` is plain JSON data from which
-    ``models.build_encoder`` rebuilds the encoder. ``origin`` is for people and for lineage: where
-    the weights came from, their hash and licence where known.
+    ``num_classes`` is 0 without a classifier; ``has_dist_head``: there is a second one, on the
+    distillation token. ``output_dim`` is the width of Tap("output"), ``embed_dim`` if not given.
+    ``architecture`` is plain JSON data from which ``models.build_encoder`` rebuilds the encoder.
+    ``origin`` is for people and for lineage: where the weights came from, their hash and licence
+    where known.
     """
 
     embed_dim: int
@@ -35,6 +37,12 @@ class EncoderFacts:
     num_classes: int
     architecture: dict[str, Any]
     origin: dict[str, Any]
+    has_dist_head: bool = False
+    output_dim: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.output_dim:
+            object.__setattr__(self, "output_dim", self.embed_dim)
 
     @property
     def grid(self) -> tuple[int, int]:

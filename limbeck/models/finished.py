@@ -1,7 +1,7 @@
 """A finished student on disk: ``student.safetensors`` (timm's names) and ``student.json``.
 
 Nothing of the training is needed to load it, and the JSON says the exact call with which timm
-alone loads the weights.
+alone loads the weights, where timm has the model (it has no TinyMIM*).
 """
 
 import errno
@@ -143,9 +143,11 @@ def _folder_of(path: Path | str) -> Path:
     return path.parent if path.name in (WEIGHTS_FILE, RECORD_FILE) else path
 
 
-def _timm_calls(encoder: VitEncoder) -> dict[str, Any]:
-    """How timm alone makes the same model."""
+def _timm_calls(encoder: VitEncoder) -> dict[str, Any] | None:
+    """How timm alone makes the same model; None where it has no such model."""
     facts = encoder.facts
+    if facts.architecture["kind"] != "timm":
+        return None
     name, kwargs = facts.architecture["name"], facts.architecture["kwargs"]
     arguments = "".join(f", {key}={value!r}" for key, value in kwargs.items())
     with torch.device("meta"):

@@ -6,8 +6,28 @@ import pydantic
 import tyro
 
 from limbeck.config import options
+from limbeck.errors import UserError
 
 PositiveInt = Annotated[int, pydantic.Field(gt=0)]
+
+GlobalPool = Literal["token", "avg"]
+HeadKind = Literal["single", "distilled", "tinymim-star"]
+POOLS: dict[HeadKind, tuple[GlobalPool, ...]] = {
+    "single": ("avg", "token"),
+    "distilled": ("token",),
+    "tinymim-star": ("avg",),
+}
+"""What a classifier of each kind can read; the first is taken if not asked for."""
+
+
+def choose_pool(head: HeadKind, global_pool: GlobalPool | None) -> GlobalPool:
+    """The pooling of a kind of head. Raises UserError for one that it can't have."""
+    if global_pool not in (None, *POOLS[head]):
+        raise UserError(
+            f"A {head} head has only {' or '.join(POOLS[head])} pooling, not {global_pool}; change "
+            "--global-pool or --head."
+        )
+    return global_pool or POOLS[head][0]
 
 
 @options
@@ -41,3 +61,6 @@ class TeacherOptions:
     """Patch side, for a weights file that does not tell it."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """fp32, bf16 or fp16: of the teacher's forward pass."""
+    drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
+    """Stochastic depth of the teacher: this rate in every block but the last. 0 in the study's
+    default; it found 0.1 to be worse."""

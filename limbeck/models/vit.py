@@ -15,20 +15,27 @@ from timm.models import beit, deit, eva, vision_transformer
 from torch import Tensor, nn
 
 from limbeck.errors import UserError
-from limbeck.models.attention import IS_PRE_NORM, QKV, per_head_weights, read_attention
+from limbeck.models.attention import (
+    IS_PRE_NORM,
+    QKV,
+    BlockContext,
+    attention_branch,
+    mlp_branch,
+    per_head_weights,
+    read_attention,
+)
 from limbeck.models.encoder import Encoder, EncoderFacts, check_taps
-from limbeck.records import Features, Tap
-
-BlockContext = dict[str, Any]
-"""What a block takes besides its tokens: the rotary table or the shared position bias."""
+from limbeck.models.tinymim_star import TinyMimStar
+from limbeck.records import LOGIT_KINDS, Features, Tap
 
 
 class VitEncoder(Encoder):
     """A timm vision Transformer behind the Encoder contract; ``model`` is timm's own module.
 
     ``architecture`` is plain data: ``{"kind": "timm", "name": ..., "kwargs": {...}}``, enough for
-    ``timm.create_model(name, **kwargs)``. ``mean`` and ``std`` (3 values each) normalise images in
-    0..1. "scores" are queries keys^T / sqrt(hd) alone: BEiT adds its position bias after them.
+    ``timm.create_model(name, **kwargs)``; of kind "tinymim-star", for ``TinyMimStar(**kwargs)``.
+    ``mean`` and ``std`` (3 values each) normalise images in 0..1. "scores" are queries keys^T /
+    sqrt(hd) alone: BEiT adds its position bias after them.
     Raises UserError for a module, block or attention class that is not supported.
     """
 
@@ -56,7 +63,7 @@ class VitEncoder(Encoder):
         check_taps(self, taps, "encoder")
         x, contexts = self._embed(images, ids_keep)
         depth = self.facts.depth
-        ends = {"output", "logits"}
+        ends = {"output", *LOGIT_KINDS}
         wants_all = len(taps) == 0  # torch.compile can't trace "not taps"
         needs_end = wants_all or any(tap.kind in ends for tap in taps)
         at_block: dict[int, list[Tap]] = {}
@@ -68,19 +75,22 @@ class VitEncoder(Encoder):
         for index in range(last + 1):
             block, context = self.model.blocks[index], contexts[index]
             here = at_block.get(index, [])
-            token_taps = [tap for tap in here if tap.kind == "tokens"]
-            attention_taps = [tap for tap in here if tap.kind != "tokens"]
-            if attention_taps:
-                found |= _tap_attention(block, x, context, attention_taps)
-            if index < last or needs_end or token_taps:
+            head_taps = [tap for tap in here if tap.kind in HEAD_KINDS]
+            token_taps = [tap for tap in here if tap.kind not in HEAD_KINDS]
+            if head_taps:
+                found |= _tap_attention(block, x, context, head_taps)
+            if token_taps:
+                goes_on = index < last or needs_end
+                x, inside = _run_block(block, x, context, token_taps, goes_on)
+                found |= inside
+            elif index < last or needs_end:
                 x = block(x, **context)  # [B, N, D]
-            found |= dict.fromkeys(token_taps, x)
         tokens = self.model.norm(x) if needs_end else None
-        for tap in taps:
-            if tap.kind == "output":
-                found[tap] = tokens
-            elif tap.kind == "logits":
-                found[tap] = self.model.forward_head(tokens)  # [B, C]
+        found |= {tap: tokens for tap in taps if tap.kind == "output"}
+        logit_taps = [tap for tap in taps if tap.kind in LOGIT_KINDS]
+        if logit_taps:
+            logits = _read_logits(self.model, tokens)
+            found |= {tap: logits[tap.kind] for tap in logit_taps}
         keeps_tokens = wants_all or any(tap.kind == "output" for tap in taps)
         return Features(
             tokens=tokens if keeps_tokens else None,
@@ -90,9 +100,11 @@ class VitEncoder(Encoder):
         )
 
     def offered_taps(self) -> tuple[str, ...]:
-        """All kinds; "logits" only with a classifier."""
-        kinds = ("queries", "keys", "values", "scores", "tokens", "output")
-        return (*kinds, "logits") if self.facts.num_classes else kinds
+        """All kinds; logits only with a classifier, and those of each head only with two."""
+        kinds = (*HEAD_KINDS, *TOKEN_KINDS, "output")
+        if not self.facts.num_classes:
+            return kinds
+        return (*kinds, *(LOGIT_KINDS if self.facts.has_dist_head else ("logits",)))
 
     def layer_id(self, parameter_name: str) -> int:
         """See ``Encoder.layer_id``; takes the encoder's parameter names and timm's bare ones."""
@@ -156,11 +168,13 @@ def build_encoder(architecture: dict[str, Any], origin: dict[str, Any] | None = 
     Draws from torch's global generator. Raises UserError where timm can't build it.
     """
     kind, name = architecture.get("kind"), architecture.get("name")
-    if kind != "timm":
-        raise UserError(f"An architecture of kind '{kind}' is unknown; the only kind is 'timm'.")
+    if kind not in KINDS:
+        raise UserError(
+            f"An architecture of kind '{kind}' is unknown; the kinds are {', '.join(KINDS)}."
+        )
     kwargs = architecture["kwargs"]
     try:
-        model = create_model(name, **kwargs)
+        model = KINDS[kind](name, kwargs)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
@@ -210,6 +224,8 @@ def _read_facts(
         mean=mean,
         std=std,
         num_classes=model.num_classes,
+        has_dist_head=type(model) in _TWO_HEADS and model.num_classes > 0,
+        output_dim=model.num_features,
         architecture=architecture
         | {
             "kwargs": kwargs,
@@ -272,6 +288,24 @@ def _keep_patches(x: Tensor, ids_keep: Tensor | None, num_prefix_tokens: int) ->
     return torch.cat((prefix, kept), dim=1)
 
 
+HEAD_KINDS = ("queries", "keys", "values", "scores")
+"""The kinds of tap that have an axis of heads."""
+TOKEN_KINDS = ("attention_output", "attention_tokens", "mlp_output", "tokens")
+"""The kinds of tap of a block without one."""
+
+
+def _run_block(
+    block: nn.Module, x: Tensor, context: BlockContext, taps: list[Tap], goes_on: bool
+) -> tuple[Tensor, dict[Tap, Tensor]]:
+    """The tokens after a block and what was asked for on the way; no further than needed."""
+    found = {"attention_output": attention_branch(block, x, context)}  # [B, N, D]
+    x = found["attention_tokens"] = x + block.drop_path1(found["attention_output"])
+    if goes_on or any(tap.kind in ("mlp_output", "tokens") for tap in taps):
+        found["mlp_output"] = mlp_branch(block, x)
+        x = found["tokens"] = x + block.drop_path2(found["mlp_output"])
+    return x, {tap: found[tap.kind] for tap in taps}
+
+
 def _tap_attention(
     block: nn.Module, x: Tensor, context: BlockContext, taps: list[Tap]
 ) -> dict[Tap, Tensor]:
@@ -283,11 +317,35 @@ def _tap_attention(
     return {tap: found[tap.kind] for tap in taps}
 
 
+# --- From the last tokens to logits -------------------------------------------------------------
+
+
+def _read_logits(model: nn.Module, tokens: Tensor) -> dict[str, Tensor]:
+    """Logits (B, C) by kind of tap, from the tokens after the final norm (B, N, D)."""
+    if type(model) not in _TWO_HEADS:
+        return {"logits": model.forward_head(tokens)}
+    of_class, of_dist = _TWO_HEADS[type(model)](model, tokens)
+    mean = (of_class + of_dist) / 2
+    return {"logits": mean, "class_logits": of_class, "dist_logits": of_dist}
+
+
+def _read_deit_heads(model: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    x, x_dist = model.head_drop(tokens[:, 0]), model.head_drop(tokens[:, 1])  # [B, D] each
+    return model.head(x), model.head_dist(x_dist)
+
+
+_TWO_HEADS: dict[type, Callable[..., tuple[Tensor, Tensor]]] = {
+    deit.VisionTransformerDistilled: _read_deit_heads,
+    TinyMimStar: TinyMimStar.read_heads,
+}
+"""The model classes with a class and a distillation head: logits of both."""
+
 # --- What is supported --------------------------------------------------------------------------
 
 _EMBED: dict[type, Callable[..., tuple[Tensor, list[BlockContext]]]] = {
     vision_transformer.VisionTransformer: _embed_vit,
     deit.VisionTransformerDistilled: _embed_vit,
+    TinyMimStar: _embed_vit,
     eva.Eva: _embed_eva,
     beit.Beit: _embed_beit,
 }
@@ -296,7 +354,13 @@ _BEFORE_BLOCKS = (
     *("cls_token", "reg_token", "dist_token", "patch_embed"),
     *("pos_embed", "rope", "rel_pos_bias", "norm_pre"),
 )
-_AFTER_BLOCKS = ("norm", "fc_norm", "attn_pool", "head", "head_dist")
+_AFTER_BLOCKS = ("norm", "conv1x1", "fc_norm", "attn_pool", "head", "head_dist")
+
+KINDS: dict[str, Callable[[str, dict[str, Any]], nn.Module]] = {
+    "timm": lambda name, kwargs: create_model(name, **kwargs),
+    "tinymim-star": lambda name, kwargs: TinyMimStar(**kwargs),
+}
+"""How an ``architecture`` of each kind is built from its name and kwargs."""
 
 
 def _check_supported(model: nn.Module, name: str) -> None:

@@ -27,14 +27,62 @@ def masked_pixel_loss(
     is_masked: Bool[Tensor, "B L"],
 ) -> Float[Tensor, ""]:
     """Mean squared error over the pixels of masked patches only, mean over all of them (MAE)."""
-    error = (prediction.float() - target.float()).square().mean(dim=-1)
+    dtype = torch.promote_types(prediction.dtype, torch.float32)
+    error = (prediction.to(dtype) - target.to(dtype)).square().mean(dim=-1)
     return (error * is_masked).sum() / is_masked.sum()
 
 
 def soft_cross_entropy(
     logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"] | Float[Tensor, "B C"]
 ) -> Float[Tensor, ""]:
-    """Cross entropy against class indices or soft targets, mean over the batch, in float32."""
+    """Cross entropy against class indices or soft targets, mean over the batch.
+
+    In float32 or wider.
+    """
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if labels.dtype == torch.int64:
-        return F.cross_entropy(logits.float(), labels)
-    return -(labels * logits.float().log_softmax(dim=-1)).sum(dim=-1).mean()
+        return F.cross_entropy(wide, labels)
+    return -(labels * wide.log_softmax(dim=-1)).sum(dim=-1).mean()
+
+
+def logit_divergence(
+    student: Float[Tensor, "B C"], teacher: Float[Tensor, "B C"], temperature: float
+) -> Float[Tensor, ""]:
+    """T^2 KL(t || s) of class probabilities, t = softmax(teacher / T), s = softmax(student / T).
+
+    Sum over classes, mean over the batch, in float32 or wider. T^2 keeps the size of the gradients
+    (arXiv 1503.02531). The teacher is taken as a constant.
+    """
+    dtype = torch.promote_types(student.dtype, torch.float32)
+    target = (teacher.detach().to(dtype) / temperature).log_softmax(dim=-1)
+    own = (student.to(dtype) / temperature).log_softmax(dim=-1)
+    return temperature**2 * (target.exp() * (target - own)).sum(dim=-1).mean()
+
+
+def whiten(features: Float[Tensor, "*axes D"]) -> Float[Tensor, "*axes D"]:
+    """LayerNorm without affine weights over the channels (eps 1e-6), in float32 or wider."""
+    wide = features.to(torch.promote_types(features.dtype, torch.float32))
+    return F.layer_norm(wide, wide.shape[-1:], eps=1e-6)
+
+
+def feature_loss(
+    student: Float[Tensor, "B N D"], teacher: Float[Tensor, "B N D"], beta: float
+) -> Float[Tensor, ""]:
+    """Smooth L1 of e = student - whiten(teacher), mean over all entries (TinyMIM section 3.2).
+
+    0.5 e^2 / beta where abs(e) <= beta, else abs(e) - 0.5 beta. The teacher is taken as a constant.
+    """
+    target = whiten(teacher.detach())
+    return F.smooth_l1_loss(student.to(target.dtype), target, beta=beta)
+
+
+def channel_divergence(
+    student: Float[Tensor, "B D"], teacher: Float[Tensor, "B D"], temperature: float
+) -> Float[Tensor, ""]:
+    """KL(t || s) of softmaxes over channels, t = softmax(whiten(teacher) / T), mean over the batch.
+
+    s = softmax(student / T); no factor T^2. The teacher is taken as a constant.
+    """
+    target = (whiten(teacher.detach()) / temperature).log_softmax(dim=-1)
+    own = (student.to(target.dtype) / temperature).log_softmax(dim=-1)
+    return (target.exp() * (target - own)).sum(dim=-1).mean()

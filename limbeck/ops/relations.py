@@ -1,11 +1,21 @@
 """Token relations of a Transformer block and the loss between two blocks' relations.
 
-TinyMIM: An Empirical Study of Distilling MIM Pre-trained Models, arXiv 2301.01296, section 3.
+TinyMIM: An Empirical Study of Distilling MIM Pre-trained Models, arXiv 2301.01296, section 3. What
+we do differently: the N x N maps of all heads are never held. The loss runs over a few maps (or
+rows of one) at a time and its gradient is found there by hand, so that memory grows with N, not
+with N squared, and each chunk is still in the cache when it is needed again.
 """
+
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**22}
+"""Scores at a time: on a CPU three such float32 buffers fit its caches (measured, see
+benchmarks/RESULTS.md); on a GPU a chunk must outlast the launch of its kernels."""
 
 
 def relation_scores(
@@ -25,15 +35,128 @@ def relation_loss(
     student_b: Float[Tensor, "B nh N hd_student"],
     teacher_a: Float[Tensor, "B nh N hd_teacher"],
     teacher_b: Float[Tensor, "B nh N hd_teacher"],
+    *,
+    softmax: bool = True,
+    temperature: float = 1.0,
 ) -> Float[Tensor, ""]:
-    """KL(teacher || student) of the row-softmaxed relation of a and b (QK, VV, QQ, KK).
+    """How far the student's relation of a and b (QK, VV, QQ, KK) is from the teacher's.
 
-    R_m = softmax_row(A_m B_m^T / sqrt(hd)) per head m, each network with its own head dim hd;
-    loss = 1 / (B * nh * N) * sum over batch, heads, queries, keys of t * (log t - log s): summed
-    over keys, mean over batch, heads and queries; no temperature. (TinyMIM section 3.2.)
-    The teacher's side is taken as a constant. log-softmax of the scores, not log of a softmax:
-    a student probability that underflows would give infinity.
+    Scores are A_m B_m^T / sqrt(hd) per head m, each network with its own head dim hd.
+
+    With softmax, KL(teacher || student) of R_m = softmax_row(scores / temperature):
+    loss = 1 / (B * nh * N) * sum over batch, heads, queries, keys of t * (log t - log s), summed
+    over keys, mean over batch, heads and queries; no factor temperature^2. (TinyMIM section 3.2.)
+    Of log-softmaxes, not logs of softmaxes: a student probability that underflows would give
+    infinity.
+
+    Without, the mean over (B, nh, N, N) of the squared difference of the scores: the paper leaves
+    the loss open, so this is our choice.
+
+    The teacher's side is taken as a constant. There is no second derivative: autograd raises.
+    Raises ValueError for a temperature that is not positive, or other than 1 without softmax.
     """
-    student = relation_scores(student_a, student_b).log_softmax(dim=-1)
-    teacher = relation_scores(teacher_a, teacher_b).detach().log_softmax(dim=-1)
-    return (teacher.exp() * (teacher - student)).sum(dim=-1).mean()
+    if not temperature > 0 or (temperature != 1 and not softmax):
+        raise ValueError(f"temperature {temperature}: must be above 0, and 1 without softmax")
+    needs_grad = torch.is_grad_enabled() and (student_a.requires_grad or student_b.requires_grad)
+    sides = (student_a, student_b, teacher_a.detach(), teacher_b.detach())
+    loss, _, _ = _relation_loss(*sides, softmax, float(temperature), needs_grad)
+    return loss
+
+
+# An operator of its own, for torch.compile: tracing would unroll the loop over chunks, and compile
+# again for every batch size.
+@torch.library.custom_op("limbeck::relation_loss", mutates_args=())
+def _relation_loss(
+    student_a: Tensor,
+    student_b: Tensor,
+    teacher_a: Tensor,
+    teacher_b: Tensor,
+    softmax: bool,
+    temperature: float,
+    needs_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss and, where needed (else empty), its gradients with respect to the student's a, b."""
+    dtype = torch.promote_types(student_a.dtype, torch.float32)
+    a, b = (side.to(dtype).flatten(0, 1) for side in (student_a, student_b))  # [B * nh, N, hd]
+    t_a, t_b = (side.to(dtype).flatten(0, 1) for side in (teacher_a, teacher_b))
+    scale = a.shape[-1] ** -0.5 / temperature
+    a, t_a = a * scale, t_a * (t_a.shape[-1] ** -0.5 / temperature)
+    num_terms = a.shape[0] * a.shape[1] * (1 if softmax else a.shape[1])
+    compare = _divergence if softmax else _squared_error
+
+    total = torch.zeros((), dtype=torch.float64, device=a.device)
+    grad_a, grad_b = (torch.zeros_like(side if needs_grad else side[:0]) for side in (a, b))
+    with torch.autocast(a.device.type, enabled=False):
+        for maps, rows in _chunks(a.shape[0], a.shape[1], CHUNK_ELEMENTS.get(a.device.type, 2**22)):
+            scores = a[maps, rows] @ b[maps].mT  # [maps, rows, N]
+            value, grad = compare(scores, t_a[maps, rows] @ t_b[maps].mT)
+            total += value
+            if needs_grad:
+                torch.bmm(grad, b[maps], out=grad_a[maps, rows])
+                grad_b[maps].baddbmm_(grad.mT, a[maps, rows])
+    loss = (total / num_terms).to(dtype)  # of nothing NaN, as any mean
+    if not needs_grad:
+        return loss, grad_a, grad_b
+    shape, share = student_a.shape, 1 / max(1, num_terms)
+    return loss, grad_a.mul_(scale * share).view(shape), grad_b.mul_(share).view(shape)
+
+
+def _chunks(num_maps: int, num_rows: int, num_elements: int) -> Iterator[tuple[slice, slice]]:
+    """Maps at a time, or rows of one map where a whole one is too large."""
+    maps = max(1, num_elements // max(1, num_rows**2))
+    rows = max(1, min(num_rows, num_elements // max(1, num_rows)))
+    for first_map in range(0, num_maps, maps):
+        for first_row in range(0, num_rows, rows):
+            yield slice(first_map, first_map + maps), slice(first_row, first_row + rows)
+
+
+def _divergence(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of t (log t - log s) over a chunk's scores, and its gradient: s - t."""
+    student, teacher = student.log_softmax(dim=-1), teacher.log_softmax(dim=-1)
+    probability = teacher.exp()
+    value = teacher.sub_(student).mul_(probability).sum()
+    return value, student.exp_().sub_(probability)
+
+
+def _squared_error(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of (s - t)^2 over a chunk's scores, and its gradient: 2 (s - t)."""
+    difference = student.sub_(teacher)
+    return difference.square().sum(), difference.mul_(2)
+
+
+@_relation_loss.register_fake
+def _(
+    student_a: Tensor,
+    student_b: Tensor,
+    teacher_a: Tensor,
+    teacher_b: Tensor,
+    softmax: bool,
+    temperature: float,
+    needs_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = torch.promote_types(student_a.dtype, torch.float32)
+    shape = student_a.shape if needs_grad else (0, *student_a.shape[2:])
+    grads = (student_a.new_empty(shape, dtype=dtype) for _ in range(2))
+    return student_a.new_empty((), dtype=dtype), *grads
+
+
+def _keep_gradients(ctx, inputs, output):
+    _, grad_a, grad_b = output
+    ctx.mark_non_differentiable(grad_a, grad_b)
+    ctx.save_for_backward(grad_a, grad_b)
+    ctx.dtypes = inputs[0].dtype, inputs[1].dtype
+
+
+@once_differentiable
+def _scale_gradients(ctx, grad_loss, *_):
+    # In float32 until the end: a gradient scaler's factor lifts what half precision would lose.
+    grads = [
+        (grad * grad_loss).to(dtype) if needed else None
+        for grad, dtype, needed in zip(
+            ctx.saved_tensors, ctx.dtypes, ctx.needs_input_grad, strict=False
+        )
+    ]
+    return *grads, None, None, None, None, None
+
+
+_relation_loss.register_autograd(_scale_gradients, setup_context=_keep_gradients)

@@ -10,7 +10,8 @@ from typing import Any
 from limbeck.data.options import DataOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError, did_you_mean, require_extra
-from limbeck.methods.options import MethodOptions
+from limbeck.methods import TASK_METHODS
+from limbeck.methods.options import MethodOptions, PerTaskMethodOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.models.origins.names import check_source
 from limbeck.models.shapes import check_model_name
@@ -102,6 +103,16 @@ def check_needs_teacher(method: str, options: MethodOptions, teacher: TeacherOpt
         )
     if not options.needs_teacher and teacher.source is not None:
         raise UserError(f"The method {method} has no teacher; leave --teacher out.")
+
+
+def check_task_method(config: Any, teacher: TeacherOptions) -> None:
+    """The method of a fine-tuning exists, and its options are set only with a teacher."""
+    check_choice(config.method, TASK_METHODS, "method")
+    check_unused(config, PerTaskMethodOptions, config.method, "--method")
+    for field in fields(PerTaskMethodOptions):
+        if teacher.source is None and getattr(config, field.name) != field.default:
+            name = field.name.replace("_", "-")
+            raise UserError(f"Options of --{name} have no effect without --teacher SOURCE.")
 
 
 def check_train(train: TrainOptions, optim: OptimOptions) -> None:

@@ -21,6 +21,7 @@ from limbeck.methods import METHODS
 from limbeck.methods.options import PerMethodOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes import checks
+from limbeck.recipes.chain import check_chain, distill_chain, finished_stages
 from limbeck.recipes.probes import ProbeOptions
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ class DistillConfig(PerMethodOptions):
     seed: int = 0
     overwrite: bool = False
     """Start afresh where the folder holds another run."""
+    chain: str = ""
+    """Students one after the other, each the teacher of the next: vit_base,vit_small,vit_tiny. A
+    stage may state its shape: vit_tiny:num_heads=6:depth=10. Each is a run in a folder of out."""
     untrained_tail: Literal["keep", "reinit", "zero"] = "keep"
     """What the method leaves untrained in the student: keep its start values, draw them afresh, or
     zero the block's outputs so that it passes its input through."""
@@ -65,6 +69,8 @@ def check(config: DistillConfig) -> None:
     checks.check_student(config.student)
     checks.check_teacher(config.teacher)
     checks.check_train(config.train, config.optim)
+    if config.chain:
+        check_chain(config)
     checks.check_unused(config, PerMethodOptions, config.method, "--method")
     if ":" in config.method:
         if not has_own_module(config.method):
@@ -93,26 +99,28 @@ def distill(config: DistillConfig) -> Path:
     from limbeck.data.loader import lost_workers_explained
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import open_images
+    from limbeck.recipes.networks import build_networks
 
     with ranks_session(config.train.device) as ranks, lost_workers_explained():
-        return _distill(config, open_images(config.data), ranks)
+        images = open_images(config.data)
+        if config.chain:
+            return distill_chain(config, images, ranks, _distill)
+        return _distill(config, build_networks(config, ranks.device), images, ranks)
 
 
-def _distill(config: DistillConfig, images: Images, ranks: Ranks) -> Path:
+def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks) -> Path:
     from limbeck.data.skipped import SkippedLog
     from limbeck.engine.checkpoint import open_run
-    from limbeck.engine.distributed import freeze_untrained
+    from limbeck.engine.distributed import freeze_untrained, on_main_rank
     from limbeck.engine.log import Log
     from limbeck.engine.loop import fit
     from limbeck.methods.distiller import Distiller
     from limbeck.models.build import reinit_tail
     from limbeck.models.finished import save_student
     from limbeck.recipes import lineage
-    from limbeck.recipes.networks import build_networks
     from limbeck.recipes.probes import build_probe
     from limbeck.recipes.steps import resolve
 
-    nets = build_networks(config, ranks.device)
     student, facts = nets.student, nets.student.facts
     resolved = resolve(
         len(images.train), facts.img_size[0], facts.architecture, config.optim, config.train,
@@ -171,7 +179,8 @@ def _distill(config: DistillConfig, images: Images, ranks: Ranks) -> Path:
                 config.probes, images, student, nets.teacher, config.data, ranks.device, skipped
             ),
         )
-        if ranks.is_main:
+
+        def finish() -> None:
             record = lineage.record(
                 verb="distill",
                 config=to_plain(config),
@@ -182,6 +191,9 @@ def _distill(config: DistillConfig, images: Images, ranks: Ranks) -> Path:
             save_student(student, run.dir, record, crop_ratio=config.probes.crop_ratio)
             run.finish()
             report.note(skipped.summary())
+
+        # The other ranks wait: in a chain they load this student next.
+        on_main_rank(finish)
     return run.dir
 
 
@@ -214,7 +226,8 @@ def train_stream(
 def report(run_dir: Path) -> str:
     """What to do with a finished run, for the command line."""
     student = shlex.quote(str(run_dir))
-    return (
+    stages = [f"Stage {folder.name} is in {folder}.\n" for folder in finished_stages(run_dir)]
+    return "".join(stages) + (
         f"The student is in {run_dir} (student.safetensors, student.json).\n"
         f"Fine-tune it:  limbeck finetune --student {student} --data LABELLED_IMAGES\n"
         f"Did it help?   limbeck evaluate --student {student} --data LABELLED_IMAGES\n"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from limbeck.engine.distributed import Ranks
     from limbeck.models.encoder import Encoder
     from limbeck.recipes.images import Images
+    from limbeck.recipes.networks import Networks
 
 NUM_TRIED = 8  # images of the tried steps: enough to amortise a step, few enough for any machine
 NUM_STEPS = 3  # the first one warms up
@@ -42,6 +43,9 @@ class DoctorConfig(DistillConfig):
 @dataclass(frozen=True)
 class Forecast:
     """What the run will take; from one measured step of a few images, so about right, not exact.
+
+    Of a chain: steps, time and disk of all stages together, a step's time on the average, and the
+    memory and losses of the stage that needs most.
 
     Bytes: ``memory`` of this process (or of the GPU, where there is one), ``disk`` of the run's
     folder, ``disk_free`` where it will be. ``step_seconds`` of a whole optimiser step, of which
@@ -75,7 +79,9 @@ class Diagnosis:
 
 def doctor(config: DoctorConfig) -> Diagnosis:
     """Scan every image and, where a teacher is named or none is needed, try a step."""
-    tries_step = config.teacher.source is not None or config.method != DistillConfig().method
+    default = DistillConfig()
+    names_work = (config.method, config.chain) != (default.method, default.chain)
+    tries_step = names_work or config.teacher.source is not None
     if tries_step:
         check_distill(config)
     else:
@@ -94,7 +100,7 @@ def doctor(config: DoctorConfig) -> Diagnosis:
         problems, warnings = judge_images(found, images, config)
         forecast = None
         if tries_step and not problems:
-            forecast = try_step(config, images, ranks)
+            forecast = try_steps(config, images, ranks)
             problems += judge_forecast(forecast)
     return Diagnosis(found, forecast, problems, warnings)
 
@@ -148,16 +154,42 @@ def judge_forecast(forecast: Forecast) -> list[str]:
     return problems
 
 
-def try_step(config: DoctorConfig, images: Images, ranks: Ranks) -> Forecast:
-    """Build the networks and time a few steps of a few real images."""
+def try_steps(config: DoctorConfig, images: Images, ranks: Ranks) -> Forecast:
+    """Try a step of the run, or of every stage of a chain."""
+    from limbeck.recipes.chain import rehearse, split_chain
+
+    forecasts = [
+        try_step(stage, nets, images, ranks)
+        for stage, nets in rehearse(split_chain(config), ranks.device)
+    ]
+    if len(forecasts) == 1:
+        return forecasts[0]
+    total_steps = sum(each.total_steps for each in forecasts)
+
+    def mean(name: str) -> float:
+        spent = sum(getattr(each, name) * each.total_steps for each in forecasts)
+        return spent / total_steps
+
+    return replace(
+        max(forecasts, key=lambda each: each.memory),
+        total_steps=total_steps,
+        step_seconds=mean("step_seconds"),
+        data_seconds=mean("data_seconds"),
+        total_seconds=sum(each.total_seconds for each in forecasts),
+        disk=sum(each.disk for each in forecasts),
+        teacher=forecasts[0].teacher,
+        student="; then ".join(each.student for each in forecasts),
+    )
+
+
+def try_step(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks) -> Forecast:
+    """Time a few steps of a few real images."""
     from limbeck.data.loader import num_cores
     from limbeck.data.skipped import SkippedLog
     from limbeck.methods.distiller import Distiller, autocast
     from limbeck.recipes.distill import train_stream
-    from limbeck.recipes.networks import build_networks
     from limbeck.recipes.steps import resolve
 
-    nets = build_networks(config, ranks.device)
     facts = nets.student.facts
     resolved = resolve(
         len(images.train), facts.img_size[0], facts.architecture, config.optim, config.train

@@ -249,9 +249,10 @@ def claims_of(students: list[Encoder], has_baseline: bool) -> tuple[Claims, list
 def untrained(student: Encoder, seed: int) -> Encoder:
     """The student's architecture with fresh weights, without a classifier: it would only guess."""
     from limbeck.models.build import build_fresh
+    from limbeck.models.vit import KINDS
 
     architecture = dict(student.facts.architecture)
-    if architecture.get("kind") != "timm":
+    if architecture.get("kind") not in KINDS:
         raise UserError(
             f"The student {student.facts.origin.get('source', '')} can't be built untrained to "
             "compare it with; pass --baseline, the same student without distillation."

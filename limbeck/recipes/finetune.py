@@ -1,4 +1,4 @@
-"""``limbeck finetune``: a student and labelled images to a classifier.
+"""``limbeck finetune``: a student and labelled images, and a teacher if wanted, to a classifier.
 
 Imports of torch are inside the functions: the config and its checks must answer without it.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import pydantic
 import tyro
@@ -19,7 +19,8 @@ from limbeck.config import options, to_plain
 from limbeck.data.options import DataOptions, MixOptions, ViewOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
-from limbeck.models.options import StudentOptions
+from limbeck.methods.options import PerTaskMethodOptions
+from limbeck.models.options import GlobalPool, HeadKind, StudentOptions, TeacherOptions, choose_pool
 from limbeck.recipes import checks
 from limbeck.recipes.probes import CropEvalOptions
 
@@ -38,8 +39,9 @@ log = logging.getLogger("limbeck")
 
 
 @options
-class FinetuneConfig:
-    """Fine-tune a student (or any encoder) to classify images.
+class FinetuneConfig(PerTaskMethodOptions):
+    """Fine-tune a student (or any encoder) to classify images, with a classification teacher if
+    one is named.
 
     Defaults: TinyMIM's recipe for ViT-B, in smaller batches.
     """
@@ -54,12 +56,20 @@ class FinetuneConfig:
     """Start afresh where the folder holds another run."""
     img_size: Annotated[int, pydantic.Field(gt=0)] | None = None
     """Image side in pixels; the student's own if not given (positions are interpolated)."""
-    global_pool: Literal["avg", "token"] = "avg"
-    """avg: mean of the patch tokens and a fresh norm; token: the CLS token."""
+    head: HeadKind | None = None
+    """single: one classifier; distilled: DeiT's distillation token with a second one; tinymim-star:
+    TinyMIM*'s, wide features for both. The student's own kind if not given."""
+    global_pool: GlobalPool | None = None
+    """avg: mean of the patch tokens and a fresh norm; token: the CLS token. avg if not given, token
+    with --head distilled, which has no other."""
     num_heads: Annotated[int, pydantic.Field(gt=0)] | None = None
     """Head count of all blocks; the student's own, adapted last block included, if not given."""
     drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.2
     """Stochastic depth, rising linearly from 0 in the first block to this in the last."""
+    method: str = "logit"
+    """How a teacher helps: logit (DeiT)."""
+
+    teacher: TeacherOptions = TeacherOptions()
 
     data: DataOptions = DataOptions(holdout_ratio=0.2)
     views: ViewOptions = ViewOptions(
@@ -71,7 +81,7 @@ class FinetuneConfig:
         min_lr=1e-6,
         betas=(0.9, 0.999),
         layer_decay=0.65,
-        no_decay_names=("pos_embed", "cls_token"),
+        no_decay_names=("pos_embed", "cls_token", "dist_token"),
     )
     train: TrainOptions = TrainOptions(epochs=100)
     evaluation: CropEvalOptions = CropEvalOptions()
@@ -81,6 +91,10 @@ def check(config: FinetuneConfig) -> None:
     """All that can be wrong without opening an image or a weights file; raises UserError."""
     checks.check_data(config.data)
     checks.check_train(config.train, config.optim)
+    checks.check_teacher(config.teacher)
+    checks.check_task_method(config, config.teacher)
+    if config.head is not None:
+        choose_pool(config.head, config.global_pool)
     if not config.student:
         raise UserError(
             "No student is named; pass --student RUN_FOLDER, or a timm name such as vit_tiny to "
@@ -124,13 +138,19 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.log import Log
     from limbeck.engine.loop import fit
+    from limbeck.methods.distiller import Distiller
     from limbeck.models.finished import save_student
     from limbeck.recipes import lineage
+    from limbeck.recipes.networks import load_task_teacher
     from limbeck.recipes.steps import resolve
+    from limbeck.records import Tap
     from limbeck.tasks.classification import Classification
 
-    student = build_classifier(config, len(images.train.classes))
+    classes = list(images.train.classes)
+    student = build_classifier(config, len(classes))
     facts = student.facts
+    taught = load_task_teacher(config, facts, classes, ranks.device)
+    teacher = taught and taught[1].facts
     resolved = resolve(
         len(images.train), facts.img_size[0], facts.architecture, config.optim, config.train,
         ranks.world_size,
@@ -138,20 +158,27 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     run = open_run(
         config.out,
         {"verb": "finetune", **to_plain(config), "resolved": asdict(resolved)},
-        {"data": images.fingerprint, "student": facts.origin.get("weight_hash")},
+        {
+            "data": images.fingerprint,
+            "student": facts.origin.get("weight_hash"),
+            "teacher": teacher and teacher.origin.get("weight_hash"),
+        },
         overwrite=config.overwrite,
     )
     if run.is_finished:
         log.info("%s is finished already; nothing to do.", run.dir)
         return run.dir
     skipped = SkippedLog(run.dir / "skipped.jsonl", images.num_images, config.data.max_bad_ratio)
-    task = Classification(student).to(ranks.device)
+    # The distillation head is the teacher's, if there are both; the labels have the other one.
+    is_shared = taught is None or not facts.has_dist_head
+    task = Classification(student, Tap("logits" if is_shared else "class_logits"))
+    module = (Distiller(student, *taught, task) if taught else task).to(ranks.device)
     with Log(
         run, config.train, ranks, stage="finetune", total_steps=resolved.total_steps
     ) as report:
         report.note(resolved.sentence())
         result = fit(
-            task,
+            module,
             partial(_batches, config, images, student, ranks, skipped, resolved.total_steps),
             total_steps=resolved.total_steps,
             steps_per_epoch=resolved.steps_per_epoch,
@@ -160,7 +187,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
             run=run,
             ranks=ranks,
             log=report,
-            layer_id=lambda name: student.layer_id(name.removeprefix("encoder.model.")),
+            layer_id=lambda name: student.layer_id(name.partition(".")[2]),
             num_layers=facts.depth,
             seed=config.seed,
             probes=partial(_score, config, images.holdout, task, ranks.device, skipped),
@@ -169,10 +196,10 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
             record = lineage.record(
                 verb="finetune",
                 config=to_plain(config),
-                teacher=None,
+                teacher=teacher,
                 data=images.lineage,
                 extra={
-                    "classes": list(images.train.classes),
+                    "classes": classes,
                     "student": facts.origin,
                     "steps": resolved.total_steps,
                     "scores": result.probes,
@@ -199,6 +226,7 @@ def build_classifier(config: FinetuneConfig, num_classes: int) -> VitEncoder:
         num_classes,
         config.global_pool,
         config.seed,
+        head=config.head,
         num_heads=config.num_heads,
         img_size=config.img_size,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tomllib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,12 @@ import torch
 
 from limbeck.config import from_plain, import_own
 from limbeck.errors import UserError
-from limbeck.methods import METHODS
+from limbeck.methods import METHODS, TASK_METHODS
 from limbeck.methods.distiller import Teacher
 from limbeck.methods.method import Method
 from limbeck.methods.options import MethodOptions
-from limbeck.models.build import build_student, set_drop_path
-from limbeck.models.encoder import EncoderFacts
+from limbeck.models.build import build_student, keep_dropping_paths, seeded, set_drop_path
+from limbeck.models.encoder import Encoder, EncoderFacts
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.models.origins.load import load_encoder
 from limbeck.models.vit import VitEncoder
@@ -24,6 +25,7 @@ from limbeck.recipes.checks import check_needs_teacher
 
 if TYPE_CHECKING:
     from limbeck.recipes.distill import DistillConfig
+    from limbeck.recipes.finetune import FinetuneConfig
 
 log = logging.getLogger("limbeck")
 
@@ -39,17 +41,25 @@ class Networks:
 
     @property
     def teacher_hash(self) -> str | None:
-        """Hash of the teacher's weights, where known."""
-        return self.teacher and self.teacher.facts.origin.get("weight_hash")
+        """Hash of the teacher's weights, or their source where it is not known."""
+        if self.teacher is None:
+            return None
+        origin = self.teacher.facts.origin
+        return origin.get("weight_hash") or origin.get("source")
 
 
-def build_networks(config: DistillConfig, device: torch.device) -> Networks:
-    """Build all three; raises UserError where they do not fit each other."""
+def build_networks(
+    config: DistillConfig, device: torch.device, load: Callable[..., Encoder] = load_encoder
+) -> Networks:
+    """Build all three; raises UserError where they do not fit each other.
+
+    ``load`` makes the teacher from its source, for a teacher that is not on the disk yet.
+    """
     kind = method_class(config.method)
     options = method_options(config, kind)
     check_needs_teacher(config.method, options, config.teacher)
     student = start_student(config.student, options.drop_path_rate, config.seed)
-    teacher = load_teacher(config.teacher, student.facts, device)
+    teacher = load_teacher(config.teacher, student.facts, device, load)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)  # a method's own weights, if it has any
         method = kind(options, student.facts, teacher and teacher.facts)
@@ -87,9 +97,13 @@ def start_student(options: StudentOptions, drop_path_rate: float, seed: int) -> 
         names = ("img_size", "patch_size", "num_heads")
         overrides = {name: getattr(options, name) for name in names if getattr(options, name)}
         student = load_vit(options.weights, num_classes=0, **overrides).train()
-    # Constant, and none in the last block: TinyMIM's pre-training.
-    set_drop_path(student, [drop_path_rate] * (student.facts.depth - 1) + [0.0])
+    set_constant_drop_path(student, drop_path_rate)
     return student
+
+
+def set_constant_drop_path(encoder: VitEncoder, rate: float) -> None:
+    """One rate, and none in the last block: TinyMIM's pre-training."""
+    set_drop_path(encoder, [rate] * (encoder.facts.depth - 1) + [0.0])
 
 
 def load_vit(source: str, **overrides: Any) -> VitEncoder:
@@ -103,23 +117,73 @@ def load_vit(source: str, **overrides: Any) -> VitEncoder:
 
 
 def load_teacher(
-    options: TeacherOptions, student: EncoderFacts, device: torch.device
+    options: TeacherOptions,
+    student: EncoderFacts | None,
+    device: torch.device,
+    load: Callable[..., Encoder] = load_encoder,
 ) -> Teacher | None:
-    """The teacher, at the image size that gives it the student's grid of patches; None without."""
+    """The teacher, at the image size that gives it the student's grid of patches; None without.
+
+    Where nothing but its logits is wanted, ``student`` is None: it keeps its own image size.
+    """
     if options.source is None:
         return None
     names = ("img_size", "num_heads", "patch_size")
     overrides = {name: getattr(options, name) for name in names if getattr(options, name)}
-    encoder = load_encoder(options.source, **overrides)
-    if encoder.facts.grid != student.grid and options.img_size is None:
+    encoder = load(options.source, **overrides)
+    is_other_grid = student is not None and encoder.facts.grid != student.grid
+    if student is not None and is_other_grid and options.img_size is None:
         img_size = student.grid[0] * encoder.facts.patch_size
         log.info(
             "The teacher gets images of %d px (its patches have %d px), so that its grid of "
             "patches is the student's, %d x %d.",
             img_size, encoder.facts.patch_size, *student.grid,
         )  # fmt: skip
-        encoder = load_encoder(options.source, **overrides | {"img_size": img_size})
-    return Teacher(encoder, device, options.precision)
+        encoder = load(options.source, **overrides | {"img_size": img_size})
+    teacher = Teacher(encoder, device, options.precision)
+    if options.drop_path_rate:
+        if not isinstance(encoder, VitEncoder):
+            raise UserError(
+                f"teacher.drop_path_rate needs a Transformer of timm, and '{options.source}' is "
+                "none; leave it out."
+            )
+        set_constant_drop_path(encoder, options.drop_path_rate)
+        keep_dropping_paths(encoder)  # of a teacher, which is in evaluation mode for good
+    return teacher
+
+
+def load_task_teacher(
+    config: FinetuneConfig, student: EncoderFacts, classes: Sequence[str], device: torch.device
+) -> tuple[Method, Teacher] | None:
+    """The method of a fine-tuning and its teacher; None without a teacher.
+
+    ``student`` has its classifier already; ``classes`` are the names of the images' classes. Raises
+    UserError where the teacher classifies something else.
+    """
+    teacher = load_teacher(config.teacher, None, device)
+    if teacher is None:
+        return None
+    kind = import_own(TASK_METHODS[config.method], "method")
+    with seeded(config.seed):
+        method = kind(getattr(config, config.method.replace("-", "_")), student, teacher.facts)
+    _check_classes(teacher.facts, classes)
+    return method, teacher
+
+
+def _check_classes(teacher: EncoderFacts, classes: Sequence[str]) -> None:
+    named = teacher.origin.get("classes")
+    if named is None:
+        log.info(
+            "The teacher does not name its classes; they are taken to be the images' in their "
+            "order: %s%s.", ", ".join(classes[:3]), ", ..." if len(classes) > 3 else "",
+        )  # fmt: skip
+        return
+    for place, (theirs, ours) in enumerate(zip(named, classes, strict=False)):
+        if theirs != ours:
+            raise UserError(
+                f"Class {place} of the teacher is '{theirs}' and that of the images '{ours}'; "
+                "choose a teacher that was fine-tuned on the same classes, in the same order."
+            )
 
 
 def fit_heads(student: VitEncoder, method: Method) -> None:

@@ -5,10 +5,11 @@ import torch
 
 from limbeck.errors import UserError
 from limbeck.models.vit import build_encoder
-from limbeck.records import Tap
+from limbeck.records import LOGIT_KINDS, Tap
 from tests.models.families import CANT_DROP_PATCHES, FAMILIES, small_encoder, small_images
 
-BLOCK_KINDS = ("queries", "keys", "values", "scores", "tokens")
+TOKEN_KINDS = ("attention_output", "attention_tokens", "mlp_output", "tokens")
+BLOCK_KINDS = ("queries", "keys", "values", "scores", *TOKEN_KINDS)
 # float32 sums in another order (kept patches, batched rotary tables).
 CLOSE = dict(rtol=1e-4, atol=1e-5)
 
@@ -25,9 +26,9 @@ def expected_shape(kind, facts, num_tokens):
         "keys": (2, heads, num_tokens, dim // heads),
         "values": (2, heads, num_tokens, dim // heads),
         "scores": (2, heads, num_tokens, num_tokens),
-        "tokens": (2, num_tokens, dim),
-        "output": (2, num_tokens, dim),
-        "logits": (2, facts.num_classes),
+        **dict.fromkeys(TOKEN_KINDS, (2, num_tokens, dim)),
+        "output": (2, num_tokens, facts.output_dim),
+        **dict.fromkeys(LOGIT_KINDS, (2, facts.num_classes)),
     }[kind]
 
 
@@ -47,7 +48,13 @@ def test_every_offered_tap_exists_and_fits_the_facts(family):
         assert tuple(value.shape) == expected_shape(tap.kind, facts, num_tokens), tap
     assert features.grid == facts.grid
     assert features.num_prefix_tokens == facts.num_prefix_tokens
-    assert ("logits" in encoder.offered_taps()) == (facts.num_classes > 0)
+    offered = encoder.offered_taps()
+    assert ("logits" in offered) == (facts.num_classes > 0)
+    assert facts.has_dist_head == ("class_logits" in offered) == ("dist_logits" in offered)
+    if facts.has_dist_head:
+        both, of_class, of_dist = (features.taps[Tap(kind)] for kind in LOGIT_KINDS)
+        torch.testing.assert_close(both, (of_class + of_dist) / 2)
+        assert not torch.equal(of_class, of_dist)
 
 
 @every_family
@@ -87,7 +94,7 @@ def test_dropped_patches_are_not_computed_and_have_no_influence(family):
     ids_keep = torch.tensor([[0, 5, 9], [3, 12, 2]])
     features = encoder(images, ids_keep=ids_keep, taps=(Tap("output"), Tap("scores", 0)))
     num_tokens = facts.num_prefix_tokens + 3
-    assert features.tokens.shape == (2, num_tokens, facts.embed_dim)
+    assert features.tokens.shape == (2, num_tokens, facts.output_dim)
     assert features.taps[Tap("scores", 0)].shape[-2:] == (num_tokens, num_tokens)
     assert features.grid == facts.grid
     if family == "hybrid":

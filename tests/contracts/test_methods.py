@@ -1,4 +1,4 @@
-"""Every method of the table keeps the contract: taps, losses, gradients, extreme input."""
+"""Every arm of every method keeps the contract: taps, losses, gradients, extreme input."""
 
 import importlib
 from dataclasses import fields
@@ -13,15 +13,15 @@ from limbeck.methods.method import Method
 from limbeck.methods.options import PerMethodOptions
 from limbeck.records import Batch
 from tests.fakes import FakeEncoder
+from tests.methods.arms import ARMS
 
 
-def build(name, *, student=None, teacher=None):
-    """(distiller, teacher encoder) of a method with its default options on fakes."""
-    module, _, kind = METHODS[name].partition(":")
-    method_class = vars(importlib.import_module(module))[kind]
+def build(arm, *, student=None, teacher=None):
+    """(distiller, teacher encoder) of an arm on fakes."""
+    method_class, values = ARMS[arm]
     student = student or FakeEncoder()
-    options = method_class.Options()
-    teacher = (teacher or FakeEncoder(seed=1)) if options.needs_teacher else None
+    options = method_class.Options(**values)
+    teacher = (teacher or FakeEncoder(embed_dim=16, seed=1)) if options.needs_teacher else None
     method = method_class(options, student.facts, teacher and teacher.facts)
     for tap in method.student_taps:
         if tap.num_heads is not None:
@@ -35,29 +35,32 @@ def batch(scale=1.0):
     return Batch(images, images, None, tuple("abcd"), torch.arange(4))
 
 
-methods = pytest.mark.parametrize("name", METHODS)
+arms = pytest.mark.parametrize("arm", ARMS)
 
 
 def test_each_method_has_its_options_and_each_options_section_its_method():
     sections = {field.name.replace("_", "-"): field for field in fields(PerMethodOptions)}
     assert set(sections) == set(METHODS)
+    classes = {}
     for name, address in METHODS.items():
         module, _, kind = address.partition(":")
-        assert type(sections[name].default) is vars(importlib.import_module(module))[kind].Options
+        classes[name] = vars(importlib.import_module(module))[kind]
+        assert type(sections[name].default) is classes[name].Options
+    assert {method_class for method_class, _ in ARMS.values()} == set(classes.values())
 
 
-@methods
-def test_gives_a_scalar_and_parts_that_add_up(name):
-    distiller, _ = build(name)
+@arms
+def test_gives_a_scalar_and_parts_that_add_up(arm):
+    distiller, _ = build(arm)
     losses = distiller(batch())
     assert losses.total.shape == () and losses.total.requires_grad
     assert losses.parts and not any(part.requires_grad for part in losses.parts.values())
     torch.testing.assert_close(sum(losses.parts.values()), losses.total.detach())
 
 
-@methods
-def test_gradient_reaches_the_student_and_never_the_teacher(name):
-    distiller, teacher = build(name)
+@arms
+def test_gradient_reaches_the_student_and_never_the_teacher(arm):
+    distiller, teacher = build(arm)
     distiller(batch()).total.backward()
     assert distiller.student.weight.grad.abs().sum() > 0
     for parameter in distiller.method.parameters():
@@ -66,9 +69,9 @@ def test_gradient_reaches_the_student_and_never_the_teacher(name):
         assert teacher.weight.grad is None and not teacher.weight.requires_grad
 
 
-@methods
-def test_finite_on_extreme_and_on_half_precision_input(name):
-    distiller, _ = build(name)
+@arms
+def test_finite_on_extreme_and_on_half_precision_input(arm):
+    distiller, _ = build(arm)
     for precision in (torch.float32, torch.bfloat16):
         with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
             losses = distiller(batch(scale=1e3))
@@ -77,9 +80,9 @@ def test_finite_on_extreme_and_on_half_precision_input(name):
         assert distiller.student.weight.grad.isfinite().all()
 
 
-@methods
-def test_the_teacher_is_a_value(name):
-    distiller, teacher = build(name)
+@arms
+def test_the_teacher_is_a_value(arm):
+    distiller, teacher = build(arm)
     if teacher is None:
         assert distiller.teacher is None
         return
@@ -90,19 +93,19 @@ def test_the_teacher_is_a_value(name):
     assert not held & {id(parameter) for parameter in teacher.parameters()}
 
 
-@methods
-def test_a_missing_tap_is_named_with_what_is_offered(name):
+@arms
+def test_a_missing_tap_is_named_with_what_is_offered(arm):
     class Poor(FakeEncoder):
         def offered_taps(self):
-            return ("tokens",)
+            return ("logits",)
 
-    with pytest.raises(UserError, match="offers only tokens"):
-        build(name, student=Poor())
+    with pytest.raises(UserError, match="offers only logits"):
+        build(arm, student=Poor())
 
 
-@methods
-def test_the_same_seeds_give_the_same_losses(name):
-    distiller, _ = build(name)
+@arms
+def test_the_same_seeds_give_the_same_losses(arm):
+    distiller, _ = build(arm)
     one = batch()
     torch.testing.assert_close(distiller(one).total, distiller(one).total, rtol=0, atol=0)
 

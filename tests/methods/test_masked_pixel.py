@@ -36,8 +36,8 @@ def test_a_perfect_reconstruction_has_no_loss_and_visible_patches_never_count(no
         target = normalise_patches(target)
     visible = torch.zeros(3, 4, dtype=torch.bool).scatter(1, one.ids_keep, True)
     guess = torch.where(visible[..., None], torch.full_like(target, 9.0), target)
-    method.decoder = torch.nn.Module()
-    method.decoder.forward = lambda tokens, ids_keep: guess
+    method.reconstruction.decoder = torch.nn.Module()
+    method.reconstruction.decoder.forward = lambda tokens, ids_keep: guess
     losses = method(Features(torch.zeros(3, 3, 8), 1, (2, 2)), None, one)
     assert losses.total.item() == pytest.approx(0, abs=1e-10)
 

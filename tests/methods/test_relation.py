@@ -1,5 +1,8 @@
 """Relation distillation: alignment of heads and tokens, and the loss it composes."""
 
+import itertools
+import math
+
 import pytest
 import torch
 
@@ -50,40 +53,72 @@ def test_the_student_s_last_block_takes_the_head_count_of_the_teacher_s_block():
     assert method.teacher_taps == tuple(Tap(kind, 2, 8) for kind in ("queries", "keys", "values"))
 
 
-def test_cls_token_takes_part_where_both_have_one():
-    student, teacher = FakeEncoder(), FakeEncoder(seed=1)
-    method = Relation(RelationOptions(), student.facts, teacher.facts)
-    full = student(images(), None, method.student_taps)
-    assert method._shared_tokens(full, method.student_taps)[0].shape[2] == 5  # CLS and 4 patches
+@pytest.mark.parametrize(
+    ("relations", "kinds"),
+    [(("qq",), "q"), (("vv", "kk"), "kv"), (("qk",), "qk"), (("qq", "kk", "vv"), "qkv")],
+)
+def test_taps_only_what_the_relations_need(relations, kinds):
+    facts = FakeEncoder().facts
+    method = Relation(RelationOptions(relations=relations), facts, facts)
+    names = {"q": "queries", "k": "keys", "v": "values"}
+    assert [tap.kind for tap in method.teacher_taps] == [names[letter] for letter in kinds]
 
 
-@pytest.mark.parametrize(("prefix_student", "prefix_teacher"), [(1, 5), (0, 1), (1, 0), (2, 0)])
-def test_registers_and_lone_cls_tokens_are_left_out(prefix_student, prefix_teacher):
-    student = FakeEncoder(num_prefix_tokens=prefix_student)
-    teacher = FakeEncoder(num_prefix_tokens=prefix_teacher, seed=1)
-    method = Relation(RelationOptions(), student.facts, teacher.facts)
-    x = images()
-    s, t = student(x, None, method.student_taps), teacher(x, None, method.teacher_taps)
-    has_cls = int(prefix_student > 0 and prefix_teacher > 0)
-    for features, taps in ((s, method.student_taps), (t, method.teacher_taps)):
-        q = features.taps[taps[0]]
-        kept = method._shared_tokens(features, taps)[0]
-        assert kept.shape[2] == 4 + has_cls
-        torch.testing.assert_close(kept[:, :, has_cls:], q[:, :, features.num_prefix_tokens :])
-        if has_cls:
-            torch.testing.assert_close(kept[:, :, 0], q[:, :, 0])
-    assert method(s, t, batch(x)).total.isfinite()
+def loop_loss(a, b, target_a, target_b, softmax, temperature):
+    """One relation's loss of (B, nh, N, hd) in float64, with plain loops from the formula."""
+    B, heads, N, _ = a.shape
+    total = 0.0
+    for sample, head, query in itertools.product(range(B), range(heads), range(N)):
+        rows = []
+        for x, y in ((a, b), (target_a, target_b)):
+            x, y = x[sample, head].tolist(), y[sample, head].tolist()
+            scale = 1 / (math.sqrt(len(x[0])) * temperature)
+            rows.append([scale * sum(map(float.__mul__, x[query], key)) for key in y])
+        if softmax:
+            own, target = ([math.exp(s) / sum(map(math.exp, row)) for s in row] for row in rows)
+            total += sum(t * math.log(t / s) for s, t in zip(own, target, strict=True))
+        else:
+            total += sum((s - t) ** 2 for s, t in zip(*rows, strict=True)) / N
+    return total / (B * heads * N)
 
 
-def test_a_block_that_the_teacher_has_not_is_named():
-    facts = FakeEncoder(depth=2).facts
-    with pytest.raises(UserError, match="has 2 blocks.*no block 2"):
-        Relation(RelationOptions(teacher_block=2), facts, facts)
+@pytest.mark.parametrize("softmax", [True, False])
+@pytest.mark.parametrize("relations", [("qk", "vv"), ("qq", "kk", "vv"), ("qk",), ("vv",)])
+def test_every_arm_equals_a_loop_written_from_the_formula(relations, softmax):
+    options = RelationOptions(
+        relations=relations, softmax=softmax, temperature=1.7 if softmax else 1.0
+    )
+    student, teacher = FakeEncoder(embed_dim=8), FakeEncoder(embed_dim=12, seed=1)
+    method = Relation(options, student.facts, teacher.facts)
+    sides = []
+    for taps, dim in ((method.student_taps, 4), (method.teacher_taps, 6)):
+        drawn = {tap: torch.randn(2, 2, 5, dim, dtype=torch.float64) for tap in taps}
+        sides.append(Features(None, 1, (2, 2), drawn))
+    losses = method(*sides, batch(images()))
+    letters = {"q": "queries", "k": "keys", "v": "values"}
+    for relation in relations:
+        values = [
+            next(value for tap, value in side.taps.items() if tap.kind == letters[letter])
+            for side in sides
+            for letter in relation
+        ]
+        expected = loop_loss(*values, softmax, options.temperature)
+        assert losses.parts[relation].item() == pytest.approx(expected, rel=1e-10)
+    assert losses.total.item() == pytest.approx(sum(map(float, losses.parts.values())), rel=1e-12)
 
 
-def test_needs_a_teacher():
-    with pytest.raises(UserError, match="--teacher"):
-        Relation(RelationOptions(), FakeEncoder().facts, None)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"relations": ()}, "at least one"),
+        ({"relations": ("qk", "qk")}, "at most once"),
+        ({"softmax": False, "temperature": 2.0}, "no effect without softmax"),
+        ({"relations": ("kq",)}, "qq"),
+    ],
+)
+def test_options_without_effect_or_sense_are_refused(values, message):
+    with pytest.raises(UserError, match=message):
+        RelationOptions(**values)
 
 
 def test_features_are_all_it_sees():

@@ -40,6 +40,10 @@ FAMILIES: dict[str, tuple[str, dict]] = {
 }
 # The oldest timm supported does not have all of them yet.
 FAMILIES = {family: entry for family, entry in FAMILIES.items() if timm.is_model(entry[0])}
+FAMILIES |= {
+    "tinymim-star": ("tinymim_star", {"out_dim": 40}),
+    "tinymim-star-narrow-norm": ("tinymim_star", {"out_dim": 40, "fc_norm_dim": EMBED_DIM}),
+}
 CANT_DROP_PATCHES = {"beit", "beit2-shared-bias"}
 
 
@@ -54,7 +58,7 @@ def architecture_of(family: str) -> dict:
         "num_classes": 5,
     }
     return {
-        "kind": "timm",
+        "kind": "tinymim-star" if name == "tinymim_star" else "timm",
         "name": name,
         "kwargs": shape | differences,
         "mean": [0.4, 0.5, 0.6],

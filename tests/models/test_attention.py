@@ -61,6 +61,48 @@ def test_scores_are_those_before_the_models_own_softmax(family):
         torch.testing.assert_close(scores.softmax(-1), probabilities[tap.block])
 
 
+@every_family
+def test_tokens_inside_a_block_are_those_of_its_own_forward(family):
+    encoder = small_encoder(family)
+    images = small_images()
+    seen = {}
+
+    def record(kind, index):
+        return lambda module, inputs: seen.setdefault((kind, index), inputs[0])
+
+    for index, block in enumerate(encoder.model.blocks):
+        block.drop_path1.register_forward_pre_hook(record("attention_output", index))
+        block.drop_path2.register_forward_pre_hook(record("mlp_output", index))
+        block.register_forward_pre_hook(record("input", index))
+        block.register_forward_hook(
+            lambda module, inputs, out, index=index: seen.setdefault(("tokens", index), out)
+        )
+    encoder.model((images - encoder.mean) / encoder.std)
+    taps = tuple(
+        Tap(kind, block)
+        for block in range(encoder.facts.depth)
+        for kind in ("attention_output", "attention_tokens", "mlp_output", "tokens")
+    )
+    own = dict(seen)
+    for tap, value in encoder(images, taps=taps).taps.items():
+        if tap.kind == "attention_tokens":
+            expected = own["input", tap.block] + own["attention_output", tap.block]
+        else:
+            expected = own[tap.kind, tap.block]
+        torch.testing.assert_close(value, expected)
+
+
+@pytest.mark.parametrize("kind", ["attention_output", "attention_tokens"])
+def test_an_attention_tap_on_the_last_block_does_not_run_its_mlp(kind):
+    encoder = small_encoder("mae")
+    calls = []
+    encoder.model.blocks[-1].mlp.register_forward_hook(lambda *_: calls.append(1))
+    encoder(small_images(), taps=(Tap(kind, -1),))
+    assert not calls
+    encoder(small_images(), taps=(Tap(kind, -1), Tap("output")))
+    assert calls
+
+
 @pytest.mark.parametrize("family", ["qk-norm", "dinov3", "eva02-split-qkv"])
 def test_types_under_autocast_are_those_of_the_models_own_attention(family, attention_calls):
     encoder = small_encoder(family)

@@ -14,6 +14,7 @@ class VitShape:
 
     ``grid`` is that of the position table; ``num_prefix_rows`` are its rows without a place in the
     image. ``hidden_dim`` is the width of ``mlp.fc1``; ``is_gated``: half of it are gates.
+    ``out_dim`` is the width of TinyMIM*'s wide tokens; it and ``fc_norm_dim`` are 0 without.
     """
 
     embed_dim: int
@@ -32,6 +33,8 @@ class VitShape:
     is_gated: bool
     global_pool: str
     num_classes: int
+    out_dim: int
+    fc_norm_dim: int
 
     @property
     def img_size(self) -> Grid:
@@ -39,7 +42,7 @@ class VitShape:
         return self.grid[0] * self.patch_size, self.grid[1] * self.patch_size
 
 
-# The tensors that tell the shape, and how many axes they have; the last two may be absent.
+# The tensors that tell the shape, and how many axes they have; some may be absent.
 _NUM_AXES = {
     "patch_embed.proj.weight": 4,
     "blocks.0.attn.qkv.weight": 2,
@@ -48,8 +51,10 @@ _NUM_AXES = {
     "pos_embed": 3,
     "reg_token": 3,
     "head.weight": 2,
+    "conv1x1.1.weight": 2,
+    "fc_norm.weight": 1,
 }
-_OPTIONAL = ("reg_token", "head.weight")
+_OPTIONAL = ("reg_token", "head.weight", "conv1x1.1.weight", "fc_norm.weight")
 
 
 def read_shape(weights: Weights, img_size: Grid | None = None) -> VitShape:
@@ -75,7 +80,6 @@ def read_shape(weights: Weights, img_size: Grid | None = None) -> VitShape:
         weights["pos_embed"].shape[1], num_prefix, num_reg_tokens > 0, patch_size, img_size
     )
     hidden_dim = weights["blocks.0.mlp.fc1.weight"].shape[0]
-    head = weights.get("head.weight")
     return VitShape(
         embed_dim=patch_weight.shape[0],
         depth=depth_of(weights),
@@ -92,8 +96,14 @@ def read_shape(weights: Weights, img_size: Grid | None = None) -> VitShape:
         has_pre_norm="norm_pre.weight" in weights,
         is_gated=weights["blocks.0.mlp.fc2.weight"].shape[1] * 2 == hidden_dim,
         global_pool=_read_pool(weights),
-        num_classes=0 if head is None else head.shape[0],
+        num_classes=_num_rows(weights, "head.weight"),
+        out_dim=_num_rows(weights, "conv1x1.1.weight"),
+        fc_norm_dim=_num_rows(weights, "fc_norm.weight"),
     )
+
+
+def _num_rows(weights: Weights, name: str) -> int:
+    return weights[name].shape[0] if name in weights else 0
 
 
 def _read_grid(
@@ -142,6 +152,8 @@ def to_architecture(
     timm fixes the norm's epsilon and the gated MLP by the model's name, so the name is chosen by
     them. Raises UserError for a combination that timm does not have.
     """
+    if shape.out_dim:
+        return _to_star(shape, num_heads, img_size)
     if shape.has_dist_token:
         name, eps = "deit_base_distilled_patch16_224", 1e-6
     elif shape.is_gated:
@@ -190,6 +202,26 @@ def to_architecture(
     elif shape.is_gated:
         kwargs["init_values"] = 0.0  # timm drops a None, and the named model has scales
     return {"kind": "timm", "name": name, "kwargs": kwargs, "num_heads": list(num_heads)}
+
+
+def _to_star(shape: VitShape, num_heads: tuple[int, ...], img_size: Grid) -> dict[str, Any]:
+    kwargs = {
+        "img_size": list(img_size),
+        "patch_size": shape.patch_size,
+        "embed_dim": shape.embed_dim,
+        "depth": shape.depth,
+        "num_heads": num_heads[0],
+        "mlp_ratio": to_ratio(shape.hidden_dim, shape.embed_dim),
+        "num_classes": shape.num_classes,
+        "out_dim": shape.out_dim,
+        "fc_norm_dim": shape.fc_norm_dim or shape.out_dim,
+    }
+    return {
+        "kind": "tinymim-star",
+        "name": "tinymim_star",
+        "kwargs": kwargs,
+        "num_heads": list(num_heads),
+    }
 
 
 def to_ratio(hidden_dim: int, embed_dim: int) -> float:

@@ -189,7 +189,10 @@ def load_weights_file(
     if layout.name == "tinymim" and shape.embed_dim == 192 and num_heads is None:
         notes.append("TinyMIM*-T's own pre-training file looks the same; pass num_heads=12 for it.")
     if layout.name == "tinymim_tstar":
-        notes.append("The LayerNorm of its wider layer is taken as the final norm.")
+        notes.append(
+            "The order of pooling, wide layer and fc_norm was never published; it is that of "
+            "limbeck.models.tinymim_star."
+        )
     architecture = to_architecture(shape, heads, img_size=img_size or shape.img_size)
     architecture |= {"mean": list(mean), "std": list(std)}
     named = drop_classifier(named, architecture, num_classes, notes)

@@ -118,11 +118,6 @@ def rename(weights: Weights, to_name: Callable[[str], str]) -> Weights:
     return renamed
 
 
-def _convert_tstar(weights: Weights) -> Weights:
-    # Its LayerNorm is per token after the last block, where the others have their final norm.
-    return rename(weights, lambda name: name.replace("conv1x1.0.", "norm."))
-
-
 def _convert_dinov2(weights: Weights) -> Weights:
     def to_name(name: str) -> str:
         name = name.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2.")
@@ -163,13 +158,6 @@ LAYOUTS: tuple[Layout, ...] = (
         "TinyMIM*-T fine-tuned: a distillation token and a wider layer before the classifiers",
         lambda weights: _is_vit(weights) and {"dist_token", "conv1x1.1.weight"} <= weights.keys(),
         TSTAR_HEADS,
-        convert=_convert_tstar,
-        left_out=(
-            ("conv1x1.1.", "the layer that widens the tokens for the classifiers"),
-            ("fc_norm.", "the classifiers' norm"),
-            ("head.", "the classifier"),
-            ("head_dist.", "the distillation classifier"),
-        ),
     ),
     Layout(
         "dinov2",

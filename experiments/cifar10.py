@@ -1,0 +1,185 @@
+"""What the two CIFAR-10 experiments share: a teacher, a student, and arms under one budget.
+
+An arm is what a student is pre-trained with before it is fine-tuned with labels: a distillation
+method with its options, masked pixels alone, or nothing. All arms and seeds of an experiment have
+the same student, crops, steps and fine-tuning. Every run is an ordinary run folder: a stopped
+experiment is continued by the same command.
+"""
+
+import argparse
+import logging
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import limbeck
+from limbeck.config import read_json
+from limbeck.data.options import DataOptions, MixOptions, ViewOptions
+from limbeck.engine.options import OptimOptions, TrainOptions
+from limbeck.evaluation.report import table
+from limbeck.methods.options import MethodOptions
+from limbeck.models.build import build_student
+from limbeck.models.finished import save_student
+from limbeck.models.options import StudentOptions, TeacherOptions
+from limbeck.recipes.probes import CropEvalOptions, ProbeOptions
+
+NUM_IMAGES = 50_000
+BATCH_SIZE = 64
+AT_THE_END = 1_000_000  # probe_every: once, with the last step
+
+
+@dataclass(frozen=True)
+class Arm:
+    """``method`` None: fine-tuned from scratch, ``more`` times as long as the others."""
+
+    method: str | None
+    options: MethodOptions | None = None
+    teacher: Mapping[str, float] = field(default_factory=dict)
+    more: int = 1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Images seen in pre-training and in fine-tuning (with repetition)."""
+
+    pretrain: int
+    finetune: int
+
+
+def run(
+    description: str,
+    arms: Mapping[str, Arm],
+    default: Budget,
+    seeds: int,
+    notes: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """The command line of an experiment: run all arms, then print the table.
+
+    ``notes``: further cells for the rows of arms.
+    """
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=formatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with cifar10_*.parquet")
+    parser.add_argument("--teacher", type=Path, required=True, help="a run of teacher.toml")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--pretrain", type=int, default=default.pretrain)
+    parser.add_argument("--finetune", type=int, default=default.finetune)
+    parser.add_argument("--processes", type=int, default=2, help="runs at a time, one thread each")
+    arguments = parser.parse_args()
+    budget = Budget(arguments.pretrain, arguments.finetune)
+    # Seed by seed: an experiment that is cut short has whole rows of the first seeds.
+    jobs = [(name, seed) for seed in range(arguments.seeds) for name in arms]
+    context = get_context("spawn")
+    with ProcessPoolExecutor(arguments.processes, context, torch.set_num_threads, (1,)) as pool:
+        pending = {job: pool.submit(run_arm, *job, arms[job[0]], budget, arguments) for job in jobs}
+        results = {job: pending[job].result() for job in jobs}
+    rows = {name: [results[name, seed] for seed in range(arguments.seeds)] for name in arms}
+    notes = notes or {}
+    print(table([{"arm": name, **_cells(rows[name]), **notes.get(name, {})} for name in arms]))
+
+
+def run_arm(
+    name: str, seed: int, arm: Arm, budget: Budget, arguments: argparse.Namespace
+) -> dict[str, float]:
+    """One student: its scores on the test images, frozen and fine-tuned, in 0..1."""
+    logging.getLogger("limbeck").setLevel(logging.WARNING)
+    out = arguments.out / (re.sub(r"\W+", "_", name) + f"_{seed}")
+    data = DataOptions(
+        root=str(arguments.data / "cifar10_train.parquet"),
+        eval_root=str(arguments.data / "cifar10_test.parquet"),
+        num_workers=0,
+    )
+    student = StudentOptions(
+        name="vit_tiny_patch16_224",
+        img_size=32,
+        patch_size=4,
+        embed_dim=96,
+        depth=4,
+        num_heads=3,
+    )
+    scores: dict[str, float] = {}
+    if arm.method is None:
+        pretrained = out / "untrained"
+        save_student(build_student(student, seed=seed), pretrained, {})
+    else:
+        pretrained = _pretrain(
+            arm, student, data, seed, out / "pretrain", budget, arguments.teacher
+        )
+        frozen = read_json(pretrained / "student.json")["scores"]
+        scores |= {"linear": frozen["linear_top1"], "knn": frozen["knn_top1"]}
+    run_dir = limbeck.finetune(
+        limbeck.FinetuneConfig(
+            student=str(pretrained),
+            out=out / "finetune",
+            seed=seed,
+            drop_path_rate=0.0,
+            num_heads=student.num_heads,  # as the study did: the adapted block goes back
+            data=data,
+            views=ViewOptions(scale=(0.4, 1.0)),
+            mix=MixOptions(),
+            optim=OptimOptions(
+                base_lr=4e-3,
+                betas=(0.9, 0.999),
+                layer_decay=0.75 if arm.method else 1.0,
+                no_decay_names=("pos_embed", "cls_token"),
+            ),
+            train=_train(arm.more * budget.finetune),
+            evaluation=CropEvalOptions(crop_ratio=1.0, batch_size=250),
+        )
+    )
+    return scores | {"finetuned": read_json(run_dir / "student.json")["scores"]["top1"]}
+
+
+def _pretrain(
+    arm: Arm,
+    student: StudentOptions,
+    data: DataOptions,
+    seed: int,
+    out: Path,
+    budget: Budget,
+    teacher: Path,
+) -> Path:
+    assert arm.method is not None
+    section = {} if arm.options is None else {arm.method.replace("-", "_"): arm.options}
+    has_teacher = arm.method != "masked-pixel"
+    return limbeck.distill(
+        limbeck.DistillConfig(
+            method=arm.method,
+            out=out,
+            seed=seed,
+            student=student,
+            teacher=TeacherOptions(source=str(teacher) if has_teacher else None, **arm.teacher),
+            data=data,
+            optim=OptimOptions(base_lr=4e-3),
+            train=_train(budget.pretrain),
+            probes=ProbeOptions(crop_ratio=1.0, num_train=5000, num_test=5000, batch_size=250),
+            **section,
+        )
+    )
+
+
+def _train(num_images: int) -> TrainOptions:
+    return TrainOptions(
+        epochs=num_images / NUM_IMAGES,
+        global_batch_size=BATCH_SIZE,
+        probe_every=AT_THE_END,
+        save_every=200,
+    )
+
+
+def _cells(scores: Sequence[Mapping[str, float]]) -> dict[str, str]:
+    cells = {}
+    for name in ("finetuned", "linear", "knn"):
+        values = [100 * one[name] for one in scores if name in one]
+        if values:
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells[f"{name} top-1 %"] = f"{statistics.mean(values):.1f}{spread}"
+    return cells

@@ -1,0 +1,68 @@
+"""Logit distillation: a classification teacher beside the labels, while a student is fine-tuned.
+
+Training data-efficient image transformers & distillation through attention (DeiT), arXiv
+2012.12877. The teacher sees exactly the student's images, mixed and disturbed as they are. Of a
+student with two heads the distillation head learns from the teacher; one without a distillation
+token learns both from its one head.
+"""
+
+from dataclasses import replace
+
+from limbeck.errors import UserError
+from limbeck.methods.method import Method
+from limbeck.methods.options import LogitOptions
+from limbeck.models.encoder import EncoderFacts
+from limbeck.ops.losses import logit_divergence, soft_cross_entropy
+from limbeck.records import Batch, Features, Losses, Tap
+
+# DeiT's section 4: equal halves for hard labels; for soft ones lambda 0.1 and tau 3.
+WEIGHTS = {"hard": 0.5, "soft": 0.1}
+TEMPERATURE = 3.0
+
+
+class Logit(Method):
+    """L_hard = cross entropy of z_s against argmax(z_t); L_soft = T^2 KL(p_t || p_s).
+
+    z are the logits of student and teacher, p = softmax(z / T); sum over classes, mean over images.
+    ``weight`` is DeiT's lambda: with a task the total is (1 - weight) L_task + weight L.
+    """
+
+    Options = LogitOptions
+
+    def __init__(
+        self, options: LogitOptions, student: EncoderFacts, teacher: EncoderFacts | None
+    ) -> None:
+        super().__init__()
+        if teacher is None:
+            raise UserError("Logit distillation needs a teacher; name one with --teacher.")
+        if not teacher.num_classes:
+            raise UserError(
+                f"The teacher {teacher.origin.get('source', '')} has no classifier; fine-tune it "
+                "first (limbeck finetune --student TEACHER --data LABELLED_IMAGES)."
+            )
+        if teacher.num_classes != student.num_classes:
+            raise UserError(
+                f"The teacher knows {teacher.num_classes} classes and the student learns "
+                f"{student.num_classes}; choose a teacher that was fine-tuned on the same classes."
+            )
+        self.is_hard = options.kind == "hard"
+        self.temperature = options.temperature or TEMPERATURE
+        self.share = options.weight or WEIGHTS[options.kind]
+        self.student_tap = Tap("dist_logits" if student.has_dist_head else "logits")
+        self.student_taps = (self.student_tap,)
+        self.teacher_taps = (Tap("logits"),)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Show the teacher what the student sees: its answer is a label for this very image."""
+        return replace(batch, teacher_images=batch.images)
+
+    def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Losses:
+        """The loss of one batch; its part is "logit"."""
+        del batch
+        assert teacher is not None
+        own, target = student.taps[self.student_tap], teacher.taps[Tap("logits")]
+        if self.is_hard:
+            loss = soft_cross_entropy(own, target.argmax(dim=-1))
+        else:
+            loss = logit_divergence(own, target, self.temperature)
+        return Losses(total=loss, parts={"logit": loss.detach()})

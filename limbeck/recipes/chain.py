@@ -1,0 +1,245 @@
+"""``limbeck distill --chain A,B,C``: each student becomes the next one's teacher, as distilled.
+
+Sequential distillation of TinyMIM, arXiv 2301.01296. A stage is an ordinary run in a folder of its
+own, so it resumes like one. What we do differently: the head count that a student was trained with
+travels with it, so that every pair of networks works, and the next stage learns the very relations
+that the student was trained to have.
+
+Imports of torch are inside the functions: the stages must be checked without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck.config import from_plain, read_json, to_plain
+from limbeck.errors import UserError, did_you_mean
+from limbeck.methods import METHODS
+from limbeck.models.options import StudentOptions
+from limbeck.recipes import checks
+
+if TYPE_CHECKING:
+    import torch
+
+    from limbeck.engine.distributed import Ranks
+    from limbeck.models.encoder import Encoder
+    from limbeck.recipes.distill import DistillConfig
+    from limbeck.recipes.images import Images
+    from limbeck.recipes.networks import Networks
+
+log = logging.getLogger("limbeck")
+
+SHARED = ("img_size", "patch_size")
+"""Options of --student that hold for every stage which does not state its own."""
+SHAPE = tuple(f.name for f in fields(StudentOptions) if f.name not in ("name", "weights"))
+"""What a stage may state after its name."""
+
+
+def check_chain(config: DistillConfig) -> None:
+    """All that can be wrong with --chain without building a network; raises UserError."""
+    for field in fields(StudentOptions):
+        is_changed = getattr(config.student, field.name) != field.default
+        if is_changed and field.name not in SHARED:
+            raise UserError(
+                f"student.{field.name} has no effect with --chain, whose stages name the students; "
+                "state it there, such as --chain vit_base,vit_tiny:num_heads=6."
+            )
+    section = getattr(config, config.method.replace("-", "_")) if config.method in METHODS else None
+    if section is not None and not section.needs_teacher:
+        raise UserError(
+            f"A chain hands a teacher on, and the method {config.method} has none; leave --chain "
+            "out, or choose another method."
+        )
+    if config.teacher.source is None:
+        raise UserError(
+            "A chain needs its first teacher; name one, such as "
+            "--teacher timm:vit_large_patch16_224.mae or --teacher path/to/weights.safetensors."
+        )
+    for text in config.chain.split(","):
+        _read_stage(text, config.student)
+
+
+def split_chain(config: DistillConfig) -> list[DistillConfig]:
+    """The configs of the stages, each an ordinary run; one of a config without a chain.
+
+    What describes the first teacher (its image size, heads, patch size and target block) holds for
+    the first stage. The others learn from the block in which the student before them has learnt.
+    """
+    if not config.chain:
+        return [config]
+    stages: list[DistillConfig] = []
+    for text, out in zip(
+        config.chain.split(","), stage_dirs(config.out, config.chain), strict=True
+    ):
+        changes: dict[str, Any] = {"student": _read_stage(text, config.student)}
+        if stages:
+            changes["teacher"] = replace(
+                config.teacher,
+                source=str(stages[-1].out), img_size=None, num_heads=None, patch_size=None,
+            )  # fmt: skip
+            changes |= _target_what_was_trained(config)
+        stages.append(replace(config, chain="", out=out, **changes))
+    return stages
+
+
+def _target_what_was_trained(config: DistillConfig) -> dict[str, Any]:
+    if config.method not in METHODS:
+        return {}  # a method of one's own names its blocks itself
+    name = config.method.replace("-", "_")
+    options = getattr(config, name)
+    return {name: replace(options, teacher_block=options.student_block)}
+
+
+def stage_dirs(out: Path, chain: str) -> list[Path]:
+    """The folders of the stages: ``out/1_vit_base``, ``out/2_vit_small`` and so on."""
+    names = [text.partition(":")[0].strip() for text in chain.split(",")]
+    return [out / f"{number}_{name}" for number, name in enumerate(names, 1)]
+
+
+def finished_stages(run_dir: Path) -> list[Path]:
+    """The stages' folders of a finished chain; none where the folder holds an ordinary run."""
+    file = run_dir / "config.json"
+    chain = read_json(file).get("chain", "") if file.exists() else ""
+    return stage_dirs(run_dir, chain) if chain else []
+
+
+def _read_stage(text: str, shared: StudentOptions) -> StudentOptions:
+    """The student of a stage such as ``vit_tiny:num_heads=6:embed_dim=96``."""
+    text = text.strip()
+    name, *words = text.split(":")
+    if not text:
+        raise UserError("--chain has a stage without a name; write NAME,NAME,NAME.")
+    where = f"chain stage '{text}'"
+    values: dict[str, Any] = {"name": name} | {key: getattr(shared, key) for key in SHARED}
+    stated: set[str] = set()
+    for word in words:
+        key, equals, value = word.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals:
+            raise UserError(
+                f"{where}: '{word}' is not OPTION=VALUE; a stage is a model's name and its shape, "
+                "such as vit_tiny:num_heads=6, and starts from fresh weights."
+            )
+        if key not in SHAPE:
+            raise UserError(
+                f"{where}: there is no option '{key}'.{did_you_mean(key, SHAPE)} "
+                f"A stage takes {', '.join(SHAPE)}."
+            )
+        if key in stated:
+            raise UserError(f"{where}: {key} is stated twice; leave one of them out.")
+        stated.add(key)
+        values[key] = value
+    student = from_plain(StudentOptions, values, where)
+    try:
+        checks.check_student(student)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    return student
+
+
+def rehearse(
+    stages: list[DistillConfig], device: torch.device
+) -> Iterator[tuple[DistillConfig, Networks]]:
+    """Every stage with its networks, as they are before any of them is trained.
+
+    The teachers of later stages have the shapes and head counts that they will have, and fresh
+    weights. Raises UserError, naming the stage, where networks can't be built or do not fit.
+    """
+    from limbeck.methods.distiller import Distiller
+    from limbeck.models.origins.load import load_encoder
+    from limbeck.recipes.networks import build_networks
+
+    load: Callable[..., Encoder] = load_encoder
+    for stage in stages:
+        try:
+            nets = build_networks(stage, device, load)
+            Distiller(nets.student, nets.method, nets.teacher)
+        except UserError as error:
+            if len(stages) == 1:
+                raise
+            raise UserError(f"Stage {stage.out.name}: {error}") from error
+        load = _rebuilt(nets.student.facts.architecture)
+        yield stage, nets
+
+
+def _rebuilt(architecture: dict[str, Any]) -> Callable[..., Encoder]:
+    """A function like ``load_encoder`` for a student that is still to be trained."""
+    from limbeck.models.vit import build_encoder
+
+    def load(source: str, img_size: int | None = None) -> Encoder:
+        kwargs = architecture["kwargs"] | ({"img_size": [img_size] * 2} if img_size else {})
+        return build_encoder(architecture | {"kwargs": kwargs}, {"source": source})
+
+    return load
+
+
+def distill_chain(
+    config: DistillConfig,
+    images: Images,
+    ranks: Ranks,
+    distill_stage: Callable[[DistillConfig, Networks, Images, Ranks], Path],
+) -> Path:
+    """Distil every stage that is not finished yet; returns ``config.out`` with the last student.
+
+    Before the first stage trains, all are built once, so that the last can't fail on its shape
+    after days. Every rank reads the teachers from their folders: on several machines ``out`` must
+    be one that they share. Raises as ``distill`` does.
+    """
+    from limbeck.engine.checkpoint import open_run
+    from limbeck.engine.distributed import on_main_rank
+    from limbeck.recipes.networks import build_networks
+    from limbeck.recipes.steps import resolve
+
+    stages = split_chain(config)
+    nets: Networks | None = None
+    resolved = {}
+    for stage, rehearsed in rehearse(stages, ranks.device):
+        nets = nets or rehearsed  # the first teacher, real and big, is not loaded a second time
+        facts = rehearsed.student.facts
+        steps = resolve(
+            len(images.train), facts.img_size[0], facts.architecture, stage.optim, stage.train,
+            ranks.world_size,
+        )  # fmt: skip
+        resolved[stage.out.name] = asdict(steps)
+    assert nets is not None
+    run = open_run(
+        config.out,
+        {"verb": "distill", **to_plain(config), "resolved": resolved},
+        {"data": images.fingerprint, "teacher": nets.teacher_hash},
+        overwrite=config.overwrite,
+    )
+    if run.is_finished:
+        log.info("%s is finished already; nothing to do.", run.dir)
+        return run.dir
+    for number, stage in enumerate(stages, 1):
+        log.info(
+            "Stage %d of %d: %s learns from %s.",
+            number, len(stages), stage.student.name, stage.teacher.source,
+        )  # fmt: skip
+        nets = nets or build_networks(stage, ranks.device)
+        distill_stage(stage, nets, images, ranks)
+        nets = None  # its memory is the next stage's
+
+    def finish() -> None:
+        _copy_student(stages[-1].out, run.dir)
+        run.finish()
+
+    on_main_rank(finish)
+    return run.dir
+
+
+def _copy_student(stage_dir: Path, out: Path) -> None:
+    from limbeck.engine.checkpoint import write_whole
+    from limbeck.models.finished import RECORD_FILE, WEIGHTS_FILE
+
+    # The record last: where it exists, the weights are complete.
+    for name in (WEIGHTS_FILE, RECORD_FILE):
+        with (stage_dir / name).open("rb") as source:
+            write_whole(
+                out / name, lambda target, source=source: shutil.copyfileobj(source, target)
+            )
