@@ -72,18 +72,21 @@ def run(
     parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--pretrain", type=int, default=default.pretrain)
     parser.add_argument("--finetune", type=int, default=default.finetune)
+    parser.add_argument("--arms", nargs="+", default=list(arms), choices=list(arms), metavar="ARM")
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, one thread each")
     arguments = parser.parse_args()
     budget = Budget(arguments.pretrain, arguments.finetune)
     # Seed by seed: an experiment that is cut short has whole rows of the first seeds.
-    jobs = [(name, seed) for seed in range(arguments.seeds) for name in arms]
+    jobs = [(name, seed) for seed in range(arguments.seeds) for name in arguments.arms]
     context = get_context("spawn")
     with ProcessPoolExecutor(arguments.processes, context, torch.set_num_threads, (1,)) as pool:
         pending = {job: pool.submit(run_arm, *job, arms[job[0]], budget, arguments) for job in jobs}
         results = {job: pending[job].result() for job in jobs}
-    rows = {name: [results[name, seed] for seed in range(arguments.seeds)] for name in arms}
+    rows = {
+        name: [results[name, seed] for seed in range(arguments.seeds)] for name in arguments.arms
+    }
     notes = notes or {}
-    print(table([{"arm": name, **_cells(rows[name]), **notes.get(name, {})} for name in arms]))
+    print(table([{"arm": name, **_cells(rows[name]), **notes.get(name, {})} for name in rows]))
 
 
 def run_arm(
@@ -160,7 +163,7 @@ def _pretrain(
             data=data,
             optim=OptimOptions(base_lr=4e-3),
             train=_train(budget.pretrain),
-            probes=ProbeOptions(crop_ratio=1.0, num_train=5000, num_test=5000, batch_size=250),
+            probes=ProbeOptions(crop_ratio=1.0, num_train=2000, num_test=2000, batch_size=250),
             **section,
         )
     )

@@ -48,7 +48,7 @@ class Tap:
     mlp_output       what the MLP branch adds                (B, N, D)
     tokens           the residual stream after the block     (B, N, D)
     output           the tokens after the last block and     (B, N, D)
-                     final norm
+                     final norm; of TinyMIM* wider
     logits           the classifier's output; of two heads,  (B, C)
                      their mean
     class_logits     of two heads, the class token's         (B, C)

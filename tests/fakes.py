@@ -3,13 +3,22 @@
 import torch
 
 from limbeck.models.encoder import Encoder, EncoderFacts
-from limbeck.records import Features, Tap
+from limbeck.records import LOGIT_KINDS, Features, Tap
 
 
 class FakeEncoder(Encoder):
     """Draws every tap from one parameter, so that gradients can be followed."""
 
-    def __init__(self, *, embed_dim=8, depth=2, num_heads=2, num_prefix_tokens=1, seed=0):
+    def __init__(
+        self,
+        *,
+        embed_dim=8,
+        depth=2,
+        num_heads=2,
+        num_prefix_tokens=1,
+        has_dist_head=False,
+        seed=0,
+    ):
         super().__init__()
         self._facts = dict(
             embed_dim=embed_dim,
@@ -22,12 +31,15 @@ class FakeEncoder(Encoder):
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
             num_classes=3,
+            has_dist_head=has_dist_head,
             architecture={"kind": "fake"},
             origin={"source": "fake", "weight_hash": "0" * 64},
         )
         generator = torch.Generator().manual_seed(seed)
         self.weight = torch.nn.Parameter(torch.randn(48, 3 * embed_dim, generator=generator))
         self.head = torch.nn.Linear(embed_dim, 3)
+        if has_dist_head:
+            self.head_dist = torch.nn.Linear(embed_dim, 3)
         self.num_calls = 0
 
     @property
@@ -59,14 +71,23 @@ class FakeEncoder(Encoder):
                 "mlp_output": tokens,
                 "tokens": tokens,
                 "output": tokens,
-                "logits": self.head(tokens.mean(1)),
+                **self.logits(tokens),
             }[tap.kind]
         is_wanted = not taps or Tap("output") in taps
         return Features(tokens if is_wanted else None, facts.num_prefix_tokens, (2, 2), values)
 
+    def logits(self, tokens):
+        of_class = self.head(tokens.mean(1))
+        if not self.facts.has_dist_head:
+            return {"logits": of_class}
+        of_dist = self.head_dist(tokens[:, 1])
+        mean = (of_class + of_dist) / 2
+        return {"logits": mean, "class_logits": of_class, "dist_logits": of_dist}
+
     def offered_taps(self):
         inside = ("attention_output", "attention_tokens", "mlp_output", "tokens")
-        return ("queries", "keys", "values", "scores", *inside, "output", "logits")
+        logits = LOGIT_KINDS if self.facts.has_dist_head else ("logits",)
+        return ("queries", "keys", "values", "scores", *inside, "output", *logits)
 
     def layer_id(self, parameter_name):
         return 0 if parameter_name == "weight" else self.facts.depth + 1

@@ -36,6 +36,8 @@ class Feature(Transfer):
             tuple(Tap(kind, options.teacher_block) for kind in kinds),
         )
         widths = student.embed_dim, self.teacher_facts.embed_dim
+        if options.target == "output":
+            widths = student.output_dim, self.teacher_facts.output_dim
         self.proj = nn.ModuleList(nn.Linear(*widths) for _ in kinds)
 
     def compare(self, student: dict[Tap, Tensor], teacher: dict[Tap, Tensor]) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ class Reconstruction(nn.Module):
         self.num_patches = student.grid[0] * student.grid[1]
         width = options.decoder_embed_dim or student.embed_dim // 2
         self.decoder = MaeDecoder(
-            embed_dim=student.embed_dim,
+            embed_dim=student.output_dim,
             grid=student.grid,
             patch_size=student.patch_size,
             decoder_embed_dim=width,

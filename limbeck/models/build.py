@@ -111,6 +111,17 @@ def init_student(model: nn.Module) -> None:
         model.pos_embed.requires_grad_(False)
 
 
+def describe_positions(encoder: VitEncoder) -> str:
+    """How a student has its positions: "fixed sin-cos" (``init_student``), "learned" or "other".
+
+    "other" are those that are no table of the tokens: rotary or relative ones.
+    """
+    pos_embed = encoder.model.pos_embed
+    if pos_embed is None:
+        return "other"
+    return "learned" if pos_embed.requires_grad else "fixed sin-cos"
+
+
 def set_drop_path(encoder: VitEncoder, rates: Sequence[float]) -> None:
     """Set the drop-path rate of every block (0 <= rate < 1), the same for both of its branches."""
     blocks = encoder.model.blocks

@@ -50,9 +50,10 @@ class TinyMimStar(VisionTransformerDistilled):
         self.norms_before = fc_norm_dim != out_dim
         # An epsilon of 1e-5 here and of 1e-6 everywhere else: so in the published model.
         self.conv1x1 = nn.Sequential(
-            nn.LayerNorm(self.embed_dim, eps=1e-5), nn.Linear(self.embed_dim, out_dim), nn.GELU()
+            nn.LayerNorm(self.embed_dim, eps=1e-5),
+            _init_linear(nn.Linear(self.embed_dim, out_dim)),
+            nn.GELU(),
         )
-        _init_linear(self.conv1x1[1])
         self.fc_norm = LayerNorm(fc_norm_dim, eps=1e-6)
         self.reset_classifier(num_classes)
 

@@ -139,6 +139,9 @@ def _read_stage(text: str, shared: StudentOptions) -> StudentOptions:
         checks.check_student(student)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
+    if "." in name:
+        plain = name.partition(".")[0]
+        raise UserError(f"{where}: a stage starts from fresh weights; write '{plain}'.")
     return student
 
 
@@ -156,6 +159,8 @@ def rehearse(
 
     load: Callable[..., Encoder] = load_encoder
     for stage in stages:
+        if len(stages) > 1:
+            log.info("Stage %s is built once, to see that it fits.", stage.out.name)
         try:
             nets = build_networks(stage, device, load)
             Distiller(nets.student, nets.method, nets.teacher)

@@ -41,7 +41,8 @@ class DistillConfig(PerMethodOptions):
     out: Path = Path("runs/distill")
     """Folder of the run: checkpoints, logs, and at the end the finished student."""
     method: str = "relation"
-    """relation (TinyMIM), masked-pixel (MAE, no teacher), or your own as module:Class."""
+    """relation, feature or cls-token (TinyMIM's default and other arms), masked-pixel (MAE, no
+    teacher), or your own as module:Class."""
     seed: int = 0
     overwrite: bool = False
     """Start afresh where the folder holds another run."""
@@ -115,7 +116,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     from limbeck.engine.log import Log
     from limbeck.engine.loop import fit
     from limbeck.methods.distiller import Distiller
-    from limbeck.models.build import reinit_tail
+    from limbeck.models.build import describe_positions, reinit_tail
     from limbeck.models.finished import save_student
     from limbeck.recipes import lineage
     from limbeck.recipes.probes import build_probe
@@ -186,7 +187,12 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
                 config=to_plain(config),
                 teacher=nets.teacher and nets.teacher.facts,
                 data=images.lineage,
-                extra={"untrained": tail, "steps": resolved.total_steps, "scores": result.probes},
+                extra={
+                    "untrained": tail,
+                    "positions": describe_positions(student),
+                    "steps": resolved.total_steps,
+                    "scores": result.probes,
+                },
             )
             save_student(student, run.dir, record, crop_ratio=config.probes.crop_ratio)
             run.finish()

@@ -4,6 +4,8 @@ from torch import nn
 
 from limbeck.engine.optim import Average, build_optimizer, param_groups, set_lr
 from limbeck.engine.options import OptimOptions
+from limbeck.models.build import build_student
+from limbeck.models.options import StudentOptions
 from tests.engine.fakes import TinyModule
 
 
@@ -24,6 +26,15 @@ def test_groups_of_fine_tuning_vit_base():
     assert sizes == [3, 1] + [8, 4] * 12 + [3, 1]
     assert [group["weight_decay"] for group in groups] == [0.0, 0.05] * 14
     assert [group["lr_scale"] for group in groups[::2]] == [0.65 ** (13 - i) for i in range(14)]
+
+
+def test_groups_of_pretraining_vit_base():
+    """Golden number 9: 99 undecayed tensors and 50 decayed ones, cls_token among these."""
+    with torch.device("meta"):
+        student = build_student(StudentOptions(name="vit_base"), seed=0)
+    undecayed, decayed = (group["params"] for group in param_groups(student, OptimOptions()))
+    assert (len(undecayed), sum(p.numel() for p in undecayed)) == (99, 122_112)
+    assert (len(decayed), sum(p.numel() for p in decayed)) == (50, 85_525_248)
 
 
 def test_groups_of_pretraining_leave_out_what_is_frozen():

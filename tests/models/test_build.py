@@ -7,7 +7,13 @@ import torch
 from timm.layers import DropPath
 
 from limbeck.errors import UserError
-from limbeck.models.build import build_student, reinit_tail, set_drop_path, with_classifier
+from limbeck.models.build import (
+    build_student,
+    describe_positions,
+    reinit_tail,
+    set_drop_path,
+    with_classifier,
+)
 from limbeck.models.options import StudentOptions
 from limbeck.ops.pos_embed import interpolate_pos_embed, sincos_2d
 from limbeck.records import Tap
@@ -212,6 +218,83 @@ def test_classifier_carries_the_encoder_over(global_pool):
     torch.testing.assert_close(logits, pooled @ model.model.head.weight.T)
     again = with_classifier(student, 7, global_pool, seed=1)
     assert torch.equal(again.model.head.weight, model.model.head.weight)
+
+
+def test_positions_are_fixed_in_a_fresh_student_and_learned_in_loaded_weights():
+    student = build_student(SMALL, seed=0)
+    assert describe_positions(student) == "fixed sin-cos"
+    assert describe_positions(with_classifier(student, 3, "avg", seed=0)) == "learned"
+    assert describe_positions(small_encoder("dinov3")) == "other"
+
+
+@pytest.mark.parametrize("head", ["distilled", "tinymim-star"])
+def test_a_plain_student_gets_a_distillation_token_and_a_second_head(head):
+    student = build_student(SMALL, seed=0)
+    student.set_num_heads(-1, 4)
+    with torch.no_grad():
+        student.model.pos_embed += 0.5
+    model = with_classifier(student, 7, None, seed=1, head=head)
+    facts = model.facts
+    assert (facts.num_prefix_tokens, facts.num_classes, facts.has_dist_head) == (2, 7, True)
+    assert facts.num_heads == (2, 2, 4)
+    assert facts.origin == student.facts.origin
+    own, weights = model.model.state_dict(), student.model.state_dict()
+    kept = weights.keys() & own.keys() - {"pos_embed"}
+    dropped = {"norm.weight", "norm.bias"} if head == "tinymim-star" else set()
+    assert weights.keys() - kept == {"pos_embed"} | dropped
+    assert all(torch.equal(own[name], weights[name]) for name in kept)
+    # The new row of positions is the class token's.
+    assert torch.equal(own["pos_embed"][:, 1:], weights["pos_embed"])
+    assert torch.equal(own["pos_embed"][:, 0], weights["pos_embed"][:, 0])
+    assert 0.01 < own["dist_token"].std() < 0.03
+    for name in ("head", "head_dist"):
+        assert 1e-5 < own[f"{name}.weight"].std() < 3e-5
+        assert own[f"{name}.bias"].eq(0).all()
+    assert not torch.equal(own["head.weight"], own["head_dist.weight"])
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    again = with_classifier(student, 7, None, seed=1, head=head).model.state_dict()
+    assert all(torch.equal(own[name], again[name]) for name in own)
+
+
+@pytest.mark.parametrize("head", ["distilled", "tinymim-star"])
+def test_two_heads_are_fine_tuned_again_at_another_size_and_head_count(head):
+    first = with_classifier(build_student(SMALL, seed=0), 3, None, seed=0, head=head)
+    second = with_classifier(first, 9, None, seed=0, num_heads=4, img_size=48)
+    assert second.facts.num_heads == (4, 4, 4)
+    assert second.model.head_dist.weight.shape[0] == 9
+    own, weights = second.model.state_dict(), first.model.state_dict()
+    assert torch.equal(own["dist_token"], weights["dist_token"])
+    expected = interpolate_pos_embed(weights["pos_embed"], 2, (4, 4), (6, 6))
+    torch.testing.assert_close(own["pos_embed"], expected)
+
+
+def test_a_finished_classifier_becomes_a_tinymim_star_with_a_fresh_norm():
+    first = with_classifier(build_student(SMALL, seed=0), 3, "avg", seed=0)
+    second = with_classifier(first, 3, None, seed=0, head="tinymim-star")
+    assert second.model.fc_norm.weight.shape == (1280,)
+    with pytest.raises(UserError, match=r"norm.weight; choose another pooling or head"):
+        with_classifier(first, 3, None, seed=0, head="distilled")
+
+
+@pytest.mark.parametrize(
+    ("family", "head", "pool", "message"),
+    [
+        ("mae", "tinymim-star", "token", "A tinymim-star head has only avg pooling, not token"),
+        ("mae", "distilled", "avg", "A distilled head has only token pooling, not avg"),
+        ("deit-distilled", "single", None, "the heads of kind distilled already"),
+        ("tinymim-star", "distilled", None, "the heads of kind tinymim-star already"),
+        ("siglip", "distilled", None, "Only a plain ViT with a class token"),
+        ("dinov2-registers-swiglu", "tinymim-star", None, "Only a plain ViT with a class token"),
+        ("post-norm", "distilled", None, "Only a plain ViT with a class token"),
+        ("clip", "distilled", None, "Only a plain ViT with a class token"),
+        ("beit", "tinymim-star", None, "Only a plain ViT with a class token"),
+        ("qk-norm", "tinymim-star", None, "blocks.0.attn.k_norm.bias"),
+    ],
+)
+def test_heads_that_an_encoder_can_not_have_are_refused(family, head, pool, message):
+    with pytest.raises(UserError) as caught:
+        with_classifier(small_encoder(family), 3, pool, seed=0, head=head)
+    assert message in str(caught.value)
 
 
 def test_classifier_with_other_heads_and_image_size(caplog):

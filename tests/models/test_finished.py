@@ -15,6 +15,7 @@ from limbeck.models import finished
 from limbeck.models.build import build_student, with_classifier
 from limbeck.models.finished import is_finished_student, load_student, save_student, weight_hash
 from limbeck.models.options import StudentOptions
+from limbeck.records import Tap
 from tests.models.families import small_encoder, small_images
 
 SMALL = StudentOptions(
@@ -59,6 +60,16 @@ def test_round_trip_of_other_families(family, tmp_path):
     assert torch.equal(
         load_student(tmp_path)(small_images()).tokens, encoder(small_images()).tokens
     )
+
+
+def test_a_tinymim_star_comes_back_and_names_no_call_of_timm(tmp_path):
+    encoder = small_encoder("tinymim-star")
+    save_student(encoder, tmp_path, {})
+    assert json.loads((tmp_path / "student.json").read_text())["timm"] is None
+    loaded, taps = load_student(tmp_path), (Tap("logits"), Tap("dist_logits"))
+    for tap, value in encoder(small_images(), taps=taps).taps.items():
+        assert torch.equal(loaded(small_images(), taps=taps).taps[tap], value)
+    assert loaded.facts.architecture == encoder.facts.architecture
 
 
 def test_timm_alone_loads_the_weights_and_computes_the_same(student, folder):

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import limbeck
+from limbeck.config import from_plain, read_preset
 from limbeck.errors import UserError
 from limbeck.methods.options import FeatureOptions, RelationOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes.chain import rehearse, split_chain, stage_dirs
-from limbeck.recipes.distill import check, distill, report
+from limbeck.recipes.distill import DistillConfig, check, distill, report
 from limbeck.recipes.doctor import DoctorConfig, doctor
 from limbeck.recipes.doctor import report as report_diagnosis
 from tests.recipes.runs import distill_config, metrics_of, snapshot, teacher_config, weights_of
@@ -83,6 +84,27 @@ def test_a_later_teacher_s_block_is_the_one_that_was_trained(images, teacher, tm
 def test_a_config_without_a_chain_is_its_only_stage(images, teacher, tmp_path):
     config = distill_config(images, tmp_path, teacher)
     assert split_chain(config) == [config]
+
+
+@pytest.mark.parametrize(
+    ("preset", "folders", "teacher_blocks", "num_heads"),
+    [
+        (
+            "tinymim_chain",
+            ["1_vit_base", "2_vit_small", "3_vit_tiny"],
+            [17, -1, -1],
+            [None, None, 6],
+        ),
+        ("photos_chain", ["1_vit_small", "2_vit_tiny"], [-1, -1], [None, None]),
+    ],
+)
+def test_the_stages_of_the_presets(preset, folders, teacher_blocks, num_heads):
+    config = from_plain(DistillConfig, read_preset(preset, "distill"), preset)
+    stages = split_chain(config)
+    assert [stage.out.name for stage in stages] == folders
+    assert [stage.relation.teacher_block for stage in stages] == teacher_blocks
+    assert [stage.student.num_heads for stage in stages] == num_heads
+    assert {stage.train for stage in stages} == {config.train}
 
 
 def test_folders_are_numbered_so_that_a_name_can_come_twice():
@@ -246,6 +268,10 @@ def test_a_folder_that_is_no_run_is_left_alone(images, teacher, tmp_path):
         ({"chain": "vit_tiny:depth=2:depth=3"}, "depth is stated twice"),
         ({"chain": "timm:vit_tiny"}, "'vit_tiny' is not OPTION=VALUE"),
         (
+            {"chain": "vit_tiny_patch16_224.augreg_in21k"},
+            "a stage starts from fresh weights; write 'vit_tiny_patch16_224'.",
+        ),
+        (
             {"chain": "vit_tiny,vit_tiny:embed_dim=20:num_heads=3"},
             "chain stage 'vit_tiny:embed_dim=20:num_heads=3': student.embed_dim 20 does not divide",
         ),
@@ -291,7 +317,6 @@ def test_the_same_refusals_need_no_torch(images, teacher):
             "Stage 2_vit_tiny: Block 1 .*12 wide, which does not divide into 8 heads",
         ),
         (f"{FIRST},{THIRD}", "Stage 2_vit_tiny: The student has 1 blocks .* no block 1"),
-        ("vit_tiny.augreg_in21k", "Stage 1_vit_tiny.augreg_in21k: .* starts fresh"),
     ],
 )
 def test_stages_that_do_not_fit_are_told_before_the_first_trains(

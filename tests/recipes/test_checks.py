@@ -8,6 +8,7 @@ from limbeck.data.options import DataOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.methods.options import (
+    LogitOptions,
     MaskedPixelOptions,
     MethodOptions,
     PerMethodOptions,
@@ -15,6 +16,7 @@ from limbeck.methods.options import (
 )
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes import checks
+from limbeck.recipes.finetune import FinetuneConfig
 
 
 def message_of(function, *args):
@@ -113,6 +115,20 @@ def test_a_teacher():
     )
     said = message_of(checks.check_teacher, TeacherOptions(source="timm:vit_bse_patch16_224"))
     assert "Did you mean 'vit_base_patch16_224'?" in said
+
+
+def test_a_method_of_fine_tuning_has_options_only_with_a_teacher():
+    named, absent = TeacherOptions(source="timm:vit_base_patch16_224"), TeacherOptions()
+    plain = FinetuneConfig()
+    soft = FinetuneConfig(logit=LogitOptions(kind="soft"))
+    checks.check_task_method(plain, absent)
+    checks.check_task_method(soft, named)
+    assert message_of(checks.check_task_method, soft, absent) == (
+        "Options of --logit have no effect without --teacher SOURCE."
+    )
+    assert "There is no method 'logits'. Did you mean 'logit'?" in message_of(
+        checks.check_task_method, FinetuneConfig(method="logits"), named
+    )
 
 
 def test_a_teacher_is_named_only_where_it_is_needed():

@@ -329,7 +329,9 @@ UNTRAINED = ["attn.proj", "norm2", "mlp.fc1", "mlp.fc2"]
 def test_the_untrained_tail(images, teacher, tmp_path, how):
     config = distill_config(images, tmp_path / "run", teacher, untrained_tail=how)
     run = distill(config)
-    tail = json.loads((run / "student.json").read_text())["untrained"]
+    record = json.loads((run / "student.json").read_text())
+    assert record["positions"] == "fixed sin-cos"
+    tail = record["untrained"]
     parts = [*(f"blocks.1.{name}" for name in UNTRAINED), "norm"]
     names = {f"{part}.{kind}" for part in parts for kind in ("weight", "bias")}
     assert tail["how"] == how

@@ -11,7 +11,11 @@ import torch
 import limbeck
 from limbeck.data.options import DataOptions, MixOptions, ViewOptions
 from limbeck.errors import UserError
+from limbeck.methods.options import LogitOptions
 from limbeck.models.build import set_drop_path
+from limbeck.models.options import TeacherOptions
+from limbeck.models.tinymim_star import TinyMimStar
+from limbeck.recipes.evaluate import EvaluateConfig, evaluate
 from limbeck.recipes.finetune import build_classifier, check, finetune, report
 from tests.recipes.runs import finetune_config, metrics_of, snapshot, weights_of
 
@@ -130,6 +134,89 @@ def test_the_full_recipe_runs(images, student, tmp_path):
     assert all(torch.isfinite(value).all() for value in limbeck.load(run).state_dict().values())
 
 
+@pytest.fixture(scope="session")
+def star(images, student, classifier, tmp_path_factory):
+    """A finished TinyMIM* that learned from the classifier."""
+    out = tmp_path_factory.mktemp("star") / "run"
+    return finetune(taught(longer(finetune_config(images, out, student)), classifier))
+
+
+def taught(config, teacher):
+    """The student as a TinyMIM*, with a teacher."""
+    teacher = TeacherOptions(source=str(teacher), precision="fp32")
+    return replace(config, head="tinymim-star", teacher=teacher)
+
+
+def test_a_tinymim_star_learns_from_labels_and_a_teacher(star, classifier):
+    steps, probes = metrics_of(star)
+    assert all(set(step["losses"]) == {"total", "class", "logit"} for step in steps)
+    first, last = steps[0]["losses"], steps[-1]["losses"]
+    assert first["class"] + first["logit"] == pytest.approx(first["total"])
+    assert last["class"] < 0.7 * first["class"] and last["logit"] < 0.7 * first["logit"]
+    assert probes[-1]["probe"]["top1"] > 0.8  # chance is a third
+    record = json.loads((star / "student.json").read_text())
+    teacher_hash = limbeck.load(classifier).facts.origin["weight_hash"]
+    assert record["teacher"]["weight_hash"] == teacher_hash
+    assert record["scores"] == probes[-1]["probe"]
+    assert record["timm"] is None
+    fingerprint = json.loads((star / "fingerprint.json").read_text())
+    assert fingerprint["teacher"] == teacher_hash
+
+
+def test_a_finished_tinymim_star_loads_is_evaluated_and_fine_tuned_again(images, star, tmp_path):
+    encoder = limbeck.load_encoder(star)
+    assert isinstance(encoder.model, TinyMimStar)
+    assert encoder.facts.num_heads == (3, 4)  # as distilled
+    data = DataOptions(root=str(images), holdout_ratio=0.25, num_workers=0)
+    found = evaluate(EvaluateConfig(student=(str(star),), data=data, out=tmp_path / "scores"))
+    assert found.rows[0].scores["top1"].mean > 0.8
+    config = finetune_config(images, tmp_path / "again", star, img_size=64)
+    again = limbeck.load(finetune(replace(config, train=replace(config.train, epochs=0.5))))
+    assert again.facts.architecture["kind"] == "tinymim-star"
+    assert again.facts.grid == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("head", "logit"),
+    [
+        (None, LogitOptions()),
+        (None, LogitOptions(kind="soft", temperature=2.0, weight=0.4)),
+        ("distilled", LogitOptions(kind="soft")),
+    ],
+)
+def test_a_teacher_helps_other_heads_too(images, student, classifier, tmp_path, head, logit):
+    config = taught(finetune_config(images, tmp_path / "run", student), classifier)
+    train = replace(config.train, epochs=0.5, accumulate_steps=2)
+    run = finetune(replace(config, head=head, logit=logit, train=train))
+    (losses,) = (step["losses"] for step in metrics_of(run)[0])
+    assert losses["class"] > 0 and losses["logit"] > 0
+    assert limbeck.load(run).facts.has_dist_head == (head is not None)
+
+
+def test_stopped_and_continued_with_a_teacher_ends_the_same(images, student, classifier, tmp_path):
+    config = taught(finetune_config(images, tmp_path / "whole", student, seed=3), classifier)
+    config = replace(config, train=replace(config.train, epochs=2, save_every=2))
+    whole = finetune(config)
+    part = replace(config, out=tmp_path / "part")
+
+    class Cut(Exception):
+        pass
+
+    with pytest.raises(Cut):
+        _cut_after(part, 3, Cut)
+    assert weights_of(finetune(part)) == weights_of(whole)
+    other = replace(part, teacher=TeacherOptions(source=str(whole), precision="fp32"))
+    with pytest.raises(UserError, match="holds another run: fingerprint of teacher"):
+        finetune(other)
+
+
+def test_a_teacher_that_only_saw_unlabelled_images_is_refused(images, student, tmp_path):
+    config = taught(finetune_config(images, tmp_path / "run", student), student)
+    with pytest.raises(UserError, match="has no classifier; fine-tune it first"):
+        finetune(config)
+    assert not (tmp_path / "run").exists()
+
+
 def test_from_scratch_by_a_bare_name(images, tmp_path):
     config = finetune_config(images, tmp_path / "run", "vit_tiny", img_size=32)
     run = finetune(replace(config, train=replace(config.train, epochs=0.5)))
@@ -189,6 +276,11 @@ def test_nothing_held_out_is_refused_before_the_run(images, student, tmp_path):
         ({"student": "no/such/run"}, "no/such/run"),
         ({"mix": MixOptions(mix_prob=0.5)}, "mix.mix_prob and mix.switch_prob have no effect"),
         ({"data": DataOptions()}, "No images are named"),
+        ({"teacher": TeacherOptions(img_size=64)}, "Options of --teacher have no effect without"),
+        ({"logit": LogitOptions(kind="soft")}, "Options of --logit have no effect without"),
+        ({"method": "logits"}, "Did you mean 'logit'?"),
+        ({"head": "distilled", "global_pool": "avg"}, "has only token pooling, not avg"),
+        ({"head": "tinymim-star", "global_pool": "token"}, "has only avg pooling, not token"),
     ],
 )
 def test_what_check_refuses(images, tmp_path, changes, message):

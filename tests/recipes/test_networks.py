@@ -8,21 +8,38 @@ import torch
 import limbeck
 from limbeck.errors import UserError
 from limbeck.methods.masked_pixel import MaskedPixel
-from limbeck.methods.options import RelationOptions
+from limbeck.methods.options import LogitOptions, RelationOptions
 from limbeck.methods.relation import Relation
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.models.vit import VitEncoder
+from limbeck.recipes.finetune import FinetuneConfig
 from limbeck.recipes.networks import (
     build_networks,
+    load_task_teacher,
     load_teacher,
     load_vit,
     method_class,
     method_options,
     start_student,
 )
+from tests.fakes import FakeEncoder
 from tests.recipes.runs import STUDENT_SHAPE, distill_config, teacher_config
 
 CPU = torch.device("cpu")
+
+OWN_TASK_TEACHERS = """
+from tests.fakes import FakeEncoder
+
+
+def nameless():
+    return FakeEncoder()
+
+
+def named():
+    encoder = FakeEncoder()
+    encoder._facts["origin"] = {"classes": ["a", "b", "c"]}
+    return encoder
+"""
 
 OWN = '''
 import limbeck
@@ -151,6 +168,30 @@ def test_a_teacher_s_own_image_size_is_obeyed(teacher):
     fitted = load_teacher(options, student.facts, CPU)
     assert fitted.facts.grid == (8, 8)
     assert fitted.precision == "fp32"
+
+
+def test_a_classification_teacher_keeps_its_own_image_size(teacher):
+    assert load_teacher(TeacherOptions(source=str(teacher)), None, CPU).facts.img_size == (32, 32)
+
+
+def test_a_teacher_for_fine_tuning_must_name_the_same_classes(tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    (tmp_path / "own_task_teachers.py").write_text(OWN_TASK_TEACHERS)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def load(source, classes):
+        config = FinetuneConfig(
+            teacher=TeacherOptions(source=source), logit=LogitOptions(kind="soft")
+        )
+        return load_task_teacher(config, FakeEncoder().facts, classes, CPU)
+
+    assert load(None, ["a", "b", "c"]) is None
+    method, _ = load("own_task_teachers:nameless", ["a", "b", "c"])
+    assert method.share == 0.1
+    assert "The teacher does not name its classes; they are taken to be the images'" in caplog.text
+    assert load("own_task_teachers:named", ["a", "b", "c"]) is not None
+    with pytest.raises(UserError, match="Class 1 of the teacher is 'b' and that of the images 'c'"):
+        load("own_task_teachers:named", ["a", "c", "b"])
 
 
 def test_no_teacher():

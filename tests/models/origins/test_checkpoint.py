@@ -71,19 +71,40 @@ def test_tinymim_head_counts_can_be_overridden(tmp_path):
     assert load_encoder(file, num_heads=[12, 6]).facts.num_heads == (12, 6)
 
 
-def test_tinymim_tstar_keeps_both_prefix_tokens(tmp_path, images):
-    weights = writers.tinymim_tstar(192)
-    encoder = load_encoder(writers.save_published(tmp_path / "TinyMIM-FT-Tstar.pth", weights))
+@pytest.mark.parametrize("fc_norm_dim", [40, 192], ids=["wide fc_norm", "narrow fc_norm"])
+def test_tinymim_tstar_loads_whole(tmp_path, images, fc_norm_dim):
+    weights = writers.tinymim_tstar(192, fc_norm_dim=fc_norm_dim)
+    file = writers.save_published(tmp_path / "TinyMIM-FT-Tstar.pth", weights)
+    encoder = load_encoder(file)
     facts = encoder.facts
-    assert (facts.num_prefix_tokens, facts.num_heads, facts.num_classes) == (2, (12, 12), 0)
-    features = encoder(images, taps=(Tap("tokens"), Tap("output")))
-    for tap, norm in ((Tap("tokens"), None), (Tap("output"), "conv1x1.0")):
-        torch.testing.assert_close(
-            features.taps[tap], writers.run_reference(weights, images, (12, 12), norm), **CLOSE
-        )
+    assert (facts.num_prefix_tokens, facts.num_heads, facts.num_classes) == (2, (12, 12), 5)
+    assert facts.architecture["kwargs"]["fc_norm_dim"] == fc_norm_dim
+    own = encoder.model.state_dict()
+    assert own.keys() == weights.keys()
+    assert all(torch.equal(own[name], value) for name, value in weights.items())
+    tokens = encoder(images, taps=(Tap("tokens"),)).taps[Tap("tokens")]
+    torch.testing.assert_close(
+        tokens, writers.run_reference(weights, images, (12, 12), None), **CLOSE
+    )
     notes = " ".join(facts.origin["notes"])
-    for part in ("widens the tokens", "the classifier (2", "the distillation classifier (2"):
-        assert part in notes
+    assert "never published" in notes and "Left out" not in notes
+    bare = load_encoder(file, num_classes=0)
+    assert bare.facts.num_classes == 0 and bare(images).tokens.shape == (2, 18, 40)
+
+
+def test_tinymim_tstar_takes_another_image_size(tmp_path):
+    weights = writers.tinymim_tstar(192)
+    encoder = load_encoder(save(tmp_path, weights), img_size=48)
+    table = interpolate_pos_embed(weights["pos_embed"], 2, (4, 4), (6, 6))
+    torch.testing.assert_close(encoder.model.pos_embed, table)
+
+
+def test_a_tinymim_tstar_that_lacks_a_part_is_refused(tmp_path):
+    for name in ("fc_norm.weight", "head_dist.bias", "conv1x1.0.bias"):
+        weights = writers.tinymim_tstar(192)
+        del weights[name]
+        with pytest.raises(UserError, match=f"1 missing .{name}"):
+            load_encoder(save(tmp_path, weights))
 
 
 def test_fine_tuned_keeps_its_classifier(tmp_path, images):

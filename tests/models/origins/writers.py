@@ -88,12 +88,12 @@ def fine_tuned(width=32, num_classes=5, **shape):
     return draw(shapes)
 
 
-def tinymim_tstar(width=192, wide=40, num_classes=5, **shape):
+def tinymim_tstar(width=192, wide=40, fc_norm_dim=40, num_classes=5, **shape):
     shapes = encoder_shapes(width, norm=False, num_prefix=2, **shape)
     shapes["dist_token"] = (1, 1, width)
     shapes |= {f"conv1x1.0.{part}": (width,) for part in NORM_PARTS}
     shapes |= {"conv1x1.1.weight": (wide, width), "conv1x1.1.bias": (wide,)}
-    shapes |= {f"fc_norm.{part}": (wide,) for part in NORM_PARTS}
+    shapes |= {f"fc_norm.{part}": (fc_norm_dim,) for part in NORM_PARTS}
     for head in ("head", "head_dist"):
         shapes |= {f"{head}.weight": (num_classes, wide), f"{head}.bias": (num_classes,)}
     weights = draw(shapes)

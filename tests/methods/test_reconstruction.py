@@ -1,0 +1,57 @@
+"""The reconstruction loss alone: its decoder's shape and a loop from the formula."""
+
+import pytest
+import torch
+
+from limbeck.errors import UserError
+from limbeck.methods.options import DecoderOptions
+from limbeck.methods.reconstruction import Reconstruction, check_mask_ratio
+from tests.fakes import FakeEncoder
+
+
+@pytest.mark.parametrize("norm_pix_loss", [True, False])
+def test_equals_a_loop_over_the_masked_patches(norm_pix_loss):
+    facts = FakeEncoder().facts  # 8 x 8 pixels, patches of 4, mean and std 0.5
+    loss = Reconstruction(DecoderOptions(norm_pix_loss=norm_pix_loss), facts).double()
+    images = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    ids_keep = torch.tensor([[0, 3], [2, 1]])
+    tokens = torch.randn(2, 3, 8, dtype=torch.float64)
+    guess = loss.decoder(tokens, ids_keep)
+    errors = []
+    for sample, patch in ((0, 1), (0, 2), (1, 0), (1, 3)):
+        row, column = divmod(patch, 2)
+        target = [
+            (float(images[sample, channel, 4 * row + y, 4 * column + x]) - 0.5) / 0.5
+            for y in range(4)
+            for x in range(4)
+            for channel in range(3)
+        ]
+        if norm_pix_loss:
+            mean = sum(target) / 48
+            variance = sum((value - mean) ** 2 for value in target) / 47  # unbiased
+            target = [(value - mean) / (variance + 1e-6) ** 0.5 for value in target]
+        own = guess[sample, patch].tolist()
+        errors.append(sum((a - b) ** 2 for a, b in zip(own, target, strict=True)) / 48)
+    assert loss(tokens, ids_keep, images).item() == pytest.approx(sum(errors) / 4, rel=1e-12)
+
+
+def test_the_decoder_is_half_as_wide_unless_told():
+    facts = FakeEncoder(embed_dim=128).facts
+    assert Reconstruction(DecoderOptions(), facts).decoder.decoder_embed.out_features == 64
+    options = DecoderOptions(decoder_embed_dim=96, decoder_depth=3, decoder_num_heads=2)
+    decoder = Reconstruction(options, facts).decoder
+    assert decoder.decoder_embed.out_features == 96 and len(decoder.decoder_blocks) == 3
+    assert decoder.decoder_blocks[0].attn.num_heads == 2
+
+
+@pytest.mark.parametrize(("mask_ratio", "is_fine"), [(0.9, False), (0.75, True), (0.1, True)])
+def test_a_ratio_that_keeps_nothing_is_refused(mask_ratio, is_fine):
+    if is_fine:
+        return check_mask_ratio(mask_ratio, 4)
+    with pytest.raises(UserError, match="keeps 0 of 4"):
+        check_mask_ratio(mask_ratio, 4)
+
+
+def test_a_ratio_that_masks_nothing_is_refused():
+    with pytest.raises(UserError, match="keeps 4 of 4"):
+        check_mask_ratio(0.0, 4)
