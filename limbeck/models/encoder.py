@@ -49,6 +49,11 @@ class EncoderFacts:
         """Patches (rows, columns) at ``img_size``."""
         return self.img_size[0] // self.patch_size, self.img_size[1] // self.patch_size
 
+    @property
+    def weight_id(self) -> str | None:
+        """What tells these weights from others: their hash, or their source where not known."""
+        return self.origin.get("weight_hash") or self.origin.get("source")
+
 
 class Encoder(nn.Module, ABC):
     """A vision Transformer that normalises its own input and gives the inner tensors asked for."""

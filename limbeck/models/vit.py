@@ -298,6 +298,9 @@ def _run_block(
     block: nn.Module, x: Tensor, context: BlockContext, taps: list[Tap], goes_on: bool
 ) -> tuple[Tensor, dict[Tap, Tensor]]:
     """The tokens after a block and what was asked for on the way; no further than needed."""
+    if all(tap.kind == "tokens" for tap in taps):
+        x = block(x, **context)  # [B, N, D]
+        return x, dict.fromkeys(taps, x)
     found = {"attention_output": attention_branch(block, x, context)}  # [B, N, D]
     x = found["attention_tokens"] = x + block.drop_path1(found["attention_output"])
     if goes_on or any(tap.kind in ("mlp_output", "tokens") for tap in taps):

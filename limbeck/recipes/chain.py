@@ -215,7 +215,7 @@ def distill_chain(
     run = open_run(
         config.out,
         {"verb": "distill", **to_plain(config), "resolved": resolved},
-        {"data": images.fingerprint, "teacher": nets.teacher_hash},
+        {"data": images.fingerprint, "teacher": nets.teacher and nets.teacher.facts.weight_id},
         overwrite=config.overwrite,
     )
     if run.is_finished:

@@ -134,7 +134,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
         {"verb": "distill", **to_plain(config), "resolved": asdict(resolved)},
         {
             "data": images.fingerprint,
-            "teacher": nets.teacher_hash,
+            "teacher": nets.teacher and nets.teacher.facts.weight_id,
             "student": facts.origin.get("weight_hash"),  # of student.weights
         },
         overwrite=config.overwrite,

@@ -161,7 +161,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
         {
             "data": images.fingerprint,
             "student": facts.origin.get("weight_hash"),
-            "teacher": teacher and teacher.origin.get("weight_hash"),
+            "teacher": teacher and teacher.weight_id,
         },
         overwrite=config.overwrite,
     )
@@ -169,6 +169,8 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
         log.info("%s is finished already; nothing to do.", run.dir)
         return run.dir
     skipped = SkippedLog(run.dir / "skipped.jsonl", images.num_images, config.data.max_bad_ratio)
+    if facts.has_dist_head and not taught:
+        log.warning("No --teacher is named, so the labels teach the distillation head as well.")
     # The distillation head is the teacher's, if there are both; the labels have the other one.
     is_shared = taught is None or not facts.has_dist_head
     task = Classification(student, Tap("logits" if is_shared else "class_logits"))

@@ -39,14 +39,6 @@ class Networks:
     method: Method
     method_options: MethodOptions
 
-    @property
-    def teacher_hash(self) -> str | None:
-        """Hash of the teacher's weights, or their source where it is not known."""
-        if self.teacher is None:
-            return None
-        origin = self.teacher.facts.origin
-        return origin.get("weight_hash") or origin.get("source")
-
 
 def build_networks(
     config: DistillConfig, device: torch.device, load: Callable[..., Encoder] = load_encoder

@@ -163,7 +163,9 @@ def test_a_tinymim_star_learns_from_labels_and_a_teacher(star, classifier):
     assert fingerprint["teacher"] == teacher_hash
 
 
-def test_a_finished_tinymim_star_loads_is_evaluated_and_fine_tuned_again(images, star, tmp_path):
+def test_a_finished_tinymim_star_loads_is_evaluated_and_fine_tuned_again(
+    images, star, tmp_path, caplog
+):
     encoder = limbeck.load_encoder(star)
     assert isinstance(encoder.model, TinyMimStar)
     assert encoder.facts.num_heads == (3, 4)  # as distilled
@@ -174,6 +176,7 @@ def test_a_finished_tinymim_star_loads_is_evaluated_and_fine_tuned_again(images,
     again = limbeck.load(finetune(replace(config, train=replace(config.train, epochs=0.5))))
     assert again.facts.architecture["kind"] == "tinymim-star"
     assert again.facts.grid == (8, 8)
+    assert "No --teacher is named, so the labels teach the distillation head" in caplog.text
 
 
 @pytest.mark.parametrize(

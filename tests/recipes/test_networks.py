@@ -87,7 +87,7 @@ def test_the_student_s_last_block_takes_the_teacher_s_heads(images, teacher, tmp
     assert isinstance(nets.method, Relation)
     assert nets.teacher.facts.num_heads == (4, 4, 4)
     assert nets.student.facts.num_heads == (3, 4)
-    assert nets.teacher_hash == limbeck.load(teacher).facts.origin["weight_hash"]
+    assert nets.teacher.facts.weight_id == limbeck.load(teacher).facts.origin["weight_hash"]
     assert "The student's block 1 gets 4 heads instead of 3" in caplog.text
 
 
@@ -95,7 +95,7 @@ def test_a_method_without_a_teacher(images, tmp_path):
     nets = build_networks(teacher_config(images, tmp_path), CPU)
     assert isinstance(nets.method, MaskedPixel)
     assert nets.teacher is None
-    assert nets.teacher_hash is None
+    assert nets.teacher is None
     assert nets.student.facts.num_heads == (4, 4, 4)
 
 

@@ -1,0 +1,135 @@
+"""One distillation step, ours and the reference's, over the same weights and photos.
+
+Student ViT-S, teacher ViT-B (random weights: only time and memory are measured), QK and VV
+relations, the student's last block split into the teacher's heads, drop path 0.1, colour jitter
+0.4 for the student, AdamW. Images are loaded in the same process: what loading costs is in the
+step.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.reference import plain_batches, plain_losses, plain_student, plain_teacher
+from benchmarks.timing import DEVICE
+from limbeck.data.loader import train_batches
+from limbeck.data.options import DataOptions, ViewOptions
+from limbeck.data.skipped import SkippedLog
+from limbeck.data.source import Source
+from limbeck.engine.optim import build_optimizer, set_lr
+from limbeck.engine.options import OptimOptions
+from limbeck.methods.distiller import Distiller, Precision, Teacher, autocast
+from limbeck.methods.options import RelationOptions
+from limbeck.methods.relation import Relation
+from limbeck.models.build import build_student
+from limbeck.models.options import StudentOptions
+from limbeck.models.vit import VitEncoder
+from limbeck.recipes.networks import set_constant_drop_path
+from limbeck.records import Batch
+
+STUDENT, TEACHER = "vit_small", "vit_base"
+LR = 1e-4
+
+Step = Callable[[], None]
+
+
+def build_pair(img_size: int) -> tuple[VitEncoder, VitEncoder]:
+    """Student and teacher, the same weights at every call; no drop path yet."""
+    student = build_student(StudentOptions(name=STUDENT, img_size=img_size), seed=0)
+    teacher = build_student(StudentOptions(name=TEACHER, img_size=img_size), seed=1)
+    student.set_num_heads(-1, teacher.facts.num_heads[-1])
+    return student.to(DEVICE), teacher.to(DEVICE).eval().requires_grad_(False)
+
+
+def build_distiller(student: VitEncoder, teacher: VitEncoder, precision: Precision) -> Distiller:
+    method = Relation(RelationOptions(), student.facts, teacher.facts)
+    return Distiller(student, method, Teacher(teacher, DEVICE, precision)).to(DEVICE)
+
+
+def build_our_step(
+    source: Source, batch_size: int, img_size: int, precision: Precision, *, compiles: bool = False
+) -> Step:
+    """One optimiser step of ours, its photos included; the teacher too runs in ``precision``."""
+    student, teacher = build_pair(img_size)
+    set_constant_drop_path(student, 0.1)
+    distiller = build_distiller(student, teacher, precision).train()
+    if compiles:
+        distiller.compile()
+    optimizer = build_optimizer(distiller, OptimOptions())
+    set_lr(optimizer, LR)
+    batches = our_batches(source, batch_size, img_size)
+
+    def loss() -> Tensor:
+        batch = next(batches)
+        with autocast(DEVICE, precision):
+            return distiller(batch).total
+
+    return _step(loss, optimizer, precision)
+
+
+def build_plain_step(
+    source: Source, batch_size: int, img_size: int, precision: Precision
+) -> Step:
+    """One optimiser step of the reference: the student in autocast, the teacher in float32."""
+    student, teacher = build_pair(img_size)
+    set_constant_drop_path(student, 0.1)
+    model = student.model.train()
+    betas, weight_decay = OptimOptions().betas, OptimOptions().weight_decay
+    optimizer = torch.optim.AdamW(model.parameters(), LR, betas, weight_decay=weight_decay)
+    batches = plain_batches(source, batch_size, img_size)
+
+    def loss() -> Tensor:
+        student_images, teacher_images = next(batches)
+        target = plain_teacher(teacher.model, teacher_images.to(DEVICE))
+        with autocast(DEVICE, precision):
+            return plain_losses(plain_student(model, student_images.to(DEVICE)), target)
+
+    return _step(loss, optimizer, precision)
+
+
+def _step(loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer, precision: str) -> Step:
+    scaler = torch.amp.GradScaler(DEVICE.type, enabled=precision == "fp16")
+
+    def step() -> None:
+        scaler.scale(loss()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def our_batches(source: Source, batch_size: int, img_size: int) -> Iterator[Batch]:
+    """Batches of the loader without worker processes, so that turns do not overlap."""
+    return train_batches(
+        source,
+        data=DataOptions(num_workers=0),
+        views=ViewOptions(color_jitter=RelationOptions().color_jitter),
+        img_size=img_size,
+        run_seed=0,
+        global_batch_size=batch_size,
+        accumulate_steps=1,
+        rank=0,
+        world_size=1,
+        start_step=0,
+        total_steps=10**6,
+        device=DEVICE,
+        erase_mean=(0.0, 0.0, 0.0),
+        erase_std=(1.0, 1.0, 1.0),
+        skipped=SkippedLog(None, len(source), max_bad_ratio=0.0),
+    )
+
+
+def measure_disagreement(source: Source, batch_size: int, img_size: int) -> float:
+    """Relative difference of the two losses of one batch in float32, without drop path."""
+    student, teacher = build_pair(img_size)
+    batch = next(our_batches(source, batch_size, img_size))
+    ours = build_distiller(student, teacher, "fp32").eval()(batch).total
+    images, teacher_images = ((x - student.mean) / student.std for x in (batch.images, batch.teacher_images))
+    plain = plain_losses(
+        plain_student(student.model, images), plain_teacher(teacher.model, teacher_images)
+    )
+    return abs(ours.item() / plain.item() - 1)

@@ -1,0 +1,101 @@
+"""The plain version that every ratio is against: relation distillation as one writes it first.
+
+Teacher in float32 to its end, attention as explicit softmax(q k^T) v, relation maps held whole and
+differentiated by autograd, the student up to its last block's queries, keys and values, torchvision
+transforms on PIL images, AdamW as it comes. It shares the networks' weights with ours, no code.
+"""
+
+import io
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torchvision import transforms
+
+from limbeck.data.source import Source
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Qkv = tuple[Tensor, Tensor, Tensor]
+
+
+def plain_batches(source: Source, batch_size: int, img_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches (student's, teacher's) of normalised images (B, 3, S, S), on the CPU.
+
+    Both see one crop and flip, and the student alone the colour jitter.
+    """
+    shared = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(
+                img_size, scale=(0.2, 1.0), interpolation=transforms.InterpolationMode.BICUBIC
+            ),
+            transforms.RandomHorizontalFlip(),
+        ]
+    )
+    jitter = transforms.ColorJitter(0.4, 0.4, 0.4)
+    to_tensor = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+    place = 0
+    while True:
+        views = []
+        for _ in range(batch_size):
+            data = source.read(place % len(source)).data
+            crop = shared(Image.open(io.BytesIO(data)).convert("RGB"))
+            views.append((to_tensor(jitter(crop)), to_tensor(crop)))
+            place += 1
+        student, teacher = zip(*views, strict=True)
+        yield torch.stack(student), torch.stack(teacher)
+
+
+def plain_relation_loss(
+    student_a: Tensor, student_b: Tensor, teacher_a: Tensor, teacher_b: Tensor
+) -> Tensor:
+    """KL(teacher || student) of whole relation maps, by autograd; (B, nh, N, hd) each."""
+    student = (student_a @ student_b.transpose(-2, -1)) * student_a.shape[-1] ** -0.5
+    teacher = (teacher_a @ teacher_b.transpose(-2, -1)) * teacher_a.shape[-1] ** -0.5
+    log_ratio = F.kl_div(student.log_softmax(-1), teacher.softmax(-1), reduction="none")
+    return log_ratio.sum(dim=-1).mean()
+
+
+def plain_losses(student: Qkv, teacher: Qkv) -> Tensor:
+    """QK + VV."""
+    (s_q, s_k, s_v), (t_q, t_k, t_v) = student, teacher
+    return plain_relation_loss(s_q, s_k, t_q, t_k) + plain_relation_loss(s_v, s_v, t_v, t_v)
+
+
+def plain_student(model: nn.Module, images: Tensor) -> Qkv:
+    """Queries, keys and values of the last block of a timm ViT; nothing after them is run."""
+    x = _embed(model, images)
+    for block in model.blocks[:-1]:
+        x, _ = _run_block(block, x)
+    return _qkv(model.blocks[-1], x)
+
+
+@torch.no_grad()
+def plain_teacher(model: nn.Module, images: Tensor) -> Qkv:
+    """The same of a network that runs to its end, as one that is handed to a hook does."""
+    x = _embed(model, images)
+    for block in model.blocks:
+        x, qkv = _run_block(block, x)
+    model.norm(x)
+    return qkv
+
+
+def _embed(model: nn.Module, images: Tensor) -> Tensor:
+    x = model.patch_embed(images)  # [B, L, D]
+    return torch.cat((model.cls_token.expand(len(x), -1, -1), x), dim=1) + model.pos_embed
+
+
+def _qkv(block: nn.Module, x: Tensor) -> Qkv:
+    num_heads, width = block.attn.num_heads, x.shape[-1]
+    qkv = block.attn.qkv(block.norm1(x))
+    qkv = qkv.reshape(*x.shape[:2], 3, num_heads, width // num_heads)
+    return qkv.permute(2, 0, 3, 1, 4).unbind(0)  # [B, nh, N, hd] each
+
+
+def _run_block(block: nn.Module, x: Tensor) -> tuple[Tensor, Qkv]:
+    q, k, v = _qkv(block, x)
+    attn = ((q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5).softmax(dim=-1)  # [B, nh, N, N]
+    x = x + block.drop_path1(block.attn.proj((attn @ v).transpose(1, 2).flatten(2)))
+    return x + block.drop_path2(block.mlp(block.norm2(x))), (q, k, v)
