@@ -1,21 +1,40 @@
-"""Run one benchmark: ``python -m benchmarks NAME [its arguments]``."""
+"""Run one benchmark, or all: ``python -m benchmarks [NAME] [--data FOLDER] [--repeats 5]``.
 
+Each prints its results as ratios to a plain version (``reference.py``; the loader to torchvision's
+transforms), measured in turn in one run, medians over the repeats.
+"""
+
+import argparse
 import sys
 from importlib import import_module
+from pathlib import Path
 
-BENCHMARKS = {
-    "loader": "benchmarks.loader:main",
-    "step": "benchmarks.step:main",
-}
-"""Name and ``module:function``; the function takes the remaining arguments."""
+from benchmarks.photos import open_photos
+from benchmarks.timing import describe_machine
+
+BENCHMARKS = ("loader", "step", "relation", "tokens", "compile", "gpu")
+"""Modules of this folder; ``main(source, repeats)`` of each prints its table."""
+WITHOUT_PHOTOS = ("relation",)
+"""Their ``main`` takes the repeats alone."""
 
 
 def main(arguments: list[str]) -> None:
-    """Run the benchmark that the first argument names."""
-    if not arguments or arguments[0] not in BENCHMARKS:
-        sys.exit(f"usage: python -m benchmarks NAME ...; names: {', '.join(BENCHMARKS)}")
-    module, _, function = BENCHMARKS[arguments[0]].partition(":")
-    getattr(import_module(module), function)(arguments[1:])
+    """Run the benchmark that the arguments name, or all."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("name", nargs="?", choices=BENCHMARKS, help="all if not given")
+    parser.add_argument("--data", type=Path, help="a folder of photos; generated if not given")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds that are measured")
+    chosen = parser.parse_args(arguments)
+    if chosen.name in WITHOUT_PHOTOS and chosen.data:
+        parser.error(f"--data has no effect on {chosen.name}; leave it out")
+    if chosen.repeats < 1:
+        parser.error("--repeats needs at least one round")
+    print(describe_machine())
+    with open_photos(chosen.data) as source:
+        for name in (chosen.name,) if chosen.name else BENCHMARKS:
+            print(f"\n## {name}\n", flush=True)
+            run = import_module(f"benchmarks.{name}").main
+            run(*(() if name in WITHOUT_PHOTOS else (source,)), chosen.repeats)
 
 
 if __name__ == "__main__":

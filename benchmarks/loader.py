@@ -1,29 +1,25 @@
 """Images per second and core: our loader's work against a plain PIL pipeline.
 
-    OMP_NUM_THREADS=1 python -m benchmarks loader [FOLDER] [--repeats 7]
+    OMP_NUM_THREADS=1 python -m benchmarks loader [--data FOLDER] [--repeats 7]
 
 Both read the same files, decode, crop, flip to 224 pixels, and end with one float batch in 0..1 per
 64 images, in one process on one thread, taking turns. The plain pipeline is torchvision's own
 classes on PIL images, as in most training scripts, without their Normalize: ours normalises in the
-encoder. Without a folder, 64 photo-like JPEG files of 0.2 megapixels are generated.
+encoder.
 """
 
-import argparse
 import io
+import itertools
 import statistics
-import tempfile
-import time
 from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
+from benchmarks.timing import median_ratio, take_turns
 from limbeck.data.decode import decode_image
-from limbeck.data.folder import FolderSource
 from limbeck.data.options import DataOptions, ViewOptions
 from limbeck.data.source import Source
 from limbeck.data.views import CROP_STREAM, draw_crop, generator, train_view, view_seed
@@ -31,6 +27,8 @@ from limbeck.data.views import CROP_STREAM, draw_crop, generator, train_view, vi
 IMG_SIZE = 224
 BATCH_SIZE = 64
 TARGET_RATIO = 1.5
+
+MakeBatch = Callable[[Source, list[int], int], Tensor]
 
 
 def our_batch(source: Source, indices: list[int], epoch: int) -> Tensor:
@@ -60,11 +58,9 @@ def plain_batch(source: Source, indices: list[int], epoch: int) -> Tensor:
     return torch.stack([PLAIN_VIEW(image) for image in images])
 
 
-def measure_seconds(make: Callable[..., Tensor], source: Source, epoch: int) -> float:
-    start = time.perf_counter()
+def read_all(make: MakeBatch, source: Source, epoch: int) -> None:
     for first in range(0, len(source), BATCH_SIZE):
         make(source, list(range(first, min(first + BATCH_SIZE, len(source)))), epoch)
-    return time.perf_counter() - start
 
 
 def mean_crop_areas(source: Source, num_epochs: int) -> tuple[float, float]:
@@ -86,41 +82,27 @@ def mean_crop_areas(source: Source, num_epochs: int) -> tuple[float, float]:
     return statistics.mean(ours), statistics.mean(plain)
 
 
-def write_photos(folder: Path, num_photos: int = 64) -> None:
-    """JPEG files with edges and grain, about as costly to decode as photos of this size."""
-    rng = np.random.default_rng(0)
-    for number in range(num_photos):
-        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-        smooth = np.asarray(coarse.resize((500, 400), Image.Resampling.BICUBIC), dtype=np.float32)
-        grain = rng.normal(0, 12, smooth.shape)
-        pixels = (smooth + grain).clip(0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:02d}.jpg", quality=90)
-
-
-def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks loader")
-    parser.add_argument("folder", nargs="?", type=Path, help="a folder of images")
-    parser.add_argument("--repeats", type=int, default=7, help="times that each is measured")
-    chosen = parser.parse_args(arguments)
+def main(source: Source, repeats: int) -> None:
+    """Print images per second of both, and that their crops are alike."""
+    num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as generated:
-        if chosen.folder is None:
-            write_photos(Path(generated))
-        report(FolderSource(chosen.folder or Path(generated)), chosen.repeats)
-
-
-def report(source: Source, repeats: int) -> None:
-    ours, plain = [], []
-    measure_seconds(our_batch, source, epoch=0)  # warm-up: file cache, first calls
-    measure_seconds(plain_batch, source, epoch=0)
-    for epoch in range(repeats):
-        ours.append(len(source) / measure_seconds(our_batch, source, epoch))
-        plain.append(len(source) / measure_seconds(plain_batch, source, epoch))
-    ratio = statistics.median(a / b for a, b in zip(ours, plain, strict=True))
+    epochs = itertools.count()
+    seconds = take_turns(
+        {
+            "ours": lambda: read_all(our_batch, source, next(epochs)),
+            "plain": lambda: read_all(plain_batch, source, next(epochs)),
+        },
+        repeats,
+    )
+    torch.set_num_threads(num_threads)
     our_area, plain_area = mean_crop_areas(source, num_epochs=500)
-    print(f"{len(source)} images, one core, median of {repeats} turns")
-    print(f"ours            {statistics.median(ours):7.0f} images/s")
-    print(f"plain PIL       {statistics.median(plain):7.0f} images/s")
-    print(f"ratio           {ratio:7.2f}   (target: at least {TARGET_RATIO})")
-    print(f"mean crop area  {our_area:7.4f} ours, {plain_area:.4f} plain")
+    rate = {name: len(source) / statistics.median(values) for name, values in seconds.items()}
+    print("| photos | ours, images/s | plain PIL, images/s | ratio | target | "
+          "mean crop area, ours / plain |")  # fmt: skip
+    print("|---|---|---|---|---|---|")
+    print(
+        f"| {len(source)} | {rate['ours']:.0f} | {rate['plain']:.0f} | "
+        f"{median_ratio(seconds['plain'], seconds['ours']):.2f} | {TARGET_RATIO} | "
+        f"{our_area:.4f} / {plain_area:.4f} |"
+    )

@@ -6,14 +6,13 @@ relations, the student's last block split into the teacher's heads, drop path 0.
 step.
 """
 
-import itertools
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks.reference import plain_batches, plain_losses, plain_student, plain_teacher
+from benchmarks.reference import plain_losses, plain_student, plain_teacher
 from benchmarks.timing import DEVICE
 from limbeck.data.loader import train_batches
 from limbeck.data.options import DataOptions, ViewOptions
@@ -21,9 +20,10 @@ from limbeck.data.skipped import SkippedLog
 from limbeck.data.source import Source
 from limbeck.engine.optim import build_optimizer, set_lr
 from limbeck.engine.options import OptimOptions
-from limbeck.methods.distiller import Distiller, Precision, Teacher, autocast
+from limbeck.methods.distiller import DTYPES, Distiller, Precision, Teacher, autocast
 from limbeck.methods.options import RelationOptions
 from limbeck.methods.relation import Relation
+from limbeck.models.attention import choose_attention
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions
 from limbeck.models.vit import VitEncoder
@@ -34,6 +34,7 @@ STUDENT, TEACHER = "vit_small", "vit_base"
 LR = 1e-4
 
 Step = Callable[[], None]
+PlainBatch = tuple[Tensor, Tensor]
 
 
 def build_pair(img_size: int) -> tuple[VitEncoder, VitEncoder]:
@@ -50,17 +51,17 @@ def build_distiller(student: VitEncoder, teacher: VitEncoder, precision: Precisi
 
 
 def build_our_step(
-    source: Source, batch_size: int, img_size: int, precision: Precision, *, compiles: bool = False
+    batches: Iterator[Batch], img_size: int, precision: Precision, *, compiles: bool = False
 ) -> Step:
     """One optimiser step of ours, its photos included; the teacher too runs in ``precision``."""
     student, teacher = build_pair(img_size)
     set_constant_drop_path(student, 0.1)
+    choose_attention(student, DEVICE, DTYPES[precision])
     distiller = build_distiller(student, teacher, precision).train()
     if compiles:
         distiller.compile()
     optimizer = build_optimizer(distiller, OptimOptions())
     set_lr(optimizer, LR)
-    batches = our_batches(source, batch_size, img_size)
 
     def loss() -> Tensor:
         batch = next(batches)
@@ -71,21 +72,24 @@ def build_our_step(
 
 
 def build_plain_step(
-    source: Source, batch_size: int, img_size: int, precision: Precision
+    batches: Iterator[PlainBatch],
+    img_size: int,
+    precision: Precision,
+    teacher_precision: Precision = "fp32",
 ) -> Step:
-    """One optimiser step of the reference: the student in autocast, the teacher in float32."""
+    """One optimiser step of the reference, student and loss under autocast to ``precision``."""
     student, teacher = build_pair(img_size)
     set_constant_drop_path(student, 0.1)
     model = student.model.train()
     betas, weight_decay = OptimOptions().betas, OptimOptions().weight_decay
     optimizer = torch.optim.AdamW(model.parameters(), LR, betas, weight_decay=weight_decay)
-    batches = plain_batches(source, batch_size, img_size)
 
     def loss() -> Tensor:
-        student_images, teacher_images = next(batches)
-        target = plain_teacher(teacher.model, teacher_images.to(DEVICE))
+        images, teacher_images = (views.to(DEVICE) for views in next(batches))
+        with autocast(DEVICE, teacher_precision):
+            target = plain_teacher(teacher.model, teacher_images)
         with autocast(DEVICE, precision):
-            return plain_losses(plain_student(model, student_images.to(DEVICE)), target)
+            return plain_losses(plain_student(model, images), target)
 
     return _step(loss, optimizer, precision)
 
@@ -123,13 +127,15 @@ def our_batches(source: Source, batch_size: int, img_size: int) -> Iterator[Batc
     )
 
 
-def measure_disagreement(source: Source, batch_size: int, img_size: int) -> float:
-    """Relative difference of the two losses of one batch in float32, without drop path."""
+def check_agreement(source: Source, batch_size: int, img_size: int) -> None:
+    """Stop unless both compute one loss: the same photos, float32, no drop path, to 1e-4."""
     student, teacher = build_pair(img_size)
     batch = next(our_batches(source, batch_size, img_size))
-    ours = build_distiller(student, teacher, "fp32").eval()(batch).total
-    images, teacher_images = ((x - student.mean) / student.std for x in (batch.images, batch.teacher_images))
-    plain = plain_losses(
-        plain_student(student.model, images), plain_teacher(teacher.model, teacher_images)
-    )
-    return abs(ours.item() / plain.item() - 1)
+    with torch.no_grad():
+        ours = build_distiller(student, teacher, "fp32").eval()(batch).total.item()
+        images = (batch.images - student.mean) / student.std
+        teacher_images = (batch.teacher_images - student.mean) / student.std
+        target = plain_teacher(teacher.model, teacher_images)
+        plain = plain_losses(plain_student(student.model, images), target).item()
+    if not abs(ours / plain - 1) < 1e-4:
+        sys.exit(f"our loss is {ours} and the reference's {plain}: their times do not compare")

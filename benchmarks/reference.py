@@ -21,7 +21,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Qkv = tuple[Tensor, Tensor, Tensor]
 
 
-def plain_batches(source: Source, batch_size: int, img_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def plain_batches(
+    source: Source, batch_size: int, img_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless batches (student's, teacher's) of normalised images (B, 3, S, S), on the CPU.
 
     Both see one crop and flip, and the student alone the colour jitter.

@@ -1,92 +1,47 @@
-"""One distillation step: eager against torch.compile, in fp32 and bf16, at 224 px.
+"""One distillation step against the plain reference: ViT-B to ViT-S, 224 px, batch 8.
 
-    python -m benchmarks step [--teacher vit_base] [--student vit_small] [--batch-size 8]
+    python -m benchmarks step [--data FOLDER] [--repeats 5]
 
-Random weights and images: only time is measured. The variants take turns; medians are printed with
-the seconds that compiling took and the steps after which they are earned back.
+Loading the photos is part of each step, on both sides. In the first row the reference's student
+runs under the same bf16 autocast as ours and its teacher in float32; the next two take other
+references: its teacher in bf16 as well, and all of it in float32. Before any timing both losses
+must agree.
 """
 
-import argparse
 import statistics
-import time
-from collections.abc import Callable
 
-import torch
+from benchmarks.networks import build_our_step, build_plain_step, check_agreement, our_batches
+from benchmarks.reference import plain_batches
+from benchmarks.timing import median_ratio, take_turns
+from limbeck.data.source import Source
 
-from limbeck.engine.optim import build_optimizer
-from limbeck.engine.options import OptimOptions
-from limbeck.methods.distiller import Distiller, Teacher, autocast
-from limbeck.methods.options import RelationOptions
-from limbeck.methods.relation import Relation
-from limbeck.models.build import build_student
-from limbeck.models.options import StudentOptions
-from limbeck.records import Batch
-
-
-def build_step(arguments: argparse.Namespace, precision: str, compiles: bool) -> Callable[[], None]:
-    """A function that does one whole optimiser step."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    student = build_student(StudentOptions(name=arguments.student), seed=0)
-    encoder = build_student(StudentOptions(name=arguments.teacher), seed=1)
-    teacher = Teacher(encoder, device, precision)
-    method = Relation(RelationOptions(), student.facts, teacher.facts)
-    student.set_num_heads(-1, teacher.facts.num_heads[-1])
-    distiller = Distiller(student, method, teacher).to(device).train()
-    optimizer = build_optimizer(distiller, OptimOptions())
-    if compiles:
-        distiller.compile()
-    images = torch.rand(arguments.batch_size, 3, 224, 224, device=device)
-    names = tuple(map(str, range(arguments.batch_size)))
-    batch = Batch(images, images, None, names, torch.arange(arguments.batch_size, device=device))
-
-    def step() -> None:
-        with autocast(device, precision):
-            losses = distiller(batch)
-        losses.total.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    return step
+IMG_SIZE, BATCH_SIZE = 224, 8
+ROWS = (  # ours, reference, target
+    ("bf16", "bf16, teacher fp32", "2.0"),
+    ("bf16", "bf16, teacher bf16", ""),
+    ("bf16", "fp32", ""),
+    ("fp32", "fp32", "1.1"),
+)
 
 
-def seconds_of(step: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    step()
-    return time.perf_counter() - started
-
-
-def main(words: list[str]) -> None:
-    """Time all variants in turn and print a Markdown table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks step", description=__doc__)
-    parser.add_argument("--teacher", default="vit_base")
-    parser.add_argument("--student", default="vit_small")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args(words)
-    variants = [
-        (precision, compiles) for precision in ("fp32", "bf16") for compiles in (False, True)
-    ]
-    steps = {variant: build_step(arguments, *variant) for variant in variants}
-    first = {variant: seconds_of(step) for variant, step in steps.items()}
-    times: dict[tuple[str, bool], list[float]] = {variant: [] for variant in variants}
-    for _ in range(arguments.repeats + 1):  # the first round still warms up
-        for variant, step in steps.items():
-            times[variant].append(seconds_of(step))
-    median = {variant: statistics.median(values[1:]) for variant, values in times.items()}
-    print(f"{arguments.teacher} -> {arguments.student}, batch {arguments.batch_size}, 224 px, "
-          f"torch {torch.__version__}, {torch.get_num_threads()} threads")  # fmt: skip
-    print(
-        "| precision | eager s/step | compiled s/step | ratio | compiling s | earned back after |"
-    )
+def main(source: Source, repeats: int) -> None:
+    """Time all in turn and print a Markdown table."""
+    check_agreement(source, BATCH_SIZE, IMG_SIZE)
+    ours = our_batches(source, BATCH_SIZE, IMG_SIZE)
+    plain = plain_batches(source, BATCH_SIZE, IMG_SIZE)
+    steps = {
+        "ours bf16": build_our_step(ours, IMG_SIZE, "bf16"),
+        "bf16, teacher fp32": build_plain_step(plain, IMG_SIZE, "bf16"),
+        "bf16, teacher bf16": build_plain_step(plain, IMG_SIZE, "bf16", "bf16"),
+        "ours fp32": build_our_step(ours, IMG_SIZE, "fp32"),
+        "fp32": build_plain_step(plain, IMG_SIZE, "fp32"),
+    }
+    seconds = take_turns(steps, repeats)
+    print("| ours | reference | ours, s/step | reference, s/step | ratio | target |")
     print("|---|---|---|---|---|---|")
-    for precision in ("fp32", "bf16"):
-        eager, compiled = median[precision, False], median[precision, True]
-        compiling = first[precision, True] - compiled
-        gain = eager - compiled
-        earned = f"{compiling / gain:.0f} steps" if gain > 0 else "never"
+    for precision, reference, target in ROWS:
+        fast, slow = seconds[f"ours {precision}"], seconds[reference]
         print(
-            f"| {precision} | {eager:.3f} | {compiled:.3f} | {eager / compiled:.2f} | "
-            f"{compiling:.0f} | {earned} |"
+            f"| {precision} | {reference} | {statistics.median(fast):.3f} | "
+            f"{statistics.median(slow):.3f} | {median_ratio(slow, fast):.2f} | {target} |"
         )

@@ -25,7 +25,9 @@ def measure_seconds(run: Run) -> float:
 
 def take_turns(runs: Mapping[str, Run], repeats: int) -> dict[str, list[float]]:
     """Seconds of each run, ``repeats`` times, in turn; one more round before that warms up."""
-    rounds = [{name: measure_seconds(run) for name, run in runs.items()} for _ in range(repeats + 1)]
+    rounds = [
+        {name: measure_seconds(run) for name, run in runs.items()} for _ in range(repeats + 1)
+    ]
     return {name: [seconds[name] for seconds in rounds[1:]] for name in runs}
 
 
@@ -46,7 +48,9 @@ def measure_peak_bytes(run: Run) -> int:
         before = torch.cuda.memory_allocated()
         run()
         return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+    with profile(
+        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as recorded:
         run()
     events = recorded.profiler.kineto_results.events()
     changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]

@@ -26,7 +26,7 @@ FORMAT = 1
 MAY_CHANGE = (
     "out",
     "overwrite",
-    "teacher.source",  # its weights are in the fingerprint, wherever they lie
+    "teacher.source",  # what it computes is in the fingerprint, wherever its weights lie
     "data.num_workers",
     "data.max_bad_ratio",
     "probes.batch_size",

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from limbeck.errors import UserError
 from limbeck.methods.method import Method
+from limbeck.models.attention import choose_attention
 from limbeck.models.encoder import Encoder, EncoderFacts, check_taps
 from limbeck.ops.resize import resize_images
 from limbeck.records import LOGIT_KINDS, Batch, Features, Losses, Tap
@@ -45,6 +46,7 @@ class Teacher:
         for module in self.encoder.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 module.to(DTYPES[precision])
+        choose_attention(self.encoder, device, DTYPES[precision])
 
     @property
     def facts(self) -> EncoderFacts:
@@ -87,12 +89,18 @@ class Distiller(nn.Module):
         super().__init__()
         self.student = student
         self.method = method
-        self.task = task  # its encoder is the student: the same tensors, saved once
+        # Not the task itself: its encoder is the student, which would be saved twice.
+        self.task_loss = None if task is None else task.loss
         task_taps = () if task is None else task.taps
         # A set in order: both may want the same.
         self.student_taps = tuple(dict.fromkeys((*method.student_taps, *task_taps)))
         self.teacher = teacher  # not a module, so nothing registers it
         check_taps(student, self.student_taps, "student")
+        if task is not None and not 0 < method.share < 1:
+            raise UserError(
+                f"{type(method).__name__}.share is {method.share:g}, which silences the labels or "
+                "the teacher; beside a task a method states a share between 0 and 1."
+            )
         if teacher is not None:
             check_taps(teacher.encoder, method.teacher_taps, "teacher")
             has_patches = any(tap.kind not in LOGIT_KINDS for tap in method.teacher_taps)
@@ -112,9 +120,9 @@ class Distiller(nn.Module):
             )
         student = self.student(batch.images, batch.ids_keep, self.student_taps)
         losses = self.method(student, teacher, batch)
-        if self.task is None:
+        if self.task_loss is None:
             return losses
-        task, share = self.task.loss(student, batch), self.method.share
+        task, share = self.task_loss(student, batch), self.method.share
         parts = {name: (1 - share) * part for name, part in task.parts.items()}
         parts |= {name: share * part for name, part in losses.parts.items()}
         return Losses(total=(1 - share) * task.total + share * losses.total, parts=parts)

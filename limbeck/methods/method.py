@@ -22,7 +22,8 @@ class Method(nn.Module, ABC):
     """The class of its options; a subclass of ``MethodOptions`` unless it is for fine-tuning."""
 
     share: float = 1.0
-    """Its share of the total where a task is trained beside it; the task has the rest."""
+    """Its share of the total where a task is trained beside it, which has the rest: a method for
+    fine-tuning must set it, between 0 and 1."""
 
     student_taps: tuple[Tap, ...]
     teacher_taps: tuple[Tap, ...]

@@ -47,7 +47,7 @@ class Relation(Transfer):
 
     def compare(self, student: dict[Tap, Tensor], teacher: dict[Tap, Tensor]) -> dict[str, Tensor]:
         """One loss per relation, named "qk", "vv" and so on."""
-        losses = {}
+        losses: dict[str, Tensor] = {}
         for relation in self.options.relations:
             (student_a, teacher_a), (student_b, teacher_b) = (self.taps[x] for x in relation)
             losses[relation] = relation_loss(

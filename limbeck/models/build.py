@@ -197,8 +197,9 @@ def with_classifier(
     positions; TinyMIM*'s wide layer starts as any of its linear layers (trunc-normal, std 0.02).
 
     ``global_pool``: of a single classifier "avg" (if not given) pools the patches and norms
-    afterwards (timm's fresh fc_norm; the encoder's final norm is dropped), "token" norms and takes
-    the CLS token; "distilled" can only do the latter, "tinymim-star" only the former. Heads start
+    afterwards (timm's fc_norm), "token" norms and takes the CLS token; "distilled" can only do the
+    latter, "tinymim-star" only the former. A norm in another place than the encoder's starts fresh,
+    and the encoder's is dropped. Heads start
     trunc-normal with std 2e-5 and zero bias, as TinyMIM's does. Adapted head counts are kept unless
     ``num_heads`` sets one for all blocks. Another ``img_size`` (pixels) interpolates the positions.
     Raises UserError for a kind that the encoder can't become, and where any other weight has no
@@ -233,8 +234,10 @@ def with_classifier(
             nn.init.trunc_normal_(linear.weight, std=2e-5)
             nn.init.zeros_(linear.bias)
     own = _without_head(classifier.model.state_dict())
-    if "fc_norm.weight" in own and "norm.weight" in weights:
-        added, dropped = ("fc_norm",), ("norm",)
+    for fresh, old in (("fc_norm", "norm"), ("norm", "fc_norm")):
+        is_moved = f"{old}.weight" in weights and f"{old}.weight" not in own
+        if is_moved and f"{fresh}.weight" in own:
+            added, dropped = (*added, fresh), (*dropped, old)
     weights = {name: value for name, value in weights.items() if _first(name) not in dropped}
     own = {name: value for name, value in own.items() if _first(name) not in added}
     if "pos_embed" in weights and facts.grid != classifier.facts.grid:
@@ -261,8 +264,8 @@ def _check_head(encoder: VitEncoder, own_kind: HeadKind, head: HeadKind) -> None
     name = encoder.facts.architecture["name"]
     if own_kind not in (head, "single"):
         raise UserError(
-            f"{name} has the heads of kind {own_kind} already, which can't become {head}; leave "
-            "--head out."
+            f"{name} was trained with a distillation token and heads of kind {own_kind}, which "
+            f"can't become {head}; leave --head out: without --teacher the labels teach both heads."
         )
     if head != own_kind and not _is_plain(encoder):
         raise UserError(

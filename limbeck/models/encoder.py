@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from limbeck.errors import UserError
-from limbeck.records import Features, Tap
+from limbeck.records import LOGIT_KINDS, Features, Tap
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,25 @@ class EncoderFacts:
         return self.img_size[0] // self.patch_size, self.img_size[1] // self.patch_size
 
     @property
-    def weight_id(self) -> str | None:
-        """What tells these weights from others: their hash, or their source where not known."""
-        return self.origin.get("weight_hash") or self.origin.get("source")
+    def identity(self) -> dict[str, Any]:
+        """What tells what it computes from what others do: plain data, whatever its image size.
+
+        "weights" is their hash, None where it is not known: then only the source can tell.
+        """
+        kwargs = {k: v for k, v in self.architecture.get("kwargs", {}).items() if k != "img_size"}
+        return {
+            "weights": self.origin.get("weight_hash"),
+            "num_heads": list(self.num_heads),
+            "architecture": self.architecture | {"kwargs": kwargs},
+        }
 
 
 class Encoder(nn.Module, ABC):
-    """A vision Transformer that normalises its own input and gives the inner tensors asked for."""
+    """A vision Transformer that normalises its own input and gives the inner tensors asked for.
+
+    Another network can be one, too: with ``depth`` 0 it offers only the kinds of tap without a
+    block, "output" and the logits.
+    """
 
     facts: EncoderFacts
 
@@ -101,6 +113,8 @@ def check_taps(encoder: Encoder, taps: tuple[Tap, ...], role: str) -> None:
                 f"The method needs '{tap.kind}' of the {role}, which offers only "
                 f"{', '.join(offered)}; choose another {role} or method."
             )
+        if tap.kind in ("output", *LOGIT_KINDS):
+            continue  # after all blocks, and there need be none
         if not -facts.depth <= tap.block < facts.depth:
             raise UserError(
                 f"The {role} has {facts.depth} blocks (0 to {facts.depth - 1}, or -1 for the "

@@ -24,8 +24,8 @@ def choose_pool(head: HeadKind, global_pool: GlobalPool | None) -> GlobalPool:
     """The pooling of a kind of head. Raises UserError for one that it can't have."""
     if global_pool not in (None, *POOLS[head]):
         raise UserError(
-            f"A {head} head has only {' or '.join(POOLS[head])} pooling, not {global_pool}; change "
-            "--global-pool or --head."
+            f"A {head} head has only {' or '.join(POOLS[head])} pooling, not {global_pool}; leave "
+            "--global-pool out."
         )
     return global_pool or POOLS[head][0]
 
@@ -54,7 +54,8 @@ class TeacherOptions:
     source: Annotated[str | None, tyro.conf.arg(aliases=["--teacher"])] = None
     """timm:NAME (pre-trained weights from the hub), hf:NAME, or a path: a weights file or a run."""
     img_size: PositiveInt | None = None
-    """Image side in pixels; chosen so that the patch grids agree if not given."""
+    """Image side in pixels. If not given: where inner tensors are compared, the one that makes the
+    patch grids agree; where only logits are wanted (finetune), the teacher's own."""
     num_heads: PositiveInt | None = None
     """Head count, for a weights file that does not say it and whose width does not tell."""
     patch_size: PositiveInt | None = None
@@ -62,5 +63,5 @@ class TeacherOptions:
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """fp32, bf16 or fp16: of the teacher's forward pass."""
     drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
-    """Stochastic depth of the teacher: this rate in every block but the last. 0 in the study's
-    default; it found 0.1 to be worse."""
+    """Stochastic depth of the teacher: this rate in every block but the last. TinyMIM distils with
+    0 and found 0.1 to be worse."""

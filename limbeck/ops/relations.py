@@ -7,6 +7,7 @@ with N squared, and each chunk is still in the cache when it is needed again.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,8 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**22}
-"""Scores at a time: on a CPU three such float32 buffers fit its caches (measured, see
-benchmarks/RESULTS.md); on a GPU a chunk must outlast the launch of its kernels."""
+"""Scores at a time: on a CPU, what was fastest of 2**14 to 2**22 (1 MiB of float32, a core's L2
+cache) at all of 197 to 1,601 tokens; on a GPU, what should outlast the launch of its kernels."""
 
 
 def relation_scores(
@@ -52,7 +53,7 @@ def relation_loss(
     Without, the mean over (B, nh, N, N) of the squared difference of the scores: the paper leaves
     the loss open, so this is our choice.
 
-    The teacher's side is taken as a constant. There is no second derivative: autograd raises.
+    The teacher's side is taken as a constant, and there is no second derivative.
     Raises ValueError for a temperature that is not positive, or other than 1 without softmax.
     """
     if not temperature > 0 or (temperature != 1 and not softmax):
@@ -77,28 +78,35 @@ def _relation_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss and, where needed (else empty), its gradients with respect to the student's a, b."""
     dtype = torch.promote_types(student_a.dtype, torch.float32)
-    a, b = (side.to(dtype).flatten(0, 1) for side in (student_a, student_b))  # [B * nh, N, hd]
-    t_a, t_b = (side.to(dtype).flatten(0, 1) for side in (teacher_a, teacher_b))
+    sides = (student_a, student_b, teacher_a, teacher_b)
+    a, b, t_a, t_b = (side.to(dtype).flatten(0, 1) for side in sides)  # [B * nh, N, hd] each
+    num_maps, num_rows, _ = a.shape
+    num_terms = num_maps * num_rows * (1 if softmax else num_rows)
     scale = a.shape[-1] ** -0.5 / temperature
-    a, t_a = a * scale, t_a * (t_a.shape[-1] ** -0.5 / temperature)
-    num_terms = a.shape[0] * a.shape[1] * (1 if softmax else a.shape[1])
+    t_scale = t_a.shape[-1] ** -0.5 / temperature
+    grad_scale = scale / max(1, num_terms)
     compare = _divergence if softmax else _squared_error
 
     total = torch.zeros((), dtype=torch.float64, device=a.device)
-    grad_a, grad_b = (torch.zeros_like(side if needs_grad else side[:0]) for side in (a, b))
+    grad_a, grad_b = (torch.empty_like(side if needs_grad else side[:0]) for side in (a, b))
     with torch.autocast(a.device.type, enabled=False):
-        for maps, rows in _chunks(a.shape[0], a.shape[1], CHUNK_ELEMENTS.get(a.device.type, 2**22)):
-            scores = a[maps, rows] @ b[maps].mT  # [maps, rows, N]
-            value, grad = compare(scores, t_a[maps, rows] @ t_b[maps].mT)
+        for maps, rows in _chunks(num_maps, num_rows, CHUNK_ELEMENTS[a.device.type]):
+            scores = _product(a[maps, rows], b[maps].mT, scale)  # [maps, rows, N]
+            value, grad = compare(scores, _product(t_a[maps, rows], t_b[maps].mT, t_scale))
             total += value
             if needs_grad:
-                torch.bmm(grad, b[maps], out=grad_a[maps, rows])
-                grad_b[maps].baddbmm_(grad.mT, a[maps, rows])
+                grad_a[maps, rows].baddbmm_(grad, b[maps], beta=0, alpha=grad_scale)
+                is_added = rows.start > 0  # to the rows before, of the same map
+                grad_b[maps].baddbmm_(grad.mT, a[maps, rows], beta=is_added, alpha=grad_scale)
     loss = (total / num_terms).to(dtype)  # of nothing NaN, as any mean
     if not needs_grad:
         return loss, grad_a, grad_b
-    shape, share = student_a.shape, 1 / max(1, num_terms)
-    return loss, grad_a.mul_(scale * share).view(shape), grad_b.mul_(share).view(shape)
+    return loss, grad_a.view(student_a.shape), grad_b.view(student_b.shape)
+
+
+def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """scale * a @ b without a copy of a or b."""
+    return a.new_empty(*a.shape[:2], b.shape[2]).baddbmm_(a, b, beta=0, alpha=scale)
 
 
 def _chunks(num_maps: int, num_rows: int, num_elements: int) -> Iterator[tuple[slice, slice]]:
@@ -136,11 +144,11 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype = torch.promote_types(student_a.dtype, torch.float32)
     shape = student_a.shape if needs_grad else (0, *student_a.shape[2:])
-    grads = (student_a.new_empty(shape, dtype=dtype) for _ in range(2))
-    return student_a.new_empty((), dtype=dtype), *grads
+    grad_a, grad_b = (student_a.new_empty(shape, dtype=dtype) for _ in range(2))
+    return student_a.new_empty((), dtype=dtype), grad_a, grad_b
 
 
-def _keep_gradients(ctx, inputs, output):
+def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     _, grad_a, grad_b = output
     ctx.mark_non_differentiable(grad_a, grad_b)
     ctx.save_for_backward(grad_a, grad_b)
@@ -148,15 +156,15 @@ def _keep_gradients(ctx, inputs, output):
 
 
 @once_differentiable
-def _scale_gradients(ctx, grad_loss, *_):
+def _scale_gradients(ctx: Any, grad_loss: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     # In float32 until the end: a gradient scaler's factor lifts what half precision would lose.
-    grads = [
-        (grad * grad_loss).to(dtype) if needed else None
-        for grad, dtype, needed in zip(
-            ctx.saved_tensors, ctx.dtypes, ctx.needs_input_grad, strict=False
+    grad_a, grad_b = (
+        (grad * grad_loss).to(dtype) if is_needed else None
+        for grad, dtype, is_needed in zip(
+            ctx.saved_tensors, ctx.dtypes, ctx.needs_input_grad[:2], strict=True
         )
-    ]
-    return *grads, None, None, None, None, None
+    )
+    return grad_a, grad_b, *[None] * 5
 
 
 _relation_loss.register_autograd(_scale_gradients, setup_context=_keep_gradients)

@@ -197,7 +197,7 @@ def distill_chain(
     """
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import on_main_rank
-    from limbeck.recipes.networks import build_networks
+    from limbeck.recipes.networks import build_networks, teacher_identity
     from limbeck.recipes.steps import resolve
 
     stages = split_chain(config)
@@ -215,7 +215,10 @@ def distill_chain(
     run = open_run(
         config.out,
         {"verb": "distill", **to_plain(config), "resolved": resolved},
-        {"data": images.fingerprint, "teacher": nets.teacher and nets.teacher.facts.weight_id},
+        {
+            "data": images.fingerprint,
+            "teacher": teacher_identity(config.teacher.source, nets.teacher and nets.teacher.facts),
+        },
         overwrite=config.overwrite,
     )
     if run.is_finished:

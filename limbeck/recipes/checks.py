@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from limbeck.config import has_own_module
 from limbeck.data.options import DataOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError, did_you_mean, require_extra
@@ -105,10 +106,29 @@ def check_needs_teacher(method: str, options: MethodOptions, teacher: TeacherOpt
         raise UserError(f"The method {method} has no teacher; leave --teacher out.")
 
 
+def check_method(method: str, method_options: tuple[str, ...], methods: Iterable[str]) -> None:
+    """The method is one of those, or of the user's own module; only the latter has free options."""
+    if ":" in method:
+        if not has_own_module(method):
+            raise UserError(
+                f"method '{method}': there is no module '{method.partition(':')[0]}' here or "
+                "installed."
+            )
+        return
+    check_choice(method, methods, "method")
+    if method_options:
+        raise UserError(
+            "--method-options are for your own method (module:Class); the options of "
+            f"{method} are --{method}.NAME."
+        )
+
+
 def check_task_method(config: Any, teacher: TeacherOptions) -> None:
-    """The method of a fine-tuning exists, and its options are set only with a teacher."""
-    check_choice(config.method, TASK_METHODS, "method")
+    """The method of a fine-tuning exists, and is chosen and set only with a teacher."""
+    check_method(config.method, config.method_options, TASK_METHODS)
     check_unused(config, PerTaskMethodOptions, config.method, "--method")
+    if teacher.source is None and ":" in config.method:
+        raise UserError(f"--method {config.method} has no effect without --teacher SOURCE.")
     for field in fields(PerTaskMethodOptions):
         if teacher.source is None and getattr(config, field.name) != field.default:
             name = field.name.replace("_", "-")

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from limbeck.config import has_own_module, options, to_plain
+from limbeck.config import options, to_plain
 from limbeck.data.options import CropOptions, DataOptions, ViewOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
@@ -73,21 +73,10 @@ def check(config: DistillConfig) -> None:
     if config.chain:
         check_chain(config)
     checks.check_unused(config, PerMethodOptions, config.method, "--method")
-    if ":" in config.method:
-        if not has_own_module(config.method):
-            raise UserError(
-                f"method '{config.method}': there is no module "
-                f"'{config.method.partition(':')[0]}' here or installed."
-            )
-        return
-    checks.check_choice(config.method, METHODS, "method")
-    if config.method_options:
-        raise UserError(
-            "--method-options are for your own method (module:Class); the options of "
-            f"{config.method} are --{config.method}.NAME."
-        )
-    chosen = getattr(config, config.method.replace("-", "_"))
-    checks.check_needs_teacher(config.method, chosen, config.teacher)
+    checks.check_method(config.method, config.method_options, METHODS)
+    if config.method in METHODS:
+        chosen = getattr(config, config.method.replace("-", "_"))
+        checks.check_needs_teacher(config.method, chosen, config.teacher)
 
 
 def distill(config: DistillConfig) -> Path:
@@ -119,6 +108,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     from limbeck.models.build import describe_positions, reinit_tail
     from limbeck.models.finished import save_student
     from limbeck.recipes import lineage
+    from limbeck.recipes.networks import layer_of, teacher_identity
     from limbeck.recipes.probes import build_probe
     from limbeck.recipes.steps import resolve
 
@@ -134,7 +124,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
         {"verb": "distill", **to_plain(config), "resolved": asdict(resolved)},
         {
             "data": images.fingerprint,
-            "teacher": nets.teacher and nets.teacher.facts.weight_id,
+            "teacher": teacher_identity(config.teacher.source, nets.teacher and nets.teacher.facts),
             "student": facts.origin.get("weight_hash"),  # of student.weights
         },
         overwrite=config.overwrite,
@@ -173,7 +163,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
             run=run,
             ranks=ranks,
             log=report,
-            layer_id=lambda name: student.layer_id(name.removeprefix("student.model.")),
+            layer_id=partial(layer_of, student),
             num_layers=facts.depth,
             seed=config.seed,
             probes=build_probe(

@@ -238,12 +238,19 @@ def claims_of(students: list[Encoder], has_baseline: bool) -> tuple[Claims, list
             "The baseline is the student's architecture, untrained, which says nothing of "
             "distillation; for that pass --baseline RUN (the same student without it)."
         ]
-    origins = [student.facts.origin for student in students]
-    origins = [origin.get("student", origin) for origin in origins]  # before it was fine-tuned
-    # None is on record where there was no teacher (masked pixels); a mere file says nothing.
-    if any(origin.get("teacher", "unknown") is None for origin in origins):
-        return better_than("the baseline"), []
-    return DISTILLED, []
+    if all(may_be_distilled(student.facts.origin) for student in students):
+        return DISTILLED, []
+    return better_than("the baseline"), []
+
+
+def may_be_distilled(origin: dict[str, Any]) -> bool:
+    """Whether a teacher is on record, at the end or before; or nothing is, as of a bare file."""
+    if origin.get("teacher"):
+        return True
+    if "student" in origin:  # what it was before it was fine-tuned
+        return may_be_distilled(origin["student"])
+    is_fresh = str(origin.get("source", "")).startswith("fresh, seed ")
+    return "teacher" not in origin and not is_fresh
 
 
 def untrained(student: Encoder, seed: int) -> Encoder:

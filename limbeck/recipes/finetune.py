@@ -67,7 +67,9 @@ class FinetuneConfig(PerTaskMethodOptions):
     drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.2
     """Stochastic depth, rising linearly from 0 in the first block to this in the last."""
     method: str = "logit"
-    """How a teacher helps: logit (DeiT)."""
+    """How a teacher helps: logit (DeiT), or your own as module:Class."""
+    method_options: tuple[str, ...] = ()
+    """Options of your own method, such as beta=2.0 (values as in TOML)."""
 
     teacher: TeacherOptions = TeacherOptions()
 
@@ -138,16 +140,18 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.log import Log
     from limbeck.engine.loop import fit
-    from limbeck.methods.distiller import Distiller
+    from limbeck.methods.distiller import DTYPES, Distiller
+    from limbeck.models.attention import choose_attention
     from limbeck.models.finished import save_student
     from limbeck.recipes import lineage
-    from limbeck.recipes.networks import load_task_teacher
+    from limbeck.recipes.networks import layer_of, load_task_teacher, teacher_identity
     from limbeck.recipes.steps import resolve
     from limbeck.records import Tap
     from limbeck.tasks.classification import Classification
 
     classes = list(images.train.classes)
     student = build_classifier(config, len(classes))
+    choose_attention(student, ranks.device, DTYPES[config.train.precision])
     facts = student.facts
     taught = load_task_teacher(config, facts, classes, ranks.device)
     teacher = taught and taught[1].facts
@@ -161,7 +165,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
         {
             "data": images.fingerprint,
             "student": facts.origin.get("weight_hash"),
-            "teacher": teacher and teacher.weight_id,
+            "teacher": teacher_identity(config.teacher.source, teacher),
         },
         overwrite=config.overwrite,
     )
@@ -171,8 +175,8 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     skipped = SkippedLog(run.dir / "skipped.jsonl", images.num_images, config.data.max_bad_ratio)
     if facts.has_dist_head and not taught:
         log.warning("No --teacher is named, so the labels teach the distillation head as well.")
-    # The distillation head is the teacher's, if there are both; the labels have the other one.
-    is_shared = taught is None or not facts.has_dist_head
+    # Where the teacher has the distillation head to itself, the labels have the other one.
+    is_shared = taught is None or Tap("dist_logits") not in taught[0].student_taps
     task = Classification(student, Tap("logits" if is_shared else "class_logits"))
     module = (Distiller(student, *taught, task) if taught else task).to(ranks.device)
     with Log(
@@ -189,7 +193,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
             run=run,
             ranks=ranks,
             log=report,
-            layer_id=lambda name: student.layer_id(name.partition(".")[2]),
+            layer_id=partial(layer_of, student),
             num_layers=facts.depth,
             seed=config.seed,
             probes=partial(_score, config, images.holdout, task, ranks.device, skipped),
@@ -222,7 +226,9 @@ def build_classifier(config: FinetuneConfig, num_classes: int) -> VitEncoder:
         options = StudentOptions(name=config.student, img_size=config.img_size)
         encoder = build_student(options, seed=config.seed)
     else:
-        encoder = load_vit(config.student)
+        # A weights file of an unusual width can't be read without it.
+        heads = {} if config.num_heads is None else {"num_heads": config.num_heads}
+        encoder = load_vit(config.student, **heads)
     classifier = with_classifier(
         encoder,
         num_classes,

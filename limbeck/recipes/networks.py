@@ -13,9 +13,10 @@ import torch
 from limbeck.config import from_plain, import_own
 from limbeck.errors import UserError
 from limbeck.methods import METHODS, TASK_METHODS
-from limbeck.methods.distiller import Teacher
+from limbeck.methods.distiller import DTYPES, Teacher
 from limbeck.methods.method import Method
 from limbeck.methods.options import MethodOptions
+from limbeck.models.attention import choose_attention
 from limbeck.models.build import build_student, keep_dropping_paths, seeded, set_drop_path
 from limbeck.models.encoder import Encoder, EncoderFacts
 from limbeck.models.options import StudentOptions, TeacherOptions
@@ -51,6 +52,7 @@ def build_networks(
     options = method_options(config, kind)
     check_needs_teacher(config.method, options, config.teacher)
     student = start_student(config.student, options.drop_path_rate, config.seed)
+    choose_attention(student, device, DTYPES[config.train.precision])
     teacher = load_teacher(config.teacher, student.facts, device, load)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)  # a method's own weights, if it has any
@@ -61,15 +63,15 @@ def build_networks(
 
 def method_class(name: str) -> type[Method]:
     """The class of a method: of the table, or a user's own as "module:Class"."""
-    kind = import_own(METHODS.get(name, name), "method")
+    kind = import_own((METHODS | TASK_METHODS).get(name, name), "method")
     if not (isinstance(kind, type) and issubclass(kind, Method)):
         raise UserError(f"method '{name}': that is no limbeck.Method; see docs/adding.md.")
     return kind
 
 
-def method_options(config: DistillConfig, kind: type[Method]) -> MethodOptions:
+def method_options(config: DistillConfig | FinetuneConfig, kind: type[Method]) -> Any:
     """The options of the chosen method: its section, or the lines given for a user's class."""
-    if config.method in METHODS:
+    if ":" not in config.method:
         return getattr(config, config.method.replace("-", "_"))
     try:
         values = tomllib.loads("\n".join(config.method_options))
@@ -155,19 +157,26 @@ def load_task_teacher(
     teacher = load_teacher(config.teacher, None, device)
     if teacher is None:
         return None
-    kind = import_own(TASK_METHODS[config.method], "method")
+    kind = method_class(config.method)
+    if config.method_options and issubclass(kind.Options, MethodOptions):
+        raise UserError(
+            f"{kind.Options.__name__} of {kind.__name__} are MethodOptions, which are for "
+            "pre-training; give it an Options class of its own, or leave --method-options out."
+        )
+    options = method_options(config, kind)
     with seeded(config.seed):
-        method = kind(getattr(config, config.method.replace("-", "_")), student, teacher.facts)
+        method = kind(options, student, teacher.facts)
     _check_classes(teacher.facts, classes)
     return method, teacher
 
 
 def _check_classes(teacher: EncoderFacts, classes: Sequence[str]) -> None:
     named = teacher.origin.get("classes")
-    if named is None:
-        log.info(
-            "The teacher does not name its classes; they are taken to be the images' in their "
-            "order: %s%s.", ", ".join(classes[:3]), ", ..." if len(classes) > 3 else "",
+    if named is None or not set(named) & set(classes):
+        log.warning(
+            "The teacher %s; they are taken to be the images' in their order: %s%s.",
+            "names its classes otherwise" if named else "does not name its classes",
+            ", ".join(classes[:3]), ", ..." if len(classes) > 3 else "",
         )  # fmt: skip
         return
     for place, (theirs, ours) in enumerate(zip(named, classes, strict=False)):
@@ -176,6 +185,26 @@ def _check_classes(teacher: EncoderFacts, classes: Sequence[str]) -> None:
                 f"Class {place} of the teacher is '{theirs}' and that of the images '{ours}'; "
                 "choose a teacher that was fine-tuned on the same classes, in the same order."
             )
+
+
+def teacher_identity(source: str | None, teacher: EncoderFacts | None) -> dict[str, Any] | None:
+    """What a run's fingerprint holds of its teacher, wherever the weights lie; None without one.
+
+    Where their hash is not known (a class of one's own), ``source`` stands for them.
+    """
+    if teacher is None:
+        return None
+    return teacher.identity | {"weights": teacher.identity["weights"] or source}
+
+
+def layer_of(student: Encoder, name: str) -> int:
+    """The layer of a parameter of a run's module; what is not the student's comes after it.
+
+    The student is called ``student`` in a distiller and ``encoder`` in a task.
+    """
+    owner, _, own_name = name.partition(".")
+    is_own = owner in ("student", "encoder")
+    return student.layer_id(own_name) if is_own else student.facts.depth + 1
 
 
 def fit_heads(student: VitEncoder, method: Method) -> None:

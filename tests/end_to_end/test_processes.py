@@ -2,8 +2,10 @@
 
 import pytest
 
+from limbeck import cli
+from limbeck.recipes.finetune import finetune
 from tests.end_to_end.commands import distill_words, process, train_words
-from tests.recipes.runs import assert_same_student, metrics_of
+from tests.recipes.runs import assert_same_student, finetune_config, metrics_of
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
@@ -28,3 +30,21 @@ def test_two_processes_fine_tune_and_report_once(images, student, tmp_path):
     done = process(words, cwd=tmp_path, launcher=TORCHRUN)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Held-out images at the end: top1 ") == 1
+
+
+@pytest.mark.slow
+def test_two_processes_fine_tune_the_same_student_with_a_teacher(images, student, tmp_path):
+    classifier = finetune(finetune_config(images, tmp_path / "teacher", student))
+    words = [
+        *("finetune", *train_words(images, tmp_path / "two"), "--student", str(student)),
+        *("--head", "tinymim-star", "--teacher", str(classifier), "--teacher.precision", "fp32"),
+        *("--mix.mixup-alpha", "0", "--mix.cutmix-alpha", "0", "--drop-path-rate", "0"),
+    ]
+    done = process(words, cwd=tmp_path, launcher=TORCHRUN)
+    assert done.returncode == 0, done.stderr
+    cli.run([*words, "--out", str(tmp_path / "one")])
+    assert_same_student(tmp_path / "two", tmp_path / "one")
+    pairs = zip(metrics_of(tmp_path / "two")[0], metrics_of(tmp_path / "one")[0], strict=True)
+    for two, one in pairs:
+        assert two["losses"].keys() == {"total", "class", "logit"}
+        assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)

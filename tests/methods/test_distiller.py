@@ -7,6 +7,7 @@ from limbeck.errors import UserError
 from limbeck.methods.distiller import Distiller, Teacher
 from limbeck.methods.method import Method
 from limbeck.records import Batch, Losses, Tap
+from limbeck.tasks.classification import Classification
 from tests.fakes import FakeEncoder
 
 CPU = torch.device("cpu")
@@ -72,6 +73,21 @@ def test_patch_grids_that_differ_are_refused():
 
     with pytest.raises(UserError, match="grid"):
         Distiller(FakeEncoder(), Recorder(), Teacher(Wide(), CPU))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_method_beside_a_task_leaves_a_share_to_both(share):
+    student, method = FakeEncoder(), Recorder()
+    method.share = share
+    with pytest.raises(UserError, match="silences the labels or the teacher; .* between 0 and 1"):
+        Distiller(student, method, Teacher(FakeEncoder(), CPU), Classification(student))
+
+
+def test_the_student_is_saved_once():
+    student, method = FakeEncoder(), Recorder()
+    method.share = 0.5
+    distiller = Distiller(student, method, None, Classification(student))
+    assert set(distiller.state_dict()) == {f"student.{name}" for name in student.state_dict()}
 
 
 def test_a_method_without_teacher_gets_none():

@@ -4,6 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from limbeck.models.attention import choose_attention
+from limbeck.models.build import build_student
+from limbeck.models.options import StudentOptions
 from limbeck.records import Tap
 from tests.models.families import FAMILIES, small_encoder, small_images
 
@@ -130,3 +133,22 @@ def test_head_split_is_contiguous_slices_of_each_third():
             start = third * 32 + head * 8
             expected = packed[..., start : start + 8]
             torch.testing.assert_close(found[Tap(kind, 0)][:, head], expected)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "img_size", "is_fused"),
+    [
+        ("cpu", torch.bfloat16, 256, False),
+        ("cpu", torch.bfloat16, 272, True),  # its maps would take more memory than time is won
+        ("cpu", torch.float32, 256, True),
+        ("cuda", torch.bfloat16, 256, True),
+    ],
+)
+def test_explicit_attention_only_where_it_is_faster(device, dtype, img_size, is_fused):
+    shape = StudentOptions(name="vit_tiny", embed_dim=16, depth=1, num_heads=2, img_size=img_size)
+    encoder = build_student(shape, seed=0).eval()
+    images = torch.rand(1, 3, img_size, img_size)
+    before = encoder(images).tokens
+    choose_attention(encoder, torch.device(device), dtype)
+    assert encoder.model.blocks[0].attn.fused_attn == is_fused
+    torch.testing.assert_close(encoder(images).tokens, before)

@@ -272,8 +272,20 @@ def test_a_finished_classifier_becomes_a_tinymim_star_with_a_fresh_norm():
     first = with_classifier(build_student(SMALL, seed=0), 3, "avg", seed=0)
     second = with_classifier(first, 3, None, seed=0, head="tinymim-star")
     assert second.model.fc_norm.weight.shape == (1280,)
-    with pytest.raises(UserError, match=r"norm.weight; choose another pooling or head"):
-        with_classifier(first, 3, None, seed=0, head="distilled")
+
+
+@pytest.mark.parametrize("head", ["single", "distilled"])
+def test_a_finished_classifier_that_pools_tokens_gets_its_final_norm_afresh(head):
+    first = with_classifier(build_student(SMALL, seed=0), 3, "avg", seed=0)
+    with torch.no_grad():
+        first.model.fc_norm.weight.fill_(2.0)
+    second = with_classifier(first, 3, "token", seed=0, head=head)
+    own, weights = second.model.state_dict(), first.model.state_dict()
+    assert own["norm.weight"].eq(1).all() and own["norm.bias"].eq(0).all()
+    assert not any(name.startswith("fc_norm") for name in own)
+    for name in weights.keys() & own.keys() - {"pos_embed", "head.weight"}:
+        assert torch.equal(own[name], weights[name]), name
+    assert second(IMAGES, taps=(Tap("logits"),)).taps[Tap("logits")].isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -281,8 +293,9 @@ def test_a_finished_classifier_becomes_a_tinymim_star_with_a_fresh_norm():
     [
         ("mae", "tinymim-star", "token", "A tinymim-star head has only avg pooling, not token"),
         ("mae", "distilled", "avg", "A distilled head has only token pooling, not avg"),
-        ("deit-distilled", "single", None, "the heads of kind distilled already"),
-        ("tinymim-star", "distilled", None, "the heads of kind tinymim-star already"),
+        ("deit-distilled", "single", None, "heads of kind distilled, which can't become single"),
+        ("tinymim-star", "distilled", None, "which can't become distilled; leave --head out"),
+        ("deit-distilled", None, "avg", "has only token pooling, not avg; leave --global-pool out"),
         ("siglip", "distilled", None, "Only a plain ViT with a class token"),
         ("dinov2-registers-swiglu", "tinymim-star", None, "Only a plain ViT with a class token"),
         ("post-norm", "distilled", None, "Only a plain ViT with a class token"),
@@ -320,8 +333,6 @@ def test_classifier_replaces_an_old_head_and_keeps_its_norm():
     second = with_classifier(first, 9, "avg", seed=0)
     assert second.model.fc_norm.weight.eq(2).all()
     assert second.model.head.weight.shape == (9, 32)
-    with pytest.raises(UserError, match=r"fc_norm.bias, fc_norm.weight, norm.bias, norm.weight"):
-        with_classifier(first, 9, "token", seed=0)
 
 
 @pytest.mark.parametrize("family", ["deit3", "dinov3", "rope-mixed", "siglip", "eva02-split-qkv"])

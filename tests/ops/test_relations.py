@@ -1,10 +1,13 @@
 """Relations against the golden numbers, a float64 loop from the formula, and finite differences."""
 
+import inspect
 import math
 
 import pytest
 import torch
 
+from benchmarks.timing import measure_peak_bytes
+from limbeck.ops import relations
 from limbeck.ops.relations import relation_loss, relation_scores
 
 
@@ -121,3 +124,165 @@ def test_scores_stay_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         scores = relation_scores(q, q)
     torch.testing.assert_close(scores, relation_scores(q, q), rtol=0, atol=0)
+
+
+# --- In chunks, with the gradient by hand -------------------------------------------------------
+
+
+def plain_loss(student_a, student_b, teacher_a, teacher_b, softmax=True, temperature=1.0):
+    """Whole maps and autograd."""
+    student = relation_scores(student_a, student_b) / temperature
+    teacher = relation_scores(teacher_a, teacher_b).detach() / temperature
+    if not softmax:
+        return (student - teacher).square().mean()
+    student, teacher = student.log_softmax(-1), teacher.log_softmax(-1)
+    return (teacher.exp() * (teacher - student)).sum(-1).mean()
+
+
+def networks(dtype, is_vv=False):
+    """Student's a and b, with gradient (one tensor if VV), and the teacher's."""
+    student_a = torch.randn(2, 3, 13, 8, dtype=dtype, requires_grad=True)
+    student_b = student_a if is_vv else torch.randn(2, 3, 13, 8, dtype=dtype, requires_grad=True)
+    teacher_a = torch.randn(2, 3, 13, 5, dtype=dtype)
+    return student_a, student_b, teacher_a, teacher_a if is_vv else torch.randn_like(teacher_a)
+
+
+def loss_and_gradients(loss, sides, **options):
+    value = loss(*sides, **options)
+    inputs = [sides[0]] if sides[0] is sides[1] else sides[:2]
+    return value.detach(), *torch.autograd.grad(3 * value, inputs)
+
+
+ARMS = [{}, {"temperature": 2.5}, {"softmax": False}]
+# One map has 169 scores: rows of one map, whole maps that do not divide the six, all in one.
+CHUNKS = [1, 30, 2 * 169 + 5, 4 * 169, 10**6]
+
+
+@pytest.mark.parametrize("chunk", CHUNKS)
+@pytest.mark.parametrize("is_vv", [False, True], ids=["qk", "vv"])
+@pytest.mark.parametrize("arm", ARMS, ids=str)
+def test_chunks_equal_whole_maps_and_autograd(monkeypatch, chunk, is_vv, arm):
+    monkeypatch.setitem(relations.CHUNK_ELEMENTS, "cpu", chunk)
+    # Rounding alone: 1e3 sums of products in another order.
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
+        sides = networks(dtype, is_vv)
+        ours = loss_and_gradients(relation_loss, sides, **arm)
+        plain = loss_and_gradients(plain_loss, sides, **arm)
+        torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance)
+
+
+def test_temperature_divides_both_sides_and_squared_error_is_over_all_entries():
+    s_a, s_b, t_a, t_b = networks(torch.float64)
+    warm = relation_loss(s_a, s_b, t_a, t_b, temperature=4.0)
+    torch.testing.assert_close(warm, relation_loss(s_a / 4, s_b, t_a / 4, t_b))
+    total = 0.0
+    for b, m, query, key in torch.cartesian_prod(*map(torch.arange, (2, 3, 13, 13))).tolist():
+        student = sum(s_a[b, m, query] * s_b[b, m, key]) / math.sqrt(8)
+        teacher = sum(t_a[b, m, query] * t_b[b, m, key]) / math.sqrt(5)
+        total += (student - teacher).item() ** 2
+    loss = relation_loss(s_a, s_b, t_a, t_b, softmax=False)
+    assert loss.item() == pytest.approx(total / (2 * 3 * 13 * 13), rel=1e-12)
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"softmax": False, "temperature": 2.0}])
+def test_a_temperature_without_meaning_is_refused(options):
+    with pytest.raises(ValueError, match="temperature"):
+        relation_loss(*networks(torch.float32), **options)
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=str)
+def test_gradients_of_every_arm_by_finite_differences(monkeypatch, arm):
+    monkeypatch.setitem(relations.CHUNK_ELEMENTS, "cpu", 7)
+    s_a, t_a, t_b = double(1, 2, 3, 2).requires_grad_(), double(1, 2, 3, 4), double(1, 2, 3, 4)
+    s_b = double(1, 2, 3, 2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: relation_loss(a, b, t_a, t_b, **arm), (s_a, s_b))
+    assert torch.autograd.gradcheck(lambda v: relation_loss(v, v, t_a, t_b, **arm), (s_a,))
+
+
+def test_one_side_may_be_without_gradient():
+    s_a, s_b, t_a, t_b = networks(torch.float64)
+    (grad,) = torch.autograd.grad(relation_loss(s_a.detach(), s_b, t_a, t_b), s_b)
+    (plain,) = torch.autograd.grad(plain_loss(s_a, s_b, t_a, t_b), s_b)
+    torch.testing.assert_close(grad, plain)
+
+
+def test_no_gradient_is_computed_where_none_is_needed():
+    with torch.no_grad():
+        assert not relation_loss(*networks(torch.float32)).requires_grad
+    sides = [side.detach() for side in networks(torch.float32)]
+    assert measure_peak_bytes(lambda: relations._relation_loss(*sides, True, 1.0, True)) > (
+        measure_peak_bytes(lambda: relations._relation_loss(*sides, True, 1.0, False))
+    )
+
+
+def test_slices_of_one_projection_as_an_encoder_gives_them():
+    qkv = torch.randn(2, 13, 3, 3, 8, dtype=torch.float64, requires_grad=True)
+    q, k, _ = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # not contiguous
+    teacher = double(2, 3, 13, 5)
+    (grad,) = torch.autograd.grad(relation_loss(q, k, teacher, teacher), qkv, retain_graph=True)
+    (plain,) = torch.autograd.grad(plain_loss(q, k, teacher, teacher), qkv)
+    torch.testing.assert_close(grad, plain)
+
+
+def test_a_single_sample_and_none():
+    for batch_size in (1, 0):
+        sides = [side[:batch_size] for side in networks(torch.float64)]
+        loss = relation_loss(*sides)
+        assert loss.isnan() == plain_loss(*sides).isnan() == (batch_size == 0)
+        loss.backward()  # of nothing, NaN like any mean: but no error
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_changes_nothing(dtype):
+    sides = [side.to(dtype).detach().requires_grad_() for side in networks(torch.float32)]
+    plain = loss_and_gradients(relation_loss, sides)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = loss_and_gradients(relation_loss, sides)
+    torch.testing.assert_close(cast, plain, rtol=0, atol=0)
+
+
+def test_a_gradient_scaler_lifts_what_float16_would_lose():
+    # Gradients of 2e-9: below float16's smallest number, 6e-8.
+    sides = [side.half().detach().requires_grad_() for side in networks(torch.float32)]
+    exact = [side.detach().double().requires_grad_() for side in sides]
+    (relation_loss(*sides) * 1e-6 * 2**16).backward()
+    (relation_loss(*exact) * 1e-6 * 2**16).backward()
+    scale = exact[0].grad.abs().max().item()
+    torch.testing.assert_close(
+        sides[0].grad.double(), exact[0].grad, rtol=2e-3, atol=1e-4 * scale
+    )  # float16 has 11 bits
+
+
+def test_whole_in_a_compiled_graph_for_every_batch_size():
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    bare = inspect.unwrap(relation_loss)  # without the tests' own check of shapes
+    compiled = torch.compile(
+        lambda a, b, t_a, t_b: bare(2 * a, b, t_a, t_b), backend=backend, fullgraph=True
+    )
+    for batch_size in range(2, 7):
+        sides = [torch.randn(batch_size, 2, 5, 4) for _ in range(4)]
+        sides[0].requires_grad_()
+        ours = torch.autograd.grad(compiled(*sides), sides[0])
+        eager = torch.autograd.grad(relation_loss(2 * sides[0], *sides[1:]), sides[0])
+        torch.testing.assert_close(ours, eager)
+    assert len(graphs) == 2  # one of fixed size, then one for all: not one for each size
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of the check itself
+def test_the_operator_keeps_torch_s_rules():
+    s_a, s_b, t_a, t_b = networks(torch.float32)
+    torch.library.opcheck(relations._relation_loss, (s_a, s_b, t_a, t_b, True, 1.0, True))
+    torch.library.opcheck(relations._relation_loss, (t_a, t_b, t_a, t_b, False, 1.0, False))
+
+
+def test_memory_is_a_quarter_of_whole_maps_at_1025_tokens():
+    student = [torch.randn(1, 12, 1025, 32, requires_grad=True) for _ in range(2)]
+    teacher = [torch.randn(1, 12, 1025, 64) for _ in range(2)]
+    peak = measure_peak_bytes(lambda: relation_loss(*student, *teacher).backward())
+    # Whole maps hold at least two of each network at once: 4 * 12 * 1025^2 float32 numbers.
+    assert peak <= 4 * 12 * 1025**2 * 4 / 4

@@ -220,7 +220,7 @@ def test_a_changed_option_is_another_chain(copy, images, teacher):
 
 def test_another_first_teacher_is_another_chain(copy, images, teacher, tmp_path):
     other = distill(replace(teacher_config(images, tmp_path / "teacher"), seed=1))
-    with pytest.raises(UserError, match="holds another run: fingerprint of teacher is"):
+    with pytest.raises(UserError, match="holds another run: fingerprint of teacher.weights is"):
         distill(chain_config(images, copy, other))
 
 

@@ -16,6 +16,7 @@ from limbeck.recipes.evaluate import (
     check,
     claims_of,
     evaluate,
+    may_be_distilled,
     report,
     table_of,
 )
@@ -219,6 +220,33 @@ def test_an_own_network_needs_a_baseline(images):
         evaluate(config_of(images, own))
     found = evaluate(config_of(images, own, baseline=(own,), num_labels=()))
     assert found.verdicts["linear_top1"].difference == 0
+
+
+TAUGHT, ALONE = {"teacher": {"source": "t"}}, {"teacher": None}
+FRESH, BARE = {"source": "fresh, seed 0"}, {"source": "w.pth", "layout": "mae_encoder"}
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        (TAUGHT, True),
+        (ALONE, False),
+        (FRESH, False),
+        (BARE, True),  # it may have been distilled, for all one knows
+        ({}, True),
+        (ALONE | {"student": TAUGHT}, True),
+        (ALONE | {"student": ALONE}, False),
+        (ALONE | {"student": FRESH}, False),
+        (ALONE | {"student": BARE}, True),
+        (TAUGHT | {"student": ALONE}, True),
+        (TAUGHT | {"student": FRESH}, True),
+        (ALONE | {"student": TAUGHT | {"student": FRESH}}, True),
+        (ALONE | {"student": ALONE | {"student": TAUGHT}}, True),
+        (ALONE | {"student": ALONE | {"student": FRESH}}, False),
+    ],
+)
+def test_a_teacher_at_any_level_is_a_distillation(origin, expected):
+    assert may_be_distilled(origin) == expected
 
 
 def test_claims_are_as_large_as_the_comparison(student, teacher):

@@ -1,6 +1,7 @@
 """``finetune`` as a function: a student and labelled images to a classifier."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -16,8 +17,10 @@ from limbeck.models.build import set_drop_path
 from limbeck.models.options import TeacherOptions
 from limbeck.models.tinymim_star import TinyMimStar
 from limbeck.recipes.evaluate import EvaluateConfig, evaluate
-from limbeck.recipes.finetune import build_classifier, check, finetune, report
+from limbeck.recipes.finetune import FinetuneConfig, build_classifier, check, finetune, report
 from tests.recipes.runs import finetune_config, metrics_of, snapshot, weights_of
+
+TEACHERS = "tests.recipes.own_teachers"
 
 
 @pytest.fixture(scope="session")
@@ -160,7 +163,7 @@ def test_a_tinymim_star_learns_from_labels_and_a_teacher(star, classifier):
     assert record["scores"] == probes[-1]["probe"]
     assert record["timm"] is None
     fingerprint = json.loads((star / "fingerprint.json").read_text())
-    assert fingerprint["teacher"] == teacher_hash
+    assert fingerprint["teacher"]["weights"] == teacher_hash
 
 
 def test_a_finished_tinymim_star_loads_is_evaluated_and_fine_tuned_again(
@@ -211,6 +214,192 @@ def test_stopped_and_continued_with_a_teacher_ends_the_same(images, student, cla
     other = replace(part, teacher=TeacherOptions(source=str(whole), precision="fp32"))
     with pytest.raises(UserError, match="holds another run: fingerprint of teacher"):
         finetune(other)
+
+
+class Stop(Exception):
+    pass
+
+
+def parts_of_fit(config):
+    """The module that the recipe would train, its batches, optimiser and layers."""
+    from limbeck.engine.optim import build_optimizer
+
+    found = []
+
+    def catch(module, batches, **values):
+        layers = values["layer_id"], values["num_layers"]
+        found.extend([module, batches, build_optimizer(module, values["optim"], *layers)])
+        raise Stop
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        patch.setattr("limbeck.engine.loop.fit", catch)
+        finetune(config)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("head", "is_taught", "learners"),
+    [
+        ("tinymim-star", True, ["head"]),
+        ("distilled", True, ["head"]),
+        ("distilled", False, ["head", "head_dist"]),
+        ("single", True, ["head"]),
+    ],
+)
+def test_which_head_the_labels_teach(
+    images, student, classifier, tmp_path, head, is_taught, learners
+):
+    """Other labels change the gradients of the heads that learn from them, and of no other."""
+    config = taught(finetune_config(images, tmp_path / "run", student), classifier)
+    config = replace(config, head=head, mix=MixOptions(), drop_path_rate=0.0)
+    if not is_taught:
+        config = replace(config, teacher=TeacherOptions())
+    module, batches, _ = parts_of_fit(config)
+    batch = next(batches(0))
+    gradients = []
+    for labels in (batch.labels, batch.labels.flip(1)):
+        module.zero_grad()
+        module(replace(batch, labels=labels)).total.backward()
+        gradients.append(
+            {
+                name.split(".")[-2]: parameter.grad.clone()
+                for name, parameter in module.named_parameters()
+                if name.endswith(("model.head.weight", "model.head_dist.weight"))
+            }
+        )
+    first, second = gradients
+    assert first.keys() == ({"head"} if head == "single" else {"head", "head_dist"})
+    assert all(gradient.abs().sum() > 0 for gradient in first.values())
+    assert [name for name in first if not torch.equal(first[name], second[name])] == learners
+
+
+def test_the_optimiser_s_groups_of_a_student_with_a_teacher(images, student, classifier, tmp_path):
+    config = taught(finetune_config(images, tmp_path / "run", student), classifier)
+    optim = replace(FinetuneConfig().optim, layer_decay=0.5)
+    module, _, optimizer = parts_of_fit(replace(config, optim=optim))
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    parameters = dict(module.student.model.named_parameters())
+    assert groups.keys() == {id(p) for p in parameters.values()}
+    for name, layer, is_decayed in (
+        ("dist_token", 0, False),
+        ("patch_embed.proj.weight", 0, True),
+        ("blocks.1.attn.qkv.weight", 2, True),
+        ("conv1x1.1.weight", 3, True),
+        ("fc_norm.weight", 3, False),
+        ("head_dist.weight", 3, True),
+    ):
+        group = groups[id(parameters[name])]
+        assert group["lr_scale"] == 0.5 ** (3 - layer), name
+        assert (group["weight_decay"] > 0) == is_decayed, name
+
+
+OWN = '''
+import torch
+import limbeck
+from limbeck.config import options
+
+
+@options
+class OwnOptions:
+    """Options."""
+
+    power: float = 2.0
+
+
+class Own(limbeck.Method):
+    """The mean distance of the logits after a layer of its own."""
+
+    Options = OwnOptions
+    share = 0.25
+    student_taps = teacher_taps = (limbeck.Tap("logits"),)
+
+    def __init__(self, options, student, teacher):
+        super().__init__()
+        self.power = options.power
+        self.proj = torch.nn.Linear(student.num_classes, teacher.num_classes)
+
+    def forward(self, student, teacher, batch):
+        (own,), (target,) = student.taps.values(), teacher.taps.values()
+        loss = (self.proj(own) - target).abs().pow(self.power).mean()
+        return limbeck.Losses(total=loss, parts={"own": loss.detach()})
+
+
+class Plain(Own):
+    Options = limbeck.Method.Options
+'''
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A user's own module ``own_finetune_method``."""
+    (tmp_path / "own_finetune_method.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "own_finetune_method"
+
+
+def test_an_own_method_with_weights_of_its_own(images, student, tmp_path, own):
+    config = taught(finetune_config(images, tmp_path / "run", student), f"{TEACHERS}:convnet")
+    config = replace(config, method=f"{own}:Own", method_options=("power=1.0",), head="distilled")
+    config = replace(config, optim=FinetuneConfig().optim)
+    assert config.optim.layer_decay < 1
+    module, batches, optimizer = parts_of_fit(config)
+    assert module.method.power == 1
+    assert module.student_taps == (limbeck.Tap("logits"),)  # both heads learn from both
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    assert groups[id(module.method.proj.weight)]["lr_scale"] == 1
+    losses = module(next(batches(0)))
+    losses.total.backward()
+    assert all(p.grad is not None for p in module.parameters())
+    assert set(losses.parts) == {"class", "own"}
+    with pytest.raises(UserError, match="MethodOptions of Plain are MethodOptions, which are for"):
+        finetune(replace(config, method=f"{own}:Plain", method_options=("drop_path_rate=0.1",)))
+
+
+def test_a_convolutional_network_teaches(images, student, tmp_path):
+    config = taught(finetune_config(images, tmp_path / "run", student), f"{TEACHERS}:convnet")
+    config = replace(config, head="distilled", teacher=TeacherOptions(source=config.teacher.source))
+    run = finetune(replace(config, train=replace(config.train, epochs=0.5)))
+    record = json.loads((run / "student.json").read_text())
+    assert record["teacher"]["architecture"] == {"kind": "convnet"}
+    assert metrics_of(run)[0][0]["losses"]["logit"] > 0
+
+
+def test_another_teacher_is_another_run(images, student, tmp_path):
+    def by(source):
+        return replace(config, teacher=TeacherOptions(source=source))
+
+    config = finetune_config(images, tmp_path / "run", student)
+    config = replace(config, train=replace(config.train, epochs=0.5))
+    config = by(f"{TEACHERS}:nameless")
+    before = snapshot(finetune(config))
+    assert snapshot(finetune(config)) == before
+    with pytest.raises(UserError, match="holds another run: fingerprint of teacher.weights is"):
+        finetune(by(f"{TEACHERS}:unknown"))
+    with pytest.raises(UserError, match="fingerprint of teacher is absent there and null here"):
+        finetune(by(None))
+
+
+def test_a_moved_teacher_is_the_same_and_one_with_other_heads_is_not(
+    images, student, classifier, tmp_path
+):
+    config = taught(finetune_config(images, tmp_path / "run", student), classifier)
+    config = replace(config, train=replace(config.train, epochs=0.5))
+    before = snapshot(finetune(config))
+    moved = shutil.copytree(classifier, tmp_path / "moved")
+    assert snapshot(finetune(taught(config, moved))) == before
+    record = json.loads((moved / "student.json").read_text())
+    record["architecture"]["num_heads"] = [2, 2]
+    (moved / "student.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="holds another run: fingerprint of teacher.num_heads is"):
+        finetune(taught(config, moved))
+
+
+def test_a_weights_file_of_an_unusual_width(images, student, tmp_path):
+    file = shutil.copy(student / "student.safetensors", tmp_path / "odd.safetensors")
+    config = finetune_config(images, tmp_path / "run", file)
+    with pytest.raises(UserError, match="a width of 24 does not tell it .* finetune's --num-heads"):
+        build_classifier(config, 3)
+    assert build_classifier(replace(config, num_heads=4), 3).facts.num_heads == (4, 4)
 
 
 def test_a_teacher_that_only_saw_unlabelled_images_is_refused(images, student, tmp_path):
@@ -282,6 +471,9 @@ def test_nothing_held_out_is_refused_before_the_run(images, student, tmp_path):
         ({"teacher": TeacherOptions(img_size=64)}, "Options of --teacher have no effect without"),
         ({"logit": LogitOptions(kind="soft")}, "Options of --logit have no effect without"),
         ({"method": "logits"}, "Did you mean 'logit'?"),
+        ({"method": "no_module:Own"}, "there is no module 'no_module' here"),
+        ({"method": "limbeck:Own"}, "--method limbeck:Own has no effect without --teacher"),
+        ({"method_options": ("a=1",)}, "the options of logit are --logit.NAME"),
         ({"head": "distilled", "global_pool": "avg"}, "has only token pooling, not avg"),
         ({"head": "tinymim-star", "global_pool": "token"}, "has only avg pooling, not token"),
     ],

@@ -15,31 +15,19 @@ from limbeck.models.vit import VitEncoder
 from limbeck.recipes.finetune import FinetuneConfig
 from limbeck.recipes.networks import (
     build_networks,
+    layer_of,
     load_task_teacher,
     load_teacher,
     load_vit,
     method_class,
     method_options,
     start_student,
+    teacher_identity,
 )
 from tests.fakes import FakeEncoder
 from tests.recipes.runs import STUDENT_SHAPE, distill_config, teacher_config
 
 CPU = torch.device("cpu")
-
-OWN_TASK_TEACHERS = """
-from tests.fakes import FakeEncoder
-
-
-def nameless():
-    return FakeEncoder()
-
-
-def named():
-    encoder = FakeEncoder()
-    encoder._facts["origin"] = {"classes": ["a", "b", "c"]}
-    return encoder
-"""
 
 OWN = '''
 import limbeck
@@ -87,14 +75,14 @@ def test_the_student_s_last_block_takes_the_teacher_s_heads(images, teacher, tmp
     assert isinstance(nets.method, Relation)
     assert nets.teacher.facts.num_heads == (4, 4, 4)
     assert nets.student.facts.num_heads == (3, 4)
-    assert nets.teacher.facts.weight_id == limbeck.load(teacher).facts.origin["weight_hash"]
+    teacher_hash = limbeck.load(teacher).facts.origin["weight_hash"]
+    assert nets.teacher.facts.identity["weights"] == teacher_hash
     assert "The student's block 1 gets 4 heads instead of 3" in caplog.text
 
 
 def test_a_method_without_a_teacher(images, tmp_path):
     nets = build_networks(teacher_config(images, tmp_path), CPU)
     assert isinstance(nets.method, MaskedPixel)
-    assert nets.teacher is None
     assert nets.teacher is None
     assert nets.student.facts.num_heads == (4, 4, 4)
 
@@ -174,10 +162,8 @@ def test_a_classification_teacher_keeps_its_own_image_size(teacher):
     assert load_teacher(TeacherOptions(source=str(teacher)), None, CPU).facts.img_size == (32, 32)
 
 
-def test_a_teacher_for_fine_tuning_must_name_the_same_classes(tmp_path, caplog, monkeypatch):
-    caplog.set_level("INFO")
-    (tmp_path / "own_task_teachers.py").write_text(OWN_TASK_TEACHERS)
-    monkeypatch.syspath_prepend(tmp_path)
+def test_a_teacher_for_fine_tuning_must_name_the_same_classes(caplog):
+    own = "tests.recipes.own_teachers"
 
     def load(source, classes):
         config = FinetuneConfig(
@@ -186,12 +172,46 @@ def test_a_teacher_for_fine_tuning_must_name_the_same_classes(tmp_path, caplog, 
         return load_task_teacher(config, FakeEncoder().facts, classes, CPU)
 
     assert load(None, ["a", "b", "c"]) is None
-    method, _ = load("own_task_teachers:nameless", ["a", "b", "c"])
+    assert load(f"{own}:named", ["blue", "green", "red"]) is not None
+    assert not caplog.records
+    with pytest.raises(UserError, match="Class 1 of the teacher is 'green' and that of the images"):
+        load(f"{own}:named", ["blue", "red", "green"])
+    method, _ = load(f"{own}:nameless", ["a", "b", "c"])
     assert method.share == 0.1
-    assert "The teacher does not name its classes; they are taken to be the images'" in caplog.text
-    assert load("own_task_teachers:named", ["a", "b", "c"]) is not None
-    with pytest.raises(UserError, match="Class 1 of the teacher is 'b' and that of the images 'c'"):
-        load("own_task_teachers:named", ["a", "c", "b"])
+    assert load(f"{own}:named", ["a", "b", "c"]) is not None
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        (
+            "WARNING",
+            f"The teacher {what}; they are taken to be the images' in their order: a, b, c.",
+        )
+        for what in ("does not name its classes", "names its classes otherwise")
+    ]
+
+
+def test_a_teacher_is_known_by_what_it_computes(teacher):
+    def identity(source, **options):
+        options = TeacherOptions(source=source, **options)
+        return teacher_identity(source, load_teacher(options, None, CPU).facts)
+
+    run = identity(str(teacher))
+    assert identity(str(teacher), img_size=64) == run  # the same weights, interpolated
+    other = identity(str(teacher), num_heads=2)
+    assert other != run and other["weights"] == run["weights"]
+    own = [identity(f"tests.recipes.own_teachers:{name}") for name in ("nameless", "unknown")]
+    assert own[0] != own[1]
+    assert None not in (run["weights"], own[0]["weights"], own[1]["weights"])
+    assert teacher_identity(None, None) is None
+
+
+def test_the_layers_of_a_run_s_module():
+    student = start_student(STUDENT_SHAPE, 0.0, seed=0)
+    layers = {
+        "student.model.pos_embed": 0,
+        "encoder.model.blocks.1.mlp.fc1.weight": 2,
+        "student.model.norm.weight": 3,
+        "method.proj.weight": 3,
+    }
+    assert {name: layer_of(student, name) for name in layers} == layers
 
 
 def test_no_teacher():

@@ -196,6 +196,8 @@ def load_huggingface(
         "licence": licence,
         "notes": notes,
     }
+    if architecture["kwargs"]["num_classes"]:
+        origin |= _read_classes(config)
     return assemble(weights, architecture, origin, grid, num_prefix_rows)
 
 
@@ -335,7 +337,7 @@ def _load_timm_format(
 ) -> VitEncoder:
     """timm's own repositories: the config names timm's model and says the rest."""
     facts = config.get("pretrained_cfg") or config
-    facts = {"license": licence} | facts
+    facts = {"license": licence, "label_names": config.get("label_names")} | facts
     return load_timm(
         config["architecture"], weights_file=weights_file, config=facts,
         model_args=config.get("model_args"), **asked,
@@ -377,6 +379,15 @@ def _read_norm(
         notes.append("No preprocessor_config.json: mean and std are the usual ones of its family.")
         return list(family.norm[0]), list(family.norm[1])
     return list(mean), list(std)
+
+
+def _read_classes(config: dict[str, Any]) -> dict[str, Any]:
+    """The names of the classes under "classes", in their order; nothing where none were given."""
+    named = config.get("id2label") or {}
+    classes = [named.get(str(index)) for index in range(len(named))]
+    # What transformers writes by itself are no names.
+    is_named = all(name not in (None, f"LABEL_{index}") for index, name in enumerate(classes))
+    return {"classes": classes} if classes and is_named else {}
 
 
 def _read_licence(place: str | Path, source: str) -> str | None:

@@ -226,8 +226,9 @@ def find_heads(
     if embed_dim not in layout.heads:
         raise UserError(
             f"A weights file does not store head counts, and a width of {embed_dim} does not tell "
-            f"it ({layout.description}); name it (num_heads=..., on the command line "
-            "--teacher.num-heads)."
+            f"it ({layout.description}); name it (num_heads=...; on the command line "
+            "--teacher.num-heads, or of a student finetune's --num-heads and distill's "
+            "--student.num-heads)."
         )
     others, last = layout.heads[embed_dim]
     return (others,) * (depth - 1) + (last,), f"usual for {layout.description}, width {embed_dim}"

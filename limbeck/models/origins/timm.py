@@ -102,6 +102,10 @@ def load_timm(
         "weight_hash": weight_hash(_before_resizing(model, weights, overlay.get("file"))),
         "notes": notes,
     }
+    classes = (config or {}).get("label_names")
+    # A dictionary stands for indices with gaps: no order of classes.
+    if isinstance(classes, list) and len(classes) == encoder.facts.num_classes:
+        origin["classes"] = classes
     return VitEncoder(
         model, architecture=encoder.facts.architecture, origin=origin, mean=mean, std=std
     ).eval()

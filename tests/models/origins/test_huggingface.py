@@ -156,6 +156,25 @@ def test_preprocessing_and_licence_are_read(tmp_path):
     assert facts.origin["licence"] == "cc-by-nc-4.0"
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ({"0": "cat", "1": "dog", "2": "eel"}, ["cat", "dog", "eel"]),
+        ({"2": "eel", "10": "yak", **{str(n): f"class {n}" for n in (0, 1, *range(3, 10))}},
+         ["class 0", "class 1", "eel", *(f"class {n}" for n in range(3, 10)), "yak"]),
+        ({"0": "LABEL_0", "1": "LABEL_1"}, None),
+        ({"0": "cat", "2": "eel"}, None),
+    ],
+)  # fmt: skip
+def test_a_classifier_s_classes_have_their_names(tmp_path, names, expected):
+    config = transformers.ViTConfig(**SMALL, num_labels=len(names))
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(written | {"id2label": names}))
+    assert load_encoder(tmp_path).facts.origin.get("classes") == expected
+    assert "classes" not in load_encoder(tmp_path, num_classes=0).facts.origin
+
+
 def test_the_weights_file_alone_is_told_by_the_config_beside_it(tmp_path):
     build("clip_vision_model").save_pretrained(tmp_path)
     encoder = load_encoder(tmp_path / "model.safetensors")

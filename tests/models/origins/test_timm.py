@@ -147,6 +147,25 @@ NAMED = {
 }
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["cat", "dog", "eel"], ["cat", "dog", "eel"]),
+        ({"0": "cat", "7": "dog"}, None),
+        (None, None),
+    ],
+)
+def test_a_folder_of_timm_may_name_its_classes(tmp_path, names, expected):
+    name = "vit_tiny_patch16_224"
+    save_file(make(name, num_classes=3).state_dict(), tmp_path / "model.safetensors")
+    config = {
+        "architecture": name, "num_classes": 3, "label_names": names,
+        "pretrained_cfg": {"input_size": [3, 32, 32], "num_classes": 3}, "model_args": SMALL,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_encoder(tmp_path).facts.origin.get("classes") == expected
+
+
 @pytest.mark.parametrize("family", NAMED)
 def test_a_folder_of_timm_is_told_by_its_config(tmp_path, family):
     name, kwargs = NAMED[family]

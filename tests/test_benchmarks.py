@@ -1,0 +1,113 @@
+"""The benchmarks run and compare like with like; their numbers are for a quiet machine."""
+
+import re
+
+import pytest
+import torch
+
+from benchmarks import networks, relation, step, tokens
+from benchmarks.__main__ import main
+from benchmarks.loader import mean_crop_areas
+from benchmarks.photos import open_photos
+from benchmarks.reference import plain_batches, plain_relation_loss
+from benchmarks.timing import measure_peak_bytes, median_ratio, take_turns
+from limbeck.data.folder import FolderSource
+from limbeck.ops.relations import relation_loss
+from tests.data.images import write_photos
+
+
+@pytest.fixture
+def photos(tmp_path):
+    write_photos(tmp_path, ["a.jpg", "b.jpg"])
+    return FolderSource(tmp_path)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Both networks tiny and the images small."""
+    monkeypatch.setattr(networks, "STUDENT", "vit_tiny")
+    monkeypatch.setattr(networks, "TEACHER", "vit_tiny")
+    for module in (step, tokens):
+        monkeypatch.setattr(module, "BATCH_SIZE", 2)
+    monkeypatch.setattr(step, "IMG_SIZE", 32)
+    monkeypatch.setattr(tokens, "IMG_SIZES", (32,))
+
+
+def test_loader_prints_the_ratio_and_crops_alike(tmp_path, photos, capsys):
+    ours, plain = mean_crop_areas(photos, num_epochs=2000)
+    assert ours == pytest.approx(plain, abs=0.02)  # four standard errors of 4000 draws
+    main(["loader", "--data", str(tmp_path), "--repeats", "1"])
+    assert re.search(r"\| 2 \| \d+ \| \d+ \| \d+\.\d\d \| 1.5 \|", capsys.readouterr().out)
+
+
+def test_step_prints_every_reference(small, tmp_path, photos, capsys):
+    main(["step", "--data", str(tmp_path), "--repeats", "1"])
+    out = capsys.readouterr().out
+    assert len(re.findall(r"\| \d+\.\d\d \| (2.0|1.1|) \|", out)) == len(step.ROWS)
+
+
+def test_tokens_prints_time_and_memory(small, tmp_path, photos, capsys):
+    main(["tokens", "--data", str(tmp_path), "--repeats", "1"])
+    assert re.search(r"\| 32 \| 5 \| .* \| [1-9]\d* \| [1-9]\d* \| ", capsys.readouterr().out)
+
+
+def test_relation_prints_memory_and_time(monkeypatch, capsys):
+    monkeypatch.setattr(relation, "SIZES", ((5, 2),))
+    main(["relation", "--repeats", "1"])
+    assert re.search(r"\| 5 \| 2 \| \d+\.\d \| \d+\.\d \| 1/", capsys.readouterr().out)
+
+
+def test_photos_without_effect_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["relation", "--data", str(tmp_path)])
+    assert "--data has no effect on relation" in capsys.readouterr().err
+
+
+def test_unknown_name_lists_the_names(capsys):
+    with pytest.raises(SystemExit):
+        main(["loder"])
+    assert "loader" in capsys.readouterr().err
+
+
+def test_generated_photos_are_readable():
+    with open_photos(None) as source:
+        images, teacher_images = next(plain_batches(source, 2, 16))
+    assert images.shape == teacher_images.shape == (2, 3, 16, 16)
+    assert not torch.equal(images, teacher_images)  # the jitter is the student's alone
+
+
+def test_both_sides_compute_one_loss(small, photos, monkeypatch):
+    networks.check_agreement(photos, 2, 32)
+    monkeypatch.setattr(networks, "plain_losses", lambda student, teacher: student[0].sum())
+    with pytest.raises(SystemExit, match="times do not compare"):
+        networks.check_agreement(photos, 2, 32)
+
+
+def test_the_reference_s_loss_is_ours():
+    sides = [torch.randn(2, 3, 7, width, dtype=torch.float64) for width in (4, 4, 5, 5)]
+    torch.testing.assert_close(relation_loss(*sides), plain_relation_loss(*sides))
+
+
+def test_one_step_trains(small, photos):
+    batches = networks.our_batches(photos, 2, 32)
+    for build, images in (
+        (networks.build_our_step, batches),
+        (networks.build_plain_step, plain_batches(photos, 2, 32)),
+    ):
+        build(images, 32, "bf16")()  # raises where a gradient or a shape does not fit
+
+
+def test_peak_bytes_are_those_held_at_once():
+    x = torch.zeros(2**16)
+    mib_quarter = 4 * 2**16
+    peak = measure_peak_bytes(lambda: (x + 1) + ((x + 2) + 3))
+    # x + 1 and x + 2 and their sum with 3 at a time; then x + 2 is gone.
+    assert peak == pytest.approx(3 * mib_quarter, rel=0.01)
+
+
+def test_turns_alternate_and_the_first_round_is_left_out():
+    order = []
+    seconds = take_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2)
+    assert order == ["a", "b"] * 3
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
+    assert median_ratio([4.0, 9.0, 8.0], [2.0, 3.0, 8.0]) == 2.0
