@@ -18,7 +18,6 @@ ARMS = {
     "MAE": Arm("masked-pixel"),
     "CLS token": Arm("cls-token", ClsTokenOptions(teacher_block=BLOCK)),
     "feature (Q, K, V)": Arm("feature", FeatureOptions(teacher_block=BLOCK)),
-    "feature (block output)": Arm("feature", FeatureOptions(target="tokens", teacher_block=BLOCK)),
     "relation (QK + VV)": Arm("relation", RelationOptions(teacher_block=BLOCK)),
 }
 

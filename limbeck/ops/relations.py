@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**22}
-"""Scores at a time: on a CPU, what was fastest of 2**14 to 2**22 (1 MiB of float32, a core's L2
-cache) at all of 197 to 1,601 tokens; on a GPU, what should outlast the launch of its kernels."""
+"""Scores at a time. On a CPU 1 MiB of float32, a core's L2 cache: of 2**14 to 2**22 the best over
+197 to 1,601 tokens. On a GPU, a guess at what outlasts the launch of its kernels."""
 
 
 def relation_scores(
