@@ -5,9 +5,14 @@ import torch
 from limbeck.models.encoder import Encoder, EncoderFacts
 from limbeck.records import LOGIT_KINDS, Features, Tap
 
+INSIDE = ("attention_output", "attention_tokens", "mlp_output", "tokens")
+
 
 class FakeEncoder(Encoder):
-    """Draws every tap from one parameter, so that gradients can be followed."""
+    """Draws every tap from one parameter, so that gradients can be followed.
+
+    No two kinds, nor two blocks, say the same; "output" and the logits have no block.
+    """
 
     def __init__(
         self,
@@ -60,17 +65,19 @@ class FakeEncoder(Encoder):
         values = {}
         for tap in taps:
             heads = tap.num_heads or facts.num_heads[tap.block]
-            q, k, v = qkv.reshape(B, N, 3, heads, -1).permute(2, 0, 3, 1, 4)
+            here = (1 + 0.25 * (tap.block % facts.depth)) * qkv
+            q, k, v = here.reshape(B, N, 3, heads, -1).permute(2, 0, 3, 1, 4)
+            inside = {
+                kind: here[..., : facts.embed_dim].roll(number, dims=-1)
+                for number, kind in enumerate(INSIDE, 1)
+            }
             values[tap] = {
                 "queries": q,
                 "keys": k,
                 "values": v,
                 "scores": q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5,
-                "attention_output": tokens,
-                "attention_tokens": tokens,
-                "mlp_output": tokens,
-                "tokens": tokens,
                 "output": tokens,
+                **inside,
                 **self.logits(tokens),
             }[tap.kind]
         is_wanted = not taps or Tap("output") in taps
@@ -85,9 +92,8 @@ class FakeEncoder(Encoder):
         return {"logits": mean, "class_logits": of_class, "dist_logits": of_dist}
 
     def offered_taps(self):
-        inside = ("attention_output", "attention_tokens", "mlp_output", "tokens")
         logits = LOGIT_KINDS if self.facts.has_dist_head else ("logits",)
-        return ("queries", "keys", "values", "scores", *inside, "output", *logits)
+        return ("queries", "keys", "values", "scores", *INSIDE, "output", *logits)
 
     def layer_id(self, parameter_name):
         return 0 if parameter_name == "weight" else self.facts.depth + 1

@@ -64,7 +64,7 @@ if __name__ == "__main__":
     run(
         __doc__,
         {name: arm for name, (_, arm) in ARMS.items()},
-        Budget(pretrain=16_000, finetune=16_000),
+        Budget(pretrain=20_000, finetune=20_000),
         seeds=2,
         notes={name: {"paper top-1 %": paper} for name, (paper, _) in ARMS.items()},
     )

@@ -94,8 +94,9 @@ def _open_run(
         if not differing:
             return Run(out, config, is_finished="finished.json" in entries)
         # Before its first checkpoint a run has nothing to lose, and most likely failed.
-        is_chain = any(out.glob("*/config.json"))  # what it has to lose is in its stages
-        has_results = is_chain or bool(entries & {"checkpoint.pt", "finished.json"})
+        marks = ("checkpoint.pt", "finished.json")
+        # A chain's are in the folders of its stages.
+        has_results = any(mark in entries or any(out.glob(f"*/{mark}")) for mark in marks)
         if has_results and not overwrite:
             more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
             raise UserError(

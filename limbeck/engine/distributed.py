@@ -142,13 +142,22 @@ def on_main_rank(function: Callable[[], T]) -> T:
     return value
 
 
-def freeze_untrained(module: nn.Module, batch: Batch) -> list[str]:
+def freeze_untrained(
+    module: nn.Module,
+    batch: Batch,
+    parts: Callable[[str, Tensor], dict[str, Tensor]] = lambda name, value: {},
+) -> list[str]:
     """Freeze the parameters that the losses do not depend on, and return their names.
 
     TinyMIM's early exit, for one, leaves the tail of the student without a gradient. Frozen, such
-    parameters are skipped by AdamW, by DDP (which would wait for them) and by the average. One
-    forward and backward pass of two samples finds them; random state, buffers and gradients are
-    left as they were found.
+    parameters are skipped by AdamW, by DDP (which would wait for them) and by the average.
+
+    ``parts(name, gradient)`` names what of a parameter may be untrained alone, as views of it.
+    Parts whose gradient is exactly zero, while that of others of the same parameter is not, are
+    named, too; they can't be frozen, and weight decay goes on shrinking them.
+
+    Passes of two samples find them; random state, buffers and gradients are left as they were
+    found.
     """
     labels = None if batch.labels is None else batch.labels[:2]
     batch = replace(
@@ -163,10 +172,16 @@ def freeze_untrained(module: nn.Module, batch: Batch) -> list[str]:
     was_training = module.training
     devices = [batch.images.device] if batch.images.is_cuda else []
     with torch.random.fork_rng(devices):
-        module.train()(batch).total.backward()
+        # In both modes, adding up: drop path may zero a gradient of two samples by chance.
+        for is_training in (True, False):
+            module.train(is_training)(batch).total.backward()
     names = []
     for name, parameter in module.named_parameters():
-        if parameter.requires_grad and parameter.grad is None:
+        if parameter.grad is not None:
+            is_zero = {part: not grad.any() for part, grad in parts(name, parameter.grad).items()}
+            if not all(is_zero.values()):
+                names += [part for part in is_zero if is_zero[part]]
+        elif parameter.requires_grad:
             parameter.requires_grad_(False)
             names.append(name)
     module.zero_grad(set_to_none=True)

@@ -34,6 +34,8 @@ class ClsToken(Transfer):
             raise UserError(
                 f"The {role} has no CLS token; choose another {role}, or --method feature."
             )
+        # One token is compared; only a mask that the teacher shares counts patches.
+        self.needs_same_grid = bool(options.mask_ratio) and not self.teacher_sees_all
         self.temperature = options.temperature
         self.own = Tap("tokens", options.student_block)
         self.target = Tap("tokens", options.teacher_block)

@@ -104,10 +104,12 @@ class Distiller(nn.Module):
         if teacher is not None:
             check_taps(teacher.encoder, method.teacher_taps, "teacher")
             has_patches = any(tap.kind not in LOGIT_KINDS for tap in method.teacher_taps)
-            if has_patches and teacher.facts.grid != student.facts.grid:
+            own, theirs = student.facts.grid, teacher.facts.grid
+            if has_patches and method.needs_same_grid and own != theirs:
+                fitting = own[0] * teacher.facts.patch_size
                 raise UserError(
-                    f"The teacher sees a grid of {teacher.facts.grid} patches and the student one "
-                    f"of {student.facts.grid}; give the teacher the image size that fits."
+                    f"The teacher sees a grid of {theirs[0]} x {theirs[1]} patches and the student "
+                    f"one of {own[0]} x {own[1]}; set --teacher.img-size {fitting}."
                 )
 
     def forward(self, batch: Batch) -> Losses:

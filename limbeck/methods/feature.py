@@ -42,8 +42,7 @@ class Feature(Transfer):
 
     def compare(self, student: dict[Tap, Tensor], teacher: dict[Tap, Tensor]) -> dict[str, Tensor]:
         """One loss per target, by the name of its tap."""
-        # Not strict: the student's taps may end with that of the reconstruction.
-        triples = zip(self.student_taps, self.teacher_taps, self.proj, strict=False)
+        triples = zip(self.compared, self.teacher_taps, self.proj, strict=True)
         return {
             theirs.kind: feature_loss(
                 proj(_join_heads(student[own])), _join_heads(teacher[theirs]), self.beta

@@ -29,6 +29,10 @@ class Method(nn.Module, ABC):
     teacher_taps: tuple[Tap, ...]
     """Empty for a method without a teacher."""
 
+    needs_same_grid: bool = True
+    """False where the patches of student and teacher need not be the same places, because none are
+    compared and the teacher is not told which to see. (Those who tap only logits need no word.)"""
+
     def prepare(self, batch: Batch) -> Batch:
         """Set what both sides must share (``ids_keep``), drawn from the batch's view seeds."""
         return batch

@@ -51,13 +51,17 @@ class Transfer(Method):
     def set_taps(self, student_taps: tuple[Tap, ...], teacher_taps: tuple[Tap, ...]) -> None:
         """Say what ``compare`` needs; the reconstruction's tap is added where there is one."""
         output = () if self.reconstruction is None else (Tap("output"),)
+        self.compared = student_taps
         # A set in order: an arm may ask for the output itself.
         self.student_taps = tuple(dict.fromkeys(student_taps + output))
         self.teacher_taps = teacher_taps
 
     @abstractmethod
     def compare(self, student: dict[Tap, Tensor], teacher: dict[Tap, Tensor]) -> dict[str, Tensor]:
-        """Named losses of the taps, (B, [nh,] N, width) with the tokens that both sides have."""
+        """Named losses of the taps, (B, [nh,] N, width) with the tokens that both sides have.
+
+        Without ``needs_same_grid`` only the CLS token, the first, is sure to be the same.
+        """
 
     def prepare(self, batch: Batch) -> Batch:
         """Draw each sample's visible patches from its view seed, where patches are masked."""
@@ -70,9 +74,10 @@ class Transfer(Method):
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Losses:
         """The arm's losses by name, and "pixel", weighted, with a reconstruction."""
         assert teacher is not None
-        places = batch.ids_keep if self.teacher_sees_all else None
+        picks_places = self.teacher_sees_all and self.needs_same_grid
+        places = batch.ids_keep if picks_places else None
         losses = self.compare(
-            {tap: self._shared_tokens(student, tap) for tap in student.taps},
+            {tap: self._shared_tokens(student, tap) for tap in self.compared},
             {tap: self._shared_tokens(teacher, tap, places) for tap in self.teacher_taps},
         )
         if self.reconstruction is not None:

@@ -1,7 +1,7 @@
 """Students: built and initialised from a seed, their tail mended, and turned into classifiers."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -140,6 +140,40 @@ def keep_dropping_paths(encoder: VitEncoder) -> None:
             module.train()
 
 
+def qkv_parts(name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The queries', keys' and values' rows of a packed projection, by name; else nothing.
+
+    "blocks.11.attn.qkv.weight[queries]" and so on, views of ``value``: a method may train the ones
+    without the others. (Biases that are parameters of their own, as EVA's and BEiT's, are not
+    decayed, so that they stay as they are without a gradient.)
+    """
+    if not name.endswith(("attn.qkv.weight", "attn.qkv.bias")):
+        return {}
+    rows = value.detach().unflatten(0, (3, -1))
+    return {f"{name}[{kind}]": rows[i] for i, kind in enumerate(("queries", "keys", "values"))}
+
+
+def _with_parts(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters, and the parts of packed ones, by name."""
+    named: dict[str, torch.Tensor] = dict(model.named_parameters())
+    for name, value in list(named.items()):
+        named |= qkv_parts(name, value)
+    return named
+
+
+def remember(encoder: VitEncoder, parameter_names: Sequence[str]) -> Callable[[], None]:
+    """A function that gives parameters, or their ``qkv_parts``, the values back that they have."""
+    own = _with_parts(encoder.model)
+    values = {name: own[name].detach().clone() for name in map(_bare, parameter_names)}
+
+    @torch.no_grad()
+    def restore() -> None:
+        for name, value in values.items():
+            own[name].copy_(value)
+
+    return restore
+
+
 def reinit_tail(
     encoder: VitEncoder,
     parameter_names: Sequence[str],
@@ -148,14 +182,15 @@ def reinit_tail(
 ) -> dict[str, Any]:
     """Decide on the parameters that a method never trained, in place.
 
-    ``parameter_names`` (the encoder's, or timm's bare ones) are for TinyMIM those of the last
-    block's attn.proj, norm2 and mlp, and of the final norm, which its loss never reaches. "keep"
-    leaves them; "reinit" draws them afresh as ``build_fresh`` does; "zero" draws them afresh and
-    then sets attn.proj and mlp.fc2 to zero, so that the block passes its input through. Returns a
-    plain-data report. Raises UserError for an unknown name.
+    ``parameter_names`` (the encoder's, or timm's bare ones, and names of ``qkv_parts``) are for
+    TinyMIM those of the last block's attn.proj, norm2 and mlp, and of the final norm, which its
+    loss never reaches. "keep" leaves them; "reinit" draws them afresh as ``build_fresh`` does;
+    "zero" draws them afresh and then sets attn.proj and mlp.fc2 to zero, so that the block passes
+    its input through. Returns a plain-data report. Raises UserError for an unknown name, and where
+    "reinit" or "zero" has no effect.
     """
-    names = [name.removeprefix("model.") for name in parameter_names]
-    own = dict(encoder.model.named_parameters())
+    names = list(map(_bare, parameter_names))
+    own = _with_parts(encoder.model)
     unknown = [name for name in names if name not in own]
     if unknown:
         raise UserError(
@@ -164,13 +199,20 @@ def reinit_tail(
     zeroed: list[str] = []
     if how != "keep":
         # Another stream than build_student's: its own seed would draw the same weights again.
-        fresh = build_fresh(encoder.facts.architecture, {}, seed + 1).model.state_dict()
+        drawn = _with_parts(build_fresh(encoder.facts.architecture, {}, seed + 1).model)
+        fresh = {name: drawn[name].to(own[name].device) for name in names}
+        if how == "zero":
+            outputs = ("attn.proj", "mlp.fc2")
+            zeroed = [name for name in names if name.rsplit(".", 1)[0].endswith(outputs)]
+        has_effect = zeroed if how == "zero" else any(not own[n].equal(fresh[n]) for n in names)
+        if not has_effect:
+            raise UserError(
+                f"untrained_tail {how} has no effect: what the method leaves untrained "
+                f"({', '.join(names) or 'nothing'}) would be as it is; leave it out."
+            )
         with torch.no_grad():
             for name in names:
-                own[name].copy_(fresh[name])
-                if how == "zero" and name.rsplit(".", 1)[0].endswith(("attn.proj", "mlp.fc2")):
-                    own[name].zero_()
-                    zeroed.append(name)
+                own[name].copy_(torch.zeros_like(fresh[name]) if name in zeroed else fresh[name])
     return {
         "how": how,
         "parameters": names,
@@ -301,6 +343,10 @@ def _architecture_of(
 def _has_cls_token(name: str) -> bool:
     with torch.device("meta"):
         return timm.create_model(name, num_classes=0).cls_token is not None
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("model.")
 
 
 def _heads(model: nn.Module) -> list[nn.Linear]:

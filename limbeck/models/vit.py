@@ -268,8 +268,9 @@ def _embed_beit(
     has_own_bias = model.blocks[0].attn.relative_position_bias_table is not None
     if ids_keep is not None and (has_own_bias or model.rel_pos_bias is not None):
         raise UserError(
-            "BEiT's table of relative positions is for the full grid, so patches can't be dropped; "
-            "use a method without masking, or another encoder."
+            "BEiT's table of relative positions is for the full grid, so patches can't be dropped: "
+            "of a teacher set teacher_sees all, which shows it the whole image; or use mask_ratio "
+            "0, or another encoder."
         )
     x = model.patch_embed(x)  # [B, L, D]
     x = torch.cat((model.cls_token.expand(x.shape[0], -1, -1), x), dim=1)  # [B, N, D]

@@ -19,18 +19,6 @@ CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**22}
 197 to 1,601 tokens. On a GPU, a guess at what outlasts the launch of its kernels."""
 
 
-def relation_scores(
-    a: Float[Tensor, "B nh N hd"], b: Float[Tensor, "B nh N hd"]
-) -> Float[Tensor, "B nh N N"]:
-    """Scaled products a b^T / sqrt(hd), in float32 or wider, autocast or not.
-
-    ``a`` is scaled before the product: raw products overflow in half precision.
-    """
-    with torch.autocast(a.device.type, enabled=False):
-        dtype = torch.promote_types(a.dtype, torch.float32)
-        return (a.to(dtype) * a.shape[-1] ** -0.5) @ b.to(dtype).transpose(-2, -1)
-
-
 def relation_loss(
     student_a: Float[Tensor, "B nh N hd_student"],
     student_b: Float[Tensor, "B nh N hd_student"],
@@ -53,7 +41,8 @@ def relation_loss(
     Without, the mean over (B, nh, N, N) of the squared difference of the scores: the paper leaves
     the loss open, so this is our choice.
 
-    The teacher's side is taken as a constant, and there is no second derivative.
+    The teacher's side is taken as a constant. So is the gradient: with create_graph it comes
+    without a graph of its own, and there is no second derivative.
     Raises ValueError for a temperature that is not positive, or other than 1 without softmax.
     """
     if not temperature > 0 or (temperature != 1 and not softmax):

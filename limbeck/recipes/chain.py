@@ -13,13 +13,14 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.config import from_plain, read_json, to_plain
 from limbeck.errors import UserError, did_you_mean
 from limbeck.methods import METHODS
+from limbeck.methods.options import TransferOptions
 from limbeck.models.options import StudentOptions
 from limbeck.recipes import checks
 
@@ -41,7 +42,7 @@ SHAPE = tuple(f.name for f in fields(StudentOptions) if f.name not in ("name", "
 
 
 def check_chain(config: DistillConfig) -> None:
-    """All that can be wrong with --chain without building a network; raises UserError."""
+    """All that can be wrong with the stages without building a network; raises UserError."""
     for field in fields(StudentOptions):
         is_changed = getattr(config.student, field.name) != field.default
         if is_changed and field.name not in SHARED:
@@ -55,13 +56,17 @@ def check_chain(config: DistillConfig) -> None:
             f"A chain hands a teacher on, and the method {config.method} has none; leave --chain "
             "out, or choose another method."
         )
+    for text in config.chain.split(","):
+        _read_stage(text, config.student)
+
+
+def check_first_teacher(config: DistillConfig) -> None:
+    """Raise UserError unless a chain's first teacher is named."""
     if config.teacher.source is None:
         raise UserError(
             "A chain needs its first teacher; name one, such as "
             "--teacher timm:vit_large_patch16_224.mae or --teacher path/to/weights.safetensors."
         )
-    for text in config.chain.split(","):
-        _read_stage(text, config.student)
 
 
 def split_chain(config: DistillConfig) -> list[DistillConfig]:
@@ -88,11 +93,16 @@ def split_chain(config: DistillConfig) -> list[DistillConfig]:
 
 
 def _target_what_was_trained(config: DistillConfig) -> dict[str, Any]:
-    if config.method not in METHODS:
-        return {}  # a method of one's own names its blocks itself
-    name = config.method.replace("-", "_")
-    options = getattr(config, name)
-    return {name: replace(options, teacher_block=options.student_block)}
+    from limbeck.recipes.networks import method_class, method_options
+
+    options = method_options(config, method_class(config.method))
+    if not isinstance(options, TransferOptions):
+        return {}  # a method of one's own that names no blocks, or in its own way
+    if config.method in METHODS:
+        changed = replace(options, teacher_block=options.student_block)
+        return {config.method.replace("-", "_"): changed}
+    kept = [x for x in config.method_options if x.partition("=")[0].strip() != "teacher_block"]
+    return {"method_options": (*kept, f"teacher_block={options.student_block}")}
 
 
 def stage_dirs(out: Path, chain: str) -> list[Path]:
@@ -197,33 +207,25 @@ def distill_chain(
     """
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import on_main_rank
-    from limbeck.recipes.networks import build_networks, teacher_identity
-    from limbeck.recipes.steps import resolve
+    from limbeck.recipes.networks import build_networks
 
     stages = split_chain(config)
-    nets: Networks | None = None
-    resolved = {}
-    for stage, rehearsed in rehearse(stages, ranks.device):
-        nets = nets or rehearsed  # the first teacher, real and big, is not loaded a second time
-        facts = rehearsed.student.facts
-        steps = resolve(
-            len(images.train), facts.img_size[0], facts.architecture, stage.optim, stage.train,
-            ranks.world_size,
-        )  # fmt: skip
-        resolved[stage.out.name] = asdict(steps)
-    assert nets is not None
+    nets: Networks | None
+    nets, identities = _rehearse_all(stages, images, ranks)
+    resolved = {
+        stage.out.name: own["resolved"] for stage, (own, _) in zip(stages, identities, strict=True)
+    }
+    plain = to_plain(config) | {"chain": "".join(config.chain.split())}  # spaces mean nothing
     run = open_run(
         config.out,
-        {"verb": "distill", **to_plain(config), "resolved": resolved},
-        {
-            "data": images.fingerprint,
-            "teacher": teacher_identity(config.teacher.source, nets.teacher and nets.teacher.facts),
-        },
+        {"verb": "distill", **plain, "resolved": resolved},
+        {name: identities[0][1][name] for name in ("data", "teacher")},
         overwrite=config.overwrite,
     )
     if run.is_finished:
         log.info("%s is finished already; nothing to do.", run.dir)
         return run.dir
+    _open_stages(stages, identities)
     for number, stage in enumerate(stages, 1):
         log.info(
             "Stage %d of %d: %s learns from %s.",
@@ -239,6 +241,47 @@ def distill_chain(
 
     on_main_rank(finish)
     return run.dir
+
+
+Identity = tuple[dict[str, Any], dict[str, Any]]
+"""The config and the fingerprint of a run, as ``open_run`` takes them."""
+
+
+def _rehearse_all(
+    stages: list[DistillConfig], images: Images, ranks: Ranks
+) -> tuple[Networks, list[Identity]]:
+    """The first stage's networks, whose teacher is real and big, and what each stage will be."""
+    from limbeck.recipes.distill import identify
+
+    rehearsal = rehearse(stages, ranks.device)
+    first, nets = next(rehearsal)
+    identities = [identify(first, nets, images, ranks)]
+    # One pair of networks at a time: the others' memory is that of the training.
+    identities += [identify(stage, other, images, ranks) for stage, other in rehearsal]
+    return nets, identities
+
+
+def _open_stages(stages: list[DistillConfig], identities: list[Identity]) -> None:
+    """See to it, before days are spent, that no stage is another run; raises UserError.
+
+    With overwrite what does not fit is cleared at once: the chain may be continued without.
+    """
+    from limbeck.engine.checkpoint import open_run
+    from limbeck.engine.distributed import on_main_rank
+    from limbeck.models.origins.load import load_encoder
+    from limbeck.recipes.networks import teacher_identity
+
+    is_ready = True
+    for index, (stage, (config, fingerprint)) in enumerate(zip(stages, identities, strict=True)):
+        if not on_main_rank(stage.out.exists):
+            is_ready = False
+            continue
+        if index:
+            source = stages[index - 1].out
+            teacher = teacher_identity(str(source), load_encoder(source).facts) if is_ready else {}
+            fingerprint = fingerprint | {"teacher": teacher or {"weights": "not trained yet"}}
+        run = open_run(stage.out, config, fingerprint, overwrite=stage.overwrite)
+        is_ready = run.is_finished
 
 
 def _copy_student(stage_dir: Path, out: Path) -> None:

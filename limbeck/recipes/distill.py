@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from limbeck.config import options, to_plain
 from limbeck.data.options import CropOptions, DataOptions, ViewOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
-from limbeck.errors import UserError
 from limbeck.methods import METHODS
 from limbeck.methods.options import PerMethodOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes import checks
-from limbeck.recipes.chain import check_chain, distill_chain, finished_stages
-from limbeck.recipes.probes import ProbeOptions
+from limbeck.recipes.chain import check_chain, check_first_teacher, distill_chain, finished_stages
+from limbeck.recipes.probes import Probe, ProbeOptions
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from limbeck.data.skipped import SkippedLog
     from limbeck.engine.distributed import Ranks
     from limbeck.recipes.images import Images
@@ -66,6 +67,16 @@ class DistillConfig(PerMethodOptions):
 
 def check(config: DistillConfig) -> None:
     """All that can be wrong without opening an image or a weights file; raises UserError."""
+    check_all_but_teacher(config)
+    if config.chain:
+        check_first_teacher(config)
+    if config.method in METHODS:
+        chosen = getattr(config, config.method.replace("-", "_"))
+        checks.check_needs_teacher(config.method, chosen, config.teacher)
+
+
+def check_all_but_teacher(config: DistillConfig) -> None:
+    """Likewise, but whether a teacher is named where there must be one; raises UserError."""
     checks.check_data(config.data)
     checks.check_student(config.student)
     checks.check_teacher(config.teacher)
@@ -74,9 +85,6 @@ def check(config: DistillConfig) -> None:
         check_chain(config)
     checks.check_unused(config, PerMethodOptions, config.method, "--method")
     checks.check_method(config.method, config.method_options, METHODS)
-    if config.method in METHODS:
-        chosen = getattr(config, config.method.replace("-", "_"))
-        checks.check_needs_teacher(config.method, chosen, config.teacher)
 
 
 def distill(config: DistillConfig) -> Path:
@@ -105,53 +113,40 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     from limbeck.engine.log import Log
     from limbeck.engine.loop import fit
     from limbeck.methods.distiller import Distiller
-    from limbeck.models.build import describe_positions, reinit_tail
+    from limbeck.models.build import describe_positions, qkv_parts, reinit_tail, remember
     from limbeck.models.finished import save_student
     from limbeck.recipes import lineage
-    from limbeck.recipes.networks import layer_of, teacher_identity
+    from limbeck.recipes.networks import layer_of
     from limbeck.recipes.probes import build_probe
-    from limbeck.recipes.steps import resolve
+    from limbeck.recipes.steps import Resolved
 
     student, facts = nets.student, nets.student.facts
-    resolved = resolve(
-        len(images.train), facts.img_size[0], facts.architecture, config.optim, config.train,
-        ranks.world_size,
-    )  # fmt: skip
+    identity = identify(config, nets, images, ranks)
+    resolved = Resolved(**identity[0]["resolved"])
     # What does not fit together is told before the folder belongs to this run.
     distiller = Distiller(student, nets.method, nets.teacher)
-    run = open_run(
-        config.out,
-        {"verb": "distill", **to_plain(config), "resolved": asdict(resolved)},
-        {
-            "data": images.fingerprint,
-            "teacher": teacher_identity(config.teacher.source, nets.teacher and nets.teacher.facts),
-            "student": facts.origin.get("weight_hash"),  # of student.weights
-        },
-        overwrite=config.overwrite,
-    )
+    run = open_run(config.out, *identity, overwrite=config.overwrite)
     if run.is_finished:
         log.info("%s is finished already; nothing to do.", run.dir)
         return run.dir
     skipped = SkippedLog(run.dir / "skipped.jsonl", images.num_images, config.data.max_bad_ratio)
     batches = partial(train_stream, config, images, nets, ranks, skipped)
     distiller = distiller.to(ranks.device)
-    untrained = freeze_untrained(distiller, next(batches(0, 1)))
-    if not untrained and config.untrained_tail != "keep":
-        raise UserError(
-            f"untrained_tail {config.untrained_tail} has no effect: {config.method} trains all of "
-            "the student; leave it out."
-        )
+    untrained = [
+        name.removeprefix("student.")
+        for name in freeze_untrained(distiller, next(batches(0, 1)), qkv_parts)
+        if name.startswith("student.")  # not the method's, which vanishes
+    ]
     # The tail is never trained, so what becomes of it can be decided, and probed, from the start.
-    tail = reinit_tail(
-        student, [name.removeprefix("student.") for name in untrained], config.untrained_tail,
-        config.seed,
-    )  # fmt: skip
+    tail = reinit_tail(student, untrained, config.untrained_tail, config.seed)
+    # What can't be frozen, rows of a matrix, is decayed on the way: the student is shown without.
+    restore = remember(student, untrained)
     with Log(run, config.train, ranks, stage="distill", total_steps=resolved.total_steps) as report:
         report.note(resolved.sentence())
         if untrained:
             report.note(
-                f"{len(untrained)} tensors of the student ({tail['num_values']:,} values) get no "
-                f"gradient from this method; untrained_tail is {config.untrained_tail}."
+                f"{len(untrained)} tensors (or parts) of the student ({tail['num_values']:,} "
+                f"values) get no gradient; untrained_tail is {config.untrained_tail}."
             )
         result = fit(
             distiller,
@@ -166,10 +161,14 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
             layer_id=partial(layer_of, student),
             num_layers=facts.depth,
             seed=config.seed,
-            probes=build_probe(
-                config.probes, images, student, nets.teacher, config.data, ranks.device, skipped
+            probes=_after(
+                restore,
+                build_probe(
+                    config.probes, images, student, nets.teacher, config.data, ranks.device, skipped
+                ),
             ),
         )
+        restore()
 
         def finish() -> None:
             record = lineage.record(
@@ -191,6 +190,38 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
         # The other ranks wait: in a chain they load this student next.
         on_main_rank(finish)
     return run.dir
+
+
+def identify(
+    config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The resolved config of a run and its fingerprint, plain data: what ``open_run`` compares."""
+    from limbeck.recipes.networks import teacher_identity
+    from limbeck.recipes.steps import resolve
+
+    facts = nets.student.facts
+    resolved = resolve(
+        len(images.train), facts.img_size[0], facts.architecture, config.optim, config.train,
+        ranks.world_size,
+    )  # fmt: skip
+    fingerprint = {
+        "data": images.fingerprint,
+        "teacher": teacher_identity(config.teacher.source, nets.teacher and nets.teacher.facts),
+        "student": facts.origin.get("weight_hash"),  # of student.weights
+    }
+    return {"verb": "distill", **to_plain(config), "resolved": asdict(resolved)}, fingerprint
+
+
+def _after(restore: Callable[[], None], probe: Probe | None) -> Probe | None:
+    """The probe of the student as it will be saved."""
+    if probe is None:
+        return None
+
+    def restored(module: nn.Module, step: int) -> dict[str, float]:
+        restore()
+        return probe(module, step)
+
+    return restored
 
 
 def train_stream(

@@ -16,9 +16,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from limbeck.config import options
-from limbeck.recipes import checks
-from limbeck.recipes.distill import DistillConfig
-from limbeck.recipes.distill import check as check_distill
+from limbeck.recipes.distill import DistillConfig, check, check_all_but_teacher
 
 if TYPE_CHECKING:
     from limbeck.data.scan import ScanReport
@@ -36,7 +34,7 @@ NUM_LISTED = 10
 class DoctorConfig(DistillConfig):
     """Check images, memory, disk and time for a run of 'limbeck distill' with the same options.
 
-    Without a teacher only the images are checked.
+    Without the teacher that the method needs only options and images are checked.
     """
 
 
@@ -79,13 +77,10 @@ class Diagnosis:
 
 def doctor(config: DoctorConfig) -> Diagnosis:
     """Scan every image and, where a teacher is named or none is needed, try a step."""
-    default = DistillConfig()
-    names_work = (config.method, config.chain) != (default.method, default.chain)
-    tries_step = names_work or config.teacher.source is not None
+    check_all_but_teacher(config)
+    tries_step = config.teacher.source is not None or not _needs_teacher(config)
     if tries_step:
-        check_distill(config)
-    else:
-        checks.check_data(config.data)
+        check(config)
     from limbeck.data.scan import scan
     from limbeck.data.source import Chain
     from limbeck.engine.distributed import ranks_session
@@ -103,6 +98,13 @@ def doctor(config: DoctorConfig) -> Diagnosis:
             forecast = try_steps(config, images, ranks)
             problems += judge_forecast(forecast)
     return Diagnosis(found, forecast, problems, warnings)
+
+
+def _needs_teacher(config: DoctorConfig) -> bool:
+    from limbeck.recipes.networks import method_class, method_options
+
+    needs_teacher: bool = method_options(config, method_class(config.method)).needs_teacher
+    return needs_teacher
 
 
 def judge_images(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,14 +21,18 @@ from limbeck.models.build import build_student, keep_dropping_paths, seeded, set
 from limbeck.models.encoder import Encoder, EncoderFacts
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.models.origins.load import load_encoder
-from limbeck.models.vit import VitEncoder
+from limbeck.models.vit import HEAD_KINDS, VitEncoder
 from limbeck.recipes.checks import check_needs_teacher
+from limbeck.records import Tap
 
 if TYPE_CHECKING:
     from limbeck.recipes.distill import DistillConfig
     from limbeck.recipes.finetune import FinetuneConfig
 
 log = logging.getLogger("limbeck")
+
+BEFORE_DROP_PATH = (*HEAD_KINDS, "attention_output")
+"""The kinds of tap that a block's own drop path does not touch."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,9 @@ def build_networks(
         torch.default_generator.manual_seed(config.seed)  # a method's own weights, if it has any
         method = kind(options, student.facts, teacher and teacher.facts)
     fit_heads(student, method)
+    _check_drop_path(options, student.facts, method.student_taps, "student")
+    if teacher is not None:
+        _check_drop_path(config.teacher, teacher.facts, method.teacher_taps, "teacher")
     return Networks(student, teacher, method, options)
 
 
@@ -98,6 +105,22 @@ def start_student(options: StudentOptions, drop_path_rate: float, seed: int) -> 
 def set_constant_drop_path(encoder: VitEncoder, rate: float) -> None:
     """One rate, and none in the last block: TinyMIM's pre-training."""
     set_drop_path(encoder, [rate] * (encoder.facts.depth - 1) + [0.0])
+
+
+def _check_drop_path(
+    options: MethodOptions | TeacherOptions, facts: EncoderFacts, taps: tuple[Tap, ...], role: str
+) -> None:
+    """Refuse a rate that was set where no tap comes after a block that could drop its branches."""
+    rate = options.drop_path_rate
+    (default,) = (f.default for f in fields(options) if f.name == "drop_path_rate")
+    has_effect = facts.depth > 1 and any(
+        tap.block % facts.depth > 0 or tap.kind not in BEFORE_DROP_PATH for tap in taps
+    )
+    if rate not in (0, default) and not has_effect:
+        raise UserError(
+            f"The {role}'s drop_path_rate {rate:g} has no effect: the method reads nothing of the "
+            f"{role} after a block that could be dropped (never the last one); leave it out."
+        )
 
 
 def load_vit(source: str, **overrides: Any) -> VitEncoder:

@@ -20,7 +20,7 @@ CALLS = []
 class Stopped(Relation):
     def forward(self, student, teacher, batch):
         CALLS.append(batch.keys)
-        if len(CALLS) == 7 and Path("armed").exists():  # the first call looks for gradients
+        if len(CALLS) == 8 and Path("armed").exists():  # the first two look for gradients
             os.kill(os.getpid(), int(Path("armed").read_text()))
         return super().forward(student, teacher, batch)
 """

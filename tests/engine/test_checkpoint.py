@@ -58,6 +58,19 @@ def test_a_run_without_a_checkpoint_makes_room_for_another(tmp_path):
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+def test_a_chain_has_to_lose_what_its_stages_have_learnt(tmp_path):
+    chain = open_run(tmp_path, CONFIG, DATA)
+    stage = open_run(tmp_path / "1_vit_tiny", CONFIG, DATA)
+    assert open_run(tmp_path, {"seed": 1}, DATA).config == {"seed": 1}
+    save_checkpoint(stage, {"step": 1})
+    with pytest.raises(UserError, match="seed is 1 there"):
+        open_run(tmp_path, chain.config, DATA)
+    stage.checkpoint_file.unlink()
+    stage.finish()
+    with pytest.raises(UserError, match="seed is 1 there"):
+        open_run(tmp_path, chain.config, DATA)
+
+
 def test_another_config_is_refused_by_name(tmp_path):
     save_checkpoint(open_run(tmp_path, CONFIG, DATA), {"step": 3})
     other = {**CONFIG, "train": {"epochs": 5.0}, "seed": 1}

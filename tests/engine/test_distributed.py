@@ -23,6 +23,7 @@ from limbeck.engine.distributed import (
     wrap,
 )
 from limbeck.errors import UserError
+from limbeck.records import Losses
 from tests.engine.fakes import (
     TinyModule,
     assert_same_weights,
@@ -98,6 +99,30 @@ def test_freeze_untrained_finds_the_tail_and_leaves_no_trace():
     }
     assert all(parameter.grad is None for parameter in module.parameters())
     assert freeze_untrained(module, batch) == []
+
+
+class Packed(nn.Module):
+    """Three thirds in one matrix: the second is never read, the third by one mode alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.both, self.none = nn.Linear(12, 6), nn.Linear(12, 6)
+
+    def forward(self, batch):
+        x = batch.images.flatten(1)
+        first, _, third = self.both(x).chunk(3, dim=1)
+        total = first.sum() + third.sum() * (not self.training)
+        return Losses(total + 0 * self.none(x).sum())
+
+
+def test_freeze_untrained_names_parts_whose_gradient_is_zero():
+    def thirds(name, value):
+        return {f"{name}[{i}]": part for i, part in enumerate(value.chunk(3))}
+
+    module, batch = Packed(), next(fake_batches(4)(0))
+    # Of a layer that as a whole has no gradient (yet) nothing is said.
+    assert freeze_untrained(module, batch, thirds) == ["both.weight[1]", "both.bias[1]"]
+    assert all(parameter.requires_grad for parameter in module.parameters())
 
 
 def test_kill_9_and_again_ends_the_same(tmp_path):

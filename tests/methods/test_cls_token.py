@@ -7,8 +7,9 @@ import torch
 
 from limbeck.errors import UserError
 from limbeck.methods.cls_token import ClsToken
+from limbeck.methods.distiller import Distiller, Teacher
 from limbeck.methods.options import ClsTokenOptions
-from limbeck.records import Batch, Features
+from limbeck.records import Batch, Features, Tap
 from tests.fakes import FakeEncoder
 
 NO_BATCH = Batch(torch.zeros(1), torch.zeros(1), None, (), torch.zeros(1))
@@ -54,6 +55,39 @@ def test_only_the_cls_token_counts():
     first = method(s, t, NO_BATCH).total
     s.taps[method.own][:, 1:] += 1.0
     torch.testing.assert_close(method(s, t, NO_BATCH).total, first, rtol=0, atol=0)
+
+
+def test_what_is_tapped():
+    options = ClsTokenOptions(student_block=0, teacher_block=3)
+    method = ClsToken(options, FakeEncoder(depth=2).facts, FakeEncoder(depth=5).facts)
+    assert method.student_taps == (Tap("tokens", 0),)
+    assert method.teacher_taps == (Tap("tokens", 3),)
+
+
+@pytest.mark.parametrize(
+    ("masked", "needs_same_grid"),
+    [
+        ({}, False),
+        ({"mask_ratio": 0.5}, True),
+        ({"mask_ratio": 0.5, "teacher_sees": "all"}, False),
+    ],
+)
+def test_grids_may_differ_where_the_teacher_is_not_told_what_to_see(masked, needs_same_grid):
+    class Wide(FakeEncoder):
+        def __init__(self):
+            super().__init__(seed=1)
+            self._facts["img_size"] = (16, 16)
+
+    student, teacher = FakeEncoder(), Wide()
+    method = ClsToken(ClsTokenOptions(**masked), student.facts, teacher.facts)
+    pair = (student, method, Teacher(teacher, torch.device("cpu"), "fp32"))
+    if needs_same_grid:
+        with pytest.raises(UserError, match="4 x 4 .* one of 2 x 2; set --teacher.img-size 8"):
+            Distiller(*pair)
+        return
+    images = torch.rand(2, 3, 8, 8)
+    losses = Distiller(*pair)(Batch(images, images, None, ("a", "b"), torch.arange(2)))
+    assert losses.total.isfinite()
 
 
 @pytest.mark.parametrize("role", ["student", "teacher"])

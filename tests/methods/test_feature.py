@@ -7,7 +7,7 @@ import torch
 
 from limbeck.methods.feature import Feature
 from limbeck.methods.options import FeatureOptions
-from limbeck.records import Batch, Features
+from limbeck.records import Batch, Features, Tap
 from tests.fakes import FakeEncoder
 from tests.methods.arms import TARGETS
 
@@ -66,6 +66,31 @@ def test_equals_a_loop_written_from_the_formula(target, beta):
 
 
 _HEADS = ("queries", "keys", "values")
+
+
+@pytest.mark.parametrize(
+    ("target", "kinds"),
+    [
+        ("qkv", ["queries", "keys", "values"]),
+        ("queries", ["queries"]),
+        ("keys", ["keys"]),
+        ("values", ["values"]),
+        ("attention_output", ["attention_output"]),
+        ("attention_tokens", ["attention_tokens"]),
+        ("mlp_output", ["mlp_output"]),
+        ("tokens", ["tokens"]),
+    ],
+)
+def test_what_each_target_taps(target, kinds):
+    options = FeatureOptions(target=target, student_block=0, teacher_block=3)
+    method = Feature(options, FakeEncoder(depth=2).facts, FakeEncoder(depth=5).facts)
+    assert method.student_taps == tuple(Tap(kind, 0) for kind in kinds)
+    assert method.teacher_taps == tuple(Tap(kind, 3) for kind in kinds)
+
+
+def test_the_target_output_taps_the_end():
+    method = Feature(FeatureOptions(target="output"), FakeEncoder().facts, FakeEncoder().facts)
+    assert method.student_taps == method.teacher_taps == (Tap("output"),)
 
 
 def test_each_side_has_its_own_block():

@@ -19,8 +19,8 @@ MASKED = {"mask_ratio": 0.5}
 
 
 def batch():
-    images = torch.rand(3, 3, 8, 8)
-    return Batch(images, images, None, tuple("abc"), torch.arange(3))
+    images, teacher_images = torch.rand(2, 3, 3, 8, 8)
+    return Batch(images, teacher_images, None, tuple("abc"), torch.arange(3))
 
 
 def relation(student=None, teacher=None, **options):
@@ -88,6 +88,18 @@ def test_the_weighted_reconstruction_is_added_and_trains_the_student_s_output():
     torch.testing.assert_close(
         losses.total.detach(), losses.parts["qk"] + losses.parts["vv"] + losses.parts["pixel"]
     )
+
+
+def test_an_arm_compares_no_more_than_it_asked_for():
+    student, teacher = FakeEncoder(), FakeEncoder(seed=1)
+    options = {"reconstruction": ReconstructionOptions(weight=0.25), **MASKED}
+    method = relation(student, teacher, **options)
+    seen = []
+    compare = method.compare
+    method.compare = lambda own, theirs: seen.append((own, theirs)) or compare(own, theirs)
+    Distiller(student, method, Teacher(teacher, torch.device("cpu"), "fp32"))(batch())
+    kinds = [[tap.kind for tap in side] for side in seen[0]]
+    assert kinds == [["queries", "keys", "values"]] * 2
 
 
 def test_without_a_weight_there_is_no_decoder():

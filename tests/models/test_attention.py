@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from limbeck.models.attention import choose_attention
-from limbeck.models.build import build_student
+from limbeck.models.build import build_student, set_drop_path
 from limbeck.models.options import StudentOptions
 from limbeck.records import Tap
 from tests.models.families import FAMILIES, small_encoder, small_images
@@ -62,6 +62,27 @@ def test_scores_are_those_before_the_models_own_softmax(family):
         elif family == "beit2-shared-bias":
             scores = scores + encoder.model.rel_pos_bias()
         torch.testing.assert_close(scores.softmax(-1), probabilities[tap.block])
+
+
+@every_family
+def test_a_tapped_block_drops_the_paths_that_it_would_have_dropped(family):
+    encoder = small_encoder(family).train()
+    set_drop_path(encoder, [0.5] * encoder.facts.depth)
+    images = small_images(4)
+    inside = tuple(
+        Tap(kind, block)
+        for block in range(encoder.facts.depth)
+        for kind in ("attention_tokens", "tokens")
+    )
+    torch.manual_seed(3)
+    with torch.no_grad():
+        plain = encoder(images).tokens
+    torch.manual_seed(3)
+    with torch.no_grad():
+        tapped = encoder(images, taps=(*inside, Tap("output"))).tokens
+        other = encoder(images).tokens
+    torch.testing.assert_close(tapped, plain)
+    assert not torch.allclose(other, plain)
 
 
 @every_family

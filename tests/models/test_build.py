@@ -10,7 +10,9 @@ from limbeck.errors import UserError
 from limbeck.models.build import (
     build_student,
     describe_positions,
+    qkv_parts,
     reinit_tail,
+    remember,
     set_drop_path,
     with_classifier,
 )
@@ -188,6 +190,25 @@ def test_tail_can_be_kept_drawn_afresh_or_zeroed():
     ]
     found = student(IMAGES, taps=(Tap("tokens", 1), Tap("tokens", 2))).taps
     assert torch.equal(found[Tap("tokens", 1)], found[Tap("tokens", 2)])
+
+
+def test_a_tail_of_rows_is_drawn_afresh_and_remembered():
+    student = build_student(SMALL, seed=0)
+    weight = student.model.blocks[1].attn.qkv.weight
+    names = list(qkv_parts("model.blocks.1.attn.qkv.weight", weight))[:2]
+    assert names == [f"model.blocks.1.attn.qkv.weight[{kind}]" for kind in ("queries", "keys")]
+    assert qkv_parts("blocks.1.attn.proj.weight", weight) == {}
+    before = weight.detach().clone()
+    restore = remember(student, names)
+    report = reinit_tail(student, names, "reinit", seed=0)
+    assert report["num_values"] == 64 * 32
+    assert not (weight[:64] == before[:64]).any() and torch.equal(weight[64:], before[64:])
+    with torch.no_grad():
+        weight[64:] += 1
+    restore()
+    assert torch.equal(weight[:64], before[:64]) and torch.equal(weight[64:], before[64:] + 1)
+    with pytest.raises(UserError, match="untrained_tail zero has no effect"):
+        reinit_tail(student, names, "zero", seed=0)
 
 
 def test_tail_of_unknown_names_is_refused():

@@ -112,6 +112,11 @@ def test_shapes_that_do_not_fit_are_refused(kwargs, message):
         build_encoder(architecture)
 
 
+def test_a_beit_that_can_not_drop_patches_says_what_to_do():
+    with pytest.raises(UserError, match="of a teacher set teacher_sees all, .* or use mask_ratio"):
+        small_encoder("beit")(small_images(), torch.tensor([[0, 1], [2, 3]]))
+
+
 def test_set_num_heads_splits_one_block_and_the_facts_follow():
     encoder = small_encoder("mae")
     weights = {k: v.clone() for k, v in encoder.state_dict().items()}

@@ -1,9 +1,11 @@
 """Chains: each student teaches the next; refused early, continued anywhere, replaced on demand."""
 
+import gc
 import json
 import shutil
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from limbeck.config import from_plain, read_preset
 from limbeck.errors import UserError
 from limbeck.methods.options import FeatureOptions, RelationOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
+from limbeck.recipes import distill as recipe
+from limbeck.recipes import networks
 from limbeck.recipes.chain import rehearse, split_chain, stage_dirs
 from limbeck.recipes.distill import DistillConfig, check, distill, report
 from limbeck.recipes.doctor import DoctorConfig, doctor
@@ -79,6 +83,16 @@ def test_a_later_teacher_s_block_is_the_one_that_was_trained(images, teacher, tm
     options = FeatureOptions(teacher_block=2, student_block=0)
     config = chain_config(images, tmp_path, teacher, method="feature", feature=options)
     assert [stage.feature.teacher_block for stage in split_chain(config)] == [2, 0]
+
+
+def test_a_method_of_ones_own_with_the_same_options_does_so_too(images, teacher, tmp_path):
+    config = chain_config(
+        images, tmp_path, teacher, method="limbeck.methods.relation:Relation",
+        relation=RelationOptions(), method_options=("teacher_block = 2", "student_block=0"),
+    )  # fmt: skip
+    stages = split_chain(config)
+    assert stages[0].method_options == config.method_options
+    assert stages[1].method_options == ("student_block=0", "teacher_block=0")
 
 
 def test_a_config_without_a_chain_is_its_only_stage(images, teacher, tmp_path):
@@ -245,6 +259,46 @@ def test_a_chain_can_be_made_longer(copy, images, teacher):
     assert weights_of(copy) == weights_of(copy / "3_vit_tiny")
 
 
+def test_overwrite_is_needed_once(copy, images, teacher, monkeypatch):
+    """Stages of the chain before are gone before the first one trains."""
+    stages = stage_dirs(copy, "vit_small,vit_tiny")
+    before = [weights_of(stage) for stage in stages]
+    real = recipe._distill
+
+    def stopped(config, *rest):
+        if config.out == stages[1]:
+            raise KeyboardInterrupt
+        return real(config, *rest)
+
+    monkeypatch.setattr(recipe, "_distill", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        distill(chain_config(images, copy, teacher, seed=1, overwrite=True))
+    monkeypatch.setattr(recipe, "_distill", real)
+    distill(chain_config(images, copy, teacher, seed=1))
+    assert all(old != weights_of(stage) for old, stage in zip(before, stages, strict=True))
+
+
+def test_a_later_stage_that_does_not_fit_is_told_before_the_first_trains(copy, images, teacher):
+    (copy / "finished.json").unlink()
+    first, second = stage_dirs(copy, "vit_small,vit_tiny")
+    shutil.rmtree(first)  # what the second one was taught by
+    with pytest.raises(UserError, match='2_vit_tiny holds another run.* "not trained yet" here'):
+        distill(chain_config(images, copy, teacher))
+    assert not first.exists() and weights_of(second)
+    distill(chain_config(images, copy, teacher, overwrite=True))
+    assert weights_of(copy) == weights_of(second)
+
+
+def test_a_later_stage_that_fits_goes_on_at_another_image_size(images, teacher, tmp_path):
+    config = chain_config(images, tmp_path, teacher, chain=f"{FIRST},{SECOND}:img_size=48")
+    run = distill(config)
+    (run / "finished.json").unlink()
+    before = snapshot(run / "2_vit_tiny")
+    # Spaces mean nothing.
+    distill(replace(config, chain=config.chain.replace(",", " , ")))
+    assert snapshot(run / "2_vit_tiny") == before
+
+
 def test_a_folder_that_is_no_run_is_left_alone(images, teacher, tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(UserError, match=r"is not empty and holds no run \(thesis.txt\)"):
@@ -358,6 +412,28 @@ def test_the_rehearsal_fits_the_grid_of_patches(images, teacher, tmp_path, caplo
     assert limbeck.load(run).facts.img_size == (48, 48)
 
 
+def test_rehearsed_networks_make_room_for_the_training(images, teacher, tmp_path, monkeypatch):
+    built, alive = [], []
+    real = networks.build_networks
+
+    def build(*arguments):
+        nets = real(*arguments)
+        built.append(weakref.ref(nets.student))
+        return nets
+
+    def train(config, nets, *rest):
+        del config, nets, rest
+        gc.collect()
+        alive.append([student() is not None for student in built])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(networks, "build_networks", build)
+    monkeypatch.setattr(recipe, "_distill", train)
+    with pytest.raises(KeyboardInterrupt):
+        distill(chain_config(images, tmp_path / "run", teacher))
+    assert alive == [[True, False]]
+
+
 def test_doctor_forecasts_the_whole_chain(images, teacher, tmp_path):
     config = chain_config(images, tmp_path / "run", teacher)
     values = {name: getattr(config, name) for name in config.__dataclass_fields__}
@@ -372,5 +448,4 @@ def test_doctor_forecasts_the_whole_chain(images, teacher, tmp_path):
     assert "; then vit_tiny_patch16_224: 2 blocks, width 16, 2/4 heads, 32 px" in said
     assert "3 blocks, width 32, 4 heads, 32 px" in said
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UserError, match="A chain needs its first teacher"):
-        doctor(DoctorConfig(**values | {"teacher": TeacherOptions()}))
+    assert doctor(DoctorConfig(**values | {"teacher": TeacherOptions()})).forecast is None

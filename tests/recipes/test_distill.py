@@ -15,12 +15,22 @@ import torch
 
 import limbeck
 from limbeck.data.options import DataOptions
+from limbeck.data.skipped import SkippedLog
+from limbeck.engine.distributed import Ranks
 from limbeck.engine.loop import Interrupted
+from limbeck.engine.options import OptimOptions
 from limbeck.errors import RunError, UserError
-from limbeck.methods.options import MaskedPixelOptions, RelationOptions
+from limbeck.methods.options import (
+    ClsTokenOptions,
+    FeatureOptions,
+    MaskedPixelOptions,
+    RelationOptions,
+)
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions, TeacherOptions
-from limbeck.recipes.distill import check, distill, report
+from limbeck.recipes.distill import check, distill, report, train_stream
+from limbeck.recipes.images import open_images
+from limbeck.recipes.networks import build_networks
 from tests.recipes.runs import (
     STUDENT_SHAPE,
     assert_same_student,
@@ -62,7 +72,7 @@ class Interrupted(Counting):
     """Gets Ctrl-C at its fifth step where a file named armed is in the working folder."""
 
     def happen(self, losses):
-        if Path("armed").exists() and len(CALLS) == 6:  # the first call looks for gradients
+        if Path("armed").exists() and len(CALLS) == 7:  # the first two look for gradients
             os.kill(os.getpid(), {signal})
         return losses
 
@@ -71,7 +81,7 @@ class NotFinite(Counting):
     """Is not a number at its third step."""
 
     def happen(self, losses):
-        if len(CALLS) == 4:
+        if len(CALLS) == 5:
             return type(losses)(total=losses.total * torch.nan, parts=losses.parts)
         return losses
 '''
@@ -218,7 +228,8 @@ def test_a_run_follows_from_its_config(student, images, teacher, tmp_path):
     assert_same_student(distill(parts), student)
 
 
-def test_stopped_and_continued_ends_the_same(own, images, teacher, tmp_path):
+@pytest.mark.parametrize("relations", ['["qk", "vv"]', '["vv"]'])
+def test_stopped_and_continued_ends_the_same(own, images, teacher, tmp_path, relations):
     def config(name):
         return distill_config(
             images,
@@ -226,7 +237,7 @@ def test_stopped_and_continued_ends_the_same(own, images, teacher, tmp_path):
             teacher,
             method="own_distill_method:Interrupted",
             relation=RelationOptions(),
-            method_options=("drop_path_rate=0.3",),
+            method_options=("drop_path_rate=0.3", f"relations={relations}"),
         )
 
     whole = distill(config("whole"))
@@ -257,7 +268,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_samples(own, images, teacher, 
         distill(config)
     record = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
     keys = [key for part in record["micro_batches"] for key in part["keys"]]
-    assert tuple(keys) == sys.modules["own_distill_method"].CALLS[3]
+    assert tuple(keys) == sys.modules["own_distill_method"].CALLS[4]
     assert not (tmp_path / "run" / "student.safetensors").exists()
 
 
@@ -353,6 +364,75 @@ def test_the_untrained_tail(images, teacher, tmp_path, how):
             assert not torch.equal(value, start[name]), f"{name} was not trained"
 
 
+@pytest.mark.parametrize("how", ["keep", "reinit"])
+def test_rows_that_the_relation_leaves_untrained(images, teacher, tmp_path, how, monkeypatch):
+    """VV alone: weight decay would shrink queries and keys, which nothing else touches."""
+    probed = []
+
+    def build_probe(options, images, student, *rest):
+        def probe(module, step):
+            probed.append(student.model.blocks[1].attn.qkv.weight[:48].detach().clone())
+            return {}
+
+        return probe
+
+    monkeypatch.setattr("limbeck.recipes.probes.build_probe", build_probe)
+    options = RelationOptions(relations=("vv",), drop_path_rate=0.0)
+    config = distill_config(
+        images, tmp_path / "run", teacher, relation=options, untrained_tail=how,
+        optim=OptimOptions(base_lr=1e-2, weight_decay=100.0),
+    )  # fmt: skip
+    # The average is taken after the last probe.
+    run = distill(replace(config, train=replace(config.train, ema_decay=0.9)))
+    tail = json.loads((run / "student.json").read_text())["untrained"]
+    rows = {name for name in tail["parameters"] if "qkv" in name}
+    assert rows == {
+        f"blocks.1.attn.qkv.{part}[{kind}]"
+        for part in ("weight", "bias")
+        for kind in ("queries", "keys")
+    }
+    start = build_student(STUDENT_SHAPE, seed=0).model.blocks[1].attn.qkv.weight
+    own = limbeck.load(run).model.blocks[1].attn.qkv.weight
+    assert torch.equal(own[:48], start[:48]) is (how == "keep")
+    assert own[:48].std().item() == pytest.approx(start[:48].std().item(), rel=0.1)
+    assert own[48:].std() < 0.8 * start[48:].std()
+    assert len(probed) == 8 and all(torch.equal(rows, own[:48]) for rows in probed)
+
+
+@pytest.mark.parametrize(
+    ("how", "target", "message"),
+    [
+        ("reinit", "tokens", r"leaves untrained \(norm.weight, norm.bias\) would be as it is"),
+        ("zero", "tokens", "untrained_tail zero has no effect"),
+        ("reinit", "output", r"\(nothing\) would be as it is; leave it out"),
+    ],
+)
+def test_a_tail_that_nothing_can_be_done_about(images, teacher, tmp_path, how, target, message):
+    options = FeatureOptions(target=target, drop_path_rate=0.0)
+    config = distill_config(
+        images, tmp_path / "run", teacher, method="feature", feature=options,
+        relation=RelationOptions(), untrained_tail=how,
+    )  # fmt: skip
+    with pytest.raises(UserError, match=message):
+        distill(config)
+
+
+@pytest.mark.parametrize("method", ["feature", "masked-pixel"])
+def test_layer_decay_with_a_method_that_owns_weights(images, teacher, tmp_path, method):
+    """Its weights come after the student's last layer, at the full rate."""
+    is_feature = method == "feature"
+    config = distill_config(
+        images, tmp_path / "run", teacher, method=method, relation=RelationOptions(),
+        teacher=TeacherOptions(source=str(teacher) if is_feature else None),
+        optim=OptimOptions(base_lr=1e-2, layer_decay=0.75),
+    )  # fmt: skip
+    run = distill(config)
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    scales = {group["lr_scale"] for group in state["optimizer"]["param_groups"]}
+    assert scales == {0.75**i for i in range(4)}  # embedding, two blocks, what comes after
+    assert any(name.startswith("method.") for name in state["module"])
+
+
 def test_a_start_from_weights(images, teacher, student, tmp_path):
     shape = StudentOptions(weights=str(student))
     config = distill_config(images, tmp_path / "run", teacher, student=shape)
@@ -376,9 +456,32 @@ def test_a_teacher_of_another_patch_size(images, tmp_path, capsys, caplog):
 
 def test_grids_that_differ_are_refused_before_the_run(images, teacher, tmp_path):
     wrong = TeacherOptions(source=str(teacher), img_size=64)
-    with pytest.raises(UserError, match="give the teacher the image size that fits"):
+    with pytest.raises(UserError, match="8 x 8 .* one of 4 x 4; set --teacher.img-size 32"):
         distill(distill_config(images, tmp_path / "run", teacher, teacher=wrong))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("jitter", [(0.4, 0.4, 0.4), (0.0, 0.0, 0.0)])
+def test_colour_jitter_is_the_student_s_alone(images, teacher, tmp_path, jitter):
+    options = RelationOptions(color_jitter=jitter, drop_path_rate=0.0)
+    config = distill_config(images, tmp_path, teacher, relation=options)
+    opened, skipped = open_images(config.data), SkippedLog(None, 36, 1.0)
+    nets = build_networks(config, torch.device("cpu"))
+    batch = next(train_stream(config, opened, nets, Ranks(), skipped, 0, 1))
+    same = [torch.equal(*pair) for pair in zip(batch.images, batch.teacher_images, strict=True)]
+    assert same == [not any(jitter)] * 16
+
+
+def test_only_a_comparison_of_patches_needs_one_grid(images, teacher, tmp_path):
+    wide = TeacherOptions(source=str(teacher), img_size=64)
+    config = distill_config(
+        images, tmp_path / "run", teacher, teacher=wide, method="cls-token",
+        relation=RelationOptions(),
+    )  # fmt: skip
+    for masked in ({}, {"mask_ratio": 0.5, "teacher_sees": "all"}):
+        distill(replace(config, cls_token=ClsTokenOptions(**masked), overwrite=True))
+    with pytest.raises(UserError, match="set --teacher.img-size 32"):
+        distill(replace(config, cls_token=ClsTokenOptions(mask_ratio=0.5), overwrite=True))
 
 
 def test_precision_average_and_clipping(images, teacher, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from limbeck.data.options import DataOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
-from limbeck.models.options import TeacherOptions
+from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes.doctor import DoctorConfig, doctor, judge_forecast, report
 from tests.recipes.runs import STUDENT_SHAPE, draw_unlabelled, snapshot
 
@@ -54,6 +54,27 @@ def test_without_a_teacher_only_the_images(unlabelled, tmp_path):
     assert found.forecast is None
     assert report(found).endswith("The images are ready; add --teacher to try a step.")
     assert any("images are few" in text for text in found.warnings)
+
+
+@pytest.mark.parametrize("changes", [{"method": "feature"}, {"chain": "vit_small,vit_tiny"}])
+def test_whatever_the_method(unlabelled, tmp_path, changes):
+    config = replace(config_of(unlabelled, tmp_path), **changes)
+    config = replace(config, student=StudentOptions(img_size=32, patch_size=8))
+    assert doctor(config).forecast is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "relatoin"}, "Did you mean 'relation'"),
+        ({"method": "limbeck.methods.relation:Relatoin"}, "Did you mean 'Relation'"),
+        ({"student": StudentOptions(name="vit_tyni")}, "Did you mean 'vit_tiny'"),
+        ({"train": TrainOptions(global_batch_size=3, accumulate_steps=2)}, "does not divide"),
+    ],
+)
+def test_mistakes_are_told_without_a_teacher_too(unlabelled, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        doctor(replace(config_of(unlabelled, tmp_path), **changes))
 
 
 def test_a_method_without_a_teacher_is_tried(unlabelled, tmp_path):

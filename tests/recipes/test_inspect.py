@@ -1,5 +1,7 @@
 """``inspect``: what a file is, in words."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -59,6 +61,21 @@ def test_unknown_tensors(tmp_path):
 def test_nothing_to_inspect(tmp_path, name):
     with pytest.raises(UserError):
         inspect(InspectConfig(file=name and str(tmp_path / name)))
+
+
+def test_what_is_unfinished_names_what_there_is(student, tmp_path):
+    run = shutil.copytree(student, tmp_path / "run")
+    for name in ("student.json", "student.safetensors"):
+        (run / name).unlink()
+    with pytest.raises(UserError, match="run is unfinished; inspect .*run/checkpoint.pt"):
+        said_of(run)
+    shutil.copytree(run, run / "2_vit_tiny")
+    shutil.copytree(run, run / "1_vit_small", ignore=shutil.ignore_patterns("2_*"))
+    with pytest.raises(UserError, match="chain in .* unfinished.* 1_vit_small, 2_vit_tiny"):
+        said_of(run)
+    (run / "2_vit_tiny" / "checkpoint.pt").unlink()
+    with pytest.raises(UserError, match="2_vit_tiny is unfinished and has no checkpoint yet"):
+        said_of(run / "2_vit_tiny")
 
 
 def test_a_file_that_is_no_weights(tmp_path):

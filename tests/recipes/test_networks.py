@@ -8,7 +8,7 @@ import torch
 import limbeck
 from limbeck.errors import UserError
 from limbeck.methods.masked_pixel import MaskedPixel
-from limbeck.methods.options import LogitOptions, RelationOptions
+from limbeck.methods.options import FeatureOptions, LogitOptions, RelationOptions
 from limbeck.methods.relation import Relation
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.models.vit import VitEncoder
@@ -24,6 +24,7 @@ from limbeck.recipes.networks import (
     start_student,
     teacher_identity,
 )
+from limbeck.records import Tap
 from tests.fakes import FakeEncoder
 from tests.recipes.runs import STUDENT_SHAPE, distill_config, teacher_config
 
@@ -117,6 +118,54 @@ def test_the_drop_path_of_the_last_block_is_none():
     assert first.drop_path1.drop_prob == first.drop_path2.drop_prob == 0.1
     assert isinstance(last.drop_path1, torch.nn.Identity)
     assert student.training
+
+
+@pytest.mark.parametrize(
+    ("changes", "role"),
+    [
+        ({"relation": RelationOptions(student_block=0, drop_path_rate=0.2)}, "student"),
+        (
+            {
+                "method": "feature",
+                "feature": FeatureOptions(
+                    target="attention_output", student_block=0, drop_path_rate=0.2
+                ),
+            },
+            "student",
+        ),
+        ({"student": replace(STUDENT_SHAPE, depth=1), "method": "feature",
+          "feature": FeatureOptions(target="tokens", drop_path_rate=0.2)}, "student"),
+        ({"relation": RelationOptions(teacher_block=0)}, "teacher"),
+    ],
+)  # fmt: skip
+def test_drop_path_where_nothing_can_be_dropped(images, teacher, tmp_path, changes, role):
+    rate = 0.3 if role == "teacher" else 0.0
+    options = TeacherOptions(source=str(teacher), drop_path_rate=rate)
+    values = {"relation": RelationOptions(), "teacher": options} | changes
+    config = distill_config(images, tmp_path, teacher, **values)
+    with pytest.raises(UserError, match=f"The {role}'s drop_path_rate 0.[23] has no effect"):
+        build_networks(config, CPU)
+
+
+def test_drop_path_that_has_an_effect_or_is_left_alone(images, teacher, tmp_path):
+    def build(**changes):
+        return build_networks(distill_config(images, tmp_path, teacher, **changes), CPU)
+
+    build(relation=RelationOptions(student_block=0))  # the default rate
+    build(relation=RelationOptions(student_block=0, drop_path_rate=0.0))
+    tokens = FeatureOptions(target="attention_tokens", student_block=0, drop_path_rate=0.2)
+    build(method="feature", relation=RelationOptions(), feature=tokens)
+
+
+def test_a_teacher_with_drop_path_answers_twice_in_two_ways(teacher):
+    student = start_student(STUDENT_SHAPE, 0.0, seed=0)
+    pixels = torch.rand(4, 3, 32, 32)
+    for rate in (0.0, 0.5):
+        options = TeacherOptions(source=str(teacher), drop_path_rate=rate, precision="fp32")
+        noisy = load_teacher(options, student.facts, CPU)
+        one, two = (noisy(pixels, None, (Tap("tokens"),)).taps[Tap("tokens")] for _ in range(2))
+        assert torch.equal(one, two) is (rate == 0)
+        assert isinstance(noisy.encoder.model.blocks[-1].drop_path1, torch.nn.Identity)
 
 
 def test_a_student_that_starts_from_weights(teacher, student):

@@ -77,6 +77,8 @@ def inspect_file(path: Path | str) -> Inspection:
         return _inspect_loadable(path, "finished student")
     if path.is_dir():
         config = read_hub_config(path / "config.json")
+        if config is None and (path / "fingerprint.json").is_file():
+            raise UserError(_describe_unfinished(path))
         if config is None:
             files = [str(f) for f in sorted(path.iterdir()) if f.suffix in SUFFIXES]
             raise UserError(
@@ -102,6 +104,17 @@ def inspect_file(path: Path | str) -> Inspection:
         )
     weights, prefix = strip_prefixes(weights)
     return _inspect_weights(path, weights, FileInfo("torch", containers, prefix, others))
+
+
+def _describe_unfinished(run_dir: Path) -> str:
+    stages = sorted(file.parent.name for file in run_dir.glob("*/fingerprint.json"))
+    if stages:
+        return (
+            f"The chain in {run_dir} is unfinished; inspect one of its stages: {', '.join(stages)}."
+        )
+    if not (run_dir / "checkpoint.pt").is_file():
+        return f"The run in {run_dir} is unfinished and has no checkpoint yet."
+    return f"The run in {run_dir} is unfinished; inspect {run_dir / 'checkpoint.pt'}."
 
 
 def _count(tensors: Weights) -> dict[str, Any]:
