@@ -271,8 +271,11 @@ def test_leaving_early_ends_the_workers():
 
 
 ENDLESS = """
-import sys, time, torch
+import signal, sys, time, torch
 from limbeck.data.loader import run_workers
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Endless(torch.utils.data.Dataset):
     def __getitem__(self, request):
@@ -302,7 +305,10 @@ def test_ctrl_c_ends_quietly():
     ) as process:
         assert process.stdout.readline() == "ready\n"
         os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        try:
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()  # where it hangs, nothing would end it
     assert process.returncode == 7
     assert "Traceback" not in errors
 
