@@ -32,6 +32,7 @@ _KIND_OF: dict[type, HeadKind] = {
 # What a plain ViT gets and loses for a distillation token.
 _ADDED = {"distilled": ("dist_token",), "tinymim-star": ("dist_token", "conv1x1", "fc_norm")}
 _DROPPED = {"distilled": (), "tinymim-star": ("norm", "fc_norm")}
+_WIDENED = {"distilled": {}, "tinymim-star": {"conv1x1.1.weight": OUT_DIM}}  # name: rows
 
 
 @contextmanager
@@ -241,11 +242,12 @@ def with_classifier(
     ``global_pool``: of a single classifier "avg" (if not given) pools the patches and norms
     afterwards (timm's fc_norm), "token" norms and takes the CLS token; "distilled" can only do the
     latter, "tinymim-star" only the former. A norm in another place than the encoder's starts fresh,
-    and the encoder's is dropped. Heads start
-    trunc-normal with std 2e-5 and zero bias, as TinyMIM's does. Adapted head counts are kept unless
-    ``num_heads`` sets one for all blocks. Another ``img_size`` (pixels) interpolates the positions.
-    Raises UserError for a kind that the encoder can't become, and where any other weight has no
-    counterpart.
+    and the encoder's is dropped. Heads start trunc-normal with std 2e-5 and zero bias, as TinyMIM's
+    does.
+
+    Adapted head counts are kept unless ``num_heads`` sets one for all blocks. Another ``img_size``
+    (pixels) interpolates the positions. Raises UserError for a kind that the encoder can't become,
+    and where any other weight has no counterpart.
     """
     facts = encoder.facts
     own_kind = _KIND_OF.get(type(encoder.model), "single")
@@ -262,9 +264,7 @@ def with_classifier(
         pos_embed = weights["pos_embed"]
         weights["pos_embed"] = torch.cat((pos_embed[:, :1], pos_embed), dim=1)
         architecture |= _architecture_of(weights, head, facts)
-    changes: dict[str, Any] = {"num_classes": num_classes}
-    if architecture["kind"] == "timm":
-        changes["global_pool"] = global_pool
+    changes: dict[str, Any] = {"num_classes": num_classes, "global_pool": global_pool}
     if img_size is not None:
         changes["img_size"] = [img_size, img_size]
     architecture["kwargs"] = architecture["kwargs"] | changes
@@ -334,8 +334,8 @@ def _architecture_of(
 ) -> dict[str, Any]:
     """The architecture of a plain ViT's weights with the parts of a two-headed one added."""
     telling = weights | {"dist_token": weights["cls_token"]}
-    if head == "tinymim-star":
-        telling["conv1x1.1.weight"] = torch.empty(OUT_DIM, facts.embed_dim, device="meta")
+    for name, rows in _WIDENED[head].items():
+        telling[name] = torch.empty(rows, facts.embed_dim, device="meta")
     shape = read_shape(telling, facts.img_size)
     return to_architecture(shape, facts.num_heads, img_size=facts.img_size)
 

@@ -26,17 +26,21 @@ class TinyMimStar(VisionTransformerDistilled):
     ``conv1x1`` widens each token after the last block from ``embed_dim`` to ``out_dim``: norm,
     linear, GELU. ``fc_norm_dim`` is the width of ``fc_norm``: ``out_dim`` (if not given) or
     ``embed_dim``. ``shape`` are timm's arguments of a ViT (img_size, patch_size, embed_dim, depth,
-    num_heads, mlp_ratio). Raises ValueError for another ``fc_norm_dim``.
+    num_heads, mlp_ratio). Raises ValueError for another ``fc_norm_dim``, and for a ``global_pool``
+    other than "avg".
     """
 
     def __init__(
         self,
         *,
         num_classes: int = 1000,
+        global_pool: str = "avg",
         out_dim: int = OUT_DIM,
         fc_norm_dim: int | None = None,
         **shape: Any,
     ) -> None:
+        if global_pool != "avg":
+            raise ValueError(f"global_pool {global_pool}: the class head reads the mean, avg")
         super().__init__(num_classes=0, global_pool="token", **shape)
         fc_norm_dim = fc_norm_dim or out_dim
         if fc_norm_dim not in (out_dim, self.embed_dim):
@@ -45,7 +49,7 @@ class TinyMimStar(VisionTransformerDistilled):
                 f"{self.embed_dim} as the blocks"
             )
         del self.norm  # a method here, because timm calls it after the last block
-        self.global_pool = "avg"
+        self.global_pool = global_pool
         self.num_features = self.head_hidden_size = out_dim
         self.norms_before = fc_norm_dim != out_dim
         # An epsilon of 1e-5 here and of 1e-6 everywhere else: so in the published model.

@@ -126,3 +126,8 @@ def test_other_widths_depths_and_head_counts_become_one_too():
     assert model.facts.grid == (3, 3) and model.facts.depth == 3
     assert model.model.conv1x1[1].weight.shape == (1280, 64)
     assert model(torch.rand(1, 3, 48, 48), taps=LOGITS).taps[LOGITS[2]].shape == (1, 4)
+
+
+def test_another_pooling_is_refused():
+    with pytest.raises(ValueError, match="reads the mean"):
+        TinyMimStar(global_pool="token", img_size=32, embed_dim=16, depth=1, num_heads=2)
