@@ -55,7 +55,7 @@ class TorchTransformer(limbeck.Encoder):
     def offered_taps(self):
         return ("queries", "keys", "values", "tokens", "output")
 
-    def forward(self, images, ids_keep=None, taps=()):
+    def forward(self, images, ids_keep=None, taps=(), mask_token=None):
         x = self.patch_embed((images - 0.5) / 0.5).flatten(2).transpose(1, 2)  # [B, L, D]
         x = x + self.pos_embed
         if ids_keep is not None:

@@ -15,6 +15,8 @@ TapKind = Literal[
     "keys",
     "values",
     "scores",
+    "block_input",
+    "attention_input",
     "attention_output",
     "attention_tokens",
     "mlp_output",
@@ -25,6 +27,8 @@ TapKind = Literal[
     "dist_logits",
 ]
 TAP_KINDS: tuple[str, ...] = get_args(TapKind)
+HEAD_KINDS = ("queries", "keys", "values", "scores")
+"""The kinds with an axis of heads."""
 LOGIT_KINDS = ("logits", "class_logits", "dist_logits")
 """The kinds that come after the tokens: no block, no patch grid."""
 
@@ -43,6 +47,9 @@ class Tap:
     values           likewise                                (B, nh, N, hd)
     scores           queries keys^T / sqrt(hd), before the   (B, nh, N, N)
                      softmax
+    block_input      the residual stream before the block    (B, N, D)
+    attention_input  what its attention reads, so of a       (B, N, D)
+                     pre-norm block that after norm1
     attention_output what the attention branch adds          (B, N, D)
     attention_tokens the residual stream after that          (B, N, D)
     mlp_output       what the MLP branch adds                (B, N, D)
@@ -54,6 +61,10 @@ class Tap:
     class_logits     of two heads, the class token's         (B, C)
     dist_logits      of two heads, the distillation token's  (B, C)
     ================ ======================================= ====================
+
+    In a hierarchical encoder N and D are those of the block (``EncoderFacts.block_strides`` and
+    ``block_dims``). Its tokens are in rows of the grid; where units were dropped, unit by unit as
+    in ``ids_keep``, each unit's own in rows.
 
     ``block`` counts from 0; negative counts from the end (-1 is the last block); it has no meaning
     for "output" and the logits. ``num_heads`` (queries, keys, values, scores) states the head count
@@ -79,7 +90,9 @@ class Batch:
     ``keys`` the samples' names. ``view_seeds`` (B,) int64, one per view: all further randomness
     of a sample (its mask, say) is drawn from it, so that it is the same on any number of ranks.
     ``ids_keep`` and ``teacher_ids_keep`` (B, kept) patch indices that student and teacher see (all
-    where None), set by a method's ``prepare``.
+    where None), set by a method's ``prepare``; so is ``mask_token`` (1, 1, D), a parameter of the
+    method: the student gets it in place of every patch that it does not see, which then is not
+    dropped.
     """
 
     images: Tensor
@@ -89,6 +102,7 @@ class Batch:
     view_seeds: Tensor
     ids_keep: Tensor | None = None
     teacher_ids_keep: Tensor | None = None
+    mask_token: Tensor | None = None
 
 
 @dataclass(frozen=True)

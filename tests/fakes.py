@@ -5,7 +5,14 @@ import torch
 from limbeck.models.encoder import Encoder, EncoderFacts
 from limbeck.records import LOGIT_KINDS, Features, Tap
 
-INSIDE = ("attention_output", "attention_tokens", "mlp_output", "tokens")
+INSIDE = (
+    "block_input",
+    "attention_input",
+    "attention_output",
+    "attention_tokens",
+    "mlp_output",
+    "tokens",
+)
 
 
 class FakeEncoder(Encoder):
@@ -51,12 +58,12 @@ class FakeEncoder(Encoder):
     def facts(self):
         return EncoderFacts(**self._facts)
 
-    def forward(self, images, ids_keep=None, taps=()):
+    def forward(self, images, ids_keep=None, taps=(), mask_token=None):
         self.num_calls += 1
         facts = self.facts
         patches = images.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
         patches = patches.flatten(2)  # [B, L, 48]
-        if ids_keep is not None:
+        if ids_keep is not None and mask_token is None:
             patches = patches.gather(1, ids_keep[..., None].expand(-1, -1, 48))
         prefix = patches.mean(1, keepdim=True).expand(-1, facts.num_prefix_tokens, -1)
         qkv = torch.cat([prefix, patches], 1) @ self.weight  # [B, N, 3D]

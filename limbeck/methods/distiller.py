@@ -120,7 +120,7 @@ class Distiller(nn.Module):
             teacher = self.teacher(
                 batch.teacher_images, batch.teacher_ids_keep, self.method.teacher_taps
             )
-        student = self.student(batch.images, batch.ids_keep, self.student_taps)
+        student = self.student(batch.images, batch.ids_keep, self.student_taps, batch.mask_token)
         losses = self.method(student, teacher, batch)
         if self.task_loss is None:
             return losses

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from limbeck.errors import UserError
-from limbeck.records import LOGIT_KINDS, Features, Tap
+from limbeck.records import HEAD_KINDS, LOGIT_KINDS, Features, Tap
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,15 @@ class EncoderFacts:
     encoder was built for. ``mean`` and ``std`` (3 values each) normalise images in 0..1.
     ``num_classes`` is 0 without a classifier; ``has_dist_head``: there is a second one, on the
     distillation token. ``output_dim`` is the width of Tap("output"), ``embed_dim`` if not given.
+
+    A hierarchical encoder says more: ``embed_dim`` and ``patch_size`` are those of its last tokens;
+    ``block_dims`` and ``block_strides`` the width and the pixels per side of a token, after each
+    block; ``input_dims`` and ``input_strides`` those before it (of the block before if not given;
+    the patch embedding's width is the first); ``mask_unit`` the pixels per side of what
+    ``ids_keep`` counts; ``global_blocks`` the blocks in which every token attends to all (only
+    these offer what has an axis of heads). A plain one need not: each block is as the last, a unit
+    is a patch, all attention is global. ``can_drop``: patches can be left out of the computation.
+
     ``architecture`` is plain JSON data from which ``models.build_encoder`` rebuilds the encoder.
     ``origin`` is for people and for lineage: where the weights came from, their hash and licence
     where known.
@@ -39,15 +48,60 @@ class EncoderFacts:
     origin: dict[str, Any]
     has_dist_head: bool = False
     output_dim: int = 0
+    block_dims: tuple[int, ...] = ()
+    block_strides: tuple[int, ...] = ()
+    input_dims: tuple[int, ...] = ()
+    input_strides: tuple[int, ...] = ()
+    mask_unit: int = 0
+    global_blocks: tuple[int, ...] | None = None
+    can_drop: bool = True
 
     def __post_init__(self) -> None:
-        if not self.output_dim:
-            object.__setattr__(self, "output_dim", self.embed_dim)
+        of_plain = {
+            "output_dim": self.embed_dim,
+            "block_dims": (self.embed_dim,) * self.depth,
+            "block_strides": (self.patch_size,) * self.depth,
+            "mask_unit": self.patch_size,
+        }
+        self._fill(of_plain)
+        dims, strides = self.block_dims, self.block_strides
+        self._fill(
+            {
+                "input_dims": (*dims[:1], *dims[:-1]),
+                "input_strides": (*strides[:1], *strides[:-1]),
+            }
+        )
+        if self.global_blocks is None:
+            object.__setattr__(self, "global_blocks", tuple(range(self.depth)))
 
     @property
     def grid(self) -> tuple[int, int]:
         """Patches (rows, columns) at ``img_size``."""
         return self.img_size[0] // self.patch_size, self.img_size[1] // self.patch_size
+
+    @property
+    def mask_grid(self) -> tuple[int, int]:
+        """What ``ids_keep`` counts (rows, columns): the patches, or units of several."""
+        return self.img_size[0] // self.mask_unit, self.img_size[1] // self.mask_unit
+
+    def tap_dim(self, tap: Tap) -> int:
+        """Width of a tap that has no axis of heads."""
+        if tap.kind == "output":
+            return self.output_dim
+        before = tap.kind in ("block_input", "attention_input")
+        return (self.input_dims if before else self.block_dims)[tap.block]
+
+    def tap_stride(self, tap: Tap) -> int:
+        """Pixels per side of a token of such a tap."""
+        if tap.kind == "output":
+            return self.patch_size
+        before = tap.kind in ("block_input", "attention_input")
+        return (self.input_strides if before else self.block_strides)[tap.block]
+
+    def _fill(self, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, value)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -74,16 +128,24 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, images: Tensor, ids_keep: Tensor | None = None, taps: tuple[Tap, ...] = ()
+        self,
+        images: Tensor,
+        ids_keep: Tensor | None = None,
+        taps: tuple[Tap, ...] = (),
+        mask_token: Tensor | None = None,
     ) -> Features:
         """Encode images.
 
         ``images`` (B, 3, H, W), 0..1, not normalised, of the size in ``facts.img_size``.
-        ``ids_keep`` (B, kept) int64 patch indices: only these patches (and the prefix tokens) are
-        computed, in this order. ``taps``: what is wanted. Without taps the final tokens are
-        computed (``Features.tokens``); with taps only what they need: the encoder stops after the
-        last block that a tap needs, and ``Features.tokens`` is None unless Tap("output") is
-        among them. A "queries", "keys", "values" or "scores" tap on the deepest block needed runs
+        ``ids_keep`` (B, kept) int64 indices in ``facts.mask_grid``: only these patches (and the
+        prefix tokens) are computed, in this order. With a ``mask_token`` (1, 1, width of the patch
+        embedding) all are, and it stands for those that are not kept. Raises UserError where
+        patches can't be dropped (``facts.can_drop``) or masked.
+
+        ``taps``: what is wanted. Without taps the final tokens are computed
+        (``Features.tokens``); with taps only what they need: the encoder stops after the last block
+        that a tap needs, and ``Features.tokens`` is None unless Tap("output") is among them. A
+        "queries", "keys", "values" or "scores" tap on the deepest block needed runs
         only that block's norm and qkv projection.
         """
 
@@ -119,6 +181,13 @@ def check_taps(encoder: Encoder, taps: tuple[Tap, ...], role: str) -> None:
             raise UserError(
                 f"The {role} has {facts.depth} blocks (0 to {facts.depth - 1}, or -1 for the "
                 f"last); there is no block {tap.block}."
+            )
+        assert facts.global_blocks is not None
+        if tap.kind in HEAD_KINDS and tap.block % facts.depth not in facts.global_blocks:
+            usable = ", ".join(map(str, facts.global_blocks)) or "none"
+            raise UserError(
+                f"Block {tap.block} of the {role} attends within windows, so its '{tap.kind}' are "
+                f"not of all tokens; choose a block with global attention: {usable}."
             )
         own = facts.num_heads[tap.block]
         if tap.num_heads not in (None, own):

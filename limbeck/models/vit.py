@@ -26,7 +26,8 @@ from limbeck.models.attention import (
 )
 from limbeck.models.encoder import Encoder, EncoderFacts, check_taps
 from limbeck.models.tinymim_star import TinyMimStar
-from limbeck.records import LOGIT_KINDS, Features, Tap
+from limbeck.ops.masking import is_masked
+from limbeck.records import HEAD_KINDS, LOGIT_KINDS, Features, Tap
 
 
 class VitEncoder(Encoder):
@@ -57,11 +58,15 @@ class VitEncoder(Encoder):
         self.facts = _read_facts(model, architecture, origin, tuple(mean), tuple(std))
 
     def forward(
-        self, images: Tensor, ids_keep: Tensor | None = None, taps: tuple[Tap, ...] = ()
+        self,
+        images: Tensor,
+        ids_keep: Tensor | None = None,
+        taps: tuple[Tap, ...] = (),
+        mask_token: Tensor | None = None,
     ) -> Features:
         """See ``Encoder.forward``. Raises UserError for another image size than built for."""
         check_taps(self, taps, "encoder")
-        x, contexts = self._embed(images, ids_keep)
+        x, contexts = self._embed(images, ids_keep, mask_token)
         depth = self.facts.depth
         ends = {"output", *LOGIT_KINDS}
         wants_all = len(taps) == 0  # torch.compile can't trace "not taps"
@@ -149,7 +154,9 @@ class VitEncoder(Encoder):
             self.model, facts.architecture, facts.origin, facts.mean, facts.std
         )
 
-    def _embed(self, images: Tensor, ids_keep: Tensor | None) -> tuple[Tensor, list[BlockContext]]:
+    def _embed(
+        self, images: Tensor, ids_keep: Tensor | None, mask_token: Tensor | None
+    ) -> tuple[Tensor, list[BlockContext]]:
         facts = self.facts
         if tuple(images.shape[1:]) != (3, *facts.img_size):
             raise UserError(
@@ -159,6 +166,11 @@ class VitEncoder(Encoder):
             )
         # A model cast to half precision takes its input in it; under autocast nothing changes.
         x = ((images - self.mean) / self.std).to(self.mean.dtype)
+        x = self.model.patch_embed(x)  # [B, L, D]
+        if mask_token is not None and ids_keep is not None:
+            hidden = is_masked(ids_keep, facts.grid[0] * facts.grid[1]).unsqueeze(-1)  # [B, L, 1]
+            x = torch.where(hidden.unflatten(1, x.shape[1:-1]), mask_token.to(x.dtype), x)
+            ids_keep = None
         return _EMBED[type(self.model)](self.model, x, ids_keep)
 
 
@@ -226,6 +238,7 @@ def _read_facts(
         num_classes=model.num_classes,
         has_dist_head=type(model) in _TWO_HEADS and model.num_classes > 0,
         output_dim=model.num_features,
+        can_drop=not _has_position_bias(model),
         architecture=architecture
         | {
             "kwargs": kwargs,
@@ -237,13 +250,13 @@ def _read_facts(
     )
 
 
-# --- From images to the first block, one function per model class -------------------------------
+# --- From patches to the first block, one function per model class -------------------------------
 
 
 def _embed_vit(
     model: nn.Module, x: Tensor, ids_keep: Tensor | None
 ) -> tuple[Tensor, list[BlockContext]]:
-    x = model._pos_embed(model.patch_embed(x))  # [B, N, D]
+    x = model._pos_embed(x)  # [B, N, D]
     x = model.norm_pre(_keep_patches(x, ids_keep, model.num_prefix_tokens))
     return x, [{} for _ in model.blocks]
 
@@ -251,7 +264,7 @@ def _embed_vit(
 def _embed_eva(
     model: nn.Module, x: Tensor, ids_keep: Tensor | None
 ) -> tuple[Tensor, list[BlockContext]]:
-    x, rope = model._pos_embed(model.patch_embed(x))  # [B, N, D], [(depth, nh,) L, 2 * hd]
+    x, rope = model._pos_embed(x)  # [B, N, D], [(depth, nh,) L, 2 * hd]
     if rope is not None and ids_keep is not None:
         rope = apply_keep_indices_nlc(x, rope, ids_keep)
         # The batch axis came first: learned ("mixed") tables want the depth there, fixed ones
@@ -262,17 +275,22 @@ def _embed_eva(
     return x, [{"rope": ropes[index]} for index in range(len(model.blocks))]
 
 
+def _has_position_bias(model: nn.Module) -> bool:
+    if type(model) is not beit.Beit:
+        return False
+    has_own = model.blocks[0].attn.relative_position_bias_table is not None
+    return has_own or model.rel_pos_bias is not None
+
+
 def _embed_beit(
     model: nn.Module, x: Tensor, ids_keep: Tensor | None
 ) -> tuple[Tensor, list[BlockContext]]:
-    has_own_bias = model.blocks[0].attn.relative_position_bias_table is not None
-    if ids_keep is not None and (has_own_bias or model.rel_pos_bias is not None):
+    if ids_keep is not None and _has_position_bias(model):
         raise UserError(
             "BEiT's table of relative positions is for the full grid, so patches can't be dropped: "
             "of a teacher set teacher_sees all, which shows it the whole image; or use mask_ratio "
             "0, or another encoder."
         )
-    x = model.patch_embed(x)  # [B, L, D]
     x = torch.cat((model.cls_token.expand(x.shape[0], -1, -1), x), dim=1)  # [B, N, D]
     if model.pos_embed is not None:
         x = x + model.pos_embed
@@ -289,9 +307,10 @@ def _keep_patches(x: Tensor, ids_keep: Tensor | None, num_prefix_tokens: int) ->
     return torch.cat((prefix, kept), dim=1)
 
 
-HEAD_KINDS = ("queries", "keys", "values", "scores")
-"""The kinds of tap that have an axis of heads."""
-TOKEN_KINDS = ("attention_output", "attention_tokens", "mlp_output", "tokens")
+TOKEN_KINDS = (
+    *("block_input", "attention_input", "attention_output"),
+    *("attention_tokens", "mlp_output", "tokens"),
+)
 """The kinds of tap of a block without one."""
 
 
@@ -302,7 +321,12 @@ def _run_block(
     if all(tap.kind == "tokens" for tap in taps):
         x = block(x, **context)  # [B, N, D]
         return x, dict.fromkeys(taps, x)
-    found = {"attention_output": attention_branch(block, x, context)}  # [B, N, D]
+    found = {"block_input": x}  # [B, N, D]
+    if any(tap.kind == "attention_input" for tap in taps):
+        found["attention_input"] = block.norm1(x) if IS_PRE_NORM[type(block)] else x
+    if not goes_on and all(tap.kind in found for tap in taps):
+        return x, {tap: found[tap.kind] for tap in taps}
+    found["attention_output"] = attention_branch(block, x, context)
     x = found["attention_tokens"] = x + block.drop_path1(found["attention_output"])
     if goes_on or any(tap.kind in ("mlp_output", "tokens") for tap in taps):
         found["mlp_output"] = mlp_branch(block, x)

@@ -21,9 +21,9 @@ from limbeck.models.build import build_student, keep_dropping_paths, seeded, set
 from limbeck.models.encoder import Encoder, EncoderFacts
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.models.origins.load import load_encoder
-from limbeck.models.vit import HEAD_KINDS, VitEncoder
+from limbeck.models.vit import VitEncoder
 from limbeck.recipes.checks import check_needs_teacher
-from limbeck.records import Tap
+from limbeck.records import HEAD_KINDS, Tap
 
 if TYPE_CHECKING:
     from limbeck.recipes.distill import DistillConfig
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("limbeck")
 
-BEFORE_DROP_PATH = (*HEAD_KINDS, "attention_output")
+BEFORE_DROP_PATH = (*HEAD_KINDS, "block_input", "attention_input", "attention_output")
 """The kinds of tap that a block's own drop path does not touch."""
 
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from limbeck.errors import UserError
-from limbeck.models.vit import build_encoder
-from limbeck.records import LOGIT_KINDS, Tap
+from limbeck.models.vit import TOKEN_KINDS, build_encoder
+from limbeck.ops.masking import is_masked
+from limbeck.records import HEAD_KINDS, LOGIT_KINDS, Tap
 from tests.models.families import CANT_DROP_PATCHES, FAMILIES, small_encoder, small_images
 
-TOKEN_KINDS = ("attention_output", "attention_tokens", "mlp_output", "tokens")
-BLOCK_KINDS = ("queries", "keys", "values", "scores", *TOKEN_KINDS)
+BLOCK_KINDS = (*HEAD_KINDS, *TOKEN_KINDS)
 # float32 sums in another order (kept patches, batched rotary tables).
 CLOSE = dict(rtol=1e-4, atol=1e-5)
 
@@ -144,3 +144,36 @@ def test_every_parameter_has_a_layer(family):
         assert 0 <= layer <= depth + 1
         if ".blocks." in name:
             assert layer == int(name.split(".")[2]) + 1
+
+
+@every_family
+def test_what_enters_a_block_is_what_left_the_one_before(family):
+    encoder = small_encoder(family)
+    entering, read, left = Tap("block_input", 1), Tap("attention_input", 1), Tap("tokens", 0)
+    taps = encoder(small_images(), taps=(entering, left)).taps
+    torch.testing.assert_close(taps[entering], taps[left])
+    # Alone, neither runs the block that it enters.
+    alone = encoder(small_images(), taps=(entering,)).taps[entering]
+    torch.testing.assert_close(alone, taps[entering])
+    block = encoder.model.blocks[1]
+    block.register_forward_hook(lambda *_: pytest.fail("the block was run"))
+    encoder(small_images(), taps=(entering, read))
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "hybrid"])
+def test_a_mask_token_stands_for_what_is_not_kept(family):
+    encoder = small_encoder(family)
+    facts = encoder.facts
+    kept = torch.tensor([[0, 2], [3, 1]])
+    token = torch.full((1, 1, facts.input_dims[0]), 0.5, requires_grad=True)
+    tokens = encoder(small_images(), ids_keep=kept, mask_token=token).tokens
+    assert tokens.shape[1] == facts.num_prefix_tokens + facts.grid[0] * facts.grid[1]
+    # Hidden pixels do not matter (but to a stem that looks beyond its patch); the token does.
+    sides = facts.img_size[0] // facts.grid[0]
+    hidden = is_masked(kept, facts.grid[0] * facts.grid[1]).view(2, 1, *facts.grid)
+    pixels = hidden.repeat_interleave(sides, 2).repeat_interleave(sides, 3)
+    changed = torch.where(pixels, torch.rand(2, 3, *facts.img_size), small_images())
+    again = encoder(changed, ids_keep=kept, mask_token=token).tokens
+    torch.testing.assert_close(again, tokens)
+    (gradient,) = torch.autograd.grad(tokens.square().sum(), token)
+    assert gradient.abs().sum() > 0

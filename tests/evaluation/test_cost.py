@@ -20,7 +20,7 @@ class TimmEncoder(Encoder):
             192, 12, (3,) * 12, 1, True, 16, (224, 224), (0.5,) * 3, (0.5,) * 3, 0, {}, {}
         )
 
-    def forward(self, images, ids_keep=None, taps=()):
+    def forward(self, images, ids_keep=None, taps=(), mask_token=None):
         return Features(self.model.forward_features(images), 1, self.facts.grid)
 
     def offered_taps(self):

@@ -29,7 +29,7 @@ class Convnet(Encoder):
             origin={},
         )
 
-    def forward(self, images, ids_keep=None, taps=()):
+    def forward(self, images, ids_keep=None, taps=(), mask_token=None):
         logits = self.model((images - 0.5) / 0.5)
         return Features(None, 0, self.facts.grid, dict.fromkeys(taps, logits))
 
