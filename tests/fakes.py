@@ -3,6 +3,7 @@
 import torch
 
 from limbeck.models.encoder import Encoder, EncoderFacts
+from limbeck.ops.masking import is_masked
 from limbeck.records import LOGIT_KINDS, Features, Tap
 
 INSIDE = (
@@ -67,6 +68,11 @@ class FakeEncoder(Encoder):
             patches = patches.gather(1, ids_keep[..., None].expand(-1, -1, 48))
         prefix = patches.mean(1, keepdim=True).expand(-1, facts.num_prefix_tokens, -1)
         qkv = torch.cat([prefix, patches], 1) @ self.weight  # [B, N, 3D]
+        if mask_token is not None:
+            hidden = is_masked(ids_keep, patches.shape[1]).unsqueeze(-1)
+            hidden = torch.nn.functional.pad(hidden, (0, 0, facts.num_prefix_tokens, 0))
+            seen = qkv.where(~hidden, 0.0).mean(1, keepdim=True)  # as if by attention
+            qkv = torch.where(hidden, mask_token.repeat(1, 1, 3) + seen, qkv)
         B, N, _ = qkv.shape
         tokens = qkv[..., : facts.embed_dim]
         values = {}

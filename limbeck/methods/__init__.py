@@ -8,7 +8,9 @@ METHODS: dict[str, str] = {
     "relation": "limbeck.methods.relation:Relation",
     "feature": "limbeck.methods.feature:Feature",
     "cls-token": "limbeck.methods.cls_token:ClsToken",
+    "attention-map": "limbeck.methods.attention_map:AttentionMap",
     "masked-pixel": "limbeck.methods.masked_pixel:MaskedPixel",
+    "simmim": "limbeck.methods.simmim:SimMim",
 }
 """Name on the command line -> "module:Class"."""
 

@@ -54,11 +54,24 @@ class Teacher:
         return self.encoder.facts
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, ids_keep: Tensor | None, taps: tuple[Tap, ...]) -> Features:
-        """Features of images (B, 3, H, W) in 0..1, resized to the teacher's own size first."""
+    def __call__(
+        self,
+        images: Tensor,
+        ids_keep: Tensor | None,
+        taps: tuple[Tap, ...],
+        *,
+        replaces: bool = False,
+    ) -> Features:
+        """Features of images (B, 3, H, W) in 0..1, resized to the teacher's own size first.
+
+        With ``replaces`` its own mask token stands for what is not kept; one without sees it all.
+        """
         images = resize_images(images, self.facts.img_size)
+        mask_token = self.encoder.mask_token if replaces else None
+        if replaces and mask_token is None:
+            ids_keep = None
         with autocast(self.device, self.precision):
-            return self.encoder(images, ids_keep, taps)
+            return self.encoder(images, ids_keep, taps, mask_token)
 
 
 @runtime_checkable  # the tests check types at run time
@@ -118,7 +131,10 @@ class Distiller(nn.Module):
         teacher = None
         if self.teacher is not None:
             teacher = self.teacher(
-                batch.teacher_images, batch.teacher_ids_keep, self.method.teacher_taps
+                batch.teacher_images,
+                batch.teacher_ids_keep,
+                self.method.teacher_taps,
+                replaces=batch.mask_token is not None,
             )
         student = self.student(batch.images, batch.ids_keep, self.student_taps, batch.mask_token)
         losses = self.method(student, teacher, batch)

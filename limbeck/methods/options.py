@@ -1,7 +1,7 @@
 """Options of the methods, one class each (no torch here, see ``limbeck.config``)."""
 
 import dataclasses
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 
@@ -23,6 +23,10 @@ class MethodOptions:
     """Brightness, contrast, saturation of the student's view alone: factors in 1 +- value."""
     drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
     """Stochastic depth of the student: this rate in every block but the last."""
+
+    def for_next_stage(self) -> "MethodOptions":
+        """The options of a chain's next stage, whose teacher is the student of this one."""
+        return self
 
 
 @options
@@ -48,24 +52,111 @@ class MaskedPixelOptions(DecoderOptions, MethodOptions):
 
 
 @options
+class MaskTokenOptions:
+    """SimMIM's mask and head. Defaults: its linear head."""
+
+    mask_patch_size: PositiveInt = 32
+    """Side in pixels of what is masked at once."""
+    decoder_depth: Annotated[int, pydantic.Field(ge=0)] = 0
+    """Blocks between two linear layers (MAE-Lite's head for Swin has one); 0: one linear layer."""
+    decoder_embed_dim: PositiveInt | None = None
+    """Width of these blocks; 96 if not given."""
+    decoder_num_heads: PositiveInt | None = None
+    """Their heads; one per 32 channels if not given."""
+
+    def __post_init__(self) -> None:
+        if self.decoder_depth == 0 and (self.decoder_embed_dim or self.decoder_num_heads):
+            raise UserError(
+                "decoder_embed_dim and decoder_num_heads have no effect with decoder_depth 0, a "
+                "linear head; set decoder_depth 1, or leave them out."
+            )
+
+
+@options
+class SimMimOptions(MaskTokenOptions, MethodOptions):
+    """SimMIM: predict masked pixels where a mask token came in, without a teacher."""
+
+    needs_teacher: ClassVar[bool] = False
+
+    mask_ratio: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.6
+
+
+@options
 class ReconstructionOptions(DecoderOptions):
     """MAE's loss beside that of a teacher."""
 
     weight: NotNegative = 0.0
     """Factor of the reconstruction loss; 0 is without."""
+    before_block: Annotated[int, pydantic.Field(ge=0)] | None = None
+    """Reconstruct from what enters this block, from 0, instead of from the output; D2-MAE: 8."""
 
     def __post_init__(self) -> None:
-        decoder = dataclasses.fields(DecoderOptions)
-        is_changed = any(getattr(self, field.name) != field.default for field in decoder)
-        if self.weight == 0 and is_changed:
+        _check_weighted(self, "reconstruction")
+
+
+@options
+class RegressionOptions(MaskTokenOptions):
+    """SimMIM's loss beside that of a teacher."""
+
+    weight: NotNegative = 0.0
+    """Factor of the regression loss; 0 is without."""
+    before_block: Annotated[int, pydantic.Field(ge=0)] | None = None
+    """Predict from what enters this block, from 0, instead of from the output."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_weighted(self, "regression", but=("mask_patch_size",))
+
+
+def _check_weighted(section: Any, name: str, but: tuple[str, ...] = ()) -> None:
+    """Refuse what has no effect in a section that is switched off."""
+    others = (f for f in dataclasses.fields(section) if f.name not in ("weight", *but))
+    if section.weight == 0 and any(getattr(section, f.name) != f.default for f in others):
+        raise UserError(
+            f"The options of {name} have no effect with {name}.weight 0; set a weight, or leave "
+            "them out."
+        )
+
+
+@options
+class ComparisonOptions(MethodOptions):
+    """What all methods share that compare inner tensors of student and teacher."""
+
+    mask_ratio: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
+    """Share of the patches that the student does not see; 0 shows it all."""
+    masking: Literal["drop", "mask-token"] = "drop"
+    """What becomes of these: the student does without them (MAE), or a learned token stands for
+    each (SimMIM), for a student that can't drop them."""
+    teacher_sees: Literal["visible", "all"] = "visible"
+    """With a mask: the student's visible patches, or all of the image (compared where visible).
+    Under masking mask-token a teacher that has no mask token of its own sees all."""
+    reconstruction: ReconstructionOptions = ReconstructionOptions()
+    """Of masking drop."""
+    regression: RegressionOptions = RegressionOptions()
+    """Of masking mask-token."""
+
+    def __post_init__(self) -> None:
+        by_masking = {"drop": "reconstruction", "mask-token": "regression"}
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for masking, name in by_masking.items():
+            if masking != self.masking and getattr(self, name) != defaults[name]:
+                raise UserError(
+                    f"The options of {name} have no effect with masking {self.masking}; those of "
+                    f"{by_masking[self.masking]} have."
+                )
+        if self.mask_ratio == 0 and self.teacher_sees != "visible":
+            raise UserError("teacher_sees has no effect with mask_ratio 0; leave one of them out.")
+        if self.mask_ratio == 0 and self.masking != "drop":
+            raise UserError("masking has no effect with mask_ratio 0; leave one of them out.")
+        if self.mask_ratio == 0 and self.reconstruction.weight > 0:
             raise UserError(
-                "The options of reconstruction have no effect with reconstruction.weight 0; set a "
-                "weight, or leave them out."
+                "reconstruction.weight needs masked patches to reconstruct; set mask_ratio (0.75 "
+                "in the study), or reconstruction.weight 0."
             )
 
 
 @options
-class TransferOptions(MethodOptions):
+class TransferOptions(ComparisonOptions):
     """What all arms of the TinyMIM study share. Defaults: its released code."""
 
     color_jitter: tuple[NotNegative, NotNegative, NotNegative] = (0.4, 0.4, 0.4)
@@ -74,20 +165,10 @@ class TransferOptions(MethodOptions):
     """Target block of the teacher, from 0; negative from the end. Of ViT-L the study took 17."""
     student_block: int = -1
     """Block of the student that learns from it; the study took the last."""
-    mask_ratio: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
-    """Share of the patches that the student does not see; 0 shows it all."""
-    teacher_sees: Literal["visible", "all"] = "visible"
-    """With a mask: the student's visible patches, or all of the image (compared where visible)."""
-    reconstruction: ReconstructionOptions = ReconstructionOptions()
 
-    def __post_init__(self) -> None:
-        if self.mask_ratio == 0 and self.teacher_sees != "visible":
-            raise UserError("teacher_sees has no effect with mask_ratio 0; leave one of them out.")
-        if self.mask_ratio == 0 and self.reconstruction.weight > 0:
-            raise UserError(
-                "reconstruction.weight needs masked patches to reconstruct; set mask_ratio (0.75 "
-                "in the study)."
-            )
+    def for_next_stage(self) -> "MethodOptions":
+        """Its teacher is read where it has learnt."""
+        return dataclasses.replace(self, teacher_block=self.student_block)
 
 
 @options
@@ -150,6 +231,48 @@ class ClsTokenOptions(TransferOptions):
 
 
 @options
+class AttentionMapOptions(ComparisonOptions):
+    """Attention scores of block pairs, beside a reconstruction. Defaults: D-MAE as released."""
+
+    mask_ratio: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.75
+    reconstruction: ReconstructionOptions = ReconstructionOptions(weight=1.0)
+    regression: RegressionOptions = RegressionOptions(weight=1.0)
+    block_pairs: tuple[tuple[int, int], ...] = ((-1, -1),)
+    """Student's and teacher's blocks, from 0; negative from the end. Of the target tokens: the
+    normed input of that block, and depth (or -1) is the final output."""
+    target: Literal["scores", "maps", "tokens"] = "scores"
+    """scores: before the softmax, by squared error; maps: after it, by KL; tokens: hidden states,
+    by squared error."""
+    mixer: Literal["learned", "identity"] = "learned"
+    """A learned linear map, without bias, of the student's heads (of the target tokens: of its
+    channels) to the teacher's, one per pair; or none, where both have as many."""
+    weight: NotNegative = 1.0
+    """Factor of the teacher's loss, alpha."""
+    decoupled: bool = False
+    """D2-MAE: the scores are those of a throw-away block after the student's last. Set
+    reconstruction.before_block with it (8 of 12 in the study)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.block_pairs or len(set(self.block_pairs)) < len(self.block_pairs):
+            raise UserError("attention_map.block_pairs names each pair once, and at least one.")
+        if self.decoupled and (self.target == "tokens" or self.block_pairs[0][0] != -1):
+            raise UserError(
+                "attention_map.decoupled compares scores or maps of a block after the student's "
+                "last; leave it out, or name student block -1 and another target than tokens."
+            )
+        if self.decoupled and len(self.block_pairs) > 1:
+            raise UserError(
+                "attention_map.decoupled has one throw-away block, so one of block_pairs; name one."
+            )
+
+    def for_next_stage(self) -> "MethodOptions":
+        """Its teacher is read where it has learnt."""
+        pairs = tuple((own, own) for own, _ in self.block_pairs)
+        return dataclasses.replace(self, block_pairs=tuple(dict.fromkeys(pairs)))
+
+
+@options
 class LogitOptions:
     """A classification teacher beside the labels. Defaults: DeiT's."""
 
@@ -184,4 +307,6 @@ class PerMethodOptions:
     relation: RelationOptions = RelationOptions()
     feature: FeatureOptions = FeatureOptions()
     cls_token: ClsTokenOptions = ClsTokenOptions()
+    attention_map: AttentionMapOptions = AttentionMapOptions()
     masked_pixel: MaskedPixelOptions = MaskedPixelOptions()
+    simmim: SimMimOptions = SimMimOptions()

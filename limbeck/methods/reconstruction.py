@@ -2,7 +2,7 @@
 
 Masked Autoencoders Are Scalable Vision Learners, arXiv 2111.06377; for small ViTs as in A Closer
 Look at Self-Supervised Lightweight Vision Transformers, arXiv 2205.14443 (one-block decoder of
-half the width).
+half the width). Decoders and targets are computed for masked patches alone, where they are last.
 """
 
 import torch
@@ -12,27 +12,36 @@ from limbeck.errors import UserError
 from limbeck.methods.options import DecoderOptions
 from limbeck.models.encoder import EncoderFacts
 from limbeck.models.mae import MaeDecoder
-from limbeck.ops.losses import masked_pixel_loss, normalise_patches, patchify
-from limbeck.ops.masking import is_masked
+from limbeck.ops.losses import normalise_patches, patchify, squared_error
+from limbeck.ops.masking import ids_masked
+from limbeck.records import Batch, Features, Tap
 
 
 class Reconstruction(nn.Module):
     """L = mean over masked patches of the mean squared error of their (normalised) pixels.
 
-    Owns the decoder, which sees the student's visible tokens and mask tokens.
+    Owns the decoder, which sees the student's visible tokens and mask tokens; ``taps`` is what it
+    reads. With ``before_block`` that is the input of a block, through a LayerNorm of its own
+    (D2-MAE, arXiv 2404.12210). The released code takes the student's final norm there, which then
+    is fitted to that depth and wrong after the last block; ours is thrown away, and the student's
+    final norm stays as it started, for a classifier to train.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, options: DecoderOptions, student: EncoderFacts) -> None:
+    def __init__(
+        self, options: DecoderOptions, student: EncoderFacts, before_block: int | None = None
+    ) -> None:
         super().__init__()
         self.norm_pix_loss = options.norm_pix_loss
         self.patch_size = student.patch_size
         self.num_patches = student.grid[0] * student.grid[1]
+        self.tap, self.norm = read_before(student, before_block)
+        self.taps: tuple[Tap, ...] = (self.tap,)
         width = options.decoder_embed_dim or student.embed_dim // 2
         self.decoder = MaeDecoder(
-            embed_dim=student.output_dim,
+            embed_dim=student.tap_dim(self.tap),
             grid=student.grid,
             patch_size=student.patch_size,
             decoder_embed_dim=width,
@@ -43,20 +52,27 @@ class Reconstruction(nn.Module):
         self.register_buffer("mean", torch.tensor(student.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(student.std).view(3, 1, 1), persistent=False)
 
-    def forward(self, tokens: Tensor, ids_keep: Tensor, images: Tensor) -> Tensor:
-        """The loss, a scalar: ``tokens`` (B, prefix + kept, D) after the student's final norm."""
-        prediction = self.decoder(tokens, ids_keep)
-        target = patchify((images - self.mean) / self.std, self.patch_size)
+    def forward(self, student: Features, batch: Batch) -> Tensor:
+        """The loss, a scalar, of the student's features (its ``taps``) and the batch's images."""
+        assert batch.ids_keep is not None
+        tokens = self.norm(student.taps[self.tap])  # [B, prefix + kept, D]
+        hidden = ids_masked(batch.ids_keep, self.num_patches)  # [B, masked]
+        prediction = self.decoder(tokens, batch.ids_keep, hidden)
+        patches = patchify((batch.images - self.mean) / self.std, self.patch_size)
+        target = patches.gather(1, hidden.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
         if self.norm_pix_loss:
             target = normalise_patches(target)
-        return masked_pixel_loss(prediction, target, is_masked(ids_keep, self.num_patches))
+        return squared_error(prediction, target)
 
 
-def check_mask_ratio(mask_ratio: float, num_patches: int) -> None:
-    """Raise UserError unless at least one patch is kept and one masked."""
-    num_keep = int(num_patches * (1 - mask_ratio))
-    if not 0 < num_keep < num_patches:
+def read_before(student: EncoderFacts, block: int | None) -> tuple[Tap, nn.Module]:
+    """The input of a block and a new LayerNorm for it; without a block the output, as it is."""
+    if block is None:
+        return Tap("output"), nn.Identity()
+    if block >= student.depth:
         raise UserError(
-            f"mask_ratio {mask_ratio} keeps {num_keep} of {num_patches} patches; at least one must "
-            "be kept and one masked."
+            f"The student has {student.depth} blocks (0 to {student.depth - 1}); there is no block "
+            f"{block}: change before_block."
         )
+    tap = Tap("block_input", block)
+    return tap, nn.LayerNorm(student.tap_dim(tap), eps=1e-6)

@@ -54,10 +54,11 @@ class MaeDecoder(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, tokens: Tensor, ids_keep: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, ids_keep: Tensor, ids_draw: Tensor | None = None) -> Tensor:
         """Pixels (B, L, patch_size**2 * 3) of all patches, each in the order row, column, channel.
 
         ``tokens`` (B, prefix + kept, D) are the encoder's for the patches ``ids_keep`` (B, kept).
+        With ``ids_draw`` (B, M) only those patches are drawn, (B, M, ...).
         """
         x = self.decoder_embed(tokens)  # [B, prefix + kept, Dd]
         cls, kept = x[:, : self.num_cls_tokens], x[:, -ids_keep.shape[1] :]
@@ -67,5 +68,7 @@ class MaeDecoder(nn.Module):
         x = torch.cat((cls, patches), dim=1) + self.decoder_pos_embed
         for block in self.decoder_blocks:
             x = block(x)
-        pixels = self.decoder_pred(self.decoder_norm(x))
-        return pixels[:, -self.num_patches :]  # [B, L, patch_size**2 * 3]
+        x = x[:, self.num_cls_tokens :]  # [B, L, Dd]
+        if ids_draw is not None:
+            x = x.gather(1, ids_draw.unsqueeze(-1).expand(-1, -1, x.shape[-1]))  # [B, M, Dd]
+        return self.decoder_pred(self.decoder_norm(x))  # [B, L or M, patch_size**2 * 3]

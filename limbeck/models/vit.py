@@ -19,6 +19,7 @@ from limbeck.models.attention import (
     IS_PRE_NORM,
     QKV,
     BlockContext,
+    add_position_bias,
     attention_branch,
     mlp_branch,
     per_head_weights,
@@ -35,8 +36,7 @@ class VitEncoder(Encoder):
 
     ``architecture`` is plain data: ``{"kind": "timm", "name": ..., "kwargs": {...}}``, enough for
     ``timm.create_model(name, **kwargs)``; of kind "tinymim-star", for ``TinyMimStar(**kwargs)``.
-    ``mean`` and ``std`` (3 values each) normalise images in 0..1. "scores" are queries keys^T /
-    sqrt(hd) alone: BEiT adds its position bias after them.
+    ``mean`` and ``std`` (3 values each) normalise images in 0..1.
     Raises UserError for a module, block or attention class that is not supported.
     """
 
@@ -239,6 +239,7 @@ def _read_facts(
         has_dist_head=type(model) in _TWO_HEADS and model.num_classes > 0,
         output_dim=model.num_features,
         can_drop=not _has_position_bias(model),
+        has_position_bias=_has_position_bias(model),
         architecture=architecture
         | {
             "kwargs": kwargs,
@@ -341,7 +342,8 @@ def _tap_attention(
     found = {"queries": q, "keys": k, "values": v}  # [B, nh, N, hd] each
     if any(tap.kind == "scores" for tap in taps):
         # The scale goes on one factor first: in half precision the plain product can overflow.
-        found["scores"] = (q * block.attn.scale) @ k.transpose(-2, -1)  # [B, nh, N, N]
+        scores = (q * block.attn.scale) @ k.transpose(-2, -1)  # [B, nh, N, N]
+        found["scores"] = add_position_bias(block.attn, scores, context)
     return {tap: found[tap.kind] for tap in taps}
 
 

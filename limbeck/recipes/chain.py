@@ -96,11 +96,10 @@ def _target_what_was_trained(config: DistillConfig) -> dict[str, Any]:
     from limbeck.recipes.networks import method_class, method_options
 
     options = method_options(config, method_class(config.method))
+    if config.method in METHODS:
+        return {config.method.replace("-", "_"): options.for_next_stage()}
     if not isinstance(options, TransferOptions):
         return {}  # a method of one's own that names no blocks, or in its own way
-    if config.method in METHODS:
-        changed = replace(options, teacher_block=options.student_block)
-        return {config.method.replace("-", "_"): changed}
     kept = [x for x in config.method_options if x.partition("=")[0].strip() != "teacher_block"]
     return {"method_options": (*kept, f"teacher_block={options.student_block}")}
 

@@ -1,12 +1,18 @@
 """Every arm of every method, by name: what the tests of all methods run over."""
 
+from limbeck.methods.attention_map import AttentionMap
 from limbeck.methods.cls_token import ClsToken
 from limbeck.methods.feature import Feature
 from limbeck.methods.masked_pixel import MaskedPixel
-from limbeck.methods.options import ReconstructionOptions
+from limbeck.methods.options import ReconstructionOptions, RegressionOptions
 from limbeck.methods.relation import Relation
+from limbeck.methods.simmim import SimMim
 
 PIXELS = ReconstructionOptions(weight=0.5)
+NONE = ReconstructionOptions(weight=0.0)
+L1 = RegressionOptions(weight=0.5, mask_patch_size=4)
+EARLY = ReconstructionOptions(weight=1.0, before_block=1)
+EARLY_L1 = RegressionOptions(weight=1.0, mask_patch_size=4, before_block=1, decoder_depth=1)
 TARGETS = (
     *("qkv", "queries", "keys", "values"),
     *("attention_output", "attention_tokens", "mlp_output", "tokens", "output"),
@@ -29,6 +35,33 @@ ARMS = {
         Feature,
         {"target": "output", "mask_ratio": 0.5, "reconstruction": PIXELS, "teacher_sees": "all"},
     ),
+    "relation-mask-token": (
+        Relation,
+        {"mask_ratio": 0.5, "masking": "mask-token", "regression": L1},
+    ),
     "cls-token": (ClsToken, {}),
     "cls-token-pixels": (ClsToken, {"mask_ratio": 0.5, "reconstruction": PIXELS}),
+    "attention-map": (AttentionMap, {"mask_ratio": 0.5}),
+    "attention-map-pairs": (AttentionMap, {"mask_ratio": 0.5, "block_pairs": ((0, 1), (1, 1))}),
+    "attention-map-identity": (AttentionMap, {"mask_ratio": 0.5, "mixer": "identity"}),
+    "attention-map-maps": (AttentionMap, {"mask_ratio": 0.5, "target": "maps"}),
+    "attention-map-tokens": (
+        AttentionMap,
+        {"mask_ratio": 0.5, "target": "tokens", "block_pairs": ((0, 0), (-1, 2))},
+    ),
+    "attention-map-sees-all": (
+        AttentionMap,
+        {"mask_ratio": 0.5, "teacher_sees": "all", "reconstruction": NONE},
+    ),
+    "attention-map-unmasked": (AttentionMap, {"mask_ratio": 0.0, "reconstruction": NONE}),
+    "attention-map-decoupled": (
+        AttentionMap,
+        {"mask_ratio": 0.5, "decoupled": True, "reconstruction": EARLY},
+    ),
+    "attention-map-mask-token": (
+        AttentionMap,
+        {"mask_ratio": 0.5, "masking": "mask-token", "decoupled": True, "regression": EARLY_L1},
+    ),
+    "simmim": (SimMim, {"mask_ratio": 0.5, "mask_patch_size": 4}),
+    "simmim-block": (SimMim, {"mask_ratio": 0.5, "mask_patch_size": 4, "decoder_depth": 1}),
 }

@@ -7,7 +7,7 @@ from limbeck.errors import UserError
 from limbeck.methods.masked_pixel import MaskedPixel
 from limbeck.methods.options import MaskedPixelOptions
 from limbeck.ops.losses import normalise_patches, patchify
-from limbeck.records import Batch, Features
+from limbeck.records import Batch, Features, Tap
 from tests.fakes import FakeEncoder
 
 
@@ -37,8 +37,11 @@ def test_a_perfect_reconstruction_has_no_loss_and_visible_patches_never_count(no
     visible = torch.zeros(3, 4, dtype=torch.bool).scatter(1, one.ids_keep, True)
     guess = torch.where(visible[..., None], torch.full_like(target, 9.0), target)
     method.reconstruction.decoder = torch.nn.Module()
-    method.reconstruction.decoder.forward = lambda tokens, ids_keep: guess
-    losses = method(Features(torch.zeros(3, 3, 8), 1, (2, 2)), None, one)
+    method.reconstruction.decoder.forward = lambda tokens, ids_keep, ids_draw: guess.take_along_dim(
+        ids_draw[..., None], dim=1
+    )
+    taps = {Tap("output"): torch.zeros(3, 3, 8)}
+    losses = method(Features(None, 1, (2, 2), taps), None, one)
     assert losses.total.item() == pytest.approx(0, abs=1e-10)
 
 

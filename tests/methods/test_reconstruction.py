@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from limbeck.errors import UserError
+from limbeck.methods.masking import check_mask_ratio
 from limbeck.methods.options import DecoderOptions
-from limbeck.methods.reconstruction import Reconstruction, check_mask_ratio
+from limbeck.methods.reconstruction import Reconstruction
+from limbeck.records import Batch, Features, Tap
 from tests.fakes import FakeEncoder
 
 
@@ -32,7 +34,9 @@ def test_equals_a_loop_over_the_masked_patches(norm_pix_loss):
             target = [(value - mean) / (variance + 1e-6) ** 0.5 for value in target]
         own = guess[sample, patch].tolist()
         errors.append(sum((a - b) ** 2 for a, b in zip(own, target, strict=True)) / 48)
-    assert loss(tokens, ids_keep, images).item() == pytest.approx(sum(errors) / 4, rel=1e-12)
+    one = Batch(images, images, None, ("a", "b"), torch.arange(2), ids_keep)
+    student = Features(None, 1, (2, 2), {Tap("output"): tokens})
+    assert loss(student, one).item() == pytest.approx(sum(errors) / 4, rel=1e-12)
 
 
 def test_the_decoder_is_half_as_wide_unless_told():
