@@ -1,4 +1,4 @@
-"""What the two CIFAR-10 experiments share: a teacher, a student, and arms under one budget.
+"""What the CIFAR-10 experiments share: a teacher, a student, and arms under one budget.
 
 An arm is what a student is pre-trained with before it is fine-tuned with labels: a distillation
 method with its options, masked pixels alone, or nothing. All arms and seeds of an experiment have
@@ -12,7 +12,7 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,15 @@ from limbeck.methods.options import MethodOptions
 from limbeck.models.build import build_student
 from limbeck.models.finished import save_student
 from limbeck.models.options import StudentOptions, TeacherOptions
+from limbeck.recipes.networks import method_class
 from limbeck.recipes.probes import CropEvalOptions, ProbeOptions
 
 NUM_IMAGES = 50_000
 BATCH_SIZE = 64
 AT_THE_END = 1_000_000  # probe_every: once, with the last step
+STUDENT = StudentOptions(
+    name="vit_tiny_patch16_224", img_size=32, patch_size=4, embed_dim=96, depth=4, num_heads=3
+)
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,13 @@ def run(
     default: Budget,
     seeds: int,
     notes: Mapping[str, Mapping[str, Any]] | None = None,
+    student: StudentOptions = STUDENT,
+    fractions: Sequence[float] = (1.0,),
 ) -> None:
     """The command line of an experiment: run all arms, then print the table.
 
-    ``notes``: further cells for the rows of arms.
+    ``notes``: further cells for the rows of arms. ``fractions``: parts of the labels that each
+    student is fine-tuned with, for as many steps each.
     """
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=description, formatter_class=formatter)
@@ -80,7 +87,10 @@ def run(
     jobs = [(name, seed) for seed in range(arguments.seeds) for name in arguments.arms]
     context = get_context("spawn")
     with ProcessPoolExecutor(arguments.processes, context, torch.set_num_threads, (1,)) as pool:
-        pending = {job: pool.submit(run_arm, *job, arms[job[0]], budget, arguments) for job in jobs}
+        pending = {
+            job: pool.submit(run_arm, *job, arms[job[0]], budget, student, fractions, arguments)
+            for job in jobs
+        }
         results = {job: pending[job].result() for job in jobs}
     rows = {
         name: [results[name, seed] for seed in range(arguments.seeds)] for name in arguments.arms
@@ -90,7 +100,13 @@ def run(
 
 
 def run_arm(
-    name: str, seed: int, arm: Arm, budget: Budget, arguments: argparse.Namespace
+    name: str,
+    seed: int,
+    arm: Arm,
+    budget: Budget,
+    student: StudentOptions,
+    fractions: Sequence[float],
+    arguments: argparse.Namespace,
 ) -> dict[str, float]:
     """One student: its scores on the test images, frozen and fine-tuned, in 0..1."""
     logging.getLogger("limbeck").setLevel(logging.WARNING)
@@ -99,14 +115,6 @@ def run_arm(
         root=str(arguments.data / "cifar10_train.parquet"),
         eval_root=str(arguments.data / "cifar10_test.parquet"),
         num_workers=0,
-    )
-    student = StudentOptions(
-        name="vit_tiny_patch16_224",
-        img_size=32,
-        patch_size=4,
-        embed_dim=96,
-        depth=4,
-        num_heads=3,
     )
     scores: dict[str, float] = {}
     if arm.method is None:
@@ -118,13 +126,33 @@ def run_arm(
         )
         frozen = read_json(pretrained / "student.json")["scores"]
         scores |= {"linear": frozen["linear_top1"], "knn": frozen["knn_top1"]}
+    for fraction in fractions:
+        scores[_finetuned(fraction)] = _finetune(
+            arm, student, data, seed, fraction, pretrained, out, budget
+        )
+    return scores
+
+
+def _finetune(
+    arm: Arm,
+    student: StudentOptions,
+    data: DataOptions,
+    seed: int,
+    fraction: float,
+    pretrained: Path,
+    out: Path,
+    budget: Budget,
+) -> float:
+    """Top-1 (0..1) after fine-tuning with a part of the labels, another part with each seed."""
+    if fraction < 1:
+        data = replace(data, label_fraction=fraction, label_seed=seed)
     run_dir = limbeck.finetune(
         limbeck.FinetuneConfig(
             student=str(pretrained),
-            out=out / "finetune",
+            out=out / ("finetune" if fraction == 1 else f"finetune_{fraction:g}"),
             seed=seed,
             drop_path_rate=0.0,
-            num_heads=student.num_heads,  # as the study did: the adapted block goes back
+            num_heads=student.num_heads,  # as TinyMIM did: an adapted block goes back
             data=data,
             views=ViewOptions(scale=(0.4, 1.0)),
             mix=MixOptions(),
@@ -134,11 +162,11 @@ def run_arm(
                 layer_decay=0.75 if arm.method else 1.0,
                 no_decay_names=("pos_embed", "cls_token"),
             ),
-            train=_train(arm.more * budget.finetune),
+            train=_train(arm.more * budget.finetune, fraction),
             evaluation=CropEvalOptions(crop_ratio=1.0, batch_size=250),
         )
     )
-    return scores | {"finetuned": read_json(run_dir / "student.json")["scores"]["top1"]}
+    return float(read_json(run_dir / "student.json")["scores"]["top1"])
 
 
 def _pretrain(
@@ -152,7 +180,7 @@ def _pretrain(
 ) -> Path:
     assert arm.method is not None
     section = {} if arm.options is None else {arm.method.replace("-", "_"): arm.options}
-    has_teacher = arm.method != "masked-pixel"
+    has_teacher = method_class(arm.method).Options.needs_teacher
     return limbeck.distill(
         limbeck.DistillConfig(
             method=arm.method,
@@ -169,18 +197,26 @@ def _pretrain(
     )
 
 
-def _train(num_images: int) -> TrainOptions:
+def _train(num_images: float, fraction: float = 1.0) -> TrainOptions:
     return TrainOptions(
-        epochs=num_images / NUM_IMAGES,
+        epochs=num_images / (fraction * NUM_IMAGES),
         global_batch_size=BATCH_SIZE,
         probe_every=AT_THE_END,
         save_every=200,
     )
 
 
+def _finetuned(fraction: float) -> str:
+    return "finetuned" if fraction == 1 else f"finetuned, {100 * fraction:g} % of the labels"
+
+
+def _place(name: str) -> bool:
+    return not name.startswith("finetuned")
+
+
 def _cells(scores: Sequence[Mapping[str, float]]) -> dict[str, str]:
     cells = {}
-    for name in ("finetuned", "linear", "knn"):
+    for name in dict.fromkeys(name for one in scores for name in sorted(one, key=_place)):
         values = [100 * one[name] for one in scores if name in one]
         if values:
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
