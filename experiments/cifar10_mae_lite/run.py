@@ -1,4 +1,4 @@
-"""Masked pre-training of a tiny ViT, and attention scores distilled into it, with few labels and many.
+"""Masked pre-training of a tiny ViT, with attention scores distilled into it; few labels and many.
 
     limbeck distill --preset experiments/cifar10_tinymim/teacher.toml \\
         --data CIFAR/cifar10_train.parquet --data.eval-root CIFAR/cifar10_test.parquet \\
