@@ -1,4 +1,4 @@
-"""Attention-score distillation: the formula, its golden numbers, and what learns from which loss."""
+"""Attention-score distillation: the formula, golden numbers, and what learns from which loss."""
 
 import pytest
 import torch
