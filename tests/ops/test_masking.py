@@ -2,7 +2,13 @@
 
 import torch
 
-from limbeck.ops.masking import counter_uniform, is_masked, random_ids_keep
+from limbeck.ops.masking import (
+    counter_uniform,
+    ids_masked,
+    is_masked,
+    random_ids_keep,
+    split_units,
+)
 
 
 def splitmix(seed, counter):
@@ -42,3 +48,15 @@ def test_is_masked_is_the_complement_of_kept():
     hidden = is_masked(ids_keep, 16)
     assert hidden.sum(1).tolist() == [12, 12, 12]
     assert not hidden.gather(1, ids_keep).any()
+
+
+def test_ids_masked_are_the_others():
+    assert ids_masked(torch.tensor([[3, 0], [1, 2]]), 4).tolist() == [[1, 2], [0, 3]]
+
+
+def test_units_are_split_in_rows():
+    # Units 1 and 2 of 2 x 2 units, each of 2 x 2 patches, on a grid of 4 x 4.
+    assert split_units(torch.tensor([[1, 2]]), (2, 2), 2).tolist() == [
+        [2, 3, 6, 7, 8, 9, 12, 13]
+    ]  # fmt: skip
+    assert split_units(torch.tensor([[5, 0]]), (2, 3), 1).tolist() == [[5, 0]]
