@@ -203,6 +203,7 @@ def test_the_teacher_s_last_block_is_only_projected():
         ({"decoupled": True, "target": "tokens"}, "another target than tokens"),
         ({"decoupled": True, "block_pairs": ((0, 1),)}, "name student block -1"),
         ({"decoupled": True, "block_pairs": ((-1, 0), (-1, 1))}, "one of block_pairs"),
+        ({"weight": 0.0, "reconstruction": {"weight": 0.0}}, "every weight 0"),
         ({"regression": {"weight": 0.5}}, "regression have no effect with masking drop"),
         ({"masking": "mask-token", "reconstruction": {"weight": 0.5}}, "reconstruction have no"),
     ],

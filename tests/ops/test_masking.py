@@ -1,5 +1,6 @@
 """Masks follow from view seeds alone."""
 
+import pytest
 import torch
 
 from limbeck.ops.masking import (
@@ -60,3 +61,21 @@ def test_units_are_split_in_rows():
         [2, 3, 6, 7, 8, 9, 12, 13]
     ]  # fmt: skip
     assert split_units(torch.tensor([[5, 0]]), (2, 3), 1).tolist() == [[5, 0]]
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_golden_masks(is_reversed):
+    shuffled = torch.arange(196).flip(0) if is_reversed else torch.arange(196)
+    kept = shuffled[None, :49]
+    hidden = torch.arange(147) if is_reversed else torch.arange(49, 196)
+    assert is_masked(kept, 196)[0].nonzero().flatten().tolist() == hidden.tolist()
+    assert ids_masked(kept, 196)[0].tolist() == hidden.tolist()
+    # The encoder computes them in that order: 50 tokens with the CLS token.
+    assert kept[0, [0, -1]].tolist() == ([195, 147] if is_reversed else [0, 48])
+
+
+@pytest.mark.parametrize(
+    ("num_patches", "mask_ratio", "kept"), [(196, 0.75, 49), (49, 0.4, 29), (49, 0.6, 19)]
+)
+def test_golden_counts(num_patches, mask_ratio, kept):
+    assert random_ids_keep(torch.arange(2), num_patches, mask_ratio).shape == (2, kept)
