@@ -24,7 +24,7 @@ from limbeck.engine.options import OptimOptions
 from limbeck.methods.attention_map import AttentionMap
 from limbeck.methods.distiller import DTYPES, Distiller, Precision, Teacher, autocast
 from limbeck.methods.options import AttentionMapOptions
-from limbeck.models.attention import choose_attention
+from limbeck.models.attention import choose_attention, choose_attention_of
 from limbeck.models.build import build_student, seeded
 from limbeck.models.options import StudentOptions
 from limbeck.ops.masking import counter_uniform
@@ -43,6 +43,8 @@ def build_distiller(precision: Precision) -> Distiller:
     choose_attention(student, DEVICE, DTYPES[precision])
     with seeded(2):
         method = AttentionMap(AttentionMapOptions(), student.facts, teacher.facts)
+    rows, columns = student.facts.grid
+    choose_attention_of(method, rows * columns, DEVICE, DTYPES[precision])
     return Distiller(student, method, Teacher(teacher, DEVICE, precision)).to(DEVICE)
 
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from limbeck.models.attention import choose_attention
+from limbeck.models.attention import choose_attention, choose_attention_of
 from limbeck.models.build import build_student, set_drop_path
+from limbeck.models.mae import MaeDecoder
 from limbeck.models.options import StudentOptions
 from limbeck.records import Tap
 from tests.models.families import FAMILIES, small_encoder, small_images
@@ -168,3 +169,14 @@ def test_explicit_attention_only_where_it_is_faster(device, dtype, img_size, is_
     choose_attention(encoder, torch.device(device), dtype)
     assert encoder.model.blocks[0].attn.fused_attn == is_fused
     torch.testing.assert_close(encoder(images).tokens, before)
+
+
+def test_a_decoder_is_told_likewise():
+    decoder = MaeDecoder(24, (2, 2), 4, 8, 1, 2, True)
+    (block,) = decoder.decoder_blocks
+    fused = block.attn.fused_attn
+    choose_attention_of(decoder, 4, torch.device("cpu"), torch.float32)
+    choose_attention_of(decoder, 257, torch.device("cpu"), torch.bfloat16)
+    assert block.attn.fused_attn is fused
+    choose_attention_of(decoder, 4, torch.device("cpu"), torch.bfloat16)
+    assert block.attn.fused_attn is False
