@@ -68,7 +68,7 @@ def build_our_step(
         with autocast(DEVICE, precision):
             return distiller(batch).total
 
-    return _step(loss, optimizer, precision)
+    return step_of(loss, optimizer, precision)
 
 
 def build_plain_step(
@@ -91,10 +91,11 @@ def build_plain_step(
         with autocast(DEVICE, precision):
             return plain_losses(plain_student(model, images), target)
 
-    return _step(loss, optimizer, precision)
+    return step_of(loss, optimizer, precision)
 
 
-def _step(loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer, precision: str) -> Step:
+def step_of(loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer, precision: str) -> Step:
+    """A function that runs one optimiser step of a loss."""
     scaler = torch.amp.GradScaler(DEVICE.type, enabled=precision == "fp16")
 
     def step() -> None:
@@ -106,12 +107,17 @@ def _step(loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer, precisio
     return step
 
 
-def our_batches(source: Source, batch_size: int, img_size: int) -> Iterator[Batch]:
-    """Batches of the loader without worker processes, so that turns do not overlap."""
+def our_batches(
+    source: Source, batch_size: int, img_size: int, views: ViewOptions | None = None
+) -> Iterator[Batch]:
+    """Batches of the loader without worker processes, so that turns do not overlap.
+
+    ``views``: the relation method's if not given.
+    """
     return train_batches(
         source,
         data=DataOptions(num_workers=0),
-        views=ViewOptions(color_jitter=RelationOptions().color_jitter),
+        views=views or ViewOptions(color_jitter=RelationOptions().color_jitter),
         img_size=img_size,
         run_seed=0,
         global_batch_size=batch_size,

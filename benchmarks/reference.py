@@ -1,4 +1,4 @@
-"""The plain version that every ratio is against: relation distillation as one writes it first.
+"""The plain versions that every ratio is against: distillation as one writes it first.
 
 Teacher in float32 to its end, attention as explicit softmax(q k^T) v, relation maps held whole and
 differentiated by autograd, the student up to its last block's queries, keys and values, torchvision
@@ -22,7 +22,7 @@ Qkv = tuple[Tensor, Tensor, Tensor]
 
 
 def plain_batches(
-    source: Source, batch_size: int, img_size: int
+    source: Source, batch_size: int, img_size: int, jitter: float = 0.4
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless batches (student's, teacher's) of normalised images (B, 3, S, S), on the CPU.
 
@@ -36,7 +36,7 @@ def plain_batches(
             transforms.RandomHorizontalFlip(),
         ]
     )
-    jitter = transforms.ColorJitter(0.4, 0.4, 0.4)
+    disturb = transforms.ColorJitter(jitter, jitter, jitter)
     to_tensor = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
     place = 0
     while True:
@@ -44,7 +44,7 @@ def plain_batches(
         for _ in range(batch_size):
             data = source.read(place % len(source)).data
             crop = shared(Image.open(io.BytesIO(data)).convert("RGB"))
-            views.append((to_tensor(jitter(crop)), to_tensor(crop)))
+            views.append((to_tensor(disturb(crop)), to_tensor(crop)))
             place += 1
         student, teacher = zip(*views, strict=True)
         yield torch.stack(student), torch.stack(teacher)
@@ -82,6 +82,51 @@ def plain_teacher(model: nn.Module, images: Tensor) -> Qkv:
         x, qkv = _run_block(block, x)
     model.norm(x)
     return qkv
+
+
+def plain_d_mae_loss(
+    student: nn.Module,
+    decoder: nn.Module,
+    mixer: Tensor,
+    target: Tensor,
+    images: Tensor,
+    ids_shuffle: Tensor,
+    num_keep: int,
+) -> Tensor:
+    """D-MAE's loss of normalised images (B, 3, H, W): the decoder draws every patch.
+
+    ``target`` the teacher's scores (B, nh, N, N), ``ids_shuffle`` (B, L) a permutation whose first
+    ``num_keep`` patches are seen.
+    """
+    scores, tokens = plain_masked(student, images, ids_shuffle[:, :num_keep])
+    mixed = torch.einsum("th,bhij->btij", mixer, scores)
+    x = decoder.decoder_embed(tokens)
+    B, L = ids_shuffle.shape
+    filled = torch.cat((x[:, 1:], decoder.mask_token.expand(B, L - num_keep, -1).to(x.dtype)), 1)
+    ids_restore = ids_shuffle.argsort(dim=1)
+    filled = filled.gather(1, ids_restore.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+    x = torch.cat((x[:, :1], filled), dim=1) + decoder.decoder_pos_embed
+    for block in decoder.decoder_blocks:
+        x, _ = _run_block(block, x)
+    guess = decoder.decoder_pred(decoder.decoder_norm(x))[:, 1:]  # [B, L, p * p * 3]
+    side = int((guess.shape[-1] / 3) ** 0.5)
+    pixels = images.unfold(2, side, side).unfold(3, side, side)  # [B, 3, gh, gw, p, p]
+    pixels = pixels.permute(0, 2, 3, 4, 5, 1).reshape(guess.shape)
+    pixels = pixels - pixels.mean(dim=-1, keepdim=True)
+    pixels = pixels / (pixels.var(dim=-1, keepdim=True) + 1e-6).sqrt()
+    is_masked = (ids_restore >= num_keep).float()
+    error = ((guess - pixels) ** 2).mean(dim=-1)
+    return (error * is_masked).sum() / is_masked.sum() + F.mse_loss(mixed.float(), target.float())
+
+
+def plain_masked(model: nn.Module, images: Tensor, ids_keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores of the last block and the normed output of the patches kept; run to its end."""
+    x = _embed(model, images)
+    kept = x[:, 1:].gather(1, ids_keep.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+    x = torch.cat((x[:, :1], kept), dim=1)  # [B, 1 + kept, D]
+    for block in model.blocks:
+        x, (q, k, _) = _run_block(block, x)
+    return (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5, model.norm(x)
 
 
 def _embed(model: nn.Module, images: Tensor) -> Tensor:

@@ -5,13 +5,14 @@ import re
 import pytest
 import torch
 
-from benchmarks import networks, relation, step, tokens
+from benchmarks import d_mae, masked, networks, relation, step, tokens
 from benchmarks.__main__ import main
 from benchmarks.loader import mean_crop_areas
 from benchmarks.photos import open_photos
 from benchmarks.reference import plain_batches, plain_relation_loss
 from benchmarks.timing import measure_peak_bytes, median_ratio, take_turns
 from limbeck.data.folder import FolderSource
+from limbeck.models.options import StudentOptions
 from limbeck.ops.relations import relation_loss
 from tests.data.images import write_photos
 
@@ -55,6 +56,27 @@ def test_relation_prints_memory_and_time(monkeypatch, capsys):
     monkeypatch.setattr(relation, "SIZES", ((5, 2),))
     main(["relation", "--repeats", "1"])
     assert re.search(r"\| 5 \| 2 \| \d+\.\d \| \d+\.\d \| 1/", capsys.readouterr().out)
+
+
+def test_d_mae_prints_every_reference(photos, tmp_path, capsys, monkeypatch):
+    small = StudentOptions(name="vit_tiny", img_size=32, patch_size=8, depth=2)
+    monkeypatch.setattr(d_mae, "STUDENT", small)
+    monkeypatch.setattr(d_mae, "TEACHER", small)
+    monkeypatch.setattr(d_mae, "IMG_SIZE", 32)
+    monkeypatch.setattr(d_mae, "BATCH_SIZE", 2)
+    main(["d_mae", "--data", str(tmp_path), "--repeats", "1"])
+    assert len(re.findall(r"\| \d+\.\d\d \| (1.8|) \|", capsys.readouterr().out)) == len(d_mae.ROWS)
+    monkeypatch.setattr(d_mae, "plain_d_mae_loss", lambda *_: torch.tensor(0.5))
+    with pytest.raises(SystemExit, match="times do not compare"):
+        d_mae.check_agreement(photos)
+
+
+def test_masked_prints_every_share(capsys, monkeypatch):
+    monkeypatch.setattr(masked, "IMG_SIZE", 32)
+    monkeypatch.setattr(masked, "BATCH_SIZE", 1)
+    monkeypatch.setattr(masked, "TEACHER", "vit_tiny")
+    main(["masked", "--repeats", "1"])
+    assert re.findall(r"\| (\d+)% \|", capsys.readouterr().out) == ["25", "50", "75", "100"]
 
 
 def test_photos_without_effect_are_refused(tmp_path, capsys):

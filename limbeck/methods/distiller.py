@@ -67,7 +67,7 @@ class Teacher:
         With ``replaces`` its own mask token stands for what is not kept; one without sees it all.
         """
         images = resize_images(images, self.facts.img_size)
-        mask_token = self.encoder.mask_token if replaces else None
+        mask_token = self.encoder.mask_token if replaces and ids_keep is not None else None
         if replaces and mask_token is None:
             ids_keep = None
         with autocast(self.device, self.precision):

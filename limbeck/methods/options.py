@@ -261,6 +261,9 @@ class AttentionMapOptions(ComparisonOptions):
                 "attention_map.decoupled compares scores or maps of a block after the student's "
                 "last; leave it out, or name student block -1 and another target than tokens."
             )
+        active = self.reconstruction if self.masking == "drop" else self.regression
+        if self.weight == 0 and active.weight == 0:
+            raise UserError("With every weight 0 nothing is learned; set attention_map.weight.")
         if self.decoupled and len(self.block_pairs) > 1:
             raise UserError(
                 "attention_map.decoupled has one throw-away block, so one of block_pairs; name one."

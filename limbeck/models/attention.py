@@ -76,8 +76,15 @@ def choose_attention(encoder: Encoder, device: torch.device, dtype: torch.dtype)
     kernel stays. ``dtype`` is that of the products, weights' or autocast's.
     """
     rows, columns = encoder.facts.grid
-    if device.type == "cpu" and dtype == torch.bfloat16 and rows * columns <= 256:
-        for module in encoder.modules():
+    choose_attention_of(encoder, rows * columns, device, dtype)
+
+
+def choose_attention_of(
+    network: nn.Module, num_patches: int, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Likewise of a network, such as a decoder, that is no encoder."""
+    if device.type == "cpu" and dtype == torch.bfloat16 and num_patches <= 256:
+        for module in network.modules():
             if type(module) in QKV:
                 module.fused_attn = False
 

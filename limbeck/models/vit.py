@@ -26,6 +26,7 @@ from limbeck.models.attention import (
     read_attention,
 )
 from limbeck.models.encoder import Encoder, EncoderFacts, check_taps
+from limbeck.models.patch_embed import embed_patches
 from limbeck.models.tinymim_star import TinyMimStar
 from limbeck.ops.masking import is_masked
 from limbeck.records import HEAD_KINDS, LOGIT_KINDS, Features, Tap
@@ -166,7 +167,8 @@ class VitEncoder(Encoder):
             )
         # A model cast to half precision takes its input in it; under autocast nothing changes.
         x = ((images - self.mean) / self.std).to(self.mean.dtype)
-        x = self.model.patch_embed(x)  # [B, L, D]
+        dropped = ids_keep if mask_token is None else None
+        x = embed_patches(self.model.patch_embed, x, dropped)  # [B, L, D]
         if mask_token is not None and ids_keep is not None:
             hidden = is_masked(ids_keep, facts.grid[0] * facts.grid[1]).unsqueeze(-1)  # [B, L, 1]
             x = torch.where(hidden.unflatten(1, x.shape[1:-1]), mask_token.to(x.dtype), x)

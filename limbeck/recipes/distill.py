@@ -42,8 +42,8 @@ class DistillConfig(PerMethodOptions):
     out: Path = Path("runs/distill")
     """Folder of the run: checkpoints, logs, and at the end the finished student."""
     method: str = "relation"
-    """relation, feature or cls-token (TinyMIM's default and other arms), masked-pixel (MAE, no
-    teacher), or your own as module:Class."""
+    """relation, feature or cls-token (TinyMIM's default and other arms), attention-map (D-MAE and
+    D2-MAE), masked-pixel or simmim (MAE, SimMIM, no teacher), or your own as module:Class."""
     seed: int = 0
     overwrite: bool = False
     """Start afresh where the folder holds another run."""

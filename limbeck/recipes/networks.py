@@ -16,7 +16,7 @@ from limbeck.methods import METHODS, TASK_METHODS
 from limbeck.methods.distiller import DTYPES, Teacher
 from limbeck.methods.method import Method
 from limbeck.methods.options import MethodOptions
-from limbeck.models.attention import choose_attention
+from limbeck.models.attention import choose_attention, choose_attention_of
 from limbeck.models.build import build_student, keep_dropping_paths, seeded, set_drop_path
 from limbeck.models.encoder import Encoder, EncoderFacts
 from limbeck.models.options import StudentOptions, TeacherOptions
@@ -61,6 +61,8 @@ def build_networks(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)  # a method's own weights, if it has any
         method = kind(options, student.facts, teacher and teacher.facts)
+    rows, columns = student.facts.grid
+    choose_attention_of(method, rows * columns, device, DTYPES[config.train.precision])
     fit_heads(student, method)
     _check_drop_path(options, student.facts, method.student_taps, "student")
     if teacher is not None:

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from safetensors.torch import load_file
 
 import limbeck
 from limbeck.cli import main
@@ -99,6 +100,45 @@ def test_a_failed_run_exits_with_1(teacher, tmp_path, capsys):
 def test_doctor_exits_with_1_where_there_are_problems(images, tmp_path, capsys):
     said, _ = said_by(capsys, "doctor", "--data", images, "--train.global-batch-size", "64", code=1)
     assert "PROBLEM     " in said
+
+
+def method_words(images, run, method, *words):
+    """As ``distill_words``, by another method; without a teacher."""
+    every = distill_words(images, run, "TEACHER")
+    return [*every[: every.index("--teacher")], "--method", method, *words]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--attention-map.mask-ratio", "0.5"],
+        [
+            *("--attention-map.decoupled", "--attention-map.reconstruction.before-block", "1"),
+            *("--train.precision", "bf16"),
+        ],
+        ["--attention-map.target", "tokens", "--attention-map.block-pairs", "0", "1", "-1", "-1"],
+        [
+            *("--attention-map.masking", "mask-token", "--attention-map.target", "maps"),
+            *("--attention-map.regression.mask-patch-size", "8"),
+        ],
+    ],
+    ids=["d-mae", "d2-mae", "tokens", "mask-token"],
+)
+def test_attention_maps(unlabelled, teacher, tmp_path, capsys, words):
+    run = tmp_path / "run"
+    words = method_words(unlabelled, run, "attention-map", "--teacher", teacher, *words)
+    said_by(capsys, *words)
+    student = limbeck.load(run)
+    assert student.facts.num_heads == (3, 3)
+    names = set(load_file(run / "student.safetensors"))
+    assert names == set(student.model.state_dict())  # nothing of the method is left
+
+
+def test_simmim_needs_no_teacher(unlabelled, tmp_path, capsys):
+    run = tmp_path / "run"
+    said_by(capsys, *method_words(unlabelled, run, "simmim", "--simmim.mask-patch-size", "8"))
+    student = limbeck.load(run)
+    assert set(load_file(run / "student.safetensors")) == set(student.model.state_dict())
 
 
 @pytest.mark.parametrize("precision", ["bf16"])

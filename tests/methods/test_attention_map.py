@@ -1,4 +1,6 @@
-"""Attention-score distillation: the formula, its golden numbers, and what learns from which loss."""
+"""Attention-score distillation: the formula, golden numbers, and what learns from which loss."""
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -194,6 +196,21 @@ def test_the_teacher_s_last_block_is_only_projected():
     Distiller(student, method, Teacher(teacher, CPU, "fp32"))(batch(32))
 
 
+def test_blocks_of_another_grid_are_told():
+    facts = FakeEncoder().facts
+    stages = replace(facts, block_strides=(2, 4), input_strides=(2, 2))
+    with pytest.raises(
+        UserError, match="student has 4 x 4 tokens and block 1 of the teacher 2 x 2"
+    ):
+        AttentionMap(AttentionMapOptions(mask_ratio=0.5, block_pairs=((0, 1),)), stages, facts)
+    AttentionMap(AttentionMapOptions(mask_ratio=0.5), stages, facts)
+
+
+def test_in_a_chain_the_next_teacher_is_read_where_it_has_learnt():
+    options = AttentionMapOptions(block_pairs=((0, 5), (0, 7), (-1, 11)))
+    assert options.for_next_stage().block_pairs == ((0, 0), (-1, -1))
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -203,6 +220,7 @@ def test_the_teacher_s_last_block_is_only_projected():
         ({"decoupled": True, "target": "tokens"}, "another target than tokens"),
         ({"decoupled": True, "block_pairs": ((0, 1),)}, "name student block -1"),
         ({"decoupled": True, "block_pairs": ((-1, 0), (-1, 1))}, "one of block_pairs"),
+        ({"weight": 0.0, "reconstruction": {"weight": 0.0}}, "every weight 0"),
         ({"regression": {"weight": 0.5}}, "regression have no effect with masking drop"),
         ({"masking": "mask-token", "reconstruction": {"weight": 0.5}}, "reconstruction have no"),
     ],

@@ -6,6 +6,8 @@ import torch
 from limbeck.errors import UserError
 from limbeck.methods.masked_pixel import MaskedPixel
 from limbeck.methods.options import MaskedPixelOptions
+from limbeck.models.build import build_student
+from limbeck.models.options import StudentOptions
 from limbeck.ops.losses import normalise_patches, patchify
 from limbeck.records import Batch, Features, Tap
 from tests.fakes import FakeEncoder
@@ -58,3 +60,28 @@ def test_a_teacher_is_refused():
     facts = FakeEncoder().facts
     with pytest.raises(UserError, match="no teacher"):
         MaskedPixel(MaskedPixelOptions(), facts, facts)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "count"),
+    [
+        ("vit_tiny", {}, 224_064),
+        ("vit_small", {}, 705_408),
+        ("vit_base", {"decoder_embed_dim": 512, "decoder_depth": 8, "decoder_num_heads": 16}, None),
+    ],
+)
+def test_the_decoders_of_the_studies(name, values, count):
+    with torch.device("meta"):
+        student = build_student(StudentOptions(name=name, num_heads=12), seed=0)
+        method = MaskedPixel(MaskedPixelOptions(**values), student.facts, None)
+    own = sum(p.numel() for p in method.parameters())
+    whole = own + sum(p.numel() for p in student.parameters())
+    if count is not None:
+        assert own == count
+    if name == "vit_tiny":
+        assert whole == 5_748_480
+        assert method.reconstruction.decoder.decoder_blocks[0].attn.num_heads == 3
+    if name == "vit_base":  # MAE's own
+        blocks = method.reconstruction.decoder.decoder_blocks
+        assert len(blocks) == 8 and blocks[0].attn.num_heads == 16
+        assert own == 8 * (12 * 512**2 + 13 * 512) + 768 * 513 + 512 * 769 + 198 * 512 + 2 * 512

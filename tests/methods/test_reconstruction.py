@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-from limbeck.errors import UserError
-from limbeck.methods.masking import check_mask_ratio
 from limbeck.methods.options import DecoderOptions
 from limbeck.methods.reconstruction import Reconstruction
 from limbeck.records import Batch, Features, Tap
@@ -46,16 +44,3 @@ def test_the_decoder_is_half_as_wide_unless_told():
     decoder = Reconstruction(options, facts).decoder
     assert decoder.decoder_embed.out_features == 96 and len(decoder.decoder_blocks) == 3
     assert decoder.decoder_blocks[0].attn.num_heads == 2
-
-
-@pytest.mark.parametrize(("mask_ratio", "is_fine"), [(0.9, False), (0.75, True), (0.1, True)])
-def test_a_ratio_that_keeps_nothing_is_refused(mask_ratio, is_fine):
-    if is_fine:
-        return check_mask_ratio(mask_ratio, 4)
-    with pytest.raises(UserError, match="keeps 0 of 4"):
-        check_mask_ratio(mask_ratio, 4)
-
-
-def test_a_ratio_that_masks_nothing_is_refused():
-    with pytest.raises(UserError, match="keeps 4 of 4"):
-        check_mask_ratio(0.0, 4)

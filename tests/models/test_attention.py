@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from limbeck.models.attention import choose_attention
+from limbeck.models.attention import choose_attention, choose_attention_of
 from limbeck.models.build import build_student, set_drop_path
+from limbeck.models.mae import MaeDecoder
 from limbeck.models.options import StudentOptions
 from limbeck.records import Tap
 from tests.models.families import FAMILIES, small_encoder, small_images
@@ -56,11 +57,6 @@ def test_scores_are_those_before_the_models_own_softmax(family):
     encoder.model((images - encoder.mean) / encoder.std)
     taps = tuple(Tap("scores", block) for block in range(encoder.facts.depth))
     for tap, scores in encoder(images, taps=taps).taps.items():
-        # BEiT adds its position bias to the scores.
-        if family == "beit":
-            scores = scores + encoder.model.blocks[tap.block].attn._get_rel_pos_bias()
-        elif family == "beit2-shared-bias":
-            scores = scores + encoder.model.rel_pos_bias()
         torch.testing.assert_close(scores.softmax(-1), probabilities[tap.block])
 
 
@@ -173,3 +169,14 @@ def test_explicit_attention_only_where_it_is_faster(device, dtype, img_size, is_
     choose_attention(encoder, torch.device(device), dtype)
     assert encoder.model.blocks[0].attn.fused_attn == is_fused
     torch.testing.assert_close(encoder(images).tokens, before)
+
+
+def test_a_decoder_is_told_likewise():
+    decoder = MaeDecoder(24, (2, 2), 4, 8, 1, 2, True)
+    (block,) = decoder.decoder_blocks
+    fused = block.attn.fused_attn
+    choose_attention_of(decoder, 4, torch.device("cpu"), torch.float32)
+    choose_attention_of(decoder, 257, torch.device("cpu"), torch.bfloat16)
+    assert block.attn.fused_attn is fused
+    choose_attention_of(decoder, 4, torch.device("cpu"), torch.bfloat16)
+    assert block.attn.fused_attn is False

@@ -1,0 +1,50 @@
+"""SimMIM on small networks: what it takes from images, and what learns."""
+
+import pytest
+import torch
+
+from limbeck.errors import UserError
+from limbeck.methods.distiller import Distiller
+from limbeck.methods.masked_pixel import MaskedPixel
+from limbeck.methods.options import MaskedPixelOptions, SimMimOptions
+from limbeck.methods.simmim import SimMim
+from limbeck.records import Batch
+from tests.fakes import FakeEncoder
+from tests.models.families import CANT_DROP_PATCHES, small_encoder, small_images
+
+
+def batch():
+    images = small_images()
+    return Batch(images, images, None, ("a", "b"), torch.arange(2))
+
+
+@pytest.mark.parametrize(
+    "family", ["augreg", "dinov2-registers-swiglu", *sorted(CANT_DROP_PATCHES)]
+)
+def test_learns_whether_or_not_patches_can_be_dropped(family):
+    student = small_encoder(family)
+    method = SimMim(SimMimOptions(mask_patch_size=16), student.facts, None)
+    one = method.prepare(batch())
+    loss = Distiller(student, method, None)(one)
+    loss.total.backward()
+    assert method.masking.mask_token.grad.any()
+    assert all(block.attn.qkv.weight.grad.any() for block in student.model.blocks)
+    # What is masked is a target alone.
+    hidden = torch.ones(2, 16, dtype=torch.bool).scatter(1, one.ids_keep, False)
+    pixels = hidden.unflatten(1, (4, 4)).repeat_interleave(8, 1).repeat_interleave(8, 2)
+    changed = torch.where(pixels[:, None], 0.5, one.images)
+    features = student(changed, one.ids_keep, method.student_taps,
+                       method.masking.mask_token)  # fmt: skip
+    torch.testing.assert_close(method(features, None, one).total, loss.total)
+
+
+@pytest.mark.parametrize("family", sorted(CANT_DROP_PATCHES))
+def test_where_patches_can_t_be_dropped_masked_pixel_names_it(family):
+    with pytest.raises(UserError, match="--method simmim"):
+        MaskedPixel(MaskedPixelOptions(), small_encoder(family).facts, None)
+
+
+def test_a_teacher_is_refused():
+    facts = FakeEncoder().facts
+    with pytest.raises(UserError, match="no teacher"):
+        SimMim(SimMimOptions(mask_patch_size=4), facts, facts)
