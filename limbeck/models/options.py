@@ -11,10 +11,12 @@ from limbeck.errors import UserError
 PositiveInt = Annotated[int, pydantic.Field(gt=0)]
 
 GlobalPool = Literal["token", "avg"]
-HeadKind = Literal["single", "distilled", "tinymim-star"]
+HeadKind = Literal["single", "distilled", "cls-distilled", "tinymim-star"]
+RelPos = Literal["qkv-bias", "qv-bias"]
 POOLS: dict[HeadKind, tuple[GlobalPool, ...]] = {
     "single": ("avg", "token"),
     "distilled": ("token",),
+    "cls-distilled": ("avg",),
     "tinymim-star": ("avg",),
 }
 """What a classifier of each kind can read; the first is taken if not asked for."""

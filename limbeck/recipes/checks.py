@@ -162,6 +162,15 @@ def check_train(train: TrainOptions, optim: OptimOptions) -> None:
         raise require_extra("wandb", "wandb", "Logging to Weights & Biases")
 
 
+def check_optimizer(optim: OptimOptions, default: OptimOptions) -> None:
+    """What only AdamW has is left at its default, that of the recipe, without it."""
+    for name in ("betas", "eps"):
+        if optim.optimizer != "adamw" and getattr(optim, name) != getattr(default, name):
+            raise UserError(
+                f"optim.{name} has no effect with optim.optimizer {optim.optimizer}; leave it out."
+            )
+
+
 def check_bare_name(name: str) -> None:
     """A bare word is a timm name, or else a folder that was mistyped."""
     try:
