@@ -4,12 +4,14 @@ timm's own, as BEiT (arXiv 2106.08254), has none for the keys. A softmax does no
 it a plain ViT's weights fit as they are.
 """
 
+import warnings
 from typing import Any
 
 from timm.layers import resize_rel_pos_bias_table
 from timm.models.beit import Beit
 from torch import Tensor, nn
 
+Grid = tuple[int, int]
 TABLE = "relative_position_bias_table"
 
 
@@ -26,12 +28,23 @@ class QkvBiasBeit(Beit):
 
 
 def resize_tables(
-    weights: dict[str, Tensor], own: dict[str, Tensor], grid: tuple[int, int]
+    weights: dict[str, Tensor], own: dict[str, Tensor], old: Grid, new: Grid
 ) -> dict[str, Tensor]:
-    """``weights`` with their tables of relative positions for ``grid``, shaped as in ``own``."""
-    return {
-        name: resize_rel_pos_bias_table(value, grid, own[name].shape)
-        if name.endswith(TABLE) and name in own and own[name].shape != value.shape
-        else value
+    """``weights`` with their tables of relative positions as large as in ``own``, timm's way.
+
+    ``old`` and ``new`` are the patch grids (gh, gw); where the old one is no square, timm can't
+    tell, and the tables stay as they are.
+    """
+    tables = {
+        name: value
         for name, value in weights.items()
+        if name.endswith(TABLE) and name in own and own[name].shape != value.shape
     }
+    if old[0] != old[1]:
+        return weights
+    with warnings.catch_warnings(action="ignore"):  # of timm's way through memory
+        resized = {
+            name: resize_rel_pos_bias_table(value, new, own[name].shape)
+            for name, value in tables.items()
+        }
+    return weights | resized

@@ -255,7 +255,8 @@ def with_classifier(
     ``global_pool``: of a single classifier "avg" (if not given) pools the patches and norms
     afterwards (timm's fc_norm), "token" norms and takes the CLS token; "distilled" can only do the
     latter, "cls-distilled" and "tinymim-star" only the former. A norm in another place than the
-    encoder's starts fresh, and the encoder's is dropped. Heads start trunc-normal with ``head_init_std`` and zero bias.
+    encoder's starts fresh, and the encoder's is dropped. Heads start trunc-normal with
+    ``head_init_std`` and zero bias.
 
     Adapted head counts are kept unless ``num_heads`` sets one for all blocks. Another ``img_size``
     (pixels) interpolates the positions. Raises UserError for a kind that the encoder can't become,
@@ -304,7 +305,7 @@ def with_classifier(
             weights["pos_embed"], num_prefix_rows, facts.grid, classifier.facts.grid
         )
         log.info(interpolation_note(facts.grid, classifier.facts.grid))
-    weights = resize_tables(weights, own, classifier.facts.grid)
+    weights = resize_tables(weights, own, facts.grid, classifier.facts.grid)
     unmatched = [
         name
         for name in sorted(own.keys() | weights.keys())

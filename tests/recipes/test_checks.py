@@ -1,6 +1,7 @@
 """Checks without torch: each mistake has its sentence, and what is right passes."""
 
 import importlib.util
+from dataclasses import replace
 
 import pytest
 
@@ -163,6 +164,17 @@ def test_the_loop():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
+def test_what_only_adamw_has():
+    default = OptimOptions(betas=(0.9, 0.999))
+    checks.check_optimizer(OptimOptions(optimizer="sgd", betas=(0.9, 0.999)), default)
+    checks.check_optimizer(OptimOptions(betas=(0.5, 0.5), eps=1e-3), default)
+    for name, value in {"betas": (0.9, 0.95), "eps": 1e-6}.items():
+        message = message_of(
+            checks.check_optimizer, replace(default, optimizer="sgd", **{name: value}), default
+        )
+        assert f"optim.{name} has no effect with optim.optimizer sgd; leave it out." in message
+
+
 def test_an_absent_logger_is_told_before_the_run():
     said = message_of(checks.check_train, TrainOptions(wandb_project="a"), OptimOptions())
     assert said.endswith("run: pip install 'limbeck[wandb]'.")
