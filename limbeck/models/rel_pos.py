@@ -14,7 +14,11 @@ from limbeck.models.options import RelPos
 from limbeck.models.vit import VitEncoder, build_encoder
 
 LAYER_SCALE = 0.1
-KIND_OF: dict[RelPos, str] = {"qkv-bias": "beit-qkv-bias", "qv-bias": "timm"}
+# Any plain BEiT of timm: its sizes are stated.
+BUILT_AS: dict[RelPos, dict[str, str]] = {
+    "qkv-bias": {"kind": "beit-qkv-bias", "name": "beit_qkv_bias"},
+    "qv-bias": {"kind": "timm", "name": "beit_base_patch16_224"},
+}
 _FRESH = (TABLE, "gamma_1", "gamma_2")
 _FRESH_OF: dict[RelPos, tuple[str, ...]] = {
     "qkv-bias": _FRESH,
@@ -42,9 +46,8 @@ def with_rel_pos(encoder: VitEncoder, rel_pos: RelPos) -> VitEncoder:
             f"rel_pos needs the same head count in all blocks, which have "
             f"{', '.join(map(str, facts.num_heads))}; set --num-heads."
         )
-    architecture = facts.architecture | {
-        "kind": KIND_OF[rel_pos],
-        "name": "beit_base_patch16_224",  # any plain BEiT of timm: its sizes are stated
+    architecture = facts.architecture | BUILT_AS[rel_pos]
+    architecture |= {
         "kwargs": plain_shape(encoder)
         | {
             "num_classes": facts.num_classes,

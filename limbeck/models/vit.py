@@ -352,11 +352,16 @@ def _tap_attention(
 
 def _read_logits(model: nn.Module, tokens: Tensor) -> dict[str, Tensor]:
     """Logits (B, C) by kind of tap, from the tokens after the final norm (B, N, D)."""
-    if type(model) not in _TWO_HEADS:
-        return {"logits": model.forward_head(tokens)}
-    of_class, of_dist = _TWO_HEADS[type(model)](model, tokens)
-    mean = (of_class + of_dist) / 2
-    return {"logits": mean, "class_logits": of_class, "dist_logits": of_dist}
+    first = model.get_classifier()
+    dtype = (first[0] if isinstance(first, tuple) else first).weight.dtype
+    # Not in autocast's bfloat16, where the likeliest classes may tie, and the first would win.
+    with torch.autocast(tokens.device.type, enabled=False):
+        tokens = tokens.to(dtype)
+        if type(model) not in _TWO_HEADS:
+            return {"logits": model.forward_head(tokens)}
+        of_class, of_dist = _TWO_HEADS[type(model)](model, tokens)
+        mean = (of_class + of_dist) / 2
+        return {"logits": mean, "class_logits": of_class, "dist_logits": of_dist}
 
 
 def _read_deit_heads(model: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:

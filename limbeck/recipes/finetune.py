@@ -109,7 +109,7 @@ def check(config: FinetuneConfig) -> None:
     checks.check_data(config.data)
     checks.check_train(config.train, config.optim)
     checks.check_optimizer(config.optim, FinetuneConfig().optim)
-    checks.check_teacher(config.teacher)
+    checks.check_teacher(config.teacher, any_model=True)
     checks.check_task_method(config, config.teacher)
     if config.head is not None:
         choose_pool(config.head, config.global_pool)

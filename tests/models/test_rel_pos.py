@@ -106,7 +106,7 @@ def test_the_caller_s_random_state_stays():
 
 def test_what_is_no_plain_vit_is_refused():
     plain = small_classifier()
-    with pytest.raises(UserError, match="rel_pos needs a plain ViT.*beit_base_patch16_224 is none"):
+    with pytest.raises(UserError, match="rel_pos needs a plain ViT.*beit_qkv_bias is none"):
         with_rel_pos(with_rel_pos(plain, "qkv-bias"), "qkv-bias")
     two = with_classifier(build_student(SMALL, seed=0), 3, None, seed=0, head="cls-distilled")
     with pytest.raises(UserError, match="one classifier, and vit_cls_distilled is none"):
