@@ -85,7 +85,7 @@ class ClassifierEncoder(Encoder):
 
     def _classify(self, features: Tensor) -> Tensor:
         classifier = self.model.get_classifier()
-        if type(classifier) is not nn.Linear:
+        if not isinstance(classifier, nn.Linear):  # some have convolutions, or norms with it
             return self.model.forward_head(features)
         x = self.model.forward_head(features, pre_logits=True)
         # In bfloat16 the likeliest classes may tie, and the first would win.
@@ -100,8 +100,8 @@ class ClassifierEncoder(Encoder):
         """1 for the classifier, 0 for all before it."""
         classifier = self.model.get_classifier()
         own = self.get_parameter(parameter_name)
-        is_last = type(classifier) is nn.Linear and any(own is p for p in classifier.parameters())
-        return int(is_last)
+        is_linear = isinstance(classifier, nn.Linear)
+        return int(is_linear and any(own is parameter for parameter in classifier.parameters()))
 
     def set_num_heads(self, block: int, num_heads: int) -> None:
         """Raises UserError: there are no blocks."""

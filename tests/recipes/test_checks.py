@@ -126,6 +126,24 @@ def test_a_teacher():
     assert "Did you mean 'vit_base_patch16_224'?" in said
 
 
+def test_a_teacher_of_logits_alone_may_be_any_model(tmp_path):
+    regnet = TeacherOptions(source="timm:regnety_160.deit_in1k")
+    checks.check_teacher(regnet, any_model=True)
+    assert "'regnety_160' is not supported" in message_of(checks.check_teacher, regnet)
+    file = tmp_path / "weights.pth"
+    file.touch()
+    named = TeacherOptions(source=str(file), model_name="resnet50")
+    checks.check_teacher(named, any_model=True)
+    assert "'resnet50' is not supported" in message_of(checks.check_teacher, named)
+    for source in ("timm:resnet50", str(tmp_path)):
+        with pytest.raises(
+            UserError, match="model_name is for a weights file, and .* is none; lea"
+        ):
+            checks.check_teacher(
+                TeacherOptions(source=source, model_name="resnet50"), any_model=True
+            )
+
+
 def test_a_method_of_fine_tuning_has_options_only_with_a_teacher():
     named, absent = TeacherOptions(source="timm:vit_base_patch16_224"), TeacherOptions()
     plain = FinetuneConfig()
