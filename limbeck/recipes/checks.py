@@ -177,9 +177,10 @@ def check_train(train: TrainOptions, optim: OptimOptions) -> None:
 
 
 def check_optimizer(optim: OptimOptions, default: OptimOptions) -> None:
-    """What only AdamW has is left at its default, that of the recipe, without it."""
+    """What only AdamW has is left at its default, the recipe's or the class's own, without it."""
     for name in ("betas", "eps"):
-        if optim.optimizer != "adamw" and getattr(optim, name) != getattr(default, name):
+        usual = {getattr(default, name), getattr(OptimOptions(), name)}
+        if optim.optimizer != "adamw" and getattr(optim, name) not in usual:
             raise UserError(
                 f"optim.{name} has no effect with optim.optimizer {optim.optimizer}; leave it out."
             )

@@ -185,8 +185,9 @@ def test_the_loop():
 def test_what_only_adamw_has():
     default = OptimOptions(betas=(0.9, 0.999))
     checks.check_optimizer(OptimOptions(optimizer="sgd", betas=(0.9, 0.999)), default)
+    checks.check_optimizer(OptimOptions(optimizer="sgd"), default)
     checks.check_optimizer(OptimOptions(betas=(0.5, 0.5), eps=1e-3), default)
-    for name, value in {"betas": (0.9, 0.95), "eps": 1e-6}.items():
+    for name, value in {"betas": (0.8, 0.95), "eps": 1e-6}.items():
         message = message_of(
             checks.check_optimizer, replace(default, optimizer="sgd", **{name: value}), default
         )

@@ -387,8 +387,9 @@ def timm_folder(folder, name="test_resnet", classes=("blue", "green", "red")):
 def test_hard_distillation_from_a_convolutional_network_of_timm(images, student, tmp_path):
     """DeiT's, with the class token as the distillation token, as in MAE-Lite."""
     config = finetune_config(images, tmp_path / "run", student)
-    config = taught(replace(config, head="cls-distilled"), timm_folder(tmp_path / "convnet"))
-    config = replace(config, teacher=replace(config.teacher, precision="bf16"))
+    config = taught(config, timm_folder(tmp_path / "convnet"))
+    teacher = replace(config.teacher, precision="bf16")
+    config = replace(config, head="cls-distilled", teacher=teacher)
     run = finetune(replace(config, train=replace(config.train, epochs=0.5)))
     record = json.loads((run / "student.json").read_text())
     assert record["teacher"]["classes"] == ["blue", "green", "red"]
@@ -620,8 +621,8 @@ def test_nothing_held_out_is_refused_before_the_run(images, student, tmp_path):
             "rel_pos is for a single head, not distilled",
         ),
         (
-            {"optim": OptimOptions(optimizer="sgd")},
-            "optim.betas has no effect with optim.optimizer",
+            {"optim": OptimOptions(optimizer="sgd", eps=1e-3)},
+            "optim.eps has no effect with optim.optimizer",
         ),
         ({"head": "distilled", "global_pool": "avg"}, "has only token pooling, not avg"),
         ({"head": "tinymim-star", "global_pool": "token"}, "has only avg pooling, not token"),
