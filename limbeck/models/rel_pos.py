@@ -2,7 +2,8 @@
 
 MAE-Lite's variant (arXiv 2205.14443, 2404.12210) is BEiT's block (arXiv 2106.08254): every block
 has a table of biases (one per head and distance, three more for the class token) that starts at 0,
-and scales of both branches that start at 0.1. The absolute positions stay.
+and scales of both branches that start at 0.1. The absolute positions stay. Left out: BEiT's smaller
+start of the layers that end a branch, which loaded weights overwrite.
 """
 
 import torch
