@@ -1,5 +1,6 @@
 """Options of data and views (no torch here, see ``limbeck.config``)."""
 
+import re
 from typing import Annotated, Literal
 
 import pydantic
@@ -24,6 +25,13 @@ def _check_scale(limits: tuple[float, float]) -> tuple[float, float]:
     if limits[1] > 1:
         raise ValueError("a crop can't have more than the whole area, 1")
     return _check_range(limits)
+
+
+def _check_rand_augment(recipe: str | None) -> str | None:
+    # TOML has no None, and a preset must be able to leave out what is on by default.
+    if recipe and not re.match(RAND_AUGMENT, recipe):
+        raise ValueError("an example of timm's words is rand-m9-mstd0.5-inc1")
+    return recipe or None
 
 
 @options
@@ -70,7 +78,8 @@ class CropOptions:
     ratio: Annotated[tuple[float, float], pydantic.AfterValidator(_check_range)] = (3 / 4, 4 / 3)
     """Aspect of the random crop, drawn log-uniformly."""
     flip_prob: Probability = 0.5
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
+    """random: one of the two, drawn for each image, as in MAE-Lite's pre-training."""
 
 
 @options
@@ -79,8 +88,8 @@ class ViewOptions(CropOptions):
 
     color_jitter: tuple[NotNegative, NotNegative, NotNegative] = (0.0, 0.0, 0.0)
     """Brightness, contrast, saturation: factors drawn in 1 +- value, in random order."""
-    rand_augment: Annotated[str, pydantic.Field(pattern=RAND_AUGMENT)] | None = None
-    """RandAugment in timm's words, such as rand-m9-mstd0.5-inc1."""
+    rand_augment: Annotated[str | None, pydantic.AfterValidator(_check_rand_augment)] = None
+    """RandAugment in timm's words, such as rand-m9-mstd0.5-inc1; "" (or None) is without."""
     erase_prob: Probability = 0.0
     """Random erasing with normal noise, one box of 2 to 33 % of the area."""
 

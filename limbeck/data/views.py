@@ -29,6 +29,7 @@ Box = tuple[int, int, int, int]
 NO_BOX: Box = (0, 0, 0, 0)
 
 CROP_STREAM, COLOR_STREAM, ERASE_STREAM, NOISE_STREAM = range(4)
+INTERPOLATION_STREAM = 4
 NUM_TRIES = 10  # torchvision's for crops, timm's for erasing
 ERASE_AREA = (0.02, 1 / 3)  # of the image, TinyMIM's fine-tuning
 ERASE_ASPECT = (0.3, 1 / 0.3)
@@ -60,7 +61,11 @@ def train_view(image: np.ndarray, seed: int, options: ViewOptions, img_size: int
     rng = generator(seed, CROP_STREAM)
     box = draw_crop(rng, image.shape[0], image.shape[1], options)
     is_flipped = rng.random() < options.flip_prob
-    crop = _resize(_crop(image, box), [img_size, img_size], options.interpolation)
+    interpolation: str = options.interpolation
+    if interpolation == "random":
+        is_bilinear = generator(seed, INTERPOLATION_STREAM).random() < 0.5
+        interpolation = "bilinear" if is_bilinear else "bicubic"
+    crop = _resize(_crop(image, box), [img_size, img_size], interpolation)
     # A flipped view of the memory would cost more later than a copy now.
     teacher = crop.flip(2) if is_flipped else crop
     student = teacher

@@ -1,4 +1,4 @@
-"""AdamW with its parameter groups, and the moving average of the weights."""
+"""The optimisers with their parameter groups, and the moving average of the weights."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 from limbeck.engine.options import OptimOptions
 from limbeck.ops.schedules import layer_scale
+
+MOMENTUM = 0.9  # MAE-Lite's transfer to small sets, arXiv 2205.14443
 
 
 def param_groups(
@@ -53,10 +55,16 @@ def build_optimizer(
     options: OptimOptions,
     layer_id: Callable[[str], int] | None = None,
     num_layers: int | None = None,
-) -> AdamW:
-    """AdamW over ``param_groups``; its learning rate is 0 until ``set_lr``."""
+) -> Optimizer:
+    """The chosen optimiser over ``param_groups``; its learning rate is 0 until ``set_lr``.
+
+    AdamW's weight decay shrinks the weights by themselves; SGD's is torch's, a part of the gradient
+    (after clipping) and so of the momentum.
+    """
     groups = param_groups(module, options, layer_id, num_layers)
     # Fused exists on the CPU and on CUDA, the two devices of the loop: one kernel, no step on host.
+    if options.optimizer == "sgd":
+        return SGD(groups, lr=0.0, momentum=MOMENTUM, nesterov=True, fused=True)
     return AdamW(groups, lr=0.0, betas=options.betas, eps=options.eps, fused=True)
 
 

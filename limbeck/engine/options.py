@@ -12,8 +12,14 @@ NotNegative = Annotated[float, pydantic.Field(ge=0)]
 
 @options
 class OptimOptions:
-    """AdamW and its schedule. Defaults: TinyMIM's pre-training, as released."""
+    """The optimiser and its schedule. Defaults: TinyMIM's pre-training, as released.
 
+    Decayed are all parameters of two axes and more, class and mask tokens too, as in TinyMIM's and
+    MAE-Lite's pre-training, unless ``no_decay_names`` has them.
+    """
+
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """sgd: with Nesterov's momentum of 0.9; it wants a base_lr some hundred times higher."""
     base_lr: Annotated[float, pydantic.Field(gt=0)] = 1.5e-4
     """Learning rate per 256 samples; the peak is base_lr * global_batch_size / 256."""
     min_lr: NotNegative = 0.0
@@ -21,7 +27,9 @@ class OptimOptions:
     """Linear warm-up; a twentieth of the epochs if not given (TinyMIM: 15 of 300, 5 of 100)."""
     weight_decay: NotNegative = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
+    """Of AdamW."""
     eps: Annotated[float, pydantic.Field(gt=0)] = 1e-8
+    """Of AdamW."""
     layer_decay: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0
     """Learning-rate factor per block from the end; 1 is off."""
     no_decay_names: tuple[str, ...] = ()

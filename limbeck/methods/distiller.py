@@ -31,7 +31,8 @@ class Teacher:
 
     Because it is no ``nn.Module``, the module that holds it neither trains, saves, moves nor wraps
     it. Its matrices are cast once to ``precision``; norms and the residual stream stay float32,
-    which is what autocast computes, without casting the weights again at every step.
+    which is what autocast computes, without casting the weights again at every step. What comes
+    after the last block, so the classifier, is not cast: of logits in bf16 the largest may tie.
     """
 
     def __init__(
@@ -43,8 +44,9 @@ class Teacher:
         self.encoder = encoder.to(device).eval().requires_grad_(False)
         self.precision = precision
         self.device = device
-        for module in self.encoder.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
+        for name, module in self.encoder.named_modules():
+            is_matrix = isinstance(module, nn.Linear | nn.Conv2d)
+            if is_matrix and encoder.layer_id(f"{name}.weight") <= encoder.facts.depth:
                 module.to(DTYPES[precision])
         choose_attention(self.encoder, device, DTYPES[precision])
 

@@ -280,9 +280,7 @@ class LogitOptions:
     """A classification teacher beside the labels. Defaults: DeiT's."""
 
     kind: Literal["hard", "soft"] = "hard"
-    """hard: the teacher's most likely class is a label; soft: its probabilities are matched. In
-    bf16 (--teacher.precision) classes whose logits differ by less than 1/256 of them may tie, and
-    the first is taken."""
+    """hard: the teacher's most likely class is a label; soft: its probabilities are matched."""
     weight: Annotated[float, pydantic.Field(gt=0, lt=1)] | None = None
     """Share of the teacher's loss, the labels have the rest; 0.5 if hard, 0.1 if soft."""
     temperature: Annotated[float, pydantic.Field(gt=0)] | None = None

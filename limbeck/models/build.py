@@ -14,9 +14,11 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from limbeck.errors import UserError
+from limbeck.models.beit_bias import resize_tables
+from limbeck.models.cls_distilled import ClsDistilledVit
 from limbeck.models.encoder import EncoderFacts
 from limbeck.models.options import GlobalPool, HeadKind, StudentOptions, choose_pool
-from limbeck.models.origins.architecture import read_shape, to_architecture
+from limbeck.models.origins.architecture import read_shape, to_architecture, to_ratio
 from limbeck.models.origins.checkpoint import interpolation_note
 from limbeck.models.shapes import check_model_name
 from limbeck.models.tinymim_star import OUT_DIM, TinyMimStar
@@ -27,11 +29,20 @@ log = logging.getLogger("limbeck")
 
 _KIND_OF: dict[type, HeadKind] = {
     VisionTransformerDistilled: "distilled",
+    ClsDistilledVit: "cls-distilled",
     TinyMimStar: "tinymim-star",
 }
-# What a plain ViT gets and loses for a distillation token.
-_ADDED = {"distilled": ("dist_token",), "tinymim-star": ("dist_token", "conv1x1", "fc_norm")}
-_DROPPED = {"distilled": (), "tinymim-star": ("norm", "fc_norm")}
+# What a plain ViT gets and loses for a second head.
+_ADDED = {
+    "distilled": ("dist_token",),
+    "cls-distilled": ("dist_norm", "fc_norm"),
+    "tinymim-star": ("dist_token", "conv1x1", "fc_norm"),
+}
+_DROPPED = {
+    "distilled": (),
+    "cls-distilled": ("norm", "fc_norm"),
+    "tinymim-star": ("norm", "fc_norm"),
+}
 _WIDENED = {"distilled": {}, "tinymim-star": {"conv1x1.1.weight": OUT_DIM}}  # name: rows
 
 
@@ -231,19 +242,21 @@ def with_classifier(
     head: HeadKind | None = None,
     num_heads: int | None = None,
     img_size: int | None = None,
+    head_init_std: float = 2e-5,
 ) -> VitEncoder:
     """The model to fine-tune: the encoder's weights and a new head, all of it trainable.
 
     ``head``: the encoder's own kind if not given; "single" is one classifier, "distilled" DeiT's
-    two, "tinymim-star" TinyMIM*'s. A plain ViT that becomes one of the latter gets a distillation
+    two, "tinymim-star" TinyMIM*'s. A plain ViT that becomes one of these gets a distillation
     token (trunc-normal with std 0.02) after its class token, and for it the class token's row of
     positions; TinyMIM*'s wide layer starts as any of its linear layers (trunc-normal, std 0.02).
+    "cls-distilled" are MAE-Lite's two, of which the class token has the second, with a fresh norm.
 
     ``global_pool``: of a single classifier "avg" (if not given) pools the patches and norms
     afterwards (timm's fc_norm), "token" norms and takes the CLS token; "distilled" can only do the
-    latter, "tinymim-star" only the former. A norm in another place than the encoder's starts fresh,
-    and the encoder's is dropped. Heads start trunc-normal with std 2e-5 and zero bias, as TinyMIM's
-    does.
+    latter, "cls-distilled" and "tinymim-star" only the former. A norm in another place than the
+    encoder's starts fresh, and the encoder's is dropped. Heads start trunc-normal with
+    ``head_init_std`` and zero bias.
 
     Adapted head counts are kept unless ``num_heads`` sets one for all blocks. Another ``img_size``
     (pixels) interpolates the positions. Raises UserError for a kind that the encoder can't become,
@@ -261,9 +274,13 @@ def with_classifier(
     if head != own_kind:
         added, dropped = _ADDED[head], _DROPPED[head]
         weights = {name: value for name, value in weights.items() if _first(name) not in dropped}
-        pos_embed = weights["pos_embed"]
-        weights["pos_embed"] = torch.cat((pos_embed[:, :1], pos_embed), dim=1)
-        architecture |= _architecture_of(weights, head, facts)
+        if "dist_token" in added:
+            pos_embed = weights["pos_embed"]
+            weights["pos_embed"] = torch.cat((pos_embed[:, :1], pos_embed), dim=1)
+            architecture |= _architecture_of(weights, head, facts)
+        else:
+            architecture |= {"kind": head, "name": "vit_cls_distilled"}
+            architecture["kwargs"] = plain_shape(encoder)
     changes: dict[str, Any] = {"num_classes": num_classes, "global_pool": global_pool}
     if img_size is not None:
         changes["img_size"] = [img_size, img_size]
@@ -273,7 +290,7 @@ def with_classifier(
     with seeded(seed):
         classifier = build_encoder(architecture, facts.origin)
         for linear in _heads(classifier.model):
-            nn.init.trunc_normal_(linear.weight, std=2e-5)
+            nn.init.trunc_normal_(linear.weight, std=head_init_std)
             nn.init.zeros_(linear.bias)
     own = _without_head(classifier.model.state_dict())
     for fresh, old in (("fc_norm", "norm"), ("norm", "fc_norm")):
@@ -288,6 +305,7 @@ def with_classifier(
             weights["pos_embed"], num_prefix_rows, facts.grid, classifier.facts.grid
         )
         log.info(interpolation_note(facts.grid, classifier.facts.grid))
+    weights = resize_tables(weights, own, facts.grid, classifier.facts.grid)
     unmatched = [
         name
         for name in sorted(own.keys() | weights.keys())
@@ -309,14 +327,14 @@ def _check_head(encoder: VitEncoder, own_kind: HeadKind, head: HeadKind) -> None
             f"{name} was trained with a distillation token and heads of kind {own_kind}, which "
             f"can't become {head}; leave --head out: without --teacher the labels teach both heads."
         )
-    if head != own_kind and not _is_plain(encoder):
+    if head != own_kind and not is_plain(encoder):
         raise UserError(
             f"Only a plain ViT with a class token and absolute positions can get a {head} head, "
             f"and {name} is none; choose another student, or leave --head out."
         )
 
 
-def _is_plain(encoder: VitEncoder) -> bool:
+def is_plain(encoder: VitEncoder) -> bool:
     """A ViT as DeiT's: what its weights do not show must be the same, too."""
     facts, model = encoder.facts, encoder.model
     if type(model) is not VisionTransformer or model.pos_embed is None:
@@ -327,6 +345,19 @@ def _is_plain(encoder: VitEncoder) -> bool:
     )
     num_rows = 1 + facts.grid[0] * facts.grid[1]
     return is_usual and facts.has_cls_token and model.pos_embed.shape[1] == num_rows
+
+
+def plain_shape(encoder: VitEncoder) -> dict[str, Any]:
+    """timm's arguments of a plain ViT's shape."""
+    facts = encoder.facts
+    return {
+        "img_size": list(facts.img_size),
+        "patch_size": facts.patch_size,
+        "embed_dim": facts.embed_dim,
+        "depth": facts.depth,
+        "num_heads": facts.num_heads[0],
+        "mlp_ratio": to_ratio(encoder.model.blocks[0].mlp.fc1.out_features, facts.embed_dim),
+    }
 
 
 def _architecture_of(

@@ -11,10 +11,12 @@ from limbeck.errors import UserError
 PositiveInt = Annotated[int, pydantic.Field(gt=0)]
 
 GlobalPool = Literal["token", "avg"]
-HeadKind = Literal["single", "distilled", "tinymim-star"]
+HeadKind = Literal["single", "distilled", "cls-distilled", "tinymim-star"]
+RelPos = Literal["qkv-bias", "qv-bias"]
 POOLS: dict[HeadKind, tuple[GlobalPool, ...]] = {
     "single": ("avg", "token"),
     "distilled": ("token",),
+    "cls-distilled": ("avg",),
     "tinymim-star": ("avg",),
 }
 """What a classifier of each kind can read; the first is taken if not asked for."""
@@ -52,7 +54,10 @@ class TeacherOptions:
     """The frozen network to learn from."""
 
     source: Annotated[str | None, tyro.conf.arg(aliases=["--teacher"])] = None
-    """timm:NAME (pre-trained weights from the hub), hf:NAME, or a path: a weights file or a run."""
+    """timm:NAME (pre-trained weights from the hub), hf:NAME, or a path: a weights file or a run.
+    For finetune any classifier of timm will do, such as timm:regnety_160.deit_in1k."""
+    model_name: str | None = None
+    """timm's name of what is in a weights file that does not tell it."""
     img_size: PositiveInt | None = None
     """Image side in pixels. If not given: where inner tensors are compared, the one that makes the
     patch grids agree; where only logits are wanted (finetune), the teacher's own."""

@@ -30,14 +30,18 @@ def known_model_names() -> list[str]:
     return sorted(_read_names(_REGISTERED))
 
 
-def check_model_name(name: str) -> str:
+def check_model_name(name: str, *, any_model: bool = False) -> str:
     """The full timm name for a short or full one; a pre-trained tag (``name.tag``) is kept.
 
-    Raises UserError for a model that is not supported, with the nearest name for an unknown one.
+    ``any_model``: of all of timm's, as a teacher of logits may be. Raises UserError for a model
+    that is not supported, with the nearest name for an unknown one.
     """
     full = SHORT_NAMES.get(name, name)
     base, _, tag = full.partition(".")
     names = known_model_names()
+    if any_model and base not in names:
+        _check_any_name(base, tag)
+        return full
     if base not in names:
         if base in _read_names(_REGISTERED, "*"):
             raise UserError(
@@ -55,10 +59,19 @@ def check_model_name(name: str) -> str:
     return full
 
 
-def _check_tag(base: str, tag: str) -> None:
+def _check_any_name(base: str, tag: str) -> None:
+    names = _read_names(_REGISTERED, "*")
+    if base not in names:
+        hint = did_you_mean(base, sorted(names))
+        raise UserError(f"There is no model '{base}' in timm.{hint}")
+    if tag:
+        _check_tag(base, tag, "*")
+
+
+def _check_tag(base: str, tag: str, *files: str) -> None:
     # timm lists the tags of the "quickgelu" twins under their siblings' names.
     listed = base.replace("_quickgelu", "")
-    pairs = (known.split(".", 1) for known in _read_names(_TAGGED))
+    pairs = (known.split(".", 1) for known in _read_names(_TAGGED, *files))
     tags = sorted(known_tag for known, known_tag in pairs if known == listed)
     if tag not in tags:
         raise UserError(

@@ -25,6 +25,8 @@ from limbeck.models.attention import (
     per_head_weights,
     read_attention,
 )
+from limbeck.models.beit_bias import QkvBiasBeit
+from limbeck.models.cls_distilled import ClsDistilledVit
 from limbeck.models.encoder import Encoder, EncoderFacts, check_taps
 from limbeck.models.patch_embed import embed_patches
 from limbeck.models.tinymim_star import TinyMimStar
@@ -36,7 +38,7 @@ class VitEncoder(Encoder):
     """A timm vision Transformer behind the Encoder contract; ``model`` is timm's own module.
 
     ``architecture`` is plain data: ``{"kind": "timm", "name": ..., "kwargs": {...}}``, enough for
-    ``timm.create_model(name, **kwargs)``; of kind "tinymim-star", for ``TinyMimStar(**kwargs)``.
+    ``timm.create_model(name, **kwargs)``; of another kind, for what ``KINDS`` makes of it.
     ``mean`` and ``std`` (3 values each) normalise images in 0..1.
     Raises UserError for a module, block or attention class that is not supported.
     """
@@ -279,7 +281,7 @@ def _embed_eva(
 
 
 def _has_position_bias(model: nn.Module) -> bool:
-    if type(model) is not beit.Beit:
+    if not isinstance(model, beit.Beit):
         return False
     has_own = model.blocks[0].attn.relative_position_bias_table is not None
     return has_own or model.rel_pos_bias is not None
@@ -354,11 +356,16 @@ def _tap_attention(
 
 def _read_logits(model: nn.Module, tokens: Tensor) -> dict[str, Tensor]:
     """Logits (B, C) by kind of tap, from the tokens after the final norm (B, N, D)."""
-    if type(model) not in _TWO_HEADS:
-        return {"logits": model.forward_head(tokens)}
-    of_class, of_dist = _TWO_HEADS[type(model)](model, tokens)
-    mean = (of_class + of_dist) / 2
-    return {"logits": mean, "class_logits": of_class, "dist_logits": of_dist}
+    first = model.get_classifier()
+    dtype = (first[0] if isinstance(first, tuple) else first).weight.dtype
+    # Not in autocast's bfloat16, where the likeliest classes may tie, and the first would win.
+    with torch.autocast(tokens.device.type, enabled=False):
+        tokens = tokens.to(dtype)
+        if type(model) not in _TWO_HEADS:
+            return {"logits": model.forward_head(tokens)}
+        of_class, of_dist = _TWO_HEADS[type(model)](model, tokens)
+        mean = (of_class + of_dist) / 2
+        return {"logits": mean, "class_logits": of_class, "dist_logits": of_dist}
 
 
 def _read_deit_heads(model: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -368,6 +375,7 @@ def _read_deit_heads(model: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 _TWO_HEADS: dict[type, Callable[..., tuple[Tensor, Tensor]]] = {
     deit.VisionTransformerDistilled: _read_deit_heads,
+    ClsDistilledVit: ClsDistilledVit.read_heads,
     TinyMimStar: TinyMimStar.read_heads,
 }
 """The model classes with a class and a distillation head: logits of both."""
@@ -377,20 +385,24 @@ _TWO_HEADS: dict[type, Callable[..., tuple[Tensor, Tensor]]] = {
 _EMBED: dict[type, Callable[..., tuple[Tensor, list[BlockContext]]]] = {
     vision_transformer.VisionTransformer: _embed_vit,
     deit.VisionTransformerDistilled: _embed_vit,
+    ClsDistilledVit: _embed_vit,
     TinyMimStar: _embed_vit,
     eva.Eva: _embed_eva,
     beit.Beit: _embed_beit,
+    QkvBiasBeit: _embed_beit,
 }
 
 _BEFORE_BLOCKS = (
     *("cls_token", "reg_token", "dist_token", "patch_embed"),
     *("pos_embed", "rope", "rel_pos_bias", "norm_pre"),
 )
-_AFTER_BLOCKS = ("norm", "conv1x1", "fc_norm", "attn_pool", "head", "head_dist")
+_AFTER_BLOCKS = ("norm", "conv1x1", "fc_norm", "dist_norm", "attn_pool", "head", "head_dist")
 
 KINDS: dict[str, Callable[[str, dict[str, Any]], nn.Module]] = {
     "timm": lambda name, kwargs: create_model(name, **kwargs),
     "tinymim-star": lambda name, kwargs: TinyMimStar(**kwargs),
+    "cls-distilled": lambda name, kwargs: ClsDistilledVit(**kwargs),
+    "beit-qkv-bias": lambda name, kwargs: QkvBiasBeit(**kwargs),
 }
 """How an ``architecture`` of each kind is built from its name and kwargs."""
 

@@ -98,12 +98,26 @@ def check_unused(sections: Any, kind: type, chosen: str, option: str) -> None:
             raise UserError(f"Options of --{name} have no effect with {option} {chosen}.")
 
 
-def check_teacher(teacher: TeacherOptions) -> None:
-    """The teacher's source is one that can be resolved; without one its options mean nothing."""
+def check_teacher(teacher: TeacherOptions, *, any_model: bool = False) -> None:
+    """The teacher's source is one that can be resolved; without one its options mean nothing.
+
+    ``any_model``: nothing but its logits is wanted.
+    """
     if teacher.source is not None:
-        check_source(teacher.source)
+        check_source(teacher.source, any_model=any_model)
+        if teacher.model_name is not None:
+            _check_named(teacher, any_model)
     elif teacher != TeacherOptions():
         raise UserError("Options of --teacher have no effect without --teacher SOURCE.")
+
+
+def _check_named(teacher: TeacherOptions, any_model: bool) -> None:
+    assert teacher.source is not None and teacher.model_name is not None
+    if not os.path.isfile(os.path.expanduser(teacher.source)):
+        raise UserError(
+            f"teacher.model_name is for a weights file, and {teacher.source} is none; leave it out."
+        )
+    check_model_name(teacher.model_name, any_model=any_model)
 
 
 def check_needs_teacher(method: str, options: MethodOptions, teacher: TeacherOptions) -> None:
@@ -160,6 +174,16 @@ def check_train(train: TrainOptions, optim: OptimOptions) -> None:
         )
     if train.wandb_project is not None and importlib.util.find_spec("wandb") is None:
         raise require_extra("wandb", "wandb", "Logging to Weights & Biases")
+
+
+def check_optimizer(optim: OptimOptions, default: OptimOptions) -> None:
+    """What only AdamW has is left at its default, the recipe's or the class's own, without it."""
+    for name in ("betas", "eps"):
+        usual = {getattr(default, name), getattr(OptimOptions(), name)}
+        if optim.optimizer != "adamw" and getattr(optim, name) not in usual:
+            raise UserError(
+                f"optim.{name} has no effect with optim.optimizer {optim.optimizer}; leave it out."
+            )
 
 
 def check_bare_name(name: str) -> None:

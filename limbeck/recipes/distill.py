@@ -82,6 +82,7 @@ def check_all_but_teacher(config: DistillConfig) -> None:
     checks.check_student(config.student)
     checks.check_teacher(config.teacher)
     checks.check_train(config.train, config.optim)
+    checks.check_optimizer(config.optim, DistillConfig().optim)
     if config.chain:
         check_chain(config)
     checks.check_unused(config, PerMethodOptions, config.method, "--method")

@@ -20,7 +20,14 @@ from limbeck.data.options import DataOptions, MixOptions, ViewOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.methods.options import PerTaskMethodOptions
-from limbeck.models.options import GlobalPool, HeadKind, StudentOptions, TeacherOptions, choose_pool
+from limbeck.models.options import (
+    GlobalPool,
+    HeadKind,
+    RelPos,
+    StudentOptions,
+    TeacherOptions,
+    choose_pool,
+)
 from limbeck.recipes import checks
 from limbeck.recipes.probes import CropEvalOptions
 
@@ -57,13 +64,21 @@ class FinetuneConfig(PerTaskMethodOptions):
     img_size: Annotated[int, pydantic.Field(gt=0)] | None = None
     """Image side in pixels; the student's own if not given (positions are interpolated)."""
     head: HeadKind | None = None
-    """single: one classifier; distilled: DeiT's distillation token with a second one; tinymim-star:
-    TinyMIM*'s, wide features for both. The student's own kind if not given."""
+    """single: one classifier; distilled: DeiT's distillation token with a second one;
+    cls-distilled: MAE-Lite's, the class token has the second one; tinymim-star: TinyMIM*'s, wide
+    features for both. The student's own kind if not given."""
     global_pool: GlobalPool | None = None
     """avg: mean of the patch tokens and a fresh norm; token: the CLS token. avg if not given, token
     with --head distilled, which has no other."""
+    rel_pos: RelPos | None = None
+    """MAE-Lite's variant of a plain ViT: biases of relative positions and layer scale in every
+    block. qkv-bias: with the ViT's biases of queries, keys and values; qv-bias: without the keys',
+    and the others start at 0, as once released."""
     num_heads: Annotated[int, pydantic.Field(gt=0)] | None = None
     """Head count of all blocks; the student's own, adapted last block included, if not given."""
+    head_init_std: Annotated[float, pydantic.Field(ge=0)] = 2e-5
+    """Standard deviation of a fresh classifier's weights (trunc-normal): 2e-5 in MAE's and
+    TinyMIM's fine-tuning, 0.02 in MAE-Lite's."""
     drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.2
     """Stochastic depth, rising linearly from 0 in the first block to this in the last."""
     method: str = "logit"
@@ -93,10 +108,13 @@ def check(config: FinetuneConfig) -> None:
     """All that can be wrong without opening an image or a weights file; raises UserError."""
     checks.check_data(config.data)
     checks.check_train(config.train, config.optim)
-    checks.check_teacher(config.teacher)
+    checks.check_optimizer(config.optim, FinetuneConfig().optim)
+    checks.check_teacher(config.teacher, any_model=True)
     checks.check_task_method(config, config.teacher)
     if config.head is not None:
         choose_pool(config.head, config.global_pool)
+    if config.rel_pos is not None and config.head not in (None, "single"):
+        raise UserError(f"rel_pos is for a single head, not {config.head}; leave one of them out.")
     if not config.student:
         raise UserError(
             "No student is named; pass --student RUN_FOLDER, or a timm name such as vit_tiny to "
@@ -220,6 +238,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
 def build_classifier(config: FinetuneConfig, num_classes: int) -> VitEncoder:
     """The student with a fresh classifier and its drop path."""
     from limbeck.models.build import build_student, set_drop_path, with_classifier
+    from limbeck.models.rel_pos import with_rel_pos
     from limbeck.recipes.networks import load_vit
 
     if checks.is_bare_name(config.student):
@@ -237,7 +256,10 @@ def build_classifier(config: FinetuneConfig, num_classes: int) -> VitEncoder:
         head=config.head,
         num_heads=config.num_heads,
         img_size=config.img_size,
+        head_init_std=config.head_init_std,
     )
+    if config.rel_pos is not None:
+        classifier = with_rel_pos(classifier, config.rel_pos)
     depth = classifier.facts.depth
     last = max(1, depth - 1)
     set_drop_path(classifier, [config.drop_path_rate * block / last for block in range(depth)])

@@ -23,7 +23,7 @@ from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.models.origins.load import load_encoder
 from limbeck.models.vit import VitEncoder
 from limbeck.recipes.checks import check_needs_teacher
-from limbeck.records import HEAD_KINDS, Tap
+from limbeck.records import HEAD_KINDS, LOGIT_KINDS, Tap
 
 if TYPE_CHECKING:
     from limbeck.recipes.distill import DistillConfig
@@ -147,10 +147,11 @@ def load_teacher(
     """
     if options.source is None:
         return None
-    names = ("img_size", "num_heads", "patch_size")
+    names = ("img_size", "num_heads", "patch_size", "model_name")
     overrides = {name: getattr(options, name) for name in names if getattr(options, name)}
     encoder = load(options.source, **overrides)
-    is_other_grid = student is not None and encoder.facts.grid != student.grid
+    has_patches = any(kind not in LOGIT_KINDS for kind in encoder.offered_taps())
+    is_other_grid = has_patches and student is not None and encoder.facts.grid != student.grid
     if student is not None and is_other_grid and options.img_size is None:
         img_size = student.grid[0] * encoder.facts.patch_size
         log.info(

@@ -1,5 +1,6 @@
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,6 +108,23 @@ def test_undisturbed_view_is_a_crop_a_resize_and_a_flip():
     assert 0 < sum(flipped) < 8
 
 
+def test_random_interpolation_is_one_of_two_and_changes_nothing_else():
+    seen = []
+    for seed in range(40):
+        drawn, bicubic, bilinear = (
+            train_view(IMAGE, seed, replace(DISTURBED, interpolation=name, erase_prob=1.0), 32)
+            for name in ("random", "bicubic", "bilinear")
+        )
+        assert drawn.erase_box == bicubic.erase_box
+        assert not torch.equal(bicubic.teacher, bilinear.teacher)
+        like = [torch.equal(drawn.teacher, view.teacher) for view in (bicubic, bilinear)]
+        assert sum(like) == 1
+        assert torch.equal(drawn.student, (bicubic, bilinear)[like[1]].student)
+        seen.append(like[1])
+    assert 10 < sum(seen) < 30  # three standard deviations
+    assert seen[:8] == [True, False, True, False, True, True, False, False]  # for ever
+
+
 def test_view_is_a_pure_function_of_its_seed():
     torch.manual_seed(1), np.random.seed(1), random.seed(1)
     first = train_view(IMAGE, 7, DISTURBED, 32)
@@ -153,6 +171,28 @@ def test_rand_augment_is_that_of_the_recipe():
         assert (op.prob, op.magnitude, op.magnitude_std) == (0.5, 9, 0.5)
         assert op.hparams["translate_const"] == 100
         assert op.kwargs["fillcolor"] == (124, 116, 104)
+
+
+def test_half_of_the_magnitudes_of_mae_lite_are_full(monkeypatch):
+    """m10 with a spread of 0.5, clipped to 0..10: every other draw is exactly 10."""
+    transform = rand_augment.__wrapped__("rand-m10-mstd0.5-inc1", 32)
+    seen = []
+    for op in transform.ops:
+        assert (op.prob, op.magnitude, op.magnitude_std) == (0.5, 10, 0.5)
+        monkeypatch.setattr(op, "level_fn", lambda magnitude, _: seen.append(magnitude) or ())
+        monkeypatch.setattr(op, "aug_fn", lambda image, *_, **__: image)
+    assert transform.num_layers == 2
+    with global_seed(0):
+        for _ in range(2000):
+            transform(None)
+    # Four standard errors: 4000 operations, of which every other is applied.
+    assert len(seen) == pytest.approx(2000, abs=4 * 1000**0.5)
+    assert np.mean([magnitude == 10 for magnitude in seen]) == pytest.approx(0.5, abs=0.045)
+    assert max(seen) == 10 and min(seen) > 7
+
+
+def test_rand_augment_can_be_left_out_of_a_preset():
+    assert from_plain(ViewOptions, {"rand_augment": ""}, "a preset").rand_augment is None
 
 
 def test_bad_options_are_refused():

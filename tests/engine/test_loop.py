@@ -101,6 +101,18 @@ def test_resume_is_bit_identical(tmp_path, precision):
     assert result == resumed
 
 
+def test_resume_with_sgd_is_bit_identical(tmp_path):
+    optim = {**EVERYTHING["optim"], "optimizer": "sgd", "base_lr": 0.05, "clip_grad": 1.0}
+    settings = {**EVERYTHING, "optim": optim}
+    whole, _ = train(tmp_path / "whole", **settings)
+    with pytest.raises(Killed):
+        train(tmp_path / "parts", batches=killed_at(8), **settings)
+    parts, _ = train(tmp_path / "parts", **settings)
+    assert_same_weights(whole, parts, rtol=0, atol=0)
+    adam, _ = train(tmp_path / "adam", **EVERYTHING)
+    assert not torch.equal(adam.head.weight, parts.head.weight)
+
+
 def test_another_seed_of_randomness_would_show(tmp_path):
     """Drop path is really on in the resume tests: without it the weights differ."""
     one, _ = train(tmp_path / "1", drop_path=0.5)

@@ -1,3 +1,4 @@
+import pytest
 import timm
 import torch
 from torch import nn
@@ -72,6 +73,43 @@ def test_one_step_is_adamw():
     optimizer.step()
     # rtol: eps 1e-8 beside a gradient of 1, in float32
     torch.testing.assert_close(module.weight, start * (1 - 0.01 * 0.1) - 0.01, rtol=1e-5, atol=1e-7)
+
+
+def test_sgd_is_nesterov_with_torch_s_weight_decay():
+    """g' = g + wd w, m = 0.9 m + g', w -= lr (g' + 0.9 m): two steps by the formula."""
+    module = nn.Linear(3, 2, bias=False)
+    expected, momentum = module.weight.detach().clone(), torch.zeros(2, 3)
+    optimizer = build_optimizer(module, OptimOptions(optimizer="sgd", weight_decay=0.1))
+    set_lr(optimizer, 0.5)
+    for scale in (1.0, 3.0):
+        optimizer.zero_grad()
+        (scale * module(torch.ones(1, 3)).sum()).backward()
+        optimizer.step()
+        gradient = scale + 0.1 * expected
+        momentum = 0.9 * momentum + gradient
+        expected = expected - 0.5 * (gradient + 0.9 * momentum)
+    torch.testing.assert_close(module.weight.detach(), expected)
+
+
+@pytest.mark.parametrize(
+    ("decay", "scales"),
+    [
+        (0.85, {0: 0.12090549, 1: 0.14224176, 6: 0.32057709, 11: 0.7225, 12: 0.85, 13: 1.0}),
+        (0.75, {0: 0.02375726, 1: 0.03167635, 6: 0.13348389, 12: 0.75}),
+    ],
+)
+def test_groups_of_mae_lites_fine_tuning(decay, scales):
+    """Golden number 10 of ViT-Tiny's 14 groups; the peak, the floor and all are scaled alike."""
+    with torch.device("meta"):
+        model = timm.create_model("vit_tiny_patch16_224", global_pool="avg")
+    options = OptimOptions(layer_decay=decay, no_decay_names=("pos_embed", "cls_token"))
+    optimizer = build_optimizer(model, options, vit_base_layer_id, 12)
+    assert len(optimizer.param_groups) == 28
+    for lr in (4e-3, 1e-6):
+        set_lr(optimizer, lr)
+        for layer, scale in scales.items():
+            for group in optimizer.param_groups[2 * layer : 2 * layer + 2]:
+                assert group["lr"] == pytest.approx(lr * scale, abs=6e-9 * lr)
 
 
 def test_average_follows_its_formula():

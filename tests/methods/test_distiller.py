@@ -56,8 +56,11 @@ def test_the_teacher_gets_images_of_its_own_size():
 
 def test_a_lower_precision_casts_matrices_and_ignores_the_student_s_autocast():
     encoder = FakeEncoder()
+    encoder.stem = torch.nn.Linear(8, 8)
+    encoder.layer_id = lambda name: 0 if name in ("weight", "stem.weight") else 3
     teacher = Teacher(encoder, CPU, "bf16")
-    assert encoder.head.weight.dtype == torch.bfloat16 and encoder.weight.dtype == torch.float32
+    assert encoder.stem.weight.dtype == torch.bfloat16 and encoder.weight.dtype == torch.float32
+    assert encoder.head.weight.dtype == torch.float32  # after the blocks: logits should not tie
     full = Teacher(FakeEncoder(), CPU, "fp32")
     one = batch().images
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -188,3 +188,8 @@ def test_masked_teacher_computes_only_what_it_sees():
     changed[0, :, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4] += 1.0
     after = distiller(Batch(one.images, changed, None, one.keys, one.view_seeds)).parts["qk"]
     torch.testing.assert_close(before, after, rtol=0, atol=0)
+
+
+def test_a_teacher_without_blocks_is_sent_to_fine_tuning():
+    with pytest.raises(UserError, match="The teacher has no blocks: only its logits are known"):
+        relation(teacher=FakeEncoder(depth=0))

@@ -40,11 +40,19 @@ FAMILIES: dict[str, tuple[str, dict]] = {
 }
 # The oldest timm supported does not have all of them yet.
 FAMILIES = {family: entry for family, entry in FAMILIES.items() if timm.is_model(entry[0])}
+BIASED = {"use_abs_pos_emb": True, "use_rel_pos_bias": True, "init_values": 0.1}
 FAMILIES |= {
+    "cls-distilled": ("vit_cls_distilled", {}),
+    "beit-qkv-bias": ("beit", BIASED),
     "tinymim-star": ("tinymim_star", {"out_dim": 40}),
     "tinymim-star-narrow-norm": ("tinymim_star", {"out_dim": 40, "fc_norm_dim": EMBED_DIM}),
 }
-CANT_DROP_PATCHES = {"beit", "beit2-shared-bias"}
+KINDS = {
+    "tinymim_star": "tinymim-star",
+    "vit_cls_distilled": "cls-distilled",
+    "beit": "beit-qkv-bias",
+}
+CANT_DROP_PATCHES = {"beit", "beit2-shared-bias", "beit-qkv-bias"}
 
 
 def architecture_of(family: str) -> dict:
@@ -58,7 +66,7 @@ def architecture_of(family: str) -> dict:
         "num_classes": 5,
     }
     return {
-        "kind": "tinymim-star" if name == "tinymim_star" else "timm",
+        "kind": KINDS.get(name, "timm"),
         "name": name,
         "kwargs": shape | differences,
         "mean": [0.4, 0.5, 0.6],

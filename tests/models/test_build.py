@@ -17,9 +17,10 @@ from limbeck.models.build import (
     with_classifier,
 )
 from limbeck.models.options import StudentOptions
+from limbeck.models.vit import build_encoder
 from limbeck.ops.pos_embed import interpolate_pos_embed, sincos_2d
 from limbeck.records import Tap
-from tests.models.families import small_encoder
+from tests.models.families import architecture_of, small_encoder
 
 SMALL = StudentOptions(
     name="vit_tiny", img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2
@@ -367,10 +368,21 @@ def test_classifiers_of_other_families_take_another_image_size(family):
 
 
 def test_classifier_of_position_tables_that_can_not_be_resized_is_refused():
-    options = StudentOptions(
-        name="beit_base_patch16_224",
-        img_size=32, patch_size=8, embed_dim=32, depth=1, num_heads=2,
-    )  # fmt: skip
-    student = build_student(options, seed=0)
+    architecture = architecture_of("beit")
+    architecture["kwargs"] |= {"img_size": [32, 48]}
     with pytest.raises(UserError, match=r"relative_position_bias_table.*keep the image size"):
-        with_classifier(student, 3, "token", seed=0, img_size=48)
+        with_classifier(build_encoder(architecture), 3, "token", seed=0, img_size=48)
+
+
+@pytest.mark.parametrize("family", ["beit", "beit2-shared-bias", "beit-qkv-bias"])
+def test_tables_of_relative_positions_take_another_image_size(family):
+    encoder = small_encoder(family)
+    model = with_classifier(encoder, 3, "avg", seed=0, img_size=48)
+    assert model(torch.rand(2, 3, 48, 48)).tokens.shape == (2, 37, 32)
+    own, weights = model.model.state_dict(), encoder.model.state_dict()
+    tables = [name for name in own if name.endswith("relative_position_bias_table")]
+    assert tables
+    for name in tables:
+        # The three of the class token stay, and so does the middle: the distance of nothing.
+        assert torch.equal(own[name][-3:], weights[name][-3:])
+        torch.testing.assert_close(own[name][121 // 2], weights[name][49 // 2])

@@ -50,6 +50,31 @@ def test_models_of_timm_that_are_not_supported_are_said_to_be(name):
         check_model_name(name)
 
 
+def test_any_model_of_timm_may_be_asked_for():
+    names = timm.list_models()
+    assert [check_model_name(name, any_model=True) for name in names] == names
+    for name in ("regnety_160.deit_in1k", "vit_base_patch16_224.mae"):
+        assert check_model_name(name, any_model=True) == name
+    with pytest.raises(UserError, match="timm's 'regnety_160' is not supported; choose a plain"):
+        check_model_name("regnety_160.deit_in1k")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("regnety_161", r"There is no model 'regnety_161' in timm. Did you mean 'regnety_16\d'\?"),
+        (
+            "regnety_160.deit_in1kk",
+            "no weights 'deit_in1kk' .* Did you mean 'deit_in1k'.*pycls_in1k",
+        ),
+        ("vit_base_patch16_224.maee", "no weights 'maee'.*Did you mean 'mae'"),
+    ],
+)
+def test_a_wrong_name_among_all_gets_the_nearest_one(name, message):
+    with pytest.raises(UserError, match=message):
+        check_model_name(name, any_model=True)
+
+
 def test_names_are_checked_without_torch_and_timm():
     code = (
         "import sys, time; start = time.perf_counter()\n"

@@ -1,6 +1,7 @@
 """Checks without torch: each mistake has its sentence, and what is right passes."""
 
 import importlib.util
+from dataclasses import replace
 
 import pytest
 
@@ -125,6 +126,24 @@ def test_a_teacher():
     assert "Did you mean 'vit_base_patch16_224'?" in said
 
 
+def test_a_teacher_of_logits_alone_may_be_any_model(tmp_path):
+    regnet = TeacherOptions(source="timm:regnety_160.deit_in1k")
+    checks.check_teacher(regnet, any_model=True)
+    assert "'regnety_160' is not supported" in message_of(checks.check_teacher, regnet)
+    file = tmp_path / "weights.pth"
+    file.touch()
+    named = TeacherOptions(source=str(file), model_name="resnet50")
+    checks.check_teacher(named, any_model=True)
+    assert "'resnet50' is not supported" in message_of(checks.check_teacher, named)
+    for source in ("timm:resnet50", str(tmp_path)):
+        with pytest.raises(
+            UserError, match="model_name is for a weights file, and .* is none; lea"
+        ):
+            checks.check_teacher(
+                TeacherOptions(source=source, model_name="resnet50"), any_model=True
+            )
+
+
 def test_a_method_of_fine_tuning_has_options_only_with_a_teacher():
     named, absent = TeacherOptions(source="timm:vit_base_patch16_224"), TeacherOptions()
     plain = FinetuneConfig()
@@ -163,6 +182,18 @@ def test_the_loop():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
+def test_what_only_adamw_has():
+    default = OptimOptions(betas=(0.9, 0.999))
+    checks.check_optimizer(OptimOptions(optimizer="sgd", betas=(0.9, 0.999)), default)
+    checks.check_optimizer(OptimOptions(optimizer="sgd"), default)
+    checks.check_optimizer(OptimOptions(betas=(0.5, 0.5), eps=1e-3), default)
+    for name, value in {"betas": (0.8, 0.95), "eps": 1e-6}.items():
+        message = message_of(
+            checks.check_optimizer, replace(default, optimizer="sgd", **{name: value}), default
+        )
+        assert f"optim.{name} has no effect with optim.optimizer sgd; leave it out." in message
+
+
 def test_an_absent_logger_is_told_before_the_run():
     said = message_of(checks.check_train, TrainOptions(wandb_project="a"), OptimOptions())
     assert said.endswith("run: pip install 'limbeck[wandb]'.")

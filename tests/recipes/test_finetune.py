@@ -10,12 +10,16 @@ import timm
 import torch
 
 import limbeck
+from limbeck.config import from_plain, preset_names, read_preset
 from limbeck.data.options import DataOptions, MixOptions, ViewOptions
+from limbeck.engine.options import OptimOptions
 from limbeck.errors import UserError
 from limbeck.methods.options import LogitOptions
 from limbeck.models.build import set_drop_path
 from limbeck.models.options import TeacherOptions
+from limbeck.models.origins.inspection import inspect_file
 from limbeck.models.tinymim_star import TinyMimStar
+from limbeck.ops.schedules import cosine_lr, peak_lr
 from limbeck.recipes.evaluate import EvaluateConfig, evaluate
 from limbeck.recipes.finetune import FinetuneConfig, build_classifier, check, finetune, report
 from tests.recipes.runs import finetune_config, metrics_of, snapshot, weights_of
@@ -364,6 +368,144 @@ def test_a_convolutional_network_teaches(images, student, tmp_path):
     assert metrics_of(run)[0][0]["losses"]["logit"] > 0
 
 
+def timm_folder(folder, name="test_resnet", classes=("blue", "green", "red")):
+    """A convolutional classifier as timm saves one to the hub, with random weights."""
+    folder.mkdir()
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=len(classes))
+    safetensors.torch.save_file(model.state_dict(), folder / "model.safetensors")
+    config = {
+        "architecture": name,
+        "num_classes": len(classes),
+        "label_names": list(classes),
+        "pretrained_cfg": {"input_size": [3, 48, 48], "num_classes": len(classes)},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_hard_distillation_from_a_convolutional_network_of_timm(images, student, tmp_path):
+    """DeiT's, with the class token as the distillation token, as in MAE-Lite."""
+    config = finetune_config(images, tmp_path / "run", student)
+    config = taught(config, timm_folder(tmp_path / "convnet"))
+    teacher = replace(config.teacher, precision="bf16")
+    config = replace(config, head="cls-distilled", teacher=teacher)
+    run = finetune(replace(config, train=replace(config.train, epochs=0.5)))
+    record = json.loads((run / "student.json").read_text())
+    assert record["teacher"]["classes"] == ["blue", "green", "red"]
+    assert record["teacher"]["architecture"]["name"] == "test_resnet"
+    assert metrics_of(run)[0][0]["losses"]["logit"] > 0
+    encoder = limbeck.load(run)
+    assert encoder.facts.has_dist_head and encoder.facts.num_prefix_tokens == 1
+    other = timm_folder(tmp_path / "other", classes=("blue", "red", "green"))
+    with pytest.raises(
+        UserError, match="Class 1 of the teacher is 'red' and that of the images 'gr"
+    ):
+        finetune(replace(taught(config, other), out=tmp_path / "2"))
+
+
+@pytest.mark.parametrize("rel_pos", ["qkv-bias", "qv-bias"])
+def test_relative_positions_are_learnt_loaded_and_evaluated(images, student, tmp_path, rel_pos):
+    config = finetune_config(images, tmp_path / "run", student, rel_pos=rel_pos, num_heads=4)
+    run = finetune(longer(config))
+    assert metrics_of(run)[1][-1]["probe"]["top1"] > 0.8  # chance is a third
+    encoder = limbeck.load(run)
+    table = encoder.model.blocks[0].attn.relative_position_bias_table
+    assert table.shape == (52, 4) and table.abs().max() > 0
+    record = json.loads((run / "student.json").read_text())
+    if rel_pos == "qv-bias":
+        model = timm.create_model(record["timm"]["name"], **record["timm"]["kwargs"])
+        model.load_state_dict(safetensors.torch.load_file(run / "student.safetensors"))
+    else:
+        assert record["timm"] is None
+    found = inspect_file(run)
+    assert found.num_heads == (4, 4) and not found.unmatched
+    data = DataOptions(root=str(images), holdout_ratio=0.25, num_workers=0)
+    scores = evaluate(EvaluateConfig(student=(str(run),), data=data, measure_speed=False))
+    assert scores.rows[0].scores["top1"].mean > 0.8
+    again = finetune_config(images, tmp_path / "again", run, img_size=48, drop_path_rate=0.0)
+    larger = build_classifier(again, 3)
+    assert larger.facts.grid == (6, 6)
+    assert larger.model.blocks[0].attn.relative_position_bias_table.shape == (124, 4)
+
+
+def test_a_part_of_the_labels_with_sgd(images, student, tmp_path):
+    """MAE-Lite's transfer to a small set."""
+    config = longer(finetune_config(images, tmp_path / "run", student, head_init_std=0.02))
+    config = replace(
+        config,
+        data=replace(config.data, label_fraction=0.5),
+        optim=replace(config.optim, optimizer="sgd", base_lr=2.0, weight_decay=0.0, clip_grad=1.0),
+        train=replace(config.train, global_batch_size=8),
+    )
+    run = finetune(config)
+    assert metrics_of(run)[1][-1]["probe"]["top1"] > 0.8  # chance is a third
+    record = json.loads((run / "student.json").read_text())
+    assert record["data"]["label_fraction"] == 0.5
+    assert record["data"]["num_train"] < 0.6 * (48 - record["data"]["num_holdout"])
+    other = replace(config, data=replace(config.data, label_seed=1))
+    with pytest.raises(UserError, match="holds another run: data.label_seed is 0 there and 1 here"):
+        finetune(other)
+
+
+def test_the_head_starts_as_asked_for():
+    std = [
+        build_classifier(FinetuneConfig(student="vit_tiny", head_init_std=std), 1000)
+        .model.head.weight.std()
+        .item()
+        for std in (0.02, 2e-5)
+    ]
+    assert std == pytest.approx([0.02, 2e-5], rel=0.01)
+
+
+def preset(name, **changes):
+    config = from_plain(FinetuneConfig, read_preset(name, "finetune"), name)
+    return replace(config, **{"student": "vit_tiny", "data": DataOptions(root="."), **changes})
+
+
+@pytest.mark.parametrize("name", [n for n in preset_names("finetune") if n.startswith("mae_lite")])
+def test_the_recipes_of_mae_lite_pass_their_checks(name):
+    config = preset(name)
+    if name.endswith("distilled"):
+        config = replace(config, teacher=TeacherOptions(source="timm:regnety_160.deit_in1k"))
+    check(config)
+    assert config.num_heads == 12
+    peak = peak_lr(config.optim.base_lr, config.train.global_batch_size)
+    assert peak == pytest.approx(0.03 if name == "mae_lite_transfer" else 4e-3)
+    assert config.optim.min_lr == 1e-6 and config.optim.betas == (0.9, 0.999)
+
+
+def test_the_recipes_of_mae_lite_build_the_published_sizes():
+    sizes = {
+        "mae_lite_finetune": ("vit_tiny", 5_717_416),
+        "mae_lite_finetune_small": ("vit_small", 22_050_664),
+        "mae_lite_finetune_rpe": ("vit_tiny", 5_827_432),
+    }
+    for name, (student, size) in sizes.items():
+        network = build_classifier(preset(name, student=student), 1000)
+        assert sum(parameter.numel() for parameter in network.parameters()) == size
+        assert set(network.facts.num_heads) == {12}
+        norm = network.model.fc_norm
+        assert norm.eps == 1e-6 and norm.weight.eq(1).all() and norm.bias.eq(0).all()
+        assert network.model.pos_embed.requires_grad
+
+
+def test_the_learning_rates_of_mae_lites_recipe():
+    """Golden number 9: 4e-3, floor 1e-6, 5 of 300 epochs of warm-up at 1251 steps each."""
+    config = preset("mae_lite_finetune")
+    expected = {1: 6.394884093e-7, 6_255: 4e-3, 190_777: 2.0005085106e-3, 375_300: 1e-6}
+    for step, lr in expected.items():
+        found = cosine_lr(
+            step,
+            steps_per_epoch=1251,
+            epochs=config.train.epochs,
+            warmup_epochs=config.optim.warmup_for(config.train.epochs),
+            peak_lr=peak_lr(config.optim.base_lr, config.train.global_batch_size),
+            min_lr=config.optim.min_lr,
+        )
+        assert found == pytest.approx(lr, rel=1e-9)
+
+
 def test_another_teacher_is_another_run(images, student, tmp_path):
     def by(source):
         return replace(config, teacher=TeacherOptions(source=source))
@@ -474,6 +616,14 @@ def test_nothing_held_out_is_refused_before_the_run(images, student, tmp_path):
         ({"method": "no_module:Own"}, "there is no module 'no_module' here"),
         ({"method": "limbeck:Own"}, "--method limbeck:Own has no effect without --teacher"),
         ({"method_options": ("a=1",)}, "the options of logit are --logit.NAME"),
+        (
+            {"head": "distilled", "rel_pos": "qv-bias"},
+            "rel_pos is for a single head, not distilled",
+        ),
+        (
+            {"optim": OptimOptions(optimizer="sgd", eps=1e-3)},
+            "optim.eps has no effect with optim.optimizer",
+        ),
         ({"head": "distilled", "global_pool": "avg"}, "has only token pooling, not avg"),
         ({"head": "tinymim-star", "global_pool": "token"}, "has only avg pooling, not token"),
     ],

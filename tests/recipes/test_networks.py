@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
 
 import limbeck
@@ -307,3 +308,14 @@ def test_method_class_and_options_of_the_table(images, tmp_path):
     assert method_class("relation") is Relation
     assert method_options(config, MaskedPixel) is config.masked_pixel
     assert isinstance(load_vit("timm:vit_tiny_patch16_224", pretrained=False), VitEncoder)
+
+
+def test_a_convolutional_teacher_by_name_of_its_file_is_for_fine_tuning_alone(images, tmp_path):
+    file = tmp_path / "convnet.pth"
+    torch.save(timm.create_model("test_resnet", num_classes=3).state_dict(), file)
+    options = TeacherOptions(source=str(file), model_name="test_resnet", img_size=64)
+    found = load_teacher(options, None, CPU)
+    assert found.facts.num_classes == 3 and found.facts.img_size == (64, 64)
+    config = distill_config(images, tmp_path, file)
+    with pytest.raises(UserError, match="The teacher has no blocks: only its logits are known"):
+        build_networks(replace(config, teacher=replace(options, img_size=None)), CPU)

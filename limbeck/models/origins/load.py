@@ -44,13 +44,14 @@ def load_encoder(
     ``num_classes``: 0 leaves the classifier out. ``patch_size``: must be the weights' own (timm
     models resample theirs). With timm: further arguments of ``timm.create_model``, and
     ``pretrained=False`` for random weights. With a weights file: ``model_name``, a timm name,
-    where the tensors do not tell the architecture.
+    where the tensors do not tell the architecture. A classifier of timm that is none of the vision
+    Transformers whose inner tensors are known gives its logits alone.
 
     Raises UserError for a source that can't be found or reached, and for weights that do not fit
     to the last tensor.
     """
     source = str(source)
-    check_source(source)
+    check_source(source, any_model=True)
     _check_positive(img_size=img_size, patch_size=patch_size, num_heads=num_heads)
     size = None if img_size is None else to_grid(img_size)
     heads = num_heads if num_heads is None or isinstance(num_heads, int) else tuple(num_heads)
@@ -92,7 +93,7 @@ def _check_positive(**numbers: int | Sequence[int] | None) -> None:
             raise UserError(f"{name} = {value} is refused; give whole numbers above 0.")
 
 
-def _load_path(path: Path, model_name: str | None, shared: dict[str, Any]) -> VitEncoder:
+def _load_path(path: Path, model_name: str | None, shared: dict[str, Any]) -> Encoder:
     if model_name is not None:
         return load_timm(model_name, **shared, weights_file=path)
     if is_finished_student(path):

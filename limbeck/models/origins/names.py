@@ -24,10 +24,11 @@ def split_source(source: str) -> tuple[str | None, str]:
     return ("own", source) if is_own else (scheme, name)
 
 
-def check_source(source: str) -> None:
+def check_source(source: str, *, any_model: bool = False) -> None:
     """Raise UserError for a source that can't be resolved: an unknown scheme, model or path.
 
-    The hub is not asked. Well under a second, without importing torch.
+    ``any_model``: timm's classifiers of other kinds, teachers of logits alone, will do as well. The
+    hub is not asked. Well under a second, without importing torch.
     """
     scheme, name = split_source(source)
     if scheme is None:
@@ -42,7 +43,7 @@ def check_source(source: str) -> None:
     elif not name:
         raise UserError(f"'{source}' names no model; write {scheme}:NAME.")
     elif scheme == "timm":
-        check_model_name(name)
+        check_model_name(name, any_model=any_model)
     elif not _is_repository(name):
         raise UserError(
             f"'{source}' is no name of a repository on the Hugging Face hub; write hf:OWNER/NAME, "

@@ -8,18 +8,22 @@ from typing import Any
 
 import timm
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from limbeck.errors import UserError
+from limbeck.models.classifier import ClassifierEncoder
+from limbeck.models.encoder import Encoder
 from limbeck.models.finished import weight_hash
 from limbeck.models.origins.checkpoint import interpolation_note, read_weights
 from limbeck.models.origins.hub import REMEDY, fetch
 from limbeck.models.origins.layouts import Grid, Weights, spread_heads, to_float32, to_grid
-from limbeck.models.shapes import check_model_name
+from limbeck.models.shapes import check_model_name, known_model_names
 from limbeck.models.vit import VitEncoder
 
 log = logging.getLogger("limbeck")
 
+_RANDOM = ("Random weights (pretrained=False).",)
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 # What of a timm folder's pretrained_cfg describes its weights; the rest is about where they lay.
@@ -37,8 +41,12 @@ def load_timm(
     config: dict[str, Any] | None = None,
     pretrained: bool = True,
     model_args: dict[str, Any] | None = None,
-) -> VitEncoder:
+) -> Encoder:
     """A timm model by name (with or without a pre-trained tag), in evaluation mode.
+
+    A vision Transformer that is supported is a ``VitEncoder``, another model a
+    ``ClassifierEncoder``, whose patches and heads can't be set and whose classifier can't be left
+    out.
 
     Weights come from ``weights_file`` if given, else from timm's hub; with ``pretrained=False``
     they are random, drawn from torch's global generator. ``config`` is what a timm folder says of
@@ -47,7 +55,7 @@ def load_timm(
     ``img_size`` and ``patch_size``. Raises UserError where there are no weights, they can't be
     fetched, or do not fit.
     """
-    name = check_model_name(name)
+    name = check_model_name(name, any_model=True)
     base = name.partition(".")[0]
     source = f"timm:{name}" if weights_file is None else str(weights_file)
     known = timm.get_pretrained_cfg(name)
@@ -56,7 +64,7 @@ def load_timm(
     weights: Weights | None = None
     if weights_file is not None:
         weights, _ = read_weights(weights_file)
-        facts["num_classes"] = weights["head.weight"].shape[0] if "head.weight" in weights else 0
+        facts["num_classes"] = _count_classes(weights, facts)
         overlay = {"state_dict": weights, "custom_load": False}
     elif pretrained:
         overlay = _locate(name, source)
@@ -66,6 +74,18 @@ def load_timm(
         raise UserError(
             f"{source} has {facts['num_classes']} classes, not {num_classes}; leave num_classes "
             "away (limbeck finetune makes a new classifier)."
+        )
+    if base not in known_model_names():
+        if (patch_size, num_heads) != (None, None) or num_classes == 0:
+            raise UserError(
+                f"{source} is a classifier without patches and heads that could be set; leave "
+                "patch_size, num_heads and num_classes out."
+            )
+        if facts.get("fixed_input_size"):
+            model_args["img_size"] = list(img_size or own_size)
+        model_args["num_classes"] = facts["num_classes"] if num_classes is None else num_classes
+        return _load_classifier(
+            name, source, model_args, facts, overlay, pretrained, img_size or own_size, config
         )
     plain = model_args | {
         "img_size": list(img_size or own_size),
@@ -80,7 +100,7 @@ def load_timm(
     model = _create(name, plain, overlay, pretrained, source)
     plain["global_pool"] = model.global_pool
     mean, std = (tuple(facts.get(key, (0.5, 0.5, 0.5))) for key in ("mean", "std"))
-    notes = [] if pretrained else ["Random weights (pretrained=False)."]
+    notes = list(_RANDOM) if not pretrained else []
     encoder = VitEncoder(
         model,
         architecture={"kind": "timm", "name": base, "kwargs": plain},
@@ -95,20 +115,65 @@ def load_timm(
             encoder.set_num_heads(block, count)
     for note in notes:
         log.info("%s: %s", source, note)
+    hashed = weight_hash(_before_resizing(model, weights, overlay.get("file")))
+    origin = _origin(source, facts, hashed, notes, config, encoder.facts.num_classes)
+    return VitEncoder(
+        model, architecture=encoder.facts.architecture, origin=origin, mean=mean, std=std
+    ).eval()
+
+
+def _load_classifier(
+    name: str,
+    source: str,
+    kwargs: dict[str, Any],
+    facts: dict[str, Any],
+    overlay: dict[str, Any],
+    pretrained: bool,
+    img_size: Grid,
+    config: dict[str, Any] | None,
+) -> ClassifierEncoder:
+    _check_plain(kwargs)
+    model = _create(name, kwargs, overlay | _described(facts), pretrained, source)
+    notes = list(_RANDOM) if not pretrained else []
+    hashed = weight_hash(model.state_dict())
+    return ClassifierEncoder(
+        model,
+        name=name.partition(".")[0],
+        kwargs=kwargs,
+        origin=_origin(source, facts, hashed, notes, config, model.num_classes),
+        img_size=img_size,
+        mean=tuple(facts.get("mean", IMAGENET_DEFAULT_MEAN)),
+        std=tuple(facts.get("std", IMAGENET_DEFAULT_STD)),
+    ).eval()
+
+
+def _count_classes(weights: Weights, facts: dict[str, Any]) -> int:
+    """Rows of the classifier, whose name timm knows; of two, the first."""
+    head = facts.get("classifier") or "head"
+    rows = weights.get(f"{head if isinstance(head, str) else head[0]}.weight")
+    return 0 if rows is None else rows.shape[0]
+
+
+def _origin(
+    source: str,
+    facts: dict[str, Any],
+    hashed: str,
+    notes: list[str],
+    config: dict[str, Any] | None,
+    num_classes: int,
+) -> dict[str, Any]:
     origin = {
         "source": source,
         "layout": "timm",
         "licence": facts.get("license"),
-        "weight_hash": weight_hash(_before_resizing(model, weights, overlay.get("file"))),
+        "weight_hash": hashed,
         "notes": notes,
     }
     classes = (config or {}).get("label_names")
     # A dictionary stands for indices with gaps: no order of classes.
-    if isinstance(classes, list) and len(classes) == encoder.facts.num_classes:
+    if isinstance(classes, list) and len(classes) == num_classes:
         origin["classes"] = classes
-    return VitEncoder(
-        model, architecture=encoder.facts.architecture, origin=origin, mean=mean, std=std
-    ).eval()
+    return origin
 
 
 def _described(config: dict[str, Any] | None) -> dict[str, Any]:

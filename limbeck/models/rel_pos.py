@@ -1,0 +1,77 @@
+"""Relative positions for a plain ViT that is fine-tuned: a bias per block, and layer scale.
+
+MAE-Lite's variant (arXiv 2205.14443, 2404.12210) is BEiT's block (arXiv 2106.08254): every block
+has a table of biases (one per head and distance, three more for the class token) that starts at 0,
+and scales of both branches that start at 0.1. The absolute positions stay. Left out: BEiT's smaller
+start of the layers that end a branch, which loaded weights overwrite.
+"""
+
+import torch
+
+from limbeck.errors import UserError
+from limbeck.models.beit_bias import TABLE
+from limbeck.models.build import is_plain, plain_shape
+from limbeck.models.options import RelPos
+from limbeck.models.vit import VitEncoder, build_encoder
+
+LAYER_SCALE = 0.1
+# Any plain BEiT of timm: its sizes are stated.
+BUILT_AS: dict[RelPos, dict[str, str]] = {
+    "qkv-bias": {"kind": "beit-qkv-bias", "name": "beit_qkv_bias"},
+    "qv-bias": {"kind": "timm", "name": "beit_base_patch16_224"},
+}
+_FRESH = (TABLE, "gamma_1", "gamma_2")
+_FRESH_OF: dict[RelPos, tuple[str, ...]] = {
+    "qkv-bias": _FRESH,
+    "qv-bias": (*_FRESH, "q_bias", "v_bias"),
+}
+_DROPPED: dict[RelPos, tuple[str, ...]] = {"qkv-bias": (), "qv-bias": ("attn.qkv.bias",)}
+
+
+def with_rel_pos(encoder: VitEncoder, rel_pos: RelPos) -> VitEncoder:
+    """The same weights with a relative position bias and layer scale in every block.
+
+    "qkv-bias" keeps the biases of queries, keys and values. "qv-bias" is timm's BEiT as it is:
+    biases of queries and values only, which start at 0 (as in the released 79.0 % run, whose
+    pre-trained biases did not load). Raises UserError for anything but a plain ViT with one
+    classifier, class token and absolute positions, and where blocks differ in their head counts.
+    """
+    facts = encoder.facts
+    if not is_plain(encoder):
+        raise UserError(
+            f"rel_pos needs a plain ViT with a class token, absolute positions and one classifier, "
+            f"and {facts.architecture['name']} is none; leave --rel-pos out."
+        )
+    if len(set(facts.num_heads)) > 1:
+        raise UserError(
+            f"rel_pos needs the same head count in all blocks, which have "
+            f"{', '.join(map(str, facts.num_heads))}; set --num-heads."
+        )
+    architecture = facts.architecture | BUILT_AS[rel_pos]
+    architecture |= {
+        "kwargs": plain_shape(encoder)
+        | {
+            "num_classes": facts.num_classes,
+            "global_pool": encoder.model.global_pool,
+            "use_abs_pos_emb": True,
+            "use_rel_pos_bias": True,
+            "init_values": LAYER_SCALE,
+        },
+    }
+    with torch.random.fork_rng(devices=[]):  # for weights that are overwritten
+        made = build_encoder(architecture, facts.origin)
+    weights = {
+        name: value
+        for name, value in encoder.model.state_dict().items()
+        if not name.endswith(_DROPPED[rel_pos])
+    }
+    own = made.model.state_dict()
+    kept = {name for name in own if not name.endswith(_FRESH_OF[rel_pos])}
+    if kept != weights.keys():
+        odd = ", ".join(sorted(kept ^ weights.keys())[:5])
+        raise UserError(
+            f"rel_pos has no place for what differs in this network from a plain ViT: {odd}; leave "
+            "--rel-pos out."
+        )
+    made.model.load_state_dict(own | weights)
+    return made.train(encoder.training)
