@@ -16,8 +16,10 @@ from limbeck.models.origins.checkpoint import (
     compare,
     heads_text,
     read_pickle,
+    read_metadata,
     read_safetensors,
     strip_prefixes,
+    take_network,
     unpack,
 )
 from limbeck.models.origins.huggingface import read_hub_config
@@ -89,8 +91,7 @@ def inspect_file(path: Path | str) -> Inspection:
         return _inspect_loadable(path, "timm folder" if is_timm else "Hugging Face folder", config)
     if path.suffix == ".safetensors":
         weights, metadata = read_safetensors(path)
-        weights, prefix = strip_prefixes(weights)
-        return _inspect_weights(path, weights, FileInfo("safetensors", (), prefix, (), metadata))
+        return _inspect_weights(path, weights, FileInfo("safetensors", metadata=metadata))
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} is no weights file ({', '.join(SUFFIXES)}).")
     content = read_pickle(path)
@@ -102,8 +103,8 @@ def inspect_file(path: Path | str) -> Inspection:
         return Inspection(
             path, "file without weights", "unknown", "a file of torch", notes=(str(error),)
         )
-    weights, prefix = strip_prefixes(weights)
-    return _inspect_weights(path, weights, FileInfo("torch", containers, prefix, others))
+    info = FileInfo("torch", containers, other_entries=others, metadata=read_metadata(content))
+    return _inspect_weights(path, weights, info)
 
 
 def _describe_unfinished(run_dir: Path) -> str:
@@ -128,6 +129,12 @@ def _count(tensors: Weights) -> dict[str, Any]:
 
 
 def _inspect_weights(path: Path, weights: Weights, info: FileInfo) -> Inspection:
+    counts = _count(strip_prefixes(weights)[0])
+    problems: tuple[str, ...] = ()
+    try:
+        weights, info = take_network(weights, info)
+    except UserError as error:
+        problems = (str(error),)
     metadata: dict[str, Any] = {"format": info.file_format, **info.metadata}
     if info.containers:
         metadata["weights are under"] = ".".join(info.containers)
@@ -135,14 +142,15 @@ def _inspect_weights(path: Path, weights: Weights, info: FileInfo) -> Inspection
         metadata["prefix removed"] = info.prefix
     if info.other_entries:
         metadata["other entries"] = ", ".join(info.other_entries)
-    found = {"path": path, "kind": "weights file", "metadata": metadata, **_count(weights)}
+    found = {"path": path, "kind": "weights file", "metadata": metadata, **counts}
     try:
-        layout = recognise(weights)
+        layout = recognise(weights, info.network.program)
     except UserError:
         return Inspection(
             layout="unknown",
             description="no layout that is known",
             unmatched=tuple(sorted(weights)),
+            notes=problems,
             **found,
         )
     found |= {"layout": layout.name, "description": layout.description}
@@ -150,7 +158,9 @@ def _inspect_weights(path: Path, weights: Weights, info: FileInfo) -> Inspection
         named, left = split_left_out(layout, layout.convert(weights))
     except UserError as error:
         return Inspection(notes=(str(error),), unmatched=tuple(sorted(weights)), **found)
+    left = info.network.left_out | left
     notes = [f"{what} ({len(names)} tensors) would be left out" for what, names in left.items()]
+    notes += [*problems, *info.notes]
     try:
         shape = read_shape(named)
     except UserError as error:
@@ -164,7 +174,8 @@ def _inspect_weights(path: Path, weights: Weights, info: FileInfo) -> Inspection
         "num_classes": shape.num_classes,
     }
     try:
-        num_heads, known_from = find_heads(layout, shape.embed_dim, shape.depth, None)
+        told = shape.num_heads or info.metadata.get("num_heads", "")
+        num_heads, known_from = find_heads(layout, shape.embed_dim, shape.depth, None, str(told))
         found |= {"num_heads": num_heads, "heads_known_from": known_from}
     except UserError as error:
         num_heads = (1,) * shape.depth  # shapes do not depend on it
