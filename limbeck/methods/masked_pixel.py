@@ -11,6 +11,7 @@ from limbeck.methods.method import Method
 from limbeck.methods.options import MaskedPixelOptions
 from limbeck.methods.reconstruction import Reconstruction, check_mask_ratio
 from limbeck.models.encoder import EncoderFacts
+from limbeck.models.finished import Keepsake
 from limbeck.ops.masking import random_ids_keep
 from limbeck.records import Batch, Features, Losses, Tap
 
@@ -19,7 +20,7 @@ class MaskedPixel(Method):
     """L = the reconstruction loss (MAE, arXiv 2111.06377).
 
     The encoder sees only the patches kept; the decoder sees these and mask tokens. The decoder is
-    owned here and vanishes from the finished student.
+    owned here and kept beside the finished student.
     """
 
     Options = MaskedPixelOptions
@@ -36,6 +37,14 @@ class MaskedPixel(Method):
         self.student_taps = (Tap("output"),)
         self.teacher_taps = ()
         self.reconstruction = Reconstruction(options, student)
+
+    def recall(self, kept: dict[str, Keepsake]) -> None:
+        """See ``Reconstruction.recall``."""
+        self.reconstruction.recall(kept)
+
+    def keepsakes(self) -> dict[str, Keepsake]:
+        """The decoder."""
+        return self.reconstruction.keepsakes()
 
     def prepare(self, batch: Batch) -> Batch:
         """Draw each sample's visible patches from its view seed."""

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from limbeck.errors import UserError
 from limbeck.methods.options import DecoderOptions
 from limbeck.models.encoder import EncoderFacts
+from limbeck.models.finished import Keepsake
 from limbeck.models.mae import MaeDecoder
+from limbeck.models.origins.decoder import DECODER, fill_decoder, keep_decoder
 from limbeck.ops.losses import masked_pixel_loss, normalise_patches, patchify
 from limbeck.ops.masking import is_masked
 
@@ -28,6 +30,7 @@ class Reconstruction(nn.Module):
     def __init__(self, options: DecoderOptions, student: EncoderFacts) -> None:
         super().__init__()
         self.norm_pix_loss = options.norm_pix_loss
+        self.fresh_decoder = options.fresh_decoder
         self.patch_size = student.patch_size
         self.num_patches = student.grid[0] * student.grid[1]
         width = options.decoder_embed_dim or student.embed_dim // 2
@@ -42,6 +45,24 @@ class Reconstruction(nn.Module):
         )
         self.register_buffer("mean", torch.tensor(student.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(student.std).view(3, 1, 1), persistent=False)
+
+    def recall(self, kept: dict[str, Keepsake]) -> None:
+        """Load the decoder that the student's start brings.
+
+        Raises UserError where it does not fit the options, and where starting it fresh is no
+        choice because there is none.
+        """
+        decoder = kept.get(DECODER)
+        if decoder is None and self.fresh_decoder:
+            raise UserError(
+                "fresh_decoder has no effect: the student starts without a decoder; leave it out."
+            )
+        if decoder is not None and not self.fresh_decoder:
+            fill_decoder(self.decoder, decoder)
+
+    def keepsakes(self) -> dict[str, Keepsake]:
+        """The decoder, in MAE's published names."""
+        return {DECODER: keep_decoder(self.decoder)}
 
     def forward(self, tokens: Tensor, ids_keep: Tensor, images: Tensor) -> Tensor:
         """The loss, a scalar: ``tokens`` (B, prefix + kept, D) after the student's final norm."""

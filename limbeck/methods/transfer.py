@@ -16,6 +16,7 @@ from limbeck.methods.method import Method
 from limbeck.methods.options import TransferOptions
 from limbeck.methods.reconstruction import Reconstruction, check_mask_ratio
 from limbeck.models.encoder import EncoderFacts
+from limbeck.models.finished import Keepsake
 from limbeck.ops.masking import random_ids_keep
 from limbeck.records import Batch, Features, Losses, Tap
 
@@ -62,6 +63,15 @@ class Transfer(Method):
 
         Without ``needs_same_grid`` only the CLS token, the first, is sure to be the same.
         """
+
+    def recall(self, kept: dict[str, Keepsake]) -> None:
+        """See ``Reconstruction.recall``; without a reconstruction nothing is gone on with."""
+        if self.reconstruction is not None:
+            self.reconstruction.recall(kept)
+
+    def keepsakes(self) -> dict[str, Keepsake]:
+        """The decoder, where there is a reconstruction."""
+        return {} if self.reconstruction is None else self.reconstruction.keepsakes()
 
     def prepare(self, batch: Batch) -> Batch:
         """Draw each sample's visible patches from its view seed, where patches are masked."""

@@ -240,7 +240,7 @@ def _to_star(shape: VitShape, num_heads: tuple[int, ...], img_size: Grid) -> dic
 
 
 def _to_beit(shape: VitShape, num_heads: tuple[int, ...], img_size: Grid) -> dict[str, Any]:
-    """timm's Beit; with a whole qkv bias, which that has not, the kind "mae-lite-rpe"."""
+    """timm's Beit; with a whole qkv bias, which that has not, the kind "beit-qkv-bias"."""
     kwargs = {
         "img_size": list(img_size),
         "patch_size": shape.patch_size,
@@ -260,8 +260,8 @@ def _to_beit(shape: VitShape, num_heads: tuple[int, ...], img_size: Grid) -> dic
         kwargs["qkv_bias"] = False
     is_timms = shape.has_separate_bias or not shape.has_qkv_bias
     return {
-        "kind": "timm" if is_timms else "mae-lite-rpe",
-        "name": "beit_base_patch16_224" if is_timms else "mae_lite_rpe",
+        "kind": "timm" if is_timms else "beit-qkv-bias",
+        "name": "beit_base_patch16_224" if is_timms else "beit_qkv_bias",
         "kwargs": kwargs,
         "num_heads": list(num_heads),
     }

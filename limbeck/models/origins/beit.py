@@ -1,9 +1,10 @@
 """Relative positions of BEiT (arXiv 2106.08254): the table of indices, and tables of another size.
 
-The index of a pair of patches is (dy + gh - 1) * (2 gw - 1) + dx + gw - 1 with dy, dx those of query
-minus key; the last three entries are CLS to patch, patch to CLS, CLS to CLS.
+The index of a pair of patches is (dy + gh - 1) * (2 gw - 1) + dx + gw - 1 with dy, dx those of
+query minus key; the last three entries are CLS to patch, patch to CLS, CLS to CLS.
 """
 
+import warnings
 from math import isqrt
 
 import torch
@@ -31,13 +32,17 @@ def check_indices(weights: Weights, where: str) -> None:
             )
 
 
-def resize_relative(weights: Weights, own: Weights, grid: Grid) -> Weights:
-    """The tables that a model of ``grid`` (gh, gw) has in another size, resized as timm does."""
-    return {
-        name: resize_rel_pos_bias_table(value, grid, own[name].shape)
-        for name, value in weights.items()
-        if name.rpartition(".")[2] == TABLE
-        and name in own
-        and value.shape != own[name].shape
-        and value.shape[-1] == own[name].shape[-1]
-    }
+def resize_tables(weights: Weights, own: Weights, old: Grid, new: Grid) -> Weights:
+    """``weights`` with their tables of relative positions resized to those of ``own`` as timm does.
+
+    ``old`` and ``new`` are the patch grids (gh, gw). Where the old one is no square timm can't
+    tell, and the tables stay as they are.
+    """
+    if old[0] != old[1]:
+        return weights
+    with warnings.catch_warnings(action="ignore"):  # of timm's way through memory
+        return weights | {
+            name: resize_rel_pos_bias_table(value, new, own[name].shape)
+            for name, value in weights.items()
+            if name.endswith(TABLE) and name in own and own[name].shape != value.shape
+        }

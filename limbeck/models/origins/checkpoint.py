@@ -16,7 +16,7 @@ from torch import Tensor
 from limbeck.errors import UserError
 from limbeck.models.finished import weight_hash
 from limbeck.models.origins.architecture import VitShape, read_shape, to_architecture
-from limbeck.models.origins.beit import check_indices, resize_relative
+from limbeck.models.origins.beit import check_indices, resize_tables
 from limbeck.models.origins.companions import Network, find_network
 from limbeck.models.origins.layouts import (
     IMAGENET_NORM,
@@ -308,10 +308,7 @@ def assemble(
         table = interpolate_pos_embed(weights["pos_embed"], num_prefix_rows, grid, to_grid)
         weights = weights | {"pos_embed": table}
         notes.append(interpolation_note(grid, to_grid))
-    resized = resize_relative(weights, skeleton.model.state_dict(), to_grid)
-    if resized:
-        weights = weights | resized
-        notes.append(f"Relative positions resized to {to_grid[0]} x {to_grid[1]} patches.")
+    weights = resize_tables(weights, skeleton.model.state_dict(), grid, to_grid)
     check_match(skeleton.model.state_dict(), weights, origin["source"])
     persistent = skeleton.model.state_dict().keys()
     if all(name in persistent for name, _ in skeleton.model.named_buffers()):

@@ -15,14 +15,13 @@ from limbeck.models.origins.checkpoint import (
     FileInfo,
     compare,
     heads_text,
-    read_pickle,
     read_metadata,
+    read_pickle,
     read_safetensors,
     strip_prefixes,
     take_network,
     unpack,
 )
-from limbeck.models.origins.huggingface import read_hub_config
 from limbeck.models.origins.layouts import (
     Weights,
     find_heads,
@@ -31,6 +30,7 @@ from limbeck.models.origins.layouts import (
 )
 from limbeck.models.origins.load import SUFFIXES, load_encoder
 from limbeck.models.origins.names import check_path
+from limbeck.models.origins.repository import read_hub_config
 from limbeck.models.vit import build_encoder
 
 

@@ -48,9 +48,9 @@ class Layout:
 
     ``recognises`` is asked of all tensors. ``convert`` renames them to timm's names.
     ``left_out`` maps the beginning or the last part of a (converted) name to what it is: tensors
-    that are no part of the encoder. ``heads`` maps a width to the head counts of (the other blocks, the last one).
-    ``is_imagenet``: the images were normalised with ImageNet's mean and std for sure. ``program``:
-    only checkpoints of this program are in it; '' is any.
+    that are no part of the encoder. ``heads`` maps a width to the head counts of (the other
+    blocks, the last one). ``is_imagenet``: the images were normalised with ImageNet's mean and std
+    for sure. ``program``: only checkpoints of this program are in it; '' is any.
     """
 
     name: str
