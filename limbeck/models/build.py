@@ -128,7 +128,7 @@ def describe_positions(encoder: VitEncoder) -> str:
 
 def has_sincos_positions(encoder: VitEncoder) -> bool:
     """Whether the table of positions is the fixed sin-cos one, which pre-training leaves alone."""
-    pos_embed, grid = encoder.model.pos_embed, encoder.facts.grid
+    pos_embed, grid = getattr(encoder.model, "pos_embed", None), encoder.facts.grid
     if pos_embed is None:
         return False
     return is_sincos_2d(pos_embed, pos_embed.shape[1] - grid[0] * grid[1], grid)

@@ -80,7 +80,12 @@ def convert(config: ConvertConfig) -> Converted:
 
     from limbeck import __version__
     from limbeck.engine.checkpoint import write_whole
-    from limbeck.models.origins.decoder import load_decoder
+    from limbeck.models.origins.decoder import (
+        DECODER,
+        check_reads_output,
+        load_decoder,
+        load_keepsakes,
+    )
     from limbeck.models.origins.load import load_encoder
     from limbeck.models.origins.published import to_mae
 
@@ -89,6 +94,8 @@ def convert(config: ConvertConfig) -> Converted:
     decoder = None
     if config.layout == "mae-full":
         decoder = load_decoder(config.source, num_heads=config.decoder_num_heads)
+        kept = load_keepsakes(config.source)[DECODER]
+        check_reads_output(kept, f"The decoder of {config.source}", "convert it with --layout mae")
     weights, told, left = to_mae(encoder, decoder)
     metadata = told | {"made_by": f"limbeck {__version__}", "layout": config.layout}
     out = Path(config.out)

@@ -108,8 +108,9 @@ def start_student(options: StudentOptions, drop_path_rate: float, seed: int) -> 
         overrides = {name: getattr(options, name) for name in names if getattr(options, name)}
         student = load_vit(options.weights, num_classes=0, **overrides).train()
         is_fixed = has_sincos_positions(student)
-        if options.img_size not in (None, *student.facts.img_size):
-            overrides["img_size"] = options.img_size
+        side = options.img_size
+        if side is not None and (side, side) != student.facts.img_size:
+            overrides["img_size"] = side
             student = load_vit(options.weights, num_classes=0, **overrides).train()
         if is_fixed:  # no file says so, and pre-training leaves such a table alone
             student.model.pos_embed.requires_grad_(False)

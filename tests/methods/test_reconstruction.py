@@ -6,6 +6,7 @@ import torch
 from limbeck.errors import UserError
 from limbeck.methods.options import DecoderOptions
 from limbeck.methods.reconstruction import Reconstruction, check_mask_ratio
+from limbeck.models.finished import Keepsake
 from tests.fakes import FakeEncoder
 
 
@@ -55,3 +56,32 @@ def test_a_ratio_that_keeps_nothing_is_refused(mask_ratio, is_fine):
 def test_a_ratio_that_masks_nothing_is_refused():
     with pytest.raises(UserError, match="keeps 4 of 4"):
         check_mask_ratio(0.0, 4)
+
+
+def test_the_decoder_is_kept_and_gone_on_with():
+    facts = FakeEncoder().facts
+    kept = Reconstruction(DecoderOptions(), facts).keepsakes()
+    assert list(kept) == ["decoder"] and kept["decoder"].facts == {"num_heads": 1, "grid": [2, 2]}
+    again = Reconstruction(DecoderOptions(), facts)
+    start = again.decoder.decoder_embed.weight.clone()
+    again.recall({})
+    assert torch.equal(again.decoder.decoder_embed.weight, start)
+    again.recall(kept)
+    own = again.decoder.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in kept["decoder"].weights.items())
+
+
+def test_a_fresh_decoder_where_there_is_a_choice():
+    facts = FakeEncoder().facts
+    fresh = Reconstruction(DecoderOptions(fresh_decoder=True), facts)
+    start = fresh.decoder.decoder_embed.weight.clone()
+    fresh.recall(Reconstruction(DecoderOptions(), facts).keepsakes())
+    assert torch.equal(fresh.decoder.decoder_embed.weight, start)
+    with pytest.raises(UserError, match="fresh_decoder has no effect"):
+        fresh.recall({"other": Keepsake({})})
+
+
+def test_a_decoder_of_another_shape_is_refused():
+    kept = Reconstruction(DecoderOptions(decoder_depth=2), FakeEncoder().facts).keepsakes()
+    with pytest.raises(UserError, match="set decoder_embed_dim 4, decoder_depth 2"):
+        Reconstruction(DecoderOptions(), FakeEncoder().facts).recall(kept)

@@ -69,6 +69,11 @@ class FileInfo:
         return [text, *self.network.notes]
 
 
+def left_out_notes(left: dict[str, list[str]]) -> list[str]:
+    """Sentences that name what of a file was not loaded."""
+    return [f"Left out {what} ({len(names)} tensors)." for what, names in left.items()]
+
+
 def read_weights(path: Path | str) -> tuple[Weights, FileInfo]:
     """The network's tensors in a file by name, without running code that the file may hold.
 
@@ -163,7 +168,8 @@ def unpack(content: Any, path: Path) -> tuple[Weights, tuple[str, ...], tuple[st
     while isinstance(content, dict):
         weights = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
         inner = [key for key in _CONTAINERS if isinstance(content.get(key), dict)]
-        if not weights and inner:
+        # A tensor of no axes among the entries (a best score) is no weight.
+        if inner and all(value.ndim == 0 for value in weights.values()):
             containers.append(inner[0])
             others += [str(key) for key in content if key != inner[0]]
             content = content[inner[0]]
@@ -208,8 +214,7 @@ def load_weights_file(
     check_indices(weights, str(path))
     named, left = split_left_out(layout, to_float32(layout.convert(weights)))
     left = info.network.left_out | left
-    notes = [f"Left out {what} ({len(names)} tensors)." for what, names in left.items()]
-    notes += info.notes
+    notes = left_out_notes(left) + info.notes
     shape = read_shape(named, img_size)
     check_patch_size(shape.patch_size, patch_size, path)
     _check_told(layout, shape, path)

@@ -90,6 +90,8 @@ def load_decoder(
             embed_dim, grid or own_grid, isqrt(rows // 3), width, depth, heads, has_cls_token
         )
     _fill(decoder, kept, source)
+    if kept.facts.get("before_block") is not None:
+        log.info("%s: The decoder reads what enters block %d.", source, kept.facts["before_block"])
     return decoder.eval()
 
 
@@ -105,11 +107,7 @@ def fill_decoder(decoder: MaeDecoder, kept: Keepsake) -> None:
     Raises UserError, with the options to set, where they ask for another shape.
     """
     where = "The decoder of student.weights"
-    if kept.facts.get("before_block") is not None:
-        raise UserError(
-            f"{where} was fitted to what enters block {kept.facts['before_block']} (D2-MAE), not "
-            "to the last tokens; set fresh_decoder to start it anew."
-        )
+    check_reads_output(kept, where, "set fresh_decoder to start it anew")
     width, depth, _, _ = _read_shape(kept, where)
     own_heads = decoder.decoder_blocks[0].attn.num_heads
     # Where nobody knows them, the options do.
@@ -123,6 +121,16 @@ def fill_decoder(decoder: MaeDecoder, kept: Keepsake) -> None:
         )
     _fill(decoder, kept, where)
     log.info("%s goes on: %d blocks of width %d, %d heads.", where, depth, width, own_heads)
+
+
+def check_reads_output(kept: Keepsake, where: str, remedy: str) -> None:
+    """Raise UserError for a decoder that was fitted to an earlier block than the last."""
+    block = kept.facts.get("before_block")
+    if block is not None:
+        raise UserError(
+            f"{where} was fitted to what enters block {block} (D2-MAE), not to the last tokens; "
+            f"{remedy}."
+        )
 
 
 def _fill(decoder: MaeDecoder, kept: Keepsake, where: str) -> None:
@@ -184,7 +192,8 @@ def _read_hub(place: str | Path) -> Keepsake | None:
     if config is None or config.get("model_type") != "vit_mae":
         return None
     weights = read_all(find_file(place, WEIGHT_FILES, source), place, source)
-    start, layers = "decoder.", "decoder_layers."
+    # The second is what transformers 5 writes, the first what is published.
+    start, layers = "decoder.", ("decoder_layers.", "decoder_encoder.layer.")
     own = {n.removeprefix(start): v for n, v in weights.items() if n.startswith(start)}
     if not own:
         return None

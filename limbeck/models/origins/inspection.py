@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import UserError
-from limbeck.models.finished import is_finished_student
+from limbeck.models.finished import is_finished_student, load_kept
 from limbeck.models.origins.architecture import read_shape, to_architecture
 from limbeck.models.origins.checkpoint import (
     FileInfo,
@@ -129,7 +129,8 @@ def _count(tensors: Weights) -> dict[str, Any]:
 
 
 def _inspect_weights(path: Path, weights: Weights, info: FileInfo) -> Inspection:
-    counts = _count(strip_prefixes(weights)[0])
+    weights, prefix = strip_prefixes(weights)
+    counts = _count(weights)
     problems: tuple[str, ...] = ()
     try:
         weights, info = take_network(weights, info)
@@ -138,8 +139,8 @@ def _inspect_weights(path: Path, weights: Weights, info: FileInfo) -> Inspection
     metadata: dict[str, Any] = {"format": info.file_format, **info.metadata}
     if info.containers:
         metadata["weights are under"] = ".".join(info.containers)
-    if info.prefix:
-        metadata["prefix removed"] = info.prefix
+    if prefix:
+        metadata["prefix removed"] = prefix
     if info.other_entries:
         metadata["other entries"] = ", ".join(info.other_entries)
     found = {"path": path, "kind": "weights file", "metadata": metadata, **counts}
@@ -202,6 +203,10 @@ def _inspect_loadable(path: Path, kind: str, config: dict[str, Any] | None = Non
         return Inspection(path, kind, name, f"{kind} that can't be loaded", notes=(str(error),))
     facts, origin = encoder.facts, dict(encoder.facts.origin)
     notes = tuple(origin.pop("notes", ()))
+    notes += tuple(
+        f"{name}.safetensors beside it has {len(keepsake.weights)} tensors"
+        for name, keepsake in (load_kept(path) if is_finished_student(path) else {}).items()
+    )
     return Inspection(
         path=path,
         kind=kind,

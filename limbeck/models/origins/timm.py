@@ -12,7 +12,7 @@ from torch import nn
 
 from limbeck.errors import UserError
 from limbeck.models.finished import weight_hash
-from limbeck.models.origins.checkpoint import interpolation_note, read_weights
+from limbeck.models.origins.checkpoint import interpolation_note, left_out_notes, read_weights
 from limbeck.models.origins.hub import REMEDY, fetch
 from limbeck.models.origins.layouts import Grid, Weights, spread_heads, to_float32, to_grid
 from limbeck.models.shapes import check_model_name
@@ -54,8 +54,10 @@ def load_timm(
     facts = (known.to_dict() if known else {}) | _described(config)
     overlay: dict[str, Any] = {}
     weights: Weights | None = None
+    notes = [] if pretrained else ["Random weights (pretrained=False)."]
     if weights_file is not None:
-        weights, _ = read_weights(weights_file)
+        weights, info = read_weights(weights_file)
+        notes += left_out_notes(info.network.left_out) + info.notes
         facts["num_classes"] = weights["head.weight"].shape[0] if "head.weight" in weights else 0
         overlay = {"state_dict": weights, "custom_load": False}
     elif pretrained:
@@ -80,7 +82,6 @@ def load_timm(
     model = _create(name, plain, overlay, pretrained, source)
     plain["global_pool"] = model.global_pool
     mean, std = (tuple(facts.get(key, (0.5, 0.5, 0.5))) for key in ("mean", "std"))
-    notes = [] if pretrained else ["Random weights (pretrained=False)."]
     encoder = VitEncoder(
         model,
         architecture={"kind": "timm", "name": base, "kwargs": plain},
