@@ -16,6 +16,7 @@ _PUBLIC = {
     "evaluate": "limbeck.recipes.evaluate",
     "doctor": "limbeck.recipes.doctor",
     "inspect": "limbeck.recipes.inspect",
+    "convert": "limbeck.recipes.convert",
     "demo": "limbeck.recipes.demo",
     # their options
     "DistillConfig": "limbeck.recipes.distill",
@@ -23,10 +24,12 @@ _PUBLIC = {
     "EvaluateConfig": "limbeck.recipes.evaluate",
     "DoctorConfig": "limbeck.recipes.doctor",
     "InspectConfig": "limbeck.recipes.inspect",
+    "ConvertConfig": "limbeck.recipes.convert",
     "DemoConfig": "limbeck.recipes.demo",
     # networks
     "load": "limbeck.models.finished",
     "load_encoder": "limbeck.models.origins.load",
+    "load_decoder": "limbeck.models.origins.decoder",
     # contracts
     "Encoder": "limbeck.models.encoder",
     "EncoderFacts": "limbeck.models.encoder",

@@ -66,6 +66,9 @@ MISTAKES = [
     (("doctor", "--data", "phots"), "--data: phots does not exist. Did you mean 'photos'?"),
     (("inspect",), "No file is named; run: limbeck inspect FILE."),
     (("inspect", "note.txt"), "note.txt does not exist. Did you mean 'notes.txt'?"),
+    (("convert",), "A source and a file are needed; run: limbeck convert SOURCE OUT.pth."),
+    (("convert", "rn", "a.pth"), "There is no file or folder rn. Did you mean 'run'?"),
+    (("convert", "run", "notes.txt"), "notes.txt is no name of a weights file; let it end in .pth"),
     (("demo", "--seeds", "0"), "seeds = 0 is refused: input should be greater than 0."),
 ]  # fmt: skip
 

@@ -16,6 +16,7 @@ from limbeck.methods.options import ComparisonOptions
 from limbeck.methods.reconstruction import Reconstruction
 from limbeck.methods.regression import Regression
 from limbeck.models.encoder import EncoderFacts
+from limbeck.models.finished import Keepsake
 from limbeck.records import Batch, Features, Losses, Tap
 
 
@@ -63,6 +64,16 @@ class Comparison(Method):
         (B, [nh,] N, width), and (B, nh, N, N) of scores. Without ``needs_same_grid`` only the CLS
         token, the first, is sure to be the same.
         """
+
+    def recall(self, kept: dict[str, Keepsake]) -> None:
+        """See ``Reconstruction.recall``; without a reconstruction nothing is gone on with."""
+        if isinstance(self.reconstruction, Reconstruction):
+            self.reconstruction.recall(kept)
+
+    def keepsakes(self) -> dict[str, Keepsake]:
+        """The decoder, where there is one of all tokens."""
+        is_kept = isinstance(self.reconstruction, Reconstruction)
+        return self.reconstruction.keepsakes() if is_kept else {}
 
     def prepare(self, batch: Batch) -> Batch:
         """Draw each sample's visible patches from its view seed, where patches are masked."""

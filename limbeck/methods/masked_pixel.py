@@ -9,6 +9,7 @@ from limbeck.methods.method import Method
 from limbeck.methods.options import MaskedPixelOptions
 from limbeck.methods.reconstruction import Reconstruction
 from limbeck.models.encoder import EncoderFacts
+from limbeck.models.finished import Keepsake
 from limbeck.records import Batch, Features, Losses
 
 
@@ -16,7 +17,7 @@ class MaskedPixel(Method):
     """L = the reconstruction loss (MAE, arXiv 2111.06377).
 
     The encoder sees only the patches kept; the decoder sees these and mask tokens. The decoder is
-    owned here and vanishes from the finished student.
+    owned here and kept beside the finished student.
     """
 
     Options = MaskedPixelOptions
@@ -31,6 +32,14 @@ class MaskedPixel(Method):
         self.reconstruction = Reconstruction(options, student)
         self.student_taps = self.reconstruction.taps
         self.teacher_taps = ()
+
+    def recall(self, kept: dict[str, Keepsake]) -> None:
+        """See ``Reconstruction.recall``."""
+        self.reconstruction.recall(kept)
+
+    def keepsakes(self) -> dict[str, Keepsake]:
+        """The decoder."""
+        return self.reconstruction.keepsakes()
 
     def prepare(self, batch: Batch) -> Batch:
         """Draw each sample's visible patches from its view seed."""

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from limbeck.methods.options import MethodOptions
+from limbeck.models.finished import Keepsake
 from limbeck.records import Batch, Features, Losses, Tap
 
 
@@ -36,6 +37,18 @@ class Method(nn.Module, ABC):
     def prepare(self, batch: Batch) -> Batch:
         """Set what both sides must share (``ids_keep``), drawn from the batch's view seeds."""
         return batch
+
+    def recall(self, kept: dict[str, Keepsake]) -> None:
+        """Go on with what the student's start brings beside its weights; called once, when built.
+
+        ``kept`` by name, empty for a fresh student: what ``keepsakes`` gave in an earlier run, or
+        what a published file has. Raises UserError for what does not fit.
+        """
+        del kept
+
+    def keepsakes(self) -> dict[str, Keepsake]:
+        """What of its own weights is kept beside the finished student, by name; usually nothing."""
+        return {}
 
     @abstractmethod
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Losses:

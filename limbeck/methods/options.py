@@ -40,6 +40,8 @@ class DecoderOptions:
     """Decoder heads; one per 32 channels if not given."""
     norm_pix_loss: bool = True
     """Each target patch is normalised by its own mean and variance."""
+    fresh_decoder: bool = False
+    """Start the decoder anew where student.weights bring one; without, theirs is loaded."""
 
 
 @options

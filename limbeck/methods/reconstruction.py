@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from limbeck.errors import UserError
 from limbeck.methods.options import DecoderOptions
 from limbeck.models.encoder import EncoderFacts
+from limbeck.models.finished import Keepsake
 from limbeck.models.mae import MaeDecoder
+from limbeck.models.origins.decoder import DECODER, fill_decoder, keep_decoder
 from limbeck.ops.losses import normalise_patches, patchify, squared_error
 from limbeck.ops.masking import ids_masked
 from limbeck.records import Batch, Features, Tap
@@ -35,10 +37,12 @@ class Reconstruction(nn.Module):
     ) -> None:
         super().__init__()
         self.norm_pix_loss = options.norm_pix_loss
+        self.fresh_decoder = options.fresh_decoder
         self.patch_size = student.patch_size
         self.num_patches = student.grid[0] * student.grid[1]
         self.tap, self.norm = read_before(student, before_block)
         self.taps: tuple[Tap, ...] = (self.tap,)
+        self.is_after_all = before_block is None
         width = options.decoder_embed_dim or student.embed_dim // 2
         self.decoder = MaeDecoder(
             embed_dim=student.tap_dim(self.tap),
@@ -51,6 +55,24 @@ class Reconstruction(nn.Module):
         )
         self.register_buffer("mean", torch.tensor(student.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(student.std).view(3, 1, 1), persistent=False)
+
+    def recall(self, kept: dict[str, Keepsake]) -> None:
+        """Load the decoder that the student's start brings.
+
+        Raises UserError where it does not fit the options, and where starting it fresh is no
+        choice because there is none. One that reads an inner block has nothing to go on with.
+        """
+        decoder = kept.get(DECODER) if self.is_after_all else None
+        if decoder is None and self.fresh_decoder:
+            raise UserError(
+                "fresh_decoder has no effect: the student starts without a decoder; leave it out."
+            )
+        if decoder is not None and not self.fresh_decoder:
+            fill_decoder(self.decoder, decoder)
+
+    def keepsakes(self) -> dict[str, Keepsake]:
+        """The decoder, in MAE's published names, where it reads the student's output."""
+        return {} if not self.is_after_all else {DECODER: keep_decoder(self.decoder)}
 
     def forward(self, student: Features, batch: Batch) -> Tensor:
         """The loss, a scalar, of the student's features (its ``taps``) and the batch's images."""

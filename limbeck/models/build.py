@@ -23,7 +23,7 @@ from limbeck.models.origins.checkpoint import interpolation_note
 from limbeck.models.shapes import check_model_name
 from limbeck.models.tinymim_star import OUT_DIM, TinyMimStar
 from limbeck.models.vit import VitEncoder, build_encoder
-from limbeck.ops.pos_embed import interpolate_pos_embed, sincos_2d
+from limbeck.ops.pos_embed import interpolate_pos_embed, is_sincos_2d, sincos_2d
 
 log = logging.getLogger("limbeck")
 
@@ -126,12 +126,23 @@ def init_student(model: nn.Module) -> None:
 def describe_positions(encoder: VitEncoder) -> str:
     """How a student has its positions: "fixed sin-cos" (``init_student``), "learned" or "other".
 
-    "other" are those that are no table of the tokens: rotary or relative ones.
+    "fixed sin-cos, interpolated" is a fixed table of another grid. "other" are those that are no
+    table of the tokens: rotary or relative ones.
     """
     pos_embed = encoder.model.pos_embed
     if pos_embed is None:
         return "other"
-    return "learned" if pos_embed.requires_grad else "fixed sin-cos"
+    if pos_embed.requires_grad:
+        return "learned"
+    return "fixed sin-cos" if has_sincos_positions(encoder) else "fixed sin-cos, interpolated"
+
+
+def has_sincos_positions(encoder: VitEncoder) -> bool:
+    """Whether the table of positions is the fixed sin-cos one, which pre-training leaves alone."""
+    pos_embed, grid = getattr(encoder.model, "pos_embed", None), encoder.facts.grid
+    if pos_embed is None:
+        return False
+    return is_sincos_2d(pos_embed, pos_embed.shape[1] - grid[0] * grid[1], grid)
 
 
 def set_drop_path(encoder: VitEncoder, rates: Sequence[float]) -> None:

@@ -8,6 +8,8 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,17 @@ FORMAT = "limbeck-student"
 FORMAT_VERSION = 1
 
 
+@dataclass(frozen=True)
+class Keepsake:
+    """Weights worth keeping beside an encoder, such as a decoder: tensors by published name.
+
+    ``facts`` is plain JSON data that the tensors do not tell (head counts, say).
+    """
+
+    weights: dict[str, Tensor]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
 def save_student(
     encoder: VitEncoder,
     folder: Path | str,
@@ -34,17 +47,19 @@ def save_student(
     *,
     interpolation: str = "bicubic",
     crop_ratio: float = 0.875,
+    kept: Mapping[str, Keepsake] | None = None,
 ) -> None:
     """Write the student into ``folder`` (made if missing), each file whole or not at all.
 
     ``record`` is plain data on where the student comes from (teacher, licence, data fingerprint,
     versions); it is kept under its own keys. ``interpolation`` and ``crop_ratio`` (centre crop as
-    a part of the resized image) are the preprocessing that the student is evaluated with. Raises
-    RunError where the folder can't be written.
+    a part of the resized image) are the preprocessing that the student is evaluated with. What is
+    ``kept`` is written beside it as NAME.safetensors. Raises RunError where the folder can't be
+    written.
     """
     facts = encoder.facts
-    weights = {k: v.detach().cpu().contiguous() for k, v in encoder.model.state_dict().items()}
-    own = {
+    weights = _on_cpu(encoder.model.state_dict())
+    own: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "architecture": facts.architecture,
@@ -61,11 +76,19 @@ def save_student(
     taken = own.keys() & record.keys()
     if taken:
         raise ValueError(f"The record may not set {', '.join(sorted(taken))}.")
+    beside = {name: _on_cpu(keepsake.weights) for name, keepsake in (kept or {}).items()}
+    if kept:
+        own["kept"] = {
+            name: {"weight_hash": weight_hash(beside[name]), "facts": keepsake.facts}
+            for name, keepsake in kept.items()
+        }
     text = json.dumps(own | record, indent=2, ensure_ascii=False)
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_whole(folder / WEIGHTS_FILE, save(weights, metadata={"format": "pt"}))
+        for name, tensors in beside.items():
+            _write_whole(folder / f"{name}.safetensors", save(tensors, metadata={"format": "pt"}))
         # The record last: where it exists, the weights are complete.
         _write_whole(folder / RECORD_FILE, text.encode())
     except OSError as error:
@@ -82,36 +105,35 @@ def load_student(path: Path | str) -> VitEncoder:
     ``facts.origin`` is what its record says. Raises UserError for a missing file, for anything else
     than a finished student, and for weights that do not match (the keys are listed).
     """
-    folder = _folder_of(path)
-    record_file, weights_file = folder / RECORD_FILE, folder / WEIGHTS_FILE
-    for file in (record_file, weights_file):
-        if not file.is_file():
-            raise UserError(
-                f"There is no {file.name} in {folder}, so it holds no finished student; pass the "
-                "folder that a finished run wrote."
-            )
-    record = read_json(record_file)
-    if record.get("format") != FORMAT:
-        raise UserError(f"{record_file} is not the record of a finished student.")
-    if record["format_version"] > FORMAT_VERSION:
-        raise UserError(
-            f"{record_file} has format version {record['format_version']}, newer than this "
-            f"limbeck reads ({FORMAT_VERSION}); update limbeck."
-        )
-    try:
-        weights = load_file(weights_file)
-    except SafetensorError as error:
-        raise UserError(f"{weights_file} can't be read as safetensors: {error}.") from error
+    folder, record = _read_record(path)
+    weights_file = folder / WEIGHTS_FILE
+    weights = _load_tensors(weights_file)
     origin = {"source": str(folder)} | {k: v for k, v in record.items() if k not in _NOT_ORIGIN}
     encoder = build_encoder(record["architecture"], origin)
     _check_keys(encoder.model.state_dict(), weights, weights_file)
-    if weight_hash(weights) != record["weight_hash"]:
-        raise UserError(
-            f"{weights_file} is not the file that {RECORD_FILE} describes (another weight hash); "
-            "keep the two files of one run together."
-        )
+    _check_hash(weights, record["weight_hash"], weights_file)
     encoder.model.load_state_dict(weights)
     return encoder.eval()
+
+
+def load_kept(path: Path | str) -> dict[str, Keepsake]:
+    """What a finished student's folder keeps beside it, by name; often nothing.
+
+    ``path`` as for ``load_student``. Raises UserError for files that are missing or are not those
+    of the record.
+    """
+    folder, record = _read_record(path)
+    kept: dict[str, Keepsake] = {}
+    for name, said in record.get("kept", {}).items():
+        file = folder / f"{name}.safetensors"
+        if not file.is_file():
+            raise UserError(
+                f"There is no {file.name} in {folder}; keep the files of a run together."
+            )
+        weights = _load_tensors(file)
+        _check_hash(weights, said["weight_hash"], file)
+        kept[name] = Keepsake(weights, said["facts"])
+    return kept
 
 
 def is_finished_student(path: Path | str) -> bool:
@@ -135,7 +157,48 @@ def weight_hash(weights: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-_NOT_ORIGIN = frozenset(("format", "format_version", "architecture", "preprocessing", "timm"))
+_NOT_ORIGIN = frozenset(
+    ("format", "format_version", "architecture", "preprocessing", "timm", "kept")
+)
+
+
+def _on_cpu(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+
+
+def _read_record(path: Path | str) -> tuple[Path, dict[str, Any]]:
+    folder = _folder_of(path)
+    record_file, weights_file = folder / RECORD_FILE, folder / WEIGHTS_FILE
+    for file in (record_file, weights_file):
+        if not file.is_file():
+            raise UserError(
+                f"There is no {file.name} in {folder}, so it holds no finished student; pass the "
+                "folder that a finished run wrote."
+            )
+    record = read_json(record_file)
+    if record.get("format") != FORMAT:
+        raise UserError(f"{record_file} is not the record of a finished student.")
+    if record["format_version"] > FORMAT_VERSION:
+        raise UserError(
+            f"{record_file} has format version {record['format_version']}, newer than this "
+            f"limbeck reads ({FORMAT_VERSION}); update limbeck."
+        )
+    return folder, record
+
+
+def _load_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise UserError(f"{file} can't be read as safetensors: {error}.") from error
+
+
+def _check_hash(weights: dict[str, Tensor], expected: str, file: Path) -> None:
+    if weight_hash(weights) != expected:
+        raise UserError(
+            f"{file} is not the file that {RECORD_FILE} describes (another weight hash); "
+            "keep the two files of one run together."
+        )
 
 
 def _folder_of(path: Path | str) -> Path:

@@ -37,6 +37,7 @@ class MaeDecoder(nn.Module):
                 f"The decoder is {decoder_embed_dim} wide, which does not divide into "
                 f"{decoder_num_heads} heads; set decoder_embed_dim to a multiple of them."
             )
+        self.grid = grid
         self.num_cls_tokens = int(has_cls_token)
         self.num_patches = grid[0] * grid[1]
         positions = sincos_2d(decoder_embed_dim, grid, self.num_cls_tokens)

@@ -35,6 +35,26 @@ def sincos_2d(
     return torch.cat((prefix, patches)).float()
 
 
+def is_sincos_2d(
+    pos_embed: Float[Tensor, "1 N D"], num_prefix_tokens: int, grid: tuple[int, int]
+) -> bool:
+    """Whether a table is the fixed one of ``grid``, also as a half-precision file rounds it.
+
+    Also with the halves of the channels swapped (rows first): that is MoCo-v3's (arXiv 2104.02057).
+    """
+    embed_dim = pos_embed.shape[-1]
+    if embed_dim % 4 or pos_embed.shape[1] != num_prefix_tokens + grid[0] * grid[1]:
+        return False
+    table = pos_embed[0].detach().float().cpu()
+    fixed = sincos_2d(embed_dim, grid, num_prefix_tokens)
+    # 1e-5: other programs compute the angles in float32.
+    return any(
+        torch.allclose(table, other.to(dtype).float(), rtol=0, atol=1e-5)
+        for other in (fixed, fixed.roll(embed_dim // 2, dims=1))
+        for dtype in (torch.float32, torch.float16, torch.bfloat16)
+    )
+
+
 def interpolate_pos_embed(
     pos_embed: Float[Tensor, "1 N D"],
     num_prefix_tokens: int,

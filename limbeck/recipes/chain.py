@@ -287,8 +287,9 @@ def _copy_student(stage_dir: Path, out: Path) -> None:
     from limbeck.engine.checkpoint import write_whole
     from limbeck.models.finished import RECORD_FILE, WEIGHTS_FILE
 
+    kept = [f"{name}.safetensors" for name in read_json(stage_dir / RECORD_FILE).get("kept", {})]
     # The record last: where it exists, the weights are complete.
-    for name in (WEIGHTS_FILE, RECORD_FILE):
+    for name in (*kept, WEIGHTS_FILE, RECORD_FILE):
         with (stage_dir / name).open("rb") as source:
             write_whole(
                 out / name, lambda target, source=source: shutil.copyfileobj(source, target)

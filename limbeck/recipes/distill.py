@@ -185,7 +185,13 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
                     "scores": result.probes,
                 },
             )
-            save_student(student, run.dir, record, crop_ratio=config.probes.crop_ratio)
+            save_student(
+                student,
+                run.dir,
+                record,
+                crop_ratio=config.probes.crop_ratio,
+                kept=nets.method.keepsakes(),
+            )
             run.finish()
             report.note(skipped.summary())
 

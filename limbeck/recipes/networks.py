@@ -17,9 +17,16 @@ from limbeck.methods.distiller import DTYPES, Teacher
 from limbeck.methods.method import Method
 from limbeck.methods.options import MethodOptions
 from limbeck.models.attention import choose_attention, choose_attention_of
-from limbeck.models.build import build_student, keep_dropping_paths, seeded, set_drop_path
+from limbeck.models.build import (
+    build_student,
+    has_sincos_positions,
+    keep_dropping_paths,
+    seeded,
+    set_drop_path,
+)
 from limbeck.models.encoder import Encoder, EncoderFacts
 from limbeck.models.options import StudentOptions, TeacherOptions
+from limbeck.models.origins.decoder import load_keepsakes
 from limbeck.models.origins.load import load_encoder
 from limbeck.models.vit import VitEncoder
 from limbeck.recipes.checks import check_needs_teacher
@@ -63,6 +70,8 @@ def build_networks(
         method = kind(options, student.facts, teacher and teacher.facts)
     rows, columns = student.facts.grid
     choose_attention_of(method, rows * columns, device, DTYPES[config.train.precision])
+    start = config.student.weights
+    method.recall({} if start is None else load_keepsakes(start))
     fit_heads(student, method)
     _check_drop_path(options, student.facts, method.student_taps, "student")
     if teacher is not None:
@@ -97,9 +106,16 @@ def start_student(options: StudentOptions, drop_path_rate: float, seed: int) -> 
     if options.weights is None:
         student = build_student(options, seed=seed)
     else:
-        names = ("img_size", "patch_size", "num_heads")
+        names = ("patch_size", "num_heads")
         overrides = {name: getattr(options, name) for name in names if getattr(options, name)}
         student = load_vit(options.weights, num_classes=0, **overrides).train()
+        is_fixed = has_sincos_positions(student)
+        side = options.img_size
+        if side is not None and (side, side) != student.facts.img_size:
+            overrides["img_size"] = side
+            student = load_vit(options.weights, num_classes=0, **overrides).train()
+        if is_fixed:  # no file says so, and pre-training leaves such a table alone
+            student.model.pos_embed.requires_grad_(False)
     set_constant_drop_path(student, drop_path_rate)
     return student
 

@@ -149,3 +149,9 @@ def test_masked_pixels_need_no_teacher(unlabelled, tmp_path, capsys, precision):
     words += ["--method", "masked-pixel", "--masked-pixel.mask-ratio", "0.5"]
     said_by(capsys, *words, "--train.precision", precision)
     assert limbeck.load(tmp_path / "run").facts.num_heads == (3, 3)
+
+    words = ["convert", tmp_path / "run", tmp_path / "mae.pth", "--layout", "mae-full"]
+    said, _ = said_by(capsys, *words)
+    assert said.startswith(f"Wrote {tmp_path / 'mae.pth'}: the encoder and decoder in MAE's layout")
+    _, log = said_by(capsys, *words, code=2)
+    assert "mae.pth exists; choose another name, or replace it with --overwrite." in log

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from limbeck.errors import UserError
 from limbeck.methods.options import DecoderOptions
 from limbeck.methods.reconstruction import Reconstruction
+from limbeck.models.finished import Keepsake
 from limbeck.records import Batch, Features, Tap
 from tests.fakes import FakeEncoder
 
@@ -44,3 +46,41 @@ def test_the_decoder_is_half_as_wide_unless_told():
     decoder = Reconstruction(options, facts).decoder
     assert decoder.decoder_embed.out_features == 96 and len(decoder.decoder_blocks) == 3
     assert decoder.decoder_blocks[0].attn.num_heads == 2
+
+
+def test_the_decoder_is_kept_and_gone_on_with():
+    facts = FakeEncoder().facts
+    kept = Reconstruction(DecoderOptions(), facts).keepsakes()
+    assert list(kept) == ["decoder"] and kept["decoder"].facts == {"num_heads": 1, "grid": [2, 2]}
+    again = Reconstruction(DecoderOptions(), facts)
+    start = again.decoder.decoder_embed.weight.clone()
+    again.recall({})
+    assert torch.equal(again.decoder.decoder_embed.weight, start)
+    again.recall(kept)
+    own = again.decoder.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in kept["decoder"].weights.items())
+
+
+def test_a_fresh_decoder_where_there_is_a_choice():
+    facts = FakeEncoder().facts
+    fresh = Reconstruction(DecoderOptions(fresh_decoder=True), facts)
+    start = fresh.decoder.decoder_embed.weight.clone()
+    fresh.recall(Reconstruction(DecoderOptions(), facts).keepsakes())
+    assert torch.equal(fresh.decoder.decoder_embed.weight, start)
+    with pytest.raises(UserError, match="fresh_decoder has no effect"):
+        fresh.recall({"other": Keepsake({})})
+
+
+def test_a_decoder_of_another_shape_is_refused():
+    kept = Reconstruction(DecoderOptions(decoder_depth=2), FakeEncoder().facts).keepsakes()
+    with pytest.raises(UserError, match="set decoder_embed_dim 4, decoder_depth 2"):
+        Reconstruction(DecoderOptions(), FakeEncoder().facts).recall(kept)
+
+
+def test_a_decoder_that_reads_an_inner_block_is_not_kept():
+    facts = FakeEncoder().facts
+    inner = Reconstruction(DecoderOptions(), facts, before_block=1)
+    assert inner.keepsakes() == {}
+    start = inner.decoder.decoder_embed.weight.clone()
+    inner.recall(Reconstruction(DecoderOptions(), facts).keepsakes())
+    assert torch.equal(inner.decoder.decoder_embed.weight, start)

@@ -13,7 +13,14 @@ import limbeck
 from limbeck.errors import RunError, UserError
 from limbeck.models import finished
 from limbeck.models.build import build_student, with_classifier
-from limbeck.models.finished import is_finished_student, load_student, save_student, weight_hash
+from limbeck.models.finished import (
+    Keepsake,
+    is_finished_student,
+    load_kept,
+    load_student,
+    save_student,
+    weight_hash,
+)
 from limbeck.models.options import StudentOptions
 from limbeck.records import Tap
 from tests.models.families import small_encoder, small_images
@@ -206,3 +213,25 @@ def test_the_record_can_not_overwrite_the_students_own_entries(student, tmp_path
     with pytest.raises(ValueError, match="may not set architecture"):
         save_student(student, tmp_path, {"architecture": {}})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_kept_beside_a_student_comes_back(tmp_path, student):
+    kept = {"extra": Keepsake({"w": torch.rand(2, 3).T}, {"num_heads": 3})}
+    save_student(student, tmp_path, {}, kept=kept)
+    (name,) = load_kept(tmp_path)
+    again = load_kept(tmp_path / "student.json")["extra"]
+    assert name == "extra" and again.facts == {"num_heads": 3}
+    assert torch.equal(again.weights["w"], kept["extra"].weights["w"])
+    assert "kept" not in load_student(tmp_path).facts.origin
+    save_file({"w": torch.zeros(3, 2)}, tmp_path / "extra.safetensors")
+    with pytest.raises(UserError, match="extra.safetensors is not the file that student.json"):
+        load_kept(tmp_path)
+    (tmp_path / "extra.safetensors").unlink()
+    with pytest.raises(UserError, match="There is no extra.safetensors"):
+        load_kept(tmp_path)
+
+
+def test_most_students_keep_nothing_beside_them(tmp_path, student):
+    save_student(student, tmp_path, {})
+    assert load_kept(tmp_path) == {}
+    assert "kept" not in json.loads((tmp_path / "student.json").read_text())

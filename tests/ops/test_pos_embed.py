@@ -1,13 +1,14 @@
 """Position tables: known entries and sums of MAE's, a slow loop, and resizing."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from timm.layers import resample_abs_pos_embed
 
 from limbeck.errors import UserError
-from limbeck.ops.pos_embed import interpolate_pos_embed, sincos_2d
+from limbeck.ops.pos_embed import interpolate_pos_embed, is_sincos_2d, sincos_2d
 
 GOLDEN = [  # width, row, channel, value (14 x 14 patches, one prefix row)
     (192, 2, 0, 0.84147098),
@@ -22,6 +23,16 @@ GOLDEN = [  # width, row, channel, value (14 x 14 patches, one prefix row)
     (192, 196, 0, 0.42016704),
     (192, 196, 1, -0.96500867),
     (192, 196, 48, 0.90744678),
+    (192, 34, 0, -0.9589242747),  # row 2, column 5
+    (192, 34, 1, -0.8335087902),
+    (192, 34, 48, 0.2836621855),
+    (192, 34, 96, 0.9092974268),
+    (192, 34, 97, 0.9968007437),
+    (192, 34, 144, -0.4161468365),
+    (96, 34, 1, -0.2617815761),  # of MAE-Lite's decoder
+    (96, 34, 24, 0.2836621855),
+    (96, 34, 48, 0.9092974268),
+    (96, 34, 72, -0.4161468365),
     (768, 2, 1, 0.81525065),
     (768, 196, 1, -0.17437020),
 ]
@@ -33,7 +44,9 @@ def test_golden_entries(width, row, channel, value):
     assert table[row, channel].item() == pytest.approx(value, abs=5e-8)  # one float32 step
 
 
-@pytest.mark.parametrize(("width", "total"), [(192, 17277.554156), (768, 69594.493859)])
+@pytest.mark.parametrize(
+    ("width", "total"), [(96, 8576.0284009), (192, 17277.554156), (768, 69594.493859)]
+)
 def test_golden_sums(width, total):
     table = sincos_2d(width, (14, 14), 1)
     assert table.shape == (197, width)
@@ -41,6 +54,25 @@ def test_golden_sums(width, total):
     assert table[0].eq(0).all()
     # Rounding to float32 moves the sum of 37,824 (151,296) values by about 1e-5.
     assert table.double().sum().item() == pytest.approx(total, abs=2e-4)
+
+
+def test_golden_sum_of_squares():
+    # Half a sine's and half a cosine's square in every channel: 96 for each of 196 patches.
+    assert sincos_2d(192, (14, 14), 1).double().square().sum().item() == pytest.approx(18816)
+
+
+@pytest.mark.parametrize("num_prefix_tokens", [0, 1, 5])
+def test_the_fixed_table_is_told_from_others(num_prefix_tokens):
+    table = sincos_2d(16, (3, 4), num_prefix_tokens)[None]
+    is_fixed = partial(is_sincos_2d, num_prefix_tokens=num_prefix_tokens, grid=(3, 4))
+    assert is_fixed(table) and is_fixed(table + 1e-6)
+    assert is_fixed(table.half()) and is_fixed(table.bfloat16().float())
+    assert is_fixed(table.roll(8, dims=2))  # MoCo-v3's: rows first
+    assert not is_fixed(table.roll(4, dims=2))
+    assert not is_fixed(table + 1e-3)
+    assert not is_fixed(table[:, 1:])
+    assert not is_sincos_2d(table, num_prefix_tokens, (4, 3))
+    assert not is_sincos_2d(table[..., :6], num_prefix_tokens, (3, 4))
 
 
 def test_rectangular_grid_against_a_loop():

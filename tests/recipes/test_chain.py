@@ -15,8 +15,9 @@ import torch
 import limbeck
 from limbeck.config import from_plain, read_preset
 from limbeck.errors import UserError
-from limbeck.methods.options import FeatureOptions, RelationOptions
+from limbeck.methods.options import FeatureOptions, ReconstructionOptions, RelationOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
+from limbeck.models.origins.decoder import load_decoder
 from limbeck.recipes import distill as recipe
 from limbeck.recipes import networks
 from limbeck.recipes.chain import rehearse, split_chain, stage_dirs
@@ -169,6 +170,17 @@ def test_the_report_says_where_the_stages_are(chain):
     assert f"Stage 1_vit_small is in {chain / '1_vit_small'}.\n" in said
     assert f"Stage 2_vit_tiny is in {chain / '2_vit_tiny'}.\n" in said
     assert f"limbeck finetune --student {chain} " in said
+
+
+def test_the_last_stage_s_keepsakes_come_along(images, teacher, tmp_path):
+    relation = RelationOptions(
+        drop_path_rate=0.0, mask_ratio=0.5, reconstruction=ReconstructionOptions(weight=0.1)
+    )
+    config = chain_config(images, tmp_path / "run", teacher, chain=FIRST, relation=relation)
+    run = distill(config)
+    assert load_decoder(run).grid == (4, 4)
+    stage = (run / "1_vit_small" / "decoder.safetensors").read_bytes()
+    assert (run / "decoder.safetensors").read_bytes() == stage
 
 
 def test_a_chain_of_one(images, teacher, student, tmp_path):

@@ -442,6 +442,29 @@ def test_a_start_from_weights(images, teacher, student, tmp_path):
     assert first < 0.8 * metrics_of(student)[0][0]["losses"]["total"]
 
 
+def test_what_the_method_keeps_is_beside_the_student(teacher, student):
+    record = json.loads((teacher / "student.json").read_text())
+    assert record["kept"]["decoder"]["facts"] == {"num_heads": 1, "grid": [4, 4]}
+    assert record["positions"] == "fixed sin-cos"
+    state = torch.load(teacher / "checkpoint.pt", weights_only=True)["module"]
+    start = "method.reconstruction.decoder."
+    kept = safetensors.torch.load_file(teacher / "decoder.safetensors")
+    assert len(kept) == 20
+    assert all(torch.equal(value, state[start + name]) for name, value in kept.items())
+    assert "kept" not in json.loads((student / "student.json").read_text())
+
+
+def test_masked_pixels_go_on_from_a_run(images, teacher, tmp_path):
+    config = teacher_config(images, tmp_path / "run")
+    run = distill(replace(config, student=StudentOptions(weights=str(teacher))))
+    first = metrics_of(run)[0][0]["losses"]["pixel"]
+    assert first < metrics_of(teacher)[0][0]["losses"]["pixel"]
+    assert json.loads((run / "student.json").read_text())["positions"] == "fixed sin-cos"
+    before, after = (limbeck.load(path).model.state_dict() for path in (teacher, run))
+    assert torch.equal(before["pos_embed"], after["pos_embed"])
+    assert not torch.equal(before["norm.weight"], after["norm.weight"])
+
+
 def test_a_teacher_of_another_patch_size(images, tmp_path, capsys, caplog):
     caplog.set_level("INFO")
     big = replace(teacher_config(images, tmp_path / "teacher"))

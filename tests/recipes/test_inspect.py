@@ -25,6 +25,10 @@ def test_a_finished_run(student):
     assert "UNMATCHED" not in said
 
 
+def test_what_a_run_keeps_beside_its_student(teacher):
+    assert "note      decoder.safetensors beside it has 20 tensors" in said_of(teacher)
+
+
 def test_a_weights_file(student, tmp_path):
     weights = limbeck.load(student).model.state_dict()
     torch.save({"model": weights, "epoch": 3}, tmp_path / "plain.pth")

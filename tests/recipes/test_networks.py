@@ -9,11 +9,18 @@ import torch
 import limbeck
 from limbeck.errors import UserError
 from limbeck.methods.masked_pixel import MaskedPixel
-from limbeck.methods.options import FeatureOptions, LogitOptions, RelationOptions
+from limbeck.methods.options import (
+    FeatureOptions,
+    LogitOptions,
+    MaskedPixelOptions,
+    RelationOptions,
+)
 from limbeck.methods.relation import Relation
+from limbeck.models.build import describe_positions
 from limbeck.models.options import StudentOptions, TeacherOptions
+from limbeck.models.origins.decoder import load_decoder
 from limbeck.models.vit import VitEncoder
-from limbeck.recipes.finetune import FinetuneConfig
+from limbeck.recipes.finetune import FinetuneConfig, build_classifier
 from limbeck.recipes.networks import (
     build_networks,
     layer_of,
@@ -27,6 +34,7 @@ from limbeck.recipes.networks import (
 )
 from limbeck.records import Tap
 from tests.fakes import FakeEncoder
+from tests.models.origins import writers
 from tests.recipes.runs import STUDENT_SHAPE, distill_config, teacher_config
 
 CPU = torch.device("cpu")
@@ -179,6 +187,73 @@ def test_a_student_that_starts_from_weights(teacher, student):
     other = start_student(StudentOptions(weights=str(student), img_size=64, num_heads=2), 0.0, 0)
     assert other.facts.grid == (8, 8)
     assert other.facts.num_heads == (2, 2)
+
+
+def test_fixed_positions_of_a_start_stay_fixed(teacher, tmp_path):
+    """No file says how its positions came about: the sin-cos table is known by its values."""
+    start = start_student(StudentOptions(weights=str(teacher)), 0.0, 0)
+    assert describe_positions(start) == "fixed sin-cos"
+    assert not start.model.pos_embed.requires_grad
+    resized = start_student(StudentOptions(weights=str(teacher), img_size=64), 0.0, 0)
+    assert describe_positions(resized) == "fixed sin-cos, interpolated"
+    assert not resized.model.pos_embed.requires_grad
+    weights = start.model.state_dict()
+    torch.save(weights | {"pos_embed": weights["pos_embed"] + 0.01}, tmp_path / "learned.pth")
+    learned = StudentOptions(weights=str(tmp_path / "learned.pth"), num_heads=4)
+    assert describe_positions(start_student(learned, 0.0, 0)) == "learned"
+
+
+def masked(images, tmp_path, start, **options):
+    return build_networks(
+        replace(
+            teacher_config(images, tmp_path),
+            student=StudentOptions(weights=str(start)),
+            masked_pixel=MaskedPixelOptions(mask_ratio=0.5, **options),
+        ),
+        CPU,
+    ).method.reconstruction.decoder
+
+
+def test_masked_pixels_go_on_with_the_decoder_of_a_run(images, teacher, tmp_path):
+    decoder, kept = masked(images, tmp_path, teacher), load_decoder(teacher).state_dict()
+    assert all(torch.equal(decoder.state_dict()[name], value) for name, value in kept.items())
+    fresh = masked(images, tmp_path, teacher, fresh_decoder=True)
+    assert not torch.equal(fresh.mask_token, decoder.mask_token)
+    with pytest.raises(UserError, match=r"\(16, 1, 1\).*set decoder_embed_dim 16, decoder_depth 1"):
+        masked(images, tmp_path, teacher, decoder_depth=2)
+
+
+def test_masked_pixels_go_on_with_the_decoder_of_a_published_file(images, tmp_path):
+    weights = writers.mae_full(192, 96)
+    file = writers.save_published(tmp_path / "full.pth", weights)
+    decoder = masked(images, tmp_path, file)
+    assert torch.equal(decoder.decoder_pred.weight, weights["decoder_pred.weight"])
+    torch.save(writers.mae_encoder(192), tmp_path / "encoder.pth")
+    masked(images, tmp_path, tmp_path / "encoder.pth")
+    with pytest.raises(UserError, match="fresh_decoder has no effect"):
+        masked(images, tmp_path, tmp_path / "encoder.pth", fresh_decoder=True)
+
+
+def test_a_decoupled_file_starts_masked_pixels_only_with_a_fresh_decoder(images, tmp_path):
+    weights = writers.with_spare_block(writers.mae_full(192, 96))
+    file = tmp_path / "d2.pth"
+    torch.save(writers.in_mae_lite(weights), file)
+    with pytest.raises(UserError, match="set fresh_decoder"):
+        masked(images, tmp_path, file)
+    assert masked(images, tmp_path, file, fresh_decoder=True).decoder_embed.in_features == 192
+
+
+def test_a_decoupled_file_is_fine_tuned_with_trained_positions(tmp_path):
+    weights = writers.with_spare_block(writers.mae_full(192, 96))
+    torch.save(writers.d_mae(weights, writers.mae_encoder(384)), tmp_path / "d2.pth.tar")
+    classifier = build_classifier(FinetuneConfig(student=str(tmp_path / "d2.pth.tar")), 7)
+    assert classifier.facts.num_heads == (12, 12) and classifier.facts.depth == 2
+    assert classifier.model.pos_embed.requires_grad
+    assert torch.equal(classifier.model.pos_embed, weights["pos_embed"])
+    own = classifier.model.state_dict()
+    assert own["fc_norm.weight"].eq(1).all() and "norm.weight" not in own
+    shared = own.keys() & weights.keys()
+    assert len(shared) == 28 and all(torch.equal(own[name], weights[name]) for name in shared)
 
 
 def test_an_own_encoder_can_be_no_student(tmp_path, monkeypatch):

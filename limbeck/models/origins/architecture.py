@@ -15,6 +15,9 @@ class VitShape:
     ``grid`` is that of the position table; ``num_prefix_rows`` are its rows without a place in the
     image. ``hidden_dim`` is the width of ``mlp.fc1``; ``is_gated``: half of it are gates.
     ``out_dim`` is the width of TinyMIM*'s wide tokens; it and ``fc_norm_dim`` are 0 without.
+    ``has_separate_bias``: queries and values have biases of their own and keys have none (BEiT).
+    ``num_heads`` is told by a table of relative positions alone, 0 without; ``is_shared``: all
+    blocks have the same one.
     """
 
     embed_dim: int
@@ -35,6 +38,9 @@ class VitShape:
     num_classes: int
     out_dim: int
     fc_norm_dim: int
+    has_separate_bias: bool = False
+    num_heads: int = 0
+    is_shared: bool = False
 
     @property
     def img_size(self) -> Grid:
@@ -54,6 +60,10 @@ _NUM_AXES = {
     "conv1x1.1.weight": 2,
     "fc_norm.weight": 1,
 }
+_TABLES = (
+    "blocks.0.attn.relative_position_bias_table",
+    "rel_pos_bias.relative_position_bias_table",
+)
 _OPTIONAL = ("reg_token", "head.weight", "conv1x1.1.weight", "fc_norm.weight")
 
 
@@ -92,13 +102,16 @@ def read_shape(weights: Weights, img_size: Grid | None = None) -> VitShape:
         num_reg_tokens=num_reg_tokens,
         has_qkv_bias="blocks.0.attn.qkv.bias" in weights,
         has_qk_norm="blocks.0.attn.q_norm.weight" in weights,
-        has_layer_scale="blocks.0.ls1.gamma" in weights,
+        has_layer_scale=bool({"blocks.0.ls1.gamma", "blocks.0.gamma_1"} & weights.keys()),
         has_pre_norm="norm_pre.weight" in weights,
         is_gated=weights["blocks.0.mlp.fc2.weight"].shape[1] * 2 == hidden_dim,
         global_pool=_read_pool(weights),
         num_classes=_num_rows(weights, "head.weight"),
         out_dim=_num_rows(weights, "conv1x1.1.weight"),
         fc_norm_dim=_num_rows(weights, "fc_norm.weight"),
+        has_separate_bias="blocks.0.attn.q_bias" in weights,
+        num_heads=max(weights[name].shape[-1] if name in weights else 0 for name in _TABLES),
+        is_shared=_TABLES[1] in weights,
     )
 
 
@@ -154,6 +167,8 @@ def to_architecture(
     """
     if shape.out_dim:
         return _to_star(shape, num_heads, img_size)
+    if shape.has_separate_bias or shape.num_heads:
+        return _to_beit(shape, num_heads, img_size)
     if shape.has_dist_token:
         name, eps = "deit_base_distilled_patch16_224", 1e-6
     elif shape.is_gated:
@@ -219,6 +234,34 @@ def _to_star(shape: VitShape, num_heads: tuple[int, ...], img_size: Grid) -> dic
     return {
         "kind": "tinymim-star",
         "name": "tinymim_star",
+        "kwargs": kwargs,
+        "num_heads": list(num_heads),
+    }
+
+
+def _to_beit(shape: VitShape, num_heads: tuple[int, ...], img_size: Grid) -> dict[str, Any]:
+    """timm's Beit; with a whole qkv bias, which that has not, the kind "beit-qkv-bias"."""
+    kwargs = {
+        "img_size": list(img_size),
+        "patch_size": shape.patch_size,
+        "embed_dim": shape.embed_dim,
+        "depth": shape.depth,
+        "num_heads": num_heads[0],
+        "mlp_ratio": to_ratio(shape.hidden_dim, shape.embed_dim),
+        "num_classes": shape.num_classes,
+        "global_pool": shape.global_pool,
+        "use_abs_pos_emb": True,
+        "use_rel_pos_bias": shape.num_heads > 0 and not shape.is_shared,
+        "use_shared_rel_pos_bias": shape.is_shared,
+        # Any value that builds the scales: the weights overwrite it.
+        "init_values": 0.1 if shape.has_layer_scale else None,
+    }
+    if not shape.has_separate_bias and not shape.has_qkv_bias:
+        kwargs["qkv_bias"] = False
+    is_timms = shape.has_separate_bias or not shape.has_qkv_bias
+    return {
+        "kind": "timm" if is_timms else "beit-qkv-bias",
+        "name": "beit_base_patch16_224" if is_timms else "beit_qkv_bias",
         "kwargs": kwargs,
         "num_heads": list(num_heads),
     }

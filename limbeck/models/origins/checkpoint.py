@@ -5,7 +5,7 @@ import logging
 import pickle
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from limbeck.errors import UserError
+from limbeck.models.beit_bias import resize_tables
 from limbeck.models.finished import weight_hash
 from limbeck.models.origins.architecture import VitShape, read_shape, to_architecture
+from limbeck.models.origins.beit import check_indices
+from limbeck.models.origins.companions import Network, find_network
 from limbeck.models.origins.layouts import (
     IMAGENET_NORM,
     Grid,
@@ -44,7 +47,9 @@ class FileInfo:
     """How a weights file was packed.
 
     ``containers`` the keys that lead to the weights, ``prefix`` what all names began with,
-    ``other_entries`` what else the file holds, ``metadata`` safetensors' own strings.
+    ``other_entries`` what else the file holds, ``metadata`` safetensors' own strings (of a file of
+    torch those under "metadata", as ``limbeck convert`` writes them). ``network`` is what was taken
+    out of the tensors, with what was left out.
     """
 
     file_format: str
@@ -52,20 +57,36 @@ class FileInfo:
     prefix: str = ""
     other_entries: tuple[str, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
+    network: Network = field(default_factory=lambda: Network({}))
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of the packing."""
+        # Weights that would have served as well: the choice among them must not be silent.
+        rivals = [name for name in self.other_entries if name in _CONTAINERS]
+        if not rivals:
+            return list(self.network.notes)
+        text = f"Weights of '{self.containers[0]}'; the file also has {', '.join(rivals)}."
+        return [text, *self.network.notes]
+
+
+def left_out_notes(left: dict[str, list[str]]) -> list[str]:
+    """Sentences that name what of a file was not loaded."""
+    return [f"Left out {what} ({len(names)} tensors)." for what, names in left.items()]
 
 
 def read_weights(path: Path | str) -> tuple[Weights, FileInfo]:
-    """All tensors of a file by name, without running code that the file may hold.
+    """The network's tensors in a file by name, without running code that the file may hold.
 
     safetensors, or torch's format with tensors and plain data; the published files' argparse
-    Namespace is allowed. Containers and shared prefixes are removed. Raises UserError for a file
-    that is unreadable, holds other objects, or holds no weights.
+    Namespace is allowed. Containers, shared prefixes and what pre-training saved beside the network
+    are removed. Raises UserError for a file that is unreadable, holds other objects, or holds no
+    weights.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
         weights, metadata = read_safetensors(path)
-        weights, prefix = strip_prefixes(weights)
-        return weights, FileInfo("safetensors", prefix=prefix, metadata=metadata)
+        return take_network(weights, FileInfo("safetensors", metadata=metadata))
     content = read_pickle(path)
     if isinstance(content, dict) and "limbeck_checkpoint" in content:
         raise UserError(
@@ -73,8 +94,26 @@ def read_weights(path: Path | str) -> tuple[Weights, FileInfo]:
             "to finish it, then pass the run's folder."
         )
     weights, containers, others = unpack(content, path)
+    info = FileInfo("torch", containers, other_entries=others, metadata=read_metadata(content))
+    return take_network(weights, info)
+
+
+def take_network(weights: Weights, info: FileInfo) -> tuple[Weights, FileInfo]:
+    """The network's tensors among all of a file, and ``info`` with what was removed.
+
+    Raises UserError where others lie beside it that are not known.
+    """
     weights, prefix = strip_prefixes(weights)
-    return weights, FileInfo("torch", containers, prefix, others)
+    network = find_network(weights, info.other_entries)
+    return network.weights, replace(info, prefix=prefix, network=network)
+
+
+def read_metadata(content: Any) -> dict[str, str]:
+    """The strings under "metadata" in a file of torch."""
+    metadata = content.get("metadata") if isinstance(content, dict) else None
+    if not isinstance(metadata, dict):
+        return {}
+    return {str(name): text for name, text in metadata.items() if isinstance(text, str)}
 
 
 def read_safetensors(path: Path) -> tuple[Weights, dict[str, str]]:
@@ -130,7 +169,8 @@ def unpack(content: Any, path: Path) -> tuple[Weights, tuple[str, ...], tuple[st
     while isinstance(content, dict):
         weights = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
         inner = [key for key in _CONTAINERS if isinstance(content.get(key), dict)]
-        if not weights and inner:
+        # A tensor of no axes among the entries (a best score) is no weight.
+        if inner and all(value.ndim == 0 for value in weights.values()):
             containers.append(inner[0])
             others += [str(key) for key in content if key != inner[0]]
             content = content[inner[0]]
@@ -171,14 +211,16 @@ def load_weights_file(
     not fit; nothing is ever loaded in part.
     """
     weights, info = read_weights(path)
-    layout = recognise(weights)
+    layout = recognise(weights, info.network.program)
+    check_indices(weights, str(path))
     named, left = split_left_out(layout, to_float32(layout.convert(weights)))
-    notes = [f"Left out {what} ({len(names)} tensors)." for what, names in left.items()]
-    notes += _describe_packing(info)
+    left = info.network.left_out | left
+    notes = left_out_notes(left) + info.notes
     shape = read_shape(named, img_size)
     check_patch_size(shape.patch_size, patch_size, path)
     _check_told(layout, shape, path)
-    heads, known_from = find_heads(layout, shape.embed_dim, shape.depth, num_heads)
+    told = str(shape.num_heads or info.metadata.get("num_heads", ""))
+    heads, known_from = find_heads(layout, shape.embed_dim, shape.depth, num_heads, told)
     notes.append(f"Head counts {heads_text(heads)}: {known_from}.")
     mean, std = IMAGENET_NORM
     notes.append(
@@ -198,14 +240,6 @@ def load_weights_file(
     named = drop_classifier(named, architecture, num_classes, notes)
     origin = {"source": str(path), "layout": layout.name, "licence": None, "notes": notes}
     return assemble(named, architecture, origin, shape.grid, shape.num_prefix_rows)
-
-
-def _describe_packing(info: FileInfo) -> list[str]:
-    # Weights that would have served as well: the choice among them must not be silent.
-    rivals = [name for name in info.other_entries if name in _CONTAINERS]
-    if not rivals:
-        return []
-    return [f"Weights of '{info.containers[0]}'; the file also has {', '.join(rivals)}."]
 
 
 def _check_told(layout: Layout, shape: VitShape, path: Path) -> None:
@@ -280,6 +314,7 @@ def assemble(
         table = interpolate_pos_embed(weights["pos_embed"], num_prefix_rows, grid, to_grid)
         weights = weights | {"pos_embed": table}
         notes.append(interpolation_note(grid, to_grid))
+    weights = resize_tables(weights, skeleton.model.state_dict(), grid, to_grid)
     check_match(skeleton.model.state_dict(), weights, origin["source"])
     persistent = skeleton.model.state_dict().keys()
     if all(name in persistent for name, _ in skeleton.model.named_buffers()):

@@ -15,14 +15,7 @@ import torch
 from limbeck.errors import UserError, did_you_mean
 from limbeck.models.encoder import Encoder
 from limbeck.models.origins.architecture import read_shape, to_architecture, to_ratio
-from limbeck.models.origins.checkpoint import (
-    assemble,
-    check_patch_size,
-    drop_classifier,
-    read_safetensors,
-    read_weights,
-)
-from limbeck.models.origins.hub import fetch
+from limbeck.models.origins.checkpoint import assemble, check_patch_size, drop_classifier
 from limbeck.models.origins.layouts import (
     IMAGENET_NORM,
     Grid,
@@ -35,13 +28,18 @@ from limbeck.models.origins.layouts import (
     to_float32,
     to_grid,
 )
+from limbeck.models.origins.repository import (
+    WEIGHT_FILES,
+    find_file,
+    read_all,
+    read_hub_config,
+    read_licence,
+    read_optional,
+)
 from limbeck.models.origins.timm import load_timm
 
 HALF_NORM = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CLIP_NORM = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-
-_INDEX_FILE = "model.safetensors.index.json"
-_WEIGHT_FILES = ("model.safetensors", _INDEX_FILE, "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -128,16 +126,6 @@ _LEFT_OUT = (
 )
 
 
-def read_hub_config(file: Path) -> dict[str, Any] | None:
-    """The ``config.json`` of a model of Hugging Face or timm; None if the file is none."""
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    is_hub = isinstance(config, dict) and ("model_type" in config or "architecture" in config)
-    return config if is_hub else None
-
-
 def load_huggingface(
     place: str | Path,
     *,
@@ -152,12 +140,12 @@ def load_huggingface(
     model for, and for weights that do not fit to the last tensor.
     """
     source = str(place) if isinstance(place, Path) else f"hf:{place}"
-    config_file = _find(place, ("config.json",), source)
+    config_file = find_file(place, ("config.json",), source)
     config = read_hub_config(config_file)
     if config is None:
         raise UserError(f"The config.json of {source} names no model type; pass another source.")
-    weights_file = _find(place, _WEIGHT_FILES, source)
-    licence = _read_licence(place, source)
+    weights_file = find_file(place, WEIGHT_FILES, source)
+    licence = read_licence(place, source)
     if "architecture" in config:
         return _load_timm_format(
             config, weights_file, licence, img_size=img_size, patch_size=patch_size,
@@ -165,7 +153,7 @@ def load_huggingface(
         )  # fmt: skip
     family = find_family(config, source)
     vision = _vision_part(config)
-    weights, left = to_timm_names(_read_all(weights_file, place, source), family)
+    weights, left = to_timm_names(read_all(weights_file, place, source), family)
     notes = [f"Left out {what} ({len(names)} tensors)." for what, names in left.items()]
     own_heads = vision.get("num_attention_heads", family.num_heads)
     if config["model_type"] == "dinov3_vit":
@@ -344,34 +332,11 @@ def _load_timm_format(
     )  # fmt: skip
 
 
-# --- Where the files lie ------------------------------------------------------------------------
-
-
-def _find(place: str | Path, names: tuple[str, ...], source: str) -> Path:
-    if not isinstance(place, Path):
-        return fetch(place, names, source)
-    for name in names:
-        if (place / name).is_file():
-            return place / name
-    raise UserError(f"{place} has none of the files {', '.join(names)}; complete the folder.")
-
-
-def _read_all(file: Path, place: str | Path, source: str) -> Weights:
-    if file.name != _INDEX_FILE:
-        # Not through read_weights for safetensors: it strips prefixes that the renaming knows.
-        return read_safetensors(file)[0] if file.suffix == ".safetensors" else read_weights(file)[0]
-    shards = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
-    weights: Weights = {}
-    for shard in shards:
-        weights |= read_safetensors(_find(place, (shard,), source))[0]
-    return weights
-
-
 def _read_norm(
     place: str | Path, family: Family, source: str, notes: list[str]
 ) -> tuple[list[float], list[float]]:
     try:
-        config = json.loads(_read_optional(place, "preprocessor_config.json", source) or "{}")
+        config = json.loads(read_optional(place, "preprocessor_config.json", source) or "{}")
     except ValueError:
         config = {}
     mean, std = (config.get(key) for key in ("image_mean", "image_std"))
@@ -388,17 +353,3 @@ def _read_classes(config: dict[str, Any]) -> dict[str, Any]:
     # What transformers writes by itself are no names.
     is_named = all(name not in (None, f"LABEL_{index}") for index, name in enumerate(classes))
     return {"classes": classes} if classes and is_named else {}
-
-
-def _read_licence(place: str | Path, source: str) -> str | None:
-    """The licence that a model card states in its head."""
-    card = _read_optional(place, "README.md", source) or ""
-    found = re.search(r"\A---\n(?:.*\n)*?license: *(\S+)", card)
-    return found.group(1) if found else None
-
-
-def _read_optional(place: str | Path, name: str, source: str) -> str | None:
-    try:
-        return _find(place, (name,), source).read_text(encoding="utf-8")
-    except (UserError, OSError, UnicodeDecodeError):
-        return None

@@ -9,18 +9,19 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import UserError
-from limbeck.models.finished import is_finished_student
+from limbeck.models.finished import is_finished_student, load_kept
 from limbeck.models.origins.architecture import read_shape, to_architecture
 from limbeck.models.origins.checkpoint import (
     FileInfo,
     compare,
     heads_text,
+    read_metadata,
     read_pickle,
     read_safetensors,
     strip_prefixes,
+    take_network,
     unpack,
 )
-from limbeck.models.origins.huggingface import read_hub_config
 from limbeck.models.origins.layouts import (
     Weights,
     find_heads,
@@ -29,6 +30,7 @@ from limbeck.models.origins.layouts import (
 )
 from limbeck.models.origins.load import SUFFIXES, load_encoder
 from limbeck.models.origins.names import check_path
+from limbeck.models.origins.repository import read_hub_config
 from limbeck.models.vit import build_encoder
 
 
@@ -89,8 +91,7 @@ def inspect_file(path: Path | str) -> Inspection:
         return _inspect_loadable(path, "timm folder" if is_timm else "Hugging Face folder", config)
     if path.suffix == ".safetensors":
         weights, metadata = read_safetensors(path)
-        weights, prefix = strip_prefixes(weights)
-        return _inspect_weights(path, weights, FileInfo("safetensors", (), prefix, (), metadata))
+        return _inspect_weights(path, weights, FileInfo("safetensors", metadata=metadata))
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} is no weights file ({', '.join(SUFFIXES)}).")
     content = read_pickle(path)
@@ -102,8 +103,8 @@ def inspect_file(path: Path | str) -> Inspection:
         return Inspection(
             path, "file without weights", "unknown", "a file of torch", notes=(str(error),)
         )
-    weights, prefix = strip_prefixes(weights)
-    return _inspect_weights(path, weights, FileInfo("torch", containers, prefix, others))
+    info = FileInfo("torch", containers, other_entries=others, metadata=read_metadata(content))
+    return _inspect_weights(path, weights, info)
 
 
 def _describe_unfinished(run_dir: Path) -> str:
@@ -128,21 +129,29 @@ def _count(tensors: Weights) -> dict[str, Any]:
 
 
 def _inspect_weights(path: Path, weights: Weights, info: FileInfo) -> Inspection:
+    weights, prefix = strip_prefixes(weights)
+    counts = _count(weights)
+    problems: tuple[str, ...] = ()
+    try:
+        weights, info = take_network(weights, info)
+    except UserError as error:
+        problems = (str(error),)
     metadata: dict[str, Any] = {"format": info.file_format, **info.metadata}
     if info.containers:
         metadata["weights are under"] = ".".join(info.containers)
-    if info.prefix:
-        metadata["prefix removed"] = info.prefix
+    if prefix:
+        metadata["prefix removed"] = prefix
     if info.other_entries:
         metadata["other entries"] = ", ".join(info.other_entries)
-    found = {"path": path, "kind": "weights file", "metadata": metadata, **_count(weights)}
+    found = {"path": path, "kind": "weights file", "metadata": metadata, **counts}
     try:
-        layout = recognise(weights)
+        layout = recognise(weights, info.network.program)
     except UserError:
         return Inspection(
             layout="unknown",
             description="no layout that is known",
             unmatched=tuple(sorted(weights)),
+            notes=problems,
             **found,
         )
     found |= {"layout": layout.name, "description": layout.description}
@@ -150,7 +159,9 @@ def _inspect_weights(path: Path, weights: Weights, info: FileInfo) -> Inspection
         named, left = split_left_out(layout, layout.convert(weights))
     except UserError as error:
         return Inspection(notes=(str(error),), unmatched=tuple(sorted(weights)), **found)
+    left = info.network.left_out | left
     notes = [f"{what} ({len(names)} tensors) would be left out" for what, names in left.items()]
+    notes += [*problems, *info.notes]
     try:
         shape = read_shape(named)
     except UserError as error:
@@ -164,7 +175,8 @@ def _inspect_weights(path: Path, weights: Weights, info: FileInfo) -> Inspection
         "num_classes": shape.num_classes,
     }
     try:
-        num_heads, known_from = find_heads(layout, shape.embed_dim, shape.depth, None)
+        told = shape.num_heads or info.metadata.get("num_heads", "")
+        num_heads, known_from = find_heads(layout, shape.embed_dim, shape.depth, None, str(told))
         found |= {"num_heads": num_heads, "heads_known_from": known_from}
     except UserError as error:
         num_heads = (1,) * shape.depth  # shapes do not depend on it
@@ -191,6 +203,10 @@ def _inspect_loadable(path: Path, kind: str, config: dict[str, Any] | None = Non
         return Inspection(path, kind, name, f"{kind} that can't be loaded", notes=(str(error),))
     facts, origin = encoder.facts, dict(encoder.facts.origin)
     notes = tuple(origin.pop("notes", ()))
+    notes += tuple(
+        f"{name}.safetensors beside it has {len(keepsake.weights)} tensors"
+        for name, keepsake in (load_kept(path) if is_finished_student(path) else {}).items()
+    )
     return Inspection(
         path=path,
         kind=kind,

@@ -5,6 +5,7 @@ tensors do not tell (head counts) is in the table, with its origin. Recognition 
 telling names only: that *every* tensor fits is checked by whoever loads them.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,13 @@ TINYMIM_HEADS = {192: (6, 12), 384: (6, 12), 768: (12, 16)}
 TSTAR_HEADS = {192: (12, 12)}  # read off its segmentation backbone
 DINOV2_HEADS = STANDARD_HEADS | {1536: (24, 24)}
 
+# The programs whose checkpoints show that they are theirs, see companions.py.
+MAE_LITE, MOCO_V3 = "MAE-Lite", "MoCo-v3"
+# 12 heads in all of its networks (arXiv 2205.14443); MoCo-v3's ViT-S has them too (2104.02057).
+MAE_LITE_HEADS = {width: (12, 12) for width in (192, 384, 768)}
+BEIT_HEADS = {768: (12, 12), 1024: (16, 16)}
+MOCO_V3_HEADS = MAE_LITE_HEADS | {1024: (16, 16)}
+
 
 def _as_is(weights: Weights) -> Weights:
     return weights
@@ -39,9 +47,10 @@ class Layout:
     """One published layout.
 
     ``recognises`` is asked of all tensors. ``convert`` renames them to timm's names.
-    ``left_out`` maps the beginning of a (converted) name to what it is: tensors that are no part
-    of the encoder. ``heads`` maps a width to the head counts of (the other blocks, the last one).
-    ``is_imagenet``: the images were normalised with ImageNet's mean and std for sure.
+    ``left_out`` maps the beginning or the last part of a (converted) name to what it is: tensors
+    that are no part of the encoder. ``heads`` maps a width to the head counts of (the other
+    blocks, the last one). ``is_imagenet``: the images were normalised with ImageNet's mean and std
+    for sure. ``program``: only checkpoints of this program are in it; '' is any.
     """
 
     name: str
@@ -51,6 +60,7 @@ class Layout:
     convert: Callable[[Weights], Weights] = _as_is
     left_out: tuple[tuple[str, str], ...] = ()
     is_imagenet: bool = True
+    program: str = ""
 
 
 def to_grid(size: int | Sequence[int]) -> Grid:
@@ -73,6 +83,34 @@ def _is_vit(weights: Weights) -> bool:
     telling = ("patch_embed.proj.weight", "blocks.0.norm1.weight", "blocks.0.attn.qkv.weight")
     is_eva = any(name.endswith(("attn.q_bias", ".gamma_1")) for name in weights)
     return all(name in weights for name in telling) and not is_eva
+
+
+def _has_beit_parts(weights: Weights) -> bool:
+    """Names that BEiT has in common with EVA, which computes other things under them."""
+    telling = ("patch_embed.proj.weight", "cls_token", "blocks.0.norm1.weight",
+               "blocks.0.attn.qkv.weight")  # fmt: skip
+    special = ("attn.q_bias", "gamma_1", "attn.relative_position_bias_table")
+    return all(name in weights for name in telling) and any(
+        f"blocks.0.{name}" in weights for name in special
+    )
+
+
+def _is_beit(weights: Weights) -> bool:
+    # What EVA never has.
+    own = (
+        "blocks.0.attn.relative_position_bias_table",
+        "rel_pos_bias.relative_position_bias_table",
+        "lm_head.weight",
+    )
+    return _has_beit_parts(weights) and any(name in weights for name in own)
+
+
+def _convert_beit(weights: Weights) -> Weights:
+    """Layer scale alone is the plain ViT's, in its names; the rest is BEiT's own."""
+    own = ("attn.q_bias", "relative_position_bias_table")
+    if any(name.endswith(own) for name in weights):
+        return weights
+    return rename(weights, lambda name: re.sub(r"\.gamma_([12])$", r".ls\1.gamma", name))
 
 
 def _is_bare(weights: Weights) -> bool:
@@ -145,7 +183,64 @@ def place_registers(weights: Weights) -> Weights:
 
 _DECODER = (("decoder_", "the decoder"), ("mask_token", "the decoder's mask token"))
 
+
+def _is_fine_tuned(weights: Weights) -> bool:
+    return (
+        _is_vit(weights)
+        and {"cls_token", "fc_norm.weight", "head.weight"} <= weights.keys()
+        and not {"norm.weight", "reg_token", "blocks.0.ls1.gamma"} & weights.keys()
+    )
+
+
 LAYOUTS: tuple[Layout, ...] = (
+    Layout(
+        "mae_lite",
+        "MAE-Lite pre-training, encoder and its small decoder",
+        lambda weights: _is_vit(weights) and "decoder_embed.weight" in weights,
+        MAE_LITE_HEADS,
+        left_out=_DECODER,
+        program=MAE_LITE,
+    ),
+    Layout(
+        "mae_lite_fine_tuned",
+        "MAE-Lite fine-tuned: mean pooling, fc_norm, classifier",
+        _is_fine_tuned,
+        MAE_LITE_HEADS,
+        program=MAE_LITE,
+    ),
+    Layout(
+        "mae_lite_encoder", "an encoder of MAE-Lite", _is_bare, MAE_LITE_HEADS, program=MAE_LITE
+    ),
+    Layout(
+        "moco_v3",
+        "MoCo-v3 pre-training",
+        _is_vit,
+        MOCO_V3_HEADS,
+        left_out=(("head.", "the projection head"),),
+        program=MOCO_V3,
+    ),
+    Layout(
+        "beit",
+        "a ViT in BEiT's names: biases apart, relative positions, layer scale",
+        _is_beit,
+        BEIT_HEADS,
+        convert=_convert_beit,
+        left_out=(
+            ("relative_position_index", "tables of indices, which are computed"),
+            ("mask_token", "the mask token of its pre-training"),
+            ("lm_head.weight", "the head of its pre-training"),
+            ("lm_head.bias", "the head of its pre-training"),
+        ),
+    ),
+    Layout(
+        "mae_lite_beit",
+        "MAE-Lite fine-tuned with relative positions or layer scale (BEiT's names)",
+        _has_beit_parts,
+        MAE_LITE_HEADS,
+        convert=_convert_beit,
+        left_out=(("relative_position_index", "tables of indices, which are computed"),),
+        program=MAE_LITE,
+    ),
     Layout(
         "mae_full",
         "MAE pre-training, encoder and decoder",
@@ -176,11 +271,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "fine_tuned",
         "MAE or TinyMIM fine-tuned: mean pooling, fc_norm, classifier",
-        lambda weights: (
-            _is_vit(weights)
-            and {"cls_token", "fc_norm.weight", "head.weight"} <= weights.keys()
-            and not {"norm.weight", "reg_token", "blocks.0.ls1.gamma"} & weights.keys()
-        ),
+        _is_fine_tuned,
         STANDARD_HEADS,
     ),
     Layout(
@@ -194,10 +285,13 @@ LAYOUTS: tuple[Layout, ...] = (
 )
 
 
-def recognise(weights: Weights) -> Layout:
-    """The first layout that fits. Raises UserError with the names of the tensors if none does."""
+def recognise(weights: Weights, program: str = "") -> Layout:
+    """The first layout that fits a file that ``program`` wrote ('' where nothing tells).
+
+    Raises UserError with the names of the tensors if none does.
+    """
     for layout in LAYOUTS:
-        if layout.recognises(weights):
+        if layout.program in ("", program) and layout.recognises(weights):
             return layout
     known = "; ".join(layout.description for layout in LAYOUTS)
     raise UserError(
@@ -215,14 +309,21 @@ def name_list(names: Any, limit: int = 20) -> str:
 
 
 def find_heads(
-    layout: Layout, embed_dim: int, depth: int, num_heads: int | tuple[int, ...] | None
+    layout: Layout,
+    embed_dim: int,
+    depth: int,
+    num_heads: int | tuple[int, ...] | None,
+    told: str = "",
 ) -> tuple[tuple[int, ...], str]:
     """Head counts per block, and where they are known from; ``num_heads`` given by the user wins.
 
-    Raises UserError where neither the user nor the table knows them.
+    ``told``: the count that the file states beside the weights, as ``limbeck convert`` writes it.
+    Raises UserError where neither the user nor the file nor the table knows them.
     """
     if num_heads is not None:
         return spread_heads(num_heads, depth), "given by the caller"
+    if told.isdecimal():
+        return spread_heads(int(told), depth), "stated in the file"
     if embed_dim not in layout.heads:
         raise UserError(
             f"A weights file does not store head counts, and a width of {embed_dim} does not tell "
@@ -247,7 +348,12 @@ def split_left_out(layout: Layout, weights: Weights) -> tuple[Weights, dict[str,
     kept: Weights = {}
     left: dict[str, list[str]] = {}
     for name, value in weights.items():
-        what = next((what for start, what in layout.left_out if name.startswith(start)), None)
+        starts_or_ends = (
+            what
+            for part, what in layout.left_out
+            if name.startswith(part) or name.endswith(f".{part}")
+        )
+        what = next(starts_or_ends, None)
         if what is None:
             kept[name] = value
         else:

@@ -15,9 +15,10 @@ from limbeck.models.origins.checkpoint import (
     drop_classifier,
     load_weights_file,
 )
-from limbeck.models.origins.huggingface import load_huggingface, read_hub_config
+from limbeck.models.origins.huggingface import load_huggingface
 from limbeck.models.origins.layouts import Grid, spread_heads, to_grid
 from limbeck.models.origins.names import check_source, split_source
+from limbeck.models.origins.repository import read_hub_config
 from limbeck.models.origins.timm import load_timm
 from limbeck.models.vit import VitEncoder
 

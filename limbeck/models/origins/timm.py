@@ -15,7 +15,7 @@ from limbeck.errors import UserError
 from limbeck.models.classifier import ClassifierEncoder
 from limbeck.models.encoder import Encoder
 from limbeck.models.finished import weight_hash
-from limbeck.models.origins.checkpoint import interpolation_note, read_weights
+from limbeck.models.origins.checkpoint import interpolation_note, left_out_notes, read_weights
 from limbeck.models.origins.hub import REMEDY, fetch
 from limbeck.models.origins.layouts import Grid, Weights, spread_heads, to_float32, to_grid
 from limbeck.models.shapes import check_model_name, known_model_names
@@ -62,8 +62,10 @@ def load_timm(
     facts = (known.to_dict() if known else {}) | _described(config)
     overlay: dict[str, Any] = {}
     weights: Weights | None = None
+    notes = [] if pretrained else list(_RANDOM)
     if weights_file is not None:
-        weights, _ = read_weights(weights_file)
+        weights, info = read_weights(weights_file)
+        notes += left_out_notes(info.network.left_out) + info.notes
         facts["num_classes"] = _count_classes(weights, facts)
         overlay = {"state_dict": weights, "custom_load": False}
     elif pretrained:
@@ -85,7 +87,15 @@ def load_timm(
             model_args["img_size"] = list(img_size or own_size)
         model_args["num_classes"] = facts["num_classes"] if num_classes is None else num_classes
         return _load_classifier(
-            name, source, model_args, facts, overlay, pretrained, img_size or own_size, config
+            name,
+            source,
+            model_args,
+            facts,
+            overlay,
+            pretrained,
+            img_size or own_size,
+            config,
+            notes,
         )
     plain = model_args | {
         "img_size": list(img_size or own_size),
@@ -100,7 +110,6 @@ def load_timm(
     model = _create(name, plain, overlay, pretrained, source)
     plain["global_pool"] = model.global_pool
     mean, std = (tuple(facts.get(key, (0.5, 0.5, 0.5))) for key in ("mean", "std"))
-    notes = list(_RANDOM) if not pretrained else []
     encoder = VitEncoder(
         model,
         architecture={"kind": "timm", "name": base, "kwargs": plain},
@@ -131,10 +140,12 @@ def _load_classifier(
     pretrained: bool,
     img_size: Grid,
     config: dict[str, Any] | None,
+    notes: list[str],
 ) -> ClassifierEncoder:
     _check_plain(kwargs)
     model = _create(name, kwargs, overlay | _described(facts), pretrained, source)
-    notes = list(_RANDOM) if not pretrained else []
+    for note in notes:
+        log.info("%s: %s", source, note)
     hashed = weight_hash(model.state_dict())
     return ClassifierEncoder(
         model,

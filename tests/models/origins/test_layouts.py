@@ -23,6 +23,28 @@ def test_each_published_layout_is_recognised(name, weights):
     assert layouts.recognise(weights).name == name
 
 
+@pytest.mark.parametrize(
+    ("name", "program", "weights"),
+    [
+        ("mae_lite", layouts.MAE_LITE, writers.mae_full()),
+        ("mae_lite_fine_tuned", layouts.MAE_LITE, writers.fine_tuned()),
+        ("mae_lite_encoder", layouts.MAE_LITE, writers.mae_encoder()),
+        ("moco_v3", layouts.MOCO_V3, writers.mae_encoder()),
+    ],
+)
+def test_a_program_s_own_layouts_are_for_its_files_alone(name, program, weights):
+    assert layouts.recognise(weights, program).name == name
+    assert layouts.recognise(weights).program == ""
+
+
+def test_a_count_that_the_file_states_comes_after_the_user_s():
+    layout = layouts.LAYOUTS[0]
+    assert layouts.find_heads(layout, 100, 2, None, told="4") == ((4, 4), "stated in the file")
+    assert layouts.find_heads(layout, 100, 2, 5, told="4")[0] == (5, 5)
+    with pytest.raises(UserError, match="width of 100"):
+        layouts.find_heads(layout, 100, 2, None, told="many")
+
+
 def test_weights_that_were_never_trained_are_not_taken_for_tinymim():
     weights = writers.tinymim()
     for name in weights:

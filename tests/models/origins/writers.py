@@ -56,9 +56,9 @@ def mae_encoder(width=32, **shape):
     return weights
 
 
-def mae_full(width=32, decoder_width=16, **shape):
+def mae_full(width=32, decoder_width=16, decoder_depth=1, **shape):
     encoder = mae_encoder(width, **shape)
-    blocks = encoder_shapes(decoder_width, depth=1)
+    blocks = encoder_shapes(decoder_width, depth=decoder_depth)
     shapes = {
         "mask_token": (1, 1, decoder_width),
         "decoder_pos_embed": (1, encoder["pos_embed"].shape[1], decoder_width),
@@ -69,6 +69,97 @@ def mae_full(width=32, decoder_width=16, **shape):
     }
     shapes |= {f"decoder_{n}": s for n, s in blocks.items() if n.startswith(("blocks.", "norm."))}
     return encoder | draw(shapes, seed=1)
+
+
+def in_mae_lite(network, **beside):
+    """The entries and names of MAE-Lite's checkpoints; ``beside`` are other networks in the model.
+
+    Keys as on several GPUs, where DistributedDataParallel adds "module.".
+    """
+    weights = {f"module.model.{name}": value for name, value in network.items()}
+    for prefix, tensors in beside.items():
+        weights |= {f"module.{prefix}.{name}": value for name, value in tensors.items()}
+    beyond = {"optimizer": {"state": {}}, "scheduler": {}, "scaler": {"scale": 1.0}}
+    scores = {"best_top1": torch.tensor(78.0), "best_top5": 94.0, "best_top1_epoch": 3}
+    return {"start_epoch": 4, "model": weights} | beyond | scores
+
+
+def score_mixer(num_heads=12):
+    return {"adapter11.weight": torch.rand(num_heads, num_heads, 1, 1)}
+
+
+def d_mae(network, teacher):
+    return in_mae_lite(network, tch_model=teacher, attn_adapter=score_mixer())
+
+
+def with_spare_block(network, width=192):
+    """D2-MAE's: one block more, of norm1 and qkv alone."""
+    whole = encoder_shapes(width, depth=1)
+    parts = ("norm1", "attn.qkv")
+    index = 1 + max(int(name.split(".")[1]) for name in network if name.startswith("blocks."))
+    shapes = {
+        name.replace("blocks.0.", f"blocks.{index}."): shape
+        for name, shape in whole.items()
+        if name.startswith(tuple(f"blocks.0.{part}." for part in parts))
+    }
+    return network | draw(shapes, seed=2)
+
+
+def moco_v3(width=192, **shape):
+    """MoCo-v3's two encoders with 3-layer projectors, and its predictor."""
+    base = mae_encoder(width, **shape)
+    half = width // 2
+    base["pos_embed"] = base["pos_embed"].roll(half, dims=2)
+    sizes = ((width, 24), (24, 24), (24, 8))
+    projector = {f"head.{3 * k}.weight": torch.rand(o, i) for k, (i, o) in enumerate(sizes)}
+    norm = {f"head.{3 * k + 1}.running_mean": torch.rand(o) for k, (_, o) in enumerate(sizes)}
+    norm |= {"head.1.num_batches_tracked": torch.tensor(3)}
+    both = base | projector | norm
+    weights = {f"module.base_encoder.{name}": value for name, value in both.items()}
+    weights |= {f"module.momentum_encoder.{name}": value + 1 for name, value in both.items()}
+    weights |= {"module.predictor.0.weight": torch.rand(8, 8)}
+    return base, {"start_epoch": 4, "model": weights, "scheduler": {}, "best_top1": 0.0}
+
+
+def with_relative(weights, side=4, num_heads=12, scale=True):
+    """BEiT-like biases of relative positions, their indices, and layer scale, in every block."""
+    weights = dict(weights)
+    width = weights["cls_token"].shape[-1]
+    depth = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
+    for index in range(depth):
+        attn = f"blocks.{index}.attn"
+        weights[f"{attn}.relative_position_bias_table"] = torch.randn(
+            (2 * side - 1) ** 2 + 3, num_heads
+        )
+        weights[f"{attn}.relative_position_index"] = relative_index(side)
+        if scale:
+            weights |= {f"blocks.{index}.gamma_{k}": torch.rand(width) for k in (1, 2)}
+    return weights
+
+
+def relative_index(side):
+    """Slow: query and key patch by their rows and columns; the CLS token last."""
+    span = 2 * side - 1
+    index = torch.zeros(side * side + 1, side * side + 1, dtype=torch.long)
+    for query in range(side * side):
+        for key in range(side * side):
+            rows, columns = query // side - key // side, query % side - key % side
+            index[1 + query, 1 + key] = (rows + side - 1) * span + columns + side - 1
+    index[0, 1:], index[1:, 0], index[0, 0] = span * span, span * span + 1, span * span + 2
+    return index
+
+
+def with_separate_bias(weights):
+    """Biases for queries and values in BEiT's names, none for keys."""
+    split = {}
+    for name, value in weights.items():
+        if name.endswith("attn.qkv.bias"):
+            queries, _, values = value.chunk(3)
+            start = name.removesuffix("qkv.bias")
+            split |= {f"{start}q_bias": queries.clone(), f"{start}v_bias": values.clone()}
+        else:
+            split[name] = value
+    return split
 
 
 def tinymim(width=192, **shape):
@@ -131,17 +222,52 @@ def run_reference(weights, images, num_heads, norm="norm"):
             if name.startswith(f"blocks.{index}.")
         }
         h = _norm(block, "norm1", x)
+        bias = block.get("attn.qkv.bias")
+        if "attn.q_bias" in block:
+            none = torch.zeros_like(block["attn.q_bias"])
+            bias = torch.cat((block["attn.q_bias"], none, block["attn.v_bias"]))
+        qkv = F.linear(h, block["attn.qkv.weight"], bias)
+        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in qkv.chunk(3, -1))
+        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+        if "attn.relative_position_bias_table" in block:
+            pairs = block["attn.relative_position_index"]
+            scores = scores + block["attn.relative_position_bias_table"][pairs].permute(2, 0, 1)
+        attn = scores.softmax(-1)
+        h = (attn @ v).transpose(1, 2).flatten(2)
+        h = F.linear(h, block["attn.proj.weight"], block["attn.proj.bias"])
+        x = x + h * block.get("ls1.gamma", block.get("gamma_1", torch.ones(())))
+        h = _norm(block, "norm2", x)
+        h = F.gelu(F.linear(h, block["mlp.fc1.weight"], block["mlp.fc1.bias"]))
+        h = F.linear(h, block["mlp.fc2.weight"], block["mlp.fc2.bias"])
+        x = x + h * block.get("ls2.gamma", block.get("gamma_2", torch.ones(())))
+    return x if norm is None else _norm(weights, norm, x)
+
+
+def run_decoder(weights, tokens, ids_keep, heads):
+    """MAE's decoder, one image at a time: pixels (B, L, patch_size**2 * 3)."""
+    embedded = F.linear(tokens, weights["decoder_embed.weight"], weights["decoder_embed.bias"])
+    rows = []
+    for sample, kept in zip(embedded, ids_keep.tolist(), strict=True):
+        places = [weights["mask_token"][0, 0]] * (weights["decoder_pos_embed"].shape[1] - 1)
+        for number, patch in enumerate(kept):
+            places[patch] = sample[1 + number]
+        rows.append(torch.stack([sample[0], *places]))
+    x = torch.stack(rows) + weights["decoder_pos_embed"]
+    depth = 1 + max(int(n.split(".")[1]) for n in weights if n.startswith("decoder_blocks."))
+    for index in range(depth):
+        start = f"decoder_blocks.{index}."
+        block = {n.removeprefix(start): v for n, v in weights.items() if n.startswith(start)}
+        h = _norm(block, "norm1", x)
         qkv = F.linear(h, block["attn.qkv.weight"], block["attn.qkv.bias"])
         q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in qkv.chunk(3, -1))
         attn = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
         h = (attn @ v).transpose(1, 2).flatten(2)
-        h = F.linear(h, block["attn.proj.weight"], block["attn.proj.bias"])
-        x = x + h * block.get("ls1.gamma", torch.ones(()))
+        x = x + F.linear(h, block["attn.proj.weight"], block["attn.proj.bias"])
         h = _norm(block, "norm2", x)
         h = F.gelu(F.linear(h, block["mlp.fc1.weight"], block["mlp.fc1.bias"]))
-        h = F.linear(h, block["mlp.fc2.weight"], block["mlp.fc2.bias"])
-        x = x + h * block.get("ls2.gamma", torch.ones(()))
-    return x if norm is None else _norm(weights, norm, x)
+        x = x + F.linear(h, block["mlp.fc2.weight"], block["mlp.fc2.bias"])
+    x = _norm(weights, "decoder_norm", x)
+    return F.linear(x, weights["decoder_pred.weight"], weights["decoder_pred.bias"])[:, 1:]
 
 
 def _norm(weights, name, x):

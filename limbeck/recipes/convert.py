@@ -1,0 +1,125 @@
+"""``limbeck convert``: any plain ViT as a file in MAE's published layout.
+
+Imports of torch are inside the functions: the config and its checks must answer without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+import tyro
+
+from limbeck.config import options
+from limbeck.errors import UserError
+from limbeck.models.origins.names import check_source
+
+SUFFIXES = (".pth", ".pt", ".safetensors")
+
+
+@options
+class ConvertConfig:
+    """Write a plain ViT as MAE's file (arXiv 2111.06377), which many programs read: {"model": ...}
+    in torch's format, or safetensors if the name ends so."""
+
+    source: Annotated[str, tyro.conf.Positional] = ""
+    """A run's folder, a weights file, timm:NAME or hf:NAME."""
+    out: Annotated[str, tyro.conf.Positional] = ""
+    """The file to write: .pth, .pt or .safetensors."""
+    layout: Literal["mae", "mae-full"] = "mae"
+    """mae: the encoder alone; mae-full: with its decoder, as for more pre-training."""
+    num_heads: Annotated[int, pydantic.Field(gt=0)] | None = None
+    """Head count, for a weights file that does not say it and whose width does not tell."""
+    decoder_num_heads: Annotated[int, pydantic.Field(gt=0)] | None = None
+    """Likewise the decoder's."""
+    overwrite: bool = False
+    """Replace the file if there is one."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written: where, how many tensors and values, and what was not."""
+
+    file: Path
+    layout: str
+    num_tensors: int
+    num_values: int
+    num_heads: int
+    left_out: tuple[str, ...]
+
+
+def check(config: ConvertConfig) -> None:
+    """All that can be wrong without reading the source; raises UserError."""
+    if not config.source or not config.out:
+        raise UserError("A source and a file are needed; run: limbeck convert SOURCE OUT.pth.")
+    check_source(config.source)
+    out = Path(config.out)
+    if out.suffix not in SUFFIXES:
+        raise UserError(f"{out} is no name of a weights file; let it end in {', '.join(SUFFIXES)}.")
+    if out.exists() and not config.overwrite:
+        raise UserError(f"{out} exists; choose another name, or replace it with --overwrite.")
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; choose another name.")
+    if not out.parent.is_dir():
+        raise UserError(f"There is no folder {out.parent} to write in; make it first.")
+    if config.layout != "mae-full" and config.decoder_num_heads is not None:
+        raise UserError("decoder_num_heads has no effect without --layout mae-full; leave it out.")
+
+
+def convert(config: ConvertConfig) -> Converted:
+    """Write the file, whole or not at all.
+
+    Raises UserError for a source that can't be read, has no decoder where one is wanted, or is no
+    network that the layout can hold; RunError where the file can't be written.
+    """
+    check(config)
+    import torch
+    from safetensors.torch import save
+
+    from limbeck import __version__
+    from limbeck.engine.checkpoint import write_whole
+    from limbeck.models.origins.decoder import (
+        DECODER,
+        check_reads_output,
+        load_decoder,
+        load_keepsakes,
+    )
+    from limbeck.models.origins.load import load_encoder
+    from limbeck.models.origins.published import to_mae
+
+    heads = {} if config.num_heads is None else {"num_heads": config.num_heads}
+    encoder = load_encoder(config.source, **heads)
+    decoder = None
+    if config.layout == "mae-full":
+        decoder = load_decoder(config.source, num_heads=config.decoder_num_heads)
+        kept = load_keepsakes(config.source)[DECODER]
+        check_reads_output(kept, f"The decoder of {config.source}", "convert it with --layout mae")
+    weights, told, left = to_mae(encoder, decoder)
+    metadata = told | {"made_by": f"limbeck {__version__}", "layout": config.layout}
+    out = Path(config.out)
+    if out.suffix == ".safetensors":
+        content = save(weights, metadata=metadata | {"format": "pt"})
+        write_whole(out, lambda stream: stream.write(content))
+    else:
+        write_whole(out, lambda s: torch.save({"model": weights, "metadata": metadata}, s))
+    return Converted(
+        file=out,
+        layout=config.layout,
+        num_tensors=len(weights),
+        num_values=sum(value.numel() for value in weights.values()),
+        num_heads=encoder.facts.num_heads[0],
+        left_out=tuple(left),
+    )
+
+
+def report(done: Converted) -> str:
+    """What was written, for the command line."""
+    parts = "encoder and decoder" if done.layout == "mae-full" else "encoder"
+    left = f" Left out: {', '.join(done.left_out)}." if done.left_out else ""
+    return (
+        f"Wrote {done.file}: the {parts} in MAE's layout, {done.num_tensors} tensors with "
+        f"{done.num_values:,} values. Its {done.num_heads} heads are stated in its metadata, "
+        f"for the layout does not tell them.{left}"
+    )

@@ -1,0 +1,49 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from limbeck.errors import UserError
+from limbeck.models.origins.repository import (
+    WEIGHT_FILES,
+    find_file,
+    read_all,
+    read_hub_config,
+    read_licence,
+)
+
+
+def test_shards_are_read_as_one(tmp_path):
+    for number in (1, 2):
+        save_file({f"t{number}": torch.zeros(number)}, tmp_path / f"s{number}.safetensors")
+    names = {f"t{number}": f"s{number}.safetensors" for number in (1, 2)}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": names}))
+    file = find_file(tmp_path, WEIGHT_FILES, "here")
+    assert read_all(file, tmp_path, "here").keys() == {"t1", "t2"}
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="has none of the files config.json; complete the folder"):
+        find_file(tmp_path, ("config.json",), "here")
+
+
+@pytest.mark.parametrize(
+    ("text", "is_hub"),
+    [
+        ('{"model_type": "vit"}', True),
+        ('{"architecture": "x"}', True),
+        ("{}", False),
+        ("no", False),
+    ],
+)
+def test_what_is_a_config_of_a_model(tmp_path, text, is_hub):
+    (tmp_path / "config.json").write_text(text)
+    assert (read_hub_config(tmp_path / "config.json") is not None) == is_hub
+
+
+def test_the_licence_is_read_off_the_card_s_head(tmp_path):
+    assert read_licence(tmp_path, "here") is None
+    (tmp_path / "README.md").write_text("---\ntags: a\nlicense: mit\n---\nlicense: other\n")
+    assert read_licence(tmp_path, "here") == "mit"
