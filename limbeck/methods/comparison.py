@@ -72,8 +72,9 @@ class Comparison(Method):
 
     def keepsakes(self) -> dict[str, Keepsake]:
         """The decoder, where there is one of all tokens."""
-        is_kept = isinstance(self.reconstruction, Reconstruction)
-        return self.reconstruction.keepsakes() if is_kept else {}
+        if isinstance(self.reconstruction, Reconstruction):
+            return self.reconstruction.keepsakes()
+        return {}
 
     def prepare(self, batch: Batch) -> Batch:
         """Draw each sample's visible patches from its view seed, where patches are masked."""
