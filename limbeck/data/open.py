@@ -64,6 +64,30 @@ def split_holdout(source: Source, options: DataOptions) -> tuple[Source, Source]
     return Subset(source, train), Subset(source, held_out)
 
 
+def keep_labels(source: Source, fraction: float, seed: int) -> Source:
+    """A part of a labelled source: of each class its ``fraction``, rounded, and at least one image.
+
+    Images are ranked by a hash of seed and key, so that neither their order nor other classes
+    matter, and a smaller part lies within a larger one of the same seed. Raises UserError for a
+    source without labels.
+    """
+    if not source.classes:
+        raise UserError(
+            "data.label_fraction is for labelled images, and these have no labels; use class "
+            "sub-folders or a label column, or leave it out."
+        )
+    by_class: dict[int | None, list[tuple[float, int]]] = {}
+    for index in range(len(source)):
+        place = _key_fraction(f"{seed}/{source.key(index)}")
+        by_class.setdefault(source.label(index), []).append((place, index))
+    kept = [
+        index
+        for ranked in by_class.values()
+        for _, index in sorted(ranked)[: max(1, round(fraction * len(ranked)))]
+    ]
+    return Subset(source, sorted(kept))
+
+
 def data_fingerprint(source: Source) -> str:
     """32 hex digits of the keys and labels, whatever their order; the pixels are not read."""
     total = 0

@@ -48,6 +48,11 @@ class DataOptions:
     """Part of root held out for probes, chosen by a hash of each key."""
     max_holdout: Annotated[int, pydantic.Field(ge=0)] = 5000
     """At most this many images are held out."""
+    label_fraction: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0
+    """Part of the labelled training images that is used: the same part of every class, and at least
+    one image of each. What is held out stays as it is."""
+    label_seed: int = 0
+    """Another seed draws another part."""
     num_workers: Annotated[int, pydantic.Field(ge=0)] | None = None
     """Loader processes per rank; one less than this rank's share of the cores if not given."""
     max_bad_ratio: Probability = 0.01

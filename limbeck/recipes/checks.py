@@ -54,6 +54,17 @@ def check_data(data: DataOptions) -> None:
         raise UserError("data.max_holdout has no effect with --data.eval-root; leave it out.")
     if data.eval_split != default.eval_split and not data.eval_root.startswith("hf:"):
         raise UserError("data.eval_split is for a hub data set in --data.eval-root; leave it out.")
+    if data.label_fraction == 1 and data.label_seed != default.label_seed:
+        raise UserError("data.label_seed has no effect with data.label_fraction 1; leave it out.")
+
+
+def check_all_labels(data: DataOptions) -> None:
+    """Nobody is left to wonder whether images without their labels would be used."""
+    if data.label_fraction < 1:
+        raise UserError(
+            "data.label_fraction is for what learns from labels (limbeck finetune, evaluate), and "
+            "this does not; leave it out."
+        )
 
 
 def check_student(student: StudentOptions) -> None:

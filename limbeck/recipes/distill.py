@@ -78,6 +78,7 @@ def check(config: DistillConfig) -> None:
 def check_all_but_teacher(config: DistillConfig) -> None:
     """Likewise, but whether a teacher is named where there must be one; raises UserError."""
     checks.check_data(config.data)
+    checks.check_all_labels(config.data)
     checks.check_student(config.student)
     checks.check_teacher(config.teacher)
     checks.check_train(config.train, config.optim)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from limbeck.data.loader import train_batches
-from limbeck.data.open import data_fingerprint, open_source, split_holdout
+from limbeck.data.open import data_fingerprint, keep_labels, open_source, split_holdout
 from limbeck.data.options import DataOptions, ViewOptions
 from limbeck.data.skipped import SkippedLog
 from limbeck.data.source import Source
@@ -25,7 +25,8 @@ FEW_IMAGES = 500  # a guess at where pre-training stops to make sense; it is sai
 class Images:
     """``whole`` is all of the root; ``train`` and ``holdout`` share no image.
 
-    ``fingerprint`` is a hash of the keys and labels, of the held-out root too where it is another.
+    ``fingerprint`` is a hash of the keys and labels, of the held-out root too where it is another,
+    and of ``train`` where that is only a part (``label_fraction``).
     """
 
     whole: Source
@@ -58,6 +59,8 @@ def open_images(data: DataOptions) -> Images:
             )
     else:
         train, holdout = split_holdout(whole, data)
+    if data.label_fraction < 1:
+        train = keep_labels(train, data.label_fraction, data.label_seed)
     if len(train) < 2:
         raise UserError(
             f"{data.root} has {len(train)} image to train on; that can't teach anything. Name a "
@@ -65,6 +68,11 @@ def open_images(data: DataOptions) -> Images:
         )
     classes = f"{len(whole.classes)} classes" if whole.classes else "no labels"
     log.info("%s: %s images, %s; %s held out.", data.root, len(whole), classes, len(holdout))
+    if data.label_fraction < 1:
+        log.info(
+            "%s of them, %g %% of each class (seed %d), are trained on.",
+            len(train), 100 * data.label_fraction, data.label_seed,
+        )  # fmt: skip
     if len(train) < FEW_IMAGES:
         log.warning(
             "%d training images are few; expect less than from thousands of them.", len(train)
@@ -72,11 +80,18 @@ def open_images(data: DataOptions) -> Images:
     fingerprint = data_fingerprint(whole)
     if data.eval_root:
         fingerprint += data_fingerprint(holdout)
+    part: dict[str, Any] = {}
+    if data.label_fraction < 1:
+        part = {
+            "label_fraction": data.label_fraction,
+            "label_seed": data.label_seed,
+            "train_fingerprint": data_fingerprint(train),
+        }
     return Images(
         whole=whole,
         train=train,
         holdout=holdout,
-        fingerprint=fingerprint,
+        fingerprint=fingerprint + part.get("train_fingerprint", ""),
         lineage={
             "root": data.root,
             "num_images": len(whole),
@@ -84,6 +99,7 @@ def open_images(data: DataOptions) -> Images:
             "num_holdout": len(holdout),
             "classes": list(whole.classes),
             "fingerprint": fingerprint,
+            **part,
         },
     )
 

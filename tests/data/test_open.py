@@ -1,7 +1,9 @@
+from collections import Counter
+
 import pytest
 
 from limbeck.data.folder import FolderSource
-from limbeck.data.open import data_fingerprint, open_source, split_holdout
+from limbeck.data.open import data_fingerprint, keep_labels, open_source, split_holdout
 from limbeck.data.options import DataOptions
 from limbeck.data.shards import TarSource
 from limbeck.data.source import Subset
@@ -125,6 +127,24 @@ def test_holdout_is_the_same_in_any_order():
     backwards = Subset(source, range(49, -1, -1))
     options = {"holdout_ratio": 0.5, "max_holdout": 5}
     assert held_out_keys(source, **options) == held_out_keys(backwards, **options)
+
+
+def kept_keys(source, fraction, seed=0):
+    kept = keep_labels(source, fraction, seed)
+    return {kept.key(index) for index in range(len(kept))}
+
+
+def test_a_part_of_the_labels_has_its_share_of_every_class():
+    labels = [0] * 100 + [1] * 60 + [2] * 3
+    source = MemorySource([b""] * 163, labels)
+    kept = keep_labels(source, 0.1, 0)
+    assert Counter(kept.label(index) for index in range(len(kept))) == {0: 10, 1: 6, 2: 1}
+    assert kept_keys(source, 0.1) < kept_keys(source, 0.2) < kept_keys(source, 1)
+    assert kept_keys(source, 0.1) != kept_keys(source, 0.1, seed=1)
+    backwards = Subset(source, range(162, -1, -1))
+    assert kept_keys(backwards, 0.1) == kept_keys(source, 0.1)
+    with pytest.raises(UserError, match="these have no labels; use class sub-folders or a label"):
+        keep_labels(MemorySource([b""]), 0.1, 0)
 
 
 def test_fingerprint_knows_keys_and_labels_but_no_order():

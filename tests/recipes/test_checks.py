@@ -66,6 +66,14 @@ def test_data(tmp_path):
     assert said.startswith(f"--data.eval-root: {missing} does not exist.")
 
 
+def test_a_part_of_the_labels_is_asked_for_where_labels_teach(tmp_path):
+    checks.check_all_labels(DataOptions(root=str(tmp_path)))
+    with pytest.raises(UserError, match="label_fraction is for what learns from labels"):
+        checks.check_all_labels(DataOptions(root=str(tmp_path), label_fraction=0.1))
+    with pytest.raises(UserError, match="label_seed has no effect with data.label_fraction 1"):
+        checks.check_data(DataOptions(root=str(tmp_path), label_seed=1))
+
+
 @pytest.mark.parametrize("root", ["hf:owner/name", "s3://bucket/a.tar", "shards-{00..09}.tar"])
 def test_data_that_is_elsewhere_is_not_looked_for(root):
     checks.check_data(DataOptions(root=root))

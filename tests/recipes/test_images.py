@@ -1,5 +1,7 @@
 """The images of a run: train and held-out share nothing, and classes must agree."""
 
+from dataclasses import replace
+
 import pytest
 
 from limbeck.data.options import DataOptions
@@ -80,3 +82,26 @@ def test_one_image_is_refused(tmp_path, count, ratio):
 def test_few_images_are_said(images, caplog):
     open_images(DataOptions(root=str(images), holdout_ratio=0))
     assert "48 training images are few; expect less than from thousands of them." in caplog.text
+
+
+def test_a_part_of_the_labels(images):
+    data = DataOptions(root=str(images), holdout_ratio=0.25)
+    whole = open_images(data)
+    tenth = open_images(replace(data, label_fraction=0.1))
+    third = open_images(replace(data, label_fraction=1 / 3))
+    assert keys(tenth.holdout) == keys(whole.holdout)
+    assert keys(tenth.train) < keys(third.train) < keys(whole.train)
+    assert len(tenth.train) == 3 == len({tenth.train.label(index) for index in range(3)})
+    assert keys(open_images(replace(data, label_fraction=0.1, label_seed=1)).train) != keys(
+        tenth.train
+    )
+    assert len({each.fingerprint for each in (whole, tenth, third)}) == 3
+    # The images are still known as the same ones.
+    assert tenth.lineage["fingerprint"] == whole.lineage["fingerprint"]
+    assert tenth.lineage["label_fraction"] == 0.1
+    assert tenth.lineage["num_train"] == 3
+
+
+def test_a_part_of_no_labels_is_refused(unlabelled):
+    with pytest.raises(UserError, match="label_fraction is for labelled images, and these have no"):
+        open_images(DataOptions(root=str(unlabelled), label_fraction=0.5))
