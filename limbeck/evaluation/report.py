@@ -1,7 +1,7 @@
 """Tables and pictures for people. Pictures are readable without colour and need the extra "plot".
 
-The only file that imports matplotlib, through its objects and never through pyplot, so that no
-global state and no screen is involved. The same data gives the same bytes.
+matplotlib is used here and in ``pictures.py`` alone, through its objects and never through pyplot,
+so that no global state and no screen is involved. The same data gives the same bytes.
 """
 
 from collections.abc import Mapping, Sequence

@@ -64,6 +64,9 @@ class FinetuneConfig(PerTaskMethodOptions):
     with --head distilled, which has no other."""
     num_heads: Annotated[int, pydantic.Field(gt=0)] | None = None
     """Head count of all blocks; the student's own, adapted last block included, if not given."""
+    keep_blocks: Annotated[int, pydantic.Field(ge=0)] | None = None
+    """Only the student's first blocks, so many, are kept; what comes after them starts afresh
+    before the fine-tuning. All are kept if not given."""
     drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.2
     """Stochastic depth, rising linearly from 0 in the first block to this in the last."""
     method: str = "logit"
@@ -104,6 +107,11 @@ def check(config: FinetuneConfig) -> None:
         )
     if checks.is_bare_name(config.student):
         checks.check_bare_name(config.student)
+        if config.keep_blocks is not None:
+            raise UserError(
+                f"keep_blocks has no effect with {config.student}, which starts from scratch; "
+                "leave it out, or name weights."
+            )
     else:
         checks.check_source(config.student)
     if config.mix.mixup_alpha == config.mix.cutmix_alpha == 0:
@@ -219,7 +227,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
 
 def build_classifier(config: FinetuneConfig, num_classes: int) -> VitEncoder:
     """The student with a fresh classifier and its drop path."""
-    from limbeck.models.build import build_student, set_drop_path, with_classifier
+    from limbeck.models.build import build_student, keep_blocks, set_drop_path, with_classifier
     from limbeck.recipes.networks import load_vit
 
     if checks.is_bare_name(config.student):
@@ -229,6 +237,8 @@ def build_classifier(config: FinetuneConfig, num_classes: int) -> VitEncoder:
         # A weights file of an unusual width can't be read without it.
         heads = {} if config.num_heads is None else {"num_heads": config.num_heads}
         encoder = load_vit(config.student, **heads)
+        if config.keep_blocks is not None:
+            keep_blocks(encoder, config.keep_blocks, config.seed)
     classifier = with_classifier(
         encoder,
         num_classes,

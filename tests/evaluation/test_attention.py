@@ -35,7 +35,7 @@ def test_golden_numbers_of_an_even_map():
     assert math.log(196) == pytest.approx(5.2781146592, abs=1e-9)
     assert float(TRUE[0].mean()) == pytest.approx(161.0301673851, abs=1e-9)
     assert float(TRUE[7 * SIDE + 7].mean()) == pytest.approx(86.0189331386, abs=1e-9)
-    assert float(TRUE.max()) == pytest.approx(294.1563, abs=1e-4)
+    assert float(TRUE.max()) == pytest.approx(16 * 13 * math.sqrt(2), abs=1e-9)
 
 
 def test_golden_numbers_of_one_hot_maps():
