@@ -104,7 +104,7 @@ class MinibatchCka:
             raise UserError("There are no images to compare networks on; check the data folder.")
         is_flat = [own <= ROUNDING * s for own, s in zip(self._own, self._scales, strict=True)]
         a, b = (own.clamp(min=0) for own in self._own)
-        cka = self._cross / torch.outer(a, b).sqrt()
+        cka = (self._cross / torch.outer(a, b).sqrt()).clamp(-1, 1)  # only rounding goes beyond
         cka[is_flat[0]] = torch.nan
         cka[:, is_flat[1]] = torch.nan
         reasons = [

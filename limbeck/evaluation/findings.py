@@ -103,27 +103,34 @@ def best_match(cka: Sequence[Sequence[float | None]]) -> list[tuple[float | None
 
 def _attention(name: str, attention: Mapping[str, Any]) -> str:
     means = {
-        block: (fmean(attention["distance"][block]), fmean(attention["entropy"][block]))
-        for block in range(len(attention["distance"]))
-        if attention["distance"][block] is not None
+        block: (fmean(heads), fmean(attention["entropy"][block]))
+        for block, heads in enumerate(attention["distance"])
+        if heads is not None
     }
     if not means:
         return f"{name}: no block attends to all tokens."
     first, last = min(means), max(means)
     even = attention["uniform_distance"][last], attention["uniform_entropy"][last]
-    nearest, farthest = (choose(means, key=lambda block: means[block][0]) for choose in (min, max))
+    nearest = min(means, key=lambda block: means[block][0])
+    farthest = max(means, key=lambda block: means[block][0])
     heads = attention["distance"][last]
     change = means[last][0] - means[first][0]
-    trend = "about as far as" if abs(change) < ALIKE * even[0] else (
-        "farther than" if change > 0 else "less far than"
-    )  # fmt: skip
+    trend = "farther than" if change > 0 else "less far than"
+    if abs(change) < ALIKE * even[0]:
+        trend = "about as far as"
+    text = (
+        f"{name}: block {last} looks {trend} block {first} (mean distance {means[last][0]:.1f} and "
+        f"{means[first][0]:.1f} px; a head that looks everywhere alike has {even[0]:.1f})."
+    )
+    if means[farthest][0] - means[nearest][0] >= ALIKE * even[0]:
+        text += (
+            f" Most local is block {nearest} ({means[nearest][0]:.1f} px), most global block "
+            f"{farthest} ({means[farthest][0]:.1f} px)."
+        )
     return (
-        f"{name}: block {last} looks {trend} block {first} (mean distance {means[last][0]:.0f} and "
-        f"{means[first][0]:.0f} px; an even map has {even[0]:.0f}). Most local is block {nearest} "
-        f"({means[nearest][0]:.0f} px), most global block {farthest} ({means[farthest][0]:.0f} "
-        f"px). Entropy goes from {means[first][1]:.2f} to {means[last][1]:.2f} nats (even: "
-        f"{even[1]:.2f}); the heads of block {last} reach from {min(heads):.0f} to "
-        f"{max(heads):.0f} px."
+        f"{text} Entropy goes from {means[first][1]:.2f} to {means[last][1]:.2f} nats (everywhere "
+        f"alike: {even[1]:.2f}); the heads of block {last} reach from {min(heads):.1f} to "
+        f"{max(heads):.1f} px."
     )
 
 
@@ -131,15 +138,18 @@ def _probing(name: str, probes: Mapping[str, Sequence[Mapping[str, Any]]]) -> st
     sentences = []
     for probe, title in (("knn_top1", "kNN"), ("linear_top1", "linear")):
         scores = probes[probe]
-        best = max(range(len(scores)), key=lambda block: scores[block]["mean"])
         last = len(scores) - 1
-        text = f"{title}: block {best} is best with {_percent(scores[best])}"
-        if best != last:
-            gap = 100 * (scores[best]["mean"] - scores[last]["mean"])
-            overlaps = scores[last]["high"] >= scores[best]["low"]
-            text += f", {gap:.1f} points above the last, {_percent(scores[last])}"
-            text += " (their intervals overlap)" if overlaps else ""
-        sentences.append(text)
+        # Of equal ones the last: what comes after it adds nothing.
+        best = max(range(len(scores)), key=lambda block: (scores[block]["mean"], block))
+        if best == last:
+            sentences.append(f"{title}: the last block is best with {_percent(scores[last])}")
+            continue
+        gap = 100 * (scores[best]["mean"] - scores[last]["mean"])
+        overlaps = scores[last]["high"] >= scores[best]["low"]
+        sentences.append(
+            f"{title}: block {best} is best with {_percent(scores[best])}, {gap:.1f} points above "
+            f"the last, {_percent(scores[last])}" + (" (the intervals overlap)" if overlaps else "")
+        )
     return f"{name}: {'; '.join(sentences)}."
 
 
@@ -158,24 +168,27 @@ def curves(runs: Iterable[Mapping[str, Any]]) -> dict[tuple[str, float], dict[in
 
 def which_layers(runs: Iterable[Mapping[str, Any]]) -> list[str]:
     """For each network and label fraction: what the kept blocks gain, and where most of it is."""
-    sentences = []
-    for (name, fraction), curve in curves(runs).items():
-        means = {count: 100 * fmean(values) for count, values in curve.items()}
-        listed = ", ".join(f"{count}: {mean:.1f} %" for count, mean in means.items())
-        text = f"{name}, {100 * fraction:g} % of the labels, top-1 by kept blocks: {listed}."
-        fewest, most = min(means), max(means)
-        gain = means[most] - means[fewest]
-        spread = max((100 * stdev(v) for v in curve.values() if len(v) > 1), default=None)
-        if fewest != most:
-            text += f" Keeping {most} instead of {fewest} gives {gain:+.1f} points"
-            if spread is None:
-                text += " (one seed each: the luck of a run is not known)."
-            elif abs(gain) <= 2 * spread:
-                text += f", which is within the spread of seeds (standard deviation {spread:.1f})."
-            else:
-                text += f" (standard deviation over seeds up to {spread:.1f})."
-            reach = [c for c, mean in means.items() if mean - means[fewest] >= 0.9 * gain]
-            if gain > 2 * (spread or 0) and reach[0] != most:
-                text += f" Nine tenths of it are there with {reach[0]}."
-        sentences.append(text)
-    return sentences
+    return [
+        f"{name}, {100 * fraction:g} % of the labels, top-1 by kept blocks: {_gain(curve)}"
+        for (name, fraction), curve in curves(runs).items()
+    ]
+
+
+def _gain(curve: Mapping[int, Sequence[float]]) -> str:
+    means = {count: 100 * fmean(values) for count, values in curve.items()}
+    listed = ", ".join(f"{count}: {mean:.1f} %" for count, mean in means.items())
+    fewest, most = min(means), max(means)
+    if fewest == most:
+        return f"{listed}."
+    gain = means[most] - means[fewest]
+    text = f"{listed}. Keeping {most} instead of {fewest} gives {gain:+.1f} points"
+    spreads = [100 * stdev(values) for values in curve.values() if len(values) > 1]
+    if not spreads:
+        return f"{text} (one seed each: the luck of a run is not known)."
+    text += f" (standard deviation over seeds up to {max(spreads):.1f})"
+    if abs(gain) <= 2 * max(spreads):
+        return f"{text}, no more than chance may give."
+    if gain < 0:
+        return f"{text}."
+    enough = next(count for count, mean in means.items() if mean - means[fewest] >= 0.9 * gain)
+    return f"{text}; nine tenths of that are there with {enough}."

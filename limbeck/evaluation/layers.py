@@ -36,6 +36,8 @@ class Observer(ABC):
 @torch.no_grad()
 def watch(encoder: Encoder, images: Tensor, observers: Sequence[Observer]) -> None:
     """Show images (B, 3, H, W) in 0..1, resized to the encoder's own size, to all observers."""
+    if not observers:
+        return
     taps = tuple(dict.fromkeys(tap for observer in observers for tap in observer.taps))
     device = next(encoder.parameters()).device
     images = resize_images(images.to(device), encoder.facts.img_size)

@@ -56,7 +56,7 @@ def draw_similarity(
         for axis, count in ((axes.yaxis, len(values)), (axes.xaxis, len(values[0]))):
             axis.set_ticks(_ticks(count))
     bar = figure.colorbar(image, ax=panels, shrink=0.9 if len(pairs) < 4 else 0.5, pad=0.02)
-    bar.set_label("CKA (0: unrelated, 1: equal up to rotation and scale)")
+    bar.set_label("CKA (0: unrelated, 1: alike)")
     figure.suptitle(
         f"Similarity of layers, {num_images:,} images\n"
         "(layer k: what enters block k; last layer: output)", x=0.01, ha="left", fontsize=11,
@@ -188,8 +188,14 @@ def _panels(count: int, width: float, height: float, shares: bool = True) -> tup
 
 
 def _legend(figure: Any, handles: Mapping[str, Any]) -> None:
-    widest = max(map(len, handles), default=0)
-    columns = max(1, min(len(handles), int(figure.get_figwidth() * 10 / (widest + 8))))
+    """Below the panels, in as many columns as fit; the figure grows by its height."""
+    lines = [name.split("\n") for name in handles]
+    widest = max((len(line) for each in lines for line in each), default=0)
+    fitting = int(figure.get_figwidth() / (0.085 * widest + 0.7))  # inches: letters, and a handle
+    columns = max(1, min(len(handles), fitting))
+    rows = -(-len(handles) // columns)
+    tallest = max(map(len, lines), default=0)
+    figure.set_figheight(figure.get_figheight() + 0.19 * (rows * tallest - 1))
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower left", ncols=columns, frameon=False
     )
@@ -212,7 +218,8 @@ def _ticks(count: int) -> list[int]:
 
 
 def _wrapped(name: str) -> str:
-    """A long name in several lines, with its middle left out beyond three."""
+    """A long name in a few lines, broken at spaces and underscores, its middle left out."""
     if len(name) > 66:
-        name = f"{name[:40]}...{name[-23:]}"
-    return "\n".join(textwrap.wrap(name, 24, break_long_words=True)) or name
+        name = f"{name[:34]}...{name[-29:]}"
+    lines = textwrap.wrap(name.replace("_", "_ "), 28) or [name]
+    return "\n".join(line.replace("_ ", "_") for line in lines)

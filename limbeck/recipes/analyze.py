@@ -7,6 +7,7 @@ Imports of torch are inside the functions: the config and its checks must answer
 
 from __future__ import annotations
 
+import json
 import logging
 import tomllib
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from limbeck.recipes.finetune import check as check_finetune
 from limbeck.recipes.probes import EmbedOptions
 
 if TYPE_CHECKING:
+    from limbeck.engine.distributed import Ranks
     from limbeck.recipes.images import Images
     from limbeck.recipes.measure import Subject
 
@@ -38,7 +40,7 @@ Part = Literal["similarity", "attention", "probing"]
 PARTS: tuple[Part, ...] = ("similarity", "attention", "probing")
 DATA_FILE, REPORT_FILE = "analysis.json", "analysis.md"
 MOST_PAIRS = 15  # of five networks; more heat maps than that nobody reads
-SET_HERE = ("student", "out", "seed", "overwrite", "keep_blocks", "data")
+SET_HERE = ("student", "out", "seed", "overwrite", "keep_blocks", "data", "train.device")
 """Options of a fine-tuning that the analysis sets itself."""
 MAY_CHANGE = (
     *("out", "overwrite", "device", "parts"),
@@ -168,9 +170,7 @@ def analyze(config: AnalyzeConfig) -> Analysis:
 
     with ranks_session(config.device) as ranks:
         images = open_images(config.data)
-        found, subjects = _measured(config, images, ranks.device, before)
-        if ranks.is_main:
-            save(config.out, found)
+        found, subjects = _measured(config, images, ranks, before)
     if config.keep_blocks:
         found["parts"]["layers"] = _which_layers(config, images, subjects, found["notes"])
     pictures = []
@@ -212,7 +212,7 @@ def request_of(config: AnalyzeConfig) -> dict[str, Any]:
 
 
 def _measured(
-    config: AnalyzeConfig, images: Images, device: Any, before: dict[str, Any]
+    config: AnalyzeConfig, images: Images, ranks: Ranks, before: dict[str, Any]
 ) -> tuple[dict[str, Any], list[Subject]]:
     """The analysis but for fine-tunings, with the finished parts of ``before``."""
     from limbeck.recipes import lineage
@@ -224,22 +224,29 @@ def _measured(
         "request": request_of(config),
         "models": [subject.plain() for subject in subjects],
         "images": shown.plain(),
+        "versions": lineage.versions(),
+        "parts": {},
+        "notes": [],
     }
-    identity = ("request", "models", "images")
-    parts = {}
+    found = json.loads(json.dumps(found))  # as it is read back
     if before:
-        if any(before[key] != found[key] for key in identity):
-            _refuse_other(config)
+        if all(before[key] == found[key] for key in ("request", "models", "images")):
+            found = before
         else:
-            parts = {name: part for name, part in before["parts"].items() if name in PARTS}
-    notes = [] if not parts else before["notes"]
-    missing = tuple(part for part in config.parts if part not in parts)
+            _refuse_other(config)
+
+    def keep(parts: dict[str, Any], notes: list[str]) -> None:
+        found["parts"].update(parts)
+        found["notes"] = list(dict.fromkeys([*found["notes"], *notes]))
+        if ranks.is_main:
+            save(config.out, found)
+
+    missing = tuple(part for part in config.parts if part not in found["parts"])
     if missing:
-        new, more = measure(config, missing, subjects, shown, images, device)
-        parts, notes = parts | new, list(dict.fromkeys([*notes, *more]))
-    else:
-        log.info("All that was to be measured is in %s already.", config.out / DATA_FILE)
-    return found | {"parts": parts, "notes": notes, "versions": lineage.versions()}, subjects
+        measure(config, missing, subjects, shown, images, ranks.device, keep)
+    elif config.parts:
+        log.info("What is to be measured is in %s already.", config.out / DATA_FILE)
+    return found, subjects
 
 
 def recipe_of(config: AnalyzeConfig) -> FinetuneConfig:
@@ -256,10 +263,10 @@ def recipe_of(config: AnalyzeConfig) -> FinetuneConfig:
         ) from error
     values = _merged(values, changes)
     for name in SET_HERE:
-        if name in values:
+        if name in values or name in [f"train.{key}" for key in values.get("train", {})]:
             raise UserError(
                 f"The fine-tunings' {name} is set by the analysis; use its own options (--out, "
-                "--data, --keep-blocks, --label-fractions, --num-seeds)."
+                "--data, --keep-blocks, --label-fractions, --num-seeds, --device)."
             )
     return from_plain(FinetuneConfig, values, "--finetune-options")
 
@@ -284,6 +291,7 @@ def fine_tunings(config: AnalyzeConfig, name: str, source: str) -> list[Finetune
             overwrite=config.overwrite,
             keep_blocks=count,
             data=_with_labels(config.data, fraction, seed),
+            train=replace(recipe.train, device=config.device),
         )
         for fraction in config.label_fractions
         for count in config.keep_blocks
@@ -303,7 +311,9 @@ def _which_layers(
     from limbeck.recipes.measure import file_name
 
     if not images.is_labelled:
-        notes.append("Which layers matter was not measured: the images have no labels.")
+        note = "Which layers matter was not measured: the images have no labels."
+        log.info(note)
+        notes.append(note)
         return []
     found = []
     for subject in subjects[: len(config.runs)]:

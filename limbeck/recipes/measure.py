@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from limbeck.evaluation.cka import FEWEST, LayerGrams, MinibatchCka
 from limbeck.evaluation.layers import Observer, watch, without_pixels
 from limbeck.models.encoder import Encoder
 from limbeck.models.origins.load import load_encoder
+from limbeck.models.vit import VitEncoder
 from limbeck.recipes.evaluate import seen_images
 from limbeck.recipes.images import Images
 from limbeck.records import Batch
@@ -86,10 +87,29 @@ def load_subjects(config: AnalyzeConfig) -> list[Subject]:
         sources.append(config.reference)
         own = short_names(sources)[-1]
         names.append(own if own not in names else f"{own} (reference)")
-    return [
+    subjects = [
         Subject(name, source, load_encoder(source).requires_grad_(False))
         for name, source in zip(names, sources, strict=True)
     ]
+    if config.keep_blocks:
+        for subject in subjects[: len(config.runs)]:
+            _check_blocks(subject, max(config.keep_blocks))
+    return subjects
+
+
+def _check_blocks(subject: Subject, most: int) -> None:
+    """Before days of fine-tuning, not after."""
+    if not isinstance(subject.encoder, VitEncoder):
+        raise UserError(
+            f"{subject.source} can't be fine-tuned: it is no Transformer of timm; leave it out, or "
+            "--keep-blocks."
+        )
+    depth = subject.encoder.facts.depth
+    if most > depth:
+        raise UserError(
+            f"--keep-blocks {most}: {subject.source} has {depth} blocks; analyse networks of other "
+            "depth one by one."
+        )
 
 
 def short_names(sources: Sequence[str]) -> list[str]:
@@ -143,9 +163,14 @@ def measure(
     shown: Shown,
     images: Images,
     device: torch.device,
-) -> tuple[dict[str, Any], list[str]]:
-    """The parts by name as plain data, and notes on what could not be measured."""
-    notes = seen_images([subject.encoder for subject in subjects], images)
+    keep: Callable[[dict[str, Any], list[str]], None],
+) -> None:
+    """Hand the parts, as plain data by name, and notes to ``keep``, as soon as they are there."""
+    notes = [
+        f"{subject.name}: {note}"
+        for subject in subjects
+        for note in seen_images([subject.encoder], images)
+    ]
     if "probing" in parts and not images.is_labelled:
         parts = [part for part in parts if part != "probing"]
         notes.append("Blocks were not probed: the images have no labels.")
@@ -154,37 +179,45 @@ def measure(
     skipped = SkippedLog(None, images.num_images, config.data.max_bad_ratio)
     views = _Views(config, subjects, device, skipped)
     watched = {part: _observers(config, part, subjects, notes) for part in parts}
-    pairs = _pairs(config, subjects, watched.get("similarity", {}))
-    similar = {pair: MinibatchCka() for pair in pairs}
+    grams: dict[str, LayerGrams] = watched.get("similarity", {})
+    similar = {pair: MinibatchCka() for pair in _pairs(config, subjects, grams)}
     seen: list[Batch] = []
-    for batch in views.batches(shown.source):
+    for batch in views.batches(shown.source) if any(watched.values()) else ():
         for subject in subjects:
             observers = [of[subject.name] for of in watched.values() if subject.name in of]
-            if observers:
-                watch(subject.encoder, batch.images, observers)
-        grams = {name: of.take() for name, of in watched.get("similarity", {}).items()}
+            watch(subject.encoder, batch.images, observers)
+        of_batch = {name: observer.take() for name, observer in grams.items()}
         for (first, second), cka in similar.items():
-            if len(batch.keys) >= FEWEST:
-                cka.update(grams[first], grams[second])
+            if len(batch.keys) >= FEWEST:  # the last batch may be a few bad images short of it
+                cka.update(of_batch[first], of_batch[second])
         seen.append(without_pixels(batch))
+    keep(_results(watched, similar, notes), notes)
+    if watched.get("probing"):
+        train = draw_sample(images.train, config.num_train, seed=config.seed)
+        keep({"probing": _probe(config, subjects, watched["probing"], seen, train, views)}, [])
+    if skipped.reasons:
+        keep({}, [skipped.summary()])
+
+
+def _results(
+    watched: dict[str, dict[str, Any]],
+    similar: dict[tuple[str, str], MinibatchCka],
+    notes: list[str],
+) -> dict[str, Any]:
+    """Similarity and attention as plain data; what could not be compared goes to the notes."""
     found: dict[str, Any] = {}
-    if "similarity" in parts:
+    if "similarity" in watched:
         found["similarity"] = [
             {"first": first, "second": second, **cka.result().plain()}
             for (first, second), cka in similar.items()
         ]
         for pair in found["similarity"]:
             notes += [f"{pair['first']} and {pair['second']}: {why}" for why in pair["reasons"]]
-    if "attention" in parts:
+    if "attention" in watched:
         found["attention"] = {
             name: observer.result().plain() for name, observer in watched["attention"].items()
         }
-    if "probing" in parts:
-        train = draw_sample(images.train, config.num_train, seed=config.seed)
-        found["probing"] = _probe(config, subjects, watched["probing"], seen, train, views)
-    if skipped.reasons:
-        notes.append(skipped.summary())
-    return found, notes
+    return found
 
 
 class _Views:
@@ -229,7 +262,6 @@ def _observers(
             found[subject.name] = _observer(config, part, subject.encoder)
         except UserError as error:
             notes.append(f"{subject.name}: {error}")
-            log.info("%s: %s", subject.name, error)
     return found
 
 
@@ -261,8 +293,7 @@ def _probe(
     views: _Views,
 ) -> dict[str, Any]:
     """Scores of every block by network and probe, as plain data."""
-    notes: list[str] = []
-    of_train = _observers(config, "probing", subjects, notes)
+    of_train = _observers(config, "probing", subjects, [])
     read = []
     for batch in views.batches(train):
         for subject in subjects:
