@@ -27,6 +27,7 @@ from limbeck.evaluation.layers import (
 from limbeck.models.encoder import Encoder
 from limbeck.records import Batch, Features, Tap
 
+CHUNK_ELEMENTS = 2**18  # of a map at a time: they stay in the cache, which halves the time
 LOG_OFFSET = 1e-6  # of the released code: a one-hot map has -1e-6 nats instead of 0 * log 0
 
 
@@ -77,12 +78,15 @@ def attention_statistics(scores: Tensor, distances: Tensor) -> tuple[Tensor, Ten
     """
     dtype = torch.promote_types(scores.dtype, torch.float32)
     distances = distances.to(scores.device, dtype)
+    rows = max(1, CHUNK_ELEMENTS // (scores.shape[0] * scores.shape[-1]))
     of_heads = []
-    for head in scores.unbind(1):  # one at a time: the maps of all heads would fill the memory
-        a = head.to(dtype).softmax(-1)  # [B, Lq, Lk]
-        distance = (a * distances).sum(-1).double().mean(-1)  # [B]
-        entropy = -(a * (a + LOG_OFFSET).log()).sum(-1).double().mean(-1)
-        of_heads.append(torch.stack((distance, entropy)))
+    for head in scores.unbind(1):
+        of_rows = []
+        for part, distance in zip(head.split(rows, 1), distances.split(rows), strict=True):
+            a = part.to(dtype).softmax(-1)  # [B, rows, Lk]
+            entropy = (a + LOG_OFFSET).log_().mul_(a).sum(-1).double().neg()
+            of_rows.append(torch.stack((a.mul_(distance).sum(-1).double(), entropy)))
+        of_heads.append(torch.cat(of_rows, dim=-1).mean(-1))  # [2, B]
     distance, entropy = torch.stack(of_heads, dim=-1)  # [B, nh] each
     return distance, entropy
 
