@@ -156,3 +156,11 @@ def test_an_encoder_without_scores(images):
 
     with pytest.raises(UserError, match="distance needs the encoder's 'scores', and it offers onl"):
         measure_attention(Silent(), batches_of(images, 8))
+
+
+def test_rows_at_a_time_say_the_same(monkeypatch):
+    scores = torch.randn(2, 3, 196, 196)
+    whole = attention_statistics(scores, TRUE)
+    monkeypatch.setattr("limbeck.evaluation.attention.CHUNK_ELEMENTS", 2 * 196 * 50)
+    for one, other in zip(whole, attention_statistics(scores, TRUE), strict=True):
+        torch.testing.assert_close(one, other)
