@@ -22,9 +22,9 @@ from limbeck.evaluation.cka import FEWEST, LayerGrams, MinibatchCka
 from limbeck.evaluation.layers import Observer, watch, without_pixels
 from limbeck.models.encoder import Encoder
 from limbeck.models.origins.load import load_encoder
-from limbeck.models.vit import VitEncoder
 from limbeck.recipes.evaluate import seen_images
 from limbeck.recipes.images import Images
+from limbeck.recipes.networks import load_vit
 from limbeck.records import Batch
 
 if TYPE_CHECKING:
@@ -87,23 +87,18 @@ def load_subjects(config: AnalyzeConfig) -> list[Subject]:
         sources.append(config.reference)
         own = short_names(sources)[-1]
         names.append(own if own not in names else f"{own} (reference)")
-    subjects = [
-        Subject(name, source, load_encoder(source).requires_grad_(False))
-        for name, source in zip(names, sources, strict=True)
-    ]
-    if config.keep_blocks:
-        for subject in subjects[: len(config.runs)]:
-            _check_blocks(subject, max(config.keep_blocks))
+    subjects = []
+    for name, source in zip(names, sources, strict=True):
+        is_fine_tuned = bool(config.keep_blocks) and source in config.runs
+        encoder = (load_vit if is_fine_tuned else load_encoder)(source).requires_grad_(False)
+        subjects.append(Subject(name, source, encoder))
+        if is_fine_tuned:
+            _check_blocks(subjects[-1], max(config.keep_blocks))
     return subjects
 
 
 def _check_blocks(subject: Subject, most: int) -> None:
     """Before days of fine-tuning, not after."""
-    if not isinstance(subject.encoder, VitEncoder):
-        raise UserError(
-            f"{subject.source} can't be fine-tuned: it is no Transformer of timm; leave it out, or "
-            "--keep-blocks."
-        )
     depth = subject.encoder.facts.depth
     if most > depth:
         raise UserError(
