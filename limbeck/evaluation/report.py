@@ -1,7 +1,7 @@
 """Tables and pictures for people. Pictures are readable without colour and need the extra "plot".
 
-The only file that imports matplotlib, through its objects and never through pyplot, so that no
-global state and no screen is involved. The same data gives the same bytes.
+matplotlib is used here and in ``pictures.py`` alone, through its objects and never through pyplot,
+so that no global state and no screen is involved. The same data gives the same bytes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -132,7 +132,7 @@ def save_bars(
     runs = max(len(values) for of_probe in scores.values() for values in of_probe.values())
     note = f"Whisker: standard deviation over runs; dots: up to {runs} runs." if runs > 1 else ""
     _legend_below(figure, axes, note)
-    return _save(figure, file)
+    return save_figure(figure, file)
 
 
 def _probes(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
@@ -165,7 +165,8 @@ def _legend_below(figure: Any, axes: Any, note: str) -> None:
         )  # fmt: skip
 
 
-def _save(figure: Any, file: Path) -> list[Path]:
+def save_figure(figure: Any, file: Path) -> list[Path]:
+    """Write a figure as .png and .svg; returns both paths. The same data gives the same bytes."""
     import matplotlib
 
     file.parent.mkdir(parents=True, exist_ok=True)

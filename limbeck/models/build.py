@@ -244,6 +244,21 @@ def reinit_tail(
     }
 
 
+def keep_blocks(encoder: VitEncoder, count: int, seed: int) -> None:
+    """Keep the first ``count`` blocks, and draw all that comes after them afresh, in place.
+
+    What is before the blocks (patch embedding, positions, CLS token) is kept, too; the norm after
+    the last block is not, unless every block is. Raises UserError for more blocks than there are.
+    """
+    depth = encoder.facts.depth
+    if count > depth:
+        raise UserError(f"keep_blocks {count}: the student has {depth} blocks; lower it.")
+    if count < depth:
+        named = [name for name, _ in encoder.model.named_parameters()]
+        after = [name for name in named if encoder.layer_id(name) > count]
+        reinit_tail(encoder, after, "reinit", seed)
+
+
 def with_classifier(
     encoder: VitEncoder,
     num_classes: int,

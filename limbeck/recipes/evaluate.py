@@ -162,12 +162,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
 
 def claim_out(config: EvaluateConfig, out: Path) -> None:
     """Refuse before the work an --out that can't be written or holds another request's scores."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise UserError(f"Can't write in {out}: {error.strerror}; choose another --out.") from error
+    check_writable(out)
     scores = out / SCORES_FILE
     is_other = scores.exists() and read_json(scores).get("config") != request_of(config)
     if is_other and not config.overwrite:
@@ -175,6 +170,16 @@ def claim_out(config: EvaluateConfig, out: Path) -> None:
             f"{out} holds the scores of another evaluation; choose another --out, or replace them "
             "with --overwrite."
         )
+
+
+def check_writable(out: Path) -> None:
+    """Make the folder; raises UserError where it can't be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise UserError(f"Can't write in {out}: {error.strerror}; choose another --out.") from error
 
 
 def request_of(config: EvaluateConfig) -> dict[str, Any]:

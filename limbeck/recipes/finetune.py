@@ -79,6 +79,9 @@ class FinetuneConfig(PerTaskMethodOptions):
     head_init_std: Annotated[float, pydantic.Field(ge=0)] = 2e-5
     """Standard deviation of a fresh classifier's weights (trunc-normal): 2e-5 in MAE's and
     TinyMIM's fine-tuning, 0.02 in MAE-Lite's."""
+    keep_blocks: Annotated[int, pydantic.Field(ge=0)] | None = None
+    """Only the student's first blocks, so many, are kept; what comes after them starts afresh
+    before the fine-tuning. All are kept if not given."""
     drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.2
     """Stochastic depth, rising linearly from 0 in the first block to this in the last."""
     method: str = "logit"
@@ -122,6 +125,11 @@ def check(config: FinetuneConfig) -> None:
         )
     if checks.is_bare_name(config.student):
         checks.check_bare_name(config.student)
+        if config.keep_blocks is not None:
+            raise UserError(
+                f"keep_blocks has no effect with {config.student}, which starts from scratch; "
+                "leave it out, or name weights."
+            )
     else:
         checks.check_source(config.student)
     if config.mix.mixup_alpha == config.mix.cutmix_alpha == 0:
@@ -237,7 +245,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
 
 def build_classifier(config: FinetuneConfig, num_classes: int) -> VitEncoder:
     """The student with a fresh classifier and its drop path."""
-    from limbeck.models.build import build_student, set_drop_path, with_classifier
+    from limbeck.models.build import build_student, keep_blocks, set_drop_path, with_classifier
     from limbeck.models.rel_pos import with_rel_pos
     from limbeck.recipes.networks import load_vit
 
@@ -248,6 +256,8 @@ def build_classifier(config: FinetuneConfig, num_classes: int) -> VitEncoder:
         # A weights file of an unusual width can't be read without it.
         heads = {} if config.num_heads is None else {"num_heads": config.num_heads}
         encoder = load_vit(config.student, **heads)
+        if config.keep_blocks is not None:
+            keep_blocks(encoder, config.keep_blocks, config.seed)
     classifier = with_classifier(
         encoder,
         num_classes,

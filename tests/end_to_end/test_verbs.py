@@ -59,6 +59,20 @@ def test_from_images_to_a_verdict(images, teacher, tmp_path, capsys):
     assert json.loads((out / "scores.json").read_text())["deciding"] == "linear_top1"
 
 
+def test_a_look_into_networks(images, student, teacher, tmp_path, capsys):
+    words = ["analyze", student, teacher, *data_words(images), "--reference", teacher]
+    words += ["--names", "small", "big", "--out", tmp_path, "--num-images", "8"]
+    said, _ = said_by(capsys, *words, "--parts", "similarity", "attention", "--device", "cpu")
+    assert "small resembles big most at layer" in said and "attention_entropy.svg" in said
+    found = json.loads((tmp_path / "analysis.json").read_text())
+    assert found["images"]["num_images"] == 8 and set(found["parts"]["attention"]) == {
+        "small",
+        "big",
+    }
+    _, log = said_by(capsys, *words, "--seed", "1", code=2)
+    assert "holds another analysis" in log
+
+
 def test_python_and_the_command_line_make_the_same(images, teacher, student, tmp_path, capsys):
     said_by(capsys, *distill_words(images, tmp_path / "run", teacher))
     assert weights_of(tmp_path / "run") == weights_of(student)

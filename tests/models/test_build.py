@@ -10,6 +10,7 @@ from limbeck.errors import UserError
 from limbeck.models.build import (
     build_student,
     describe_positions,
+    keep_blocks,
     qkv_parts,
     reinit_tail,
     remember,
@@ -386,3 +387,30 @@ def test_tables_of_relative_positions_take_another_image_size(family):
         # The three of the class token stay, and so does the middle: the distance of nothing.
         assert torch.equal(own[name][-3:], weights[name][-3:])
         torch.testing.assert_close(own[name][121 // 2], weights[name][49 // 2])
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_the_first_blocks_are_kept_and_the_rest_starts_afresh(count):
+    student = build_student(SMALL, seed=0)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.5)  # so that norms and biases are told from fresh ones
+    before = {name: value.clone() for name, value in student.model.state_dict().items()}
+    keep_blocks(student, count, seed=0)
+    fresh = build_student(SMALL, seed=1).model.state_dict()
+    for name, value in student.model.state_dict().items():
+        is_kept = student.layer_id(name) <= count
+        assert value.equal(before[name] if is_kept else fresh[name]), name
+    other = build_student(SMALL, seed=0)
+    keep_blocks(other, count, seed=1)
+    name = "blocks.2.mlp.fc1.weight"
+    assert not other.model.state_dict()[name].equal(student.model.state_dict()[name])
+
+
+def test_all_blocks_kept_is_the_student_as_it_was():
+    student, other = (build_student(SMALL, seed=0) for _ in range(2))
+    keep_blocks(student, 3, seed=0)
+    for name, value in student.model.state_dict().items():
+        assert value.equal(other.model.state_dict()[name])
+    with pytest.raises(UserError, match="keep_blocks 4: the student has 3 blocks"):
+        keep_blocks(student, 4, seed=0)

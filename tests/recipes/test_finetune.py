@@ -583,6 +583,15 @@ def test_a_classifier_keeps_the_student_s_weights(images, student, tmp_path):
             assert torch.equal(own[name], value), name
 
 
+def test_only_the_first_blocks_are_kept(images, student, tmp_path):
+    config = finetune_config(images, tmp_path, student, keep_blocks=1)
+    model, own = build_classifier(config, 3).model.state_dict(), limbeck.load(student)
+    own = own.model.state_dict()
+    assert model["blocks.0.mlp.fc1.weight"].equal(own["blocks.0.mlp.fc1.weight"])
+    assert not model["blocks.1.mlp.fc1.weight"].equal(own["blocks.1.mlp.fc1.weight"])
+    assert model["patch_embed.proj.weight"].equal(own["patch_embed.proj.weight"])
+
+
 def test_one_held_out_image_is_scored(images, student, tmp_path):
     data = DataOptions(root=str(images), holdout_ratio=0.5, max_holdout=1, num_workers=0)
     run = finetune(finetune_config(images, tmp_path / "run", student, data=data))
@@ -626,6 +635,7 @@ def test_nothing_held_out_is_refused_before_the_run(images, student, tmp_path):
         ),
         ({"head": "distilled", "global_pool": "avg"}, "has only token pooling, not avg"),
         ({"head": "tinymim-star", "global_pool": "token"}, "has only avg pooling, not token"),
+        ({"keep_blocks": 1}, "keep_blocks has no effect with vit_tiny, which starts from scratch"),
     ],
 )
 def test_what_check_refuses(images, tmp_path, changes, message):

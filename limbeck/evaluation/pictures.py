@@ -1,0 +1,225 @@
+"""Pictures of an analysis: similarity of layers, attention, probes by block, which layers matter.
+
+Each function takes the plain data of ``limbeck analyze``. Needs the extra "plot"; as ``report.py``
+through matplotlib's objects, so that the same data gives the same bytes.
+"""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from limbeck.errors import require_extra
+from limbeck.evaluation.findings import curves
+from limbeck.evaluation.report import FONT, save_figure
+
+# Okabe and Ito's colours, told apart with any kind of colour vision; markers and lines besides.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", "-.", ":")
+
+
+def draw_analysis(found: Mapping[str, Any], out: Path) -> list[Path]:
+    """All pictures for which there are data, as .png and .svg in ``out``; returns the paths."""
+    parts, number = found["parts"], found["images"]["num_images"]
+    paths: list[Path] = []
+    if parts.get("similarity"):
+        paths += draw_similarity(out / "similarity", parts["similarity"], num_images=number)
+    if parts.get("attention"):
+        paths += draw_attention(out / "attention_distance", parts["attention"], "distance", number)
+        paths += draw_attention(out / "attention_entropy", parts["attention"], "entropy", number)
+    if parts.get("probing"):
+        paths += draw_probing(out / "probing", parts["probing"])
+    if parts.get("layers"):
+        paths += draw_layers(out / "layers_kept", parts["layers"])
+    return paths
+
+
+def draw_similarity(
+    file: Path, pairs: Sequence[Mapping[str, Any]], *, num_images: int
+) -> list[Path]:
+    """One heat map of CKA per pair of networks, layer 0 in the lower left corner, colours 0 to 1.
+
+    Layers without a value are hatched. ``pairs``: "first", "second" and "cka", rows of the first.
+    """
+    figure, panels = _panels(len(pairs), width=3.1, height=3.1, shares=False)
+    image = None
+    for axes, pair in zip(panels, pairs, strict=True):
+        values = [[float("nan") if x is None else x for x in row] for row in pair["cka"]]
+        axes.set_facecolor("#ffffff")
+        axes.patch.set(hatch="////", edgecolor="#999999")
+        image = axes.imshow(values, origin="lower", vmin=0, vmax=1, cmap="viridis", aspect="auto")
+        axes.set_box_aspect(1)
+        axes.set_ylabel(f"layer of {_wrapped(pair['first'])}")
+        axes.set_xlabel(f"layer of {_wrapped(pair['second'])}")
+        for axis, count in ((axes.yaxis, len(values)), (axes.xaxis, len(values[0]))):
+            axis.set_ticks(_ticks(count))
+    bar = figure.colorbar(image, ax=panels, shrink=0.9 if len(pairs) < 4 else 0.5, pad=0.02)
+    bar.set_label("CKA (0: unrelated, 1: alike)")
+    figure.suptitle(
+        f"Similarity of layers, {num_images:,} images\n"
+        "(layer k: what enters block k; last layer: output)", x=0.01, ha="left", fontsize=11,
+    )  # fmt: skip
+    return save_figure(figure, file)
+
+
+def draw_attention(
+    file: Path, attention: Mapping[str, Mapping[str, Any]], what: str, num_images: int
+) -> list[Path]:
+    """One panel per network: a dot for each head, a line through the blocks' means.
+
+    ``what``: "distance" (px) or "entropy" (nats). The dashed line is a head that looks everywhere
+    alike.
+    """
+    title = {
+        "distance": "How far heads look", "entropy": "How evenly heads look"
+    }[what]  # fmt: skip
+    label = {"distance": "attention distance (px)", "entropy": "attention entropy (nats)"}[what]
+    figure, panels = _panels(len(attention), width=3.4, height=2.9)
+    handles: dict[str, Any] = {}
+    for axes, (name, values) in zip(panels, attention.items(), strict=True):
+        blocks = [i for i, heads in enumerate(values[what]) if heads is not None]
+        dots = [(block, head) for block in blocks for head in values[what][block]]
+        if dots:
+            xs, ys = zip(*dots, strict=True)
+            handles["one head"] = axes.scatter(xs, ys, s=14, color=COLORS[5], linewidths=0)
+            means = [fmean(values[what][block]) for block in blocks]
+            (handles["mean of the block's heads"],) = axes.plot(
+                blocks, means, color=COLORS[0], marker="o", markersize=3
+            )
+            even = [values[f"uniform_{what}"][block] for block in blocks]
+            (handles["a head that looks everywhere alike"],) = axes.plot(
+                blocks, even, color="black", linestyle="--", linewidth=1
+            )
+        axes.set_title(_wrapped(name), loc="left")
+        axes.set_xticks(_ticks(len(values[what])))
+        axes.set_xlim(-0.6, len(values[what]) - 0.4)
+        axes.set_xlabel("block (0: first)")
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+    figure.suptitle(f"{title}, {num_images:,} images", x=0.01, ha="left", fontsize=11)
+    _legend(figure, handles)
+    return save_figure(figure, file)
+
+
+def draw_probing(file: Path, probing: Mapping[str, Mapping[str, Any]]) -> list[Path]:
+    """Top-1 of the kNN and the linear probe after every block, with 95 % intervals."""
+    figure, panels = _panels(2, width=4.4, height=3.4)
+    handles: dict[str, Any] = {}
+    titles = {"knn_top1": "kNN", "linear_top1": "linear probe"}
+    for axes, (probe, title) in zip(panels, titles.items(), strict=True):
+        for place, (name, scores) in enumerate(probing.items()):
+            blocks = range(len(scores[probe]))
+            low, mean, high = (
+                [100 * score[key] for score in scores[probe]] for key in ("low", "mean", "high")
+            )
+            (handles[_wrapped(name)],) = axes.plot(blocks, mean, **_style(place))
+            axes.fill_between(blocks, low, high, color=_style(place)["color"], alpha=0.12, lw=0)
+        axes.set_title(title, loc="left")
+        axes.set_xlabel("block (0: first)")
+        axes.set_xticks(_ticks(max(len(scores[probe]) for scores in probing.values())))
+        axes.set_ylabel("top-1 accuracy (%)")
+    num_test = next(iter(probing.values()))["knn_top1"][0]["num_test"]
+    figure.suptitle(
+        f"What is known after each block, {num_test:,} test images (band: 95 % interval)",
+        x=0.01, ha="left", fontsize=11,
+    )  # fmt: skip
+    _legend(figure, handles)
+    return save_figure(figure, file)
+
+
+def draw_layers(file: Path, runs: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """Top-1 after fine-tuning by number of kept blocks; one panel per part of the labels."""
+    of_curve = curves(runs)
+    fractions = sorted({fraction for _, fraction in of_curve}, reverse=True)
+    names = list(dict.fromkeys(name for name, _ in of_curve))
+    figure, panels = _panels(len(fractions), width=3.9, height=3.4)
+    handles: dict[str, Any] = {}
+    most_seeds = 1
+    for axes, fraction in zip(panels, fractions, strict=True):
+        counts: set[int] = set()
+        for place, name in enumerate(names):
+            curve = of_curve.get((name, fraction), {})
+            means = [100 * fmean(values) for values in curve.values()]
+            spreads = [100 * stdev(v) if len(v) > 1 else 0.0 for v in curve.values()]
+            most_seeds = max([most_seeds, *map(len, curve.values())])
+            handles[_wrapped(name)] = axes.errorbar(
+                list(curve), means, spreads, capsize=3, **_style(place)
+            )
+            counts |= curve.keys()
+        axes.set_title(f"{100 * fraction:g} % of the labels", loc="left")
+        axes.set_xlabel("pre-trained blocks kept")
+        axes.set_xticks(sorted(counts))
+        axes.set_ylabel("top-1 accuracy (%)")
+    spread = f" (bar: standard deviation over {most_seeds} seeds)" if most_seeds > 1 else ""
+    figure.suptitle(
+        f"Fine-tuned with the first blocks kept, the rest afresh{spread}",
+        x=0.01, ha="left", fontsize=11,
+    )  # fmt: skip
+    _legend(figure, handles)
+    return save_figure(figure, file)
+
+
+def _panels(count: int, width: float, height: float, shares: bool = True) -> tuple[Any, list[Any]]:
+    """A figure and its axes, up to three in a row; ``width`` and ``height`` of one, in inches."""
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise require_extra("matplotlib", "plot", "A picture") from error
+    columns = min(3, count)
+    rows = -(-count // columns)
+    with matplotlib.rc_context(FONT):
+        size = (max(5.6, 0.9 + width * columns), 1.1 + height * rows)
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        grid = figure.subplots(rows, columns, squeeze=False, sharey=shares).flatten()
+        for axes in grid[count:]:
+            figure.delaxes(axes)
+        for axes in grid[:count]:
+            axes.spines[["top", "right"]].set_visible(not shares)
+            if shares:
+                axes.tick_params(labelleft=True)
+                axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+                axes.set_axisbelow(True)
+        return figure, list(grid[:count])
+
+
+def _legend(figure: Any, handles: Mapping[str, Any]) -> None:
+    """Below the panels, in as many columns as fit; the figure grows by its height."""
+    lines = [name.split("\n") for name in handles]
+    widest = max((len(line) for each in lines for line in each), default=0)
+    fitting = int(figure.get_figwidth() / (0.085 * widest + 0.7))  # inches: letters, and a handle
+    columns = max(1, min(len(handles), fitting))
+    rows = -(-len(handles) // columns)
+    tallest = max(map(len, lines), default=0)
+    figure.set_figheight(figure.get_figheight() + 0.19 * (rows * tallest - 1))
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower left", ncols=columns, frameon=False
+    )
+
+
+def _style(place: int) -> dict[str, Any]:
+    return {
+        "color": COLORS[place % len(COLORS)],
+        "marker": MARKERS[place % len(MARKERS)],
+        "linestyle": LINES[place % len(LINES)],
+        "markersize": 4,
+        "linewidth": 1.4,
+    }
+
+
+def _ticks(count: int) -> list[int]:
+    """At most nine or so whole numbers from 0, the last one among them where it has room."""
+    step = next(step for step in (1, 2, 3, 4, 6, 8, 12, 24, 48) if count <= 9 * step or step == 48)
+    return list(range(0, count, step))
+
+
+def _wrapped(name: str) -> str:
+    """A long name in a few lines, broken at spaces and underscores, its middle left out."""
+    if len(name) > 66:
+        name = f"{name[:34]}...{name[-29:]}"
+    lines = textwrap.wrap(name.replace("_", "_ "), 28) or [name]
+    return "\n".join(line.replace("_ ", "_") for line in lines)

@@ -1,0 +1,364 @@
+"""``limbeck analyze``: why is a network good or bad? Its layers, its heads, and what they know.
+
+The analyses of MAE-Lite (arXiv 2205.14443) on your own images: similarity of layers, attention
+distance and entropy, a probe on every block, and fine-tuning with only the first blocks kept.
+Imports of torch are inside the functions: the config and its checks must answer without it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tomllib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import pydantic
+import tyro
+
+from limbeck.config import from_plain, options, read_json, read_preset, to_plain
+from limbeck.data.options import DataOptions
+from limbeck.errors import UserError
+from limbeck.recipes import checks
+from limbeck.recipes.finetune import FinetuneConfig
+from limbeck.recipes.finetune import check as check_finetune
+from limbeck.recipes.probes import EmbedOptions
+
+if TYPE_CHECKING:
+    from limbeck.engine.distributed import Ranks
+    from limbeck.recipes.images import Images
+    from limbeck.recipes.measure import Subject
+
+log = logging.getLogger("limbeck")
+
+PositiveInt = Annotated[int, pydantic.Field(gt=0)]
+NotNegativeInt = Annotated[int, pydantic.Field(ge=0)]
+Fraction = Annotated[float, pydantic.Field(gt=0, le=1)]
+Part = Literal["similarity", "attention", "probing"]
+
+PARTS: tuple[Part, ...] = ("similarity", "attention", "probing")
+DATA_FILE, REPORT_FILE = "analysis.json", "analysis.md"
+MOST_PAIRS = 15  # of five networks; more heat maps than that nobody reads
+SET_HERE = ("student", "out", "seed", "overwrite", "keep_blocks", "data", "train.device")
+"""Options of a fine-tuning that the analysis sets itself."""
+MAY_CHANGE = (
+    *("out", "overwrite", "device", "parts"),
+    *("keep_blocks", "label_fractions", "num_seeds", "finetune_preset", "finetune_options"),
+)
+"""Options of which no measured number hangs, or whose numbers lie in runs of their own."""
+
+
+@options
+class AnalyzeConfig:
+    """Look into networks: similarity of layers, attention, probes of every block, and, with
+    --keep-blocks, which pre-trained layers matter.
+    """
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Networks: runs' folders, weights files, timm:NAME, hf:NAME, your own module:function."""
+    names: tuple[str, ...] = ()
+    """Their names in pictures, one each; those of their folders or files if not given."""
+    reference: str | None = None
+    """Compare the layers of all with those of this network (one of the runs or another); every pair
+    is compared if not given."""
+    out: Path = Path("analysis")
+    """Folder for analysis.json, analysis.md and the pictures."""
+    overwrite: bool = False
+    """Replace another analysis in that folder."""
+    parts: tuple[Part, ...] = PARTS
+    """What is measured."""
+    num_images: PositiveInt = 1024
+    """At most this many images are shown: held-out ones, or of unlabelled data any."""
+    sampling: Literal["random", "stratified"] | None = None
+    """How they are drawn: by chance, or as many of each class as of every other; stratified if not
+    given, where there are labels."""
+    seed: int = 0
+    """Another seed draws other images."""
+    pooled_similarity: bool = False
+    """Compare the mean patch token of each image instead of all its patches."""
+    cell_px: Annotated[float, pydantic.Field(gt=0)] | None = None
+    """Pixels that a patch counts in the attention distance; its true side if not given. The code
+    released with MAE-Lite takes 14 for patches of 16."""
+    num_train: PositiveInt = 5000
+    """At most this many labelled images to learn probes from."""
+    keep_blocks: tuple[NotNegativeInt, ...] = ()
+    """Fine-tune with only the first so many blocks kept, for each of these numbers."""
+    label_fractions: tuple[Fraction, ...] = (1.0,)
+    """Each of them with these parts of the labels."""
+    num_seeds: PositiveInt = 1
+    """And from so many seeds, for the spread."""
+    finetune_preset: str | None = None
+    """The recipe of these runs: a preset of limbeck finetune, or a .toml file of its options."""
+    finetune_options: tuple[str, ...] = ()
+    """What differs from it (or from the defaults), such as train.epochs=20 (values as in TOML)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    data: DataOptions = DataOptions(holdout_ratio=0.2)
+    embed: EmbedOptions = EmbedOptions()
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What was found, as plain data (that of analysis.json), and the folder with the pictures.
+
+    ``found`` has "models", "images", "parts" (by name; see docs/analysis.md), "notes" and what
+    identifies them. ``pictures`` are the files that were drawn.
+    """
+
+    found: dict[str, Any]
+    out: Path
+    pictures: list[Path]
+
+
+def check(config: AnalyzeConfig) -> None:
+    """All that can be wrong without opening an image or a weights file; raises UserError."""
+    checks.check_data(config.data)
+    checks.check_all_labels(config.data)
+    if not config.runs:
+        raise UserError("No network is named; run: limbeck analyze RUN_FOLDER --data FOLDER.")
+    for source in (*config.runs, *filter(None, [config.reference])):
+        checks.check_source(source)
+    if len(set(config.runs)) < len(config.runs):
+        raise UserError("A network is named twice; name each once.")
+    if config.names and len(config.names) != len(config.runs):
+        raise UserError(
+            f"--names has {len(config.names)} names for {len(config.runs)} networks; give each one."
+        )
+    if len(set(config.names)) < len(config.names):
+        raise UserError("Two networks have the same name; give each its own.")
+    if not config.parts and not config.keep_blocks:
+        raise UserError("There is nothing to do: name --parts or --keep-blocks.")
+    _check_effects(config)
+    if config.keep_blocks:
+        for run in fine_tunings(config, "x", config.runs[0]):
+            check_finetune(run)
+
+
+def _check_effects(config: AnalyzeConfig) -> None:
+    default = AnalyzeConfig()
+    needed = {
+        "similarity": ("reference", "pooled_similarity"),
+        "attention": ("cell_px",),
+        "probing": ("num_train",),
+    }
+    for part, names in needed.items():
+        for name in names:
+            if part not in config.parts and getattr(config, name) != getattr(default, name):
+                raise UserError(f"{name} has no effect without {part} in --parts; leave it out.")
+    for name in ("label_fractions", "num_seeds", "finetune_preset", "finetune_options"):
+        if not config.keep_blocks and getattr(config, name) != getattr(default, name):
+            raise UserError(f"{name} has no effect without --keep-blocks; leave it out.")
+    for name in ("keep_blocks", "label_fractions"):
+        values = getattr(config, name)
+        if len(set(values)) < len(values):
+            raise UserError(f"{name} has a number twice; name each once.")
+    num_pairs = len(config.runs) * (len(config.runs) + 1) // 2
+    if "similarity" in config.parts and not config.reference and num_pairs > MOST_PAIRS:
+        raise UserError(
+            f"{len(config.runs)} networks make {num_pairs} pairs; name the one to compare all with "
+            "(--reference)."
+        )
+
+
+def analyze(config: AnalyzeConfig) -> Analysis:
+    """Measure, write and draw what is not in the folder yet; raises UserError for bad input."""
+    check(config)
+    before = claim_out(config)
+    from limbeck.engine.distributed import ranks_session
+    from limbeck.recipes.images import open_images
+
+    with ranks_session(config.device) as ranks:
+        images = open_images(config.data)
+        found, subjects = _measured(config, images, ranks, before)
+    if config.keep_blocks:
+        found["parts"]["layers"] = _which_layers(config, images, subjects, found["notes"])
+    pictures = []
+    if ranks.is_main:
+        save(config.out, found)
+        pictures = draw(found, config.out)
+        (config.out / REPORT_FILE).write_text(_words(found) + "\n", encoding="utf-8")
+    return Analysis(found, config.out, pictures)
+
+
+def claim_out(config: AnalyzeConfig) -> dict[str, Any]:
+    """What the folder holds of this analysis already; raises UserError where it holds another."""
+    from limbeck.recipes.evaluate import check_writable
+
+    check_writable(config.out)
+    file = config.out / DATA_FILE
+    if not file.exists():
+        return {}
+    before = read_json(file)
+    if before.get("request") == request_of(config):
+        return before
+    _refuse_other(config)
+    return {}
+
+
+def _refuse_other(config: AnalyzeConfig) -> None:
+    if not config.overwrite:
+        raise UserError(
+            f"{config.out} holds another analysis (of other networks, images or options); choose "
+            "another --out, or replace it with --overwrite."
+        )
+
+
+def request_of(config: AnalyzeConfig) -> dict[str, Any]:
+    """What the numbers hang on, as plain data."""
+    plain = to_plain(config)
+    plain["data"] = {k: v for k, v in plain["data"].items() if k not in ("num_workers",)}
+    return {name: value for name, value in plain.items() if name not in MAY_CHANGE}
+
+
+def _measured(
+    config: AnalyzeConfig, images: Images, ranks: Ranks, before: dict[str, Any]
+) -> tuple[dict[str, Any], list[Subject]]:
+    """The analysis but for fine-tunings, with the finished parts of ``before``."""
+    from limbeck.recipes import lineage
+    from limbeck.recipes.measure import draw_images, load_subjects, measure
+
+    subjects = load_subjects(config)
+    shown = draw_images(config, images)
+    found: dict[str, Any] = {
+        "request": request_of(config),
+        "models": [subject.plain() for subject in subjects],
+        "images": shown.plain(),
+        "versions": lineage.versions(),
+        "parts": {},
+        "notes": [],
+    }
+    found = json.loads(json.dumps(found))  # as it is read back
+    if before:
+        if all(before[key] == found[key] for key in ("request", "models", "images")):
+            found = before
+        else:
+            _refuse_other(config)
+
+    def keep(parts: dict[str, Any], notes: list[str]) -> None:
+        found["parts"].update(parts)
+        found["notes"] = list(dict.fromkeys([*found["notes"], *notes]))
+        if ranks.is_main:
+            save(config.out, found)
+
+    missing = tuple(part for part in config.parts if part not in found["parts"])
+    if missing:
+        measure(config, missing, subjects, shown, images, ranks.device, keep)
+    elif config.parts:
+        log.info("What is to be measured is in %s already.", config.out / DATA_FILE)
+    return found, subjects
+
+
+def recipe_of(config: AnalyzeConfig) -> FinetuneConfig:
+    """The fine-tuning that is repeated; raises UserError for options that it does not have."""
+    values: dict[str, Any] = {}
+    if config.finetune_preset is not None:
+        values = read_preset(config.finetune_preset, "finetune")
+    try:
+        changes = tomllib.loads("\n".join(config.finetune_options))
+    except tomllib.TOMLDecodeError as error:
+        given = " ".join(config.finetune_options)
+        raise UserError(
+            f"--finetune-options {given}: not NAME=VALUE as in TOML ({error})."
+        ) from error
+    values = _merged(values, changes)
+    for name in SET_HERE:
+        if name in values or name in [f"train.{key}" for key in values.get("train", {})]:
+            raise UserError(
+                f"The fine-tunings' {name} is set by the analysis; use its own options (--out, "
+                "--data, --keep-blocks, --label-fractions, --num-seeds, --device)."
+            )
+    return from_plain(FinetuneConfig, values, "--finetune-options")
+
+
+def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for name, value in changes.items():
+        is_section = isinstance(value, dict) and isinstance(values.get(name), dict)
+        merged[name] = _merged(values[name], value) if is_section else value
+    return merged
+
+
+def fine_tunings(config: AnalyzeConfig, name: str, source: str) -> list[FinetuneConfig]:
+    """The runs that tell which of a network's layers matter: blocks x label fractions x seeds."""
+    recipe = recipe_of(config)
+    return [
+        replace(
+            recipe,
+            student=source,
+            out=config.out / "layers" / f"{name}_keep{count}_labels{fraction:g}_seed{seed}",
+            seed=seed,
+            overwrite=config.overwrite,
+            keep_blocks=count,
+            data=_with_labels(config.data, fraction, seed),
+            train=replace(recipe.train, device=config.device),
+        )
+        for fraction in config.label_fractions
+        for count in config.keep_blocks
+        for seed in range(config.num_seeds)
+    ]
+
+
+def _with_labels(data: DataOptions, fraction: float, seed: int) -> DataOptions:
+    return replace(data, label_fraction=fraction, label_seed=seed if fraction < 1 else 0)
+
+
+def _which_layers(
+    config: AnalyzeConfig, images: Images, subjects: list[Subject], notes: list[str]
+) -> list[dict[str, Any]]:
+    """Top-1 of every fine-tuning, each an ordinary run that can be continued."""
+    from limbeck.recipes.finetune import finetune
+    from limbeck.recipes.measure import file_name
+
+    if not images.is_labelled:
+        note = "Which layers matter was not measured: the images have no labels."
+        log.info(note)
+        notes.append(note)
+        return []
+    found = []
+    for subject in subjects[: len(config.runs)]:
+        runs = fine_tunings(config, file_name(subject.name), subject.source)
+        for number, run in enumerate(runs, 1):
+            log.info("%s: fine-tuning %d of %d (%s).", subject.name, number, len(runs), run.out)
+            scores = read_json(finetune(run) / "student.json")["scores"]
+            found.append(
+                {
+                    "model": subject.name,
+                    "keep_blocks": run.keep_blocks,
+                    "label_fraction": run.data.label_fraction,
+                    "seed": run.seed,
+                    "top1": scores["top1"],
+                    "run": str(run.out),
+                }
+            )
+    return found
+
+
+def save(out: Path, found: dict[str, Any]) -> None:
+    """Write analysis.json, whole or not at all."""
+    from limbeck.engine.checkpoint import write_json
+
+    write_json(out / DATA_FILE, found)
+
+
+def draw(found: dict[str, Any], out: Path) -> list[Path]:
+    """All pictures that the data allow; none, and a sentence, without matplotlib."""
+    from limbeck.evaluation.pictures import draw_analysis
+
+    try:
+        return draw_analysis(found, out)
+    except UserError as error:
+        log.info("No pictures: %s", error)
+        return []
+
+
+def _words(found: dict[str, Any]) -> str:
+    from limbeck.evaluation.findings import describe
+
+    return describe(found)
+
+
+def report(result: Analysis) -> str:
+    """What is seen, in words, and where the files are."""
+    names = ", ".join(path.name for path in result.pictures) or "none"
+    return f"{_words(result.found)}\n\n{result.out}: {DATA_FILE}, {REPORT_FILE}; pictures: {names}."

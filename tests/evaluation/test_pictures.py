@@ -1,0 +1,96 @@
+"""Pictures of an analysis: files that name everything, at any number and depth of networks."""
+
+import sys
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from limbeck.errors import UserError
+from limbeck.evaluation.pictures import draw_analysis, draw_attention, draw_similarity
+from tests.evaluation.analyses import analysis, similarity
+
+NAMES = ["similarity", "attention_distance", "attention_entropy", "probing", "layers_kept"]
+LONG = "a_very_long_name_of_a_run_folder_that_goes_on_and_on_seed_0_of_three_and_more_words"
+
+
+def words_of(svg):
+    return " ".join(ElementTree.parse(svg).getroot().itertext())
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Two networks of other depth."""
+    out = tmp_path_factory.mktemp("pictures")
+    return out, draw_analysis(analysis(["mae_tiny", "deit"], [4, 24]), out)
+
+
+def test_every_part_is_drawn_twice(drawn):
+    out, paths = drawn
+    assert paths == [out / f"{name}{suffix}" for name in NAMES for suffix in (".png", ".svg")]
+    for path in paths[::2]:
+        with Image.open(path) as image:
+            assert min(image.size) > 500
+            assert len(image.convert("RGB").getcolors(2**24)) > 20
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("similarity", ["layer of mae_tiny", "layer of deit", "CKA", "0.0", "1.0", "1,024 images"]),
+        ("attention_distance", ["attention distance (px)", "mae_tiny", "deit", "block (0: first)"]),
+        ("attention_entropy", ["attention entropy (nats)", "one head", "looks everywhere alike"]),
+        ("probing", ["kNN", "linear probe", "top-1 accuracy (%)", "95 % interval", "mae_tiny"]),
+        ("layers_kept", ["100 % of the labels", "10 % of the labels", "over 3 seeds", "deit"]),
+    ],
+)
+def test_a_picture_says_what_it_shows(drawn, name, words):
+    text = words_of(drawn[0] / f"{name}.svg")
+    assert [word for word in words if word not in text] == []
+
+
+def test_five_networks_with_long_names(tmp_path):
+    names = [LONG, "mae_tiny", "moco with words in it, quite many of them", "x" * 40, "deit"]
+    found = analysis(names, [12, 12, 4, 24, 12])
+    del found["parts"]["layers"], found["parts"]["attention"]
+    assert len(draw_analysis(found, tmp_path)) == 4
+    assert "a_very_long_name" in words_of(tmp_path / "probing.svg")
+
+
+def test_parts_that_are_not_there_are_not_drawn(tmp_path):
+    found = analysis(["one"], [4])
+    found["parts"] = {"similarity": [], "attention": {}, "probing": {}, "layers": []}
+    assert draw_analysis(found, tmp_path) == []
+
+
+def test_layers_and_blocks_without_a_value(tmp_path):
+    pair = similarity("one", "other", 3, 3)
+    pair["cka"][1] = [None] * 4
+    png, _ = draw_similarity(tmp_path / "similarity", [pair], num_images=8)
+    assert png.exists()
+    found = analysis(["one"], [3])["parts"]["attention"]
+    for values in found["one"].values():
+        if isinstance(values, list):
+            values[0] = values[2] = None
+    png, svg = draw_attention(tmp_path / "attention", found, "distance", 8)
+    assert "one head" in words_of(svg)
+
+
+def test_no_block_at_all(tmp_path):
+    """A network with nothing but windows has an empty panel."""
+    nothing = {"distance": [None], "uniform_distance": [None]}
+    _, svg = draw_attention(tmp_path / "attention", {"windows": nothing}, "distance", 8)
+    assert "windows" in words_of(svg)
+
+
+def test_the_same_data_gives_the_same_bytes(drawn, tmp_path):
+    found = analysis(["mae_tiny", "deit"], [4, 24])
+    found["parts"] = {"similarity": found["parts"]["similarity"]}
+    for path in draw_analysis(found, tmp_path):
+        assert path.read_bytes() == (drawn[0] / path.name).read_bytes()
+
+
+def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match=r"limbeck\[plot\]"):
+        draw_analysis(analysis(["one"], [4]), tmp_path)
