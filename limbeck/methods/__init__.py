@@ -9,6 +9,8 @@ METHODS: dict[str, str] = {
     "feature": "limbeck.methods.feature:Feature",
     "cls-token": "limbeck.methods.cls_token:ClsToken",
     "masked-pixel": "limbeck.methods.masked_pixel:MaskedPixel",
+    "moco-v3": "limbeck.methods.moco_v3:MocoV3",
+    "dino": "limbeck.methods.dino:Dino",
 }
 """Name on the command line -> "module:Class"."""
 

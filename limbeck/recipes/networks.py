@@ -61,6 +61,11 @@ def build_networks(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)  # a method's own weights, if it has any
         method = kind(options, student.facts, teacher and teacher.facts)
+    if method.compares_samples and config.train.accumulate_steps > 1:
+        raise UserError(
+            f"The method {config.method} compares the images of a micro-batch with each other, so "
+            "train.accumulate_steps would change what it learns; leave it out."
+        )
     fit_heads(student, method)
     _check_drop_path(options, student.facts, method.student_taps, "student")
     if teacher is not None:

@@ -1,8 +1,10 @@
 """Every arm of every method, by name: what the tests of all methods run over."""
 
 from limbeck.methods.cls_token import ClsToken
+from limbeck.methods.dino import Dino
 from limbeck.methods.feature import Feature
 from limbeck.methods.masked_pixel import MaskedPixel
+from limbeck.methods.moco_v3 import MocoV3
 from limbeck.methods.options import ReconstructionOptions
 from limbeck.methods.relation import Relation
 
@@ -29,6 +31,8 @@ ARMS = {
         Feature,
         {"target": "output", "mask_ratio": 0.5, "reconstruction": PIXELS, "teacher_sees": "all"},
     ),
+    "moco-v3": (MocoV3, {"hidden_dim": 16, "out_dim": 8}),
+    "dino": (Dino, {"hidden_dim": 16, "bottleneck_dim": 8, "out_dim": 32}),
     "cls-token": (ClsToken, {}),
     "cls-token-pixels": (ClsToken, {"mask_ratio": 0.5, "reconstruction": PIXELS}),
 }
