@@ -132,7 +132,7 @@ class Distiller(nn.Module):
             teacher = self.follower(batch.images, batch.teacher_ids_keep, self.method.teacher_taps)
         student = self.student(batch.images, batch.ids_keep, self.student_taps, batch.mask_token)
         if batch.local_images is not None:
-            local = self.student(batch.local_images, None, self.student_taps)
+            local = self.student.forward_small(batch.local_images, self.student_taps)
             student = replace(student, local=local)
         losses = self.method(student, teacher, batch)
         if self.task_loss is None:
