@@ -27,6 +27,7 @@ VERBS = {
     "distill": Verb("a small ViT from unlabelled images and a big one", "DistillConfig", "distill"),
     "finetune": Verb("train a student for classification", "FinetuneConfig", "finetune"),
     "evaluate": Verb("does it help? kNN, linear and few-label probes, verdict", "EvaluateConfig"),
+    "compare": Verb("which method is best on these images?", "CompareConfig", "compare", True),
     "doctor": Verb(
         "check images, memory, disk and time before a run", "DoctorConfig", "distill", True
     ),
