@@ -14,6 +14,7 @@ COLUMNS = {
     "finetuned_top1": "fine-tuned %",
     "linear_top1": "linear %",
     "knn_top1": "kNN %",
+    "few_5_top1": "5 labels %",
     "neighbours": "teacher's neighbours %",
 }
 """Scores in the table; the first that arms have decides."""

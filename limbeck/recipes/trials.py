@@ -36,7 +36,7 @@ class Trials:
 
         self.config, self.images, self.device = config, images, device
         skipped = SkippedLog(None, images.num_images, config.data.max_bad_ratio)
-        probing = EvaluateConfig(data=config.data, embed=config.embed)
+        probing = EvaluateConfig(data=config.data, embed=config.embed, num_labels=(5,))
         self.prober = Prober(probing, images, device, skipped)
         if not images.is_labelled:
             assert config.teacher.source is not None
