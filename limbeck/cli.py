@@ -28,6 +28,7 @@ VERBS = {
     "finetune": Verb("train a student for classification", "FinetuneConfig", "finetune"),
     "evaluate": Verb("does it help? kNN, linear and few-label probes, verdict", "EvaluateConfig"),
     "analyze": Verb("look into networks: layers, attention, probes by block", "AnalyzeConfig"),
+    "compare": Verb("which method is best on these images?", "CompareConfig", "compare", True),
     "doctor": Verb(
         "check images, memory, disk and time before a run", "DoctorConfig", "distill", True
     ),

@@ -90,6 +90,9 @@ class Batch:
     ``labels`` (B,) int64 class indices, or (B, C) float soft targets after mixing, or None.
     ``keys`` the samples' names. ``view_seeds`` (B,) int64, one per view: all further randomness
     of a sample (its mask, say) is drawn from it, so that it is the same on any number of ranks.
+    Where a method asks for V views of a sample, ``images`` and ``view_seeds`` have B * V rows, the
+    views of a sample one after the other, and ``teacher_images`` are ``images``; labels and keys
+    stay B. ``local_images`` (B * local views, 3, h, w) are further, smaller views of its choice.
     ``ids_keep`` and ``teacher_ids_keep`` (B, kept) patch indices that student and teacher see (all
     where None), set by a method's ``prepare``; so is ``mask_token`` (1, 1, D), a parameter of the
     method: the student gets it in place of every patch that it does not see, which then is not
@@ -104,6 +107,12 @@ class Batch:
     ids_keep: Tensor | None = None
     teacher_ids_keep: Tensor | None = None
     mask_token: Tensor | None = None
+    local_images: Tensor | None = None
+
+    @property
+    def num_views(self) -> int:
+        """Views per sample in ``images``."""
+        return len(self.images) // len(self.keys)
 
 
 @dataclass(frozen=True)
@@ -112,13 +121,15 @@ class Features:
 
     ``tokens`` (B, N, D): final tokens after the last norm; None where the encoder stopped early
     because no tap needed them. ``grid`` (gh, gw): the *full* patch grid, also where patches were
-    dropped. ``taps``: exactly the taps that were asked for.
+    dropped. ``taps``: exactly the taps that were asked for. ``local``: likewise of the batch's
+    ``local_images``.
     """
 
     tokens: Tensor | None
     num_prefix_tokens: int
     grid: tuple[int, int]
     taps: dict[Tap, Tensor] = field(default_factory=dict)
+    local: "Features | None" = None
 
 
 @dataclass(frozen=True)

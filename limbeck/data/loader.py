@@ -9,7 +9,7 @@ import atexit
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -33,18 +33,20 @@ from limbeck.records import Batch
 class HostBatch(NamedTuple):
     """What a worker hands over: uint8 images and plain tensors, which can be pinned."""
 
-    student: Tensor  # [B, 3, S, S] uint8
+    student: Tensor  # [B * V, 3, S, S] uint8
     teacher: Tensor | None  # None: the same as student
-    erase_boxes: Tensor  # [B, 4] int64
+    erase_boxes: Tensor  # [B * V, 4] int64
     labels: Tensor | None  # [B] int64
-    view_seeds: Tensor  # [B] int64
+    view_seeds: Tensor  # [B * V] int64
     keys: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
+    local: Tensor | None = None  # [B * local views, 3, s, s] uint8
 
 
 class _MicroBatches(Dataset[HostBatch]):
     """Makes a whole batch from (epoch, indices); a bad sample is replaced by the next readable one.
 
+    ``make_views`` makes the views of a decoded image, ``make_locals`` further small ones.
     ``max_tries`` bounds the search: a longer row of bad samples is more than a run accepts anyway.
     """
 
@@ -52,19 +54,22 @@ class _MicroBatches(Dataset[HostBatch]):
         self,
         source: Source,
         max_image_pixels: int,
-        make_view: Callable[[np.ndarray, int], View],
+        make_views: Sequence[Callable[[np.ndarray, int], View]],
         run_seed: int,
         max_tries: int,
+        make_locals: Sequence[Callable[[np.ndarray, int], View]] = (),
     ) -> None:
         self.source = source
         self.max_image_pixels = max_image_pixels
-        self.make_view = make_view
+        self.make_views = make_views
+        self.make_locals = make_locals
         self.run_seed = run_seed
         self.max_tries = max_tries
 
     def __getitem__(self, request: tuple[int, list[int]]) -> HostBatch:
         epoch, indices = request
         views: list[View] = []
+        locals_: list[View] = []
         labels: list[int | None] = []
         keys: list[str] = []
         seeds: list[int] = []
@@ -79,17 +84,25 @@ class _MicroBatches(Dataset[HostBatch]):
                 except BadImage as error:
                     skipped.append((key, str(error)))
                     continue
-                seed = view_seed(self.run_seed, epoch, key)
-                views.append(self.make_view(image, seed))
+                for number, make in enumerate((*self.make_views, *self.make_locals)):
+                    seed = view_seed(self.run_seed, epoch, key, number)
+                    if number < len(self.make_views):
+                        views.append(make(image, seed))
+                        seeds.append(seed)
+                    else:
+                        locals_.append(make(image, seed))
                 labels.append(raw.label)
                 keys.append(key)
-                seeds.append(seed)
                 break
-        is_disturbed = any(view.student is not view.teacher for view in views)
+        # Of several views none is the undisturbed one: student and teacher see the same.
+        is_disturbed = len(self.make_views) == 1 and any(
+            view.student is not view.teacher for view in views
+        )
         known = [label for label in labels if label is not None]
         return HostBatch(
             student=_stack([view.student for view in views]),
             teacher=_stack([view.teacher for view in views]) if is_disturbed else None,
+            local=_stack([view.student for view in locals_]) if locals_ else None,
             erase_boxes=torch.tensor([view.erase_box for view in views], dtype=torch.int64),
             labels=torch.tensor(known) if known and len(known) == len(labels) else None,
             view_seeds=torch.tensor(seeds, dtype=torch.int64),
@@ -129,6 +142,8 @@ def train_batches(
     *,
     data: DataOptions,
     views: ViewOptions,
+    other_views: Sequence[ViewOptions] = (),
+    local_views: Sequence[tuple[ViewOptions, int]] = (),
     img_size: int,
     run_seed: int,
     global_batch_size: int,
@@ -145,18 +160,22 @@ def train_batches(
     """``accumulate_steps`` micro-batches for each of the steps ``start_step..total_steps - 1``.
 
     Images are float32 in 0..1 on ``device`` (erased boxes hold normal noise, which leaves 0..1).
+    With ``other_views`` each image is seen in so many further views, with ``local_views`` in small
+    ones, all of one size in pixels (``Batch`` says in which order); it is decoded once.
     Raises UserError at once for a batch that does not fit the data or the processes, and RunError
     later for too many bad images or a lost worker.
     """
     order = StepOrder(len(source), run_seed, global_batch_size, accumulate_steps, rank, world_size)
-    if views.rand_augment:
-        rand_augment(views.rand_augment, img_size)  # A bad recipe is told here, not by a worker.
+    for each in (views, *other_views):
+        if each.rand_augment:
+            rand_augment(each.rand_augment, img_size)  # A bad recipe is told here, not by a worker.
     dataset = _MicroBatches(
         source,
         data.max_image_pixels,
-        _TrainView(views, img_size),
+        [_TrainView(each, img_size) for each in (views, *other_views)],
         run_seed,
         max_tries=min(len(source), skipped.max_bad + 1),
+        make_locals=[_TrainView(*each) for each in local_views],
     )
     size = global_batch_size // (accumulate_steps * world_size)
 
@@ -190,7 +209,7 @@ def eval_batches(
     Labels and keys stay beside their images; ``view_seeds`` are those of run seed 0 and epoch 0.
     """
     dataset = _MicroBatches(
-        source, data.max_image_pixels, _EvalView(img_size, crop_ratio), run_seed=0, max_tries=1
+        source, data.max_image_pixels, [_EvalView(img_size, crop_ratio)], run_seed=0, max_tries=1
     )
     starts = range(0, len(source), batch_size)
     requests = ((0, list(range(s, min(s + batch_size, len(source))))) for s in starts)
@@ -216,6 +235,7 @@ def _to_device(
         labels=None if host.labels is None else host.labels.to(device, non_blocking=True),
         keys=tuple(host.keys),  # pinning makes lists of tuples
         view_seeds=host.view_seeds.to(device, non_blocking=True),
+        local_images=None if host.local is None else _to_float(host.local, device),
     )
 
 

@@ -7,6 +7,7 @@ import pydantic
 import tyro
 
 from limbeck.config import options
+from limbeck.errors import UserError
 
 Probability = Annotated[float, pydantic.Field(ge=0, le=1)]
 NotNegative = Annotated[float, pydantic.Field(ge=0)]
@@ -88,10 +89,23 @@ class ViewOptions(CropOptions):
 
     color_jitter: tuple[NotNegative, NotNegative, NotNegative] = (0.0, 0.0, 0.0)
     """Brightness, contrast, saturation: factors drawn in 1 +- value, in random order."""
+    hue_jitter: Annotated[float, pydantic.Field(ge=0, le=0.5)] = 0.0
+    """Hue beside them: shifted by up to this part of the colour circle."""
+    jitter_prob: Probability = 1.0
+    """Probability that colours are jittered at all."""
+    gray_prob: Probability = 0.0
+    blur_prob: Probability = 0.0
+    """Gaussian blur with a deviation of 0.1 to 2 pixels."""
+    solarize_prob: Probability = 0.0
+    """Values of 128 and above are inverted."""
     rand_augment: Annotated[str | None, pydantic.AfterValidator(_check_rand_augment)] = None
     """RandAugment in timm's words, such as rand-m9-mstd0.5-inc1; "" (or None) is without."""
     erase_prob: Probability = 0.0
     """Random erasing with normal noise, one box of 2 to 33 % of the area."""
+
+    def __post_init__(self) -> None:
+        if self.jitter_prob != 1 and not (any(self.color_jitter) or self.hue_jitter):
+            raise UserError("jitter_prob has no effect without color_jitter or hue_jitter.")
 
 
 @options

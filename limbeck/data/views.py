@@ -16,7 +16,7 @@ from hashlib import blake2b
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
@@ -30,6 +30,10 @@ NO_BOX: Box = (0, 0, 0, 0)
 
 CROP_STREAM, COLOR_STREAM, ERASE_STREAM, NOISE_STREAM = range(4)
 INTERPOLATION_STREAM = 4
+JITTER_STREAM, GRAY_STREAM, BLUR_STREAM, SOLARIZE_STREAM = range(5, 9)
+PROB_STREAMS = 1000  # whether something happens; what happens then is in the stream itself
+BLUR_SIGMA = (0.1, 2.0)  # pixels, MoCo-v3 (arXiv 2104.02057) and DINO (2104.14294)
+SOLARIZE_THRESHOLD = 128  # likewise; Pillow's default
 NUM_TRIES = 10  # torchvision's for crops, timm's for erasing
 ERASE_AREA = (0.02, 1 / 3)  # of the image, TinyMIM's fine-tuning
 ERASE_ASPECT = (0.3, 1 / 0.3)
@@ -49,10 +53,11 @@ class View:
     erase_box: Box
 
 
-def view_seed(run_seed: int, epoch: int, key: str) -> int:
-    """The seed of one sample's view in one epoch, 0..2^63-1."""
+def view_seed(run_seed: int, epoch: int, key: str, view: int = 0) -> int:
+    """The seed of one sample's view in one epoch, 0..2^63-1; ``view`` numbers several of them."""
+    number = f"\0{view}" if view else ""
     # "surrogatepass": a file name that is no valid UTF-8 is a key like any other.
-    text = f"{run_seed}/{epoch}/{key}".encode("utf-8", "surrogatepass")
+    text = f"{run_seed}/{epoch}/{key}{number}".encode("utf-8", "surrogatepass")
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
@@ -69,8 +74,14 @@ def train_view(image: np.ndarray, seed: int, options: ViewOptions, img_size: int
     # A flipped view of the memory would cost more later than a copy now.
     teacher = crop.flip(2) if is_flipped else crop
     student = teacher
-    if any(options.color_jitter):
-        student = _jitter(student, generator(seed, COLOR_STREAM), options.color_jitter)
+    if _happens(seed, JITTER_STREAM, options.jitter_prob):
+        student = _jitter(student, generator(seed, COLOR_STREAM), options)
+    if _happens(seed, GRAY_STREAM, options.gray_prob):
+        student = TF.rgb_to_grayscale(student, num_output_channels=3)
+    if _happens(seed, BLUR_STREAM, options.blur_prob):
+        student = _blur(student, _uniform(generator(seed, BLUR_STREAM), BLUR_SIGMA))
+    if _happens(seed, SOLARIZE_STREAM, options.solarize_prob):
+        student = TF.solarize(student, SOLARIZE_THRESHOLD)
     if options.rand_augment:
         student = _rand_augment(student, seed, options.rand_augment, img_size)
     erase_box = NO_BOX
@@ -222,19 +233,41 @@ def _resize(image: Tensor, size: list[int], interpolation: str) -> Tensor:
     return TF.resize(image, size, InterpolationMode(interpolation), antialias=True)
 
 
-def _jitter(
-    image: Tensor, rng: np.random.Generator, strength: tuple[float, float, float]
-) -> Tensor:
-    steps = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation)
+def _happens(seed: int, stream: int, prob: float) -> bool:
+    # A stream beside it: whether it happens is not tied to how it is drawn.
+    return prob > 0 and (prob >= 1 or generator(seed, PROB_STREAMS + stream).random() < prob)
+
+
+def _jitter(image: Tensor, rng: np.random.Generator, options: ViewOptions) -> Tensor:
+    steps = [TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation]
+    strength = [*options.color_jitter]
     factors = [_uniform(rng, (max(0.0, 1 - value), 1 + value)) for value in strength]
-    for which in rng.permutation(3):
-        if strength[which]:
-            image = steps[which](image, factors[which])
+    if options.hue_jitter:
+        steps.append(TF.adjust_hue)
+        strength.append(options.hue_jitter)
+        factors.append(_uniform(rng, (-options.hue_jitter, options.hue_jitter)))
+    if any(strength):
+        for which in rng.permutation(len(steps)):
+            if strength[which]:
+                image = steps[which](image, factors[which])
     return image
+
+
+def _blur(image: Tensor, sigma: float) -> Tensor:
+    blurred = _to_pillow(image).filter(ImageFilter.GaussianBlur(sigma))
+    return _from_pillow(blurred)
 
 
 def _rand_augment(image: Tensor, seed: int, recipe: str, img_size: int) -> Tensor:
     transform = rand_augment(recipe, img_size)
     with global_seed(seed):
-        augmented = transform(Image.fromarray(image.permute(1, 2, 0).numpy()))
-    return torch.from_numpy(np.array(augmented)).permute(2, 0, 1)
+        augmented = transform(_to_pillow(image))
+    return _from_pillow(augmented)
+
+
+def _to_pillow(image: Tensor) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).numpy())
+
+
+def _from_pillow(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

@@ -117,6 +117,43 @@ def gather(value: T) -> list[T]:
     return values
 
 
+def num_ranks() -> int:
+    """The number of processes that train together."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
+    """All ranks' rows (n each) in rank order, without gradient, and where this rank's begin."""
+    if not distributed.is_initialized():
+        return rows.detach(), 0
+    parts = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, rows.detach().contiguous())
+    return torch.cat(parts), distributed.get_rank() * len(rows)
+
+
+class SumOverRanks(torch.autograd.Function):
+    """The sum of a tensor over all ranks, with gradient; call it by ``apply``."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        """A new tensor, the same on every rank."""
+        del ctx
+        total = values.clone()
+        if distributed.is_initialized():
+            distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Every rank's losses depend on this rank's values."""
+        del ctx
+        (total,) = gradients
+        total = total.clone()
+        if distributed.is_initialized():
+            distributed.all_reduce(total)
+        return total
+
+
 def on_main_rank(function: Callable[[], T]) -> T:
     """Call ``function`` on rank 0 alone; every rank returns its value, or raises its error.
 
@@ -159,14 +196,16 @@ def freeze_untrained(
     Passes of two samples find them; random state, buffers and gradients are left as they were
     found.
     """
-    labels = None if batch.labels is None else batch.labels[:2]
+    num_local = 0 if batch.local_images is None else len(batch.local_images) // len(batch.keys)
+    views = slice(2 * batch.num_views)
     batch = replace(
         batch,
-        images=batch.images[:2],
-        teacher_images=batch.teacher_images[:2],
-        labels=labels,
+        images=batch.images[views],
+        teacher_images=batch.teacher_images[views],
+        labels=None if batch.labels is None else batch.labels[:2],
         keys=batch.keys[:2],
-        view_seeds=batch.view_seeds[:2],
+        view_seeds=batch.view_seeds[views],
+        local_images=None if batch.local_images is None else batch.local_images[: 2 * num_local],
     )
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     was_training = module.training

@@ -107,6 +107,7 @@ def fit(
     layer_id: Callable[[str], int] | None = None,
     num_layers: int | None = None,
     probes: Callable[[nn.Module, int], dict[str, float]] | None = None,
+    after_step: Callable[[int, int], None] | None = None,
 ) -> FitResult:
     """Train ``module`` (on ``ranks.device``) to ``total_steps``, from the run's checkpoint if any.
 
@@ -114,7 +115,8 @@ def fit(
     a step on, ``train.accumulate_steps`` of them per step, all of one size. Steps are optimiser
     steps. ``probes(module, step)`` is called on rank 0 only, with the averaged weights
     where there are any, which are also what the module ends with. ``layer_id`` and ``num_layers``
-    are for ``optim.layer_decay``.
+    are for ``optim.layer_decay``. ``after_step(steps done, total_steps)`` is called on every rank
+    after each step, to change what of the module is not trained.
 
     Raises UserError for options that do not fit, RunError for a loss or gradient that is not
     finite (details in ``nonfinite.json``) and for a full disk, Interrupted after SIGTERM or Ctrl-C.
@@ -162,6 +164,8 @@ def fit(
             if average:
                 average.update(state.step)
             state.step, state.losses = state.step + 1, losses
+            if after_step:
+                after_step(state.step, total_steps)
             epoch = state.step / steps_per_epoch
             log.add_step(
                 state.step,
@@ -247,7 +251,7 @@ def _backward(
         parts = [losses.total.detach(), *losses.parts.values()]
         values.append(torch.stack([part.double() for part in parts]))
         keys.append(batch.keys)
-        num_images += len(batch.images)
+        num_images += len(batch.keys)  # of several views each image counts once
     return _Done(names, torch.stack(values), keys, num_images, wait_seconds)
 
 

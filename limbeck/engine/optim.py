@@ -22,10 +22,10 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Trainable parameters grouped by (layer, decayed or not), ready for an optimiser.
 
-    Not decayed: tensors with fewer than two axes, and those whose last name is in
-    ``no_decay_names``. Each group has ``lr_scale``, the factor that ``set_lr`` applies. The layer
-    of a parameter is asked for by its name in ``module``, and only where ``layer_decay`` is not 1;
-    ``layer_id`` and ``num_layers`` (the depth) must be given then.
+    Not decayed: tensors with fewer than two axes (but with ``decay_all``), and those whose last
+    name is in ``no_decay_names``. Each group has ``lr_scale``, the factor that ``set_lr`` applies.
+    The layer of a parameter is asked for by its name in ``module``, and only where ``layer_decay``
+    is not 1; ``layer_id`` and ``num_layers`` (the depth) must be given then.
     """
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
@@ -37,7 +37,8 @@ def param_groups(
                 raise ValueError("layer_decay needs layer_id and num_layers")
             layer = layer_id(name)
             scale = layer_scale(layer, num_layers, options.layer_decay)
-        is_decayed = parameter.ndim > 1 and name.rpartition(".")[2] not in options.no_decay_names
+        is_wide = parameter.ndim > 1 or options.decay_all
+        is_decayed = is_wide and name.rpartition(".")[2] not in options.no_decay_names
         group = groups.setdefault(
             (layer, is_decayed),
             {

@@ -34,6 +34,8 @@ class OptimOptions:
     """Learning-rate factor per block from the end; 1 is off."""
     no_decay_names: tuple[str, ...] = ()
     """Parameters without weight decay by last name, besides all 1-D ones."""
+    decay_all: bool = False
+    """Decay the 1-D ones (biases and norms), too: MoCo-v3's recipe."""
     clip_grad: Annotated[float, pydantic.Field(gt=0)] | None = None
     """Largest gradient norm."""
 

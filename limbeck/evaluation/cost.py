@@ -1,7 +1,10 @@
 """What an encoder costs: its arithmetic, and its measured speed on this machine."""
 
+import gc
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -26,6 +29,30 @@ def count_macs(encoder: Encoder) -> int:
     with evaluating(encoder), sdpa_kernel(SDPBackend.MATH), counter:
         encoder(image)
     return counter.get_total_flops() // 2
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin to measure anew what ``peak_memory_mib`` tells."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    gc.collect()
+    with suppress(OSError):  # Linux only: 5 resets the peak of this process
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_mib(device: torch.device) -> float | None:
+    """Most memory since the reset, in MiB: of tensors on a GPU, on the CPU of the whole process.
+
+    None where the system does not tell.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 @torch.no_grad()

@@ -11,6 +11,8 @@ METHODS: dict[str, str] = {
     "attention-map": "limbeck.methods.attention_map:AttentionMap",
     "masked-pixel": "limbeck.methods.masked_pixel:MaskedPixel",
     "simmim": "limbeck.methods.simmim:SimMim",
+    "moco-v3": "limbeck.methods.moco_v3:MocoV3",
+    "dino": "limbeck.methods.dino:Dino",
 }
 """Name on the command line -> "module:Class"."""
 

@@ -1,15 +1,18 @@
 """The one distiller: a student, a method, and a teacher that is a value."""
 
+from dataclasses import replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.errors import UserError
+from limbeck.methods.follower import Follower
 from limbeck.methods.method import Method
 from limbeck.models.attention import choose_attention
 from limbeck.models.encoder import Encoder, EncoderFacts, check_taps
 from limbeck.ops.resize import resize_images
+from limbeck.ops.schedules import cosine_momentum
 from limbeck.records import LOGIT_KINDS, Batch, Features, Losses, Tap
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -90,8 +93,9 @@ class TaskLoss(Protocol):
 class Distiller(nn.Module):
     """Student and method as one module for the loop; the teacher is at hand, not inside.
 
-    With a ``task`` the student runs once for both, and the total is (1 - share) * task + share *
-    method, ``share`` being the method's. The parts, weighted alike, add up to it.
+    Where the method states a momentum, a copy of the student that follows it is in the teacher's
+    place. With a ``task`` the student runs once for both, and the total is (1 - share) * task +
+    share * method, ``share`` being the method's. The parts, weighted alike, add up to it.
     """
 
     def __init__(
@@ -110,6 +114,10 @@ class Distiller(nn.Module):
         # A set in order: both may want the same.
         self.student_taps = tuple(dict.fromkeys((*method.student_taps, *task_taps)))
         self.teacher = teacher  # not a module, so nothing registers it
+        # A module: unlike a teacher it changes, and has to be saved.
+        self.follower = None if method.momentum is None else Follower(student)
+        if self.follower is not None:
+            check_taps(student, method.teacher_taps, "student")
         check_taps(student, self.student_taps, "student")
         if task is not None and not 0 < method.share < 1:
             raise UserError(
@@ -138,7 +146,12 @@ class Distiller(nn.Module):
                 self.method.teacher_taps,
                 replaces=batch.mask_token is not None,
             )
+        elif self.follower is not None:
+            teacher = self.follower(batch.images, batch.teacher_ids_keep, self.method.teacher_taps)
         student = self.student(batch.images, batch.ids_keep, self.student_taps, batch.mask_token)
+        if batch.local_images is not None:
+            local = self.student.forward_small(batch.local_images, self.student_taps)
+            student = replace(student, local=local)
         losses = self.method(student, teacher, batch)
         if self.task_loss is None:
             return losses
@@ -146,3 +159,11 @@ class Distiller(nn.Module):
         parts = {name: (1 - share) * part for name, part in task.parts.items()}
         parts |= {name: share * part for name, part in losses.parts.items()}
         return Losses(total=(1 - share) * task.total + share * losses.total, parts=parts)
+
+    def after_step(self, step: int, total_steps: int) -> None:
+        """For the loop, after each optimiser step; ``step`` counts those done."""
+        if self.follower is not None:
+            assert self.method.momentum is not None
+            momentum = cosine_momentum(step - 1, total_steps, self.method.momentum)
+            self.follower.follow(self.student, momentum)
+        self.method.after_step(step, total_steps)

@@ -34,6 +34,14 @@ class Method(nn.Module, ABC):
     """False where the patches of student and teacher need not be the same places, because none are
     compared and the teacher is not told which to see. (Those who tap only logits need no word.)"""
 
+    momentum: float | None = None
+    """Where it is a number, the teacher is a copy of the student, which the distiller makes: it
+    follows the student with this momentum at the start, rising to 1 along half a cosine."""
+
+    compares_samples: bool = False
+    """True where a sample's loss depends on the others of its micro-batch: steps then can't be
+    accumulated."""
+
     def prepare(self, batch: Batch) -> Batch:
         """Set what both sides must share (``ids_keep``), drawn from the batch's view seeds."""
         return batch
@@ -49,6 +57,13 @@ class Method(nn.Module, ABC):
     def keepsakes(self) -> dict[str, Keepsake]:
         """What of its own weights is kept beside the finished student, by name; usually nothing."""
         return {}
+
+    def after_step(self, step: int, total_steps: int) -> None:
+        """Change what is not trained (a momentum head, a mean) after each optimiser step.
+
+        ``step`` counts those done. What changes must be parameters or buffers, to be saved.
+        """
+        del step, total_steps
 
     @abstractmethod
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Losses:

@@ -159,6 +159,17 @@ class Encoder(nn.Module, ABC):
         only that block's norm and qkv projection.
         """
 
+    def forward_small(self, images: Tensor, taps: tuple[Tap, ...] = ()) -> Features:
+        """Encode images (B, 3, h, w) of another size than ``facts.img_size``, as small crops are.
+
+        Raises UserError where positions can't be interpolated.
+        """
+        del images, taps
+        raise UserError(
+            f"{self.facts.architecture.get('name', 'The student')} takes images of one size only; "
+            "leave small crops out, or choose a plain ViT with absolute positions."
+        )
+
     @abstractmethod
     def offered_taps(self) -> tuple[str, ...]:
         """Kinds of tap this encoder can give (for every block, where the kind has a block)."""

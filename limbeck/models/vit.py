@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from timm import create_model
-from timm.layers import apply_keep_indices_nlc
+from timm.layers import PatchEmbed, apply_keep_indices_nlc
 from timm.models import beit, deit, eva, vision_transformer
 from torch import Tensor, nn
 
@@ -70,6 +70,33 @@ class VitEncoder(Encoder):
         """See ``Encoder.forward``. Raises UserError for another image size than built for."""
         check_taps(self, taps, "encoder")
         x, contexts = self._embed(images, ids_keep, mask_token)
+        return self._run(x, contexts, taps, self.facts.grid)
+
+    def forward_small(self, images: Tensor, taps: tuple[Tap, ...] = ()) -> Features:
+        """See ``Encoder.forward_small``: a plain ViT's positions are interpolated by timm."""
+        check_taps(self, taps, "encoder")
+        facts, model = self.facts, self.model
+        is_plain = type(model) is vision_transformer.VisionTransformer
+        if not is_plain or type(model.patch_embed) is not PatchEmbed or model.pos_embed is None:
+            return super().forward_small(images, taps)
+        height, width = images.shape[2:]
+        if height % facts.patch_size or width % facts.patch_size:
+            raise UserError(
+                f"Images of {height} x {width} pixels do not divide into patches of "
+                f"{facts.patch_size} pixels; choose a multiple of the patch size."
+            )
+        x = _embed_small(model, (images - self.mean) / self.std)
+        grid = (height // facts.patch_size, width // facts.patch_size)
+        return self._run(x, [{} for _ in model.blocks], taps, grid)
+
+    def _run(
+        self,
+        x: Tensor,
+        contexts: list[BlockContext],
+        taps: tuple[Tap, ...],
+        grid: tuple[int, int],
+    ) -> Features:
+        """From the tokens before the first block to what is wanted."""
         depth = self.facts.depth
         ends = {"output", *LOGIT_KINDS}
         wants_all = len(taps) == 0  # torch.compile can't trace "not taps"
@@ -103,7 +130,7 @@ class VitEncoder(Encoder):
         return Features(
             tokens=tokens if keeps_tokens else None,
             num_prefix_tokens=self.facts.num_prefix_tokens,
-            grid=self.facts.grid,
+            grid=grid,
             taps=found,
         )
 
@@ -264,6 +291,18 @@ def _embed_vit(
     x = model._pos_embed(x)  # [B, N, D]
     x = model.norm_pre(_keep_patches(x, ids_keep, model.num_prefix_tokens))
     return x, [{} for _ in model.blocks]
+
+
+def _embed_small(model: nn.Module, images: Tensor) -> Tensor:
+    """The tokens of normalised images of another size, with timm's interpolated positions."""
+    embed = model.patch_embed
+    x = embed.proj(images.to(embed.proj.weight.dtype)).permute(0, 2, 3, 1)  # [B, gh, gw, D]
+    # timm's own way, for this call: it wants the grid kept until the positions are added.
+    before, model.dynamic_img_size = model.dynamic_img_size, True
+    try:
+        return model.norm_pre(model._pos_embed(embed.norm(x)))  # [B, N, D]
+    finally:
+        model.dynamic_img_size = before
 
 
 def _embed_eva(

@@ -39,3 +39,11 @@ def layer_scale(layer_id: int, num_layers: int, decay: float) -> float:
     ``layer_id`` is 0 for the embedding, k + 1 for block k, ``num_layers`` + 1 for what follows.
     """
     return decay ** (num_layers + 1 - layer_id)
+
+
+def cosine_momentum(step: int, total_steps: int, start: float) -> float:
+    """Momentum of a moving average at a step (counted from 0): from ``start`` to 1, half a cosine.
+
+    m = 1 - (1 - start) (1 + cos(pi step / total_steps)) / 2 (arXiv 2006.07733).
+    """
+    return 1 - (1 - start) * 0.5 * (1 + math.cos(math.pi * step / total_steps))

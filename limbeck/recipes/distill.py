@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from limbeck.config import options, to_plain
-from limbeck.data.options import CropOptions, DataOptions, ViewOptions
+from limbeck.data.options import CropOptions, DataOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.methods import METHODS
 from limbeck.methods.options import PerMethodOptions
@@ -43,7 +43,8 @@ class DistillConfig(PerMethodOptions):
     """Folder of the run: checkpoints, logs, and at the end the finished student."""
     method: str = "relation"
     """relation, feature or cls-token (TinyMIM's default and other arms), attention-map (D-MAE and
-    D2-MAE), masked-pixel or simmim (MAE, SimMIM, no teacher), or your own as module:Class."""
+    D2-MAE); without a teacher masked-pixel (MAE), simmim, moco-v3 or dino; or your own as
+    module:Class."""
     seed: int = 0
     overwrite: bool = False
     """Start afresh where the folder holds another run."""
@@ -163,6 +164,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
             layer_id=partial(layer_of, student),
             num_layers=facts.depth,
             seed=config.seed,
+            after_step=distiller.after_step,
             probes=_after(
                 restore,
                 build_probe(
@@ -244,9 +246,10 @@ def train_stream(
     """This rank's micro-batches for the steps from ``start_step`` on."""
     from limbeck.recipes.images import stream
 
+    views, *other_views = nets.method_options.views(config.crop)
     return stream(
         images,
-        ViewOptions(**asdict(config.crop), color_jitter=nets.method_options.color_jitter),
+        views,
         nets.student.facts,
         data=config.data,
         train=config.train,
@@ -255,6 +258,8 @@ def train_stream(
         skipped=skipped,
         start_step=start_step,
         total_steps=total_steps,
+        other_views=other_views,
+        local_views=nets.method_options.local_views(config.crop),
     )
 
 

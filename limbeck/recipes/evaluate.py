@@ -142,7 +142,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         skipped = SkippedLog(None, images.num_images, config.data.max_bad_ratio)
         groups = {"student": students, "baseline": baselines, "teacher": teachers}
         groups = {role: encoders for role, encoders in groups.items() if encoders}
-        probe = _Prober(config, images, ranks.device, skipped)
+        probe = Prober(config, images, ranks.device, skipped)
         if not images.is_labelled:
             probe.target = probe.embed(teachers[0], images.holdout)
             groups.pop("teacher")  # it agrees with itself
@@ -187,7 +187,7 @@ def request_of(config: EvaluateConfig) -> dict[str, Any]:
     return to_plain(replace(config, overwrite=False))
 
 
-class _Prober:
+class Prober:
     """Embeds and probes one encoder after the other on the same images."""
 
     def __init__(
@@ -200,6 +200,7 @@ class _Prober:
         self.target: Embeddings | None = None
 
     def embed(self, encoder: Encoder, source: Any) -> Embeddings:
+        """Embeddings of a source, on the prober's device."""
         from limbeck.recipes.probes import embed_source
 
         encoder.to(self.device)
@@ -207,6 +208,7 @@ class _Prober:
         return embed_source(encoder, source, config.embed, config.data, self.device, self.skipped)
 
     def scores(self, encoder: Encoder) -> dict[str, Score]:
+        """Its scores by probe, or its agreement with ``target`` where that is set."""
         from limbeck.evaluation.neighbours import agreement
         from limbeck.evaluation.probes import probe_scores
 
@@ -223,6 +225,7 @@ class _Prober:
         )
 
     def cost(self, encoder: Encoder) -> dict[str, float]:
+        """Its parameters, MACs and, where asked for, speed."""
         from limbeck.evaluation.cost import count_macs, measure_speed
 
         values = {

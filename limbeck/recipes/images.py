@@ -1,7 +1,7 @@
 """The images of a run: what is trained on, what is held out, and what identifies them."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,12 +116,16 @@ def stream(
     skipped: SkippedLog,
     start_step: int,
     total_steps: int,
+    other_views: Sequence[ViewOptions] = (),
+    local_views: Sequence[tuple[ViewOptions, int]] = (),
 ) -> Iterator[Batch]:
     """This rank's micro-batches of training images, in the student's size, from a step on."""
     return train_batches(
         images.train,
         data=data,
         views=views,
+        other_views=other_views,
+        local_views=local_views,
         img_size=facts.img_size[0],
         run_seed=seed,
         global_batch_size=train.global_batch_size,

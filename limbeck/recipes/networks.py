@@ -72,6 +72,11 @@ def build_networks(
     choose_attention_of(method, rows * columns, device, DTYPES[config.train.precision])
     start = config.student.weights
     method.recall({} if start is None else load_keepsakes(start))
+    if method.compares_samples and config.train.accumulate_steps > 1:
+        raise UserError(
+            f"The method {config.method} compares the images of a micro-batch with each other, so "
+            "train.accumulate_steps would change what it learns; leave it out."
+        )
     fit_heads(student, method)
     _check_drop_path(options, student.facts, method.student_taps, "student")
     if teacher is not None:

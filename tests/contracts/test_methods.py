@@ -6,6 +6,7 @@ from dataclasses import fields
 import pytest
 import torch
 
+from limbeck.data.options import CropOptions
 from limbeck.errors import UserError
 from limbeck.methods import METHODS
 from limbeck.methods.distiller import Distiller, Teacher
@@ -30,9 +31,12 @@ def build(arm, *, student=None, teacher=None):
     return Distiller(student, method, value), teacher
 
 
-def batch(scale=1.0):
+def batch(arm, scale=1.0):
+    """Four views: of four images, or of two."""
+    method_class, values = ARMS[arm]
+    num_views = len(method_class.Options(**values).views(CropOptions()))
     images = scale * torch.rand(4, 3, 8, 8)
-    return Batch(images, images, None, tuple("abcd"), torch.arange(4))
+    return Batch(images, images, None, tuple("abcd"[: 4 // num_views]), torch.arange(4))
 
 
 arms = pytest.mark.parametrize("arm", ARMS)
@@ -52,7 +56,7 @@ def test_each_method_has_its_options_and_each_options_section_its_method():
 @arms
 def test_gives_a_scalar_and_parts_that_add_up(arm):
     distiller, _ = build(arm)
-    losses = distiller(batch())
+    losses = distiller(batch(arm))
     assert losses.total.shape == () and losses.total.requires_grad
     assert losses.parts and not any(part.requires_grad for part in losses.parts.values())
     torch.testing.assert_close(sum(losses.parts.values()), losses.total.detach())
@@ -61,7 +65,7 @@ def test_gives_a_scalar_and_parts_that_add_up(arm):
 @arms
 def test_gradient_reaches_the_student_and_never_the_teacher(arm):
     distiller, teacher = build(arm)
-    distiller(batch()).total.backward()
+    distiller(batch(arm)).total.backward()
     assert distiller.student.weight.grad.abs().sum() > 0
     for parameter in distiller.method.parameters():
         assert parameter.grad is not None or not parameter.requires_grad
@@ -74,7 +78,7 @@ def test_finite_on_extreme_and_on_half_precision_input(arm):
     distiller, _ = build(arm)
     for precision in (torch.float32, torch.bfloat16):
         with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
-            losses = distiller(batch(scale=1e3))
+            losses = distiller(batch(arm, scale=1e3))
         losses.total.backward()
         assert losses.total.isfinite()
         assert distiller.student.weight.grad.isfinite().all()
@@ -106,7 +110,7 @@ def test_a_missing_tap_is_named_with_what_is_offered(arm):
 @arms
 def test_the_same_seeds_give_the_same_losses(arm):
     distiller, _ = build(arm)
-    one = batch()
+    one = batch(arm)
     torch.testing.assert_close(distiller(one).total, distiller(one).total, rtol=0, atol=0)
 
 

@@ -365,3 +365,30 @@ def test_a_gpu_gets_the_same_pixels():
         # The division by 255 may round otherwise.
         torch.testing.assert_close(on_cpu.images, on_gpu.images.cpu(), atol=1e-6, rtol=0)
         assert torch.equal(on_cpu.labels, on_gpu.labels.cpu())
+
+
+def test_several_views_of_an_image_come_one_after_the_other():
+    source = memory_photos(8, num_classes=2)
+    gray = ViewOptions(gray_prob=1.0)
+    local = ((ViewOptions(scale=(0.05, 0.2)), 8),) * 3
+    several = list(batches(source, other_views=[gray], local_views=local))
+    for one, many in zip(batches(source), several, strict=True):
+        assert many.keys == one.keys and torch.equal(many.labels, one.labels)
+        assert many.num_views == 2 and one.num_views == 1 and one.local_images is None
+        assert torch.equal(many.images[::2], one.images)  # the first is what it was alone
+        assert torch.equal(many.view_seeds[::2], one.view_seeds)
+        second = many.images[1::2]
+        assert torch.equal(second[:, 0], second[:, 1])
+        assert len(many.view_seeds.unique()) == 8
+        assert many.teacher_images is many.images
+        assert many.local_images.shape == (12, 3, 8, 8)
+        assert not torch.equal(many.local_images[0], many.local_images[1])
+
+
+def test_several_views_are_the_same_on_two_ranks():
+    source = memory_photos(8)
+    more = {"other_views": [ViewOptions(blur_prob=1.0)], "local_views": ((ViewOptions(), 8),) * 2}
+    (whole, *_) = batches(source, **more)
+    parts = [next(batches(source, rank=rank, world_size=2, **more)) for rank in (0, 1)]
+    assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+    assert torch.equal(torch.cat([part.local_images for part in parts]), whole.local_images)

@@ -285,3 +285,61 @@ def test_rand_augment_survives_its_full_magnitude():
     operation.prob = 1.0
     image = Image.fromarray(np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3))
     assert len(np.unique(np.asarray(operation(image)))) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"gray_prob": 1.0}, lambda view: TF.rgb_to_grayscale(view, 3)),
+        ({"solarize_prob": 1.0}, lambda view: torch.where(view >= 128, 255 - view, view)),
+    ],
+)
+def test_gray_and_solarise_are_what_they_say(options, expected):
+    view = train_view(IMAGE, 3, ViewOptions(**options), 24)
+    assert torch.equal(view.student, expected(view.teacher))
+
+
+def test_blur_is_pillow_s_and_its_strength_varies():
+    spreads = set()
+    for seed in range(6):
+        view = train_view(IMAGE, seed, ViewOptions(blur_prob=1.0), 24)
+        sharp, soft = view.teacher.float(), view.student.float()
+        assert soft.diff(dim=2).abs().mean() <= sharp.diff(dim=2).abs().mean()
+        spreads.add(round(float((soft - sharp).abs().mean()), 3))
+    assert len(spreads) > 4
+
+
+def test_hue_turns_colours_and_is_drawn_after_the_others():
+    plain = ViewOptions(color_jitter=(0.4, 0.4, 0.2))
+    hue = ViewOptions(hue_jitter=0.1)
+    view = train_view(IMAGE, 3, hue, 24)
+    assert not torch.equal(view.student, view.teacher)
+    known = train_view(IMAGE, 3, plain, 24).student
+    rng = generator(3, views.COLOR_STREAM)
+    steps = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation)
+    factors = [1 - s + 2 * s * rng.random() for s in (0.4, 0.4, 0.2)]
+    expected = train_view(IMAGE, 3, ViewOptions(), 24).student
+    for which in rng.permutation(3):
+        expected = steps[which](expected, factors[which])
+    assert torch.equal(known, expected)  # as it was before there was a hue
+
+
+@pytest.mark.parametrize("name", ["jitter_prob", "gray_prob", "blur_prob", "solarize_prob"])
+def test_disturbances_happen_as_often_as_they_should_and_alone(name):
+    more = {"color_jitter": (0.4, 0.4, 0.4)} if name == "jitter_prob" else {}
+    options, count = ViewOptions(**{name: 0.3}, **more), 300
+    happened = [
+        not torch.equal(view.student, view.teacher)
+        for view in (train_view(IMAGE, seed, options, 8) for seed in range(count))
+    ]
+    # Four standard errors of a share of 0.3.
+    assert np.mean(happened) == pytest.approx(0.3, abs=4 * (0.21 / count) ** 0.5)
+    other = "gray_prob" if name == "blur_prob" else "blur_prob"
+    both = ViewOptions(**{name: 0.3, other: 1e-9}, **more)
+    again = train_view(IMAGE, 5, both, 8).student
+    assert torch.equal(again, train_view(IMAGE, 5, options, 8).student)
+
+
+def test_a_probability_of_no_jitter_is_refused():
+    with pytest.raises(UserError, match="no effect without color_jitter"):
+        ViewOptions(jitter_prob=0.5)

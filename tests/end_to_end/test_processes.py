@@ -4,7 +4,7 @@ import pytest
 
 from limbeck import cli
 from limbeck.recipes.finetune import finetune
-from tests.end_to_end.commands import distill_words, process, train_words
+from tests.end_to_end.commands import STUDENT, distill_words, process, train_words
 from tests.recipes.runs import assert_same_student, finetune_config, metrics_of
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -48,3 +48,26 @@ def test_two_processes_fine_tune_the_same_student_with_a_teacher(images, student
     for two, one in pairs:
         assert two["losses"].keys() == {"total", "class", "logit"}
         assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "own",
+    [
+        ("moco-v3", "hidden-dim=16", "out-dim=8"),
+        ("dino", "hidden-dim=16", "out-dim=16", "num-local-crops=2", "local-img-size=16"),
+    ],
+    ids=lambda own: own[0],
+)
+def test_two_processes_train_as_one_where_views_are_compared(own, images, tmp_path):
+    method, *values = own
+    words = [
+        *("distill", *train_words(images, tmp_path / "two"), *STUDENT, "--method", method),
+        *(f"--{method}.{value}" for value in values),
+    ]
+    done = process(words, cwd=tmp_path, launcher=TORCHRUN)
+    assert done.returncode == 0, done.stderr
+    cli.run([*words, "--out", str(tmp_path / "one")])
+    pairs = zip(metrics_of(tmp_path / "two")[0], metrics_of(tmp_path / "one")[0], strict=True)
+    for two, one in pairs:
+        assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)

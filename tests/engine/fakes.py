@@ -91,6 +91,7 @@ def train(
     step_seconds: float = 0.0,
     console: Console | None = None,
     overwrite: bool = False,
+    after_step=None,
 ):
     """Run or continue a run of the tiny module on the CPU; returns (module, FitResult)."""
     optim_options = OptimOptions(**{"base_lr": 0.3, "warmup_epochs": 1.0, **(optim or {})})
@@ -137,6 +138,7 @@ def train(
                 log=log,
                 seed=7,
                 probes=probes,
+                after_step=after_step,
             )
     return module, result
 

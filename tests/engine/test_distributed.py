@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,12 @@ from torch import nn
 
 from limbeck.engine.distributed import (
     Ranks,
+    SumOverRanks,
     freeze_untrained,
     gather,
+    gather_rows,
     mean_over_ranks,
+    num_ranks,
     on_main_rank,
     ranks_session,
     wrap,
@@ -168,3 +172,68 @@ def test_two_processes_equal_one_and_one_takes_over_from_two(tmp_path):
         assert record["step"] == other["step"]
         for group in ("losses", "probe"):
             assert record.get(group, {}) == pytest.approx(other.get(group, {}), rel=1e-4)
+
+
+def test_alone_there_is_nothing_to_gather_or_to_add():
+    rows = torch.randn(3, 2, requires_grad=True)
+    gathered, first = gather_rows(rows)
+    assert torch.equal(gathered, rows) and first == 0 and not gathered.requires_grad
+    SumOverRanks.apply(rows).sum().backward()
+    assert torch.equal(rows.grad, torch.ones(3, 2))
+    assert num_ranks() == 1
+
+
+TWO_RANKS = """
+import torch
+from limbeck.engine.distributed import SumOverRanks, gather_rows, num_ranks, ranks_session
+
+with ranks_session("cpu") as ranks:
+    assert num_ranks() == 2
+    rows = torch.full((2, 3), float(ranks.rank), requires_grad=True)
+    gathered, first = gather_rows(rows)
+    assert gathered[:, 0].tolist() == [0, 0, 1, 1] and first == 2 * ranks.rank
+    total = SumOverRanks.apply(rows)
+    assert total.tolist() == [[1.0] * 3] * 2
+    # The loss of rank r is (r + 1) times the sum; every rank's losses feel every value.
+    ((ranks.rank + 1) * total).sum().backward()
+    assert rows.grad.tolist() == [[3.0] * 3] * 2
+"""
+
+
+def test_two_ranks_gather_and_add_with_gradients(tmp_path):
+    (tmp_path / "two.py").write_text(TWO_RANKS)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(tmp_path / "two.py")],
+            cwd=ROOT,
+            env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank, "PYTHONPATH": str(ROOT)},
+        )
+        for rank in "01"
+    ]
+    assert [process.wait(60) for process in processes] == [0, 0]
+
+
+class TwoViews(nn.Module):
+    """Says how many images it has seen of each kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(12, 1)
+        self.seen = []
+
+    def forward(self, batch):
+        self.seen.append((len(batch.images), len(batch.local_images), len(batch.keys)))
+        return Losses(self.layer(batch.images.flatten(1)).sum())
+
+
+def test_freeze_untrained_shows_all_views_of_two_samples():
+    batch = next(fake_batches(8)(0))
+    local_images = torch.rand(12, 3, 1, 1)
+    batch = replace(batch, keys=batch.keys[:4], local_images=local_images)
+    module = TwoViews()
+    assert freeze_untrained(module, batch) == []
+    assert set(module.seen) == {(4, 6, 2)}

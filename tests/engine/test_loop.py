@@ -1,3 +1,4 @@
+import itertools
 import json
 import logging
 import os
@@ -298,3 +299,18 @@ def test_a_probe_leaves_training_as_it_was(tmp_path):
     with_probe, _ = train(tmp_path / "with", drop_path=0.5, probes=fake_probe)
     without, _ = train(tmp_path / "without", drop_path=0.5, probes=None)
     assert_same_weights(with_probe, without, rtol=0, atol=0)
+
+
+def test_after_each_step_the_module_is_told_also_when_continued(tmp_path):
+    told = []
+    batches = fake_batches(8)
+
+    def short(step):
+        return itertools.islice(batches(step), 7 - step)
+
+    with pytest.raises(RunError, match="data ended"):
+        train(tmp_path, batches=short, after_step=lambda *args: told.append(args))
+    assert told == [(step, 12) for step in range(1, 8)]
+    told.clear()
+    train(tmp_path, after_step=lambda *args: told.append(args))
+    assert told == [(step, 12) for step in range(6, 13)]  # from the checkpoint of step 5

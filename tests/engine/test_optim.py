@@ -129,3 +129,9 @@ def test_average_follows_its_formula():
     assert torch.equal(module.weight, own)
     average.copy_to_module()
     torch.testing.assert_close(module.weight.detach(), expected)
+
+
+def test_all_of_a_module_can_be_decayed():
+    module = nn.Linear(2, 2)
+    (group,) = param_groups(module, OptimOptions(weight_decay=0.1, decay_all=True))
+    assert group["weight_decay"] == 0.1 and len(group["params"]) == 2

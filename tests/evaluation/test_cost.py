@@ -4,7 +4,12 @@ import pytest
 import timm
 import torch
 
-from limbeck.evaluation.cost import count_macs, measure_speed
+from limbeck.evaluation.cost import (
+    count_macs,
+    measure_speed,
+    peak_memory_mib,
+    reset_peak_memory,
+)
 from limbeck.models.encoder import Encoder, EncoderFacts
 from limbeck.records import Features
 from tests.fakes import FakeEncoder
@@ -75,3 +80,17 @@ def test_on_a_gpu_too():
     encoder = TimmEncoder("vit_tiny_patch16_224").cuda()
     assert measure_speed(encoder, 8) > 0
     assert count_macs(encoder) == vit_macs(192, 12, 197, 768)
+
+
+def test_peak_memory_is_that_since_the_reset():
+    cpu = torch.device("cpu")
+    big = torch.ones(16 * 2**20)  # 64 MiB, touched
+    before = peak_memory_mib(cpu)
+    if before is None:
+        pytest.skip("this system does not tell")
+    del big
+    reset_peak_memory(cpu)
+    small = peak_memory_mib(cpu)
+    again = torch.ones(32 * 2**20)
+    assert peak_memory_mib(cpu) - small > 100
+    assert again.numel() and before > 64

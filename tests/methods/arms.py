@@ -2,8 +2,10 @@
 
 from limbeck.methods.attention_map import AttentionMap
 from limbeck.methods.cls_token import ClsToken
+from limbeck.methods.dino import Dino
 from limbeck.methods.feature import Feature
 from limbeck.methods.masked_pixel import MaskedPixel
+from limbeck.methods.moco_v3 import MocoV3
 from limbeck.methods.options import ReconstructionOptions, RegressionOptions
 from limbeck.methods.relation import Relation
 from limbeck.methods.simmim import SimMim
@@ -39,6 +41,8 @@ ARMS = {
         Relation,
         {"mask_ratio": 0.5, "masking": "mask-token", "regression": L1},
     ),
+    "moco-v3": (MocoV3, {"hidden_dim": 16, "out_dim": 8}),
+    "dino": (Dino, {"hidden_dim": 16, "bottleneck_dim": 8, "out_dim": 32}),
     "cls-token": (ClsToken, {}),
     "cls-token-pixels": (ClsToken, {"mask_ratio": 0.5, "reconstruction": PIXELS}),
     "attention-map": (AttentionMap, {"mask_ratio": 0.5}),

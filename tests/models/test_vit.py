@@ -78,6 +78,34 @@ def test_unsupported_taps_blocks_and_sizes_are_refused():
         encoder(torch.rand(1, 3, 40, 32))
 
 
+@pytest.mark.parametrize("family", ["augreg", "mean-pooled", "post-norm", "siglip", "dinov2"])
+def test_small_images_get_interpolated_positions(family):
+    encoder = small_encoder(family)
+    small = torch.rand(2, 3, 16, 24)
+    said = encoder.forward_small(small)
+    facts = encoder.facts
+    name, kwargs = facts.architecture["name"], dict(facts.architecture["kwargs"])
+    dynamic = timm.create_model(name, **kwargs | {"dynamic_img_size": True}).eval()
+    dynamic.load_state_dict(encoder.model.state_dict())
+    torch.testing.assert_close(
+        said.tokens, dynamic.forward_features((small - encoder.mean) / encoder.std)
+    )
+    assert said.grid == (2, 3)
+    images = small_images()
+    of_own_size = encoder.forward_small(images, (Tap("tokens", 0),))
+    assert of_own_size.tokens is None
+    torch.testing.assert_close(of_own_size.taps, encoder(images, taps=(Tap("tokens", 0),)).taps)
+
+
+@pytest.mark.parametrize(
+    ("family", "side", "message"),
+    [("augreg", 20, "do not divide into patches of 8"), ("beit", 16, "images of one size only")],
+)
+def test_small_images_that_can_not_be_taken_are_refused(family, side, message):
+    with pytest.raises(UserError, match=message):
+        small_encoder(family).forward_small(torch.rand(1, 3, side, side))
+
+
 def test_dynamic_models_still_take_one_size_only():
     with pytest.raises(UserError, match="another img_size"):
         small_encoder("dinov3")(torch.rand(1, 3, 48, 48))

@@ -1,6 +1,6 @@
 import pytest
 
-from limbeck.ops.schedules import cosine_lr, layer_scale, peak_lr
+from limbeck.ops.schedules import cosine_lr, cosine_momentum, layer_scale, peak_lr
 
 
 # TinyMIM's recipes, computed once from its formula; printed to 8 digits.
@@ -69,3 +69,9 @@ def test_cosine_lr_without_warmup_starts_at_the_peak_and_stays_at_the_minimum():
 def test_layer_scale(decay, scales):
     found = [layer_scale(layer, 12, decay) for layer in (0, 1, 6, 12, 13)]
     assert found == pytest.approx(scales, rel=1e-9)
+
+
+def test_cosine_momentum_rises_from_its_start_to_one():
+    assert cosine_momentum(0, 10, 0.99) == pytest.approx(0.99)
+    assert cosine_momentum(5, 10, 0.99) == pytest.approx(0.995)
+    assert cosine_momentum(10, 10, 0.99) == 1.0

@@ -1,0 +1,281 @@
+"""``limbeck compare``: which method is best on these images?
+
+Each arm pre-trains the same student on the same images for as many steps; all answer the same
+probes and are fine-tuned alike, over several seeds. Every run is an ordinary one in a folder of its
+own, so a comparison that was stopped goes on, and arms and seeds can be added to it.
+
+Imports of torch are inside the functions: the config and its checks must answer without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pydantic
+import tyro
+
+from limbeck.config import options, to_plain
+from limbeck.data.options import CropOptions, DataOptions, MixOptions, ViewOptions
+from limbeck.engine.options import OptimOptions, TrainOptions
+from limbeck.errors import UserError
+from limbeck.models.options import GlobalPool, StudentOptions, TeacherOptions
+from limbeck.recipes import checks
+from limbeck.recipes import distill as distillation
+from limbeck.recipes.arms import (
+    BASELINES,
+    SCRATCH,
+    Arm,
+    arm_config,
+    read_arms,
+    table_needs_teacher,
+)
+from limbeck.recipes.comparison import Comparison, Result, report, write
+from limbeck.recipes.probes import EmbedOptions
+from limbeck.recipes.trials import Trials
+
+if TYPE_CHECKING:
+    from limbeck.engine.distributed import Ranks
+    from limbeck.recipes.images import Images
+
+log = logging.getLogger("limbeck")
+
+__all__ = ["CompareConfig", "TuningOptions", "check", "compare", "report"]
+
+AT_THE_END = 1_000_000_000  # probe_every: with the last step only
+
+
+@options
+class TuningOptions:
+    """The fine-tuning at the end of every arm. Defaults: the light augmentation of MAE-Lite."""
+
+    global_pool: GlobalPool | None = None
+    """avg (if not given) or token."""
+    drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
+    views: ViewOptions = ViewOptions(scale=(0.08, 1.0))
+    mix: MixOptions = MixOptions(mixup_alpha=0.2)
+    optim: OptimOptions = OptimOptions(
+        base_lr=1e-3,
+        min_lr=1e-6,
+        betas=(0.9, 0.999),
+        layer_decay=0.85,
+        no_decay_names=("pos_embed", "cls_token"),
+    )
+    """layer_decay is for pre-trained weights: the arm 'scratch' has none."""
+    train: TrainOptions = TrainOptions(epochs=100, probe_every=AT_THE_END)
+
+
+@options
+class CompareConfig:
+    """Pre-train the same student with several methods, on the same images for as many steps, and
+    compare them: frozen, and fine-tuned.
+    """
+
+    arms: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--methods"])] = (
+        *BASELINES,
+        *("masked-pixel", "moco-v3", "dino"),
+    )
+    """What to compare: methods of limbeck distill or your own module:Class, untrained (the student
+    at its start) and scratch (fine-tuned from there). An arm may have a name and options of its
+    own: NAME=METHOD,OPTION=VALUE,OPTION. Options are the method's, or begin with optim., crop. or
+    teacher.: low=moco-v3,temperature=0.1,optim.base_lr=1e-4."""
+    seeds: Annotated[int, pydantic.Field(gt=0)] = 3
+    """Runs of each arm, with the seeds 0, 1 and so on."""
+    out: Path = Path("runs/compare")
+    """Folder of the runs and of table.md and comparison.json."""
+    overwrite: bool = False
+    """Replace another comparison there."""
+    fine_tune: bool = True
+    """Also fine-tune every arm, where the images have labels."""
+
+    student: StudentOptions = StudentOptions()
+    teacher: TeacherOptions = TeacherOptions()
+    """For the arms whose method has one."""
+    data: DataOptions = DataOptions(holdout_ratio=0.2)
+    crop: CropOptions = CropOptions()
+    optim: OptimOptions = OptimOptions()
+    train: TrainOptions = TrainOptions(probe_every=AT_THE_END)
+    """Of the pre-training; without probes on the way, which would count as time."""
+    tune: TuningOptions = TuningOptions()
+    embed: EmbedOptions = EmbedOptions()
+
+
+def check(config: CompareConfig) -> list[Arm]:
+    """All that can be wrong without torch; the arms. Raises UserError."""
+    arms = read_arms(config.arms)
+    checks.check_data(config.data)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "limbeck compare is one process, and runs one arm after the other; start it without "
+            "torchrun."
+        )
+    if not config.fine_tune:
+        if config.tune != TuningOptions():
+            raise UserError("Options of --tune have no effect with --no-fine-tune.")
+        if SCRATCH in (arm.name for arm in arms):
+            raise UserError("The arm 'scratch' is a fine-tuning; leave out it or --no-fine-tune.")
+    checks.check_train(config.tune.train, config.tune.optim)
+    needs = [table_needs_teacher(arm) for arm in arms]
+    for arm, needs_teacher in zip(arms, needs, strict=True):
+        if needs_teacher is not None and arm.method is not None:
+            distillation.check(arm_config(config, arm, 0, needs_teacher))
+    if not any(each in (True, None) for each in needs) and config.teacher != TeacherOptions():
+        raise UserError("No arm has a teacher; leave --teacher out, or add an arm that has one.")
+    return arms
+
+
+def compare(config: CompareConfig) -> Comparison:
+    """Run the comparison, or go on with it; raises UserError for bad input.
+
+    An arm that fails is told in the table and does not end the others; Interrupted (Ctrl-C) does.
+    """
+    arms = check(config)
+    from limbeck.data.loader import lost_workers_explained
+    from limbeck.engine.checkpoint import open_run
+    from limbeck.engine.distributed import ranks_session
+    from limbeck.recipes.images import check_holdout, open_images
+
+    with ranks_session(config.train.device) as ranks, lost_workers_explained():
+        images = open_images(config.data)
+        check_holdout(images)
+        _check_labels(config, arms, images)
+        # Arms and seeds may be added: each run in the folder knows its own.
+        shared = to_plain(config)
+        for name in ("arms", "seeds"):
+            del shared[name]
+        open_run(
+            config.out,
+            {"verb": "compare", **shared},
+            {"data": images.fingerprint},
+            overwrite=config.overwrite,
+        )
+        found = Comparison(config.out, arms, _what_is_equal(config, images, arms))
+        configs = {arm.name: _configs(config, arm) for arm in arms if arm.method}
+        for arm in arms:
+            if arm.method and (reason := _rehearse(configs[arm.name], images, ranks)):
+                log.warning("Arm %s can't run: %s", arm.name, reason)
+                found.failures[arm.name] = reason
+        if len(found.failures) == len(configs):
+            name, reason = next(iter(found.failures.items()))
+            raise UserError(f"No arm can run; {name}: {reason}")
+        trials = Trials(config, images, ranks.device)
+        for seed in range(config.seeds):
+            for arm in arms:
+                if arm.name in found.failures:
+                    continue
+                log.info("Arm %s, seed %d of %d", arm.name, seed, config.seeds)
+                result = found.results.setdefault(arm.name, {}).setdefault(seed, Result())
+                own = configs[arm.name][seed] if arm.method else None
+                if reason := _caught(partial(trials.run, arm, seed, own, result)):
+                    log.warning("Arm %s has failed: %s", arm.name, reason)
+                    found.failures[arm.name] = reason
+                write(found)
+    return found
+
+
+def _check_labels(config: CompareConfig, arms: list[Arm], images: Images) -> None:
+    if images.is_labelled:
+        return
+    if config.teacher.source is None:
+        raise UserError(
+            f"{config.data.root} has no labels, so arms can only be compared by how far their "
+            "neighbourhoods are the teacher's; pass --teacher, or class sub-folders."
+        )
+    if SCRATCH in (arm.name for arm in arms):
+        raise UserError("The arm 'scratch' needs labels, and the images have none; leave it out.")
+
+
+def _what_is_equal(config: CompareConfig, images: Images, arms: list[Arm]) -> list[str]:
+    """What all arms have in common, and what sets some of them apart, in sentences."""
+    from limbeck.recipes.steps import resolve
+
+    size = config.student.img_size or 0
+    before = resolve(len(images.train), size, {}, config.optim, config.train)
+    sentences = [
+        f"Equal for all: the student ({config.student.name}, at its start the same for a seed), "
+        f"{before.num_images:,} training images, {len(images.holdout):,} test images, "
+        f"{before.total_steps:,} steps of {config.train.global_batch_size} images of pre-training, "
+        f"the crops (scale {config.crop.scale[0]:g} to {config.crop.scale[1]:g}), the optimiser, "
+        f"seeds 0 to {config.seeds - 1}. Not equal: time and memory, which are in the table.",
+    ]
+    if config.fine_tune and images.is_labelled:
+        tune = config.tune
+        after = resolve(len(images.train), size, {}, tune.optim, tune.train)
+        sentences.append(
+            f"Fine-tuned alike, scratch without layer decay: {after.total_steps:,} steps of "
+            f"{tune.train.global_batch_size} images."
+        )
+    sentences += [
+        f"{arm.name} differs in {', '.join(f'{k} = {v}' for k, v in arm.of_run.items())}."
+        for arm in arms
+        if arm.of_run
+    ]
+    return sentences
+
+
+def _configs(config: CompareConfig, arm: Arm) -> list[distillation.DistillConfig]:
+    from limbeck.recipes.networks import method_class
+
+    needs_teacher = table_needs_teacher(arm)
+    if needs_teacher is None:
+        assert arm.method is not None
+        needs_teacher = bool(method_class(arm.method).Options.needs_teacher)
+    return [arm_config(config, arm, seed, needs_teacher) for seed in range(config.seeds)]
+
+
+def _caught(work: Callable[[], None]) -> str | None:
+    """Do the work; why it failed, in words, or None."""
+    from limbeck.engine.loop import Interrupted
+
+    try:
+        work()
+    except Interrupted:
+        raise
+    except UserError as error:
+        return str(error)
+    except Exception as error:  # an arm may be anybody's class, and memory may end
+        log.debug("The arm's traceback:", exc_info=True)
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _rehearse(seeds: list[distillation.DistillConfig], images: Images, ranks: Ranks) -> str | None:
+    """Build an arm once and show it two images; why it can't run, or None.
+
+    Raises UserError where a folder holds another run, before any arm has trained.
+    """
+    from limbeck.data.skipped import SkippedLog
+    from limbeck.engine.checkpoint import open_run
+    from limbeck.methods.distiller import Distiller
+    from limbeck.recipes.networks import build_networks
+
+    config = seeds[0]
+    identities: list[Any] = []
+
+    def build() -> None:
+        import torch
+
+        nets = build_networks(config, ranks.device)
+        identities.extend(distillation.identify(each, nets, images, ranks) for each in seeds)
+        distiller = Distiller(nets.student, nets.method, nets.teacher).to(ranks.device)
+        small = replace(
+            config,
+            data=replace(config.data, num_workers=0),
+            train=replace(config.train, global_batch_size=2, accumulate_steps=1),
+        )
+        skipped = SkippedLog(None, images.num_images, config.data.max_bad_ratio)
+        batch = next(distillation.train_stream(small, images, nets, ranks, skipped, 0, 1))
+        with torch.no_grad():
+            distiller(batch)
+
+    if reason := _caught(build):
+        return reason
+    for each, identity in zip(seeds, identities, strict=True):
+        if each.out.exists():
+            open_run(each.out, *identity, overwrite=each.overwrite)
+    return None
