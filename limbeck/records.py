@@ -45,8 +45,9 @@ class Tap:
                      before the scale
     keys             likewise                                (B, nh, N, hd)
     values           likewise                                (B, nh, N, hd)
-    scores           queries keys^T / sqrt(hd), before the   (B, nh, N, N)
-                     softmax
+    scores           what enters the softmax: queries        (B, nh, N, N)
+                     keys^T / sqrt(hd), and the relative
+                     position bias where there is one
     block_input      the residual stream before the block    (B, N, D)
     attention_input  what its attention reads, so of a       (B, N, D)
                      pre-norm block that after norm1

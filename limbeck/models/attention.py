@@ -58,6 +58,16 @@ def read_attention(block: nn.Module, x: Tensor, rope: Tensor | None) -> Qkv:
     return QKV[type(block.attn)](block.attn, attention_input, rope)
 
 
+def add_position_bias(attn: nn.Module, scores: Tensor, context: BlockContext) -> Tensor:
+    """What enters the softmax: scores (B, nh, N, N), and tables of relative positions if any."""
+    if not isinstance(attn, beit.Attention):
+        return scores
+    if attn.relative_position_bias_table is not None:
+        scores = scores + attn._get_rel_pos_bias()
+    shared = context.get("shared_rel_pos_bias")
+    return scores if shared is None else scores + shared
+
+
 def choose_attention(encoder: Encoder, device: torch.device, dtype: torch.dtype) -> None:
     """Compute softmax(q k^T) v step by step where torch's fused kernel is slower.
 

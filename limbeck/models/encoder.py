@@ -28,6 +28,7 @@ class EncoderFacts:
     ``ids_keep`` counts; ``global_blocks`` the blocks in which every token attends to all (only
     these offer what has an axis of heads). A plain one need not: each block is as the last, a unit
     is a patch, all attention is global. ``can_drop``: patches can be left out of the computation.
+    ``has_position_bias``: its scores contain a table of relative positions.
 
     ``architecture`` is plain JSON data from which ``models.build_encoder`` rebuilds the encoder.
     ``origin`` is for people and for lineage: where the weights came from, their hash and licence
@@ -55,6 +56,7 @@ class EncoderFacts:
     mask_unit: int = 0
     global_blocks: tuple[int, ...] | None = None
     can_drop: bool = True
+    has_position_bias: bool = False
 
     def __post_init__(self) -> None:
         of_plain = {
@@ -78,6 +80,11 @@ class EncoderFacts:
     def grid(self) -> tuple[int, int]:
         """Patches (rows, columns) at ``img_size``."""
         return self.img_size[0] // self.patch_size, self.img_size[1] // self.patch_size
+
+    @property
+    def input_grid(self) -> tuple[int, int]:
+        """What the patch embedding gives (rows, columns); a hierarchical encoder then pools."""
+        return self.img_size[0] // self.input_strides[0], self.img_size[1] // self.input_strides[0]
 
     @property
     def mask_grid(self) -> tuple[int, int]:
@@ -125,6 +132,14 @@ class Encoder(nn.Module, ABC):
     """
 
     facts: EncoderFacts
+    mask_token: Tensor | None
+    """(1, 1, width of the patch embedding): what stood for hidden patches in its own pre-training;
+    None where there was no such thing, or it is not known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Not persistent: it belongs to the pre-training, and the weights' names stay as they are.
+        self.register_buffer("mask_token", None, persistent=False)
 
     @abstractmethod
     def forward(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from limbeck.data.skipped import SkippedLog
     from limbeck.data.source import Source
     from limbeck.engine.distributed import Ranks
-    from limbeck.models.vit import VitEncoder
+    from limbeck.models.timm_encoder import TimmEncoder
     from limbeck.recipes.images import Images
     from limbeck.records import Batch
     from limbeck.tasks.classification import Classification
@@ -64,6 +64,8 @@ class FinetuneConfig(PerTaskMethodOptions):
     with --head distilled, which has no other."""
     num_heads: Annotated[int, pydantic.Field(gt=0)] | None = None
     """Head count of all blocks; the student's own, adapted last block included, if not given."""
+    q_pool: Annotated[int, pydantic.Field(gt=0)] | None = None
+    """How often a Hiera pools; 3 if not given, its pre-training mostly did it twice."""
     drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.2
     """Stochastic depth, rising linearly from 0 in the first block to this in the last."""
     method: str = "logit"
@@ -217,7 +219,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     return run.dir
 
 
-def build_classifier(config: FinetuneConfig, num_classes: int) -> VitEncoder:
+def build_classifier(config: FinetuneConfig, num_classes: int) -> TimmEncoder:
     """The student with a fresh classifier and its drop path."""
     from limbeck.models.build import build_student, set_drop_path, with_classifier
     from limbeck.recipes.networks import load_vit
@@ -237,6 +239,7 @@ def build_classifier(config: FinetuneConfig, num_classes: int) -> VitEncoder:
         head=config.head,
         num_heads=config.num_heads,
         img_size=config.img_size,
+        q_pool=config.q_pool,
     )
     depth = classifier.facts.depth
     last = max(1, depth - 1)
@@ -247,7 +250,7 @@ def build_classifier(config: FinetuneConfig, num_classes: int) -> VitEncoder:
 def _batches(
     config: FinetuneConfig,
     images: Images,
-    student: VitEncoder,
+    student: TimmEncoder,
     ranks: Ranks,
     skipped: SkippedLog,
     total_steps: int,

@@ -27,7 +27,9 @@ from limbeck.models.origins.layouts import (
     split_left_out,
     to_float32,
 )
-from limbeck.models.vit import VitEncoder, build_encoder
+from limbeck.models.shapes import pooling_of
+from limbeck.models.timm_encoder import TimmEncoder
+from limbeck.models.vit import build_encoder, wrap
 from limbeck.ops.pos_embed import interpolate_pos_embed
 
 log = logging.getLogger("limbeck")
@@ -36,6 +38,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 
 # Where training programs put the weights, in the order in which they are preferred.
 _CONTAINERS = ("model", "state_dict", "model_state", "module", "teacher", "student", "model_ema")
+_CLASSIFIERS = ("head.weight", "head.bias", "head.fc.", "head_dist.")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "encoder.", "backbone.", "student.", "teacher.")
 
 
@@ -164,7 +167,7 @@ def load_weights_file(
     patch_size: int | None = None,
     num_heads: int | tuple[int, ...] | None = None,
     num_classes: int | None = None,
-) -> VitEncoder:
+) -> TimmEncoder:
     """The encoder in a weights file of a published layout.
 
     Raises UserError, with the names of the tensors, where the layout is unknown or any tensor does
@@ -252,9 +255,10 @@ def drop_classifier(
             f"The weights have {own} classes, not {num_classes}; leave num_classes away (limbeck "
             "finetune makes a new classifier)."
         )
-    architecture["kwargs"] = architecture["kwargs"] | {"num_classes": 0}
+    pooling = pooling_of(architecture["name"], 0)
+    architecture["kwargs"] = architecture["kwargs"] | {"num_classes": 0} | pooling
     notes.append("The classifier was left out as asked.")
-    return {n: v for n, v in weights.items() if not n.startswith(("head.", "head_dist."))}
+    return {n: v for n, v in weights.items() if not n.startswith(_CLASSIFIERS)}
 
 
 def assemble(
@@ -263,7 +267,7 @@ def assemble(
     origin: dict[str, Any],
     grid: Grid,
     num_prefix_rows: int,
-) -> VitEncoder:
+) -> TimmEncoder:
     """An encoder of this architecture with exactly these weights (timm's names), to evaluate.
 
     ``grid`` and ``num_prefix_rows`` are those of the weights' position table, which is
@@ -275,8 +279,8 @@ def assemble(
         skeleton = build_encoder(architecture, origin)
     notes = list(origin["notes"])
     origin = origin | {"notes": notes, "weight_hash": weight_hash(weights)}
-    to_grid = skeleton.facts.grid
-    if "pos_embed" in weights and grid != to_grid:
+    to_grid = skeleton.facts.input_grid
+    if has_position_table(weights) and grid != to_grid:
         table = interpolate_pos_embed(weights["pos_embed"], num_prefix_rows, grid, to_grid)
         weights = weights | {"pos_embed": table}
         notes.append(interpolation_note(grid, to_grid))
@@ -293,10 +297,36 @@ def assemble(
     mean, std = architecture["mean"], architecture["std"]
     for note in notes:
         log.info("%s: %s", origin["source"], note)
-    encoder = VitEncoder(
+    encoder = wrap(
         model, architecture=architecture, origin=origin, mean=tuple(mean), std=tuple(std)
     )
     return encoder.eval()
+
+
+def at_size(
+    weights: Weights, architecture: dict[str, Any], origin: dict[str, Any], grid: Grid, size: Grid
+) -> TimmEncoder:
+    """``assemble`` for images of another ``size`` (H, W); ``grid`` is that of the weights."""
+    architecture = architecture | {"kwargs": architecture["kwargs"] | {"img_size": list(size)}}
+    num_prefix_rows = 0
+    if has_position_table(weights):
+        num_prefix_rows = weights["pos_embed"].shape[1] - grid[0] * grid[1]
+    return assemble(weights, architecture, origin, grid, num_prefix_rows)
+
+
+def resized(encoder: TimmEncoder, size: Grid) -> TimmEncoder:
+    """The encoder for images of another size (H, W), its positions interpolated."""
+    facts = encoder.facts
+    weights = encoder.model.state_dict()
+    return at_size(weights, facts.architecture, facts.origin, facts.input_grid, size)
+
+
+def has_position_table(weights: Weights) -> bool:
+    """Whether positions are a table (1, prefix rows + gh * gw, D), a row for each place.
+
+    Some Hieras have one of a fixed size, (1, D, gh, gw), for all grids.
+    """
+    return "pos_embed" in weights and weights["pos_embed"].ndim == 3
 
 
 def interpolation_note(grid: Grid, to_grid: Grid) -> str:

@@ -35,7 +35,7 @@ from limbeck.models.origins.layouts import (
     to_grid,
 )
 from limbeck.models.origins.timm import load_timm
-from limbeck.models.vit import VitEncoder
+from limbeck.models.timm_encoder import TimmEncoder
 
 HALF_NORM = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CLIP_NORM = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -145,7 +145,7 @@ def load_huggingface(
     patch_size: int | None = None,
     num_heads: int | tuple[int, ...] | None = None,
     num_classes: int | None = None,
-) -> VitEncoder:
+) -> TimmEncoder:
     """The encoder of a hub repository (OWNER/NAME) or of a local folder (a Path).
 
     Raises UserError for a type of model that is not supported, for a config that timm has no
@@ -334,7 +334,7 @@ def _to_dinov3(
 
 def _load_timm_format(
     config: dict[str, Any], weights_file: Path, licence: str | None, **asked: Any
-) -> VitEncoder:
+) -> TimmEncoder:
     """timm's own repositories: the config names timm's model and says the rest."""
     facts = config.get("pretrained_cfg") or config
     facts = {"license": licence, "label_names": config.get("label_names")} | facts

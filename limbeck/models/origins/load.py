@@ -10,7 +10,7 @@ from limbeck.models.encoder import Encoder
 from limbeck.models.finished import RECORD_FILE, WEIGHTS_FILE, is_finished_student, load_student
 from limbeck.models.origins.checkpoint import (
     SUFFIXES,
-    assemble,
+    at_size,
     check_patch_size,
     drop_classifier,
     load_weights_file,
@@ -19,7 +19,8 @@ from limbeck.models.origins.huggingface import load_huggingface, read_hub_config
 from limbeck.models.origins.layouts import Grid, spread_heads, to_grid
 from limbeck.models.origins.names import check_source, split_source
 from limbeck.models.origins.timm import load_timm
-from limbeck.models.vit import VitEncoder
+from limbeck.models.timm_encoder import TimmEncoder
+from limbeck.models.vit import wrap
 
 
 def load_encoder(
@@ -92,7 +93,7 @@ def _check_positive(**numbers: int | Sequence[int] | None) -> None:
             raise UserError(f"{name} = {value} is refused; give whole numbers above 0.")
 
 
-def _load_path(path: Path, model_name: str | None, shared: dict[str, Any]) -> VitEncoder:
+def _load_path(path: Path, model_name: str | None, shared: dict[str, Any]) -> TimmEncoder:
     if model_name is not None:
         return load_timm(model_name, **shared, weights_file=path)
     if is_finished_student(path):
@@ -129,7 +130,7 @@ def _load_finished(
     patch_size: int | None,
     num_heads: int | tuple[int, ...] | None,
     num_classes: int | None,
-) -> VitEncoder:
+) -> TimmEncoder:
     encoder = load_student(path)
     facts = encoder.facts
     check_patch_size(facts.patch_size, patch_size, path)
@@ -143,12 +144,7 @@ def _load_finished(
     architecture = dict(facts.architecture)
     weights = drop_classifier(encoder.model.state_dict(), architecture, num_classes, notes)
     if is_same:
-        return VitEncoder(
+        return wrap(
             encoder.model, architecture=architecture, origin=origin, mean=facts.mean, std=facts.std
         ).eval()
-    if img_size is not None:
-        architecture["kwargs"] = architecture["kwargs"] | {"img_size": list(img_size)}
-    num_prefix_rows = 0
-    if "pos_embed" in weights:
-        num_prefix_rows = weights["pos_embed"].shape[1] - facts.grid[0] * facts.grid[1]
-    return assemble(weights, architecture, origin, facts.grid, num_prefix_rows)
+    return at_size(weights, architecture, origin, facts.input_grid, img_size or facts.img_size)
