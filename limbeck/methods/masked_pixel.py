@@ -9,10 +9,10 @@ from dataclasses import replace
 from limbeck.errors import UserError
 from limbeck.methods.method import Method
 from limbeck.methods.options import MaskedPixelOptions
-from limbeck.methods.reconstruction import Reconstruction, check_mask_ratio
+from limbeck.methods.reconstruction import Reconstruction, count_units
 from limbeck.models.encoder import EncoderFacts
 from limbeck.ops.masking import random_ids_keep
-from limbeck.records import Batch, Features, Losses, Tap
+from limbeck.records import Batch, Features, Losses
 
 
 class MaskedPixel(Method):
@@ -31,20 +31,18 @@ class MaskedPixel(Method):
         if teacher is not None:
             raise UserError("Masked-pixel pre-training has no teacher; leave --teacher out.")
         self.mask_ratio = options.mask_ratio
-        self.num_patches = student.grid[0] * student.grid[1]
-        check_mask_ratio(options.mask_ratio, self.num_patches)
-        self.student_taps = (Tap("output"),)
-        self.teacher_taps = ()
+        self.num_units = count_units(student, options.mask_ratio)
         self.reconstruction = Reconstruction(options, student)
+        self.student_taps = self.reconstruction.taps
+        self.teacher_taps = ()
 
     def prepare(self, batch: Batch) -> Batch:
         """Draw each sample's visible patches from its view seed."""
-        ids_keep = random_ids_keep(batch.view_seeds, self.num_patches, self.mask_ratio)
+        ids_keep = random_ids_keep(batch.view_seeds, self.num_units, self.mask_ratio)
         return replace(batch, ids_keep=ids_keep)
 
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Losses:
         """The reconstruction loss; its part is "pixel"."""
         del teacher
-        assert student.tokens is not None and batch.ids_keep is not None
-        loss = self.reconstruction(student.tokens, batch.ids_keep, batch.images)
+        loss = self.reconstruction(student, batch)
         return Losses(total=loss, parts={"pixel": loss.detach()})

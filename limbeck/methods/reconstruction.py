@@ -2,8 +2,11 @@
 
 Masked Autoencoders Are Scalable Vision Learners, arXiv 2111.06377; for small ViTs as in A Closer
 Look at Self-Supervised Lightweight Vision Transformers, arXiv 2205.14443 (one-block decoder of
-half the width).
+half the width). Decoders and targets are computed for masked patches alone, where they are last.
+Of a hierarchical student the decoder reads all stages (Hiera, arXiv 2306.00989).
 """
+
+from math import ceil
 
 import torch
 from torch import Tensor, nn
@@ -12,51 +15,129 @@ from limbeck.errors import UserError
 from limbeck.methods.options import DecoderOptions
 from limbeck.models.encoder import EncoderFacts
 from limbeck.models.mae import MaeDecoder
-from limbeck.ops.losses import masked_pixel_loss, normalise_patches, patchify
-from limbeck.ops.masking import is_masked
+from limbeck.models.stage_fusion import StageFusion
+from limbeck.ops.losses import normalise_patches, patchify, squared_error
+from limbeck.ops.masking import ids_masked, split_units
+from limbeck.records import Batch, Features, Tap
 
 
 class Reconstruction(nn.Module):
     """L = mean over masked patches of the mean squared error of their (normalised) pixels.
 
-    Owns the decoder, which sees the student's visible tokens and mask tokens.
+    Owns the decoder, which sees the student's visible tokens and mask tokens; ``taps`` is what it
+    reads. With ``before_block`` that is the input of a block, through a LayerNorm of its own
+    (D2-MAE, arXiv 2404.12210). The released code takes the student's final norm there, which then
+    is fitted to that depth and wrong after the last block; ours is thrown away, and the student's
+    final norm stays as it started, for a classifier to train.
+
+    Of a hierarchical student, whose mask units have several tokens, these are predicted one by one
+    (16 x 16 pixels at 224), each in the order channel, row, column, as published; the decoder's
+    positions are learned.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, options: DecoderOptions, student: EncoderFacts) -> None:
+    def __init__(
+        self, options: DecoderOptions, student: EncoderFacts, before_block: int | None = None
+    ) -> None:
         super().__init__()
         self.norm_pix_loss = options.norm_pix_loss
-        self.patch_size = student.patch_size
-        self.num_patches = student.grid[0] * student.grid[1]
+        self.tap, self.norm = read_before(student, before_block)
+        self.taps: tuple[Tap, ...] = (self.tap,)
+        self.fusion = None
+        is_hierarchical = len(set(student.block_strides)) > 1
+        if is_hierarchical and before_block is None:
+            self.fusion = StageFusion(student)
+            self.taps = self.fusion.taps
+        self.patch_size = student.tap_stride(self.tap)
+        self.grid = tuple(side // self.patch_size for side in student.img_size)
+        self.mask_grid, self.unit_side = student.mask_grid, student.mask_unit // self.patch_size
+        self.is_channel_first = is_hierarchical
         width = options.decoder_embed_dim or student.embed_dim // 2
+        if is_hierarchical and not options.decoder_embed_dim:
+            width = 32 * ceil(student.embed_dim / 128)  # Hiera-46 of arXiv 2404.12210: 96 of 368
         self.decoder = MaeDecoder(
-            embed_dim=student.output_dim,
-            grid=student.grid,
-            patch_size=student.patch_size,
+            embed_dim=student.tap_dim(self.tap),
+            grid=self.grid,
+            patch_size=self.patch_size,
             decoder_embed_dim=width,
             decoder_depth=options.decoder_depth,
             decoder_num_heads=options.decoder_num_heads or max(1, width // 32),
             has_cls_token=student.has_cls_token,
+            has_learned_positions=is_hierarchical,
         )
         self.register_buffer("mean", torch.tensor(student.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(student.std).view(3, 1, 1), persistent=False)
 
-    def forward(self, tokens: Tensor, ids_keep: Tensor, images: Tensor) -> Tensor:
-        """The loss, a scalar: ``tokens`` (B, prefix + kept, D) after the student's final norm."""
-        prediction = self.decoder(tokens, ids_keep)
-        target = patchify((images - self.mean) / self.std, self.patch_size)
+    def forward(self, student: Features, batch: Batch) -> Tensor:
+        """The loss, a scalar, of the student's features (its ``taps``) and the batch's images."""
+        assert batch.ids_keep is not None
+        taps, fuse = student.taps, self.fusion
+        read = self.norm(taps[self.tap]) if fuse is None else fuse(taps)  # [B, prefix + kept, D]
+        hidden = ids_masked(batch.ids_keep, self.mask_grid[0] * self.mask_grid[1])
+        kept, hidden = (
+            split_units(ids, self.mask_grid, self.unit_side) for ids in (batch.ids_keep, hidden)
+        )
+        prediction = self.decoder(read, kept, hidden)  # [B, masked, pixels]
+        patches = patchify((batch.images - self.mean) / self.std, self.patch_size)
+        if self.is_channel_first:
+            patches = patches.unflatten(-1, (-1, 3)).mT.flatten(-2)
+        target = patches.gather(1, hidden.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
         if self.norm_pix_loss:
             target = normalise_patches(target)
-        return masked_pixel_loss(prediction, target, is_masked(ids_keep, self.num_patches))
+        return squared_error(prediction, target)
 
 
-def check_mask_ratio(mask_ratio: float, num_patches: int) -> None:
-    """Raise UserError unless at least one patch is kept and one masked."""
-    num_keep = int(num_patches * (1 - mask_ratio))
-    if not 0 < num_keep < num_patches:
+def read_before(student: EncoderFacts, block: int | None) -> tuple[Tap, nn.Module]:
+    """The input of a block and a new LayerNorm for it; without a block the output, as it is."""
+    if block is None:
+        return Tap("output"), nn.Identity()
+    if block >= student.depth:
         raise UserError(
-            f"mask_ratio {mask_ratio} keeps {num_keep} of {num_patches} patches; at least one must "
+            f"The student has {student.depth} blocks (0 to {student.depth - 1}); there is no block "
+            f"{block}: change before_block."
+        )
+    tap = Tap("block_input", block)
+    return tap, nn.LayerNorm(student.tap_dim(tap), eps=1e-6)
+
+
+def count_units(student: EncoderFacts, mask_ratio: float) -> int:
+    """How many mask units the student has.
+
+    Raises UserError where it can't drop any, and unless at least one is kept and one masked.
+    """
+    if not student.can_drop:
+        raise UserError(
+            f"{student.architecture.get('name', 'This encoder')} can't leave patches out; choose "
+            "another student, or a method that hides them by a mask token."
+        )
+    num_units = student.mask_grid[0] * student.mask_grid[1]
+    num_keep = int(num_units * (1 - mask_ratio))
+    if not 0 < num_keep < num_units:
+        raise UserError(
+            f"mask_ratio {mask_ratio} keeps {num_keep} of {num_units} patches; at least one must "
             "be kept and one masked."
+        )
+    return num_units
+
+
+def check_same_units(student: EncoderFacts, teacher: EncoderFacts | None) -> None:
+    """Raise UserError where a mask of the student's means other places to its teacher.
+
+    ``teacher`` is None where it sees all; the student's units then must be single patches.
+    """
+    name = student.architecture.get("name")
+    if teacher is None and student.mask_unit != student.patch_size:
+        raise UserError(
+            f"teacher_sees all needs a student whose patches are dropped one by one, and {name} "
+            f"drops them in units of {student.mask_unit} pixels; leave it out."
+        )
+    if teacher is None:
+        return
+    if student.mask_grid != teacher.mask_grid:
+        (rows, columns), (own_rows, own_columns) = teacher.mask_grid, student.mask_grid
+        raise UserError(
+            f"{name} is masked in {own_rows} x {own_columns} units and its teacher "
+            f"in {rows} x {columns}; choose a teacher of the same family, or mask_ratio 0."
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 from limbeck.errors import UserError
 from limbeck.methods.method import Method
 from limbeck.methods.options import TransferOptions
-from limbeck.methods.reconstruction import Reconstruction, check_mask_ratio
+from limbeck.methods.reconstruction import Reconstruction, check_same_units, count_units
 from limbeck.models.encoder import EncoderFacts
 from limbeck.ops.masking import random_ids_keep
 from limbeck.records import Batch, Features, Losses, Tap
@@ -37,9 +37,9 @@ class Transfer(Method):
         self.student_facts, self.teacher_facts = student, teacher
         self.mask_ratio = options.mask_ratio
         self.teacher_sees_all = options.teacher_sees == "all"
-        self.num_patches = student.grid[0] * student.grid[1]
         if self.mask_ratio:
-            check_mask_ratio(self.mask_ratio, self.num_patches)
+            self.num_units = count_units(student, self.mask_ratio)
+            check_same_units(student, None if self.teacher_sees_all else teacher)
         _check_block(options.teacher_block, teacher, "teacher")
         _check_block(options.student_block, student, "student")
         self.keeps_cls = student.has_cls_token and teacher.has_cls_token
@@ -50,7 +50,7 @@ class Transfer(Method):
 
     def set_taps(self, student_taps: tuple[Tap, ...], teacher_taps: tuple[Tap, ...]) -> None:
         """Say what ``compare`` needs; the reconstruction's tap is added where there is one."""
-        output = () if self.reconstruction is None else (Tap("output"),)
+        output = () if self.reconstruction is None else self.reconstruction.taps
         self.compared = student_taps
         # A set in order: an arm may ask for the output itself.
         self.student_taps = tuple(dict.fromkeys(student_taps + output))
@@ -67,7 +67,7 @@ class Transfer(Method):
         """Draw each sample's visible patches from its view seed, where patches are masked."""
         if not self.mask_ratio:
             return batch
-        ids_keep = random_ids_keep(batch.view_seeds, self.num_patches, self.mask_ratio)
+        ids_keep = random_ids_keep(batch.view_seeds, self.num_units, self.mask_ratio)
         teacher_ids = None if self.teacher_sees_all else ids_keep
         return replace(batch, ids_keep=ids_keep, teacher_ids_keep=teacher_ids)
 
@@ -81,9 +81,7 @@ class Transfer(Method):
             {tap: self._shared_tokens(teacher, tap, places) for tap in self.teacher_taps},
         )
         if self.reconstruction is not None:
-            assert student.tokens is not None and batch.ids_keep is not None
-            pixel = self.reconstruction(student.tokens, batch.ids_keep, batch.images)
-            losses["pixel"] = self.weight * pixel
+            losses["pixel"] = self.weight * self.reconstruction(student, batch)
         parts = {name: loss.detach() for name, loss in losses.items()}
         return Losses(total=torch.stack(list(losses.values())).sum(), parts=parts)
 

@@ -18,7 +18,8 @@ class MaeDecoder(nn.Module):
 
     ``grid`` (gh, gw) is the full patch grid, ``has_cls_token`` the encoder's. Initialised as MAE is
     (xavier-uniform, zero biases, mask token normal with std 0.02) from torch's generator. Raises
-    UserError where heads do not divide ``decoder_embed_dim``.
+    UserError where heads do not divide ``decoder_embed_dim``. ``has_learned_positions``: they start
+    trunc-normal with std 0.02 and are trained (Hiera), instead of fixed sin-cos.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class MaeDecoder(nn.Module):
         decoder_depth: int,
         decoder_num_heads: int,
         has_cls_token: bool,
+        has_learned_positions: bool = False,
     ) -> None:
         super().__init__()
         if decoder_embed_dim % decoder_num_heads:
@@ -42,7 +44,9 @@ class MaeDecoder(nn.Module):
         positions = sincos_2d(decoder_embed_dim, grid, self.num_cls_tokens)
         self.decoder_embed = nn.Linear(embed_dim, decoder_embed_dim)
         self.mask_token = nn.Parameter(torch.empty(1, 1, decoder_embed_dim))
-        self.decoder_pos_embed = nn.Parameter(positions.unsqueeze(0), requires_grad=False)
+        self.decoder_pos_embed = nn.Parameter(positions.unsqueeze(0), has_learned_positions)
+        if has_learned_positions:
+            nn.init.trunc_normal_(self.decoder_pos_embed, std=0.02)
         self.decoder_blocks = nn.ModuleList(
             Block(decoder_embed_dim, decoder_num_heads, qkv_bias=True) for _ in range(decoder_depth)
         )
@@ -54,10 +58,11 @@ class MaeDecoder(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, tokens: Tensor, ids_keep: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, ids_keep: Tensor, ids_draw: Tensor | None = None) -> Tensor:
         """Pixels (B, L, patch_size**2 * 3) of all patches, each in the order row, column, channel.
 
         ``tokens`` (B, prefix + kept, D) are the encoder's for the patches ``ids_keep`` (B, kept).
+        With ``ids_draw`` (B, M) only those patches are drawn, (B, M, ...).
         """
         x = self.decoder_embed(tokens)  # [B, prefix + kept, Dd]
         cls, kept = x[:, : self.num_cls_tokens], x[:, -ids_keep.shape[1] :]
@@ -67,5 +72,7 @@ class MaeDecoder(nn.Module):
         x = torch.cat((cls, patches), dim=1) + self.decoder_pos_embed
         for block in self.decoder_blocks:
             x = block(x)
-        pixels = self.decoder_pred(self.decoder_norm(x))
-        return pixels[:, -self.num_patches :]  # [B, L, patch_size**2 * 3]
+        x = x[:, self.num_cls_tokens :]  # [B, L, Dd]
+        if ids_draw is not None:
+            x = x.gather(1, ids_draw.unsqueeze(-1).expand(-1, -1, x.shape[-1]))  # [B, M, Dd]
+        return self.decoder_pred(self.decoder_norm(x))  # [B, L or M, patch_size**2 * 3]

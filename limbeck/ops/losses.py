@@ -1,12 +1,12 @@
 """Losses that are plain functions of tensors."""
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def patchify(images: Float[Tensor, "B C H W"], patch_size: int) -> Float[Tensor, "B L pixels"]:
+def patchify(images: Shaped[Tensor, "B C H W"], patch_size: int) -> Shaped[Tensor, "B L pixels"]:
     """Cut images into patches, row by row; a patch's values are ordered row, column, channel."""
     B, C, H, W = images.shape
     gh, gw = H // patch_size, W // patch_size
@@ -21,14 +21,22 @@ def normalise_patches(patches: Float[Tensor, "B L pixels"]) -> Float[Tensor, "B 
     return (patches - mean) / (var + 1e-6).sqrt()
 
 
-def masked_pixel_loss(
+def squared_error(
+    student: Float[Tensor, "*axes"], teacher: Float[Tensor, "*axes"]
+) -> Float[Tensor, ""]:
+    """Mean squared error over all entries, in float32 or wider."""
+    dtype = torch.promote_types(student.dtype, torch.float32)
+    return F.mse_loss(student.to(dtype), teacher.to(dtype))
+
+
+def masked_l1_loss(
     prediction: Float[Tensor, "B L pixels"],
     target: Float[Tensor, "B L pixels"],
-    is_masked: Bool[Tensor, "B L"],
+    is_masked: Bool[Tensor, "B L pixels"],
 ) -> Float[Tensor, ""]:
-    """Mean squared error over the pixels of masked patches only, mean over all of them (MAE)."""
+    """Mean absolute error over masked pixels alone, in float32 or wider (SimMIM)."""
     dtype = torch.promote_types(prediction.dtype, torch.float32)
-    error = (prediction.to(dtype) - target.to(dtype)).square().mean(dim=-1)
+    error = (prediction.to(dtype) - target.to(dtype)).abs()
     return (error * is_masked).sum() / is_masked.sum()
 
 

@@ -44,3 +44,23 @@ def is_masked(ids_keep: Int[Tensor, "B kept"], num_patches: int) -> Bool[Tensor,
     """True where a patch is not among those kept."""
     hidden = torch.ones(ids_keep.shape[0], num_patches, dtype=torch.bool, device=ids_keep.device)
     return hidden.scatter(1, ids_keep, False)
+
+
+def ids_masked(ids_keep: Int[Tensor, "B kept"], num_patches: int) -> Int[Tensor, "B hidden"]:
+    """The patches that are not kept, in ascending order."""
+    # A stable sort instead of nonzero(): its shape is known, so a GPU need not be waited for.
+    order = is_masked(ids_keep, num_patches).to(torch.uint8).argsort(dim=1, stable=True)
+    return order[:, ids_keep.shape[1] :]
+
+
+def split_units(
+    ids: Int[Tensor, "B units"], grid: tuple[int, int], parts: int
+) -> Int[Tensor, "B patches"]:
+    """The patches of units: each unit of a ``grid`` (rows, columns) has ``parts`` x ``parts``.
+
+    Unit by unit, each unit's own in rows.
+    """
+    place = torch.arange(parts, device=ids.device)
+    rows = (ids // grid[1] * parts)[..., None, None] + place[:, None]  # [B, units, parts, 1]
+    columns = (ids % grid[1] * parts)[..., None, None] + place  # [B, units, 1, parts]
+    return (rows * grid[1] * parts + columns).flatten(1)

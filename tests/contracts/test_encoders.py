@@ -49,9 +49,7 @@ def expected_shape(tap, facts):
 def all_taps(encoder):
     facts = encoder.facts
     return tuple(
-        Tap(kind, block)
-        for kind in encoder.offered_taps()
-        for block in blocks_of(kind, facts)
+        Tap(kind, block) for kind in encoder.offered_taps() for block in blocks_of(kind, facts)
     )
 
 

@@ -5,8 +5,10 @@ import torch
 
 from limbeck.errors import UserError
 from limbeck.methods.options import DecoderOptions
-from limbeck.methods.reconstruction import Reconstruction, check_mask_ratio
+from limbeck.methods.reconstruction import Reconstruction, check_same_units, count_units
+from limbeck.records import Batch, Features, Tap
 from tests.fakes import FakeEncoder
+from tests.models.families import small_encoder, small_images
 
 
 @pytest.mark.parametrize("norm_pix_loss", [True, False])
@@ -32,7 +34,9 @@ def test_equals_a_loop_over_the_masked_patches(norm_pix_loss):
             target = [(value - mean) / (variance + 1e-6) ** 0.5 for value in target]
         own = guess[sample, patch].tolist()
         errors.append(sum((a - b) ** 2 for a, b in zip(own, target, strict=True)) / 48)
-    assert loss(tokens, ids_keep, images).item() == pytest.approx(sum(errors) / 4, rel=1e-12)
+    one = Batch(images, images, None, ("a", "b"), torch.arange(2), ids_keep)
+    student = Features(None, 1, (2, 2), {Tap("output"): tokens})
+    assert loss(student, one).item() == pytest.approx(sum(errors) / 4, rel=1e-12)
 
 
 def test_the_decoder_is_half_as_wide_unless_told():
@@ -46,12 +50,52 @@ def test_the_decoder_is_half_as_wide_unless_told():
 
 @pytest.mark.parametrize(("mask_ratio", "is_fine"), [(0.9, False), (0.75, True), (0.1, True)])
 def test_a_ratio_that_keeps_nothing_is_refused(mask_ratio, is_fine):
+    facts = FakeEncoder().facts
     if is_fine:
-        return check_mask_ratio(mask_ratio, 4)
+        assert count_units(facts, mask_ratio) == 4
+        return
     with pytest.raises(UserError, match="keeps 0 of 4"):
-        check_mask_ratio(mask_ratio, 4)
+        count_units(facts, mask_ratio)
 
 
-def test_a_ratio_that_masks_nothing_is_refused():
+def test_a_ratio_that_masks_nothing_and_an_encoder_that_drops_nothing_are_refused():
     with pytest.raises(UserError, match="keeps 4 of 4"):
-        check_mask_ratio(0.0, 4)
+        count_units(FakeEncoder().facts, 0.0)
+    with pytest.raises(UserError, match="swin_tiny.* can't leave patches out"):
+        count_units(small_encoder("swin").facts, 0.5)
+
+
+def test_units_of_student_and_teacher_are_the_same_places():
+    hiera, plain = small_encoder("hiera").facts, small_encoder("augreg").facts
+    check_same_units(hiera, small_encoder("hiera-pooled").facts)
+    check_same_units(plain, None)
+    with pytest.raises(UserError, match="masked in 2 x 2 units and its teacher in 4 x 4"):
+        check_same_units(hiera, plain)
+    with pytest.raises(UserError, match="in units of 16 pixels; leave it out"):
+        check_same_units(hiera, None)
+
+
+def test_a_hierarchical_student_is_drawn_token_by_token_of_its_masked_units():
+    encoder = small_encoder("hiera")  # 2 x 2 units of 2 x 2 last tokens of 8 x 8 pixels
+    facts = encoder.facts
+    loss = Reconstruction(DecoderOptions(norm_pix_loss=False), facts)
+    assert loss.taps == (Tap("tokens", 0), Tap("output"))
+    assert (
+        loss.decoder.decoder_embed.out_features == 32
+        and loss.decoder.decoder_pos_embed.requires_grad
+    )
+    images, ids_keep = small_images(), torch.tensor([[3, 0], [1, 2]])
+    one = Batch(images, images, None, ("a", "b"), torch.arange(2), ids_keep)
+    student = encoder(images, ids_keep, loss.taps)
+    # Tokens of units in rows of units, each unit's in rows.
+    places = {0: (0, 1, 4, 5), 1: (2, 3, 6, 7), 2: (8, 9, 12, 13), 3: (10, 11, 14, 15)}
+    kept = torch.tensor([[*places[3], *places[0]], [*places[1], *places[2]]])
+    guess = loss.decoder(loss.fusion(student.taps), kept)
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (facts.mean, facts.std))
+    errors = []
+    for sample, units in enumerate(((1, 2), (0, 3))):
+        for place in (place for unit in units for place in places[unit]):
+            row, column = (8 * side for side in divmod(place, 4))
+            target = ((images[sample] - mean) / std)[:, row : row + 8, column : column + 8]
+            errors.append((guess[sample, place] - target.flatten()).square().mean())
+    torch.testing.assert_close(loss(student, one), torch.stack(errors).mean())

@@ -50,8 +50,7 @@ HIERARCHICAL: dict[str, tuple[str, dict]] = {
     "hiera-windowed-positions": (
         "hiera_small_abswin_256",
         HIERA
-        | {"mask_unit_attn": [True, True, False], "q_pool": 1, "global_pos_size": [3, 3]}
-        | {"num_classes": 0},
+        | {"mask_unit_attn": [True, True, False], "q_pool": 1, "global_pos_size": [3, 3]},
     ),
     "swin": ("swin_tiny_patch4_window7_224", SWIN),
     "swin-padded": ("swin_tiny_patch4_window7_224", SWIN | {"window_size": 3, "num_classes": 0}),

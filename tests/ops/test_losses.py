@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from limbeck.ops.losses import (
-    masked_pixel_loss,
+    masked_l1_loss,
     normalise_patches,
     patchify,
     soft_cross_entropy,
+    squared_error,
 )
 
 
@@ -39,7 +40,8 @@ def test_masked_pixel_loss_equals_a_loop_from_the_formula():
             target = [(value - mean) / math.sqrt(var + 1e-6) for value in values]
             guess = prediction[b, patch].tolist()
             errors.append(sum((g - t) ** 2 for g, t in zip(guess, target, strict=True)) / 12)
-    loss = masked_pixel_loss(prediction, normalise_patches(pixels.float()), hidden)
+    target = normalise_patches(pixels.float())
+    loss = squared_error(prediction[hidden], target[hidden])
     assert loss.item() == pytest.approx(sum(errors) / len(errors), rel=1e-5)  # float32
 
 
@@ -57,3 +59,42 @@ def test_soft_cross_entropy_equals_its_formula():
         norm = math.log(sum(math.exp(value) for value in row))
         expected -= sum(t * (value - norm) for t, value in zip(target, row, strict=True)) / 3
     assert soft_cross_entropy(logits, targets).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("divisor", "golden"),
+    [
+        (1, {0: -1.7286704627, 1: -1.7241628474, 383: -0.0022538076, 767: 1.7286704627}),
+        (768, {0: -1.7286601043}),  # small enough to show the 1e-6
+    ],
+)
+def test_golden_targets_of_a_ramp(divisor, golden):
+    ramp = torch.arange(768, dtype=torch.float64).view(1, 1, 768) / divisor
+    target = normalise_patches(ramp)[0, 0]
+    for place, value in golden.items():
+        assert target[place].item() == pytest.approx(value, abs=1e-10)
+    if divisor == 1:  # what a prediction of zero costs
+        cost = squared_error(torch.zeros_like(target), target)
+        assert cost.item() == pytest.approx(0.9986979166, abs=1e-10)
+
+
+def test_golden_order_of_a_patch():
+    row, column, channel = (torch.arange(n, dtype=torch.float64) for n in (224, 224, 3))
+    image = 672 * row[:, None] + 3 * column + channel[:, None, None]  # [3, 224, 224]
+    patches = patchify(image.unsqueeze(0), 16)
+    assert patches[0, 15, [0, 1, 2, 3, 48, 767]].tolist() == [
+        10800, 10801, 10802, 10803, 11472, 20927,
+    ]  # fmt: skip
+    assert patches[0, 1, 0] == 48
+    target = normalise_patches(patches)[0, 15]
+    assert target[0].item() == pytest.approx(-1.6334836929, abs=1e-10)
+    assert target[48].item() == pytest.approx(-1.4166966797, abs=1e-10)
+
+
+def test_masked_l1_is_the_mean_over_masked_pixels():
+    prediction, target = torch.randn(2, 2, 3, 4)
+    hidden = torch.rand(2, 3, 4) > 0.5
+    loss = masked_l1_loss(prediction, target, hidden)
+    torch.testing.assert_close(loss, (prediction - target)[hidden].abs().mean())
+    half = masked_l1_loss(prediction.bfloat16(), target, hidden)
+    assert half.dtype == torch.float32

@@ -1,8 +1,15 @@
 """Masks follow from view seeds alone."""
 
+import pytest
 import torch
 
-from limbeck.ops.masking import counter_uniform, is_masked, random_ids_keep
+from limbeck.ops.masking import (
+    counter_uniform,
+    ids_masked,
+    is_masked,
+    random_ids_keep,
+    split_units,
+)
 
 
 def splitmix(seed, counter):
@@ -42,3 +49,33 @@ def test_is_masked_is_the_complement_of_kept():
     hidden = is_masked(ids_keep, 16)
     assert hidden.sum(1).tolist() == [12, 12, 12]
     assert not hidden.gather(1, ids_keep).any()
+
+
+def test_ids_masked_are_the_others():
+    assert ids_masked(torch.tensor([[3, 0], [1, 2]]), 4).tolist() == [[1, 2], [0, 3]]
+
+
+def test_units_are_split_in_rows():
+    # Units 1 and 2 of 2 x 2 units, each of 2 x 2 patches, on a grid of 4 x 4.
+    assert split_units(torch.tensor([[1, 2]]), (2, 2), 2).tolist() == [
+        [2, 3, 6, 7, 8, 9, 12, 13]
+    ]  # fmt: skip
+    assert split_units(torch.tensor([[5, 0]]), (2, 3), 1).tolist() == [[5, 0]]
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_golden_masks(is_reversed):
+    shuffled = torch.arange(196).flip(0) if is_reversed else torch.arange(196)
+    kept = shuffled[None, :49]
+    hidden = torch.arange(147) if is_reversed else torch.arange(49, 196)
+    assert is_masked(kept, 196)[0].nonzero().flatten().tolist() == hidden.tolist()
+    assert ids_masked(kept, 196)[0].tolist() == hidden.tolist()
+    # The encoder computes them in that order: 50 tokens with the CLS token.
+    assert kept[0, [0, -1]].tolist() == ([195, 147] if is_reversed else [0, 48])
+
+
+@pytest.mark.parametrize(
+    ("num_patches", "mask_ratio", "kept"), [(196, 0.75, 49), (49, 0.4, 29), (49, 0.6, 19)]
+)
+def test_golden_counts(num_patches, mask_ratio, kept):
+    assert random_ids_keep(torch.arange(2), num_patches, mask_ratio).shape == (2, kept)
