@@ -51,7 +51,6 @@ class Reconstruction(nn.Module):
             self.fusion = StageFusion(student)
             self.taps = self.fusion.taps
         self.patch_size = student.tap_stride(self.tap)
-        self.grid = tuple(side // self.patch_size for side in student.img_size)
         self.mask_grid, self.unit_side = student.mask_grid, student.mask_unit // self.patch_size
         self.is_channel_first = is_hierarchical
         width = options.decoder_embed_dim or student.embed_dim // 2
@@ -59,7 +58,10 @@ class Reconstruction(nn.Module):
             width = 32 * ceil(student.embed_dim / 128)  # Hiera-46 of arXiv 2404.12210: 96 of 368
         self.decoder = MaeDecoder(
             embed_dim=student.tap_dim(self.tap),
-            grid=self.grid,
+            grid=(
+                student.img_size[0] // self.patch_size,
+                student.img_size[1] // self.patch_size,
+            ),
             patch_size=self.patch_size,
             decoder_embed_dim=width,
             decoder_depth=options.decoder_depth,
@@ -135,7 +137,8 @@ def check_same_units(student: EncoderFacts, teacher: EncoderFacts | None) -> Non
         )
     if teacher is None:
         return
-    if student.mask_grid != teacher.mask_grid:
+    # Where the grids differ as well, the distiller knows a better remedy.
+    if student.grid == teacher.grid and student.mask_grid != teacher.mask_grid:
         (rows, columns), (own_rows, own_columns) = teacher.mask_grid, student.mask_grid
         raise UserError(
             f"{name} is masked in {own_rows} x {own_columns} units and its teacher "

@@ -83,7 +83,7 @@ def test_the_weighted_reconstruction_is_added_and_trains_the_student_s_output():
     t = teacher(one.images, one.ids_keep, method.teacher_taps)
     losses = method(s, t, one)
     assert isinstance(method.reconstruction, Reconstruction)
-    pixel = method.reconstruction(s.tokens, one.ids_keep, one.images)
+    pixel = method.reconstruction(s, one)
     torch.testing.assert_close(losses.parts["pixel"], 0.25 * pixel.detach())
     torch.testing.assert_close(
         losses.total.detach(), losses.parts["qk"] + losses.parts["vv"] + losses.parts["pixel"]

@@ -16,6 +16,7 @@ from torch import Tensor
 from limbeck.errors import UserError
 from limbeck.models.finished import weight_hash
 from limbeck.models.origins.architecture import VitShape, read_shape, to_architecture
+from limbeck.models.origins.hierarchical import Staged, read_staged
 from limbeck.models.origins.layouts import (
     IMAGENET_NORM,
     Grid,
@@ -26,6 +27,7 @@ from limbeck.models.origins.layouts import (
     recognise,
     split_left_out,
     to_float32,
+    to_grid,
 )
 from limbeck.models.shapes import pooling_of
 from limbeck.models.timm_encoder import TimmEncoder
@@ -174,6 +176,10 @@ def load_weights_file(
     not fit; nothing is ever loaded in part.
     """
     weights, info = read_weights(path)
+    staged = read_staged(to_float32(weights), img_size, num_heads)
+    if staged is not None:
+        notes = _describe_packing(info)
+        return load_staged(staged, path, notes, img_size, patch_size, num_classes)
     layout = recognise(weights)
     named, left = split_left_out(layout, to_float32(layout.convert(weights)))
     notes = [f"Left out {what} ({len(names)} tensors)." for what, names in left.items()]
@@ -201,6 +207,33 @@ def load_weights_file(
     named = drop_classifier(named, architecture, num_classes, notes)
     origin = {"source": str(path), "layout": layout.name, "licence": None, "notes": notes}
     return assemble(named, architecture, origin, shape.grid, shape.num_prefix_rows)
+
+
+def load_staged(
+    staged: Staged,
+    path: Path,
+    notes: list[str],
+    img_size: Grid | None,
+    patch_size: int | None,
+    num_classes: int | None,
+) -> TimmEncoder:
+    """The hierarchical encoder in a weights file; arguments and errors as ``load_weights_file``."""
+    if patch_size is not None:
+        raise UserError(f"{path} is of an encoder of stages; leave patch_size away.")
+    notes = [
+        *(f"Left out {what} ({len(names)} tensors)." for what, names in staged.left_out.items()),
+        *notes,
+        f"Head counts {heads_text(staged.num_heads)}: {staged.heads_known_from}.",
+        "ImageNet's mean and std, as this layout has.",
+    ]
+    mean, std = IMAGENET_NORM
+    architecture = staged.architecture | {"mean": list(mean), "std": list(std)}
+    weights = drop_classifier(staged.weights, architecture, num_classes, notes)
+    origin = {"source": str(path), "layout": staged.layout, "licence": None, "notes": notes}
+    own_size = to_grid(architecture["kwargs"]["img_size"])
+    encoder = at_size(weights, architecture, origin, staged.grid, img_size or own_size)
+    encoder.mask_token = staged.mask_token
+    return encoder
 
 
 def _describe_packing(info: FileInfo) -> list[str]:
@@ -279,11 +312,11 @@ def assemble(
         skeleton = build_encoder(architecture, origin)
     notes = list(origin["notes"])
     origin = origin | {"notes": notes, "weight_hash": weight_hash(weights)}
-    to_grid = skeleton.facts.input_grid
-    if has_position_table(weights) and grid != to_grid:
-        table = interpolate_pos_embed(weights["pos_embed"], num_prefix_rows, grid, to_grid)
+    new_grid = skeleton.facts.input_grid
+    if has_position_table(weights) and grid != new_grid:
+        table = interpolate_pos_embed(weights["pos_embed"], num_prefix_rows, grid, new_grid)
         weights = weights | {"pos_embed": table}
-        notes.append(interpolation_note(grid, to_grid))
+        notes.append(interpolation_note(grid, new_grid))
     check_match(skeleton.model.state_dict(), weights, origin["source"])
     persistent = skeleton.model.state_dict().keys()
     if all(name in persistent for name, _ in skeleton.model.named_buffers()):
