@@ -7,12 +7,13 @@ blocks are no such thing and are left out on purpose.
 """
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.layers import AttentionRope, apply_rot_embed_cat
-from timm.models import beit, eva, vision_transformer
+from timm.models import beit, eva, hiera, vision_transformer
 from torch import Tensor, nn
 
 from limbeck.models.encoder import Encoder
@@ -75,10 +76,13 @@ def choose_attention(encoder: Encoder, device: torch.device, dtype: torch.dtype)
     197 (forward and backward, torch 2.15). Its maps take memory, so that beyond 256 patches the
     kernel stays. ``dtype`` is that of the products, weights' or autocast's.
     """
-    rows, columns = encoder.facts.grid
-    if device.type == "cpu" and dtype == torch.bfloat16 and rows * columns <= 256:
+    facts = encoder.facts
+    strides = [facts.block_strides[block] for block in facts.global_blocks or ()]
+    counts = [prod(side // stride for side in facts.img_size) for stride in strides]
+    num_tokens = max(counts, default=0)
+    if device.type == "cpu" and dtype == torch.bfloat16 and num_tokens <= 256:
         for module in encoder.modules():
-            if type(module) in QKV:
+            if type(module) in (*QKV, hiera.MaskUnitAttention):
                 module.fused_attn = False
 
 

@@ -62,6 +62,7 @@ FAMILIES |= {
     "tinymim-star": ("tinymim_star", {"out_dim": 40}),
     "tinymim-star-narrow-norm": ("tinymim_star", {"out_dim": 40, "fc_norm_dim": EMBED_DIM}),
 }
+PLAIN = [family for family in FAMILIES if family not in HIERARCHICAL]
 CANT_DROP_PATCHES = {"beit", "beit2-shared-bias", "swin", "swin-padded"}
 
 
