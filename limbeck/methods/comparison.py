@@ -46,6 +46,14 @@ class Comparison(Method):
                 f"{student.architecture.get('name')} drops them in units of {student.mask_unit} "
                 "pixels; leave it out."
             )
+        # Where the grids differ as well, the distiller knows a better remedy.
+        is_other = student.grid == teacher.grid and student.mask_grid != teacher.mask_grid
+        if self.masking is not None and not self.teacher_sees_all and is_other:
+            raise UserError(
+                f"The student is masked in units of {student.mask_unit} pixels and its teacher in "
+                f"units of {teacher.mask_unit}; choose a teacher of the same family, or mask_ratio "
+                "0."
+            )
         self.keeps_cls = student.has_cls_token and teacher.has_cls_token
         self.weight, self.reconstruction = _build_reconstruction(options, student)
 

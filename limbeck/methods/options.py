@@ -44,7 +44,7 @@ class DecoderOptions:
     """MAE's decoder and target. Defaults: MAE-Lite's decoder for ViT-Tiny (one block)."""
 
     decoder_embed_dim: PositiveInt | None = None
-    """Decoder width; half of the encoder's if not given."""
+    """Decoder width; half of the encoder's if not given, of a hierarchical one a quarter."""
     decoder_depth: PositiveInt = 1
     decoder_num_heads: PositiveInt | None = None
     """Decoder heads; one per 32 channels if not given."""

@@ -3,7 +3,10 @@
 Masked Autoencoders Are Scalable Vision Learners, arXiv 2111.06377; for small ViTs as in A Closer
 Look at Self-Supervised Lightweight Vision Transformers, arXiv 2205.14443 (one-block decoder of
 half the width). Decoders and targets are computed for masked patches alone, where they are last.
+Of a hierarchical student the decoder reads all stages (Hiera, arXiv 2306.00989).
 """
+
+from math import ceil
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +17,9 @@ from limbeck.models.encoder import EncoderFacts
 from limbeck.models.finished import Keepsake
 from limbeck.models.mae import MaeDecoder
 from limbeck.models.origins.decoder import DECODER, fill_decoder, keep_decoder
+from limbeck.models.stage_fusion import StageFusion
 from limbeck.ops.losses import normalise_patches, patchify, squared_error
-from limbeck.ops.masking import ids_masked
+from limbeck.ops.masking import ids_masked, split_units
 from limbeck.records import Batch, Features, Tap
 
 
@@ -27,6 +31,10 @@ class Reconstruction(nn.Module):
     (D2-MAE, arXiv 2404.12210). The released code takes the student's final norm there, which then
     is fitted to that depth and wrong after the last block; ours is thrown away, and the student's
     final norm stays as it started, for a classifier to train.
+
+    Of a hierarchical student, whose mask units have several tokens, these are predicted one by one
+    (16 x 16 pixels at 224), each in the order channel, row, column, as published; the decoder's
+    positions are learned.
     """
 
     mean: Tensor
@@ -38,20 +46,33 @@ class Reconstruction(nn.Module):
         super().__init__()
         self.norm_pix_loss = options.norm_pix_loss
         self.fresh_decoder = options.fresh_decoder
-        self.patch_size = student.patch_size
-        self.num_patches = student.grid[0] * student.grid[1]
         self.tap, self.norm = read_before(student, before_block)
         self.taps: tuple[Tap, ...] = (self.tap,)
-        self.is_after_all = before_block is None
+        self.fusion = None
+        is_hierarchical = len(set(student.block_strides)) > 1
+        if is_hierarchical and before_block is None:
+            self.fusion = StageFusion(student)
+            self.taps = self.fusion.taps
+        self.patch_size = student.tap_stride(self.tap)
+        self.mask_grid, self.unit_side = student.mask_grid, student.mask_unit // self.patch_size
+        self.is_channel_first = is_hierarchical
+        # The decoder of a published file reads the output of a plain ViT.
+        self.is_published = before_block is None and not is_hierarchical
         width = options.decoder_embed_dim or student.embed_dim // 2
+        if is_hierarchical and not options.decoder_embed_dim:
+            width = 32 * ceil(student.embed_dim / 128)  # Hiera-46 of arXiv 2404.12210: 96 of 368
         self.decoder = MaeDecoder(
             embed_dim=student.tap_dim(self.tap),
-            grid=student.grid,
-            patch_size=student.patch_size,
+            grid=(
+                student.img_size[0] // self.patch_size,
+                student.img_size[1] // self.patch_size,
+            ),
+            patch_size=self.patch_size,
             decoder_embed_dim=width,
             decoder_depth=options.decoder_depth,
             decoder_num_heads=options.decoder_num_heads or max(1, width // 32),
             has_cls_token=student.has_cls_token,
+            has_learned_positions=is_hierarchical,
         )
         self.register_buffer("mean", torch.tensor(student.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(student.std).view(3, 1, 1), persistent=False)
@@ -62,7 +83,7 @@ class Reconstruction(nn.Module):
         Raises UserError where it does not fit the options, and where starting it fresh is no
         choice because there is none. One that reads an inner block has nothing to go on with.
         """
-        decoder = kept.get(DECODER) if self.is_after_all else None
+        decoder = kept.get(DECODER) if self.is_published else None
         if decoder is None and self.fresh_decoder:
             raise UserError(
                 "fresh_decoder has no effect: the student starts without a decoder; leave it out."
@@ -72,15 +93,21 @@ class Reconstruction(nn.Module):
 
     def keepsakes(self) -> dict[str, Keepsake]:
         """The decoder, in MAE's published names, where it reads the student's output."""
-        return {} if not self.is_after_all else {DECODER: keep_decoder(self.decoder)}
+        return {} if not self.is_published else {DECODER: keep_decoder(self.decoder)}
 
     def forward(self, student: Features, batch: Batch) -> Tensor:
         """The loss, a scalar, of the student's features (its ``taps``) and the batch's images."""
         assert batch.ids_keep is not None
-        tokens = self.norm(student.taps[self.tap])  # [B, prefix + kept, D]
-        hidden = ids_masked(batch.ids_keep, self.num_patches)  # [B, masked]
-        prediction = self.decoder(tokens, batch.ids_keep, hidden)
+        taps, fuse = student.taps, self.fusion
+        read = self.norm(taps[self.tap]) if fuse is None else fuse(taps)  # [B, prefix + kept, D]
+        hidden = ids_masked(batch.ids_keep, self.mask_grid[0] * self.mask_grid[1])
+        kept, hidden = (
+            split_units(ids, self.mask_grid, self.unit_side) for ids in (batch.ids_keep, hidden)
+        )
+        prediction = self.decoder(read, kept, hidden)  # [B, masked, pixels]
         patches = patchify((batch.images - self.mean) / self.std, self.patch_size)
+        if self.is_channel_first:
+            patches = patches.unflatten(-1, (-1, 3)).mT.flatten(-2)
         target = patches.gather(1, hidden.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
         if self.norm_pix_loss:
             target = normalise_patches(target)

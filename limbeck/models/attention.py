@@ -7,12 +7,13 @@ blocks are no such thing and are left out on purpose.
 """
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.layers import AttentionRope, apply_rot_embed_cat
-from timm.models import beit, eva, vision_transformer
+from timm.models import beit, eva, hiera, vision_transformer
 from torch import Tensor, nn
 
 from limbeck.models.encoder import Encoder
@@ -75,17 +76,19 @@ def choose_attention(encoder: Encoder, device: torch.device, dtype: torch.dtype)
     197 (forward and backward, torch 2.15). Its maps take memory, so that beyond 256 patches the
     kernel stays. ``dtype`` is that of the products, weights' or autocast's.
     """
-    rows, columns = encoder.facts.grid
-    choose_attention_of(encoder, rows * columns, device, dtype)
+    facts = encoder.facts
+    strides = [facts.block_strides[block] for block in facts.global_blocks or ()]
+    counts = [prod(side // stride for side in facts.img_size) for stride in strides]
+    choose_attention_of(encoder, max(counts, default=0), device, dtype)
 
 
 def choose_attention_of(
-    network: nn.Module, num_patches: int, device: torch.device, dtype: torch.dtype
+    network: nn.Module, num_tokens: int, device: torch.device, dtype: torch.dtype
 ) -> None:
     """Likewise of a network, such as a decoder, that is no encoder."""
-    if device.type == "cpu" and dtype == torch.bfloat16 and num_patches <= 256:
+    if device.type == "cpu" and dtype == torch.bfloat16 and num_tokens <= 256:
         for module in network.modules():
-            if type(module) in QKV:
+            if type(module) in (*QKV, hiera.MaskUnitAttention):
                 module.fused_attn = False
 
 

@@ -10,6 +10,8 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.hiera import Hiera
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
@@ -19,10 +21,17 @@ from limbeck.models.cls_distilled import ClsDistilledVit
 from limbeck.models.encoder import EncoderFacts
 from limbeck.models.options import GlobalPool, HeadKind, StudentOptions, choose_pool
 from limbeck.models.origins.architecture import read_shape, to_architecture, to_ratio
-from limbeck.models.origins.checkpoint import interpolation_note
-from limbeck.models.shapes import check_model_name
+from limbeck.models.origins.checkpoint import has_position_table, interpolation_note
+from limbeck.models.shapes import (
+    check_model_name,
+    check_stated,
+    is_hierarchical,
+    narrowed,
+    pooling_of,
+)
+from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.tinymim_star import OUT_DIM, TinyMimStar
-from limbeck.models.vit import VitEncoder, build_encoder
+from limbeck.models.vit import build_encoder
 from limbeck.ops.pos_embed import interpolate_pos_embed, is_sincos_2d, sincos_2d
 
 log = logging.getLogger("limbeck")
@@ -57,7 +66,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 def build_student(
     options: StudentOptions, *, num_classes: int = 0, global_pool: GlobalPool = "token", seed: int
-) -> VitEncoder:
+) -> TimmEncoder:
     """A freshly initialised student without drop path; a pure function of its arguments.
 
     Images are normalised with ImageNet's mean and std. Raises UserError for an unknown name and for
@@ -75,8 +84,13 @@ def build_student(
         for key in ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
         if getattr(options, key) is not None
     }
-    # Without a classifier nothing is pooled, but timm refuses "token" where there is no CLS token.
-    pool = global_pool if num_classes or _has_cls_token(name) else ""
+    check_stated(options.name, shape)
+    shape = narrowed(options.name) | choose_pooling(name, num_classes, options.q_pool) | shape
+    if is_hierarchical(name):
+        pool = "avg"
+    else:
+        # Without a classifier nothing is pooled, but timm refuses "token" without a CLS token.
+        pool = global_pool if num_classes or _has_cls_token(name) else ""
     architecture = {
         "kind": "timm",
         "name": name,
@@ -84,10 +98,22 @@ def build_student(
         "mean": IMAGENET_DEFAULT_MEAN,
         "std": IMAGENET_DEFAULT_STD,
     }
-    return build_fresh(architecture, {"source": f"fresh, seed {seed}"}, seed)
+    encoder = build_fresh(architecture, {"source": f"fresh, seed {seed}"}, seed)
+    set_drop_path(encoder, [0.0] * encoder.facts.depth)
+    return encoder
 
 
-def build_fresh(architecture: dict[str, Any], origin: dict[str, Any], seed: int) -> VitEncoder:
+def choose_pooling(name: str, num_classes: int, q_pool: int | None) -> dict[str, int]:
+    """``pooling_of`` a full name, or as asked. Raises UserError for a model that is no Hiera."""
+    pooling = pooling_of(name, num_classes)
+    if q_pool is None:
+        return pooling
+    if not pooling:
+        raise UserError(f"q_pool is for a Hiera, and {name} is none; leave it out.")
+    return {"q_pool": q_pool}
+
+
+def build_fresh(architecture: dict[str, Any], origin: dict[str, Any], seed: int) -> TimmEncoder:
     """An encoder started by ``init_student``; a pure function of its arguments."""
     with seeded(seed):
         encoder = build_encoder(architecture, origin)
@@ -101,8 +127,12 @@ def init_student(model: nn.Module) -> None:
     Xavier-uniform for every Linear (a packed qkv as one matrix) and for the patch convolution as a
     flattened matrix, zero biases, the convolution's bias uniform +-1/sqrt(fan-in), cls_token normal
     with std 0.02, and a fixed sin-cos pos_embed that is not trained. What a plain ViT does not have
-    (registers, layer scale, rotary tables) stays as timm made it. Draws from torch's generator.
+    (registers, layer scale, rotary tables) stays as timm made it; so does the trained pos_embed of
+    a Hiera, and all of a Swin, which SimMIM did not start in another way (both trunc-normal with
+    std 0.02). Draws from torch's generator.
     """
+    if isinstance(model, SwinTransformer):
+        return
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -113,6 +143,8 @@ def init_student(model: nn.Module) -> None:
     if conv.bias is not None:
         bound = conv.weight[0].numel() ** -0.5
         nn.init.uniform_(conv.bias, -bound, bound)
+    if isinstance(model, Hiera):
+        return
     if model.cls_token is not None:
         nn.init.normal_(model.cls_token, std=0.02)
     if model.pos_embed is not None:
@@ -123,13 +155,13 @@ def init_student(model: nn.Module) -> None:
         model.pos_embed.requires_grad_(False)
 
 
-def describe_positions(encoder: VitEncoder) -> str:
+def describe_positions(encoder: TimmEncoder) -> str:
     """How a student has its positions: "fixed sin-cos" (``init_student``), "learned" or "other".
 
     "fixed sin-cos, interpolated" is a fixed table of another grid. "other" are those that are no
     table of the tokens: rotary or relative ones.
     """
-    pos_embed = encoder.model.pos_embed
+    pos_embed = dict(encoder.model.named_parameters()).get("pos_embed")
     if pos_embed is None:
         return "other"
     if pos_embed.requires_grad:
@@ -137,7 +169,7 @@ def describe_positions(encoder: VitEncoder) -> str:
     return "fixed sin-cos" if has_sincos_positions(encoder) else "fixed sin-cos, interpolated"
 
 
-def has_sincos_positions(encoder: VitEncoder) -> bool:
+def has_sincos_positions(encoder: TimmEncoder) -> bool:
     """Whether the table of positions is the fixed sin-cos one, which pre-training leaves alone."""
     pos_embed, grid = getattr(encoder.model, "pos_embed", None), encoder.facts.grid
     if pos_embed is None:
@@ -145,9 +177,9 @@ def has_sincos_positions(encoder: VitEncoder) -> bool:
     return is_sincos_2d(pos_embed, pos_embed.shape[1] - grid[0] * grid[1], grid)
 
 
-def set_drop_path(encoder: VitEncoder, rates: Sequence[float]) -> None:
+def set_drop_path(encoder: TimmEncoder, rates: Sequence[float]) -> None:
     """Set the drop-path rate of every block (0 <= rate < 1), the same for both of its branches."""
-    blocks = encoder.model.blocks
+    blocks = encoder.blocks
     if len(rates) != len(blocks):
         raise ValueError(f"{len(rates)} drop-path rates for {len(blocks)} blocks.")
     for block, rate in zip(blocks, rates, strict=True):
@@ -156,7 +188,7 @@ def set_drop_path(encoder: VitEncoder, rates: Sequence[float]) -> None:
         block.train(block.training)
 
 
-def keep_dropping_paths(encoder: VitEncoder) -> None:
+def keep_dropping_paths(encoder: TimmEncoder) -> None:
     """Let drop path go on in evaluation mode: for a teacher that is to be disturbed, too."""
     for module in encoder.modules():
         if isinstance(module, DropPath):
@@ -184,7 +216,7 @@ def _with_parts(model: nn.Module) -> dict[str, torch.Tensor]:
     return named
 
 
-def remember(encoder: VitEncoder, parameter_names: Sequence[str]) -> Callable[[], None]:
+def remember(encoder: TimmEncoder, parameter_names: Sequence[str]) -> Callable[[], None]:
     """A function that gives parameters, or their ``qkv_parts``, the values back that they have."""
     own = _with_parts(encoder.model)
     values = {name: own[name].detach().clone() for name in map(_bare, parameter_names)}
@@ -198,7 +230,7 @@ def remember(encoder: VitEncoder, parameter_names: Sequence[str]) -> Callable[[]
 
 
 def reinit_tail(
-    encoder: VitEncoder,
+    encoder: TimmEncoder,
     parameter_names: Sequence[str],
     how: Literal["keep", "reinit", "zero"],
     seed: int,
@@ -244,7 +276,7 @@ def reinit_tail(
     }
 
 
-def keep_blocks(encoder: VitEncoder, count: int, seed: int) -> None:
+def keep_blocks(encoder: TimmEncoder, count: int, seed: int) -> None:
     """Keep the first ``count`` blocks, and draw all that comes after them afresh, in place.
 
     What is before the blocks (patch embedding, positions, CLS token) is kept, too; the norm after
@@ -260,7 +292,7 @@ def keep_blocks(encoder: VitEncoder, count: int, seed: int) -> None:
 
 
 def with_classifier(
-    encoder: VitEncoder,
+    encoder: TimmEncoder,
     num_classes: int,
     global_pool: GlobalPool | None,
     seed: int,
@@ -269,7 +301,8 @@ def with_classifier(
     num_heads: int | None = None,
     img_size: int | None = None,
     head_init_std: float = 2e-5,
-) -> VitEncoder:
+    q_pool: int | None = None,
+) -> TimmEncoder:
     """The model to fine-tune: the encoder's weights and a new head, all of it trainable.
 
     ``head``: the encoder's own kind if not given; "single" is one classifier, "distilled" DeiT's
@@ -285,14 +318,19 @@ def with_classifier(
     ``head_init_std`` and zero bias.
 
     Adapted head counts are kept unless ``num_heads`` sets one for all blocks. Another ``img_size``
-    (pixels) interpolates the positions. Raises UserError for a kind that the encoder can't become,
-    and where any other weight has no counterpart.
+    (pixels) interpolates the positions. ``q_pool``: of a Hiera, three times if not given. Raises
+    UserError for a kind that the encoder can't become, and where any other weight has no
+    counterpart.
     """
     facts = encoder.facts
     own_kind = _KIND_OF.get(type(encoder.model), "single")
     head = head or own_kind
     global_pool = choose_pool(head, global_pool)
     _check_head(encoder, own_kind, head)
+    if global_pool == "token" and not facts.has_cls_token:
+        raise UserError(
+            f"{facts.architecture['name']} has no class token; leave --global-pool out."
+        )
     weights = _without_head(encoder.model.state_dict())
     architecture = dict(facts.architecture)
     added: tuple[str, ...] = ()
@@ -308,6 +346,7 @@ def with_classifier(
             architecture |= {"kind": head, "name": "vit_cls_distilled"}
             architecture["kwargs"] = plain_shape(encoder)
     changes: dict[str, Any] = {"num_classes": num_classes, "global_pool": global_pool}
+    changes |= choose_pooling(architecture["name"], num_classes, q_pool)
     if img_size is not None:
         changes["img_size"] = [img_size, img_size]
     architecture["kwargs"] = architecture["kwargs"] | changes
@@ -323,15 +362,19 @@ def with_classifier(
         is_moved = f"{old}.weight" in weights and f"{old}.weight" not in own
         if is_moved and f"{fresh}.weight" in own:
             added, dropped = (*added, fresh), (*dropped, old)
+    if not facts.num_classes:
+        # The norm of a Hiera's head: where there was no classifier it is of the pre-training.
+        added, dropped = (*added, "head"), (*dropped, "head")
     weights = {name: value for name, value in weights.items() if _first(name) not in dropped}
     own = {name: value for name, value in own.items() if _first(name) not in added}
-    if "pos_embed" in weights and facts.grid != classifier.facts.grid:
-        num_prefix_rows = weights["pos_embed"].shape[1] - facts.grid[0] * facts.grid[1]
+    old_grid, new_grid = facts.input_grid, classifier.facts.input_grid
+    if has_position_table(weights) and old_grid != new_grid:
+        num_prefix_rows = weights["pos_embed"].shape[1] - old_grid[0] * old_grid[1]
         weights["pos_embed"] = interpolate_pos_embed(
-            weights["pos_embed"], num_prefix_rows, facts.grid, classifier.facts.grid
+            weights["pos_embed"], num_prefix_rows, old_grid, new_grid
         )
-        log.info(interpolation_note(facts.grid, classifier.facts.grid))
-    weights = resize_tables(weights, own, facts.grid, classifier.facts.grid)
+        log.info(interpolation_note(old_grid, new_grid))
+    weights = resize_tables(weights, own, old_grid, new_grid)
     unmatched = [
         name
         for name in sorted(own.keys() | weights.keys())
@@ -346,7 +389,7 @@ def with_classifier(
     return classifier
 
 
-def _check_head(encoder: VitEncoder, own_kind: HeadKind, head: HeadKind) -> None:
+def _check_head(encoder: TimmEncoder, own_kind: HeadKind, head: HeadKind) -> None:
     name = encoder.facts.architecture["name"]
     if own_kind not in (head, "single"):
         raise UserError(
@@ -360,7 +403,7 @@ def _check_head(encoder: VitEncoder, own_kind: HeadKind, head: HeadKind) -> None
         )
 
 
-def is_plain(encoder: VitEncoder) -> bool:
+def is_plain(encoder: TimmEncoder) -> bool:
     """A ViT as DeiT's: what its weights do not show must be the same, too."""
     facts, model = encoder.facts, encoder.model
     if type(model) is not VisionTransformer or model.pos_embed is None:
@@ -373,7 +416,7 @@ def is_plain(encoder: VitEncoder) -> bool:
     return is_usual and facts.has_cls_token and model.pos_embed.shape[1] == num_rows
 
 
-def plain_shape(encoder: VitEncoder) -> dict[str, Any]:
+def plain_shape(encoder: TimmEncoder) -> dict[str, Any]:
     """timm's arguments of a plain ViT's shape."""
     facts = encoder.facts
     return {
@@ -413,7 +456,11 @@ def _heads(model: nn.Module) -> list[nn.Linear]:
 
 def _without_head(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     old_head = ("head", "head_dist", "attn_pool")
-    return {name: value for name, value in weights.items() if _first(name) not in old_head}
+    return {
+        name: value
+        for name, value in weights.items()
+        if _first(name) not in old_head or name.startswith("head.norm.")
+    }
 
 
 def _first(name: str) -> str:

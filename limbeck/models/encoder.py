@@ -82,6 +82,11 @@ class EncoderFacts:
         return self.img_size[0] // self.patch_size, self.img_size[1] // self.patch_size
 
     @property
+    def input_grid(self) -> tuple[int, int]:
+        """What the patch embedding gives (rows, columns); a hierarchical encoder then pools."""
+        return self.img_size[0] // self.input_strides[0], self.img_size[1] // self.input_strides[0]
+
+    @property
     def mask_grid(self) -> tuple[int, int]:
         """What ``ids_keep`` counts (rows, columns): the patches, or units of several."""
         return self.img_size[0] // self.mask_unit, self.img_size[1] // self.mask_unit

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from limbeck.config import read_json
 from limbeck.errors import RunError, UserError
-from limbeck.models.vit import VitEncoder, build_encoder
+from limbeck.models.timm_encoder import TimmEncoder
+from limbeck.models.vit import build_encoder, wrap
 
 WEIGHTS_FILE = "student.safetensors"
 RECORD_FILE = "student.json"
@@ -41,7 +42,7 @@ class Keepsake:
 
 
 def save_student(
-    encoder: VitEncoder,
+    encoder: TimmEncoder,
     folder: Path | str,
     record: dict[str, Any],
     *,
@@ -99,7 +100,7 @@ def save_student(
         ) from error
 
 
-def load_student(path: Path | str) -> VitEncoder:
+def load_student(path: Path | str) -> TimmEncoder:
     """A finished student from its folder or from either of its files, in evaluation mode.
 
     ``facts.origin`` is what its record says. Raises UserError for a missing file, for anything else
@@ -206,7 +207,7 @@ def _folder_of(path: Path | str) -> Path:
     return path.parent if path.name in (WEIGHTS_FILE, RECORD_FILE) else path
 
 
-def _timm_calls(encoder: VitEncoder) -> dict[str, Any] | None:
+def _timm_calls(encoder: TimmEncoder) -> dict[str, Any] | None:
     """How timm alone makes the same model; None where it has no such model."""
     facts = encoder.facts
     if facts.architecture["kind"] != "timm":
@@ -214,13 +215,19 @@ def _timm_calls(encoder: VitEncoder) -> dict[str, Any] | None:
     name, kwargs = facts.architecture["name"], facts.architecture["kwargs"]
     arguments = "".join(f", {key}={value!r}" for key, value in kwargs.items())
     with torch.device("meta"):
-        plain = timm.create_model(name, **kwargs)
-    # timm has one head count for all blocks; an adapted one is set afterwards.
+        plain = wrap(
+            timm.create_model(name, **kwargs),
+            architecture=facts.architecture,
+            origin={},
+            mean=facts.mean,
+            std=facts.std,
+        )
+    # timm has one head count for all blocks (of a stage); an adapted one is set afterwards.
     adapted = [
-        f"attn = model.blocks[{index}].attn; attn.num_heads = {num_heads}; "
+        f"attn = model.blocks[{index}].attn; attn.{encoder.heads_name} = {num_heads}; "
         f"attn.head_dim = attn.proj.in_features // {num_heads}; attn.scale = attn.head_dim ** -0.5"
         for index, num_heads in enumerate(facts.num_heads)
-        if num_heads != plain.blocks[index].attn.num_heads
+        if num_heads != plain.facts.num_heads[index]
     ]
     return {
         "name": name,

@@ -18,7 +18,8 @@ class MaeDecoder(nn.Module):
 
     ``grid`` (gh, gw) is the full patch grid, ``has_cls_token`` the encoder's. Initialised as MAE is
     (xavier-uniform, zero biases, mask token normal with std 0.02) from torch's generator. Raises
-    UserError where heads do not divide ``decoder_embed_dim``.
+    UserError where heads do not divide ``decoder_embed_dim``. ``has_learned_positions``: they start
+    trunc-normal with std 0.02 and are trained (Hiera), instead of fixed sin-cos.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class MaeDecoder(nn.Module):
         decoder_depth: int,
         decoder_num_heads: int,
         has_cls_token: bool,
+        has_learned_positions: bool = False,
     ) -> None:
         super().__init__()
         if decoder_embed_dim % decoder_num_heads:
@@ -43,7 +45,9 @@ class MaeDecoder(nn.Module):
         positions = sincos_2d(decoder_embed_dim, grid, self.num_cls_tokens)
         self.decoder_embed = nn.Linear(embed_dim, decoder_embed_dim)
         self.mask_token = nn.Parameter(torch.empty(1, 1, decoder_embed_dim))
-        self.decoder_pos_embed = nn.Parameter(positions.unsqueeze(0), requires_grad=False)
+        self.decoder_pos_embed = nn.Parameter(positions.unsqueeze(0), has_learned_positions)
+        if has_learned_positions:
+            nn.init.trunc_normal_(self.decoder_pos_embed, std=0.02)
         self.decoder_blocks = nn.ModuleList(
             Block(decoder_embed_dim, decoder_num_heads, qkv_bias=True) for _ in range(decoder_depth)
         )

@@ -37,7 +37,8 @@ class StudentOptions:
     """The network to train: a timm name, and what differs from it."""
 
     name: Annotated[str, tyro.conf.arg(aliases=["--student"])] = "vit_tiny_patch16_224"
-    """Name of a timm ViT, or a short one: vit_tiny, vit_small, vit_base."""
+    """Name of a timm ViT, Hiera or Swin, or a short one: vit_tiny, vit_small, vit_base, hiera_46,
+    swin_48."""
     img_size: PositiveInt | None = None
     """Image side in pixels; the name's own if not given."""
     patch_size: PositiveInt | None = None
@@ -45,6 +46,8 @@ class StudentOptions:
     depth: PositiveInt | None = None
     num_heads: PositiveInt | None = None
     mlp_ratio: Annotated[float, pydantic.Field(gt=0)] | None = None
+    q_pool: PositiveInt | None = None
+    """How often a Hiera pools; 2 if not given, so that its last tokens stand for 16 x 16 pixels."""
     weights: str | None = None
     """Start from these weights (a source as for the teacher) instead of a fresh initialisation."""
 

@@ -7,6 +7,7 @@ always the one of the installed version.
 import functools
 import importlib.util
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from limbeck.errors import UserError, did_you_mean
@@ -17,10 +18,15 @@ SHORT_NAMES = {
     "vit_base": "vit_base_patch16_224",
     "vit_large": "vit_large_patch16_224",
     "vit_huge": "vit_huge_patch14_224",
+    "hiera_46": "hiera_tiny_224",
+    "swin_48": "swin_tiny_patch4_window7_224",
 }
+_NARROWED = {"hiera_46": {"embed_dim": 46}, "swin_48": {"embed_dim": 48}}
+"""What a short name says besides: the "tiny" Hiera and Swin of arXiv 2404.12210."""
 
-# The files whose models ``vit.VitEncoder`` takes.
-_FILES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "beit")
+_HIERARCHICAL = ("hiera", "swin_transformer")
+# The files whose models ``models.vit.build_encoder`` takes.
+_FILES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "beit", *_HIERARCHICAL)
 _REGISTERED = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
 _TAGGED = re.compile(r"""^\s+['"](\w+\.[\w.-]+)\*?['"]:""", re.MULTILINE)
 
@@ -45,7 +51,8 @@ def check_model_name(name: str, *, any_model: bool = False) -> str:
     if base not in names:
         if base in _read_names(_REGISTERED, "*"):
             raise UserError(
-                f"timm's '{base}' is not supported; choose a plain ViT, a DeiT, an EVA or a BEiT. "
+                f"timm's '{base}' is not supported; choose a plain ViT, a DeiT, an EVA, a BEiT, a "
+                f"Hiera or a Swin. "
                 f"Short names: {', '.join(SHORT_NAMES)}."
             )
         tagged = sorted(_read_names(_TAGGED)) if tag else SHORT_NAMES
@@ -57,6 +64,37 @@ def check_model_name(name: str, *, any_model: bool = False) -> str:
     if tag:
         _check_tag(base, tag)
     return full
+
+
+def narrowed(name: str) -> dict[str, int]:
+    """The arguments of timm in which a short name differs from the full one; mostly none."""
+    return dict(_NARROWED.get(name, {}))
+
+
+def is_hierarchical(name: str) -> bool:
+    """Whether tokens are merged on the way (a full timm name, with or without a tag)."""
+    return name.partition(".")[0] in _read_names(_REGISTERED, *_HIERARCHICAL)
+
+
+def pooling_of(name: str, num_classes: int) -> dict[str, int]:
+    """How often a Hiera pools, as timm's argument: twice in pre-training, else three times.
+
+    Arxiv 2306.00989: the last tokens then stand for 16 x 16 pixels, of a classifier 32 x 32. The
+    weights are the same. Of other models nothing.
+    """
+    is_hiera = name.partition(".")[0] in _read_names(_REGISTERED, "hiera")
+    return {"q_pool": 3 if num_classes else 2} if is_hiera else {}
+
+
+def check_stated(name: str, stated: Iterable[str]) -> None:
+    """Raise UserError for an option of the shape that a model of stages has not."""
+    usable = ("img_size", "embed_dim", "mlp_ratio")
+    wrong = [option for option in stated if option not in usable]
+    if wrong and is_hierarchical(check_model_name(name)):
+        raise UserError(
+            f"'{name}' is built of stages, so {', '.join(wrong)} can't be set; of its shape only "
+            f"{', '.join(usable)} can."
+        )
 
 
 def _check_any_name(base: str, tag: str) -> None:

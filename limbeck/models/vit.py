@@ -1,17 +1,15 @@
 """Any plain vision Transformer of timm as an Encoder: ViT, DeiT, CLIP, SigLIP, DINOv2/3, EVA, BEiT.
 
-The modules and the parameter names stay timm's, so weights move in both directions unmapped. What
-timm lacks is done here: the inner tensors of a block as taps, an early stop after the last block
-that is needed, and patches dropped by given indices.
+Patches are dropped by given indices here. ``build_encoder`` and ``wrap`` know all families.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from timm import create_model
 from timm.layers import PatchEmbed, apply_keep_indices_nlc
-from timm.models import beit, deit, eva, vision_transformer
+from timm.models import beit, deit, eva, hiera, swin_transformer, vision_transformer
 from torch import Tensor, nn
 
 from limbeck.errors import UserError
@@ -27,14 +25,17 @@ from limbeck.models.attention import (
 )
 from limbeck.models.beit_bias import QkvBiasBeit
 from limbeck.models.cls_distilled import ClsDistilledVit
-from limbeck.models.encoder import Encoder, EncoderFacts, check_taps
+from limbeck.models.encoder import EncoderFacts, check_taps
+from limbeck.models.hiera import HieraEncoder
 from limbeck.models.patch_embed import embed_patches
+from limbeck.models.swin import SwinEncoder
+from limbeck.models.timm_encoder import Norm, TimmEncoder, check_class
 from limbeck.models.tinymim_star import TinyMimStar
 from limbeck.ops.masking import is_masked
-from limbeck.records import HEAD_KINDS, LOGIT_KINDS, Features, Tap
+from limbeck.records import Features, Tap
 
 
-class VitEncoder(Encoder):
+class VitEncoder(TimmEncoder):
     """A timm vision Transformer behind the Encoder contract; ``model`` is timm's own module.
 
     ``architecture`` is plain data: ``{"kind": "timm", "name": ..., "kwargs": {...}}``, enough for
@@ -43,34 +44,19 @@ class VitEncoder(Encoder):
     Raises UserError for a module, block or attention class that is not supported.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        architecture: dict[str, Any],
-        origin: dict[str, Any],
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
-    ) -> None:
-        super().__init__()
-        _check_supported(model, architecture["name"])
-        self.model = model
-        # Not persistent: they belong to the architecture, and the weights' names stay timm's.
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        self.facts = _read_facts(model, architecture, origin, tuple(mean), tuple(std))
+    before_blocks = (
+        *("cls_token", "reg_token", "dist_token", "patch_embed"),
+        *("pos_embed", "rope", "rel_pos_bias", "norm_pre"),
+    )
+    after_blocks = ("norm", "conv1x1", "fc_norm", "dist_norm", "attn_pool", "head", "head_dist")
 
-    def forward(
-        self,
-        images: Tensor,
-        ids_keep: Tensor | None = None,
-        taps: tuple[Tap, ...] = (),
-        mask_token: Tensor | None = None,
-    ) -> Features:
-        """See ``Encoder.forward``. Raises UserError for another image size than built for."""
-        check_taps(self, taps, "encoder")
-        x, contexts = self._embed(images, ids_keep, mask_token)
-        return self._run(x, contexts, taps, self.facts.grid)
+    @staticmethod
+    def check_supported(model: nn.Module, name: str) -> None:
+        """See ``TimmEncoder.check_supported``."""
+        check_class(model, _EMBED | _FAMILIES, name, "a model class")
+        for block in model.blocks:
+            check_class(block, IS_PRE_NORM, name, "blocks of class")
+            check_class(block.attn, QKV, name, "attention of class")
 
     def forward_small(self, images: Tensor, taps: tuple[Tap, ...] = ()) -> Features:
         """See ``Encoder.forward_small``: a plain ViT's positions are interpolated by timm."""
@@ -87,125 +73,62 @@ class VitEncoder(Encoder):
             )
         x = _embed_small(model, (images - self.mean) / self.std)
         grid = (height // facts.patch_size, width // facts.patch_size)
-        return self._run(x, [{} for _ in model.blocks], taps, grid)
+        return self._run(x, [{} for _ in model.blocks], taps, grid, is_dropping=False)
 
-    def _run(
-        self,
-        x: Tensor,
-        contexts: list[BlockContext],
-        taps: tuple[Tap, ...],
-        grid: tuple[int, int],
-    ) -> Features:
-        """From the tokens before the first block to what is wanted."""
-        depth = self.facts.depth
-        ends = {"output", *LOGIT_KINDS}
-        wants_all = len(taps) == 0  # torch.compile can't trace "not taps"
-        needs_end = wants_all or any(tap.kind in ends for tap in taps)
-        at_block: dict[int, list[Tap]] = {}
-        for tap in taps:
-            if tap.kind not in ends:
-                at_block.setdefault(tap.block % depth, []).append(tap)
-        found: dict[Tap, Tensor] = {}
-        last = depth - 1 if needs_end else max(at_block)
-        for index in range(last + 1):
-            block, context = self.model.blocks[index], contexts[index]
-            here = at_block.get(index, [])
-            head_taps = [tap for tap in here if tap.kind in HEAD_KINDS]
-            token_taps = [tap for tap in here if tap.kind not in HEAD_KINDS]
-            if head_taps:
-                found |= _tap_attention(block, x, context, head_taps)
-            if token_taps:
-                goes_on = index < last or needs_end
-                x, inside = _run_block(block, x, context, token_taps, goes_on)
-                found |= inside
-            elif index < last or needs_end:
-                x = block(x, **context)  # [B, N, D]
-        tokens = self.model.norm(x) if needs_end else None
-        found |= {tap: tokens for tap in taps if tap.kind == "output"}
-        logit_taps = [tap for tap in taps if tap.kind in LOGIT_KINDS]
-        if logit_taps:
-            logits = _read_logits(self.model, tokens)
-            found |= {tap: logits[tap.kind] for tap in logit_taps}
-        keeps_tokens = wants_all or any(tap.kind == "output" for tap in taps)
-        return Features(
-            tokens=tokens if keeps_tokens else None,
-            num_prefix_tokens=self.facts.num_prefix_tokens,
-            grid=grid,
-            taps=found,
-        )
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """All blocks in order."""
+        return self.model.blocks
 
-    def offered_taps(self) -> tuple[str, ...]:
-        """All kinds; logits only with a classifier, and those of each head only with two."""
-        kinds = (*HEAD_KINDS, *TOKEN_KINDS, "output")
-        if not self.facts.num_classes:
-            return kinds
-        return (*kinds, *(LOGIT_KINDS if self.facts.has_dist_head else ("logits",)))
+    def read_facts(
+        self, architecture: dict[str, Any], origin: dict[str, Any], mean: Norm, std: Norm
+    ) -> EncoderFacts:
+        """See ``TimmEncoder.read_facts``."""
+        return _read_facts(self.model, architecture, origin, mean, std)
 
-    def layer_id(self, parameter_name: str) -> int:
-        """See ``Encoder.layer_id``; takes the encoder's parameter names and timm's bare ones."""
-        first, _, rest = parameter_name.removeprefix("model.").partition(".")
-        if first == "blocks":
-            return int(rest.partition(".")[0]) + 1
-        if first in _BEFORE_BLOCKS:
-            return 0
-        if first in _AFTER_BLOCKS:
-            return self.facts.depth + 1
-        raise ValueError(
-            f"'{parameter_name}' is no parameter of {self.facts.architecture['name']}."
-        )
-
-    def set_num_heads(self, block: int, num_heads: int) -> None:
-        """See ``Encoder.set_num_heads``; ``facts`` follow."""
-        facts = self.facts
-        where = f"Block {block} of {facts.architecture['name']}"
-        if not -facts.depth <= block < facts.depth:
-            raise UserError(f"{where} does not exist; it has {facts.depth} blocks.")
-        attn = self.model.blocks[block].attn
-        if num_heads == attn.num_heads:
-            return
-        width = attn.proj.in_features
-        if num_heads < 1 or width % num_heads:
-            fitting = [str(n) for n in range(1, width + 1) if width % n == 0 and width // n >= 8]
-            raise UserError(
-                f"{where} is {width} wide, which does not divide into {num_heads} heads; "
-                f"choose an encoder with another width, or one of {', '.join(fitting)} heads."
-            )
-        per_head = per_head_weights(self.model, attn)
-        if per_head:
-            raise UserError(
-                f"{where} can't be split into {num_heads} heads instead of {attn.num_heads}: it "
-                f"has {per_head} for each head; choose an encoder without, or a method that keeps "
-                "the head count."
-            )
-        attn.num_heads = num_heads
-        attn.head_dim = width // num_heads
-        attn.scale = attn.head_dim**-0.5
-        self.facts = _read_facts(
-            self.model, facts.architecture, facts.origin, facts.mean, facts.std
-        )
-
-    def _embed(
+    def _enter(
         self, images: Tensor, ids_keep: Tensor | None, mask_token: Tensor | None
     ) -> tuple[Tensor, list[BlockContext]]:
-        facts = self.facts
-        if tuple(images.shape[1:]) != (3, *facts.img_size):
-            raise UserError(
-                f"{facts.architecture['name']} was built for images of 3 x {facts.img_size[0]} x "
-                f"{facts.img_size[1]}, not {' x '.join(map(str, images.shape[1:]))}; resize the "
-                f"images, or build it for another img_size."
-            )
-        # A model cast to half precision takes its input in it; under autocast nothing changes.
-        x = ((images - self.mean) / self.std).to(self.mean.dtype)
         dropped = ids_keep if mask_token is None else None
-        x = embed_patches(self.model.patch_embed, x, dropped)  # [B, L, D]
+        x = embed_patches(self.model.patch_embed, images, dropped)  # [B, L, D]
         if mask_token is not None and ids_keep is not None:
-            hidden = is_masked(ids_keep, facts.grid[0] * facts.grid[1]).unsqueeze(-1)  # [B, L, 1]
+            rows, columns = self.facts.grid
+            hidden = is_masked(ids_keep, rows * columns).unsqueeze(-1)  # [B, L, 1]
             x = torch.where(hidden.unflatten(1, x.shape[1:-1]), mask_token.to(x.dtype), x)
             ids_keep = None
         return _EMBED[type(self.model)](self.model, x, ids_keep)
 
+    def _tap_attention(
+        self, index: int, x: Tensor, context: BlockContext, taps: list[Tap], is_dropping: bool
+    ) -> dict[Tap, Tensor]:
+        return _tap_attention(self.blocks[index], x, context, taps)
 
-def build_encoder(architecture: dict[str, Any], origin: dict[str, Any] | None = None) -> VitEncoder:
+    def _attention_input(self, block: nn.Module, x: Tensor) -> Tensor:
+        return block.norm1(x) if IS_PRE_NORM[type(block)] else x
+
+    def _attention_branch(self, block: nn.Module, x: Tensor, context: BlockContext) -> Tensor:
+        return attention_branch(block, x, context)
+
+    def _mlp_branch(self, block: nn.Module, x: Tensor) -> Tensor:
+        return mlp_branch(block, x)
+
+    def _finish(self, x: Tensor) -> Tensor:
+        return self.model.norm(x)
+
+    def _read_logits(self, x: Tensor) -> dict[str, Tensor]:
+        return _read_logits(self.model, x)
+
+    def _per_head_weights(self, attn: nn.Module) -> str:
+        return per_head_weights(self.model, attn)
+
+    def _block_of(self, name: str) -> int | None:
+        first, _, rest = name.partition(".")
+        return int(rest.partition(".")[0]) if first == "blocks" else None
+
+
+def build_encoder(
+    architecture: dict[str, Any], origin: dict[str, Any] | None = None
+) -> TimmEncoder:
     """Rebuild an encoder from ``facts.architecture`` with timm's fresh weights.
 
     Draws from torch's global generator. Raises UserError where timm can't build it.
@@ -223,7 +146,7 @@ def build_encoder(architecture: dict[str, Any], origin: dict[str, Any] | None = 
         raise UserError(
             f"timm can't build '{name}' with {kwargs}: {reason}; change these values."
         ) from error
-    encoder = VitEncoder(
+    encoder = wrap(
         model,
         architecture=architecture,
         origin=origin or {},
@@ -351,33 +274,6 @@ def _keep_patches(x: Tensor, ids_keep: Tensor | None, num_prefix_tokens: int) ->
     return torch.cat((prefix, kept), dim=1)
 
 
-TOKEN_KINDS = (
-    *("block_input", "attention_input", "attention_output"),
-    *("attention_tokens", "mlp_output", "tokens"),
-)
-"""The kinds of tap of a block without one."""
-
-
-def _run_block(
-    block: nn.Module, x: Tensor, context: BlockContext, taps: list[Tap], goes_on: bool
-) -> tuple[Tensor, dict[Tap, Tensor]]:
-    """The tokens after a block and what was asked for on the way; no further than needed."""
-    if all(tap.kind == "tokens" for tap in taps):
-        x = block(x, **context)  # [B, N, D]
-        return x, dict.fromkeys(taps, x)
-    found = {"block_input": x}  # [B, N, D]
-    if any(tap.kind == "attention_input" for tap in taps):
-        found["attention_input"] = block.norm1(x) if IS_PRE_NORM[type(block)] else x
-    if not goes_on and all(tap.kind in found for tap in taps):
-        return x, {tap: found[tap.kind] for tap in taps}
-    found["attention_output"] = attention_branch(block, x, context)
-    x = found["attention_tokens"] = x + block.drop_path1(found["attention_output"])
-    if goes_on or any(tap.kind in ("mlp_output", "tokens") for tap in taps):
-        found["mlp_output"] = mlp_branch(block, x)
-        x = found["tokens"] = x + block.drop_path2(found["mlp_output"])
-    return x, {tap: found[tap.kind] for tap in taps}
-
-
 def _tap_attention(
     block: nn.Module, x: Tensor, context: BlockContext, taps: list[Tap]
 ) -> dict[Tap, Tensor]:
@@ -431,12 +327,6 @@ _EMBED: dict[type, Callable[..., tuple[Tensor, list[BlockContext]]]] = {
     QkvBiasBeit: _embed_beit,
 }
 
-_BEFORE_BLOCKS = (
-    *("cls_token", "reg_token", "dist_token", "patch_embed"),
-    *("pos_embed", "rope", "rel_pos_bias", "norm_pre"),
-)
-_AFTER_BLOCKS = ("norm", "conv1x1", "fc_norm", "dist_norm", "attn_pool", "head", "head_dist")
-
 KINDS: dict[str, Callable[[str, dict[str, Any]], nn.Module]] = {
     "timm": lambda name, kwargs: create_model(name, **kwargs),
     "tinymim-star": lambda name, kwargs: TinyMimStar(**kwargs),
@@ -445,18 +335,13 @@ KINDS: dict[str, Callable[[str, dict[str, Any]], nn.Module]] = {
 }
 """How an ``architecture`` of each kind is built from its name and kwargs."""
 
+_FAMILIES: dict[type, type[TimmEncoder]] = {
+    hiera.Hiera: HieraEncoder,
+    swin_transformer.SwinTransformer: SwinEncoder,
+}
+"""The model classes that are not plain, and the encoder of each."""
 
-def _check_supported(model: nn.Module, name: str) -> None:
-    _check_class(model, _EMBED, name, "a model class")
-    for block in model.blocks:
-        _check_class(block, IS_PRE_NORM, name, "blocks of class")
-        _check_class(block.attn, QKV, name, "attention of class")
 
-
-def _check_class(module: nn.Module, table: dict[type, Any], name: str, what: str) -> None:
-    if type(module) not in table:
-        supported = ", ".join(f"{kind.__module__}.{kind.__name__}" for kind in table)
-        raise UserError(
-            f"'{name}' has {what} {type(module).__module__}.{type(module).__name__}, which is not "
-            f"supported; choose one of {supported}."
-        )
+def wrap(model: nn.Module, **described: Any) -> TimmEncoder:
+    """timm's model as the encoder of its family; arguments as of ``TimmEncoder``."""
+    return _FAMILIES.get(type(model), VitEncoder)(model, **described)

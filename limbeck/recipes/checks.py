@@ -15,7 +15,7 @@ from limbeck.methods import TASK_METHODS
 from limbeck.methods.options import MethodOptions, PerTaskMethodOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.models.origins.names import check_source
-from limbeck.models.shapes import check_model_name
+from limbeck.models.shapes import check_model_name, check_stated
 
 
 def check_choice(word: str, choices: Iterable[str], what: str) -> None:
@@ -70,6 +70,8 @@ def check_all_labels(data: DataOptions) -> None:
 def check_student(student: StudentOptions) -> None:
     """The student's name is one that timm knows; its width divides by its heads."""
     check_model_name(student.name)
+    shape = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
+    check_stated(student.name, [option for option in shape if getattr(student, option)])
     if student.embed_dim and student.num_heads and student.embed_dim % student.num_heads:
         raise UserError(
             f"student.embed_dim {student.embed_dim} does not divide by student.num_heads "
@@ -82,7 +84,7 @@ def check_student(student: StudentOptions) -> None:
         )
     if student.weights is not None:
         check_source(student.weights)
-        for name in ("name", "embed_dim", "depth", "mlp_ratio"):
+        for name in ("name", "embed_dim", "depth", "mlp_ratio", "q_pool"):
             if getattr(student, name) != getattr(StudentOptions(), name):
                 raise UserError(
                     f"student.{name} has no effect with student.weights, which bring their own "

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from limbeck.data.skipped import SkippedLog
     from limbeck.data.source import Source
     from limbeck.engine.distributed import Ranks
-    from limbeck.models.vit import VitEncoder
+    from limbeck.models.timm_encoder import TimmEncoder
     from limbeck.recipes.images import Images
     from limbeck.records import Batch
     from limbeck.tasks.classification import Classification
@@ -82,6 +82,8 @@ class FinetuneConfig(PerTaskMethodOptions):
     keep_blocks: Annotated[int, pydantic.Field(ge=0)] | None = None
     """Only the student's first blocks, so many, are kept; what comes after them starts afresh
     before the fine-tuning. All are kept if not given."""
+    q_pool: Annotated[int, pydantic.Field(gt=0)] | None = None
+    """How often a Hiera pools; 3 if not given, its pre-training mostly did it twice."""
     drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.2
     """Stochastic depth, rising linearly from 0 in the first block to this in the last."""
     method: str = "logit"
@@ -243,7 +245,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     return run.dir
 
 
-def build_classifier(config: FinetuneConfig, num_classes: int) -> VitEncoder:
+def build_classifier(config: FinetuneConfig, num_classes: int) -> TimmEncoder:
     """The student with a fresh classifier and its drop path."""
     from limbeck.models.build import build_student, keep_blocks, set_drop_path, with_classifier
     from limbeck.models.rel_pos import with_rel_pos
@@ -267,6 +269,7 @@ def build_classifier(config: FinetuneConfig, num_classes: int) -> VitEncoder:
         num_heads=config.num_heads,
         img_size=config.img_size,
         head_init_std=config.head_init_std,
+        q_pool=config.q_pool,
     )
     if config.rel_pos is not None:
         classifier = with_rel_pos(classifier, config.rel_pos)
@@ -279,7 +282,7 @@ def build_classifier(config: FinetuneConfig, num_classes: int) -> VitEncoder:
 def _batches(
     config: FinetuneConfig,
     images: Images,
-    student: VitEncoder,
+    student: TimmEncoder,
     ranks: Ranks,
     skipped: SkippedLog,
     total_steps: int,

@@ -28,7 +28,7 @@ from limbeck.models.encoder import Encoder, EncoderFacts
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.models.origins.decoder import load_keepsakes
 from limbeck.models.origins.load import load_encoder
-from limbeck.models.vit import VitEncoder
+from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.recipes.checks import check_needs_teacher
 from limbeck.records import HEAD_KINDS, LOGIT_KINDS, Tap
 
@@ -46,7 +46,7 @@ BEFORE_DROP_PATH = (*HEAD_KINDS, "block_input", "attention_input", "attention_ou
 class Networks:
     """What ``Distiller`` is made of; the student is still on the CPU."""
 
-    student: VitEncoder
+    student: TimmEncoder
     teacher: Teacher | None
     method: Method
     method_options: MethodOptions
@@ -106,7 +106,7 @@ def method_options(config: DistillConfig | FinetuneConfig, kind: type[Method]) -
     return from_plain(kind.Options, values, "method_options")
 
 
-def start_student(options: StudentOptions, drop_path_rate: float, seed: int) -> VitEncoder:
+def start_student(options: StudentOptions, drop_path_rate: float, seed: int) -> TimmEncoder:
     """The student at its start: freshly initialised, or from ``options.weights``."""
     if options.weights is None:
         student = build_student(options, seed=seed)
@@ -125,7 +125,7 @@ def start_student(options: StudentOptions, drop_path_rate: float, seed: int) -> 
     return student
 
 
-def set_constant_drop_path(encoder: VitEncoder, rate: float) -> None:
+def set_constant_drop_path(encoder: TimmEncoder, rate: float) -> None:
     """One rate, and none in the last block: TinyMIM's pre-training."""
     set_drop_path(encoder, [rate] * (encoder.facts.depth - 1) + [0.0])
 
@@ -146,10 +146,10 @@ def _check_drop_path(
         )
 
 
-def load_vit(source: str, **overrides: Any) -> VitEncoder:
+def load_vit(source: str, **overrides: Any) -> TimmEncoder:
     """A student's start: any source but a class of one's own, whose parts are not known."""
     encoder = load_encoder(source, **overrides)
-    if not isinstance(encoder, VitEncoder):
+    if not isinstance(encoder, TimmEncoder):
         raise UserError(
             f"'{source}' can be a teacher, not a student: it is no Transformer of timm."
         )
@@ -183,7 +183,7 @@ def load_teacher(
         encoder = load(options.source, **overrides | {"img_size": img_size})
     teacher = Teacher(encoder, device, options.precision)
     if options.drop_path_rate:
-        if not isinstance(encoder, VitEncoder):
+        if not isinstance(encoder, TimmEncoder):
             raise UserError(
                 f"teacher.drop_path_rate needs a Transformer of timm, and '{options.source}' is "
                 "none; leave it out."
@@ -254,7 +254,7 @@ def layer_of(student: Encoder, name: str) -> int:
     return student.layer_id(own_name) if is_own else student.facts.depth + 1
 
 
-def fit_heads(student: VitEncoder, method: Method) -> None:
+def fit_heads(student: TimmEncoder, method: Method) -> None:
     """Give the student's blocks the head counts that the method's taps state."""
     for tap in method.student_taps:
         own = student.facts.num_heads[tap.block]

@@ -1,15 +1,23 @@
 """What every encoder promises, for a small representative of every family."""
 
+from math import prod
+
 import pytest
 import torch
 
 from limbeck.errors import UserError
-from limbeck.models.vit import TOKEN_KINDS, build_encoder
+from limbeck.models.timm_encoder import TOKEN_KINDS
+from limbeck.models.vit import build_encoder
 from limbeck.ops.masking import is_masked
 from limbeck.records import HEAD_KINDS, LOGIT_KINDS, Tap
-from tests.models.families import CANT_DROP_PATCHES, FAMILIES, small_encoder, small_images
+from tests.models.families import (
+    CANT_DROP_PATCHES,
+    FAMILIES,
+    HIERARCHICAL,
+    small_encoder,
+    small_images,
+)
 
-BLOCK_KINDS = (*HEAD_KINDS, *TOKEN_KINDS)
 # float32 sums in another order (kept patches, batched rotary tables).
 CLOSE = dict(rtol=1e-4, atol=1e-5)
 
@@ -19,33 +27,47 @@ every_dropping_family = pytest.mark.parametrize(
 )
 
 
-def expected_shape(kind, facts, num_tokens):
-    heads, dim = facts.num_heads[-1], facts.embed_dim
-    return {
-        "queries": (2, heads, num_tokens, dim // heads),
-        "keys": (2, heads, num_tokens, dim // heads),
-        "values": (2, heads, num_tokens, dim // heads),
-        "scores": (2, heads, num_tokens, num_tokens),
-        **dict.fromkeys(TOKEN_KINDS, (2, num_tokens, dim)),
-        "output": (2, num_tokens, facts.output_dim),
-        **dict.fromkeys(LOGIT_KINDS, (2, facts.num_classes)),
-    }[kind]
+def num_tokens_of(facts, stride):
+    return facts.num_prefix_tokens + prod(side // stride for side in facts.img_size)
+
+
+def expected_shape(tap, facts):
+    if tap.kind in LOGIT_KINDS:
+        return (2, facts.num_classes)
+    if tap.kind not in HEAD_KINDS:
+        return (2, num_tokens_of(facts, facts.tap_stride(tap)), facts.tap_dim(tap))
+    heads = facts.num_heads[tap.block]
+    # Queries may be pooled on the way.
+    queries = num_tokens_of(facts, facts.block_strides[tap.block])
+    keys = num_tokens_of(facts, facts.input_strides[tap.block])
+    head_dim = facts.block_dims[tap.block] // heads
+    if tap.kind == "scores":
+        return (2, heads, queries, keys)
+    return (2, heads, queries if tap.kind == "queries" else keys, head_dim)
+
+
+def all_taps(encoder):
+    facts = encoder.facts
+    return tuple(
+        Tap(kind, block) for kind in encoder.offered_taps() for block in blocks_of(kind, facts)
+    )
+
+
+def blocks_of(kind, facts):
+    if kind in HEAD_KINDS:
+        return facts.global_blocks
+    return range(facts.depth) if kind in TOKEN_KINDS else (-1,)
 
 
 @every_family
 def test_every_offered_tap_exists_and_fits_the_facts(family):
     encoder = small_encoder(family)
     facts = encoder.facts
-    num_tokens = facts.num_prefix_tokens + facts.grid[0] * facts.grid[1]
-    taps = tuple(
-        Tap(kind, block)
-        for kind in encoder.offered_taps()
-        for block in (range(facts.depth) if kind in BLOCK_KINDS else (-1,))
-    )
+    taps = all_taps(encoder)
     features = encoder(small_images(), taps=taps)
     assert set(features.taps) == set(taps)
     for tap, value in features.taps.items():
-        assert tuple(value.shape) == expected_shape(tap.kind, facts, num_tokens), tap
+        assert tuple(value.shape) == expected_shape(tap, facts), tap
     assert features.grid == facts.grid
     assert features.num_prefix_tokens == facts.num_prefix_tokens
     offered = encoder.offered_taps()
@@ -65,25 +87,50 @@ def test_plain_forward_is_the_models_own(family):
     normalised = (images - mean) / std
     features = encoder(images)
     assert features.taps == {}
-    torch.testing.assert_close(features.tokens, encoder.model.forward_features(normalised))
+    own = encoder.model.forward_features(normalised)
+    if family in HIERARCHICAL:  # timm's are in its own order, or in rows and columns
+        own, features = (each.flatten(1, -2).sort(1).values for each in (own, features.tokens))
+        torch.testing.assert_close(features, own)
+    else:
+        torch.testing.assert_close(features.tokens, own)
     if encoder.facts.num_classes:
         logits = encoder(images, taps=(Tap("logits"),)).taps[Tap("logits")]
         torch.testing.assert_close(logits, encoder.model(normalised))
 
 
+def places_kept(facts, ids_keep, stride):
+    """Where the tokens of kept units lie in rows of the full grid, (B, tokens)."""
+    rows, columns = (side // stride for side in facts.img_size)
+    parts = facts.mask_unit // stride
+    full = torch.arange(rows * columns).view(rows // parts, parts, columns // parts, parts)
+    return full.transpose(1, 2).flatten(2).flatten(0, 1)[ids_keep].flatten(1)
+
+
 @every_dropping_family
 def test_keeping_all_patches_in_any_order_is_the_full_forward(family):
     encoder = small_encoder(family)
-    images = small_images()
-    prefix, grid = encoder.facts.num_prefix_tokens, encoder.facts.grid
-    num_patches = grid[0] * grid[1]
-    full = encoder(images).tokens
-    order = torch.stack([torch.arange(num_patches), torch.randperm(num_patches)])
-    kept = encoder(images, ids_keep=order).tokens
-    torch.testing.assert_close(kept[:, :prefix], full[:, :prefix], **CLOSE)
-    for sample in range(2):
-        expected = full[sample, prefix:][order[sample]]
-        torch.testing.assert_close(kept[sample, prefix:], expected, **CLOSE)
+    facts, images = encoder.facts, small_images()
+    prefix, num_units = facts.num_prefix_tokens, prod(facts.mask_grid)
+    order = torch.stack([torch.arange(num_units), torch.randperm(num_units)])
+    taps = tuple(tap for tap in all_taps(encoder) if tap.kind not in LOGIT_KINDS)
+    full, kept = encoder(images, taps=taps).taps, encoder(images, order, taps).taps
+    for tap in taps:
+        has_heads = tap.kind in HEAD_KINDS
+        is_before = tap.kind in ("keys", "values")
+        strides = facts.input_strides if is_before else facts.block_strides
+        stride = strides[tap.block] if has_heads else facts.tap_stride(tap)
+        places = places_kept(facts, order, stride)
+        columns = places_kept(facts, order, facts.input_strides[tap.block])
+        for sample in range(2):
+            expected = reordered(full[tap][sample], prefix, places[sample], -2)
+            if tap.kind == "scores":
+                expected = reordered(expected, prefix, columns[sample], -1)
+            torch.testing.assert_close(kept[tap][sample], expected, **CLOSE)
+
+
+def reordered(value, num_prefix_tokens, places, axis):
+    prefix = torch.arange(num_prefix_tokens)
+    return value.index_select(axis, torch.cat((prefix, num_prefix_tokens + places)))
 
 
 @every_dropping_family
@@ -91,23 +138,31 @@ def test_dropped_patches_are_not_computed_and_have_no_influence(family):
     encoder = small_encoder(family)
     facts = encoder.facts
     images = small_images()
-    ids_keep = torch.tensor([[0, 5, 9], [3, 12, 2]])
-    features = encoder(images, ids_keep=ids_keep, taps=(Tap("output"), Tap("scores", 0)))
-    num_tokens = facts.num_prefix_tokens + 3
+    last = prod(facts.mask_grid) - 1  # which neither sample keeps
+    ids_keep = torch.tensor([[0, 5, 9], [3, 12, 2]]) if last > 9 else torch.tensor([[0], [2]])
+    block = facts.global_blocks[0]
+    features = encoder(images, ids_keep=ids_keep, taps=(Tap("output"), Tap("scores", block)))
+    num_units = ids_keep.shape[1]
+    num_tokens, *num_scored = (
+        facts.num_prefix_tokens + num_units * (facts.mask_unit // stride) ** 2
+        for stride in (facts.patch_size, facts.block_strides[block], facts.input_strides[block])
+    )
     assert features.tokens.shape == (2, num_tokens, facts.output_dim)
-    assert features.taps[Tap("scores", 0)].shape[-2:] == (num_tokens, num_tokens)
+    assert [*features.taps[Tap("scores", block)].shape[-2:]] == num_scored
     assert features.grid == facts.grid
     if family == "hybrid":
         return  # its convolutions see over the border of a patch
     changed = images.clone()
-    changed[:, :, 24:, 24:] += 1.0  # patch 15, which neither sample keeps
+    changed[:, :, -facts.mask_unit :, -facts.mask_unit :] += 1.0
     torch.testing.assert_close(encoder(changed, ids_keep=ids_keep).tokens, features.tokens)
 
 
 @pytest.mark.parametrize("family", sorted(CANT_DROP_PATCHES))
-def test_relative_position_tables_refuse_dropped_patches(family):
+def test_what_hangs_on_the_full_grid_refuses_dropped_patches(family):
+    encoder = small_encoder(family)
+    assert not encoder.facts.can_drop
     with pytest.raises(UserError, match="can't be dropped"):
-        small_encoder(family)(small_images(), ids_keep=torch.zeros(2, 1, dtype=torch.long))
+        encoder(small_images(), ids_keep=torch.zeros(2, 1, dtype=torch.long))
 
 
 @every_family
@@ -138,26 +193,56 @@ def test_architecture_rebuilds_the_encoder(family):
 def test_every_parameter_has_a_layer(family):
     encoder = small_encoder(family)
     depth = encoder.facts.depth
-    for name, _ in encoder.named_parameters():
+    owner = {id(p): k for k, block in enumerate(encoder.blocks) for p in block.parameters()}
+    for name, parameter in encoder.named_parameters():
         layer = encoder.layer_id(name)
         assert layer == encoder.layer_id(name.removeprefix("model."))
         assert 0 <= layer <= depth + 1
-        if ".blocks." in name:
-            assert layer == int(name.split(".")[2]) + 1
+        if id(parameter) in owner:
+            assert layer == owner[id(parameter)] + 1
+
+
+@every_family
+def test_layers_rise_in_the_order_in_which_they_are_computed(family):
+    """No layer's output needs a parameter of a later layer, and the last one is the head's."""
+    encoder = small_encoder(family)
+    for block in range(encoder.facts.depth):
+        tokens = encoder(small_images(1), taps=(Tap("tokens", block),)).taps[Tap("tokens", block)]
+        parameters = dict(encoder.named_parameters())
+        gradients = torch.autograd.grad(
+            tokens.square().sum(), [*parameters.values()], allow_unused=True
+        )
+        reached = [n for n, g in zip(parameters, gradients, strict=True) if g is not None]
+        layers = {encoder.layer_id(name) for name in reached}
+        assert layers == set(range(block + 2))
+    names = [n for n in parameters if encoder.layer_id(n) == encoder.facts.depth + 1]
+    assert all(name.startswith(("model.norm", "model.head", "model.fc_norm", "model.attn_pool",
+                                "model.conv1x1")) for name in names)  # fmt: skip
 
 
 @every_family
 def test_what_enters_a_block_is_what_left_the_one_before(family):
     encoder = small_encoder(family)
+    facts = encoder.facts
     entering, read, left = Tap("block_input", 1), Tap("attention_input", 1), Tap("tokens", 0)
     taps = encoder(small_images(), taps=(entering, left)).taps
     torch.testing.assert_close(taps[entering], taps[left])
     # Alone, neither runs the block that it enters.
     alone = encoder(small_images(), taps=(entering,)).taps[entering]
     torch.testing.assert_close(alone, taps[entering])
-    block = encoder.model.blocks[1]
+    block = encoder.blocks[1]
     block.register_forward_hook(lambda *_: pytest.fail("the block was run"))
     encoder(small_images(), taps=(entering, read))
+    assert facts.tap_dim(entering) == taps[entering].shape[-1]
+
+
+@every_family
+def test_inner_tensors_add_up_to_the_blocks_own_forward(family):
+    """Run part by part, the network says the same as run block by block."""
+    encoder = small_encoder(family)
+    facts, whole = encoder.facts, encoder(small_images()).tokens
+    taps = (*(Tap("mlp_output", block) for block in range(facts.depth)), Tap("output"))
+    torch.testing.assert_close(encoder(small_images(), taps=taps).tokens, whole)
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "hybrid"])
@@ -169,9 +254,8 @@ def test_a_mask_token_stands_for_what_is_not_kept(family):
     tokens = encoder(small_images(), ids_keep=kept, mask_token=token).tokens
     assert tokens.shape[1] == facts.num_prefix_tokens + facts.grid[0] * facts.grid[1]
     # Hidden pixels do not matter (but to a stem that looks beyond its patch); the token does.
-    sides = facts.img_size[0] // facts.grid[0]
-    hidden = is_masked(kept, facts.grid[0] * facts.grid[1]).view(2, 1, *facts.grid)
-    pixels = hidden.repeat_interleave(sides, 2).repeat_interleave(sides, 3)
+    hidden = is_masked(kept, prod(facts.mask_grid)).view(2, 1, *facts.mask_grid)
+    pixels = hidden.repeat_interleave(facts.mask_unit, 2).repeat_interleave(facts.mask_unit, 3)
     changed = torch.where(pixels, torch.rand(2, 3, *facts.img_size), small_images())
     again = encoder(changed, ids_keep=kept, mask_token=token).tokens
     torch.testing.assert_close(again, tokens)

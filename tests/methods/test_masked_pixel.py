@@ -9,6 +9,7 @@ from limbeck.methods.options import MaskedPixelOptions
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions
 from limbeck.ops.losses import normalise_patches, patchify
+from limbeck.ops.masking import ids_masked
 from limbeck.records import Batch, Features, Tap
 from tests.fakes import FakeEncoder
 
@@ -34,16 +35,12 @@ def test_a_perfect_reconstruction_has_no_loss_and_visible_patches_never_count(no
     method = build(mask_ratio=0.5, norm_pix_loss=norm_pix_loss)
     one = method.prepare(batch())
     target = patchify((one.images - 0.5) / 0.5, 4)  # the fake's mean and std
-    if norm_pix_loss:
-        target = normalise_patches(target)
-    visible = torch.zeros(3, 4, dtype=torch.bool).scatter(1, one.ids_keep, True)
-    guess = torch.where(visible[..., None], torch.full_like(target, 9.0), target)
+    hidden = ids_masked(one.ids_keep, 4)
+    target = target.gather(1, hidden.unsqueeze(-1).expand(-1, -1, 48))
+    guess = normalise_patches(target) if norm_pix_loss else target
     method.reconstruction.decoder = torch.nn.Module()
-    method.reconstruction.decoder.forward = lambda tokens, ids_keep, ids_draw: guess.take_along_dim(
-        ids_draw[..., None], dim=1
-    )
-    taps = {Tap("output"): torch.zeros(3, 3, 8)}
-    losses = method(Features(None, 1, (2, 2), taps), None, one)
+    method.reconstruction.decoder.forward = lambda tokens, ids_keep, ids_draw: guess
+    losses = method(Features(None, 1, (2, 2), {Tap("output"): torch.zeros(3, 3, 8)}), None, one)
     assert losses.total.item() == pytest.approx(0, abs=1e-10)
 
 

@@ -9,6 +9,7 @@ from limbeck.methods.reconstruction import Reconstruction
 from limbeck.models.finished import Keepsake
 from limbeck.records import Batch, Features, Tap
 from tests.fakes import FakeEncoder
+from tests.models.families import small_encoder, small_images
 
 
 @pytest.mark.parametrize("norm_pix_loss", [True, False])
@@ -84,3 +85,29 @@ def test_a_decoder_that_reads_an_inner_block_is_not_kept():
     start = inner.decoder.decoder_embed.weight.clone()
     inner.recall(Reconstruction(DecoderOptions(), facts).keepsakes())
     assert torch.equal(inner.decoder.decoder_embed.weight, start)
+
+
+def test_a_hierarchical_student_is_drawn_token_by_token_of_its_masked_units():
+    encoder = small_encoder("hiera")  # 2 x 2 units of 2 x 2 last tokens of 8 x 8 pixels
+    facts = encoder.facts
+    loss = Reconstruction(DecoderOptions(norm_pix_loss=False), facts)
+    assert loss.taps == (Tap("tokens", 0), Tap("output"))
+    assert (
+        loss.decoder.decoder_embed.out_features == 32
+        and loss.decoder.decoder_pos_embed.requires_grad
+    )
+    images, ids_keep = small_images(), torch.tensor([[3, 0], [1, 2]])
+    one = Batch(images, images, None, ("a", "b"), torch.arange(2), ids_keep)
+    student = encoder(images, ids_keep, loss.taps)
+    # Tokens of units in rows of units, each unit's in rows.
+    places = {0: (0, 1, 4, 5), 1: (2, 3, 6, 7), 2: (8, 9, 12, 13), 3: (10, 11, 14, 15)}
+    kept = torch.tensor([[*places[3], *places[0]], [*places[1], *places[2]]])
+    guess = loss.decoder(loss.fusion(student.taps), kept)
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (facts.mean, facts.std))
+    errors = []
+    for sample, units in enumerate(((1, 2), (0, 3))):
+        for place in (place for unit in units for place in places[unit]):
+            row, column = (8 * side for side in divmod(place, 4))
+            target = ((images[sample] - mean) / std)[:, row : row + 8, column : column + 8]
+            errors.append((guess[sample, place] - target.flatten()).square().mean())
+    torch.testing.assert_close(loss(student, one), torch.stack(errors).mean())

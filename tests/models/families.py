@@ -3,7 +3,8 @@
 import timm
 import torch
 
-from limbeck.models.vit import VitEncoder, build_encoder
+from limbeck.models.timm_encoder import TimmEncoder
+from limbeck.models.vit import build_encoder
 
 IMG_SIZE, PATCH_SIZE, DEPTH, EMBED_DIM, NUM_HEADS = 32, 8, 3, 32, 2
 
@@ -38,6 +39,23 @@ FAMILIES: dict[str, tuple[str, dict]] = {
         {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True},
     ),
 }
+HIERA = {"embed_dim": 16, "num_heads": 2, "stages": [1, 1, 2], "mask_unit_size": [4, 4]}
+SWIN = {"embed_dim": 16, "num_heads": [2, 4], "depths": [2, 2], "window_size": 4}
+# Each with its own shape: 16 (or 4) last tokens of 2 x 2 mask units, and of 4 x 4 = one window.
+HIERARCHICAL: dict[str, tuple[str, dict]] = {
+    "hiera": ("hiera_tiny_224", HIERA | {"mask_unit_attn": [True, True, False], "q_pool": 1}),
+    "hiera-pooled": (
+        "hiera_base_224", HIERA | {"mask_unit_attn": [True, False, False], "q_pool": 2}
+    ),
+    "hiera-windowed-positions": (
+        "hiera_small_abswin_256",
+        HIERA
+        | {"mask_unit_attn": [True, True, False], "q_pool": 1, "global_pos_size": [3, 3]},
+    ),
+    "swin": ("swin_tiny_patch4_window7_224", SWIN),
+    "swin-padded": ("swin_tiny_patch4_window7_224", SWIN | {"window_size": 3, "num_classes": 0}),
+}  # fmt: skip
+FAMILIES |= HIERARCHICAL
 # The oldest timm supported does not have all of them yet.
 FAMILIES = {family: entry for family, entry in FAMILIES.items() if timm.is_model(entry[0])}
 BIASED = {"use_abs_pos_emb": True, "use_rel_pos_bias": True, "init_values": 0.1}
@@ -52,7 +70,8 @@ KINDS = {
     "vit_cls_distilled": "cls-distilled",
     "beit": "beit-qkv-bias",
 }
-CANT_DROP_PATCHES = {"beit", "beit2-shared-bias", "beit-qkv-bias"}
+PLAIN = [family for family in FAMILIES if family not in HIERARCHICAL]
+CANT_DROP_PATCHES = {"beit", "beit2-shared-bias", "beit-qkv-bias", "swin", "swin-padded"}
 
 
 def architecture_of(family: str) -> dict:
@@ -65,6 +84,8 @@ def architecture_of(family: str) -> dict:
         "num_heads": NUM_HEADS,
         "num_classes": 5,
     }
+    if family in HIERARCHICAL:
+        shape = {"img_size": IMG_SIZE, "num_classes": 5}
     return {
         "kind": KINDS.get(name, "timm"),
         "name": name,
@@ -74,7 +95,7 @@ def architecture_of(family: str) -> dict:
     }
 
 
-def small_encoder(family: str) -> VitEncoder:
+def small_encoder(family: str) -> TimmEncoder:
     """In evaluation mode, with every weight disturbed: fresh ones are often 0, 1 or 1e-5."""
     torch.manual_seed(0)
     encoder = build_encoder(architecture_of(family)).eval()

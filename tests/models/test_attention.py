@@ -9,9 +9,9 @@ from limbeck.models.build import build_student, set_drop_path
 from limbeck.models.mae import MaeDecoder
 from limbeck.models.options import StudentOptions
 from limbeck.records import Tap
-from tests.models.families import FAMILIES, small_encoder, small_images
+from tests.models.families import PLAIN, small_encoder, small_images
 
-every_family = pytest.mark.parametrize("family", FAMILIES)
+every_family = pytest.mark.parametrize("family", PLAIN)
 
 
 @pytest.fixture

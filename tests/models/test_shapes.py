@@ -10,7 +10,10 @@ from timm.models import _registry
 from limbeck.errors import UserError
 from limbeck.models.shapes import SHORT_NAMES, check_model_name, known_model_names
 
-MODULES = ["vision_transformer", "vision_transformer_hybrid", "deit", "eva", "beit"]
+MODULES = [
+    *("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "beit"),
+    *("hiera", "swin_transformer"),
+]
 
 
 def test_names_are_those_that_timm_registers():

@@ -7,9 +7,9 @@ import torch
 from limbeck.errors import UserError
 from limbeck.models.vit import VitEncoder, build_encoder
 from limbeck.records import Tap
-from tests.models.families import FAMILIES, architecture_of, small_encoder, small_images
+from tests.models.families import PLAIN, architecture_of, small_encoder, small_images
 
-every_family = pytest.mark.parametrize("family", FAMILIES)
+every_family = pytest.mark.parametrize("family", PLAIN)
 
 
 @every_family

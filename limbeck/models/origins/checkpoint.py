@@ -19,6 +19,7 @@ from limbeck.models.finished import weight_hash
 from limbeck.models.origins.architecture import VitShape, read_shape, to_architecture
 from limbeck.models.origins.beit import check_indices
 from limbeck.models.origins.companions import Network, find_network
+from limbeck.models.origins.hierarchical import Staged, read_staged
 from limbeck.models.origins.layouts import (
     IMAGENET_NORM,
     Grid,
@@ -29,8 +30,11 @@ from limbeck.models.origins.layouts import (
     recognise,
     split_left_out,
     to_float32,
+    to_grid,
 )
-from limbeck.models.vit import VitEncoder, build_encoder
+from limbeck.models.shapes import pooling_of
+from limbeck.models.timm_encoder import TimmEncoder
+from limbeck.models.vit import build_encoder, wrap
 from limbeck.ops.pos_embed import interpolate_pos_embed
 
 log = logging.getLogger("limbeck")
@@ -39,6 +43,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 
 # Where training programs put the weights, in the order in which they are preferred.
 _CONTAINERS = ("model", "state_dict", "model_state", "module", "teacher", "student", "model_ema")
+_CLASSIFIERS = ("head.weight", "head.bias", "head.fc.", "head_dist.")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "encoder.", "backbone.", "student.", "teacher.")
 
 
@@ -204,15 +209,19 @@ def load_weights_file(
     patch_size: int | None = None,
     num_heads: int | tuple[int, ...] | None = None,
     num_classes: int | None = None,
-) -> VitEncoder:
+) -> TimmEncoder:
     """The encoder in a weights file of a published layout.
 
     Raises UserError, with the names of the tensors, where the layout is unknown or any tensor does
     not fit; nothing is ever loaded in part.
     """
     weights, info = read_weights(path)
-    layout = recognise(weights, info.network.program)
     check_indices(weights, str(path))
+    staged = read_staged(to_float32(weights), img_size, num_heads)
+    if staged is not None:
+        notes = left_out_notes(info.network.left_out) + info.notes
+        return load_staged(staged, path, notes, img_size, patch_size, num_classes)
+    layout = recognise(weights, info.network.program)
     named, left = split_left_out(layout, to_float32(layout.convert(weights)))
     left = info.network.left_out | left
     notes = left_out_notes(left) + info.notes
@@ -240,6 +249,33 @@ def load_weights_file(
     named = drop_classifier(named, architecture, num_classes, notes)
     origin = {"source": str(path), "layout": layout.name, "licence": None, "notes": notes}
     return assemble(named, architecture, origin, shape.grid, shape.num_prefix_rows)
+
+
+def load_staged(
+    staged: Staged,
+    path: Path,
+    notes: list[str],
+    img_size: Grid | None,
+    patch_size: int | None,
+    num_classes: int | None,
+) -> TimmEncoder:
+    """The hierarchical encoder in a weights file; arguments and errors as ``load_weights_file``."""
+    if patch_size is not None:
+        raise UserError(f"{path} is of an encoder of stages; leave patch_size away.")
+    notes = [
+        *(f"Left out {what} ({len(names)} tensors)." for what, names in staged.left_out.items()),
+        *notes,
+        f"Head counts {heads_text(staged.num_heads)}: {staged.heads_known_from}.",
+        "ImageNet's mean and std, as this layout has.",
+    ]
+    mean, std = IMAGENET_NORM
+    architecture = staged.architecture | {"mean": list(mean), "std": list(std)}
+    weights = drop_classifier(staged.weights, architecture, num_classes, notes)
+    origin = {"source": str(path), "layout": staged.layout, "licence": None, "notes": notes}
+    own_size = to_grid(architecture["kwargs"]["img_size"])
+    encoder = at_size(weights, architecture, origin, staged.grid, img_size or own_size)
+    encoder.mask_token = staged.mask_token
+    return encoder
 
 
 def _check_told(layout: Layout, shape: VitShape, path: Path) -> None:
@@ -286,9 +322,10 @@ def drop_classifier(
             f"The weights have {own} classes, not {num_classes}; leave num_classes away (limbeck "
             "finetune makes a new classifier)."
         )
-    architecture["kwargs"] = architecture["kwargs"] | {"num_classes": 0}
+    pooling = pooling_of(architecture["name"], 0)
+    architecture["kwargs"] = architecture["kwargs"] | {"num_classes": 0} | pooling
     notes.append("The classifier was left out as asked.")
-    return {n: v for n, v in weights.items() if not n.startswith(("head.", "head_dist."))}
+    return {n: v for n, v in weights.items() if not n.startswith(_CLASSIFIERS)}
 
 
 def assemble(
@@ -297,7 +334,7 @@ def assemble(
     origin: dict[str, Any],
     grid: Grid,
     num_prefix_rows: int,
-) -> VitEncoder:
+) -> TimmEncoder:
     """An encoder of this architecture with exactly these weights (timm's names), to evaluate.
 
     ``grid`` and ``num_prefix_rows`` are those of the weights' position table, which is
@@ -309,12 +346,12 @@ def assemble(
         skeleton = build_encoder(architecture, origin)
     notes = list(origin["notes"])
     origin = origin | {"notes": notes, "weight_hash": weight_hash(weights)}
-    to_grid = skeleton.facts.grid
-    if "pos_embed" in weights and grid != to_grid:
-        table = interpolate_pos_embed(weights["pos_embed"], num_prefix_rows, grid, to_grid)
+    new_grid = skeleton.facts.input_grid
+    if has_position_table(weights) and grid != new_grid:
+        table = interpolate_pos_embed(weights["pos_embed"], num_prefix_rows, grid, new_grid)
         weights = weights | {"pos_embed": table}
-        notes.append(interpolation_note(grid, to_grid))
-    weights = resize_tables(weights, skeleton.model.state_dict(), grid, to_grid)
+        notes.append(interpolation_note(grid, new_grid))
+    weights = resize_tables(weights, skeleton.model.state_dict(), grid, new_grid)
     check_match(skeleton.model.state_dict(), weights, origin["source"])
     persistent = skeleton.model.state_dict().keys()
     if all(name in persistent for name, _ in skeleton.model.named_buffers()):
@@ -328,10 +365,36 @@ def assemble(
     mean, std = architecture["mean"], architecture["std"]
     for note in notes:
         log.info("%s: %s", origin["source"], note)
-    encoder = VitEncoder(
+    encoder = wrap(
         model, architecture=architecture, origin=origin, mean=tuple(mean), std=tuple(std)
     )
     return encoder.eval()
+
+
+def at_size(
+    weights: Weights, architecture: dict[str, Any], origin: dict[str, Any], grid: Grid, size: Grid
+) -> TimmEncoder:
+    """``assemble`` for images of another ``size`` (H, W); ``grid`` is that of the weights."""
+    architecture = architecture | {"kwargs": architecture["kwargs"] | {"img_size": list(size)}}
+    num_prefix_rows = 0
+    if has_position_table(weights):
+        num_prefix_rows = weights["pos_embed"].shape[1] - grid[0] * grid[1]
+    return assemble(weights, architecture, origin, grid, num_prefix_rows)
+
+
+def resized(encoder: TimmEncoder, size: Grid) -> TimmEncoder:
+    """The encoder for images of another size (H, W), its positions interpolated."""
+    facts = encoder.facts
+    weights = encoder.model.state_dict()
+    return at_size(weights, facts.architecture, facts.origin, facts.input_grid, size)
+
+
+def has_position_table(weights: Weights) -> bool:
+    """Whether positions are a table (1, prefix rows + gh * gw, D), a row for each place.
+
+    Some Hieras have one of a fixed size, (1, D, gh, gw), for all grids.
+    """
+    return "pos_embed" in weights and weights["pos_embed"].ndim == 3
 
 
 def interpolation_note(grid: Grid, to_grid: Grid) -> str:

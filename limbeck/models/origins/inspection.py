@@ -22,6 +22,7 @@ from limbeck.models.origins.checkpoint import (
     take_network,
     unpack,
 )
+from limbeck.models.origins.hierarchical import Staged, read_staged
 from limbeck.models.origins.layouts import (
     Weights,
     find_heads,
@@ -145,6 +146,18 @@ def _inspect_weights(path: Path, weights: Weights, info: FileInfo) -> Inspection
         metadata["other entries"] = ", ".join(info.other_entries)
     found = {"path": path, "kind": "weights file", "metadata": metadata, **counts}
     try:
+        staged = read_staged(weights)
+    except UserError as error:
+        return Inspection(
+            layout="hierarchical",
+            description="a Hiera or Swin that is not understood",
+            notes=(str(error),),
+            unmatched=tuple(sorted(weights)),
+            **found,
+        )
+    if staged is not None:
+        return _inspect_staged(staged, found)
+    try:
         layout = recognise(weights, info.network.program)
     except UserError:
         return Inspection(
@@ -192,6 +205,34 @@ def _inspect_weights(path: Path, weights: Weights, info: FileInfo) -> Inspection
     problems = compare(own, named).items()
     unmatched = tuple(f"{kind}: {name}" for kind, names in problems for name in names)
     return Inspection(notes=tuple(notes), unmatched=unmatched, **found)
+
+
+def _inspect_staged(staged: Staged, found: dict[str, Any]) -> Inspection:
+    left = staged.left_out.items()
+    notes = tuple(f"{what} ({len(names)} tensors) would be left out" for what, names in left)
+    found |= {"layout": staged.layout, "description": staged.description}
+    try:
+        with torch.device("meta"):
+            encoder = build_encoder(staged.architecture | {"mean": [0.5] * 3, "std": [0.5] * 3})
+    except UserError as error:
+        return Inspection(
+            notes=(*notes, str(error)), unmatched=tuple(sorted(staged.weights)), **found
+        )
+    facts = encoder.facts
+    problems = compare(encoder.model.state_dict(), staged.weights).items()
+    return Inspection(
+        embed_dim=facts.embed_dim,
+        depth=facts.depth,
+        patch_size=facts.patch_size,
+        img_size=facts.img_size,
+        num_prefix_tokens=0,
+        num_classes=facts.num_classes,
+        num_heads=staged.num_heads,
+        heads_known_from=staged.heads_known_from,
+        notes=notes,
+        unmatched=tuple(f"{kind}: {name}" for kind, names in problems for name in names),
+        **found,
+    )
 
 
 def _inspect_loadable(path: Path, kind: str, config: dict[str, Any] | None = None) -> Inspection:

@@ -10,7 +10,7 @@ from limbeck.models.encoder import Encoder
 from limbeck.models.finished import RECORD_FILE, WEIGHTS_FILE, is_finished_student, load_student
 from limbeck.models.origins.checkpoint import (
     SUFFIXES,
-    assemble,
+    at_size,
     check_patch_size,
     drop_classifier,
     load_weights_file,
@@ -20,7 +20,8 @@ from limbeck.models.origins.layouts import Grid, spread_heads, to_grid
 from limbeck.models.origins.names import check_source, split_source
 from limbeck.models.origins.repository import read_hub_config
 from limbeck.models.origins.timm import load_timm
-from limbeck.models.vit import VitEncoder
+from limbeck.models.timm_encoder import TimmEncoder
+from limbeck.models.vit import wrap
 
 
 def load_encoder(
@@ -131,7 +132,7 @@ def _load_finished(
     patch_size: int | None,
     num_heads: int | tuple[int, ...] | None,
     num_classes: int | None,
-) -> VitEncoder:
+) -> TimmEncoder:
     encoder = load_student(path)
     facts = encoder.facts
     check_patch_size(facts.patch_size, patch_size, path)
@@ -145,12 +146,7 @@ def _load_finished(
     architecture = dict(facts.architecture)
     weights = drop_classifier(encoder.model.state_dict(), architecture, num_classes, notes)
     if is_same:
-        return VitEncoder(
+        return wrap(
             encoder.model, architecture=architecture, origin=origin, mean=facts.mean, std=facts.std
         ).eval()
-    if img_size is not None:
-        architecture["kwargs"] = architecture["kwargs"] | {"img_size": list(img_size)}
-    num_prefix_rows = 0
-    if "pos_embed" in weights:
-        num_prefix_rows = weights["pos_embed"].shape[1] - facts.grid[0] * facts.grid[1]
-    return assemble(weights, architecture, origin, facts.grid, num_prefix_rows)
+    return at_size(weights, architecture, origin, facts.input_grid, img_size or facts.img_size)

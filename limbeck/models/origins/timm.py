@@ -15,16 +15,25 @@ from limbeck.errors import UserError
 from limbeck.models.classifier import ClassifierEncoder
 from limbeck.models.encoder import Encoder
 from limbeck.models.finished import weight_hash
-from limbeck.models.origins.checkpoint import interpolation_note, left_out_notes, read_weights
+from limbeck.models.origins.checkpoint import (
+    interpolation_note,
+    left_out_notes,
+    read_weights,
+    resized,
+)
 from limbeck.models.origins.hub import REMEDY, fetch
 from limbeck.models.origins.layouts import Grid, Weights, spread_heads, to_float32, to_grid
-from limbeck.models.shapes import check_model_name, known_model_names
-from limbeck.models.vit import VitEncoder
+from limbeck.models.shapes import check_model_name, known_model_names, narrowed, pooling_of
+from limbeck.models.timm_encoder import TimmEncoder
+from limbeck.models.vit import wrap
 
 log = logging.getLogger("limbeck")
 
 _RANDOM = ("Random weights (pretrained=False).",)
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+# Of a plain ViT, of a Hiera or Swin, and of a Hiera as published.
+_CLASSIFIERS = ("head.weight", "head.fc.weight", "head.projection.weight")
 
 # What of a timm folder's pretrained_cfg describes its weights; the rest is about where they lay.
 _CONFIG_KEYS = ("input_size", "fixed_input_size", "mean", "std", "num_classes", "license")
@@ -55,8 +64,13 @@ def load_timm(
     ``img_size`` and ``patch_size``. Raises UserError where there are no weights, they can't be
     fetched, or do not fit.
     """
-    name = check_model_name(name, any_model=True)
+    shape, name = narrowed(name), check_model_name(name, any_model=True)
     base = name.partition(".")[0]
+    if shape and pretrained and weights_file is None:
+        raise UserError(
+            f"timm has no weights for a '{base}' with {shape}; pass a file of such, or leave the "
+            "weights out."
+        )
     source = f"timm:{name}" if weights_file is None else str(weights_file)
     known = timm.get_pretrained_cfg(name)
     facts = (known.to_dict() if known else {}) | _described(config)
@@ -97,10 +111,23 @@ def load_timm(
             config,
             notes,
         )
-    plain = model_args | {
-        "img_size": list(img_size or own_size),
-        "num_classes": facts["num_classes"] if num_classes is None else num_classes,
-    }
+    if pretrained and pooling_of(base, 0) and img_size not in (None, own_size):
+        # timm does not interpolate a Hiera's positions as it reads them.
+        encoder = load_timm(
+            name, num_heads=num_heads, num_classes=num_classes, weights_file=weights_file,
+            config=config, model_args=shape | model_args,
+        )  # fmt: skip
+        return resized(encoder, img_size)
+    classes = facts["num_classes"] if num_classes is None else num_classes
+    plain = (
+        shape
+        | pooling_of(base, classes)
+        | model_args
+        | {
+            "img_size": list(img_size or own_size),
+            "num_classes": classes,
+        }
+    )
     if patch_size is not None:
         plain["patch_size"] = patch_size
     if isinstance(num_heads, int) and not pretrained:
@@ -108,9 +135,9 @@ def load_timm(
     _check_plain(plain)
     overlay |= _described(facts)
     model = _create(name, plain, overlay, pretrained, source)
-    plain["global_pool"] = model.global_pool
+    plain["global_pool"] = getattr(model, "global_pool", "avg")
     mean, std = (tuple(facts.get(key, (0.5, 0.5, 0.5))) for key in ("mean", "std"))
-    encoder = VitEncoder(
+    encoder = wrap(
         model,
         architecture={"kind": "timm", "name": base, "kwargs": plain},
         origin={},
@@ -126,7 +153,7 @@ def load_timm(
         log.info("%s: %s", source, note)
     hashed = weight_hash(_before_resizing(model, weights, overlay.get("file")))
     origin = _origin(source, facts, hashed, notes, config, encoder.facts.num_classes)
-    return VitEncoder(
+    return wrap(
         model, architecture=encoder.facts.architecture, origin=origin, mean=mean, std=std
     ).eval()
 
@@ -161,8 +188,9 @@ def _load_classifier(
 def _count_classes(weights: Weights, facts: dict[str, Any]) -> int:
     """Rows of the classifier, whose name timm knows; of two, the first."""
     head = facts.get("classifier") or "head"
-    rows = weights.get(f"{head if isinstance(head, str) else head[0]}.weight")
-    return 0 if rows is None else rows.shape[0]
+    own = f"{head if isinstance(head, str) else head[0]}.weight"
+    rows = [weights[name] for name in (own, *_CLASSIFIERS) if name in weights]
+    return rows[0].shape[0] if rows else 0
 
 
 def _origin(
@@ -180,10 +208,10 @@ def _origin(
         "weight_hash": hashed,
         "notes": notes,
     }
-    classes = (config or {}).get("label_names")
+    label_names = (config or {}).get("label_names")
     # A dictionary stands for indices with gaps: no order of classes.
-    if isinstance(classes, list) and len(classes) == num_classes:
-        origin["classes"] = classes
+    if isinstance(label_names, list) and len(label_names) == num_classes:
+        origin["classes"] = label_names
     return origin
 
 
@@ -247,17 +275,18 @@ def _before_resizing(model: nn.Module, weights: Weights | None, file: str | None
     return own | to_float32(resized)
 
 
-def _size_notes(encoder: VitEncoder, own_size: Grid, weights: Weights | None) -> list[str]:
+def _size_notes(encoder: TimmEncoder, own_size: Grid, weights: Weights | None) -> list[str]:
     facts, model = encoder.facts, encoder.model
-    if weights is not None and "pos_embed" in weights and model.pos_embed is not None:
-        rows = (weights["pos_embed"].shape[1], model.pos_embed.shape[1])
+    table = getattr(model, "pos_embed", None)
+    if weights is not None and "pos_embed" in weights and table is not None:
+        rows = (weights["pos_embed"].shape[1], table.shape[1])
         return (
             [] if rows[0] == rows[1] else [f"Positions interpolated from {rows[0]} to {rows[1]}."]
         )
     if facts.img_size == own_size or weights is not None:
         return []
     own_grid = own_size[0] // facts.patch_size, own_size[1] // facts.patch_size
-    if getattr(model, "pos_embed", None) is not None:
+    if table is not None:
         return [interpolation_note(own_grid, facts.grid)]
     kind = "Rotary" if getattr(model, "rope", None) is not None else "Relative"
     return [f"{kind} positions are those of {facts.grid[0]} x {facts.grid[1]} patches."]

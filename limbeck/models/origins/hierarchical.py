@@ -1,0 +1,266 @@
+"""Weights files of Hiera and Swin, recognised by the names of their tensors.
+
+Names and shapes tell all but a Hiera's head counts, which follow from its width, and the image
+size, which is assumed to be the one that a Swin's last window covers. Every layout comes out in
+timm's names; that every tensor fits is checked by whoever loads them.
+"""
+
+import re
+from dataclasses import dataclass, field
+from math import isqrt
+from typing import Any
+
+from torch import Tensor
+
+from limbeck.errors import UserError
+from limbeck.models.origins.architecture import to_ratio
+from limbeck.models.origins.layouts import Grid, Weights, depth_of, rename, spread_heads
+from limbeck.models.shapes import pooling_of
+
+# Heads of the first stage, doubled from stage to stage: Hiera's own sizes (arXiv 2306.00989), and
+# the width 46 of arXiv 2404.12210.
+HIERA_HEADS = {46: 1, 96: 1, 112: 2, 144: 2, 256: 4}
+_PATCH_STRIDE = 4  # of every Hiera; its convolution is wider, 7 x 7
+
+# Not of the encoder: what a name begins with, or for the last two ends with.
+_BESIDE = {
+    "decoder": "the decoder",
+    "multi_scale_fusion_heads.": "the decoder's fusion of stages",
+    "mask_token": "the mask token of its pre-training",
+}
+_COMPUTED = ("relative_position_index", "attn_mask")
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What a file of a hierarchical encoder holds.
+
+    ``weights`` are in timm's names. ``left_out`` names what is no part of the encoder, by what it
+    is. ``architecture`` lacks only mean and std. ``grid`` is that of the position table, which a
+    Swin has not. ``mask_token`` (1, 1, D) stood for hidden patches in its pre-training.
+    """
+
+    layout: str
+    description: str
+    weights: Weights
+    architecture: dict[str, Any]
+    grid: Grid
+    num_heads: tuple[int, ...]
+    heads_known_from: str
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    mask_token: Tensor | None = None
+
+
+def read_staged(
+    weights: Weights,
+    img_size: Grid | None = None,
+    num_heads: int | tuple[int, ...] | None = None,
+) -> Staged | None:
+    """The Hiera or Swin in these tensors; None where they are of neither.
+
+    ``img_size`` (H, W): where the tensors do not tell it. ``num_heads``: of a Hiera of another
+    width than the published ones. Raises UserError where something needed is not told.
+    """
+    if any(name.startswith("encoder.patch_embed.") for name in weights):  # SimMIM's
+        weights = rename(weights, lambda name: name.removeprefix("encoder."))
+    is_swin = "layers.0.blocks.0.attn.relative_position_bias_table" in weights
+    is_hiera = {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight"} <= weights.keys() and any(
+        re.fullmatch(r"blocks\.\d+\.proj\.weight", name) for name in weights
+    )
+    if not (is_swin or is_hiera):
+        return None
+    kept, left = _split(weights)
+    if is_swin:
+        return _read_swin(kept, left, weights.get("mask_token"), img_size, num_heads)
+    return _read_hiera(kept, left, img_size, num_heads)
+
+
+def _split(weights: Weights) -> tuple[Weights, dict[str, list[str]]]:
+    kept: Weights = {}
+    left: dict[str, list[str]] = {}
+    for name, value in weights.items():
+        what = next((what for start, what in _BESIDE.items() if name.startswith(start)), None)
+        if name.endswith(_COMPUTED):
+            what = "tables that are computed"
+        if what is None:
+            kept[name] = value
+        else:
+            left.setdefault(what, []).append(name)
+    return kept, left
+
+
+# --- Hiera ---------------------------------------------------------------------------------------
+
+
+def _read_hiera(
+    weights: Weights,
+    left: dict[str, list[str]],
+    img_size: Grid | None,
+    num_heads: int | tuple[int, ...] | None,
+) -> Staged:
+    is_published = any(
+        name.startswith(("encoder_norm.", "norm.", "head.projection.")) for name in weights
+    )
+    weights = rename(weights, _hiera_name)
+    positions = weights.get("pos_embed")
+    if positions is None or positions.ndim != 3:
+        raise UserError(
+            "A Hiera whose positions are no table of its tokens: name the model "
+            "(model_name='hiera_small_abswin_256')."
+        )
+    width, depth = weights["patch_embed.proj.weight"].shape[0], depth_of(weights)
+    starts = [k for k in range(depth) if k == 0 or f"blocks.{k}.proj.weight" in weights]
+    stages = [b - a for a, b in zip(starts, [*starts[1:], depth], strict=True)]
+    heads, known_from = _hiera_heads(width, stages, num_heads)
+    grid = _square(positions.shape[1], img_size)
+    num_classes = weights["head.fc.weight"].shape[0] if "head.fc.weight" in weights else 0
+    name = "hiera_tiny_224"  # any of timm's: what differs is stated
+    kwargs = {
+        "img_size": [side * _PATCH_STRIDE for side in grid],
+        "embed_dim": width,
+        "num_heads": heads[0],
+        "stages": stages,
+        "mlp_ratio": to_ratio(weights["blocks.0.mlp.fc1.weight"].shape[0], width),
+        "num_classes": num_classes,
+        "global_pool": "avg",
+    } | pooling_of(name, num_classes)
+    return Staged(
+        layout="hiera" if is_published else "timm_hiera",
+        description="Hiera as published by its authors"
+        if is_published
+        else "a Hiera in timm's names",
+        weights=weights,
+        architecture={"kind": "timm", "name": name, "kwargs": kwargs, "num_heads": list(heads)},
+        grid=grid,
+        num_heads=heads,
+        heads_known_from=known_from,
+        left_out=left,
+    )
+
+
+def _hiera_name(name: str) -> str:
+    for old, new in (
+        ("head.projection.", "head.fc."),
+        ("encoder_norm.", "head.norm."),
+        ("norm.", "head.norm."),
+    ):
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def _hiera_heads(
+    width: int, stages: list[int], num_heads: int | tuple[int, ...] | None
+) -> tuple[tuple[int, ...], str]:
+    if num_heads is not None:
+        return spread_heads(num_heads, sum(stages)), "given by the caller"
+    if width not in HIERA_HEADS:
+        raise UserError(
+            f"A weights file does not store head counts, and of a Hiera {width} wide they are not "
+            "known; name one for every block (num_heads=(...))."
+        )
+    counts = [
+        HIERA_HEADS[width] * 2**stage for stage, depth in enumerate(stages) for _ in range(depth)
+    ]
+    return tuple(counts), f"usual for a Hiera {width} wide"
+
+
+def _square(num_rows: int, img_size: Grid | None) -> Grid:
+    side = isqrt(num_rows)
+    if side * side == num_rows:
+        return side, side
+    if img_size is not None:
+        grid = img_size[0] // _PATCH_STRIDE, img_size[1] // _PATCH_STRIDE
+        if grid[0] * grid[1] == num_rows:
+            return grid
+    raise UserError(
+        f"A position table of {num_rows} rows is for no square grid; name the image size it was "
+        "made for (img_size=(height, width))."
+    )
+
+
+# --- Swin ----------------------------------------------------------------------------------------
+
+
+def _read_swin(
+    weights: Weights,
+    left: dict[str, list[str]],
+    mask_token: Tensor | None,
+    img_size: Grid | None,
+    num_heads: int | tuple[int, ...] | None,
+) -> Staged:
+    # timm merges tokens at the start of a stage, so that its first has no merging.
+    is_published = "layers.0.downsample.reduction.weight" in weights
+    if is_published:
+        weights = rename(weights, _swin_name)
+    weights, spare = _without_spare_block(weights)
+    if spare:
+        left = left | {"a last block of queries and keys alone, for its distillation": spare}
+    depths = _swin_depths(weights)
+    tables = [
+        weights[f"layers.{stage}.blocks.0.attn.relative_position_bias_table"]
+        for stage in range(len(depths))
+    ]
+    heads = tuple(
+        table.shape[1] for table, depth in zip(tables, depths, strict=True) for _ in range(depth)
+    )
+    if num_heads is not None and spread_heads(num_heads, sum(depths)) != heads:
+        raise UserError(
+            f"The tables of this Swin's relative positions are for {', '.join(map(str, heads))} "
+            "heads; leave num_heads away."
+        )
+    width, _, patch_size, _ = weights["patch_embed.proj.weight"].shape
+    windows = [(isqrt(table.shape[0]) + 1) // 2 for table in tables]
+    side = patch_size * 2 ** (len(depths) - 1) * windows[-1]
+    kwargs = {
+        "img_size": list(img_size or (side, side)),
+        "patch_size": patch_size,
+        "embed_dim": width,
+        "depths": depths,
+        "num_heads": [table.shape[1] for table in tables],
+        "window_size": windows[0],
+        "mlp_ratio": to_ratio(weights["layers.0.blocks.0.mlp.fc1.weight"].shape[0], width),
+        "num_classes": weights["head.fc.weight"].shape[0] if "head.fc.weight" in weights else 0,
+        "global_pool": "avg",
+    }
+    name = "swin_tiny_patch4_window7_224"  # any of timm's: what differs is stated
+    return Staged(
+        layout="swin" if is_published else "timm_swin",
+        description="Swin as published by its authors"
+        if is_published
+        else "a Swin in timm's names",
+        weights=weights,
+        architecture={"kind": "timm", "name": name, "kwargs": kwargs, "num_heads": list(heads)},
+        grid=(0, 0),
+        num_heads=heads,
+        heads_known_from="the tables of its relative positions",
+        left_out=left,
+        mask_token=mask_token,
+    )
+
+
+def _swin_name(name: str) -> str:
+    moved = re.sub(
+        r"^layers\.(\d+)\.downsample\.", lambda m: f"layers.{int(m[1]) + 1}.downsample.", name
+    )
+    return re.sub(r"^head\.(weight|bias)$", r"head.fc.\1", moved)
+
+
+def _swin_depths(weights: Weights) -> list[int]:
+    found = [re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", name) for name in weights]
+    blocks = {(int(m[1]), int(m[2])) for m in found if m}
+    return [sum(stage == s for s, _ in blocks) for stage in sorted({s for s, _ in blocks})]
+
+
+def _without_spare_block(weights: Weights) -> tuple[Weights, list[str]]:
+    """The weights without a last block that has a norm, queries and keys alone (D2-MAE)."""
+    depths = _swin_depths(weights)
+    start = f"layers.{len(depths) - 1}.blocks.{depths[-1] - 1}."
+    if (
+        depths[-1] < 2
+        or f"{start}norm1.weight" not in weights
+        or f"{start}mlp.fc1.weight" in weights
+    ):
+        return weights, []
+    spare = [name for name in weights if name.startswith(start)]
+    return {name: value for name, value in weights.items() if name not in spare}, spare

@@ -1,0 +1,300 @@
+"""What all of timm's Transformers have in common behind the Encoder contract.
+
+The modules and the parameter names stay timm's, so weights move in both directions unmapped. What
+timm lacks is done here: the inner tensors of a block as taps, and an early stop after the last
+block that is needed. A family (plain, Hiera, Swin) says how its tokens enter, how its blocks are
+made of branches, and in which order its tokens lie.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.errors import UserError
+from limbeck.models.attention import BlockContext
+from limbeck.models.encoder import Encoder, EncoderFacts, check_taps
+from limbeck.records import HEAD_KINDS, LOGIT_KINDS, Features, Tap
+
+TOKEN_KINDS = (
+    *("block_input", "attention_input", "attention_output"),
+    *("attention_tokens", "mlp_output", "tokens"),
+)
+"""The kinds of tap of a block that have no axis of heads."""
+BEFORE_BLOCK = ("block_input", "attention_input")
+"""Those of them that have the width and the grid of what enters the block."""
+_ENDS = ("output", *LOGIT_KINDS)
+
+Norm = tuple[float, float, float]
+
+
+class TimmEncoder(Encoder, ABC):
+    """A Transformer of timm behind the Encoder contract; ``model`` is timm's own module.
+
+    ``architecture`` is plain data: ``{"kind": "timm", "name": ..., "kwargs": {...}}``, enough for
+    ``timm.create_model(name, **kwargs)``. ``mean`` and ``std`` (3 values each) normalise images in
+    0..1. Raises UserError for a module, block or attention class that is not supported.
+    """
+
+    mean: Tensor
+    std: Tensor
+    before_blocks: ClassVar[tuple[str, ...]]
+    after_blocks: ClassVar[tuple[str, ...]]
+    """First names of the parameters that come before and after all blocks."""
+    heads_name: ClassVar[str] = "num_heads"
+    """What an attention module calls its head count."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        architecture: dict[str, Any],
+        origin: dict[str, Any],
+        mean: Norm,
+        std: Norm,
+    ) -> None:
+        super().__init__()
+        self.check_supported(model, architecture["name"])
+        self.model = model
+        # Not persistent: they belong to the architecture, and the weights' names stay timm's.
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.facts = self.read_facts(architecture, origin, tuple(mean), tuple(std))
+
+    # --- What a family says of itself ------------------------------------------------------------
+
+    @staticmethod
+    @abstractmethod
+    def check_supported(model: nn.Module, name: str) -> None:
+        """Raise UserError for a model, block or attention that this family can't look into."""
+
+    @property
+    @abstractmethod
+    def blocks(self) -> Sequence[nn.Module]:
+        """All blocks in order."""
+
+    @abstractmethod
+    def read_facts(
+        self, architecture: dict[str, Any], origin: dict[str, Any], mean: Norm, std: Norm
+    ) -> EncoderFacts:
+        """The facts of ``model``."""
+
+    @abstractmethod
+    def _enter(
+        self, images: Tensor, ids_keep: Tensor | None, mask_token: Tensor | None
+    ) -> tuple[Tensor, list[BlockContext]]:
+        """From normalised images to what enters the first block, and each block's context."""
+
+    @abstractmethod
+    def _tap_attention(
+        self, index: int, x: Tensor, context: BlockContext, taps: list[Tap], is_dropping: bool
+    ) -> dict[Tap, Tensor]:
+        """The taps with an axis of heads, in the contract's order, for the input of a block."""
+
+    @abstractmethod
+    def _attention_input(self, block: nn.Module, x: Tensor) -> Tensor:
+        """What the attention reads of the block's input."""
+
+    @abstractmethod
+    def _attention_branch(self, block: nn.Module, x: Tensor, context: BlockContext) -> Tensor:
+        """What the attention adds, before drop path."""
+
+    @abstractmethod
+    def _mlp_branch(self, block: nn.Module, x: Tensor) -> Tensor:
+        """What the MLP adds to the residual stream, before drop path."""
+
+    @abstractmethod
+    def _finish(self, x: Tensor) -> Tensor:
+        """The final norm after the last block, where tokens have one."""
+
+    @abstractmethod
+    def _per_head_weights(self, attn: nn.Module) -> str:
+        """What ties the attention to its head count, in words; '' if nothing does."""
+
+    @abstractmethod
+    def _block_of(self, name: str) -> int | None:
+        """The block of a parameter of timm's name; None outside of all blocks."""
+
+    def _between(self, index: int, x: Tensor) -> Tensor:
+        """What comes before block ``index`` and after the one before: nothing."""
+        return x
+
+    def _shortcut(self, block: nn.Module, x: Tensor) -> Tensor:
+        """The residual stream to which the attention is added: the block's input."""
+        return x
+
+    def _in_rows(self, x: Tensor, index: int, is_dropping: bool) -> Tensor:
+        """Tokens as they lie after block ``index`` in the contract's order (B, N, D): as is."""
+        return x
+
+    def _read_logits(self, x: Tensor) -> dict[str, Tensor]:
+        """Logits (B, C) by kind of tap, of what ``_finish`` gives."""
+        return {"logits": self.model.forward_head(x)}
+
+    # --- The contract ----------------------------------------------------------------------------
+
+    def forward(
+        self,
+        images: Tensor,
+        ids_keep: Tensor | None = None,
+        taps: tuple[Tap, ...] = (),
+        mask_token: Tensor | None = None,
+    ) -> Features:
+        """See ``Encoder.forward``. Raises UserError for another image size than built for."""
+        check_taps(self, taps, "encoder")
+        x, contexts = self._enter(self._normalise(images), ids_keep, mask_token)
+        is_dropping = ids_keep is not None and mask_token is None
+        return self._run(x, contexts, taps, self.facts.grid, is_dropping)
+
+    def _run(
+        self,
+        x: Tensor,
+        contexts: list[BlockContext],
+        taps: tuple[Tap, ...],
+        grid: tuple[int, int],
+        is_dropping: bool,
+    ) -> Features:
+        """From the tokens before the first block to what is wanted."""
+        depth = self.facts.depth
+        wants_all = len(taps) == 0  # torch.compile can't trace "not taps"
+        needs_end = wants_all or any(tap.kind in _ENDS for tap in taps)
+        at_block: dict[int, list[Tap]] = {}
+        for tap in taps:
+            if tap.kind not in _ENDS:
+                at_block.setdefault(tap.block % depth, []).append(tap)
+        found: dict[Tap, Tensor] = {}
+        last = depth - 1 if needs_end else max(at_block)
+        for index in range(last + 1):
+            x, context, here = self._between(index, x), contexts[index], at_block.get(index, [])
+            of_heads = [tap for tap in here if tap.kind in HEAD_KINDS]
+            if of_heads:
+                found |= self._tap_attention(index, x, context, of_heads, is_dropping)
+            kinds = {tap.kind for tap in here}
+            goes_on = index < last or needs_end or "tokens" in kinds
+            inside = self._run_block(self.blocks[index], x, context, kinds, goes_on)
+            for tap in here:
+                if tap.kind in TOKEN_KINDS:
+                    lies_as = max(index - 1, 0) if tap.kind in BEFORE_BLOCK else index
+                    found[tap] = self._in_rows(inside[tap.kind], lies_as, is_dropping)
+            x = inside["tokens"]
+        end = self._finish(x) if needs_end else None
+        logit_taps = [tap for tap in taps if tap.kind in LOGIT_KINDS]
+        if logit_taps:
+            logits = self._read_logits(end)
+            found |= {tap: logits[tap.kind] for tap in logit_taps}
+        keeps_tokens = wants_all or any(tap.kind == "output" for tap in taps)
+        tokens = self._in_rows(end, depth - 1, is_dropping) if keeps_tokens else None
+        found |= {tap: tokens for tap in taps if tap.kind == "output"}
+        return Features(
+            tokens=tokens,
+            num_prefix_tokens=self.facts.num_prefix_tokens,
+            grid=grid,
+            taps=found,
+        )
+
+    def offered_taps(self) -> tuple[str, ...]:
+        """All kinds; logits only with a classifier, and those of each head only with two."""
+        kinds = (*HEAD_KINDS, *TOKEN_KINDS, "output")
+        if not self.facts.num_classes:
+            return kinds
+        return (*kinds, *(LOGIT_KINDS if self.facts.has_dist_head else ("logits",)))
+
+    def layer_id(self, parameter_name: str) -> int:
+        """See ``Encoder.layer_id``; takes the encoder's parameter names and timm's bare ones."""
+        name = parameter_name.removeprefix("model.")
+        block = self._block_of(name)
+        if block is not None:
+            return block + 1
+        first = name.partition(".")[0]
+        if first in self.before_blocks:
+            return 0
+        if first in self.after_blocks:
+            return self.facts.depth + 1
+        raise ValueError(
+            f"'{parameter_name}' is no parameter of {self.facts.architecture['name']}."
+        )
+
+    def set_num_heads(self, block: int, num_heads: int) -> None:
+        """See ``Encoder.set_num_heads``; ``facts`` follow."""
+        facts = self.facts
+        where = f"Block {block} of {facts.architecture['name']}"
+        if not -facts.depth <= block < facts.depth:
+            raise UserError(f"{where} does not exist; it has {facts.depth} blocks.")
+        attn, own = self.blocks[block].attn, facts.num_heads[block]
+        if num_heads == own:
+            return
+        width = attn.proj.in_features
+        if num_heads < 1 or width % num_heads:
+            fitting = [str(n) for n in range(1, width + 1) if width % n == 0 and width // n >= 8]
+            raise UserError(
+                f"{where} is {width} wide, which does not divide into {num_heads} heads; "
+                f"choose an encoder with another width, or one of {', '.join(fitting)} heads."
+            )
+        per_head = self._per_head_weights(attn)
+        if per_head:
+            raise UserError(
+                f"{where} can't be split into {num_heads} heads instead of {own}: it "
+                f"has {per_head} for each head; choose an encoder without, or a method that keeps "
+                "the head count."
+            )
+        setattr(attn, self.heads_name, num_heads)
+        attn.head_dim = width // num_heads
+        attn.scale = attn.head_dim**-0.5
+        self.facts = self.read_facts(facts.architecture, facts.origin, facts.mean, facts.std)
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        facts = self.facts
+        if tuple(images.shape[1:]) != (3, *facts.img_size):
+            raise UserError(
+                f"{facts.architecture['name']} was built for images of 3 x {facts.img_size[0]} x "
+                f"{facts.img_size[1]}, not {' x '.join(map(str, images.shape[1:]))}; resize the "
+                f"images, or build it for another img_size."
+            )
+        # A model cast to half precision takes its input in it; under autocast nothing changes.
+        return ((images - self.mean) / self.std).to(self.mean.dtype)
+
+    def _run_block(
+        self, block: nn.Module, x: Tensor, context: BlockContext, kinds: set[str], goes_on: bool
+    ) -> dict[str, Tensor]:
+        """The "tokens" after a block, and the ``kinds`` on the way; no further than needed."""
+        found = {"block_input": x}
+        if "attention_input" in kinds:
+            found["attention_input"] = self._attention_input(block, x)
+        if kinds & {"attention_output", "attention_tokens", "mlp_output"}:
+            found["attention_output"] = self._attention_branch(block, x, context)
+            x = self._shortcut(block, x) + block.drop_path1(found["attention_output"])
+            found["attention_tokens"] = x
+            if goes_on or "mlp_output" in kinds:
+                found["mlp_output"] = self._mlp_branch(block, x)
+                x = x + block.drop_path2(found["mlp_output"])
+        elif goes_on:
+            x = block(x, **context)
+        return found | {"tokens": x}
+
+
+def stated(
+    architecture: dict[str, Any],
+    img_size: tuple[int, int],
+    num_heads: tuple[int, ...],
+    mean: Norm,
+    std: Norm,
+) -> dict[str, Any]:
+    """The architecture with what no longer is to hang on what timm's name or tag stands for."""
+    return architecture | {
+        "kwargs": architecture["kwargs"] | {"img_size": list(img_size)},
+        "num_heads": list(num_heads),
+        "mean": list(mean),
+        "std": list(std),
+    }
+
+
+def check_class(module: nn.Module, table: dict[type, Any], name: str, what: str) -> None:
+    """Raise UserError, with those that are, for a class that is not supported."""
+    if type(module) not in table:
+        supported = ", ".join(f"{kind.__module__}.{kind.__name__}" for kind in table)
+        raise UserError(
+            f"'{name}' has {what} {type(module).__module__}.{type(module).__name__}, which is not "
+            f"supported; choose one of {supported}."
+        )

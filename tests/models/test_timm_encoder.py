@@ -1,0 +1,71 @@
+"""What all families share: the right encoder for a model, and no more work than taps need.
+
+What each family promises is in tests/contracts/test_encoders.py.
+"""
+
+import pytest
+import torch
+
+from limbeck.models.hiera import HieraEncoder
+from limbeck.models.swin import SwinEncoder
+from limbeck.models.vit import VitEncoder
+from limbeck.ops.schedules import layer_scale
+from limbeck.records import Tap
+from tests.models.families import HIERARCHICAL, small_encoder, small_images
+
+
+def test_each_family_has_its_encoder():
+    kinds = {"hiera": HieraEncoder, "swin": SwinEncoder, "augreg": VitEncoder}
+    for family, kind in kinds.items():
+        assert type(small_encoder(family)) is kind
+
+
+@pytest.mark.parametrize("family", HIERARCHICAL)
+def test_nothing_after_the_last_block_needed_is_run(family):
+    encoder = small_encoder(family)
+    run = []
+    for index, block in enumerate(encoder.blocks):
+        block.register_forward_pre_hook(lambda *_, index=index: run.append(index))
+    last = encoder.facts.depth - 1
+    encoder(small_images(), taps=(Tap("block_input", last),))
+    assert run == [*range(last)]
+    encoder(small_images(), taps=(Tap("tokens", 0), Tap("attention_input", 1)))
+    assert run == [*range(last), 0]
+
+
+@pytest.mark.parametrize("family", HIERARCHICAL)
+def test_layer_decay_lets_the_head_learn_at_the_full_rate(family):
+    """The released code of arXiv 2404.12210 gives a Swin's head and norm less than its blocks."""
+    encoder = small_encoder(family)
+    depth = encoder.facts.depth
+    scales = {
+        n: layer_scale(encoder.layer_id(n), depth, 0.85) for n, _ in encoder.named_parameters()
+    }
+    assert max(scales.values()) == 1
+    for name, scale in scales.items():
+        if name.startswith(("model.head.", "model.norm.")):
+            assert scale == 1
+        elif ".patch_embed." in name or ".pos_embed" in name:
+            assert scale == pytest.approx(0.85 ** (depth + 1))
+        else:
+            assert scale < 1
+
+
+@pytest.mark.parametrize("family", ["hiera", "swin"])
+def test_the_forward_compiles_to_one_graph(family):
+    encoder = small_encoder(family)
+    taps = (Tap("scores"), Tap("output"))
+    compiled = torch.compile(encoder, backend="eager", fullgraph=True)
+    found = compiled(small_images(), None, taps).taps
+    for tap, value in encoder(small_images(), None, taps).taps.items():
+        torch.testing.assert_close(found[tap], value)
+
+
+@pytest.mark.parametrize("family", ["hiera", "swin"])
+def test_an_encoder_cast_to_bf16_takes_float_images(family):
+    encoder = small_encoder(family).to(torch.bfloat16)
+    tokens = encoder(small_images()).tokens
+    assert tokens.dtype == torch.bfloat16
+    expected = small_encoder(family)(small_images()).tokens
+    # bf16 keeps 8 bits; the error of a model of a few blocks stays within some of its steps.
+    assert (tokens.float() - expected).abs().max() < 0.1 * expected.abs().max()
