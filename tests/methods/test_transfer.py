@@ -10,11 +10,12 @@ from limbeck.methods.feature import Feature
 from limbeck.methods.options import FeatureOptions, ReconstructionOptions, RelationOptions
 from limbeck.methods.reconstruction import Reconstruction
 from limbeck.methods.relation import Relation
+from limbeck.methods.transfer import Transfer
 from limbeck.records import Batch, Tap
 from tests.fakes import FakeEncoder
 from tests.methods.arms import ARMS
 
-TRANSFERS = [name for name in ARMS if name != "masked-pixel"]
+TRANSFERS = [name for name, (kind, _) in ARMS.items() if issubclass(kind, Transfer)]
 MASKED = {"mask_ratio": 0.5}
 
 
