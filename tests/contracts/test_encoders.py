@@ -217,7 +217,7 @@ def test_layers_rise_in_the_order_in_which_they_are_computed(family):
         assert layers == set(range(block + 2))
     names = [n for n in parameters if encoder.layer_id(n) == encoder.facts.depth + 1]
     assert all(name.startswith(("model.norm", "model.head", "model.fc_norm", "model.attn_pool",
-                                "model.conv1x1")) for name in names)  # fmt: skip
+                                "model.conv1x1", "model.dist_norm")) for name in names)  # fmt: skip
 
 
 @every_family

@@ -8,6 +8,7 @@ from limbeck.methods.distiller import Distiller
 from limbeck.methods.masked_pixel import MaskedPixel
 from limbeck.methods.options import MaskedPixelOptions, SimMimOptions
 from limbeck.methods.simmim import SimMim
+from limbeck.ops.masking import is_masked
 from limbeck.records import Batch
 from tests.fakes import FakeEncoder
 from tests.models.families import CANT_DROP_PATCHES, small_encoder, small_images
@@ -28,10 +29,11 @@ def test_learns_whether_or_not_patches_can_be_dropped(family):
     loss = Distiller(student, method, None)(one)
     loss.total.backward()
     assert method.masking.mask_token.grad.any()
-    assert all(block.attn.qkv.weight.grad.any() for block in student.model.blocks)
+    assert all(block.attn.qkv.weight.grad.any() for block in student.blocks)
     # What is masked is a target alone.
-    hidden = torch.ones(2, 16, dtype=torch.bool).scatter(1, one.ids_keep, False)
-    pixels = hidden.unflatten(1, (4, 4)).repeat_interleave(8, 1).repeat_interleave(8, 2)
+    (rows, columns), unit = student.facts.mask_grid, student.facts.mask_unit
+    hidden = is_masked(one.ids_keep, rows * columns).unflatten(1, (rows, columns))
+    pixels = hidden.repeat_interleave(unit, 1).repeat_interleave(unit, 2)
     changed = torch.where(pixels[:, None], 0.5, one.images)
     features = student(changed, one.ids_keep, method.student_taps,
                        method.masking.mask_token)  # fmt: skip

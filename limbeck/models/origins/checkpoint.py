@@ -216,11 +216,11 @@ def load_weights_file(
     not fit; nothing is ever loaded in part.
     """
     weights, info = read_weights(path)
-    check_indices(weights, str(path))
     staged = read_staged(to_float32(weights), img_size, num_heads)
     if staged is not None:
         notes = left_out_notes(info.network.left_out) + info.notes
         return load_staged(staged, path, notes, img_size, patch_size, num_classes)
+    check_indices(weights, str(path))
     layout = recognise(weights, info.network.program)
     named, left = split_left_out(layout, to_float32(layout.convert(weights)))
     left = info.network.left_out | left
