@@ -26,7 +26,7 @@ from limbeck.methods.relation import Relation
 from limbeck.models.attention import choose_attention
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions
-from limbeck.models.vit import VitEncoder
+from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.recipes.networks import set_constant_drop_path
 from limbeck.records import Batch
 
@@ -37,7 +37,7 @@ Step = Callable[[], None]
 PlainBatch = tuple[Tensor, Tensor]
 
 
-def build_pair(img_size: int) -> tuple[VitEncoder, VitEncoder]:
+def build_pair(img_size: int) -> tuple[TimmEncoder, TimmEncoder]:
     """Student and teacher, the same weights at every call; no drop path yet."""
     student = build_student(StudentOptions(name=STUDENT, img_size=img_size), seed=0)
     teacher = build_student(StudentOptions(name=TEACHER, img_size=img_size), seed=1)
@@ -45,7 +45,7 @@ def build_pair(img_size: int) -> tuple[VitEncoder, VitEncoder]:
     return student.to(DEVICE), teacher.to(DEVICE).eval().requires_grad_(False)
 
 
-def build_distiller(student: VitEncoder, teacher: VitEncoder, precision: Precision) -> Distiller:
+def build_distiller(student: TimmEncoder, teacher: TimmEncoder, precision: Precision) -> Distiller:
     method = Relation(RelationOptions(), student.facts, teacher.facts)
     return Distiller(student, method, Teacher(teacher, DEVICE, precision)).to(DEVICE)
 
