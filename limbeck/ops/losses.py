@@ -16,9 +16,10 @@ def patchify(images: Shaped[Tensor, "B C H W"], patch_size: int) -> Shaped[Tenso
 
 def normalise_patches(patches: Float[Tensor, "B L pixels"]) -> Float[Tensor, "B L pixels"]:
     """Each patch by its own mean and unbiased variance, + 1e-6 (MAE's norm_pix_loss)."""
-    mean = patches.mean(dim=-1, keepdim=True)
-    var = patches.var(dim=-1, keepdim=True)
-    return (patches - mean) / (var + 1e-6).sqrt()
+    deviation = patches - patches.mean(dim=-1, keepdim=True)
+    # Not torch's var, which on a CPU takes ten times as long as the sum of squares.
+    var = deviation.square().sum(dim=-1, keepdim=True) / (patches.shape[-1] - 1)
+    return deviation / (var + 1e-6).sqrt()
 
 
 def squared_error(
