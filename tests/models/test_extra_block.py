@@ -13,6 +13,7 @@ from tests.models.families import small_encoder, small_images
 def test_scores_are_those_of_a_whole_block():
     encoder = small_encoder("augreg")
     extra = QueryKeyBlock(encoder.facts)
+    assert not extra.qk.bias.any()
     last = encoder.model.blocks[-1]
     width = encoder.facts.embed_dim
     with torch.no_grad():
