@@ -27,8 +27,8 @@ class AttentionMap(Comparison):
     start is that of a linear layer, not the identity). Both sides see the same patches.
 
     ``decoupled``: the student's scores are those of a throw-away block after its last, and with
-    ``reconstruction.before_block`` the last blocks learn from the teacher alone. Block and W
-    are owned here and vanish; a decoder that reads the output is kept beside the finished student.
+    ``reconstruction.before_block`` the last blocks learn from the teacher alone. Block, W and
+    decoder are owned here and vanish from the finished student.
     """
 
     Options = AttentionMapOptions
