@@ -26,7 +26,8 @@ def plain_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless batches (student's, teacher's) of normalised images (B, 3, S, S), on the CPU.
 
-    Both see one crop and flip, and the student alone the colour jitter.
+    Both see one crop and flip, and the student alone the colour jitter; without jitter they are
+    one tensor.
     """
     shared = transforms.Compose(
         [
@@ -44,10 +45,12 @@ def plain_batches(
         for _ in range(batch_size):
             data = source.read(place % len(source)).data
             crop = shared(Image.open(io.BytesIO(data)).convert("RGB"))
-            views.append((to_tensor(disturb(crop)), to_tensor(crop)))
+            views.append(
+                (to_tensor(disturb(crop)), to_tensor(crop)) if jitter else (to_tensor(crop),)
+            )
             place += 1
-        student, teacher = zip(*views, strict=True)
-        yield torch.stack(student), torch.stack(teacher)
+        sides = [torch.stack(side) for side in zip(*views, strict=True)]
+        yield sides[0], sides[-1]
 
 
 def plain_relation_loss(

@@ -96,6 +96,9 @@ def test_generated_photos_are_readable():
         images, teacher_images = next(plain_batches(source, 2, 16))
     assert images.shape == teacher_images.shape == (2, 3, 16, 16)
     assert not torch.equal(images, teacher_images)  # the jitter is the student's alone
+    with open_photos(None) as source:
+        images, teacher_images = next(plain_batches(source, 2, 16, jitter=0.0))
+    assert images is teacher_images  # nothing is computed twice
 
 
 def test_both_sides_compute_one_loss(small, photos, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 
 from experiments.cifar10_ablation.run import ARMS as ABLATION
 from experiments.cifar10_tinymim.run import ARMS as TINYMIM
-from limbeck.methods.options import PerMethodOptions
+from limbeck.methods import PerMethodOptions
 from limbeck.models.options import TeacherOptions
 from limbeck.recipes.networks import method_class
 from tests.fakes import FakeEncoder

@@ -1,8 +1,22 @@
 """Distillation methods.
 
-A new one is its file here, its options in ``options.py`` (a class and a line), and a line in this
-table, which is plain data so that a command line is checked before torch is imported.
+A new one is its file here, its options (a class in ``options.py``), and two lines here: its class,
+and the section of its options. This is plain data, so that a command line is checked before torch
+is imported.
 """
+
+from limbeck import config  # not its ``options`` alone: this package has a module of that name
+from limbeck.methods.options import (
+    AttentionMapOptions,
+    ClsTokenOptions,
+    DinoOptions,
+    FeatureOptions,
+    LogitOptions,
+    MaskedPixelOptions,
+    MocoV3Options,
+    RelationOptions,
+    SimMimOptions,
+)
 
 METHODS: dict[str, str] = {
     "relation": "limbeck.methods.relation:Relation",
@@ -20,3 +34,24 @@ TASK_METHODS: dict[str, str] = {
     "logit": "limbeck.methods.logit:Logit",
 }
 """Likewise the methods by which a teacher helps in fine-tuning, beside a task's own loss."""
+
+
+@config.options
+class PerTaskMethodOptions:
+    """One section per built-in method of fine-tuning, named as in ``PerMethodOptions``."""
+
+    logit: LogitOptions = LogitOptions()
+
+
+@config.options
+class PerMethodOptions:
+    """One section per built-in method: the field is the method's name with "_" for "-"."""
+
+    relation: RelationOptions = RelationOptions()
+    feature: FeatureOptions = FeatureOptions()
+    cls_token: ClsTokenOptions = ClsTokenOptions()
+    attention_map: AttentionMapOptions = AttentionMapOptions()
+    masked_pixel: MaskedPixelOptions = MaskedPixelOptions()
+    simmim: SimMimOptions = SimMimOptions()
+    moco_v3: MocoV3Options = MocoV3Options()
+    dino: DinoOptions = DinoOptions()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import UserError
-from limbeck.methods.masking import build_masking
+from limbeck.methods.masking import MaskTokens, build_masking
 from limbeck.methods.method import Method
 from limbeck.methods.options import ComparisonOptions
 from limbeck.methods.reconstruction import Reconstruction
@@ -34,6 +34,12 @@ class Comparison(Method):
         super().__init__()
         if teacher is None:
             raise UserError("This method needs a teacher; name one with --teacher.")
+        for role, facts in (("student", student), ("teacher", teacher)):
+            if not facts.depth:
+                raise UserError(
+                    f"The {role} has no blocks: only its logits are known, which are for limbeck "
+                    "finetune; choose a vision Transformer."
+                )
         self.student_facts, self.teacher_facts = student, teacher
         self.masking = build_masking(options, student) if options.mask_ratio else None
         is_dropping = options.masking == "drop"
@@ -74,15 +80,17 @@ class Comparison(Method):
         """
 
     def recall(self, kept: dict[str, Keepsake]) -> None:
-        """See ``Reconstruction.recall``; without a reconstruction nothing is gone on with."""
+        """See ``Reconstruction.recall`` and ``MaskTokens.recall``."""
         if isinstance(self.reconstruction, Reconstruction):
             self.reconstruction.recall(kept)
+        if isinstance(self.masking, MaskTokens):
+            self.masking.recall(kept)
 
     def keepsakes(self) -> dict[str, Keepsake]:
-        """The decoder, where there is one of all tokens."""
+        """The decoder, where there is one of all tokens, or the mask token."""
         if isinstance(self.reconstruction, Reconstruction):
             return self.reconstruction.keepsakes()
-        return {}
+        return self.masking.keepsakes() if isinstance(self.masking, MaskTokens) else {}
 
     def prepare(self, batch: Batch) -> Batch:
         """Draw each sample's visible patches from its view seed, where patches are masked."""

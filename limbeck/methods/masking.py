@@ -13,6 +13,7 @@ from torch import nn
 from limbeck.errors import UserError
 from limbeck.methods.options import ComparisonOptions
 from limbeck.models.encoder import EncoderFacts
+from limbeck.models.finished import MASK_TOKEN, Keepsake
 from limbeck.ops.masking import random_ids_keep, split_units
 from limbeck.records import Batch
 
@@ -67,6 +68,15 @@ class MaskTokens(nn.Module):
         kept = random_ids_keep(batch.view_seeds, num_squares, self.mask_ratio)
         ids_keep = split_units(kept, self.squares, self.units_per_side)
         return replace(batch, ids_keep=ids_keep, mask_token=self.mask_token)
+
+    def recall(self, kept: dict[str, Keepsake]) -> None:
+        """Go on with the token that the student's start brings, if it does."""
+        if MASK_TOKEN in kept:
+            self.load_state_dict(kept[MASK_TOKEN].weights)
+
+    def keepsakes(self) -> dict[str, Keepsake]:
+        """The token: as a teacher the student then sees masked images as it did here."""
+        return {MASK_TOKEN: Keepsake(self.state_dict())}
 
 
 def build_masking(options: ComparisonOptions, student: EncoderFacts) -> nn.Module:

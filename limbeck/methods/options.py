@@ -397,24 +397,3 @@ class LogitOptions:
                 "logit.temperature has no effect with hard labels; leave it out, or choose "
                 "logit.kind soft."
             )
-
-
-@options
-class PerTaskMethodOptions:
-    """One section per built-in method of fine-tuning, named as in ``PerMethodOptions``."""
-
-    logit: LogitOptions = LogitOptions()
-
-
-@options
-class PerMethodOptions:
-    """One section per built-in method: the field is the method's name with "_" for "-"."""
-
-    relation: RelationOptions = RelationOptions()
-    feature: FeatureOptions = FeatureOptions()
-    cls_token: ClsTokenOptions = ClsTokenOptions()
-    attention_map: AttentionMapOptions = AttentionMapOptions()
-    masked_pixel: MaskedPixelOptions = MaskedPixelOptions()
-    simmim: SimMimOptions = SimMimOptions()
-    moco_v3: MocoV3Options = MocoV3Options()
-    dino: DinoOptions = DinoOptions()

@@ -105,9 +105,8 @@ class Reconstruction(nn.Module):
             split_units(ids, self.mask_grid, self.unit_side) for ids in (batch.ids_keep, hidden)
         )
         prediction = self.decoder(read, kept, hidden)  # [B, masked, pixels]
-        patches = patchify((batch.images - self.mean) / self.std, self.patch_size)
-        if self.is_channel_first:
-            patches = patches.unflatten(-1, (-1, 3)).mT.flatten(-2)
+        images = (batch.images - self.mean) / self.std
+        patches = patchify(images, self.patch_size, is_channel_first=self.is_channel_first)
         target = patches.gather(1, hidden.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
         if self.norm_pix_loss:
             target = normalise_patches(target)

@@ -11,13 +11,14 @@ from limbeck.methods.method import Method
 from limbeck.methods.options import SimMimOptions
 from limbeck.methods.regression import Regression
 from limbeck.models.encoder import EncoderFacts
+from limbeck.models.finished import Keepsake
 from limbeck.records import Batch, Features, Losses
 
 
 class SimMim(Method):
     """L = mean absolute error of masked pixels, predicted from the token in whose place they are.
 
-    Mask token and head are owned here and vanish from the finished student.
+    Mask token and head are owned here; the token is kept beside the finished student.
     """
 
     Options = SimMimOptions
@@ -32,6 +33,14 @@ class SimMim(Method):
         self.regression = Regression(options, student)
         self.student_taps = self.regression.taps
         self.teacher_taps = ()
+
+    def recall(self, kept: dict[str, Keepsake]) -> None:
+        """See ``MaskTokens.recall``."""
+        self.masking.recall(kept)
+
+    def keepsakes(self) -> dict[str, Keepsake]:
+        """The mask token."""
+        return self.masking.keepsakes()
 
     def prepare(self, batch: Batch) -> Batch:
         """Draw each sample's visible patches from its view seed; the others are replaced."""

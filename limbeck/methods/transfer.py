@@ -23,11 +23,6 @@ class Transfer(Comparison):
 
 
 def _check_block(block: int, facts: EncoderFacts, role: str) -> None:
-    if not facts.depth:
-        raise UserError(
-            f"The {role} has no blocks: only its logits are known, which are for limbeck finetune; "
-            "choose a vision Transformer."
-        )
     if not -facts.depth <= block < facts.depth:
         raise UserError(
             f"The {role} has {facts.depth} blocks (0 to {facts.depth - 1}, or -1 for the last); "

@@ -28,6 +28,8 @@ WEIGHTS_FILE = "student.safetensors"
 RECORD_FILE = "student.json"
 FORMAT = "limbeck-student"
 FORMAT_VERSION = 1
+MASK_TOKEN = "mask_token"
+"""The name under which a method keeps what stood for hidden patches, for ``Encoder.mask_token``."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ def load_student(path: Path | str) -> TimmEncoder:
     _check_keys(encoder.model.state_dict(), weights, weights_file)
     _check_hash(weights, record["weight_hash"], weights_file)
     encoder.model.load_state_dict(weights)
+    if MASK_TOKEN in record.get("kept", {}):
+        encoder.mask_token = _load_keepsake(folder, record, MASK_TOKEN).weights[MASK_TOKEN]
     return encoder.eval()
 
 
@@ -124,17 +128,16 @@ def load_kept(path: Path | str) -> dict[str, Keepsake]:
     of the record.
     """
     folder, record = _read_record(path)
-    kept: dict[str, Keepsake] = {}
-    for name, said in record.get("kept", {}).items():
-        file = folder / f"{name}.safetensors"
-        if not file.is_file():
-            raise UserError(
-                f"There is no {file.name} in {folder}; keep the files of a run together."
-            )
-        weights = _load_tensors(file)
-        _check_hash(weights, said["weight_hash"], file)
-        kept[name] = Keepsake(weights, said["facts"])
-    return kept
+    return {name: _load_keepsake(folder, record, name) for name in record.get("kept", {})}
+
+
+def _load_keepsake(folder: Path, record: dict[str, Any], name: str) -> Keepsake:
+    said, file = record["kept"][name], folder / f"{name}.safetensors"
+    if not file.is_file():
+        raise UserError(f"There is no {file.name} in {folder}; keep the files of a run together.")
+    weights = _load_tensors(file)
+    _check_hash(weights, said["weight_hash"], file)
+    return Keepsake(weights, said["facts"])
 
 
 def is_finished_student(path: Path | str) -> bool:

@@ -11,8 +11,8 @@ from limbeck.config import has_own_module
 from limbeck.data.options import DataOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError, did_you_mean, require_extra
-from limbeck.methods import TASK_METHODS
-from limbeck.methods.options import MethodOptions, PerTaskMethodOptions
+from limbeck.methods import TASK_METHODS, PerTaskMethodOptions
+from limbeck.methods.options import MethodOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.models.origins.names import check_source
 from limbeck.models.shapes import check_model_name, check_stated

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from limbeck.config import options, to_plain
 from limbeck.data.options import CropOptions, DataOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
-from limbeck.methods import METHODS
-from limbeck.methods.options import PerMethodOptions
+from limbeck.methods import METHODS, PerMethodOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes import checks
 from limbeck.recipes.chain import check_chain, check_first_teacher, distill_chain, finished_stages

@@ -19,7 +19,7 @@ from limbeck.config import options, to_plain
 from limbeck.data.options import DataOptions, MixOptions, ViewOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
-from limbeck.methods.options import PerTaskMethodOptions
+from limbeck.methods import PerTaskMethodOptions
 from limbeck.models.options import (
     GlobalPool,
     HeadKind,

@@ -8,10 +8,9 @@ import torch
 
 from limbeck.data.options import CropOptions
 from limbeck.errors import UserError
-from limbeck.methods import METHODS
+from limbeck.methods import METHODS, PerMethodOptions
 from limbeck.methods.distiller import Distiller, Teacher
 from limbeck.methods.method import Method
-from limbeck.methods.options import PerMethodOptions
 from limbeck.records import Batch
 from tests.fakes import FakeEncoder
 from tests.methods.arms import ARMS

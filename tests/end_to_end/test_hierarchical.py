@@ -4,11 +4,16 @@ import json
 import re
 
 import pytest
+import torch
 
 import limbeck
 from limbeck.cli import main
+from limbeck.models.build import build_student
+from limbeck.models.finished import save_student
+from limbeck.models.options import StudentOptions
+from limbeck.models.timm_encoder import TimmEncoder
 from tests.end_to_end.commands import data_words, train_words
-from tests.recipes.runs import snapshot
+from tests.recipes.runs import metrics_of, snapshot
 
 HIERA = ["--student", "hiera_46", "--student.img-size=64", "--student.embed-dim=4"]
 SWIN = ["--student", "swin_48", "--student.img-size=64", "--student.embed-dim=12"]
@@ -58,6 +63,66 @@ def test_a_swin_learns_from_a_hiera_and_classifies(images, tmp_path):
     assert student.facts.grid == (2, 2) and student.facts.num_heads[-1] == 24
     run("finetune", *train_words(images, classifier), "--train.epochs=1", "--student", out)
     assert limbeck.load(classifier).facts.num_classes == 3
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What each call of an encoder of timm was shown: its width, ids_keep and mask token."""
+    calls, forward = [], TimmEncoder.forward
+
+    def watched(self, images, ids_keep=None, taps=(), mask_token=None):
+        calls.append((self.facts.embed_dim, ids_keep, mask_token))
+        return forward(self, images, ids_keep, taps, mask_token)
+
+    monkeypatch.setattr(TimmEncoder, "forward", watched)
+    return calls
+
+
+def pairs_of(shown, student, teacher):
+    """(student's, teacher's) ids_keep and mask token of the calls of each step."""
+    masked = [call for call in shown if call[1] is not None]
+    sides = [[call[1:] for call in masked if call[0] == width] for width in (student, teacher)]
+    assert sides[0]
+    return list(zip(*sides, strict=True))
+
+
+def test_a_hiera_learns_attention_from_a_wider_one(images, tmp_path, shown):
+    """Two pairs of global blocks: of the third stage, and of the last."""
+    out = tmp_path / "run"
+    wide = StudentOptions(name="hiera_46", img_size=64, embed_dim=8, mlp_ratio=1)
+    save_student(build_student(wide, seed=1), tmp_path / "teacher", {})
+    run("distill", *train_words(images, out), *HIERA, *SMALL, "--method", "attention-map",
+        "--teacher", tmp_path / "teacher", "--attention-map.mask-ratio=0.4",
+        "--attention-map.block-pairs", "6", "6", "-1", "-1")  # fmt: skip
+    for own, theirs in pairs_of(shown, 32, 64):
+        assert torch.equal(own[0], theirs[0]) and own[0].shape[1] == 2  # of 4 units
+        assert own[1] is theirs[1] is None
+    (first, *_), _ = metrics_of(out)
+    assert first["losses"].keys() == {"total", "scores_0", "scores_1", "pixel"}
+    record = json.loads((out / "student.json").read_text())
+    assert record["untrained"]["parameters"] == ["head.norm.weight", "head.norm.bias"]
+
+
+def test_a_swin_learns_from_one_that_simmim_trained_behind_its_own_mask(images, tmp_path, shown):
+    teacher, out = tmp_path / "teacher", tmp_path / "run"
+    run("distill", *train_words(images, teacher), *SWIN, *SMALL, "--student.embed-dim=24",
+        "--method", "simmim")  # fmt: skip
+    shown.clear()
+    run("distill", *train_words(images, out), *SWIN, *SMALL, "--method", "attention-map",
+        "--teacher", teacher, "--attention-map.mask-ratio=0.6", "--attention-map.decoupled",
+        "--attention-map.masking=mask-token", "--attention-map.regression.before-block=4",
+        "--attention-map.regression.weight=1")  # fmt: skip
+    token = limbeck.load(teacher).mask_token
+    for own, theirs in pairs_of(shown, 96, 192):
+        assert torch.equal(own[0], theirs[0]) and own[0].shape[1] == 64  # one square of 4
+        assert own[1].shape == (1, 1, 12) and torch.equal(theirs[1], token)
+    (first, last), _ = metrics_of(out)
+    assert first["losses"].keys() == {"total", "scores", "pixel"}
+    assert last["losses"]["total"] < first["losses"]["total"]
+    state = torch.load(out / "checkpoint.pt", weights_only=True)["module"]
+    table = "method.extra_block.position_bias.relative_position_bias_table"
+    assert state[table].any()  # it starts at zero, and is thrown away
+    assert limbeck.load(out).facts.depth == 12
 
 
 @pytest.mark.parametrize(

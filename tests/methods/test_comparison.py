@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from limbeck.errors import UserError
+from limbeck.methods.attention_map import AttentionMap
 from limbeck.methods.comparison import Comparison
 from limbeck.methods.distiller import Distiller, Teacher
-from limbeck.methods.options import RegressionOptions, RelationOptions
+from limbeck.methods.options import AttentionMapOptions, RegressionOptions, RelationOptions
 from limbeck.methods.relation import Relation
 from limbeck.records import Batch, Tap
 from tests.fakes import FakeEncoder
@@ -105,3 +106,17 @@ def test_the_reconstruction_s_taps_are_asked_for_once():
     method = distiller(FakeEncoder(), FakeEncoder(seed=1)).method
     assert method.student_taps.count(Tap("output")) == 1
     assert Tap("output") not in method.compared
+
+
+def test_the_mask_token_is_kept_and_gone_on_with():
+    one, other = (distiller(FakeEncoder(), FakeEncoder(seed=1)).method for _ in range(2))
+    other.recall(one.keepsakes())
+    assert torch.equal(other.masking.mask_token, one.masking.mask_token)
+
+
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_a_network_without_blocks_is_refused(role):
+    facts = {"student": FakeEncoder().facts, "teacher": FakeEncoder().facts}
+    facts[role] = replace(facts[role], depth=0)
+    with pytest.raises(UserError, match=f"The {role} has no blocks.*limbeck finetune"):
+        AttentionMap(AttentionMapOptions(mask_ratio=0.5), facts["student"], facts["teacher"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from limbeck.errors import UserError
-from limbeck.methods.dino import Dino
+from limbeck.methods.dino import Dino, Head
 from limbeck.methods.options import DinoOptions
 from limbeck.records import Batch, Features
 from tests.fakes import FakeEncoder
@@ -91,3 +91,11 @@ def test_small_crops_must_be_smaller_and_of_whole_patches(local_img_size):
 def test_options_of_small_crops_without_them_are_refused():
     with pytest.raises(UserError, match="no effect without dino.num_local_crops"):
         DinoOptions(local_img_size=32)
+
+
+def test_the_head_starts_small():
+    head = Head(embed_dim=64, hidden_dim=64, bottleneck_dim=64, out_dim=64)
+    layers = [layer for layer in head.mlp if isinstance(layer, torch.nn.Linear)]
+    for weight in (head.last_layer, *(layer.weight for layer in layers)):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert not any(layer.bias.any() for layer in layers)

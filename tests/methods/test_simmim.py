@@ -50,3 +50,15 @@ def test_a_teacher_is_refused():
     facts = FakeEncoder().facts
     with pytest.raises(UserError, match="no teacher"):
         SimMim(SimMimOptions(mask_patch_size=4), facts, facts)
+
+
+def test_the_mask_token_is_kept_and_gone_on_with():
+    method, again = (SimMim(SimMimOptions(mask_patch_size=4), FakeEncoder().facts, None)
+                     for _ in range(2))  # fmt: skip
+    kept = method.keepsakes()
+    start = again.masking.mask_token.clone()
+    again.recall({})
+    assert torch.equal(again.masking.mask_token, start) and start.any()
+    again.recall(kept)
+    assert torch.equal(again.masking.mask_token, method.masking.mask_token)
+    assert not torch.equal(again.masking.mask_token, start)

@@ -13,6 +13,7 @@ from tests.models.families import small_encoder, small_images
 def test_scores_are_those_of_a_whole_block():
     encoder = small_encoder("augreg")
     extra = QueryKeyBlock(encoder.facts)
+    assert not extra.qk.bias.any()
     last = encoder.model.blocks[-1]
     width = encoder.facts.embed_dim
     with torch.no_grad():
@@ -46,3 +47,16 @@ def test_a_position_bias_where_the_encoder_has_one(has_cls_token, rows):
 
 def test_no_position_bias_for_a_plain_encoder():
     assert QueryKeyBlock(small_encoder("augreg").facts).position_bias is None
+
+
+def test_golden_scores_of_two_tokens():
+    facts = replace(
+        small_encoder("augreg").facts, embed_dim=4, block_dims=(), input_dims=(), num_heads=(2, 2)
+    )
+    extra = QueryKeyBlock(facts)
+    extra.norm1 = torch.nn.Identity()
+    with torch.no_grad():  # a token is its query and its key, the same in both heads
+        extra.qk.weight.copy_(torch.eye(4).view(2, 2, 4).repeat_interleave(2, dim=0).flatten(0, 1))
+    scores = extra(torch.tensor([[[1.0, 0.0, 1.0, 1.0], [0.0, 2.0, 2.0, -1.0]]]))
+    golden = torch.tensor([[0.7071067812, 1.4142135624], [1.4142135624, -1.4142135624]])
+    torch.testing.assert_close(scores, golden.expand(1, 2, 2, 2))

@@ -22,6 +22,7 @@ from limbeck.models.finished import (
     weight_hash,
 )
 from limbeck.models.options import StudentOptions
+from limbeck.models.origins.load import load_encoder
 from limbeck.records import Tap
 from tests.models.families import small_encoder, small_images
 
@@ -229,6 +230,20 @@ def test_what_is_kept_beside_a_student_comes_back(tmp_path, student):
     (tmp_path / "extra.safetensors").unlink()
     with pytest.raises(UserError, match="There is no extra.safetensors"):
         load_kept(tmp_path)
+
+
+def test_a_mask_token_beside_it_is_the_encoder_s(tmp_path, student):
+    assert student.mask_token is None
+    token = torch.randn(1, 1, student.facts.embed_dim)
+    kept = {"mask_token": Keepsake({"mask_token": token})}
+    save_student(student, tmp_path, {}, kept=kept)
+    side = 2 * student.facts.img_size[0]
+    for again in (load_student(tmp_path), load_encoder(tmp_path),
+                  load_encoder(tmp_path, img_size=side)):  # fmt: skip
+        assert torch.equal(again.mask_token, token)
+    (tmp_path / "mask_token.safetensors").unlink()
+    with pytest.raises(UserError, match="There is no mask_token.safetensors"):
+        load_student(tmp_path)
 
 
 def test_most_students_keep_nothing_beside_them(tmp_path, student):

@@ -56,6 +56,13 @@ def test_names_and_start_values_are_maes():
     assert decoder.decoder_norm.eps == decoder.decoder_blocks[1].norm2.eps == 1e-6
 
 
+def test_tokens_and_learned_positions_start_small():
+    decoder = MaeDecoder(12, (16, 16), 4, 512, 1, 2, True, has_learned_positions=True)
+    assert decoder.decoder_pos_embed.requires_grad
+    for start in (decoder.mask_token, decoder.decoder_pos_embed):
+        assert start.std().item() == pytest.approx(0.02, rel=0.15)  # of 512 values or more
+
+
 # A CLS token, registers, both or neither.
 @pytest.mark.parametrize(
     ("num_prefix_tokens", "has_cls_token"), [(0, False), (1, True), (5, True), (4, False)]

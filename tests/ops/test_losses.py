@@ -86,6 +86,8 @@ def test_golden_order_of_a_patch():
         10800, 10801, 10802, 10803, 11472, 20927,
     ]  # fmt: skip
     assert patches[0, 1, 0] == 48
+    of_hiera = patchify(image.unsqueeze(0), 16, is_channel_first=True)
+    assert of_hiera[0, 15, [0, 1, 2, 256]].tolist() == [10800, 10803, 10806, 10801]
     target = normalise_patches(patches)[0, 15]
     assert target[0].item() == pytest.approx(-1.6334836929, abs=1e-10)
     assert target[48].item() == pytest.approx(-1.4166966797, abs=1e-10)

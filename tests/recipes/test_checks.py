@@ -8,11 +8,11 @@ import pytest
 from limbeck.data.options import DataOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
+from limbeck.methods import PerMethodOptions
 from limbeck.methods.options import (
     LogitOptions,
     MaskedPixelOptions,
     MethodOptions,
-    PerMethodOptions,
     RelationOptions,
 )
 from limbeck.models.options import StudentOptions, TeacherOptions

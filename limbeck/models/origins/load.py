@@ -146,7 +146,11 @@ def _load_finished(
     architecture = dict(facts.architecture)
     weights = drop_classifier(encoder.model.state_dict(), architecture, num_classes, notes)
     if is_same:
-        return wrap(
+        again = wrap(
             encoder.model, architecture=architecture, origin=origin, mean=facts.mean, std=facts.std
         ).eval()
-    return at_size(weights, architecture, origin, facts.input_grid, img_size or facts.img_size)
+    else:
+        size = img_size or facts.img_size
+        again = at_size(weights, architecture, origin, facts.input_grid, size)
+    again.mask_token = encoder.mask_token
+    return again
