@@ -156,6 +156,7 @@ def compare(config: CompareConfig) -> Comparison:
         images = open_images(config.data)
         check_holdout(images)
         _check_labels(config, arms, images)
+        equal = _what_is_equal(config, images, arms)
         # Arms, seeds and parts may be added: each run in the folder knows its own.
         shared = to_plain(config)
         for name in ("arms", "seeds", "label_fractions"):
@@ -166,7 +167,6 @@ def compare(config: CompareConfig) -> Comparison:
             {"data": images.fingerprint},
             overwrite=config.overwrite,
         )
-        equal = _what_is_equal(config, images, arms)
         found = Comparison(config.out, arms, equal, label_fractions=config.label_fractions)
         configs = {arm.name: _configs(config, arm) for arm in arms if arm.method}
         for arm in arms:
@@ -222,7 +222,11 @@ def _what_is_equal(config: CompareConfig, images: Images, arms: list[Arm]) -> li
         tune, numbers = config.tune, []
         for fraction in config.label_fractions:
             train = keep_labels(images.train, fraction, 0) if fraction < 1 else images.train
-            after = resolve(len(train), size, {}, tune.optim, tune.train)
+            try:
+                after = resolve(len(train), size, {}, tune.optim, tune.train)
+            except UserError as error:
+                why = str(error).replace("train.", "tune.train.")
+                raise UserError(f"Tuning with {100 * fraction:g} % of the labels: {why}") from error
             part = f" with {100 * fraction:g} % of the labels" if fraction < 1 else ""
             numbers.append(f"{after.total_steps:,} steps{part}")
         sentences.append(

@@ -95,7 +95,7 @@ def test_the_files(analyzed):
     assert plain["images"]["num_classes_covered"] == 3
     assert plain["versions"]["torch"] and len(plain["models"][0]["weights"]) == 64
     text = (config.out / "analysis.md").read_text()
-    assert text in report(found) + "\n" and "small resembles big most at layer" in text
+    assert text in report(found) + "\n" and "small resembles big" in text
     pytest.importorskip("matplotlib")
     names = ["similarity", "attention_distance", "attention_entropy", "probing", "layers_kept"]
     for name in names:

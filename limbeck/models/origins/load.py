@@ -116,9 +116,10 @@ def _describe_folder(folder: Path) -> str:
     names = {entry.name for entry in folder.iterdir()}
     runs = sorted(each.name for each in folder.iterdir() if is_finished_student(each))
     if runs:
+        shown = ", ".join(runs[:5]) + (" and others" if len(runs) > 5 else "")
         return (
-            f"{folder} has no student of its own yet; name one of the runs in it "
-            f"({', '.join(runs)}), or run the same command again if that has not finished."
+            f"{folder} has no student of its own yet; name one of the runs in it ({shown}), or "
+            "run the same command again if that has not finished."
         )
     if {"checkpoint.pt", "fingerprint.json", RECORD_FILE, WEIGHTS_FILE} & names:
         return (
