@@ -101,7 +101,8 @@ def draw_attention(
         axes.set_xlim(-0.6, len(values[what]) - 0.4)
         axes.set_xlabel("block (0: first)")
         axes.set_ylabel(label)
-    panels[0].set_ylim(bottom=0)  # of all, and once all are drawn: what comes later may be higher
+    top = panels[0].get_ylim()[1]  # of all, and once all are drawn: a later one may be higher
+    panels[0].set_ylim(0, 1.05 * top)
     figure.suptitle(f"{title}, {num_images:,} images", x=0.01, ha="left", fontsize=11)
     _legend(figure, list(handles), handles.values())
     return save_figure(figure, file)
