@@ -11,6 +11,7 @@ from limbeck.errors import UserError
 
 Probability = Annotated[float, pydantic.Field(ge=0, le=1)]
 NotNegative = Annotated[float, pydantic.Field(ge=0)]
+LabelFraction = Annotated[float, pydantic.Field(gt=0, le=1)]
 
 # Magnitude, operations, probability, spread and limit of the magnitude, increasing operations.
 RAND_AUGMENT = r"^rand(-(m\d+|n\d+|p[01]?\.?\d+|mstd\d+\.?\d*|mmax\d+|inc[01]))*$"
@@ -57,7 +58,7 @@ class DataOptions:
     """Part of root held out for probes, chosen by a hash of each key."""
     max_holdout: Annotated[int, pydantic.Field(ge=0)] = 5000
     """At most this many images are held out."""
-    label_fraction: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0
+    label_fraction: LabelFraction = 1.0
     """Part of the labelled training images that is used: the same part of every class, and at least
     one image of each. What is held out stays as it is."""
     label_seed: int = 0

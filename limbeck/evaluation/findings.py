@@ -64,6 +64,11 @@ def _similarity(pair: Mapping[str, Any]) -> str:
         fall = _steepest({i: x for i, x in enumerate(steps)})
         return f"{first} with itself: first and last layer {ends}; {fall}"
     most, least = max(known, key=known.get), min(known, key=known.get)  # type: ignore[arg-type]
+    if len(known) == len(curve) and known[most] - known[least] < STEP:
+        return (
+            f"{first} resembles {second} alike at all layers (CKA {known[least]:.2f} to "
+            f"{known[most]:.2f})."
+        )
     text = (
         f"{first} resembles {second} most at layer {most} (CKA {known[most]:.2f}, with its layer "
         f"{curve[most][1]}) and least at layer {least} ({known[least]:.2f}); the last layer has "

@@ -5,7 +5,7 @@ through matplotlib's objects, so that the same data gives the same bytes.
 """
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -18,6 +18,10 @@ from limbeck.evaluation.report import FONT, save_figure
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
+
+STEMS = ("similarity", "attention_distance", "attention_entropy", "probing", "layers_kept")
+PICTURES = tuple(f"{stem}{suffix}" for stem in STEMS for suffix in (".png", ".svg"))
+"""The files that ``draw_analysis`` may write."""
 
 
 def draw_analysis(found: Mapping[str, Any], out: Path) -> list[Path]:
@@ -97,9 +101,10 @@ def draw_attention(
         axes.set_xlim(-0.6, len(values[what]) - 0.4)
         axes.set_xlabel("block (0: first)")
         axes.set_ylabel(label)
-        axes.set_ylim(bottom=0)
+    top = panels[0].get_ylim()[1]  # of all, and once all are drawn: a later one may be higher
+    panels[0].set_ylim(0, 1.05 * top)
     figure.suptitle(f"{title}, {num_images:,} images", x=0.01, ha="left", fontsize=11)
-    _legend(figure, handles)
+    _legend(figure, list(handles), handles.values())
     return save_figure(figure, file)
 
 
@@ -114,7 +119,7 @@ def draw_probing(file: Path, probing: Mapping[str, Mapping[str, Any]]) -> list[P
             low, mean, high = (
                 [100 * score[key] for score in scores[probe]] for key in ("low", "mean", "high")
             )
-            (handles[_wrapped(name)],) = axes.plot(blocks, mean, **_style(place))
+            (handles[name],) = axes.plot(blocks, mean, **_style(place))
             axes.fill_between(blocks, low, high, color=_style(place)["color"], alpha=0.12, lw=0)
         axes.set_title(title, loc="left")
         axes.set_xlabel("block (0: first)")
@@ -125,7 +130,7 @@ def draw_probing(file: Path, probing: Mapping[str, Mapping[str, Any]]) -> list[P
         f"What is known after each block, {num_test:,} test images (band: 95 % interval)",
         x=0.01, ha="left", fontsize=11,
     )  # fmt: skip
-    _legend(figure, handles)
+    _legend(figure, [_wrapped(name) for name in handles], handles.values())
     return save_figure(figure, file)
 
 
@@ -134,6 +139,7 @@ def draw_layers(file: Path, runs: Sequence[Mapping[str, Any]]) -> list[Path]:
     of_curve = curves(runs)
     fractions = sorted({fraction for _, fraction in of_curve}, reverse=True)
     names = list(dict.fromkeys(name for name, _ in of_curve))
+    depths = {count for curve in of_curve.values() for count in curve}
     figure, panels = _panels(len(fractions), width=3.9, height=3.4)
     handles: dict[str, Any] = {}
     most_seeds = 1
@@ -144,8 +150,9 @@ def draw_layers(file: Path, runs: Sequence[Mapping[str, Any]]) -> list[Path]:
             means = [100 * fmean(values) for values in curve.values()]
             spreads = [100 * stdev(v) if len(v) > 1 else 0.0 for v in curve.values()]
             most_seeds = max([most_seeds, *map(len, curve.values())])
-            handles[_wrapped(name)] = axes.errorbar(
-                list(curve), means, spreads, capsize=3, **_style(place)
+            aside = 0.01 * max(depths) * (place - (len(names) - 1) / 2)  # bars do not hide bars
+            handles[name] = axes.errorbar(
+                [count + aside for count in curve], means, spreads, capsize=3, **_style(place)
             )
             counts |= curve.keys()
         axes.set_title(f"{100 * fraction:g} % of the labels", loc="left")
@@ -157,7 +164,7 @@ def draw_layers(file: Path, runs: Sequence[Mapping[str, Any]]) -> list[Path]:
         f"Fine-tuned with the first blocks kept, the rest afresh{spread}",
         x=0.01, ha="left", fontsize=11,
     )  # fmt: skip
-    _legend(figure, handles)
+    _legend(figure, [_wrapped(name) for name in handles], handles.values())
     return save_figure(figure, file)
 
 
@@ -187,18 +194,16 @@ def _panels(count: int, width: float, height: float, shares: bool = True) -> tup
         return figure, list(grid[:count])
 
 
-def _legend(figure: Any, handles: Mapping[str, Any]) -> None:
+def _legend(figure: Any, labels: Sequence[str], handles: Iterable[Any]) -> None:
     """Below the panels, in as many columns as fit; the figure grows by its height."""
-    lines = [name.split("\n") for name in handles]
+    lines = [label.split("\n") for label in labels]
     widest = max((len(line) for each in lines for line in each), default=0)
     fitting = int(figure.get_figwidth() / (0.085 * widest + 0.7))  # inches: letters, and a handle
-    columns = max(1, min(len(handles), fitting))
-    rows = -(-len(handles) // columns)
+    columns = max(1, min(len(labels), fitting))
+    rows = -(-len(labels) // columns)
     tallest = max(map(len, lines), default=0)
     figure.set_figheight(figure.get_figheight() + 0.19 * (rows * tallest - 1))
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower left", ncols=columns, frameon=False
-    )
+    figure.legend(list(handles), labels, loc="outside lower left", ncols=columns, frameon=False)
 
 
 def _style(place: int) -> dict[str, Any]:

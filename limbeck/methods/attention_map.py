@@ -7,6 +7,8 @@ scores before the softmax, and so do we unless told otherwise. Its other targets
 its mixer of identity are options; how maps are mixed (their scores are) is our choice.
 """
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from limbeck.errors import UserError
@@ -26,9 +28,9 @@ class AttentionMap(Comparison):
     token axes, CLS token included. W, one per pair, maps the student's heads to the teacher's (its
     start is that of a linear layer, not the identity). Both sides see the same patches.
 
-    ``decoupled``: the student's scores are those of a throw-away block after its last, and with
-    ``reconstruction.before_block`` the last blocks learn from the teacher alone. Block, W and
-    decoder are owned here and vanish from the finished student.
+    ``decoupled``: the student's scores are those of a throw-away block after its last, and the
+    reconstruction leaves before it, so that the last blocks learn from the teacher alone. Block, W
+    and decoder are owned here and vanish from the finished student.
     """
 
     Options = AttentionMapOptions
@@ -36,7 +38,7 @@ class AttentionMap(Comparison):
     def __init__(
         self, options: AttentionMapOptions, student: EncoderFacts, teacher: EncoderFacts | None
     ) -> None:
-        super().__init__(options, student, teacher)
+        super().__init__(_leaving_early(options, student), student, teacher)
         self.target, self.weight_of_teacher = options.target, options.weight
         self.extra_block = QueryKeyBlock(student) if options.decoupled else None
         self.pairs: list[tuple[Tap, Tap]] = []
@@ -84,6 +86,17 @@ class AttentionMap(Comparison):
 
     def _width(self, tap: Tap, facts: EncoderFacts) -> int:
         return facts.num_heads[tap.block] if tap.kind == "scores" else facts.tap_dim(tap)
+
+
+def _leaving_early(options: AttentionMapOptions, student: EncoderFacts) -> AttentionMapOptions:
+    """D2-MAE's reconstruction leaves where it is told, or after two thirds of a plain student."""
+    early = options.reconstruction
+    is_plain = len(set(student.block_strides)) == 1
+    is_open = options.masking == "drop" and early.weight > 0 and early.before_block is None
+    if not (options.decoupled and is_open and is_plain):
+        return options
+    early = replace(early, before_block=2 * student.depth // 3)
+    return replace(options, reconstruction=early)
 
 
 def _build_mixer(kind: str, of_student: int, of_teacher: int) -> nn.Module:

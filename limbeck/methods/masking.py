@@ -58,7 +58,8 @@ class MaskTokens(nn.Module):
         self.mask_ratio = mask_ratio
         self.squares = sides[0] // mask_patch_size, sides[1] // mask_patch_size
         self.units_per_side = mask_patch_size // student.mask_unit
-        check_mask_ratio(mask_ratio, self.squares[0] * self.squares[1])
+        num_squares = self.squares[0] * self.squares[1]
+        check_mask_ratio(mask_ratio, num_squares, f"squares of {mask_patch_size} pixels")
         self.mask_token = nn.Parameter(torch.empty(1, 1, student.input_dims[0]))
         nn.init.normal_(self.mask_token, std=0.02)
 
@@ -86,11 +87,12 @@ def build_masking(options: ComparisonOptions, student: EncoderFacts) -> nn.Modul
     return MaskTokens(options.mask_ratio, options.regression.mask_patch_size, student)
 
 
-def check_mask_ratio(mask_ratio: float, num_units: int) -> None:
+def check_mask_ratio(mask_ratio: float, num_units: int, units: str = "patches") -> None:
     """Raise UserError unless at least one patch (or unit) is kept and one masked."""
     num_keep = int(num_units * (1 - mask_ratio))
     if not 0 < num_keep < num_units:
         raise UserError(
-            f"mask_ratio {mask_ratio} keeps {num_keep} of {num_units} patches; at least one must "
-            "be kept and one masked."
+            f"mask_ratio {mask_ratio} keeps {num_keep} of {num_units} {units}; at least one must "
+            "be kept and one masked: change mask_ratio"
+            + ("." if units == "patches" else ", or set a smaller mask_patch_size.")
         )

@@ -354,8 +354,9 @@ class AttentionMapOptions(ComparisonOptions):
     weight: NotNegative = 1.0
     """Factor of the teacher's loss, alpha."""
     decoupled: bool = False
-    """D2-MAE: the scores are those of a throw-away block after the student's last. Set
-    reconstruction.before_block with it (8 of 12 in the study)."""
+    """D2-MAE: the scores are those of a throw-away block after the student's last, and the
+    reconstruction leaves before block 8 of 12, as in the study (two thirds of a plain student's
+    blocks), if its before_block is not given. Of masking mask-token set regression.before_block."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,10 +18,10 @@ import pydantic
 import tyro
 
 from limbeck.config import from_plain, options, read_json, read_preset, to_plain
-from limbeck.data.options import DataOptions
+from limbeck.data.options import DataOptions, LabelFraction
 from limbeck.errors import UserError
 from limbeck.recipes import checks
-from limbeck.recipes.finetune import FinetuneConfig
+from limbeck.recipes.finetune import FinetuneConfig, with_labels
 from limbeck.recipes.finetune import check as check_finetune
 from limbeck.recipes.probes import EmbedOptions
 
@@ -34,7 +34,6 @@ log = logging.getLogger("limbeck")
 
 PositiveInt = Annotated[int, pydantic.Field(gt=0)]
 NotNegativeInt = Annotated[int, pydantic.Field(ge=0)]
-Fraction = Annotated[float, pydantic.Field(gt=0, le=1)]
 Part = Literal["similarity", "attention", "probing"]
 
 PARTS: tuple[Part, ...] = ("similarity", "attention", "probing")
@@ -84,7 +83,7 @@ class AnalyzeConfig:
     """At most this many labelled images to learn probes from."""
     keep_blocks: tuple[NotNegativeInt, ...] = ()
     """Fine-tune with only the first so many blocks kept, for each of these numbers."""
-    label_fractions: tuple[Fraction, ...] = (1.0,)
+    label_fractions: tuple[LabelFraction, ...] = (1.0,)
     """Each of them with these parts of the labels."""
     num_seeds: PositiveInt = 1
     """And from so many seeds, for the spread."""
@@ -234,6 +233,8 @@ def _measured(
             found = before
         else:
             _refuse_other(config)
+    if found is not before and ranks.is_main:
+        clear(config.out)
 
     def keep(parts: dict[str, Any], notes: list[str]) -> None:
         found["parts"].update(parts)
@@ -290,17 +291,13 @@ def fine_tunings(config: AnalyzeConfig, name: str, source: str) -> list[Finetune
             seed=seed,
             overwrite=config.overwrite,
             keep_blocks=count,
-            data=_with_labels(config.data, fraction, seed),
+            data=with_labels(config.data, fraction, seed),
             train=replace(recipe.train, device=config.device),
         )
         for fraction in config.label_fractions
         for count in config.keep_blocks
         for seed in range(config.num_seeds)
     ]
-
-
-def _with_labels(data: DataOptions, fraction: float, seed: int) -> DataOptions:
-    return replace(data, label_fraction=fraction, label_seed=seed if fraction < 1 else 0)
 
 
 def _which_layers(
@@ -313,7 +310,8 @@ def _which_layers(
     if not images.is_labelled:
         note = "Which layers matter was not measured: the images have no labels."
         log.info(note)
-        notes.append(note)
+        if note not in notes:
+            notes.append(note)
         return []
     found = []
     for subject in subjects[: len(config.runs)]:
@@ -339,6 +337,15 @@ def save(out: Path, found: dict[str, Any]) -> None:
     from limbeck.engine.checkpoint import write_json
 
     write_json(out / DATA_FILE, found)
+
+
+def clear(out: Path) -> None:
+    """Take away what another analysis has written there, so that no picture of it is left."""
+    from limbeck.evaluation.pictures import PICTURES
+
+    if (out / DATA_FILE).exists():
+        for name in (*PICTURES, REPORT_FILE, DATA_FILE):
+            (out / name).unlink(missing_ok=True)
 
 
 def draw(found: dict[str, Any], out: Path) -> list[Path]:

@@ -160,9 +160,10 @@ def run_dir(out: Path, arm: Arm, seed: int) -> Path:
     return out / f"{arm.name if arm.method else UNTRAINED}_{seed}"
 
 
-def tuned_dir(out: Path, arm: Arm, seed: int) -> Path:
-    """Where it is fine-tuned."""
-    return out / f"{arm.name}_{seed}_finetuned"
+def tuned_dir(out: Path, arm: Arm, seed: int, fraction: float = 1.0) -> Path:
+    """Where it is fine-tuned, with all labels or a part of them."""
+    part = f"_labels{fraction:g}" if fraction < 1 else ""
+    return out / f"{arm.name}_{seed}_finetuned{part}"
 
 
 def _section_default(section: str) -> Any:

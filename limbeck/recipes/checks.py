@@ -63,7 +63,7 @@ def check_all_labels(data: DataOptions) -> None:
     if data.label_fraction < 1:
         raise UserError(
             "data.label_fraction is for what learns from labels (limbeck finetune, evaluate), and "
-            "this does not; leave it out."
+            "this does not, or has --label-fractions for it; leave it out."
         )
 
 

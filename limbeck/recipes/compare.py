@@ -21,7 +21,13 @@ import pydantic
 import tyro
 
 from limbeck.config import options, to_plain
-from limbeck.data.options import CropOptions, DataOptions, MixOptions, ViewOptions
+from limbeck.data.options import (
+    CropOptions,
+    DataOptions,
+    LabelFraction,
+    MixOptions,
+    ViewOptions,
+)
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.models.options import GlobalPool, StudentOptions, TeacherOptions
@@ -92,6 +98,8 @@ class CompareConfig:
     """Replace another comparison there."""
     fine_tune: bool = True
     """Also fine-tune every arm, where the images have labels."""
+    label_fractions: tuple[LabelFraction, ...] = (1.0,)
+    """Fine-tune with each of these parts of the labels; every seed draws its own part."""
 
     student: StudentOptions = StudentOptions()
     teacher: TeacherOptions = TeacherOptions()
@@ -117,8 +125,12 @@ def check(config: CompareConfig) -> list[Arm]:
     if not config.fine_tune:
         if config.tune != TuningOptions():
             raise UserError("Options of --tune have no effect with --no-fine-tune.")
+        if config.label_fractions != CompareConfig().label_fractions:
+            raise UserError("label_fractions has no effect with --no-fine-tune; leave it out.")
         if SCRATCH in (arm.name for arm in arms):
             raise UserError("The arm 'scratch' is a fine-tuning; leave out it or --no-fine-tune.")
+    if not config.label_fractions or len(set(config.label_fractions)) < len(config.label_fractions):
+        raise UserError("label_fractions names each part once, and at least one.")
     checks.check_train(config.tune.train, config.tune.optim)
     needs = [table_needs_teacher(arm) for arm in arms]
     for arm, needs_teacher in zip(arms, needs, strict=True):
@@ -144,9 +156,10 @@ def compare(config: CompareConfig) -> Comparison:
         images = open_images(config.data)
         check_holdout(images)
         _check_labels(config, arms, images)
-        # Arms and seeds may be added: each run in the folder knows its own.
+        equal = _what_is_equal(config, images, arms)
+        # Arms, seeds and parts may be added: each run in the folder knows its own.
         shared = to_plain(config)
-        for name in ("arms", "seeds"):
+        for name in ("arms", "seeds", "label_fractions"):
             del shared[name]
         open_run(
             config.out,
@@ -154,7 +167,7 @@ def compare(config: CompareConfig) -> Comparison:
             {"data": images.fingerprint},
             overwrite=config.overwrite,
         )
-        found = Comparison(config.out, arms, _what_is_equal(config, images, arms))
+        found = Comparison(config.out, arms, equal, label_fractions=config.label_fractions)
         configs = {arm.name: _configs(config, arm) for arm in arms if arm.method}
         for arm in arms:
             if arm.method and (reason := _rehearse(configs[arm.name], images, ranks)):
@@ -192,23 +205,33 @@ def _check_labels(config: CompareConfig, arms: list[Arm], images: Images) -> Non
 
 def _what_is_equal(config: CompareConfig, images: Images, arms: list[Arm]) -> list[str]:
     """What all arms have in common, and what sets some of them apart, in sentences."""
+    from limbeck.data.open import keep_labels
     from limbeck.recipes.steps import resolve
 
     size = config.student.img_size or 0
     before = resolve(len(images.train), size, {}, config.optim, config.train)
+    seeds = "seed 0" if config.seeds == 1 else f"seeds 0 to {config.seeds - 1}"
     sentences = [
         f"Equal for all: the student ({config.student.name}, at its start the same for a seed), "
         f"{before.num_images:,} training images, {len(images.holdout):,} test images, "
         f"{before.total_steps:,} steps of {config.train.global_batch_size} images of pre-training, "
         f"the crops (scale {config.crop.scale[0]:g} to {config.crop.scale[1]:g}), the optimiser, "
-        f"seeds 0 to {config.seeds - 1}. Not equal: time and memory, which are in the table.",
+        f"{seeds}. Not equal: time and memory, which are in the table.",
     ]
     if config.fine_tune and images.is_labelled:
-        tune = config.tune
-        after = resolve(len(images.train), size, {}, tune.optim, tune.train)
+        tune, numbers = config.tune, []
+        for fraction in config.label_fractions:
+            train = keep_labels(images.train, fraction, 0) if fraction < 1 else images.train
+            try:
+                after = resolve(len(train), size, {}, tune.optim, tune.train)
+            except UserError as error:
+                why = str(error).replace("train.", "tune.train.")
+                raise UserError(f"Tuning with {100 * fraction:g} % of the labels: {why}") from error
+            part = f" with {100 * fraction:g} % of the labels" if fraction < 1 else ""
+            numbers.append(f"{after.total_steps:,} steps{part}")
         sentences.append(
-            f"Fine-tuned alike, scratch without layer decay: {after.total_steps:,} steps of "
-            f"{tune.train.global_batch_size} images."
+            f"Fine-tuned alike, scratch without layer decay: {', '.join(numbers)}, of "
+            f"{tune.train.global_batch_size} images each."
         )
     sentences += [
         f"{arm.name} differs in {', '.join(f'{k} = {v}' for k, v in arm.of_run.items())}."

@@ -10,14 +10,19 @@ from typing import Any
 from limbeck.recipes.arms import Arm
 
 TABLE_FILE, DATA_FILE = "table.md", "comparison.json"
-COLUMNS = {
-    "finetuned_top1": "fine-tuned %",
+SHORT = 600  # seconds, up to which times are told in them
+PROBES = {
     "linear_top1": "linear %",
     "knn_top1": "kNN %",
     "few_5_top1": "5 labels %",
     "neighbours": "teacher's neighbours %",
 }
-"""Scores in the table; the first that arms have decides."""
+"""Scores of frozen students, and their titles."""
+
+
+def finetuned(fraction: float) -> str:
+    """The beginning of the names of scores and costs of a fine-tuning with a part of the labels."""
+    return f"finetuned_{fraction:g}" if fraction < 1 else "finetuned"
 
 
 @dataclass
@@ -39,11 +44,23 @@ class Comparison:
     equal: list[str]
     results: dict[str, dict[int, Result]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    label_fractions: tuple[float, ...] = (1.0,)
 
     @property
     def problems(self) -> list[str]:
         """The failures in words; with any, the command exits with 1."""
         return [f"{name} failed: {reason}" for name, reason in self.failures.items()]
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Scores in the table, and their titles; the first that arms have decides."""
+        tuned = {f"{finetuned(part)}_top1": _of_labels("fine-tuned %", part) for part in self.parts}
+        return tuned | PROBES
+
+    @property
+    def parts(self) -> list[float]:
+        """The label fractions, the largest first."""
+        return sorted(self.label_fractions, reverse=True)
 
     def values(self, arm: str, name: str) -> list[float]:
         """A score or cost of an arm, of each seed that has it."""
@@ -82,24 +99,29 @@ def write(found: Comparison) -> None:
 
 def report(found: Comparison) -> str:
     """The table, the best arm, what was equal, and what has failed, for people."""
-    lines = [table_of(found), ""]
-    lines += [best_of(found), *found.equal, *found.problems]
-    return "\n".join(lines)
+    return "\n\n".join([table_of(found), best_of(found), *found.equal, *found.problems])
 
 
 def table_of(found: Comparison) -> str:
     """A Markdown table: percentages, mean and standard deviation over the seeds."""
     from limbeck.evaluation.report import table
 
+    times = {"seconds": "pre-training"} | {
+        f"{finetuned(part)}_seconds": _of_labels("fine-tuning", part) for part in found.parts
+    }
+    longest = max(
+        (v for arm in found.arms for n in times for v in found.values(arm.name, n)), default=0
+    )
+    unit, each = ("min", 60) if longest >= SHORT else ("s", 1)
     rows = []
     for arm in found.arms:
         cells: dict[str, Any] = {"arm": arm.name}
-        for name, title in COLUMNS.items():
+        for name, title in found.columns.items():
             if any(found.values(other.name, name) for other in found.arms):
                 cells[title] = _cell([100 * value for value in found.values(arm.name, name)])
-        for name, title in (("seconds", "minutes"), ("finetune_seconds", "tuning minutes")):
+        for name, title in times.items():
             if any(found.values(other.name, name) for other in found.arms):
-                cells[title] = _cell([value / 60 for value in found.values(arm.name, name)])
+                cells[f"{title}, {unit}"] = _cell([v / each for v in found.values(arm.name, name)])
         for name, title in (("images_per_second", "images/s"), ("memory_mib", "MiB")):
             values = found.values(arm.name, name)
             cells[title] = f"{fmean(values):.0f}" if values else None
@@ -115,7 +137,7 @@ def best_of(found: Comparison) -> str:
     whole = [arm.name for arm in found.arms if arm.name not in found.failures]
     by_column = {
         title: {arm: found.values(arm, name) for arm in whole if found.values(arm, name)}
-        for name, title in COLUMNS.items()
+        for name, title in found.columns.items()
     }
     title = next((title for title, of_arm in by_column.items() if len(of_arm) > 1), None)
     if title is None:
@@ -132,6 +154,10 @@ def best_of(found: Comparison) -> str:
     if near:
         return f"{text}; not clear of {', '.join(near)}, whose spreads over seeds overlap."
     return f"{text}; clear of all others by more than their spreads over seeds."
+
+
+def _of_labels(words: str, part: float) -> str:
+    return f"{words} ({100 * part:g} % of labels)" if part < 1 else words
 
 
 def _cell(values: list[float]) -> str | None:

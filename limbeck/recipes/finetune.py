@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -107,6 +107,11 @@ class FinetuneConfig(PerTaskMethodOptions):
     )
     train: TrainOptions = TrainOptions(epochs=100)
     evaluation: CropEvalOptions = CropEvalOptions()
+
+
+def with_labels(data: DataOptions, fraction: float, seed: int) -> DataOptions:
+    """The data with a part of the labels, drawn anew for each seed."""
+    return replace(data, label_fraction=fraction, label_seed=seed if fraction < 1 else 0)
 
 
 def check(config: FinetuneConfig) -> None:

@@ -6,14 +6,16 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.config import read_json, to_plain
 from limbeck.recipes.arms import SCRATCH, UNTRAINED, Arm, run_dir, tuned_dir
+from limbeck.recipes.comparison import finetuned
 from limbeck.recipes.distill import DistillConfig, distill
 from limbeck.recipes.evaluate import EvaluateConfig, Prober
-from limbeck.recipes.finetune import FinetuneConfig, finetune
+from limbeck.recipes.finetune import FinetuneConfig, finetune, with_labels
 from limbeck.recipes.probes import CropEvalOptions
 
 if TYPE_CHECKING:
@@ -57,12 +59,13 @@ class Trials:
         if arm.name != SCRATCH:
             result.scores |= self._probe(folder)
         if config.fine_tune and self.images.is_labelled and arm.name != UNTRAINED:
-            tuned = tuned_dir(config.out, arm, seed)
-            tuning = self._tuning(arm, seed, folder)
-            cost = self._measured(tuned, lambda: finetune(tuning))
-            result.cost |= {f"finetune_{name}": value for name, value in cost.items()}
-            scores = read_json(tuned / "student.json")["scores"]
-            result.scores |= {f"finetuned_{name}": value for name, value in scores.items()}
+            for fraction in config.label_fractions:
+                tuning = self._tuning(arm, seed, folder, fraction)
+                cost = self._measured(tuning.out, partial(finetune, tuning))
+                name = finetuned(fraction)
+                result.cost |= {f"{name}_{key}": value for key, value in cost.items()}
+                scores = read_json(tuning.out / "student.json")["scores"]
+                result.scores |= {f"{name}_{key}": value for key, value in scores.items()}
 
     def _save_start(self, seed: int, folder: Path) -> None:
         from limbeck.models.finished import is_finished_student, save_student
@@ -71,18 +74,18 @@ class Trials:
         if not is_finished_student(folder):
             save_student(start_student(self.config.student, 0.0, seed), folder, {})
 
-    def _tuning(self, arm: Arm, seed: int, student: Path) -> FinetuneConfig:
+    def _tuning(self, arm: Arm, seed: int, student: Path, fraction: float) -> FinetuneConfig:
         tune, embed = self.config.tune, asdict(self.config.embed)
         del embed["pool"]
         return FinetuneConfig(
             student=str(student),
-            out=tuned_dir(self.config.out, arm, seed),
+            out=tuned_dir(self.config.out, arm, seed, fraction),
             seed=seed,
             overwrite=self.config.overwrite,
             global_pool=tune.global_pool,
             num_heads=self.num_heads,
             drop_path_rate=tune.drop_path_rate,
-            data=self.config.data,
+            data=with_labels(self.config.data, fraction, seed),
             views=tune.views,
             mix=tune.mix,
             # Layer decay spares what was learnt before; a fresh student has learnt nothing.

@@ -118,3 +118,10 @@ def test_what_may_be_chance_is_said():
     assert "-40.0 points" in text and "nine tenths" not in text
     assert which_layers(runs_of({3: 0.5}))[0].endswith("3: 50.0 %.")
     assert len(which_layers(layer_runs(["a", "b"], 12))) == 4
+
+
+def test_layers_that_are_all_alike_are_not_ranked():
+    cka = [[0.98, 0.97], [0.97, 0.99]]
+    text = said(similarity=[{"first": "one", "second": "other", "cka": cka}])
+    assert "one resembles other alike at all layers (CKA 0.98 to 0.99)." in text
+    assert "most at layer" not in text

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from limbeck.errors import UserError
+from limbeck.evaluation import pictures
 from limbeck.evaluation.pictures import draw_analysis, draw_attention, draw_similarity
 from tests.evaluation.analyses import analysis, similarity
 
@@ -28,6 +29,7 @@ def drawn(tmp_path_factory):
 def test_every_part_is_drawn_twice(drawn):
     out, paths = drawn
     assert paths == [out / f"{name}{suffix}" for name in NAMES for suffix in (".png", ".svg")]
+    assert tuple(path.name for path in paths) == pictures.PICTURES
     for path in paths[::2]:
         with Image.open(path) as image:
             assert min(image.size) > 500
@@ -74,6 +76,29 @@ def test_layers_and_blocks_without_a_value(tmp_path):
             values[0] = values[2] = None
     png, svg = draw_attention(tmp_path / "attention", found, "distance", 8)
     assert "one head" in words_of(svg)
+
+
+def test_a_later_network_is_not_cut_off(tmp_path, monkeypatch):
+    """The panels share one scale, and it reaches up to the farthest head of all."""
+    figures = []
+    save = pictures.save_figure
+    monkeypatch.setattr(
+        pictures,
+        "save_figure",
+        lambda figure, file: (figures.append(figure), save(figure, file))[1],
+    )
+    near, far = ({"distance": [[value, value]], "uniform_distance": [9.0]} for value in (3.0, 50.0))
+    draw_attention(tmp_path / "attention", {"near": near, "far": far}, "distance", 8)
+    assert [axes.get_ylim()[0] for axes in figures[0].axes] == [0, 0]
+    assert all(axes.get_ylim()[1] > 50 for axes in figures[0].axes)
+
+
+def test_names_that_are_cut_alike_keep_their_lines(tmp_path):
+    names = [f"{'a' * 40}_{middle}_{'b' * 40}" for middle in ("one", "other")]
+    found = analysis(names, [4, 4])
+    found["parts"] = {"probing": found["parts"]["probing"]}
+    svg = draw_analysis(found, tmp_path)[1]
+    assert words_of(svg).count("aa...bb") == 2
 
 
 def test_no_block_at_all(tmp_path):

@@ -138,6 +138,22 @@ def test_decoupled_the_last_blocks_learn_from_the_teacher_alone():
     assert all(p.grad.any() for p in method.mixers.parameters())
 
 
+@pytest.mark.parametrize(("depth", "block"), [(12, 8), (6, 4), (2, 1)])
+def test_decoupled_the_reconstruction_leaves_early_unless_told(depth, block):
+    student, teacher = small_vit(depth).facts, small_vit(2).facts
+    method = AttentionMap(AttentionMapOptions(decoupled=True), student, teacher)
+    assert method.reconstruction.taps == (Tap("block_input", block),)
+    coupled = AttentionMap(AttentionMapOptions(), student, teacher)
+    assert coupled.reconstruction.taps == (Tap("output"),)
+    alone = ReconstructionOptions(weight=0)
+    assert (
+        AttentionMap(
+            AttentionMapOptions(decoupled=True, reconstruction=alone), student, teacher
+        ).reconstruction
+        is None
+    )
+
+
 def test_decoupled_the_decoder_reads_what_enters_the_block():
     student = small_vit(4).eval()
     options = AttentionMapOptions(reconstruction=ReconstructionOptions(weight=1, before_block=2))

@@ -95,7 +95,7 @@ def test_the_files(analyzed):
     assert plain["images"]["num_classes_covered"] == 3
     assert plain["versions"]["torch"] and len(plain["models"][0]["weights"]) == 64
     text = (config.out / "analysis.md").read_text()
-    assert text in report(found) + "\n" and "small resembles big most at layer" in text
+    assert text in report(found) + "\n" and "small resembles big" in text
     pytest.importorskip("matplotlib")
     names = ["similarity", "attention_distance", "attention_entropy", "probing", "layers_kept"]
     for name in names:
@@ -140,6 +140,16 @@ def test_other_images_or_weights_are_another_analysis(images, student, tmp_path)
         analyze(config)
     other = analyze(replace(config, overwrite=True))
     assert other.found["images"]["num_images"] < first.found["images"]["num_images"]
+
+
+def test_nothing_of_a_replaced_analysis_is_left(images, student, tmp_path):
+    pytest.importorskip("matplotlib")
+    config = config_of(images, student, out=tmp_path)
+    assert len(analyze(config).pictures) == 8
+    (tmp_path / "mine.png").touch()
+    found = analyze(replace(config, seed=1, overwrite=True, parts=("attention",)))
+    files = {"analysis.json", "analysis.md", "mine.png", *(p.name for p in found.pictures)}
+    assert {path.name for path in tmp_path.iterdir()} == files
 
 
 def test_missing_parts_are_added(images, student, tmp_path):
@@ -192,6 +202,7 @@ def test_unlabelled_images(unlabelled, student, tmp_path):
     assert "Blocks were not probed: the images have no labels." in text
     assert "Which layers matter was not measured: the images have no labels." in text
     assert "no labels)" in text
+    assert analyze(config).found["notes"] == found["notes"]  # each once
     by_class = config_of(unlabelled, student, out=tmp_path / "x", sampling="stratified")
     with pytest.raises(UserError, match="use --sampling random"):
         analyze(by_class)

@@ -69,6 +69,25 @@ def test_all_arms_end_in_one_table(images, teacher, tmp_path):
     assert tuned["architecture"]["num_heads"] == [3, 3]  # relation's own head count is taken back
 
 
+def test_fine_tuning_with_parts_of_the_labels(images, tmp_path):
+    out = tmp_path / "out"
+    config = config_of(images, out, "scratch", "masked-pixel", label_fractions=(1.0, 0.5))
+    found = compare(config)
+    assert not found.problems
+    for name in ("scratch", "masked-pixel"):
+        assert {"finetuned_top1", "finetuned_0.5_top1"} <= found.results[name][0].scores.keys()
+    record = json.loads((out / "scratch_0_finetuned_labels0.5" / "student.json").read_text())
+    assert record["config"]["data"]["label_fraction"] == 0.5
+    assert "| fine-tuned % (50 % of labels) |" in report(found)
+    before = snapshot(out / "scratch_0_finetuned")
+    compare(replace(config, label_fractions=(1.0, 0.75)))
+    assert snapshot(out / "scratch_0_finetuned") == before
+    few = replace(config, out=tmp_path / "few", label_fractions=(0.1,))
+    with pytest.raises(UserError, match="10 % of the labels: .* --tune.train.global-batch-size to"):
+        compare(few)
+    assert not (tmp_path / "few").exists()
+
+
 def test_arms_can_be_added_but_not_changed(images, tmp_path):
     out = tmp_path / "out"
     config = config_of(images, out, "masked-pixel", fine_tune=False, tune=TuningOptions())
@@ -144,6 +163,12 @@ def test_unlabelled_images_are_compared_by_neighbours(unlabelled, teacher, tmp_p
         (("dino",), {"teacher": TeacherOptions(source="timm:vit_base_patch16_224")}, "No arm has"),
         (("dino", "scratch"), {"fine_tune": False, "tune": TuningOptions()}, "leave out it"),
         (("dino",), {"fine_tune": False}, "Options of --tune have no effect"),
+        (
+            ("dino",),
+            {"fine_tune": False, "tune": TuningOptions(), "label_fractions": (0.1,)},
+            "label_fractions has no effect",
+        ),
+        (("dino",), {"label_fractions": (0.1, 0.1)}, "each part once"),
         (("relation",), {}, "method relation needs a teacher"),
         (("dino,optim.warmup_epochs=5",), {}, "leaves nothing"),
     ],

@@ -21,9 +21,25 @@ def found(tmp_path, moco=(0.7, 0.8), dino=(0.5, 0.5)):
 def test_the_table_has_means_and_spreads_of_what_was_measured(tmp_path):
     lines = table_of(found(tmp_path)).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0] == ["arm", "linear %", "kNN %", "minutes", "images/s", "MiB", "runs"]
+    assert cells[0] == ["arm", "linear %", "kNN %", "pre-training, s", "images/s", "MiB", "runs"]
     assert cells[2] == ["scratch", "-", "-", "-", "-", "-", "0"]
-    assert cells[3] == ["moco-v3", "75.0 ± 7.1", "37.5 ± 3.5", "0.8 ± 0.1", "-", "-", "2"]
+    assert cells[3] == ["moco-v3", "75.0 ± 7.1", "37.5 ± 3.5", "45.0 ± 4.2", "-", "-", "2"]
+
+
+def test_long_times_are_in_minutes_and_parts_of_the_labels_have_columns(tmp_path):
+    comparison = found(tmp_path)
+    comparison.label_fractions = (0.01, 1.0)
+    for result in comparison.results["d"].values():
+        result.cost["seconds"] = 900.0
+        result.scores["finetuned_0.01_top1"] = 0.25
+        result.cost["finetuned_0.01_seconds"] = 60.0
+    lines = table_of(comparison).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    row = dict(zip(cells[0], cells[4], strict=True))
+    assert row["pre-training, min"] == "15.0 ± 0.0"
+    assert row["fine-tuned % (1 % of labels)"] == "25.0 ± 0.0"
+    assert row["fine-tuning (1 % of labels), min"] == "1.0 ± 0.0"
+    assert "fine-tuned %" not in row  # nobody was, with all labels
 
 
 @pytest.mark.parametrize(

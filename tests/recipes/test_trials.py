@@ -1,11 +1,16 @@
 """What a run costs, added up over its attempts."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
+from limbeck.models.origins.load import load_encoder
+from limbeck.recipes.arms import Arm
+from limbeck.recipes.compare import CompareConfig
 from limbeck.recipes.trials import COST_FILE, Trials, images_per_second
+from tests.recipes.runs import STUDENT_SHAPE
 
 
 @pytest.fixture
@@ -43,3 +48,29 @@ def test_a_run_that_was_replaced_starts_at_nought(trials, tmp_path, monkeypatch)
     trials._measured(tmp_path, lambda: (tmp_path / "finished.json").write_text("{}"))
     cost = trials._measured(tmp_path, (tmp_path / COST_FILE).unlink)
     assert cost["seconds"] == 2.0
+
+
+def test_a_fine_tuning_has_its_seed_its_labels_and_layer_decay_where_something_was_learnt(
+    trials, tmp_path
+):
+    trials.config, trials.num_heads = CompareConfig(out=tmp_path), 3
+    tuned, scratch = (
+        trials._tuning(arm, 2, tmp_path / "student", 0.1)
+        for arm in (Arm("mine", "dino"), Arm("scratch", None))
+    )
+    assert tuned.out == tmp_path / "mine_2_finetuned_labels0.1" and tuned.num_heads == 3
+    assert (tuned.seed, tuned.data.label_fraction, tuned.data.label_seed) == (2, 0.1, 2)
+    assert tuned.optim == trials.config.tune.optim and tuned.optim.layer_decay == 0.85
+    assert scratch.optim == replace(tuned.optim, layer_decay=1.0)
+
+
+def test_every_seed_has_a_start_of_its_own_which_is_kept(trials, tmp_path):
+    trials.config = CompareConfig(student=STUDENT_SHAPE)
+    folders = [tmp_path / name for name in "ab"]
+    for seed, folder in enumerate(folders):
+        trials._save_start(seed, folder)
+    first, second = (load_encoder(str(folder)).state_dict() for folder in folders)
+    name = next(name for name in first if name.endswith("qkv.weight"))
+    assert not torch.equal(first[name], second[name])
+    trials._save_start(1, folders[0])
+    assert torch.equal(load_encoder(str(folders[0])).state_dict()[name], first[name])

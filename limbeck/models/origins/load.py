@@ -114,6 +114,13 @@ def _load_path(path: Path, model_name: str | None, shared: dict[str, Any]) -> En
 
 def _describe_folder(folder: Path) -> str:
     names = {entry.name for entry in folder.iterdir()}
+    runs = sorted(each.name for each in folder.iterdir() if is_finished_student(each))
+    if runs:
+        shown = ", ".join(runs[:5]) + (" and others" if len(runs) > 5 else "")
+        return (
+            f"{folder} has no student of its own yet; name one of the runs in it ({shown}), or "
+            "run the same command again if that has not finished."
+        )
     if {"checkpoint.pt", "fingerprint.json", RECORD_FILE, WEIGHTS_FILE} & names:
         return (
             f"The run in {folder} has not finished, so there is no student yet; run the same "
