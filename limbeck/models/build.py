@@ -374,7 +374,7 @@ def with_classifier(
             weights["pos_embed"], num_prefix_rows, old_grid, new_grid
         )
         log.info(interpolation_note(old_grid, new_grid))
-    weights = resize_tables(weights, own, old_grid, new_grid)
+    weights = resize_tables(weights, classifier.model)
     unmatched = [
         name
         for name in sorted(own.keys() | weights.keys())

@@ -351,7 +351,7 @@ def assemble(
         table = interpolate_pos_embed(weights["pos_embed"], num_prefix_rows, grid, new_grid)
         weights = weights | {"pos_embed": table}
         notes.append(interpolation_note(grid, new_grid))
-    weights = resize_tables(weights, skeleton.model.state_dict(), grid, new_grid)
+    weights = resize_tables(weights, skeleton.model)
     check_match(skeleton.model.state_dict(), weights, origin["source"])
     persistent = skeleton.model.state_dict().keys()
     if all(name in persistent for name, _ in skeleton.model.named_buffers()):
