@@ -69,3 +69,16 @@ def test_an_encoder_cast_to_bf16_takes_float_images(family):
     expected = small_encoder(family)(small_images()).tokens
     # bf16 keeps 8 bits; the error of a model of a few blocks stays within some of its steps.
     assert (tokens.float() - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+@pytest.mark.parametrize("family", ["augreg", "siglip", "deit-distilled", "tinymim-star", "hiera", "swin"])
+def test_classifiers_compute_in_float32_under_autocast(family):
+    encoder = small_encoder(family)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = encoder(small_images(), taps=(Tap("logits"), Tap("output"))).taps
+    logits = found[Tap("logits")]
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, logits.bfloat16().float())
+    with torch.no_grad():
+        half = encoder.to(torch.bfloat16)(small_images(), taps=(Tap("logits"),)).taps
+    assert half[Tap("logits")].dtype == torch.bfloat16

@@ -218,8 +218,7 @@ def load_weights_file(
     weights, info = read_weights(path)
     staged = read_staged(to_float32(weights), img_size, num_heads)
     if staged is not None:
-        notes = left_out_notes(info.network.left_out) + info.notes
-        return load_staged(staged, path, notes, img_size, patch_size, num_classes)
+        return load_staged(staged, info, path, img_size, patch_size, num_classes)
     check_indices(weights, str(path))
     layout = recognise(weights, info.network.program)
     named, left = split_left_out(layout, to_float32(layout.convert(weights)))
@@ -253,8 +252,8 @@ def load_weights_file(
 
 def load_staged(
     staged: Staged,
+    info: FileInfo,
     path: Path,
-    notes: list[str],
     img_size: Grid | None,
     patch_size: int | None,
     num_classes: int | None,
@@ -263,8 +262,9 @@ def load_staged(
     if patch_size is not None:
         raise UserError(f"{path} is of an encoder of stages; leave patch_size away.")
     notes = [
-        *(f"Left out {what} ({len(names)} tensors)." for what, names in staged.left_out.items()),
-        *notes,
+        *left_out_notes(info.network.left_out | staged.left_out),
+        *info.notes,
+        *staged.notes,
         f"Head counts {heads_text(staged.num_heads)}: {staged.heads_known_from}.",
         "ImageNet's mean and std, as this layout has.",
     ]

@@ -71,8 +71,8 @@ def load_decoder(
     kept = load_keepsakes(source).get(DECODER)
     if kept is None:
         raise UserError(
-            f"{source} has no decoder; the run of a method that reconstructs pixels has one "
-            "(limbeck distill --method masked-pixel), and so has a full MAE file."
+            f"{source} has no decoder; the run of a plain ViT and a method that reconstructs pixels "
+            "has one (limbeck distill --method masked-pixel), and so has a full MAE file."
         )
     heads = num_heads or kept.facts.get("num_heads")
     width, depth, own_grid, has_cls_token = _read_shape(kept, source)
@@ -174,7 +174,9 @@ def _read_file(path: Path) -> Keepsake | None:
     weights, info = read_weights(path)
     starts = ("decoder_", "mask_token")
     own: Weights = {n: v for n, v in to_float32(weights).items() if n.startswith(starts)}
-    if "decoder_embed.weight" not in own:
+    # A Hiera's reads all stages at once, fused, and draws pixels channel by channel.
+    is_of_stages = any(name.startswith("multi_scale_fusion_heads.") for name in weights)
+    if is_of_stages or "decoder_embed.weight" not in own:
         return None
     told = info.metadata.get("decoder_num_heads", "")
     width = own["decoder_embed.weight"].shape[0]
