@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from limbeck.errors import UserError
-from limbeck.models.build import build_student, with_classifier
+from limbeck.models.build import build_student
 from limbeck.models.cls_distilled import ClsDistilledVit
+from limbeck.models.heads import with_classifier
 from limbeck.models.options import StudentOptions
 from limbeck.records import Tap
 from tests.models.families import small_encoder, small_images

@@ -5,7 +5,8 @@ import torch
 
 from limbeck.engine.optim import param_groups
 from limbeck.errors import UserError
-from limbeck.models.build import build_student, with_classifier
+from limbeck.models.build import build_student
+from limbeck.models.heads import with_classifier
 from limbeck.models.options import StudentOptions
 from limbeck.models.rel_pos import with_rel_pos
 from limbeck.recipes.finetune import FinetuneConfig, build_classifier

@@ -16,8 +16,9 @@ from limbeck.methods.options import (
     RelationOptions,
 )
 from limbeck.methods.relation import Relation
-from limbeck.models.build import build_student, describe_positions, with_classifier
+from limbeck.models.build import build_student, describe_positions
 from limbeck.models.finished import save_student
+from limbeck.models.heads import with_classifier
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.models.origins.decoder import load_decoder
 from limbeck.models.vit import VitEncoder

@@ -11,10 +11,10 @@ from torch import Tensor
 from limbeck.errors import UserError
 from limbeck.models.finished import is_finished_student, load_kept
 from limbeck.models.origins.architecture import read_shape, to_architecture
-from limbeck.models.origins.checkpoint import (
+from limbeck.models.origins.checkpoint import compare, heads_text
+from limbeck.models.origins.files import (
+    SUFFIXES,
     FileInfo,
-    compare,
-    heads_text,
     read_metadata,
     read_pickle,
     read_safetensors,
@@ -29,7 +29,7 @@ from limbeck.models.origins.layouts import (
     recognise,
     split_left_out,
 )
-from limbeck.models.origins.load import SUFFIXES, load_encoder
+from limbeck.models.origins.load import load_encoder
 from limbeck.models.origins.names import check_path
 from limbeck.models.origins.repository import read_hub_config
 from limbeck.models.vit import build_encoder

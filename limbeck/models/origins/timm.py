@@ -15,12 +15,8 @@ from limbeck.errors import UserError
 from limbeck.models.classifier import ClassifierEncoder
 from limbeck.models.encoder import Encoder
 from limbeck.models.finished import weight_hash
-from limbeck.models.origins.checkpoint import (
-    interpolation_note,
-    left_out_notes,
-    read_weights,
-    resized,
-)
+from limbeck.models.origins.checkpoint import interpolation_note, resized
+from limbeck.models.origins.files import left_out_notes, read_weights
 from limbeck.models.origins.hub import REMEDY, fetch
 from limbeck.models.origins.layouts import Grid, Weights, spread_heads, to_float32, to_grid
 from limbeck.models.shapes import check_model_name, known_model_names, narrowed, pooling_of
