@@ -32,12 +32,12 @@ _KIND_OF: dict[type, HeadKind] = {
 # What a plain ViT gets and loses for a second head.
 _ADDED = {
     "distilled": ("dist_token",),
-    "cls-distilled": ("dist_norm", "fc_norm"),
+    "cls-distilled": ("dist_norm",),
     "tinymim-star": ("dist_token", "conv1x1", "fc_norm"),
 }
 _DROPPED = {
     "distilled": (),
-    "cls-distilled": ("norm", "fc_norm"),
+    "cls-distilled": (),
     "tinymim-star": ("norm", "fc_norm"),
 }
 _WIDENED = {"distilled": {}, "tinymim-star": {"conv1x1.1.weight": OUT_DIM}}  # name: rows

@@ -55,6 +55,15 @@ def test_a_plain_student_gets_the_second_head_and_both_norms_afresh():
     assert model.layer_id("model.dist_norm.weight") == model.layer_id("head_dist.bias") == 4
 
 
+def test_of_a_mean_pooled_classifier_the_norm_of_the_mean_is_kept():
+    first = with_classifier(build_student(SMALL, seed=0), 3, "avg", seed=0)
+    with torch.no_grad():
+        first.model.fc_norm.weight.fill_(2.0)
+    second = with_classifier(first, 3, None, seed=0, head="cls-distilled")
+    assert second.model.fc_norm.weight.eq(2).all()
+    assert second.model.dist_norm.weight.eq(1).all()
+
+
 def test_it_is_fine_tuned_again_at_another_size():
     first = with_classifier(build_student(SMALL, seed=0), 3, None, seed=0, head="cls-distilled")
     with torch.no_grad():

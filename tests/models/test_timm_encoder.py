@@ -87,7 +87,7 @@ def test_classifiers_compute_in_float32_under_autocast(family):
     assert half[Tap("logits")].dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("family", ["augreg", *HIERARCHICAL])
+@pytest.mark.parametrize("family", HIERARCHICAL)
 def test_paths_are_dropped_alike_whatever_is_tapped(family):
     encoder = small_encoder(family).train()
     set_drop_path(encoder, [0.5] * encoder.facts.depth)

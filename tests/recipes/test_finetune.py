@@ -429,6 +429,16 @@ def test_relative_positions_are_learnt_loaded_and_evaluated(images, student, tmp
     assert larger.model.blocks[0].attn.relative_position_bias_table.shape == (124, 4)
 
 
+@pytest.mark.parametrize(("q_pool", "grid"), [(None, (2, 2)), (2, (4, 4))])
+def test_a_hiera_pools_as_often_as_asked_and_drops_paths_block_by_block(q_pool, grid):
+    config = FinetuneConfig(student="hiera_46", img_size=64, q_pool=q_pool, drop_path_rate=0.11)
+    network = build_classifier(config, 3)
+    assert network.facts.grid == grid
+    for part in ("drop_path1", "drop_path2"):
+        rates = [getattr(getattr(block, part), "drop_prob", 0) for block in network.blocks]
+        assert rates == pytest.approx([0.01 * block for block in range(12)])
+
+
 def test_a_part_of_the_labels_with_sgd(images, student, tmp_path):
     """MAE-Lite's transfer to a small set."""
     config = longer(finetune_config(images, tmp_path / "run", student, head_init_std=0.02))

@@ -19,7 +19,13 @@ from limbeck.models.origins.checkpoint import interpolation_note, resized
 from limbeck.models.origins.files import left_out_notes, read_weights
 from limbeck.models.origins.hub import REMEDY, fetch
 from limbeck.models.origins.layouts import Grid, Weights, spread_heads, to_float32, to_grid
-from limbeck.models.shapes import check_model_name, known_model_names, narrowed, pooling_of
+from limbeck.models.shapes import (
+    check_model_name,
+    is_hierarchical,
+    known_model_names,
+    narrowed,
+    pooling_of,
+)
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import wrap
 
@@ -107,6 +113,8 @@ def load_timm(
             config,
             notes,
         )
+    if patch_size is not None and is_hierarchical(base):
+        raise UserError(f"{source} is an encoder of stages; leave patch_size away.")
     if pretrained and pooling_of(base, 0) and img_size not in (None, own_size):
         # timm does not interpolate a Hiera's positions as it reads them.
         encoder = load_timm(
