@@ -55,7 +55,7 @@ def load_timm(
 ) -> Encoder:
     """A timm model by name (with or without a pre-trained tag), in evaluation mode.
 
-    A vision Transformer that is supported is a ``VitEncoder``, another model a
+    A vision Transformer that is supported is a ``TimmEncoder``, another model a
     ``ClassifierEncoder``, whose patches and heads can't be set and whose classifier can't be left
     out.
 
