@@ -121,3 +121,9 @@ def test_what_is_no_plain_vit_is_refused():
     other = with_classifier(build_student(scaled, seed=0), 3, "avg", seed=0)
     with pytest.raises(UserError, match="rel_pos"):
         with_rel_pos(other, "qkv-bias")
+
+
+def test_it_is_in_training_or_evaluation_as_the_classifier_was():
+    classifier = small_classifier()
+    assert not with_rel_pos(classifier, "qkv-bias").model.training
+    assert with_rel_pos(classifier.train(), "qkv-bias").model.training
