@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import AttentionRope, apply_rot_embed_cat
-from timm.models import beit, eva, hiera, vision_transformer
+from timm.models import beit, eva, hiera, swin_transformer, vision_transformer
 from torch import Tensor, nn
 
 from limbeck.models.encoder import Encoder
@@ -88,7 +88,7 @@ def choose_attention_of(
     """Likewise of a network, such as a decoder, that is no encoder."""
     if device.type == "cpu" and dtype == torch.bfloat16 and num_tokens <= 256:
         for module in network.modules():
-            if type(module) in (*QKV, hiera.MaskUnitAttention):
+            if type(module) in (*QKV, *_IN_WINDOWS):
                 module.fused_attn = False
 
 
@@ -165,6 +165,8 @@ def _rotate(attn: nn.Module, qkv: Qkv, rope: Tensor | None) -> Qkv:
     )
     return q, k, v
 
+
+_IN_WINDOWS = (hiera.MaskUnitAttention, swin_transformer.WindowAttention)
 
 IS_PRE_NORM: dict[type, bool] = {
     vision_transformer.Block: True,

@@ -5,13 +5,13 @@ it a plain ViT's weights fit as they are.
 """
 
 import warnings
+from math import isqrt, prod
 from typing import Any
 
 from timm.layers import resize_rel_pos_bias_table
 from timm.models.beit import Beit
 from torch import Tensor, nn
 
-Grid = tuple[int, int]
 TABLE = "relative_position_bias_table"
 
 
@@ -27,24 +27,22 @@ class QkvBiasBeit(Beit):
             nn.init.zeros_(block.attn.qkv.bias)
 
 
-def resize_tables(
-    weights: dict[str, Tensor], own: dict[str, Tensor], old: Grid, new: Grid
-) -> dict[str, Tensor]:
-    """``weights`` with their tables of relative positions as large as in ``own``, timm's way.
+def resize_tables(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """``weights`` with their tables of relative positions as large as the ``model``'s, timm's way.
 
-    ``old`` and ``new`` are the patch grids (gh, gw); where the old one is no square, timm can't
-    tell, and the tables stay as they are.
+    A BEiT's are for its grid (with entries for the class token at the end), a Swin's for its
+    windows. A table does not tell a window that is not square: such stay as they are.
     """
-    tables = {
-        name: value
-        for name, value in weights.items()
-        if name.endswith(TABLE) and name in own and own[name].shape != value.shape
-    }
-    if old[0] != old[1]:
-        return weights
-    with warnings.catch_warnings(action="ignore"):  # of timm's way through memory
-        resized = {
-            name: resize_rel_pos_bias_table(value, new, own[name].shape)
-            for name, value in tables.items()
-        }
+    own = model.state_dict()
+    resized: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        if not name.endswith(TABLE) or name not in own or own[name].shape == value.shape:
+            continue
+        window = model.get_submodule(name.removesuffix(f".{TABLE}")).window_size
+        num_others = own[name].shape[0] - prod(2 * side - 1 for side in window)
+        num_places = value.shape[0] - num_others
+        if num_places < 1 or isqrt(num_places) ** 2 != num_places:
+            continue
+        with warnings.catch_warnings(action="ignore"):  # of timm's way through memory
+            resized[name] = resize_rel_pos_bias_table(value, window, own[name].shape)
     return weights | resized

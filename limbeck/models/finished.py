@@ -1,7 +1,8 @@
 """A finished student on disk: ``student.safetensors`` (timm's names) and ``student.json``.
 
 Nothing of the training is needed to load it, and the JSON says the exact call with which timm
-alone loads the weights, where timm has the model (it has no TinyMIM*).
+alone loads the weights, where timm has the model (it has no TinyMIM*, no second head on the class
+token, no BEiT with a bias of the keys).
 """
 
 import errno

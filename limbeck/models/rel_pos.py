@@ -10,7 +10,7 @@ import torch
 
 from limbeck.errors import UserError
 from limbeck.models.beit_bias import TABLE
-from limbeck.models.build import is_plain, plain_shape
+from limbeck.models.heads import is_plain, plain_shape
 from limbeck.models.options import RelPos
 from limbeck.models.vit import VitEncoder, build_encoder
 

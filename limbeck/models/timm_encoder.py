@@ -129,7 +129,7 @@ class TimmEncoder(Encoder, ABC):
         """Tokens as they lie after block ``index`` in the contract's order (B, N, D): as is."""
         return x
 
-    def _read_logits(self, x: Tensor) -> dict[str, Tensor]:
+    def _classify(self, x: Tensor) -> dict[str, Tensor]:
         """Logits (B, C) by kind of tap, of what ``_finish`` gives."""
         return {"logits": self.model.forward_head(x)}
 
@@ -243,6 +243,13 @@ class TimmEncoder(Encoder, ABC):
         attn.head_dim = width // num_heads
         attn.scale = attn.head_dim**-0.5
         self.facts = self.read_facts(facts.architecture, facts.origin, facts.mean, facts.std)
+
+    def _read_logits(self, x: Tensor) -> dict[str, Tensor]:
+        classifier = self.model.get_classifier()
+        first = classifier[0] if isinstance(classifier, tuple) else classifier
+        # Not in autocast's bfloat16, where the likeliest classes may tie, and the first would win.
+        with torch.autocast(x.device.type, enabled=False):
+            return self._classify(x.to(first.weight.dtype))
 
     def _normalise(self, images: Tensor) -> Tensor:
         facts = self.facts

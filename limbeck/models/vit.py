@@ -115,8 +115,12 @@ class VitEncoder(TimmEncoder):
     def _finish(self, x: Tensor) -> Tensor:
         return self.model.norm(x)
 
-    def _read_logits(self, x: Tensor) -> dict[str, Tensor]:
-        return _read_logits(self.model, x)
+    def _classify(self, x: Tensor) -> dict[str, Tensor]:
+        if type(self.model) not in _TWO_HEADS:
+            return super()._classify(x)
+        of_class, of_dist = _TWO_HEADS[type(self.model)](self.model, x)
+        mean = (of_class + of_dist) / 2
+        return {"logits": mean, "class_logits": of_class, "dist_logits": of_dist}
 
     def _per_head_weights(self, attn: nn.Module) -> str:
         return per_head_weights(self.model, attn)
@@ -286,21 +290,7 @@ def _tap_attention(
     return {tap: found[tap.kind] for tap in taps}
 
 
-# --- From the last tokens to logits -------------------------------------------------------------
-
-
-def _read_logits(model: nn.Module, tokens: Tensor) -> dict[str, Tensor]:
-    """Logits (B, C) by kind of tap, from the tokens after the final norm (B, N, D)."""
-    first = model.get_classifier()
-    dtype = (first[0] if isinstance(first, tuple) else first).weight.dtype
-    # Not in autocast's bfloat16, where the likeliest classes may tie, and the first would win.
-    with torch.autocast(tokens.device.type, enabled=False):
-        tokens = tokens.to(dtype)
-        if type(model) not in _TWO_HEADS:
-            return {"logits": model.forward_head(tokens)}
-        of_class, of_dist = _TWO_HEADS[type(model)](model, tokens)
-        mean = (of_class + of_dist) / 2
-        return {"logits": mean, "class_logits": of_class, "dist_logits": of_dist}
+# --- Two heads ------------------------------------------------------------------------------------
 
 
 def _read_deit_heads(model: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -252,7 +252,8 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
 
 def build_classifier(config: FinetuneConfig, num_classes: int) -> TimmEncoder:
     """The student with a fresh classifier and its drop path."""
-    from limbeck.models.build import build_student, keep_blocks, set_drop_path, with_classifier
+    from limbeck.models.build import build_student, keep_blocks, set_drop_path
+    from limbeck.models.heads import with_classifier
     from limbeck.models.rel_pos import with_rel_pos
     from limbeck.recipes.networks import load_vit
 

@@ -173,6 +173,12 @@ def load_teacher(
     encoder = load(options.source, **overrides)
     has_patches = any(kind not in LOGIT_KINDS for kind in encoder.offered_taps())
     is_other_grid = has_patches and student is not None and encoder.facts.grid != student.grid
+    has_stages = len(set(encoder.facts.block_strides)) > 1
+    if is_other_grid and has_stages and encoder.facts.num_classes:
+        # A Hiera pools once more for its classifier, of which nothing is wanted here.
+        overrides["num_classes"] = 0
+        encoder = load(options.source, **overrides)
+        is_other_grid = student is not None and encoder.facts.grid != student.grid
     if student is not None and is_other_grid and options.img_size is None:
         img_size = student.grid[0] * encoder.facts.patch_size
         log.info(

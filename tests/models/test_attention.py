@@ -180,3 +180,12 @@ def test_a_decoder_is_told_likewise():
     assert block.attn.fused_attn is fused
     choose_attention_of(decoder, 4, torch.device("cpu"), torch.bfloat16)
     assert block.attn.fused_attn is False
+
+
+@pytest.mark.parametrize("family", ["hiera", "swin"])
+def test_attention_in_windows_is_told_likewise(family):
+    encoder = small_encoder(family)
+    before = encoder(small_images()).tokens
+    choose_attention(encoder, torch.device("cpu"), torch.bfloat16)
+    assert not any(block.attn.fused_attn for block in encoder.blocks)
+    torch.testing.assert_close(encoder(small_images()).tokens, before)

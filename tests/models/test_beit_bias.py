@@ -2,6 +2,7 @@
 
 import torch
 from timm.models.beit import Beit
+from timm.models.swin_transformer import SwinTransformer
 
 from limbeck.models.beit_bias import QkvBiasBeit, resize_tables
 
@@ -40,10 +41,23 @@ def test_the_bias_starts_at_zero():
 
 def test_only_tables_of_another_shape_are_resized():
     old = disturbed(QkvBiasBeit(**SHAPE)).state_dict()
-    own = QkvBiasBeit(**SHAPE | {"img_size": 48}).state_dict()
-    resized = resize_tables(old, own, (4, 4), (6, 6))
+    larger = QkvBiasBeit(**SHAPE | {"img_size": 48})
+    resized = resize_tables(old, larger)
     table = "blocks.0.attn.relative_position_bias_table"
     assert resized[table].shape == (124, 3) and old[table].shape == (52, 3)
     changed = {name for name in old if not torch.equal(resized[name], old[name])}
     assert changed == {table, table.replace("blocks.0", "blocks.1")}
-    assert resize_tables(old, own, (2, 8), (6, 6)) is old
+    wide = QkvBiasBeit(**SHAPE | {"img_size": (16, 64)}).state_dict()
+    kept = resize_tables(wide, larger)  # nothing tells that they were 2 x 8
+    assert kept.keys() == wide.keys() and kept[table] is wide[table]
+
+
+def test_a_swin_s_tables_follow_its_windows_not_its_grid():
+    shape = {"embed_dim": 12, "depths": (1, 1), "num_heads": (1, 2), "window_size": 4}
+    old = disturbed(SwinTransformer(img_size=32, **shape)).state_dict()
+    smaller = SwinTransformer(img_size=24, **shape)  # 3 x 3 tokens are left in its last stage
+    resized = resize_tables(old, smaller)
+    first, last = (f"layers.{k}.blocks.0.attn.relative_position_bias_table" for k in range(2))
+    assert resized[first] is old[first] and resized[last].shape == (25, 2)
+    # No entry for the class token at its end: the middle one is that of a token with itself.
+    torch.testing.assert_close(resized[last][12], old[last][24])

@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from limbeck.errors import UserError
-from limbeck.models.build import build_student, with_classifier
+from limbeck.models.build import build_student
 from limbeck.models.cls_distilled import ClsDistilledVit
+from limbeck.models.heads import with_classifier
 from limbeck.models.options import StudentOptions
 from limbeck.records import Tap
 from tests.models.families import small_encoder, small_images
@@ -52,6 +53,15 @@ def test_a_plain_student_gets_the_second_head_and_both_norms_afresh():
         assert 0.015 < own[f"{name}.weight"].std() < 0.025 and own[f"{name}.bias"].eq(0).all()
     assert not torch.equal(own["head.weight"], own["head_dist.weight"])
     assert model.layer_id("model.dist_norm.weight") == model.layer_id("head_dist.bias") == 4
+
+
+def test_of_a_mean_pooled_classifier_the_norm_of_the_mean_is_kept():
+    first = with_classifier(build_student(SMALL, seed=0), 3, "avg", seed=0)
+    with torch.no_grad():
+        first.model.fc_norm.weight.fill_(2.0)
+    second = with_classifier(first, 3, None, seed=0, head="cls-distilled")
+    assert second.model.fc_norm.weight.eq(2).all()
+    assert second.model.dist_norm.weight.eq(1).all()
 
 
 def test_it_is_fine_tuned_again_at_another_size():

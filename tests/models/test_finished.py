@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import limbeck
 from limbeck.errors import RunError, UserError
 from limbeck.models import finished
-from limbeck.models.build import build_student, with_classifier
+from limbeck.models.build import build_student
 from limbeck.models.finished import (
     Keepsake,
     is_finished_student,
@@ -21,6 +21,7 @@ from limbeck.models.finished import (
     save_student,
     weight_hash,
 )
+from limbeck.models.heads import with_classifier
 from limbeck.models.options import StudentOptions
 from limbeck.models.origins.load import load_encoder
 from limbeck.records import Tap

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from limbeck.errors import UserError
-from limbeck.models.build import build_student, describe_positions, init_student, with_classifier
+from limbeck.models.build import build_student, describe_positions, init_student
+from limbeck.models.heads import with_classifier
 from limbeck.models.options import StudentOptions
 from limbeck.models.vit import build_encoder
 from limbeck.records import Tap
@@ -97,6 +98,8 @@ def test_heads_are_set_and_kept_through_a_record():
     encoder = small_encoder("hiera")
     encoder.set_num_heads(-1, 4)
     assert encoder.facts.num_heads == (2, 4, 8, 4)
+    attn = encoder.blocks[-1].attn
+    assert (attn.head_dim, attn.scale) == (16, 0.25)
     assert (
         encoder(small_images(), taps=(Tap("queries", -1, 4),)).taps[Tap("queries", -1, 4)].shape[1]
         == 4

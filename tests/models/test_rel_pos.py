@@ -5,7 +5,8 @@ import torch
 
 from limbeck.engine.optim import param_groups
 from limbeck.errors import UserError
-from limbeck.models.build import build_student, with_classifier
+from limbeck.models.build import build_student
+from limbeck.models.heads import with_classifier
 from limbeck.models.options import StudentOptions
 from limbeck.models.rel_pos import with_rel_pos
 from limbeck.recipes.finetune import FinetuneConfig, build_classifier
@@ -120,3 +121,9 @@ def test_what_is_no_plain_vit_is_refused():
     other = with_classifier(build_student(scaled, seed=0), 3, "avg", seed=0)
     with pytest.raises(UserError, match="rel_pos"):
         with_rel_pos(other, "qkv-bias")
+
+
+def test_it_is_in_training_or_evaluation_as_the_classifier_was():
+    classifier = small_classifier()
+    assert not with_rel_pos(classifier, "qkv-bias").model.training
+    assert with_rel_pos(classifier.train(), "qkv-bias").model.training

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from limbeck.errors import UserError
-from limbeck.models.build import build_student, describe_positions, with_classifier
+from limbeck.models.build import build_student, describe_positions
+from limbeck.models.heads import with_classifier
 from limbeck.models.options import StudentOptions
 from limbeck.models.vit import build_encoder
 from limbeck.records import Tap

@@ -6,6 +6,7 @@ What each family promises is in tests/contracts/test_encoders.py.
 import pytest
 import torch
 
+from limbeck.models.build import set_drop_path
 from limbeck.models.hiera import HieraEncoder
 from limbeck.models.swin import SwinEncoder
 from limbeck.models.vit import VitEncoder
@@ -69,3 +70,31 @@ def test_an_encoder_cast_to_bf16_takes_float_images(family):
     expected = small_encoder(family)(small_images()).tokens
     # bf16 keeps 8 bits; the error of a model of a few blocks stays within some of its steps.
     assert (tokens.float() - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    "family", ["augreg", "siglip", "deit-distilled", "tinymim-star", "hiera", "swin"]
+)
+def test_classifiers_compute_in_float32_under_autocast(family):
+    encoder = small_encoder(family)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = encoder(small_images(), taps=(Tap("logits"), Tap("output"))).taps
+    logits = found[Tap("logits")]
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, logits.bfloat16().float())
+    with torch.no_grad():
+        half = encoder.to(torch.bfloat16)(small_images(), taps=(Tap("logits"),)).taps
+    assert half[Tap("logits")].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("family", HIERARCHICAL)
+def test_paths_are_dropped_alike_whatever_is_tapped(family):
+    encoder = small_encoder(family).train()
+    set_drop_path(encoder, [0.5] * encoder.facts.depth)
+    taps = [Tap(kind, 1) for kind in ("tokens", "attention_output", "mlp_output")]
+    seen = []
+    for asked in (taps[:1], taps):
+        torch.manual_seed(0)
+        seen.append(encoder(small_images(8), taps=tuple(asked)).taps[taps[0]])
+    torch.testing.assert_close(*seen)
+    assert not torch.equal(seen[0], encoder.eval()(small_images(8), taps=(taps[0],)).taps[taps[0]])

@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from limbeck.errors import UserError
-from limbeck.models.build import build_student, with_classifier
+from limbeck.models.build import build_student
+from limbeck.models.heads import with_classifier
 from limbeck.models.options import StudentOptions
 from limbeck.models.tinymim_star import TinyMimStar
 from limbeck.models.vit import build_encoder

@@ -220,16 +220,3 @@ def test_the_forward_compiles_to_one_graph():
     found = compiled(small_images(), ids_keep, taps).taps
     for tap, value in encoder(small_images(), ids_keep, taps).taps.items():
         torch.testing.assert_close(found[tap], value)
-
-
-@pytest.mark.parametrize("family", ["augreg", "siglip", "deit-distilled", "tinymim-star"])
-def test_classifiers_compute_in_float32_under_autocast(family):
-    encoder = small_encoder(family)
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        found = encoder(small_images(), taps=(Tap("logits"), Tap("output"))).taps
-    logits = found[Tap("logits")]
-    assert logits.dtype == torch.float32
-    assert not torch.equal(logits, logits.bfloat16().float())
-    with torch.no_grad():
-        half = encoder.to(torch.bfloat16)(small_images(), taps=(Tap("logits"),)).taps
-    assert half[Tap("logits")].dtype == torch.bfloat16

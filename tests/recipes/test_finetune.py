@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -21,7 +22,14 @@ from limbeck.models.origins.inspection import inspect_file
 from limbeck.models.tinymim_star import TinyMimStar
 from limbeck.ops.schedules import cosine_lr, peak_lr
 from limbeck.recipes.evaluate import EvaluateConfig, evaluate
-from limbeck.recipes.finetune import FinetuneConfig, build_classifier, check, finetune, report
+from limbeck.recipes.finetune import (
+    FinetuneConfig,
+    _batches,
+    build_classifier,
+    check,
+    finetune,
+    report,
+)
 from tests.recipes.runs import finetune_config, metrics_of, snapshot, weights_of
 
 TEACHERS = "tests.recipes.own_teachers"
@@ -427,6 +435,28 @@ def test_relative_positions_are_learnt_loaded_and_evaluated(images, student, tmp
     larger = build_classifier(again, 3)
     assert larger.facts.grid == (6, 6)
     assert larger.model.blocks[0].attn.relative_position_bias_table.shape == (124, 4)
+
+
+def test_every_batch_is_mixed_by_a_seed_of_its_own_images(monkeypatch):
+    config = FinetuneConfig(student="vit_tiny", img_size=32)
+    network = build_classifier(config, 3)
+    streamed = [SimpleNamespace(view_seeds=torch.tensor([7, 8])),
+                SimpleNamespace(view_seeds=torch.tensor([9, 7]))]  # fmt: skip
+    monkeypatch.setattr("limbeck.recipes.images.stream", lambda *_, **__: iter(streamed))
+    monkeypatch.setattr("limbeck.data.mixing.mix", lambda *given, seed: (given, seed))
+    mixed = list(_batches(config, None, network, None, None, 2, 0))
+    assert [seed for _, seed in mixed] == [7, 9]
+    assert [given for given, _ in mixed] == [(batch, config.mix, 3) for batch in streamed]
+
+
+@pytest.mark.parametrize(("q_pool", "grid"), [(None, (2, 2)), (2, (4, 4))])
+def test_a_hiera_pools_as_often_as_asked_and_drops_paths_block_by_block(q_pool, grid):
+    config = FinetuneConfig(student="hiera_46", img_size=64, q_pool=q_pool, drop_path_rate=0.11)
+    network = build_classifier(config, 3)
+    assert network.facts.grid == grid
+    for part in ("drop_path1", "drop_path2"):
+        rates = [getattr(getattr(block, part), "drop_prob", 0) for block in network.blocks]
+        assert rates == pytest.approx([0.01 * block for block in range(12)])
 
 
 def test_a_part_of_the_labels_with_sgd(images, student, tmp_path):

@@ -16,7 +16,9 @@ from limbeck.methods.options import (
     RelationOptions,
 )
 from limbeck.methods.relation import Relation
-from limbeck.models.build import describe_positions
+from limbeck.models.build import build_student, describe_positions
+from limbeck.models.finished import save_student
+from limbeck.models.heads import with_classifier
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.models.origins.decoder import load_decoder
 from limbeck.models.vit import VitEncoder
@@ -285,6 +287,21 @@ def test_a_teacher_s_own_image_size_is_obeyed(teacher):
 
 def test_a_classification_teacher_keeps_its_own_image_size(teacher):
     assert load_teacher(TeacherOptions(source=str(teacher)), None, CPU).facts.img_size == (32, 32)
+
+
+def test_a_fine_tuned_hiera_as_a_teacher_pools_as_its_student_does(tmp_path):
+    shape = StudentOptions(name="hiera_46", img_size=64, embed_dim=8, mlp_ratio=1)
+    student = build_student(shape, seed=0)
+    classifier = with_classifier(student, 3, None, seed=0)
+    assert (student.facts.grid, classifier.facts.grid) == ((4, 4), (2, 2))
+    save_student(classifier, tmp_path, {})
+    options = TeacherOptions(source=str(tmp_path))
+    facts = load_teacher(options, student.facts, CPU).facts
+    assert (facts.grid, facts.img_size, facts.num_classes) == ((4, 4), (64, 64), 0)
+    larger = build_student(replace(shape, img_size=96), seed=0)
+    facts = load_teacher(options, larger.facts, CPU).facts
+    assert (facts.grid, facts.img_size) == ((6, 6), (96, 96))
+    assert load_teacher(options, None, CPU).facts.num_classes == 3  # of which logits are wanted
 
 
 def test_a_teacher_for_fine_tuning_must_name_the_same_classes(caplog):

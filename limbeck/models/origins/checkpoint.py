@@ -1,24 +1,18 @@
-"""Weights files: read without running code, recognised, and loaded whole or not at all."""
+"""Weights files as encoders: recognised, and loaded whole or not at all."""
 
-import argparse
 import logging
-import pickle
-import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from limbeck.errors import UserError
 from limbeck.models.beit_bias import resize_tables
 from limbeck.models.finished import weight_hash
 from limbeck.models.origins.architecture import VitShape, read_shape, to_architecture
 from limbeck.models.origins.beit import check_indices
-from limbeck.models.origins.companions import Network, find_network
+from limbeck.models.origins.files import FileInfo, left_out_notes, read_weights
 from limbeck.models.origins.hierarchical import Staged, read_staged
 from limbeck.models.origins.layouts import (
     IMAGENET_NORM,
@@ -39,167 +33,7 @@ from limbeck.ops.pos_embed import interpolate_pos_embed
 
 log = logging.getLogger("limbeck")
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
-
-# Where training programs put the weights, in the order in which they are preferred.
-_CONTAINERS = ("model", "state_dict", "model_state", "module", "teacher", "student", "model_ema")
 _CLASSIFIERS = ("head.weight", "head.bias", "head.fc.", "head_dist.")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "encoder.", "backbone.", "student.", "teacher.")
-
-
-@dataclass(frozen=True)
-class FileInfo:
-    """How a weights file was packed.
-
-    ``containers`` the keys that lead to the weights, ``prefix`` what all names began with,
-    ``other_entries`` what else the file holds, ``metadata`` safetensors' own strings (of a file of
-    torch those under "metadata", as ``limbeck convert`` writes them). ``network`` is what was taken
-    out of the tensors, with what was left out.
-    """
-
-    file_format: str
-    containers: tuple[str, ...] = ()
-    prefix: str = ""
-    other_entries: tuple[str, ...] = ()
-    metadata: dict[str, str] = field(default_factory=dict)
-    network: Network = field(default_factory=lambda: Network({}))
-
-    @property
-    def notes(self) -> list[str]:
-        """What a person should know of the packing."""
-        # Weights that would have served as well: the choice among them must not be silent.
-        rivals = [name for name in self.other_entries if name in _CONTAINERS]
-        if not rivals:
-            return list(self.network.notes)
-        text = f"Weights of '{self.containers[0]}'; the file also has {', '.join(rivals)}."
-        return [text, *self.network.notes]
-
-
-def left_out_notes(left: dict[str, list[str]]) -> list[str]:
-    """Sentences that name what of a file was not loaded."""
-    return [f"Left out {what} ({len(names)} tensors)." for what, names in left.items()]
-
-
-def read_weights(path: Path | str) -> tuple[Weights, FileInfo]:
-    """The network's tensors in a file by name, without running code that the file may hold.
-
-    safetensors, or torch's format with tensors and plain data; the published files' argparse
-    Namespace is allowed. Containers, shared prefixes and what pre-training saved beside the network
-    are removed. Raises UserError for a file that is unreadable, holds other objects, or holds no
-    weights.
-    """
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        weights, metadata = read_safetensors(path)
-        return take_network(weights, FileInfo("safetensors", metadata=metadata))
-    content = read_pickle(path)
-    if isinstance(content, dict) and "limbeck_checkpoint" in content:
-        raise UserError(
-            f"{path} is the checkpoint of a run that has not finished; run the same command again "
-            "to finish it, then pass the run's folder."
-        )
-    weights, containers, others = unpack(content, path)
-    info = FileInfo("torch", containers, other_entries=others, metadata=read_metadata(content))
-    return take_network(weights, info)
-
-
-def take_network(weights: Weights, info: FileInfo) -> tuple[Weights, FileInfo]:
-    """The network's tensors among all of a file, and ``info`` with what was removed.
-
-    Raises UserError where others lie beside it that are not known.
-    """
-    weights, prefix = strip_prefixes(weights)
-    network = find_network(weights, info.other_entries)
-    return network.weights, replace(info, prefix=prefix, network=network)
-
-
-def read_metadata(content: Any) -> dict[str, str]:
-    """The strings under "metadata" in a file of torch."""
-    metadata = content.get("metadata") if isinstance(content, dict) else None
-    if not isinstance(metadata, dict):
-        return {}
-    return {str(name): text for name, text in metadata.items() if isinstance(text, str)}
-
-
-def read_safetensors(path: Path) -> tuple[Weights, dict[str, str]]:
-    """Tensors and metadata of a safetensors file. Raises UserError if it can't be read."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"Can't read {path} as safetensors: {error}; it is damaged or no such file, get it "
-            "again."
-        ) from error
-
-
-def read_pickle(path: Path) -> Any:
-    """The content of a file of torch, weights only. Raises UserError if it is anything else."""
-    try:
-        # The files of MAE and TinyMIM carry their command line under "args".
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        culprit = str(error).partition("Unsupported global: GLOBAL ")[2].split(" ")[0]
-        # What torch writes today is a zip; anything else without a culprit is no file of torch.
-        if not culprit and not zipfile.is_zipfile(path):
-            raise UserError(_no_torch_file(path)) from error
-        raise UserError(
-            f"{path} holds Python objects beside tensors{f' ({culprit})' if culprit else ''}, "
-            "which could run code, so it is not read. If you trust it, convert it once: python -c "
-            '"import torch; from safetensors.torch import save_file; '
-            f"save_file(torch.load('{path}', weights_only=False)['model'], "
-            f"'{path.with_suffix('.safetensors')}')\" (or another key than 'model')."
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f"Can't read {path}: {error.strerror or error}; make it readable, or get it again."
-        ) from error
-    except Exception as error:  # bytes that are no pickle can make the unpickler raise anything
-        raise UserError(_no_torch_file(path)) from error
-
-
-def _no_torch_file(path: Path) -> str:
-    return f"Can't read {path} as a file of torch; it is damaged or no weights file, get it again."
-
-
-def unpack(content: Any, path: Path) -> tuple[Weights, tuple[str, ...], tuple[str, ...]]:
-    """The dictionary of tensors in a file's content, the way to it, and what lies beside.
-
-    Raises UserError where there are no tensors, with the keys that there are.
-    """
-    containers: list[str] = []
-    others: list[str] = []
-    while isinstance(content, dict):
-        weights = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-        inner = [key for key in _CONTAINERS if isinstance(content.get(key), dict)]
-        # A tensor of no axes among the entries (a best score) is no weight.
-        if inner and all(value.ndim == 0 for value in weights.values()):
-            containers.append(inner[0])
-            others += [str(key) for key in content if key != inner[0]]
-            content = content[inner[0]]
-            continue
-        if weights:
-            others += [str(key) for key in content if key not in weights]
-            return weights, tuple(containers), tuple(others)
-        break
-    found = name_list(map(str, content)) if isinstance(content, dict) else type(content).__name__
-    raise UserError(
-        f"{path} holds no tensors by name, also not under {', '.join(_CONTAINERS)}; it holds: "
-        f"{found or 'nothing'}."
-    )
-
-
-def strip_prefixes(weights: Weights) -> tuple[Weights, str]:
-    """The weights without the beginnings that all names share (``module.``), and these."""
-    removed = ""
-    while True:
-        shared = [p for p in _PREFIXES if all(name.startswith(p) for name in weights)]
-        if not weights or not shared:
-            return weights, removed
-        removed += shared[0]
-        weights = {name.removeprefix(shared[0]): value for name, value in weights.items()}
 
 
 def load_weights_file(
@@ -218,8 +52,7 @@ def load_weights_file(
     weights, info = read_weights(path)
     staged = read_staged(to_float32(weights), img_size, num_heads)
     if staged is not None:
-        notes = left_out_notes(info.network.left_out) + info.notes
-        return load_staged(staged, path, notes, img_size, patch_size, num_classes)
+        return load_staged(staged, info, path, img_size, patch_size, num_classes)
     check_indices(weights, str(path))
     layout = recognise(weights, info.network.program)
     named, left = split_left_out(layout, to_float32(layout.convert(weights)))
@@ -253,8 +86,8 @@ def load_weights_file(
 
 def load_staged(
     staged: Staged,
+    info: FileInfo,
     path: Path,
-    notes: list[str],
     img_size: Grid | None,
     patch_size: int | None,
     num_classes: int | None,
@@ -263,8 +96,9 @@ def load_staged(
     if patch_size is not None:
         raise UserError(f"{path} is of an encoder of stages; leave patch_size away.")
     notes = [
-        *(f"Left out {what} ({len(names)} tensors)." for what, names in staged.left_out.items()),
-        *notes,
+        *left_out_notes(info.network.left_out | staged.left_out),
+        *info.notes,
+        *staged.notes,
         f"Head counts {heads_text(staged.num_heads)}: {staged.heads_known_from}.",
         "ImageNet's mean and std, as this layout has.",
     ]
@@ -351,7 +185,7 @@ def assemble(
         table = interpolate_pos_embed(weights["pos_embed"], num_prefix_rows, grid, new_grid)
         weights = weights | {"pos_embed": table}
         notes.append(interpolation_note(grid, new_grid))
-    weights = resize_tables(weights, skeleton.model.state_dict(), grid, new_grid)
+    weights = resize_tables(weights, skeleton.model)
     check_match(skeleton.model.state_dict(), weights, origin["source"])
     persistent = skeleton.model.state_dict().keys()
     if all(name in persistent for name, _ in skeleton.model.named_buffers()):

@@ -15,6 +15,8 @@ from limbeck.models.origins.layouts import MAE_LITE, MOCO_V3, Weights, depth_of,
 DECOUPLED_BLOCK = 8
 """D2-MAE decodes what enters this block (from 0), through the final norm (arXiv 2404.12210)."""
 
+SPARE_BLOCK = "a last block of queries and keys alone, for its distillation"
+
 
 @dataclass(frozen=True)
 class Wrapper:
@@ -77,7 +79,7 @@ def find_network(weights: Weights, other_entries: tuple[str, ...] = ()) -> Netwo
     spare = _spare_block(network)
     if not spare:
         return Network(network, program, left)
-    left = left | {"a last block of queries and keys alone, for its distillation": spare}
+    left = left | {SPARE_BLOCK: spare}
     network = {name: value for name, value in network.items() if name not in spare}
     notes = ()
     if "norm.weight" in network and "norm.bias" in network:

@@ -15,11 +15,11 @@ import torch
 from limbeck.errors import UserError
 from limbeck.models.finished import Keepsake, is_finished_student, load_kept
 from limbeck.models.mae import MaeDecoder
-from limbeck.models.origins.checkpoint import check_match, interpolation_note, read_weights
+from limbeck.models.origins.checkpoint import check_match, interpolation_note
 from limbeck.models.origins.companions import DECOUPLED_BLOCK
+from limbeck.models.origins.files import SUFFIXES, read_weights
 from limbeck.models.origins.huggingface import FAMILIES, to_timm_names
 from limbeck.models.origins.layouts import Grid, Weights, to_float32
-from limbeck.models.origins.load import SUFFIXES
 from limbeck.models.origins.names import check_source, split_source
 from limbeck.models.origins.repository import WEIGHT_FILES, find_file, read_all, read_hub_config
 from limbeck.ops.pos_embed import interpolate_pos_embed
@@ -71,8 +71,8 @@ def load_decoder(
     kept = load_keepsakes(source).get(DECODER)
     if kept is None:
         raise UserError(
-            f"{source} has no decoder; the run of a method that reconstructs pixels has one "
-            "(limbeck distill --method masked-pixel), and so has a full MAE file."
+            f"{source} has no decoder; the run of a plain ViT by a method that reconstructs "
+            "pixels has one (limbeck distill --method masked-pixel), and so has a full MAE file."
         )
     heads = num_heads or kept.facts.get("num_heads")
     width, depth, own_grid, has_cls_token = _read_shape(kept, source)
@@ -174,7 +174,9 @@ def _read_file(path: Path) -> Keepsake | None:
     weights, info = read_weights(path)
     starts = ("decoder_", "mask_token")
     own: Weights = {n: v for n, v in to_float32(weights).items() if n.startswith(starts)}
-    if "decoder_embed.weight" not in own:
+    # A Hiera's reads all stages at once, fused, and draws pixels channel by channel.
+    is_of_stages = any(name.startswith("multi_scale_fusion_heads.") for name in weights)
+    if is_of_stages or "decoder_embed.weight" not in own:
         return None
     told = info.metadata.get("decoder_num_heads", "")
     width = own["decoder_embed.weight"].shape[0]

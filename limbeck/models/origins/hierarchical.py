@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from math import isqrt
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from limbeck.errors import UserError
 from limbeck.models.origins.architecture import to_ratio
+from limbeck.models.origins.companions import SPARE_BLOCK
 from limbeck.models.origins.layouts import Grid, Weights, depth_of, rename, spread_heads
 from limbeck.models.shapes import pooling_of
 
@@ -37,7 +39,8 @@ class Staged:
 
     ``weights`` are in timm's names. ``left_out`` names what is no part of the encoder, by what it
     is. ``architecture`` lacks only mean and std. ``grid`` is that of the position table, which a
-    Swin has not. ``mask_token`` (1, 1, D) stood for hidden patches in its pre-training.
+    Swin has not. ``notes`` say what of the file is not used as it is. ``mask_token`` (1, 1, D)
+    stood for hidden patches in its pre-training.
     """
 
     layout: str
@@ -48,6 +51,7 @@ class Staged:
     num_heads: tuple[int, ...]
     heads_known_from: str
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     mask_token: Tensor | None = None
 
 
@@ -194,9 +198,16 @@ def _read_swin(
     if is_published:
         weights = rename(weights, _swin_name)
     weights, spare = _without_spare_block(weights)
-    if spare:
-        left = left | {"a last block of queries and keys alone, for its distillation": spare}
     depths = _swin_depths(weights)
+    notes: tuple[str, ...] = ()
+    if spare:
+        left = left | {SPARE_BLOCK: spare}
+        width = weights[f"layers.{len(depths) - 1}.blocks.0.norm1.weight"].shape[0]
+        weights |= {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
+        notes = (
+            "The final norm starts fresh: what its pre-training decoded were the tokens of an "
+            "earlier stage (arXiv 2404.12210).",
+        )
     tables = [
         weights[f"layers.{stage}.blocks.0.attn.relative_position_bias_table"]
         for stage in range(len(depths))
@@ -235,6 +246,7 @@ def _read_swin(
         num_heads=heads,
         heads_known_from="the tables of its relative positions",
         left_out=left,
+        notes=notes,
         mask_token=mask_token,
     )
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from limbeck.errors import UserError
 from limbeck.models.finished import is_finished_student, load_kept
 from limbeck.models.origins.architecture import read_shape, to_architecture
-from limbeck.models.origins.checkpoint import (
+from limbeck.models.origins.checkpoint import compare, heads_text
+from limbeck.models.origins.files import (
+    SUFFIXES,
     FileInfo,
-    compare,
-    heads_text,
     read_metadata,
     read_pickle,
     read_safetensors,
@@ -29,7 +29,7 @@ from limbeck.models.origins.layouts import (
     recognise,
     split_left_out,
 )
-from limbeck.models.origins.load import SUFFIXES, load_encoder
+from limbeck.models.origins.load import load_encoder
 from limbeck.models.origins.names import check_path
 from limbeck.models.origins.repository import read_hub_config
 from limbeck.models.vit import build_encoder
@@ -156,7 +156,7 @@ def _inspect_weights(path: Path, weights: Weights, info: FileInfo) -> Inspection
             **found,
         )
     if staged is not None:
-        return _inspect_staged(staged, found)
+        return _inspect_staged(staged, info, problems, found)
     try:
         layout = recognise(weights, info.network.program)
     except UserError:
@@ -172,9 +172,7 @@ def _inspect_weights(path: Path, weights: Weights, info: FileInfo) -> Inspection
         named, left = split_left_out(layout, layout.convert(weights))
     except UserError as error:
         return Inspection(notes=(str(error),), unmatched=tuple(sorted(weights)), **found)
-    left = info.network.left_out | left
-    notes = [f"{what} ({len(names)} tensors) would be left out" for what, names in left.items()]
-    notes += [*problems, *info.notes]
+    notes = [*_left_out(info.network.left_out | left), *problems, *info.notes]
     try:
         shape = read_shape(named)
     except UserError as error:
@@ -207,9 +205,15 @@ def _inspect_weights(path: Path, weights: Weights, info: FileInfo) -> Inspection
     return Inspection(notes=tuple(notes), unmatched=unmatched, **found)
 
 
-def _inspect_staged(staged: Staged, found: dict[str, Any]) -> Inspection:
-    left = staged.left_out.items()
-    notes = tuple(f"{what} ({len(names)} tensors) would be left out" for what, names in left)
+def _left_out(left: dict[str, list[str]]) -> list[str]:
+    return [f"{what} ({len(names)} tensors) would be left out" for what, names in left.items()]
+
+
+def _inspect_staged(
+    staged: Staged, info: FileInfo, problems: tuple[str, ...], found: dict[str, Any]
+) -> Inspection:
+    left = _left_out(info.network.left_out | staged.left_out)
+    notes = (*left, *problems, *info.notes, *staged.notes)
     found |= {"layout": staged.layout, "description": staged.description}
     try:
         with torch.device("meta"):
@@ -219,7 +223,7 @@ def _inspect_staged(staged: Staged, found: dict[str, Any]) -> Inspection:
             notes=(*notes, str(error)), unmatched=tuple(sorted(staged.weights)), **found
         )
     facts = encoder.facts
-    problems = compare(encoder.model.state_dict(), staged.weights).items()
+    misfits = compare(encoder.model.state_dict(), staged.weights).items()
     return Inspection(
         embed_dim=facts.embed_dim,
         depth=facts.depth,
@@ -230,7 +234,7 @@ def _inspect_staged(staged: Staged, found: dict[str, Any]) -> Inspection:
         num_heads=staged.num_heads,
         heads_known_from=staged.heads_known_from,
         notes=notes,
-        unmatched=tuple(f"{kind}: {name}" for kind, names in problems for name in names),
+        unmatched=tuple(f"{kind}: {name}" for kind, names in misfits for name in names),
         **found,
     )
 

@@ -9,12 +9,12 @@ from limbeck.errors import UserError, did_you_mean
 from limbeck.models.encoder import Encoder
 from limbeck.models.finished import RECORD_FILE, WEIGHTS_FILE, is_finished_student, load_student
 from limbeck.models.origins.checkpoint import (
-    SUFFIXES,
     at_size,
     check_patch_size,
     drop_classifier,
     load_weights_file,
 )
+from limbeck.models.origins.files import SUFFIXES
 from limbeck.models.origins.huggingface import load_huggingface
 from limbeck.models.origins.layouts import Grid, spread_heads, to_grid
 from limbeck.models.origins.names import check_source, split_source

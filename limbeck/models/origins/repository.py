@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import UserError
-from limbeck.models.origins.checkpoint import read_safetensors, read_weights
+from limbeck.models.origins.files import read_safetensors, read_weights
 from limbeck.models.origins.hub import fetch
 from limbeck.models.origins.layouts import Weights
 

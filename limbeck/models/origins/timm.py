@@ -15,15 +15,17 @@ from limbeck.errors import UserError
 from limbeck.models.classifier import ClassifierEncoder
 from limbeck.models.encoder import Encoder
 from limbeck.models.finished import weight_hash
-from limbeck.models.origins.checkpoint import (
-    interpolation_note,
-    left_out_notes,
-    read_weights,
-    resized,
-)
+from limbeck.models.origins.checkpoint import interpolation_note, resized
+from limbeck.models.origins.files import left_out_notes, read_weights
 from limbeck.models.origins.hub import REMEDY, fetch
 from limbeck.models.origins.layouts import Grid, Weights, spread_heads, to_float32, to_grid
-from limbeck.models.shapes import check_model_name, known_model_names, narrowed, pooling_of
+from limbeck.models.shapes import (
+    check_model_name,
+    is_hierarchical,
+    known_model_names,
+    narrowed,
+    pooling_of,
+)
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import wrap
 
@@ -53,7 +55,7 @@ def load_timm(
 ) -> Encoder:
     """A timm model by name (with or without a pre-trained tag), in evaluation mode.
 
-    A vision Transformer that is supported is a ``VitEncoder``, another model a
+    A vision Transformer that is supported is a ``TimmEncoder``, another model a
     ``ClassifierEncoder``, whose patches and heads can't be set and whose classifier can't be left
     out.
 
@@ -111,6 +113,8 @@ def load_timm(
             config,
             notes,
         )
+    if patch_size is not None and is_hierarchical(base):
+        raise UserError(f"{source} is an encoder of stages; leave patch_size away.")
     if pretrained and pooling_of(base, 0) and img_size not in (None, own_size):
         # timm does not interpolate a Hiera's positions as it reads them.
         encoder = load_timm(

@@ -1,7 +1,5 @@
 """Files of Hiera and Swin: every layout, strict, against timm's own reading of the same weights."""
 
-from importlib.util import find_spec
-
 import pytest
 import timm
 import torch
@@ -9,6 +7,7 @@ import torch
 from limbeck.errors import UserError
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions
+from limbeck.models.origins.decoder import load_keepsakes
 from limbeck.models.origins.hierarchical import read_staged
 from limbeck.models.origins.inspection import inspect_file
 from limbeck.models.origins.load import load_encoder
@@ -106,15 +105,12 @@ def test_a_pre_trained_hiera_with_its_decoder(tmp_path):
     assert encoder.facts.grid == (4, 4) and encoder.facts.num_classes == 0
     assert_same(encoder, model, 64)
     assert any("the decoder (2 tensors)" in note for note in encoder.facts.origin["notes"])
+    assert load_keepsakes(str(file)) == {}  # it would be read without its fusion of stages
     larger = load_encoder(file, img_size=96)
     assert larger.facts.grid == (6, 6)
     assert any("interpolated from 16 x 16 to 24 x 24" in n for n in larger.facts.origin["notes"])
 
 
-@pytest.mark.skipif(
-    find_spec("limbeck.models.origins.companions") is None,
-    reason="what lies beside a network in MAE-Lite's files is not told apart yet",
-)
 def test_a_checkpoint_of_the_study_with_its_teacher_and_mixer(tmp_path):
     model, teacher = own_model("hiera", num_classes=0, q_pool=2), own_model("hiera")
     weights = {
@@ -124,8 +120,39 @@ def test_a_checkpoint_of_the_study_with_its_teacher_and_mixer(tmp_path):
         **prefixed(published_hiera(teacher.state_dict(), "norm"), "module.tch_model."),
         "module.attn_adapter.adapter11.weight": torch.ones(8, 8, 1, 1),
     }
-    encoder = load_encoder(saved(tmp_path, {"model": weights, "start_epoch": 400}))
+    file = saved(tmp_path, {"model": weights, "start_epoch": 400})
+    encoder = load_encoder(file)
     assert_same(encoder, model, 64)
+    found = inspect_file(file)
+    for what in ("the teacher that was saved with it, 4 blocks", "the head mixer"):
+        assert any(what in note for note in encoder.facts.origin["notes"])
+        assert any(what in note for note in found.notes)
+    assert found.unmatched == ()
+
+
+def test_a_swin_of_the_study_with_its_teacher_its_mixer_and_the_spare_block(tmp_path):
+    model, teacher = own_model("swin", num_classes=0), own_model("swin")
+    own = published_swin(model.state_dict()) | spare_block()
+    own |= {"norm.weight": torch.ones(16), "norm.bias": torch.ones(16)}  # of the stage decoded
+    own["mask_token"] = torch.full((1, 1, 16), 0.5)
+    weights = {
+        **prefixed(own, "module.model.encoder."),
+        "module.model.decoder.0.weight": torch.ones(4, 4, 1, 1),
+        **prefixed(published_swin(teacher.state_dict()), "module.tch_model.encoder."),
+        "module.attn_adapter.adapter11.weight": torch.ones(2, 2, 1, 1),
+    }
+    file = saved(tmp_path, {"model": weights, "start_epoch": 400})
+    encoder = load_encoder(file)
+    with torch.no_grad():
+        model.norm.weight.fill_(1.0), model.norm.bias.zero_()
+    assert_same(encoder, model, 32)
+    assert torch.equal(encoder.mask_token, own["mask_token"])
+    found = inspect_file(file)
+    assert found.unmatched == () and found.depth == 3
+    for what in ("the teacher", "the head mixer", "queries and keys alone", "the decoder",
+                 "norm starts fresh"):  # fmt: skip
+        assert any(what in note for note in encoder.facts.origin["notes"])
+        assert any(what in note for note in found.notes)
 
 
 @pytest.mark.parametrize("names", ["timm", "published"])
@@ -153,19 +180,26 @@ def test_a_pre_trained_swin_of_simmim_keeps_its_mask_token(tmp_path):
     )
 
 
-def test_the_spare_block_of_a_decoupled_swin_is_left_out(tmp_path):
-    model = own_model("swin", num_classes=0)
-    weights = published_swin(model.state_dict())
-    spare = "layers.1.blocks.2."
-    weights |= {
-        f"{spare}norm1.weight": torch.ones(32), f"{spare}norm1.bias": torch.ones(32),
-        f"{spare}attn.qkv.weight": torch.ones(96, 32), f"{spare}attn.qkv.bias": torch.ones(96),
-        f"{spare}attn.relative_position_bias_table": torch.ones(49, 2),
-        f"{spare}attn.relative_position_index": torch.zeros(16, 16),
+def spare_block():
+    """What D2-MAE's Swin has at its end."""
+    start = "layers.1.blocks.2."
+    return {
+        f"{start}norm1.weight": torch.ones(32), f"{start}norm1.bias": torch.ones(32),
+        f"{start}attn.qkv.weight": torch.ones(96, 32), f"{start}attn.qkv.bias": torch.ones(96),
+        f"{start}attn.relative_position_bias_table": torch.ones(49, 2),
+        f"{start}attn.relative_position_index": torch.zeros(16, 16),
     }  # fmt: skip
-    encoder = load_encoder(saved(tmp_path, weights))
-    assert_same(encoder, model, 32)
-    assert any("queries and keys alone" in note for note in encoder.facts.origin["notes"])
+
+
+def test_a_decoupled_swin_without_any_final_norm_gets_one(tmp_path):
+    model = own_model("swin", num_classes=0)
+    with torch.no_grad():
+        model.norm.weight.fill_(1.0), model.norm.bias.zero_()
+    weights = published_swin(model.state_dict())
+    del weights["norm.weight"], weights["norm.bias"]
+    assert_same(load_encoder(saved(tmp_path, weights | spare_block())), model, 32)
+    with pytest.raises(UserError, match="2 missing .norm.bias, norm.weight"):
+        load_encoder(saved(tmp_path, weights))
 
 
 @pytest.mark.parametrize("kind", ["hiera", "swin"])

@@ -212,3 +212,9 @@ def test_a_timm_file_at_another_size_says_so(tmp_path):
     assert any("Positions interpolated" in note for note in encoder.facts.origin["notes"])
     logits = encoder(torch.rand(1, 3, 48, 48), taps=(Tap("logits"),)).taps[Tap("logits")]
     assert logits.shape == (1, 5)
+
+
+@pytest.mark.parametrize("name", ["hiera_tiny_224", "swin_tiny_patch4_window7_224"])
+def test_patches_of_stages_can_not_be_set(name):
+    with pytest.raises(UserError, match="is an encoder of stages; leave patch_size away"):
+        load_encoder(f"timm:{name}", pretrained=False, patch_size=8, img_size=256)
