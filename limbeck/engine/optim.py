@@ -37,6 +37,7 @@ def param_groups(
                 raise ValueError("layer_decay needs layer_id and num_layers")
             layer = layer_id(name)
             scale = layer_scale(layer, num_layers, options.layer_decay)
+            scale *= options.head_lr_scale if layer > num_layers else 1.0
         is_wide = parameter.ndim > 1 or options.decay_all
         is_decayed = is_wide and name.rpartition(".")[2] not in options.no_decay_names
         group = groups.setdefault(

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from limbeck.config import options
+from limbeck.errors import UserError
 
 PositiveInt = Annotated[int, pydantic.Field(gt=0)]
 NotNegative = Annotated[float, pydantic.Field(ge=0)]
@@ -32,12 +33,19 @@ class OptimOptions:
     """Of AdamW."""
     layer_decay: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0
     """Learning-rate factor per block from the end; 1 is off."""
+    head_lr_scale: Annotated[float, pydantic.Field(gt=0)] = 1.0
+    """Another factor of what comes after the last block, where layer decay is on. The code released
+    for Swin in arXiv 2404.12210 counts it two layers too low: 0.7225 with its layer_decay 0.85."""
     no_decay_names: tuple[str, ...] = ()
     """Parameters without weight decay by last name, besides all 1-D ones."""
     decay_all: bool = False
     """Decay the 1-D ones (biases and norms), too: MoCo-v3's recipe."""
     clip_grad: Annotated[float, pydantic.Field(gt=0)] | None = None
     """Largest gradient norm."""
+
+    def __post_init__(self) -> None:
+        if self.head_lr_scale != 1 and self.layer_decay == 1:
+            raise UserError("optim.head_lr_scale has no effect without layer_decay; set one.")
 
     def warmup_for(self, epochs: float) -> float:
         """Epochs of warm-up in a run of so many epochs."""

@@ -5,6 +5,7 @@ from torch import nn
 
 from limbeck.engine.optim import Average, build_optimizer, param_groups, set_lr
 from limbeck.engine.options import OptimOptions
+from limbeck.errors import UserError
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions
 from tests.engine.fakes import TinyModule
@@ -61,6 +62,17 @@ def test_lr_is_scaled_in_every_group():
     optimizer = build_optimizer(module, options, lambda name: int("stem" not in name), 1)
     set_lr(optimizer, 0.8)
     assert [group["lr"] for group in optimizer.param_groups] == [0.2, 0.2, 0.4, 0.4]
+
+
+def test_what_comes_after_the_blocks_has_a_factor_of_its_own():
+    module = TinyModule()
+    options = OptimOptions(layer_decay=0.5, head_lr_scale=0.25)
+    groups = param_groups(module, options, lambda name: 0 if "stem" in name else 2, 1)
+    assert [group["lr_scale"] for group in groups] == [0.25, 0.25, 0.25, 0.25]
+    groups = param_groups(module, options, lambda name: 0 if "stem" in name else 1, 1)
+    assert [group["lr_scale"] for group in groups] == [0.25, 0.25, 0.5, 0.5]
+    with pytest.raises(UserError, match="head_lr_scale has no effect without layer_decay"):
+        OptimOptions(head_lr_scale=0.5)
 
 
 def test_one_step_is_adamw():
