@@ -25,7 +25,6 @@ ARMS = {
     "D2-MAE": Arm(
         "attention-map", AttentionMapOptions(decoupled=True, reconstruction=BEFORE_BLOCK)
     ),
-    "scratch, as many images in all": Arm(None, more=5),
 }
 
 if __name__ == "__main__":
