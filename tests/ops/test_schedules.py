@@ -26,6 +26,27 @@ def test_cosine_lr_of_pretraining(step, lr):
     assert found == pytest.approx(lr, rel=5e-8, abs=0)
 
 
+# MAE-Lite's, 40 of 400 epochs of warm-up at batch 4096.
+@pytest.mark.parametrize(
+    ("step", "lr"),
+    [
+        (0, 0.0),
+        (1, 1.923076923e-7),
+        (6240, 1.2e-3),
+        (12_480, 2.4e-3),
+        (40_560, 2.0485281374e-3),
+        (68_640, 1.2e-3),
+        (96_720, 3.514718626e-4),
+        (124_800, 0.0),
+    ],
+)
+def test_cosine_lr_of_masked_pretraining(step, lr):
+    found = cosine_lr(
+        step, steps_per_epoch=312, epochs=400.0, warmup_epochs=40.0, peak_lr=2.4e-3, min_lr=0.0
+    )
+    assert found == pytest.approx(lr, rel=1e-9, abs=0)
+
+
 @pytest.mark.parametrize(
     ("step", "lr"),
     [
