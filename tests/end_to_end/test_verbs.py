@@ -63,7 +63,7 @@ def test_a_look_into_networks(images, student, teacher, tmp_path, capsys):
     words = ["analyze", student, teacher, *data_words(images), "--reference", teacher]
     words += ["--names", "small", "big", "--out", tmp_path, "--num-images", "8"]
     said, _ = said_by(capsys, *words, "--parts", "similarity", "attention", "--device", "cpu")
-    assert "small resembles big most at layer" in said and "attention_entropy.svg" in said
+    assert "small resembles big " in said and "attention_entropy.svg" in said
     found = json.loads((tmp_path / "analysis.json").read_text())
     assert found["images"]["num_images"] == 8 and set(found["parts"]["attention"]) == {
         "small",
