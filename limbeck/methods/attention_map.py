@@ -89,14 +89,21 @@ class AttentionMap(Comparison):
 
 
 def _leaving_early(options: AttentionMapOptions, student: EncoderFacts) -> AttentionMapOptions:
-    """D2-MAE's reconstruction leaves where it is told, or after two thirds of a plain student."""
-    early = options.reconstruction
-    is_plain = len(set(student.block_strides)) == 1
-    is_open = options.masking == "drop" and early.weight > 0 and early.before_block is None
-    if not (options.decoupled and is_open and is_plain):
+    """D2-MAE's reconstruction leaves where it is told, or after two thirds of a plain student.
+
+    Raises UserError for a student of stages that is not told.
+    """
+    name = "reconstruction" if options.masking == "drop" else "regression"
+    early = getattr(options, name)
+    if not options.decoupled or early.weight == 0 or early.before_block is not None:
         return options
-    early = replace(early, before_block=2 * student.depth // 3)
-    return replace(options, reconstruction=early)
+    if len(set(student.block_strides)) > 1:
+        raise UserError(
+            f"attention_map.decoupled of a student of stages needs the block before which its "
+            f"reconstruction leaves: set attention_map.{name}.before_block, from 1 to "
+            f"{student.depth - 1}."
+        )
+    return replace(options, **{name: replace(early, before_block=2 * student.depth // 3)})
 
 
 def _build_mixer(kind: str, of_student: int, of_teacher: int) -> nn.Module:

@@ -8,11 +8,16 @@ import torch
 from limbeck.errors import UserError
 from limbeck.methods.attention_map import AttentionMap
 from limbeck.methods.distiller import Distiller, Teacher
-from limbeck.methods.options import AttentionMapOptions, ReconstructionOptions
+from limbeck.methods.options import (
+    AttentionMapOptions,
+    ReconstructionOptions,
+    RegressionOptions,
+)
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions
 from limbeck.records import Batch, Tap
 from tests.fakes import FakeEncoder
+from tests.models.families import small_encoder
 
 CPU = torch.device("cpu")
 
@@ -152,6 +157,17 @@ def test_decoupled_the_reconstruction_leaves_early_unless_told(depth, block):
         ).reconstruction
         is None
     )
+
+
+def test_decoupled_the_regression_leaves_early_too_and_of_stages_where_it_is_told():
+    options = AttentionMapOptions(mask_ratio=0.5, masking="mask-token", decoupled=True)
+    plain = small_encoder("augreg").facts
+    options = replace(options, regression=RegressionOptions(weight=1.0, mask_patch_size=16))
+    method = AttentionMap(options, plain, plain)
+    assert method.reconstruction.tap == Tap("block_input", 2 * plain.depth // 3)
+    swin = small_encoder("swin").facts
+    with pytest.raises(UserError, match=r"set attention_map.regression.before_block, from 1 to 3"):
+        AttentionMap(options, swin, swin)
 
 
 def test_decoupled_the_decoder_reads_what_enters_the_block():
