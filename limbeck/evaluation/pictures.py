@@ -61,10 +61,11 @@ def draw_similarity(
             axis.set_ticks(_ticks(count))
     bar = figure.colorbar(image, ax=panels, shrink=0.9 if len(pairs) < 4 else 0.5, pad=0.02)
     bar.set_label("CKA (0: unrelated, 1: alike)")
-    figure.suptitle(
+    _title(
+        figure,
         f"Similarity of layers, {num_images:,} images\n"
-        "(layer k: what enters block k; last layer: output)", x=0.01, ha="left", fontsize=11,
-    )  # fmt: skip
+        "(layer k: what enters block k; last layer: output)",
+    )
     return save_figure(figure, file)
 
 
@@ -103,7 +104,7 @@ def draw_attention(
         axes.set_ylabel(label)
     top = panels[0].get_ylim()[1]  # of all, and once all are drawn: a later one may be higher
     panels[0].set_ylim(0, 1.05 * top)
-    figure.suptitle(f"{title}, {num_images:,} images", x=0.01, ha="left", fontsize=11)
+    _title(figure, f"{title}, {num_images:,} images")
     _legend(figure, list(handles), handles.values())
     return save_figure(figure, file)
 
@@ -126,10 +127,9 @@ def draw_probing(file: Path, probing: Mapping[str, Mapping[str, Any]]) -> list[P
         axes.set_xticks(_ticks(max(len(scores[probe]) for scores in probing.values())))
         axes.set_ylabel("top-1 accuracy (%)")
     num_test = next(iter(probing.values()))["knn_top1"][0]["num_test"]
-    figure.suptitle(
-        f"What is known after each block, {num_test:,} test images (band: 95 % interval)",
-        x=0.01, ha="left", fontsize=11,
-    )  # fmt: skip
+    _title(
+        figure, f"What is known after each block, {num_test:,} test images (band: 95 % interval)"
+    )
     _legend(figure, [_wrapped(name) for name in handles], handles.values())
     return save_figure(figure, file)
 
@@ -160,12 +160,16 @@ def draw_layers(file: Path, runs: Sequence[Mapping[str, Any]]) -> list[Path]:
         axes.set_xticks(sorted(counts))
         axes.set_ylabel("top-1 accuracy (%)")
     spread = f" (bar: standard deviation over {most_seeds} seeds)" if most_seeds > 1 else ""
-    figure.suptitle(
-        f"Fine-tuned with the first blocks kept, the rest afresh{spread}",
-        x=0.01, ha="left", fontsize=11,
-    )  # fmt: skip
+    _title(figure, f"Fine-tuned with the first blocks kept, the rest afresh{spread}")
     _legend(figure, [_wrapped(name) for name in handles], handles.values())
     return save_figure(figure, file)
+
+
+def _title(figure: Any, text: str) -> None:
+    """On the left, in lines that a figure of one panel has room for."""
+    width = int(11 * figure.get_figwidth())  # letters of this size in an inch
+    lines = [line for part in text.split("\n") for line in textwrap.wrap(part, width)]
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11)
 
 
 def _panels(count: int, width: float, height: float, shares: bool = True) -> tuple[Any, list[Any]]:

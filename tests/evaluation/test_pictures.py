@@ -78,15 +78,31 @@ def test_layers_and_blocks_without_a_value(tmp_path):
     assert "one head" in words_of(svg)
 
 
-def test_a_later_network_is_not_cut_off(tmp_path, monkeypatch):
-    """The panels share one scale, and it reaches up to the farthest head of all."""
-    figures = []
+@pytest.fixture
+def figures(monkeypatch):
+    """All figures that are saved."""
+    saved = []
     save = pictures.save_figure
     monkeypatch.setattr(
-        pictures,
-        "save_figure",
-        lambda figure, file: (figures.append(figure), save(figure, file))[1],
+        pictures, "save_figure", lambda figure, file: (saved.append(figure), save(figure, file))[1]
     )
+    return saved
+
+
+def test_titles_of_one_panel_are_not_cut_off(tmp_path, figures):
+    found = analysis(["one"], [4])
+    found["parts"]["layers"] = [
+        run for run in found["parts"]["layers"] if run["label_fraction"] == 1
+    ]
+    draw_analysis(found, tmp_path)
+    assert len(figures) == 5
+    for figure in figures:
+        title = figure._suptitle.get_window_extent(figure.canvas.get_renderer())
+        assert title.x1 <= figure.bbox.x1
+
+
+def test_a_later_network_is_not_cut_off(tmp_path, figures):
+    """The panels share one scale, and it reaches up to the farthest head of all."""
     near, far = ({"distance": [[value, value]], "uniform_distance": [9.0]} for value in (3.0, 50.0))
     draw_attention(tmp_path / "attention", {"near": near, "far": far}, "distance", 8)
     assert [axes.get_ylim()[0] for axes in figures[0].axes] == [0, 0]
