@@ -33,6 +33,7 @@ from limbeck.errors import UserError
 from limbeck.models.options import GlobalPool, StudentOptions, TeacherOptions
 from limbeck.recipes import checks
 from limbeck.recipes import distill as distillation
+from limbeck.recipes import finetune as finetuning
 from limbeck.recipes.arms import (
     BASELINES,
     SCRATCH,
@@ -43,7 +44,7 @@ from limbeck.recipes.arms import (
 )
 from limbeck.recipes.comparison import Comparison, Result, report, write
 from limbeck.recipes.probes import EmbedOptions
-from limbeck.recipes.trials import Trials
+from limbeck.recipes.trials import Trials, tuning_config
 
 if TYPE_CHECKING:
     from limbeck.engine.distributed import Ranks
@@ -131,7 +132,9 @@ def check(config: CompareConfig) -> list[Arm]:
             raise UserError("The arm 'scratch' is a fine-tuning; leave out it or --no-fine-tune.")
     if not config.label_fractions or len(set(config.label_fractions)) < len(config.label_fractions):
         raise UserError("label_fractions names each part once, and at least one.")
-    checks.check_train(config.tune.train, config.tune.optim)
+    if config.fine_tune:
+        tuning = tuning_config(config, arms[0], 0, 1.0)
+        finetuning.check(replace(tuning, student=config.student.name))
     needs = [table_needs_teacher(arm) for arm in arms]
     for arm, needs_teacher in zip(arms, needs, strict=True):
         if needs_teacher is not None and arm.method is not None:

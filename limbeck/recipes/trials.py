@@ -33,6 +33,7 @@ class Trials:
 
     def __init__(self, config: CompareConfig, images: Images, device: torch.device) -> None:
         from limbeck.data.skipped import SkippedLog
+        from limbeck.models.heads import with_classifier
         from limbeck.models.origins.load import load_encoder
         from limbeck.recipes.networks import start_student
 
@@ -44,9 +45,14 @@ class Trials:
             assert config.teacher.source is not None
             teacher = load_encoder(config.teacher.source)
             self.prober.target = self.prober.embed(teacher, images.holdout)
+        start = start_student(config.student, 0.0, 0)
         # A head count that a method needed in its last block is taken back for the fine-tuning.
-        heads = set(start_student(config.student, 0.0, 0).facts.num_heads)
+        heads = set(start.facts.num_heads)
         self.num_heads = min(heads) if len(heads) == 1 else None
+        if config.fine_tune and images.is_labelled:
+            # A student that can't be fine-tuned so is told before any arm has trained.
+            num_classes = len(images.train.classes)
+            with_classifier(start, num_classes, config.tune.global_pool, 0)
 
     def run(self, arm: Arm, seed: int, own: DistillConfig | None, result: Result) -> None:
         """Do what is left of an arm; fills ``result`` as far as it comes. Raises as runs do."""
@@ -60,7 +66,11 @@ class Trials:
             result.scores |= self._probe(folder)
         if config.fine_tune and self.images.is_labelled and arm.name != UNTRAINED:
             for fraction in config.label_fractions:
-                tuning = self._tuning(arm, seed, folder, fraction)
+                tuning = replace(
+                    tuning_config(config, arm, seed, fraction),
+                    student=str(folder),
+                    num_heads=self.num_heads,
+                )
                 cost = self._measured(tuning.out, partial(finetune, tuning))
                 name = finetuned(fraction)
                 result.cost |= {f"{name}_{key}": value for key, value in cost.items()}
@@ -73,26 +83,6 @@ class Trials:
 
         if not is_finished_student(folder):
             save_student(start_student(self.config.student, 0.0, seed), folder, {})
-
-    def _tuning(self, arm: Arm, seed: int, student: Path, fraction: float) -> FinetuneConfig:
-        tune, embed = self.config.tune, asdict(self.config.embed)
-        del embed["pool"]
-        return FinetuneConfig(
-            student=str(student),
-            out=tuned_dir(self.config.out, arm, seed, fraction),
-            seed=seed,
-            overwrite=self.config.overwrite,
-            global_pool=tune.global_pool,
-            num_heads=self.num_heads,
-            drop_path_rate=tune.drop_path_rate,
-            data=with_labels(self.config.data, fraction, seed),
-            views=tune.views,
-            mix=tune.mix,
-            # Layer decay spares what was learnt before; a fresh student has learnt nothing.
-            optim=tune.optim if arm.method else replace(tune.optim, layer_decay=1.0),
-            train=tune.train,
-            evaluation=CropEvalOptions(**embed),
-        )
 
     def _probe(self, folder: Path) -> dict[str, float]:
         """The scores of a frozen student, from its folder where the same were measured before."""
@@ -136,6 +126,29 @@ class Trials:
                 write_json(file, cost)
         cost = read_json(file) if file.exists() else {}
         return cost | images_per_second(folder)
+
+
+def tuning_config(config: CompareConfig, arm: Arm, seed: int, fraction: float) -> FinetuneConfig:
+    """The fine-tuning of an arm with a part of the labels; its student is still to be named."""
+    tune, embed = config.tune, asdict(config.embed)
+    del embed["pool"]
+    optim = tune.optim
+    if arm.method is None:
+        # Layer decay spares what was learnt before; a fresh student has learnt nothing.
+        optim = replace(optim, layer_decay=1.0, head_lr_scale=1.0)
+    return FinetuneConfig(
+        out=tuned_dir(config.out, arm, seed, fraction),
+        seed=seed,
+        overwrite=config.overwrite,
+        global_pool=tune.global_pool,
+        drop_path_rate=tune.drop_path_rate,
+        data=with_labels(config.data, fraction, seed),
+        views=tune.views,
+        mix=tune.mix,
+        optim=optim,
+        train=tune.train,
+        evaluation=CropEvalOptions(**embed),
+    )
 
 
 def images_per_second(folder: Path) -> dict[str, float]:

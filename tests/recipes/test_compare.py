@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 
 from limbeck import cli
-from limbeck.data.options import DataOptions
+from limbeck.data.options import DataOptions, MixOptions
 from limbeck.engine.loop import Interrupted
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.methods.masked_pixel import MaskedPixel
 from limbeck.models.options import TeacherOptions
 from limbeck.recipes import trials
+from limbeck.recipes.arms import read_arms
 from limbeck.recipes.compare import CompareConfig, TuningOptions, compare, report
 from limbeck.recipes.probes import EmbedOptions
 from tests.recipes.runs import STUDENT_SHAPE, snapshot, weights_of
@@ -171,12 +172,41 @@ def test_unlabelled_images_are_compared_by_neighbours(unlabelled, teacher, tmp_p
         (("dino",), {"label_fractions": (0.1, 0.1)}, "each part once"),
         (("relation",), {}, "method relation needs a teacher"),
         (("dino,optim.warmup_epochs=5",), {}, "leaves nothing"),
+        (
+            ("dino",),
+            {"tune": TuningOptions(train=TRAIN, optim=OptimOptions(optimizer="sgd", eps=1e-3))},
+            "optim.eps has no effect",
+        ),
+        (
+            ("dino",),
+            {"tune": TuningOptions(train=TRAIN, mix=MixOptions(mix_prob=0.5))},
+            "no effect without mixing",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_at_once(images, tmp_path, arms, changes, message):
     with pytest.raises(UserError, match=message):
         compare(config_of(images, tmp_path / "out", *arms, **changes))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_student_that_can_t_be_tuned_so_is_told_before_any_arm_has_trained(images, tmp_path):
+    without_cls = replace(STUDENT_SHAPE, name="vit_base_patch16_siglip_224")
+    tune = TuningOptions(train=TRAIN, global_pool="token")
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="token"):
+        compare(config_of(images, out, "masked-pixel", student=without_cls, tune=tune))
+    assert not any(out.glob("masked-pixel*"))
+
+
+def test_scratch_has_neither_layer_decay_nor_a_head_of_its_own(images, tmp_path):
+    optim = OptimOptions(layer_decay=0.5, head_lr_scale=0.5)
+    config = config_of(
+        images, tmp_path, "scratch", "mae=masked-pixel", tune=TuningOptions(optim=optim)
+    )
+    scratch, arm = (trials.tuning_config(config, each, 0, 1.0) for each in read_arms(config.arms))
+    assert (scratch.optim.layer_decay, scratch.optim.head_lr_scale) == (1, 1)
+    assert arm.optim == optim
 
 
 def test_several_processes_are_refused(images, tmp_path, monkeypatch):
