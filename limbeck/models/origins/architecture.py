@@ -184,12 +184,7 @@ def to_architecture(
         )
     kwargs: dict[str, Any] = {
         "img_size": img_size[0] if img_size[0] == img_size[1] else list(img_size),
-        "patch_size": shape.patch_size,
-        "embed_dim": shape.embed_dim,
-        "depth": shape.depth,
-        "num_heads": num_heads[0],
-        "mlp_ratio": to_ratio(shape.hidden_dim, shape.embed_dim),
-        "num_classes": shape.num_classes,
+        **_sizes(shape, num_heads),
         "global_pool": shape.global_pool,
     }
     # Only what differs from the named model.
@@ -219,15 +214,22 @@ def to_architecture(
     return {"kind": "timm", "name": name, "kwargs": kwargs, "num_heads": list(num_heads)}
 
 
-def _to_star(shape: VitShape, num_heads: tuple[int, ...], img_size: Grid) -> dict[str, Any]:
-    kwargs = {
-        "img_size": list(img_size),
+def _sizes(shape: VitShape, num_heads: tuple[int, ...]) -> dict[str, Any]:
+    """What every kind of architecture is told alike."""
+    return {
         "patch_size": shape.patch_size,
         "embed_dim": shape.embed_dim,
         "depth": shape.depth,
         "num_heads": num_heads[0],
         "mlp_ratio": to_ratio(shape.hidden_dim, shape.embed_dim),
         "num_classes": shape.num_classes,
+    }
+
+
+def _to_star(shape: VitShape, num_heads: tuple[int, ...], img_size: Grid) -> dict[str, Any]:
+    kwargs = {
+        "img_size": list(img_size),
+        **_sizes(shape, num_heads),
         "out_dim": shape.out_dim,
         "fc_norm_dim": shape.fc_norm_dim or shape.out_dim,
     }
@@ -243,12 +245,7 @@ def _to_beit(shape: VitShape, num_heads: tuple[int, ...], img_size: Grid) -> dic
     """timm's Beit; with a whole qkv bias, which that has not, the kind "beit-qkv-bias"."""
     kwargs = {
         "img_size": list(img_size),
-        "patch_size": shape.patch_size,
-        "embed_dim": shape.embed_dim,
-        "depth": shape.depth,
-        "num_heads": num_heads[0],
-        "mlp_ratio": to_ratio(shape.hidden_dim, shape.embed_dim),
-        "num_classes": shape.num_classes,
+        **_sizes(shape, num_heads),
         "global_pool": shape.global_pool,
         "use_abs_pos_emb": True,
         "use_rel_pos_bias": shape.num_heads > 0 and not shape.is_shared,
