@@ -356,8 +356,7 @@ class AttentionMapOptions(ComparisonOptions):
     decoupled: bool = False
     """D2-MAE: the scores are those of a throw-away block after the student's last, and the
     reconstruction leaves before block 8 of 12, as in the study (two thirds of a plain student's
-    blocks), if its before_block is not given; a student of stages must be told. Of masking
-    mask-token it is the regression that leaves."""
+    blocks) if its before_block (of masking mask-token the regression's) is not given."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
