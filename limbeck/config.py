@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, dataclass_transform
 
@@ -66,6 +67,16 @@ def from_plain(kind: type[T], values: dict[str, Any], where: str) -> T:
         return pydantic.TypeAdapter(kind).validate_python(_complete(kind, values))
     except pydantic.ValidationError as error:
         raise UserError(_first_problem(error, where)) from error
+
+
+def read_values(lines: Sequence[str], option: str) -> dict[str, Any]:
+    """Values given as NAME=VALUE, as in TOML; raises UserError that names the ``option``."""
+    try:
+        return tomllib.loads("\n".join(lines))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(
+            f"{option} {' '.join(lines)}: not NAME=VALUE as in TOML ({error})."
+        ) from error
 
 
 def _check_keys(kind: type, values: dict[str, Any], where: str, prefix: str) -> None:

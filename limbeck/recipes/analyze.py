@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pydantic
 import tyro
 
-from limbeck.config import from_plain, options, read_json, read_preset, to_plain
+from limbeck.config import from_plain, options, read_json, read_preset, read_values, to_plain
 from limbeck.data.options import DataOptions, LabelFraction
 from limbeck.errors import UserError
 from limbeck.recipes import checks
@@ -255,14 +254,7 @@ def recipe_of(config: AnalyzeConfig) -> FinetuneConfig:
     values: dict[str, Any] = {}
     if config.finetune_preset is not None:
         values = read_preset(config.finetune_preset, "finetune")
-    try:
-        changes = tomllib.loads("\n".join(config.finetune_options))
-    except tomllib.TOMLDecodeError as error:
-        given = " ".join(config.finetune_options)
-        raise UserError(
-            f"--finetune-options {given}: not NAME=VALUE as in TOML ({error})."
-        ) from error
-    values = _merged(values, changes)
+    values = _merged(values, read_values(config.finetune_options, "--finetune-options"))
     for name in SET_HERE:
         if name in values or name in [f"train.{key}" for key in values.get("train", {})]:
             raise UserError(

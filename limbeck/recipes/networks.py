@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from limbeck.config import from_plain, import_own
+from limbeck.config import from_plain, import_own, read_values
 from limbeck.errors import UserError
 from limbeck.methods import METHODS, TASK_METHODS
 from limbeck.methods.distiller import DTYPES, Teacher
@@ -96,13 +95,7 @@ def method_options(config: DistillConfig | FinetuneConfig, kind: type[Method]) -
     """The options of the chosen method: its section, or the lines given for a user's class."""
     if ":" not in config.method:
         return getattr(config, config.method.replace("-", "_"))
-    try:
-        values = tomllib.loads("\n".join(config.method_options))
-    except tomllib.TOMLDecodeError as error:
-        given = " ".join(config.method_options)
-        raise UserError(
-            f"--method-options {given}: not NAME=VALUE as in TOML ({error})."
-        ) from error
+    values = read_values(config.method_options, "--method-options")
     return from_plain(kind.Options, values, "method_options")
 
 
