@@ -351,7 +351,7 @@ class AttentionMapOptions(ComparisonOptions):
     mixer: Literal["learned", "identity"] = "learned"
     """A learned linear map, without bias, of the student's heads (of the target tokens: of its
     channels) to the teacher's, one per pair; or none, where both have as many."""
-    weight: NotNegative = 1.0
+    weight: Annotated[float, pydantic.Field(gt=0)] = 1.0
     """Factor of the teacher's loss, alpha."""
     decoupled: bool = False
     """D2-MAE: the scores are those of a throw-away block after the student's last, and the
@@ -367,9 +367,6 @@ class AttentionMapOptions(ComparisonOptions):
                 "attention_map.decoupled compares scores or maps of a block after the student's "
                 "last; leave it out, or name student block -1 and another target than tokens."
             )
-        active = self.reconstruction if self.masking == "drop" else self.regression
-        if self.weight == 0 and active.weight == 0:
-            raise UserError("With every weight 0 nothing is learned; set attention_map.weight.")
         if self.decoupled and len(self.block_pairs) > 1:
             raise UserError(
                 "attention_map.decoupled has one throw-away block, so one of block_pairs; name one."

@@ -117,11 +117,10 @@ def gradients(weight):
     """Of the student's parts by name, and the method, after one backward pass of D2-MAE."""
     student, teacher = small_vit(6), small_vit(2, seed=1)
     options = AttentionMapOptions(
-        weight=weight,
-        decoupled=True,
-        reconstruction=ReconstructionOptions(weight=1, before_block=4),
+        decoupled=True, reconstruction=ReconstructionOptions(weight=1, before_block=4)
     )
     method = AttentionMap(options, student.facts, teacher.facts)
+    method.weight_of_teacher = weight
     Distiller(student, method, Teacher(teacher, CPU, "fp32"))(batch(32)).total.backward()
 
     def size(module):
@@ -252,7 +251,7 @@ def test_in_a_chain_the_next_teacher_is_read_where_it_has_learnt():
         ({"decoupled": True, "target": "tokens"}, "another target than tokens"),
         ({"decoupled": True, "block_pairs": ((0, 1),)}, "name student block -1"),
         ({"decoupled": True, "block_pairs": ((-1, 0), (-1, 1))}, "one of block_pairs"),
-        ({"weight": 0.0, "reconstruction": {"weight": 0.0}}, "every weight 0"),
+        ({"weight": 0.0}, "weight"),
         ({"regression": {"weight": 0.5}}, "regression have no effect with masking drop"),
         ({"masking": "mask-token", "reconstruction": {"weight": 0.5}}, "reconstruction have no"),
     ],
