@@ -9,7 +9,7 @@ import torch
 from limbeck.models.origins.load import load_encoder
 from limbeck.recipes.arms import Arm
 from limbeck.recipes.compare import CompareConfig
-from limbeck.recipes.trials import COST_FILE, Trials, images_per_second
+from limbeck.recipes.trials import COST_FILE, Trials, images_per_second, tuning_config
 from tests.recipes.runs import STUDENT_SHAPE
 
 
@@ -51,16 +51,15 @@ def test_a_run_that_was_replaced_starts_at_nought(trials, tmp_path, monkeypatch)
 
 
 def test_a_fine_tuning_has_its_seed_its_labels_and_layer_decay_where_something_was_learnt(
-    trials, tmp_path
+    tmp_path,
 ):
-    trials.config, trials.num_heads = CompareConfig(out=tmp_path), 3
+    config = CompareConfig(out=tmp_path)
     tuned, scratch = (
-        trials._tuning(arm, 2, tmp_path / "student", 0.1)
-        for arm in (Arm("mine", "dino"), Arm("scratch", None))
+        tuning_config(config, arm, 2, 0.1) for arm in (Arm("mine", "dino"), Arm("scratch", None))
     )
-    assert tuned.out == tmp_path / "mine_2_finetuned_labels0.1" and tuned.num_heads == 3
+    assert tuned.out == tmp_path / "mine_2_finetuned_labels0.1"
     assert (tuned.seed, tuned.data.label_fraction, tuned.data.label_seed) == (2, 0.1, 2)
-    assert tuned.optim == trials.config.tune.optim and tuned.optim.layer_decay == 0.85
+    assert tuned.optim == config.tune.optim and tuned.optim.layer_decay == 0.85
     assert scratch.optim == replace(tuned.optim, layer_decay=1.0)
 
 
