@@ -44,6 +44,7 @@ _PUBLIC = {
     "Batch": "limbeck.records",
     "Features": "limbeck.records",
     "Losses": "limbeck.records",
+    "SoftLabels": "limbeck.records",
     "Tap": "limbeck.records",
     # errors
     "UserError": "limbeck.errors",

@@ -1,4 +1,4 @@
-"""The four records that cross floors: Batch, Tap, Features, Losses.
+"""The records that cross floors: Batch, Tap, Features, SoftLabels, Losses.
 
 Axis letters, for the whole project: ``B`` batch, ``N`` tokens including prefix, ``L`` patches,
 ``D`` embed dim, ``nh`` heads, ``hd`` head dim (``D = nh * hd``), ``H W`` pixels, ``gh gw`` token
@@ -82,6 +82,20 @@ class Tap:
 
 
 @dataclass(frozen=True)
+class SoftLabels:
+    """Class probabilities of which the K largest are stated; what is left is spread evenly.
+
+    ``probs`` (B, K) float32, descending; ``classes`` (B, K) int64; ``rest`` (B,) float32, at least
+    0: the sum over the other ``num_classes`` - K classes. probs and rest add up to 1.
+    """
+
+    probs: Tensor
+    classes: Tensor
+    rest: Tensor
+    num_classes: int
+
+
+@dataclass(frozen=True)
 class Batch:
     """One micro-batch on its device.
 
@@ -93,6 +107,8 @@ class Batch:
     Where a method asks for V views of a sample, ``images`` and ``view_seeds`` have B * V rows, the
     views of a sample one after the other, and ``teacher_images`` are ``images``; labels and keys
     stay B. ``local_images`` (B * local views, 3, h, w) are further, smaller views of its choice.
+    ``targets``: what a store has of a teacher's answer to each view, by name, first axis B, still
+    encoded; None without a store.
     ``ids_keep`` and ``teacher_ids_keep`` (B, kept) patch indices that student and teacher see (all
     where None), set by a method's ``prepare``; so is ``mask_token`` (1, 1, D), a parameter of the
     method: the student gets it in place of every patch that it does not see, which then is not
@@ -108,6 +124,7 @@ class Batch:
     teacher_ids_keep: Tensor | None = None
     mask_token: Tensor | None = None
     local_images: Tensor | None = None
+    targets: dict[str, Tensor] | None = None
 
     @property
     def num_views(self) -> int:
@@ -122,7 +139,8 @@ class Features:
     ``tokens`` (B, N, D): final tokens after the last norm; None where the encoder stopped early
     because no tap needed them. ``grid`` (gh, gw): the *full* patch grid, also where patches were
     dropped. ``taps``: exactly the taps that were asked for. ``local``: likewise of the batch's
-    ``local_images``.
+    ``local_images``. ``soft_labels``: of a teacher whose answers were stored, in place of its
+    logits.
     """
 
     tokens: Tensor | None
@@ -130,6 +148,7 @@ class Features:
     grid: tuple[int, int]
     taps: dict[Tap, Tensor] = field(default_factory=dict)
     local: "Features | None" = None
+    soft_labels: SoftLabels | None = None
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,10 @@ class Method(nn.Module, ABC):
     """True where a sample's loss depends on the others of its micro-batch: steps then can't be
     accumulated."""
 
+    takes_soft_labels: bool = False
+    """True where ``Features.soft_labels`` will do for the teacher's Tap("logits"): it can then be
+    trained from stored class probabilities."""
+
     def prepare(self, batch: Batch) -> Batch:
         """Set what both sides must share (``ids_keep``), drawn from the batch's view seeds."""
         return batch

@@ -19,6 +19,8 @@ class MethodOptions:
 
     needs_teacher: ClassVar[bool] = True
     """False for a method that has none (a teacher is then refused)."""
+    trains_classifier: ClassVar[bool] = False
+    """True where the student gets a classifier of the teacher's classes."""
 
     color_jitter: tuple[NotNegative, NotNegative, NotNegative] = (0.0, 0.0, 0.0)
     """Brightness, contrast, saturation of the student's view alone: factors in 1 +- value."""
