@@ -22,8 +22,9 @@ from limbeck.data.source import Source
 from limbeck.engine.optim import build_optimizer, set_lr
 from limbeck.engine.options import OptimOptions
 from limbeck.methods.attention_map import AttentionMap
-from limbeck.methods.distiller import DTYPES, Distiller, Precision, Teacher, autocast
+from limbeck.methods.distiller import Distiller
 from limbeck.methods.options import AttentionMapOptions
+from limbeck.methods.teacher import DTYPES, Precision, Teacher, autocast
 from limbeck.models.attention import choose_attention, choose_attention_of
 from limbeck.models.build import build_student, seeded
 from limbeck.models.options import StudentOptions

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.timing import DEVICE, take_turns
-from limbeck.methods.distiller import DTYPES, Teacher, autocast
+from limbeck.methods.teacher import DTYPES, Teacher, autocast
 from limbeck.models.attention import choose_attention
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions

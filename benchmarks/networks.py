@@ -20,9 +20,10 @@ from limbeck.data.skipped import SkippedLog
 from limbeck.data.source import Source
 from limbeck.engine.optim import build_optimizer, set_lr
 from limbeck.engine.options import OptimOptions
-from limbeck.methods.distiller import DTYPES, Distiller, Precision, Teacher, autocast
+from limbeck.methods.distiller import Distiller
 from limbeck.methods.options import RelationOptions
 from limbeck.methods.relation import Relation
+from limbeck.methods.teacher import DTYPES, Precision, Teacher, autocast
 from limbeck.models.attention import choose_attention
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions

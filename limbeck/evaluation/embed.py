@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import NotFiniteError, UserError
-from limbeck.methods.distiller import DTYPES
+from limbeck.methods.teacher import DTYPES
 from limbeck.models.encoder import Encoder
 from limbeck.ops.resize import resize_images
 from limbeck.records import Batch, Tap

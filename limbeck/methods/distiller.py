@@ -1,85 +1,37 @@
 """The one distiller: a student, a method, and a teacher that is a value."""
 
 from dataclasses import replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from limbeck.errors import UserError
 from limbeck.methods.follower import Follower
 from limbeck.methods.method import Method
-from limbeck.models.attention import choose_attention
 from limbeck.models.encoder import Encoder, EncoderFacts, check_taps
-from limbeck.ops.resize import resize_images
 from limbeck.ops.schedules import cosine_momentum
 from limbeck.records import LOGIT_KINDS, Batch, Features, Losses, Tap
 
-Precision = Literal["fp32", "bf16", "fp16"]
-DTYPES: dict[Precision, torch.dtype] = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
 
-
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Autocast to a precision; fp32 states that there is none, also inside another autocast."""
-    lower = precision != "fp32"
-    return torch.autocast(device.type, DTYPES[precision] if lower else None, enabled=lower)
-
-
-class Teacher:
-    """A frozen encoder: no gradients, always in evaluation mode, not a module.
-
-    Because it is no ``nn.Module``, the module that holds it neither trains, saves, moves nor wraps
-    it. Its matrices are cast once to ``precision``; norms and the residual stream stay float32,
-    which is what autocast computes, without casting the weights again at every step. What comes
-    after the last block, so the classifier, is not cast: of logits in bf16 the largest may tie.
-    """
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        device: torch.device,
-        precision: Precision = "bf16",
-    ) -> None:
-        self.encoder = encoder.to(device).eval().requires_grad_(False)
-        self.precision = precision
-        self.device = device
-        for name, module in self.encoder.named_modules():
-            is_matrix = isinstance(module, nn.Linear | nn.Conv2d)
-            if is_matrix and encoder.layer_id(f"{name}.weight") <= encoder.facts.depth:
-                module.to(DTYPES[precision])
-        choose_attention(self.encoder, device, DTYPES[precision])
+@runtime_checkable  # the tests check types at run time
+class Answering(Protocol):
+    """A teacher, live or stored: a value, no module."""
 
     @property
     def facts(self) -> EncoderFacts:
-        """The encoder's facts."""
-        return self.encoder.facts
+        """The facts of who answers."""
+        ...
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        images: Tensor,
-        ids_keep: Tensor | None,
-        taps: tuple[Tap, ...],
-        *,
-        replaces: bool = False,
-    ) -> Features:
-        """Features of images (B, 3, H, W) in 0..1, resized to the teacher's own size first.
+    def answer(self, batch: Batch, taps: tuple[Tap, ...]) -> Features:
+        """Its features of a batch that the method has prepared."""
+        ...
 
-        With ``replaces`` its own mask token stands for what is not kept; one without sees it all.
-        """
-        images = resize_images(images, self.facts.img_size)
-        mask_token = self.encoder.mask_token if replaces and ids_keep is not None else None
-        if replaces and mask_token is None:
-            ids_keep = None
-        with autocast(self.device, self.precision):
-            return self.encoder(images, ids_keep, taps, mask_token)
+    def check(self, method: Method) -> None:
+        """Raise UserError unless it can answer what the method asks."""
+        ...
 
 
-@runtime_checkable  # the tests check types at run time
+@runtime_checkable
 class TaskLoss(Protocol):
     """What is needed of a task: a ``limbeck.Task``, whose encoder is the student."""
 
@@ -102,7 +54,7 @@ class Distiller(nn.Module):
         self,
         student: Encoder,
         method: Method,
-        teacher: Teacher | None,
+        teacher: Answering | None,
         task: TaskLoss | None = None,
     ) -> None:
         super().__init__()
@@ -125,7 +77,7 @@ class Distiller(nn.Module):
                 "the teacher; beside a task a method states a share between 0 and 1."
             )
         if teacher is not None:
-            check_taps(teacher.encoder, method.teacher_taps, "teacher")
+            teacher.check(method)
             has_patches = any(tap.kind not in LOGIT_KINDS for tap in method.teacher_taps)
             own, theirs = student.facts.grid, teacher.facts.grid
             if has_patches and method.needs_same_grid and own != theirs:
@@ -140,12 +92,7 @@ class Distiller(nn.Module):
         batch = self.method.prepare(batch)
         teacher = None
         if self.teacher is not None:
-            teacher = self.teacher(
-                batch.teacher_images,
-                batch.teacher_ids_keep,
-                self.method.teacher_taps,
-                replaces=batch.mask_token is not None,
-            )
+            teacher = self.teacher.answer(batch, self.method.teacher_taps)
         elif self.follower is not None:
             teacher = self.follower(batch.images, batch.teacher_ids_keep, self.method.teacher_taps)
         student = self.student(batch.images, batch.ids_keep, self.student_taps, batch.mask_token)

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+import pydantic
 from torch import Tensor, nn
 
 from limbeck.errors import UserError
@@ -75,6 +76,11 @@ class EncoderFacts:
         )
         if self.global_blocks is None:
             object.__setattr__(self, "global_blocks", tuple(range(self.depth)))
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any]) -> "EncoderFacts":
+        """Facts again from plain data, such as ``dataclasses.asdict`` and JSON made of them."""
+        return pydantic.TypeAdapter(cls).validate_python(values)
 
     @property
     def grid(self) -> tuple[int, int]:

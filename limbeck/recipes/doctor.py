@@ -188,7 +188,8 @@ def try_step(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     """Time a few steps of a few real images."""
     from limbeck.data.loader import num_cores
     from limbeck.data.skipped import SkippedLog
-    from limbeck.methods.distiller import Distiller, autocast
+    from limbeck.methods.distiller import Distiller
+    from limbeck.methods.teacher import autocast
     from limbeck.recipes.distill import train_stream
     from limbeck.recipes.steps import resolve
 

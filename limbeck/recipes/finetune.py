@@ -173,7 +173,8 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.log import Log
     from limbeck.engine.loop import fit
-    from limbeck.methods.distiller import DTYPES, Distiller
+    from limbeck.methods.distiller import Distiller
+    from limbeck.methods.teacher import DTYPES
     from limbeck.models.attention import choose_attention
     from limbeck.models.finished import save_student
     from limbeck.recipes import lineage

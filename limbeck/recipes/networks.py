@@ -12,9 +12,9 @@ import torch
 from limbeck.config import from_plain, import_own, read_values
 from limbeck.errors import UserError
 from limbeck.methods import METHODS, TASK_METHODS
-from limbeck.methods.distiller import DTYPES, Teacher
 from limbeck.methods.method import Method
 from limbeck.methods.options import MethodOptions
+from limbeck.methods.teacher import DTYPES, Teacher
 from limbeck.models.attention import choose_attention, choose_attention_of
 from limbeck.models.build import (
     build_student,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from limbeck.data.skipped import SkippedLog
     from limbeck.data.source import Source
     from limbeck.evaluation.embed import Embeddings
-    from limbeck.methods.distiller import Teacher
+    from limbeck.methods.teacher import Teacher
     from limbeck.models.encoder import Encoder
     from limbeck.recipes.images import Images
 

@@ -9,8 +9,9 @@ import torch
 from limbeck.data.options import CropOptions
 from limbeck.errors import UserError
 from limbeck.methods import METHODS, PerMethodOptions
-from limbeck.methods.distiller import Distiller, Teacher
+from limbeck.methods.distiller import Distiller
 from limbeck.methods.method import Method
+from limbeck.methods.teacher import Teacher
 from limbeck.records import Batch
 from tests.fakes import FakeEncoder
 from tests.methods.arms import ARMS

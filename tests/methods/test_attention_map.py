@@ -7,12 +7,13 @@ import torch
 
 from limbeck.errors import UserError
 from limbeck.methods.attention_map import AttentionMap
-from limbeck.methods.distiller import Distiller, Teacher
+from limbeck.methods.distiller import Distiller
 from limbeck.methods.options import (
     AttentionMapOptions,
     ReconstructionOptions,
     RegressionOptions,
 )
+from limbeck.methods.teacher import Teacher
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions
 from limbeck.records import Batch, Tap

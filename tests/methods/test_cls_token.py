@@ -7,8 +7,9 @@ import torch
 
 from limbeck.errors import UserError
 from limbeck.methods.cls_token import ClsToken
-from limbeck.methods.distiller import Distiller, Teacher
+from limbeck.methods.distiller import Distiller
 from limbeck.methods.options import ClsTokenOptions
+from limbeck.methods.teacher import Teacher
 from limbeck.records import Batch, Features, Tap
 from tests.fakes import FakeEncoder
 

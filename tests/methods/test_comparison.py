@@ -8,9 +8,10 @@ import torch
 from limbeck.errors import UserError
 from limbeck.methods.attention_map import AttentionMap
 from limbeck.methods.comparison import Comparison
-from limbeck.methods.distiller import Distiller, Teacher
+from limbeck.methods.distiller import Distiller
 from limbeck.methods.options import AttentionMapOptions, RegressionOptions, RelationOptions
 from limbeck.methods.relation import Relation
+from limbeck.methods.teacher import Teacher
 from limbeck.records import Batch, Tap
 from tests.fakes import FakeEncoder
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from limbeck.errors import UserError
-from limbeck.methods.distiller import Distiller, Teacher
+from limbeck.methods.distiller import Distiller
 from limbeck.methods.method import Method
+from limbeck.methods.teacher import Teacher
 from limbeck.records import Batch, Losses, Tap
 from limbeck.tasks.classification import Classification
 from tests.fakes import FakeEncoder
@@ -46,26 +47,6 @@ def test_each_side_sees_its_own_view():
         seen_teacher.taps, teacher(one.teacher_images, None, Recorder.teacher_taps).taps
     )
     assert not seen_teacher.taps[Tap("tokens")].requires_grad
-
-
-def test_the_teacher_gets_images_of_its_own_size():
-    teacher = Teacher(FakeEncoder(), CPU, "fp32")
-    features = teacher(torch.rand(2, 3, 12, 12), None, (Tap("tokens"),))
-    assert features.taps[Tap("tokens")].shape == (2, 5, 8)
-
-
-def test_a_lower_precision_casts_matrices_and_ignores_the_student_s_autocast():
-    encoder = FakeEncoder()
-    encoder.stem = torch.nn.Linear(8, 8)
-    encoder.layer_id = lambda name: 0 if name in ("weight", "stem.weight") else 3
-    teacher = Teacher(encoder, CPU, "bf16")
-    assert encoder.stem.weight.dtype == torch.bfloat16 and encoder.weight.dtype == torch.float32
-    assert encoder.head.weight.dtype == torch.float32  # after the blocks: logits should not tie
-    full = Teacher(FakeEncoder(), CPU, "fp32")
-    one = batch().images
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert full(one, None, (Tap("queries"),)).taps[Tap("queries")].dtype == torch.float32
-    assert teacher(one, None, (Tap("queries"),)).taps[Tap("queries")].dtype == torch.bfloat16
 
 
 def test_patch_grids_that_differ_are_refused():

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from limbeck.errors import UserError
-from limbeck.methods.distiller import Distiller, Teacher
+from limbeck.methods.distiller import Distiller
 from limbeck.methods.options import RelationOptions
 from limbeck.methods.relation import Relation
+from limbeck.methods.teacher import Teacher
 from limbeck.models.build import build_student
 from limbeck.models.finished import load_student, save_student
 from limbeck.models.options import StudentOptions

@@ -8,9 +8,10 @@ import torch
 
 from limbeck.errors import UserError
 from limbeck.methods import TASK_METHODS, PerTaskMethodOptions
-from limbeck.methods.distiller import Distiller, Teacher
+from limbeck.methods.distiller import Distiller
 from limbeck.methods.logit import Logit
 from limbeck.methods.options import LogitOptions
+from limbeck.methods.teacher import Teacher
 from limbeck.ops.losses import logit_divergence
 from limbeck.records import Batch, Features, Tap
 from limbeck.tasks.classification import Classification

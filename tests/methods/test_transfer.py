@@ -5,11 +5,12 @@ import torch
 
 from limbeck.errors import UserError
 from limbeck.methods.cls_token import ClsToken
-from limbeck.methods.distiller import Distiller, Teacher
+from limbeck.methods.distiller import Distiller
 from limbeck.methods.feature import Feature
 from limbeck.methods.options import FeatureOptions, ReconstructionOptions, RelationOptions
 from limbeck.methods.reconstruction import Reconstruction
 from limbeck.methods.relation import Relation
+from limbeck.methods.teacher import Teacher
 from limbeck.records import Batch, Tap
 from tests.fakes import FakeEncoder
 from tests.methods.arms import ARMS

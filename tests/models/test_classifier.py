@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from limbeck.errors import UserError
-from limbeck.methods.distiller import Teacher
+from limbeck.methods.teacher import Teacher
 from limbeck.models.classifier import ClassifierEncoder
 from limbeck.models.encoder import check_taps
 from limbeck.models.finished import weight_hash

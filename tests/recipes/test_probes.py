@@ -8,7 +8,7 @@ import torch
 import limbeck
 from limbeck.data.options import DataOptions
 from limbeck.data.skipped import SkippedLog
-from limbeck.methods.distiller import Teacher
+from limbeck.methods.teacher import Teacher
 from limbeck.recipes.images import open_images
 from limbeck.recipes.probes import ProbeOptions, build_probe, embed_source, spread_slice
 

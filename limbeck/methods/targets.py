@@ -1,0 +1,122 @@
+"""What can be stored of a teacher, and the teacher that is made of what was stored.
+
+Fast pre-training distillation: TinyViT, arXiv 2207.10666. A new kind of target is a class in its
+own file and one line in ``TARGETS``. What it stores of a view is a dictionary of arrays, of which
+the store knows only names, shapes and types.
+"""
+
+from abc import ABC, abstractmethod
+from importlib import import_module
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from limbeck.data.target_store import ArraySpec, Manifest
+from limbeck.errors import UserError
+from limbeck.methods.method import Method
+from limbeck.methods.teacher import Precision, Teacher, autocast
+from limbeck.models.encoder import EncoderFacts
+from limbeck.records import Batch, Features, Tap
+
+TARGETS: dict[str, str] = {}
+"""Kind -> "module:Class"."""
+
+
+class Targets(ABC):
+    """One kind of target: how a teacher's answer is encoded, and read again."""
+
+    kind: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def plan(cls, options: Any, method: Method, teacher: Teacher) -> "Targets":
+        """What to store of ``teacher`` so that ``method`` can be trained from it.
+
+        ``options`` are the ``StoreOptions``. Raises UserError where it can't be.
+        """
+
+    @classmethod
+    @abstractmethod
+    def from_store(
+        cls, params: dict[str, Any], teacher: EncoderFacts, weights: dict[str, Tensor]
+    ) -> "Targets":
+        """The same again from what ``params`` and ``weights`` said of it."""
+
+    @property
+    @abstractmethod
+    def params(self) -> dict[str, Any]:
+        """Plain data from which, with ``weights``, it is made again."""
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Weights of the teacher that reading needs, kept in the store once; usually none."""
+        return {}
+
+    @property
+    @abstractmethod
+    def arrays(self) -> dict[str, ArraySpec]:
+        """What the record of one view has."""
+
+    @property
+    @abstractmethod
+    def taps(self) -> tuple[Tap, ...]:
+        """What a live teacher is asked for when its answers are stored."""
+
+    @abstractmethod
+    def encode(self, features: Features) -> dict[str, Tensor]:
+        """The arrays (B, *shape) of a live teacher's answer to ``taps``."""
+
+    @abstractmethod
+    def decode(self, arrays: dict[str, Tensor], taps: tuple[Tap, ...]) -> Features:
+        """What the teacher said: ``taps``, or ``Features.soft_labels``, from arrays (B, *shape)."""
+
+    @abstractmethod
+    def check(self, method: Method) -> None:
+        """Raise UserError unless ``method`` can be trained from these targets."""
+
+    def to(self, device: torch.device) -> "Targets":
+        """Move what decoding needs to a device; returns itself."""
+        return self
+
+
+class StoredTeacher:
+    """What a store holds, in the place of the teacher who said it; see ``Teacher``."""
+
+    def __init__(
+        self, targets: Targets, facts: EncoderFacts, device: torch.device, precision: Precision
+    ) -> None:
+        self.targets = targets.to(device)
+        self.facts = facts
+        self.device = device
+        self.precision = precision
+
+    @torch.no_grad()
+    def answer(self, batch: Batch, taps: tuple[Tap, ...]) -> Features:
+        """The taps (or soft labels) that were stored for the batch's views."""
+        if batch.targets is None:
+            raise UserError("The batch brings no stored targets; give its loader the store.")
+        with autocast(self.device, self.precision):
+            return self.targets.decode(batch.targets, taps)
+
+    def check(self, method: Method) -> None:
+        """Raise UserError unless ``method`` can be trained from what is stored."""
+        self.targets.check(method)
+
+
+def targets_class(kind: str) -> type[Targets]:
+    """The class of a kind. Raises UserError for one that this version does not know."""
+    if kind not in TARGETS:
+        raise UserError(
+            f"The store holds targets of kind '{kind}', and this version knows "
+            f"{', '.join(TARGETS)}; update limbeck."
+        )
+    module, _, name = TARGETS[kind].partition(":")
+    return getattr(import_module(module), name)
+
+
+def read_targets(manifest: Manifest, weights: dict[str, Tensor]) -> tuple[Targets, EncoderFacts]:
+    """The targets of a store and the facts of its teacher."""
+    facts = EncoderFacts.from_plain(manifest.teacher)
+    kind = targets_class(manifest.kind)
+    return kind.from_store(manifest.params, facts, weights), facts
