@@ -25,6 +25,9 @@ class Verb:
 
 VERBS = {
     "distill": Verb("a small ViT from unlabelled images and a big one", "DistillConfig", "distill"),
+    "store-targets": Verb(
+        "run a teacher once, keep what it says", "StoreTargetsConfig", "store-targets"
+    ),
     "finetune": Verb("train a student for classification", "FinetuneConfig", "finetune"),
     "evaluate": Verb("does it help? kNN, linear and few-label probes, verdict", "EvaluateConfig"),
     "analyze": Verb("look into networks: layers, attention, probes by block", "AnalyzeConfig"),
@@ -95,10 +98,11 @@ def run(words: list[str]) -> None:
             f"There is no verb '{name}'.{did_you_mean(name, VERBS)} Verbs: {', '.join(VERBS)}."
         )
     verb = VERBS[name]
-    module = import_module(f"limbeck.recipes.{name}")
+    function = name.replace("-", "_")
+    module = import_module(f"limbeck.recipes.{function}")
     config = parse(name, verb, getattr(module, verb.config), rest)
     show_log(logging.INFO if is_main_rank() else logging.WARNING)
-    result = getattr(module, name)(config)
+    result = getattr(module, function)(config)
     if is_main_rank():  # a run's files may not lie where the others are
         print(module.report(result))
     if verb.can_find_problems and result.problems:
