@@ -57,8 +57,9 @@ class Forecast:
         minutes = self.seconds / 60
         took = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{max(minutes, 0.1):.1f} minutes"
         return (
-            f"{self.num_views:,} views to store: about {self.num_bytes / 2**20:,.1f} MiB and {took}; "
-            f"it pays back after {self.epochs:.2g} epochs of training, of one student or of several."
+            f"{self.num_views:,} views to store: about {self.num_bytes / 2**20:,.1f} MiB and "
+            f"{took}; it pays back after {self.epochs:.2g} epochs of training, of one student or "
+            "of several."
         )
 
 
@@ -94,7 +95,7 @@ class Job:
         return {int(part): indices[by_part == part] for part in np.unique(by_part)}
 
     def requests(self, indices: np.ndarray) -> list[Request]:
-        """What to load of images: at most ``batch_size`` views at once, decoded once if they fit."""
+        """What to load, ``batch_size`` views at once at most; decoded once where they fit."""
         num_views, size = self.writer.manifest.num_views, self.batch_size
         at_once = max(1, size // num_views)
         chunks = [indices[at : at + at_once].tolist() for at in range(0, len(indices), at_once)]
