@@ -99,11 +99,11 @@ def store_targets(config: StoreTargetsConfig) -> Stored:
 def _store(config: StoreTargetsConfig, images: Images, nets: Networks, ranks: Ranks) -> Stored:
     from limbeck.data.skipped import SkippedLog
     from limbeck.data.target_store import Manifest
-    from limbeck.data.target_store.writer import num_parts_for, open_writer
-    from limbeck.engine.distributed import on_main_rank
+    from limbeck.data.target_store.parts import num_parts_for
+    from limbeck.data.target_store.writer import open_writer
     from limbeck.methods.targets import plan_targets
     from limbeck.recipes.lineage import versions
-    from limbeck.recipes.storing import Job, bytes_per_image
+    from limbeck.recipes.storing import Job
     from limbeck.recipes.targets import the_view, view_recipe
 
     teacher, student = nets.live_teacher, nets.student.facts
@@ -123,9 +123,9 @@ def _store(config: StoreTargetsConfig, images: Images, nets: Networks, ranks: Ra
         versions=versions(),
     )
     manifest = replace(
-        manifest, num_parts=num_parts_for(len(images.whole), bytes_per_image(manifest))
+        manifest,
+        num_parts=num_parts_for(len(images.whole), manifest.num_views * manifest.bytes_per_record),
     )
-    on_main_rank(lambda: open_writer(config.out, manifest, targets.weights))
     writer = open_writer(config.out, manifest, targets.weights)
     skipped = SkippedLog(None, len(images.whole), config.data.max_bad_ratio)
     job = Job(
@@ -144,11 +144,8 @@ def _store(config: StoreTargetsConfig, images: Images, nets: Networks, ranks: Ra
     left = job.left(tries_skipped=config.resume)
     num_left = sum(map(len, left.values()))
     begun_with = writer.manifest.data
-    if (
-        num_left
-        and begun_with["fingerprint"] != images.lineage["fingerprint"]
-        and not config.resume
-    ):
+    is_other = begun_with["fingerprint"] != images.lineage["fingerprint"]
+    if num_left and is_other and not config.resume:
         raise UserError(
             f"{num_left:,} of {len(images.whole):,} images have no targets in {config.out}, which "
             f"was begun with {begun_with['num_images']:,} images of {begun_with['root']}; pass "
@@ -156,6 +153,7 @@ def _store(config: StoreTargetsConfig, images: Images, nets: Networks, ranks: Ra
         )
     if num_left:
         log.info(job.forecast(left).sentence())
+    if left:
         job.write(left)
     return Stored(config.out, len(images.whole), num_left, dict(skipped.reasons))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,8 +17,7 @@ from limbeck.data.loader import workers_for
 from limbeck.data.options import DataOptions, ViewOptions
 from limbeck.data.skipped import SkippedLog
 from limbeck.data.source import Source
-from limbeck.data.target_store import Manifest
-from limbeck.data.target_store.keys import key_hashes, part_of
+from limbeck.data.target_store.parts import key_hashes
 from limbeck.data.target_store.writer import StoreWriter
 from limbeck.data.view_batches import view_batches, view_fingerprint
 from limbeck.engine.distributed import Ranks
@@ -80,8 +78,7 @@ class Job:
     skipped: SkippedLog
 
     def __post_init__(self) -> None:
-        self.hashes = key_hashes(self.source.key(index) for index in range(len(self.source)))
-        self.parts = part_of(self.hashes, self.writer.manifest.num_parts)
+        self.keys = [self.source.key(index) for index in range(len(self.source))]
         self.seed = self.writer.manifest.recipe["seed"]
 
     def left(self, tries_skipped: bool = False) -> dict[int, np.ndarray]:
@@ -89,10 +86,7 @@ class Job:
 
         Those that could not be read before count only with ``tries_skipped``.
         """
-        is_left = ~self.writer.has(self.hashes, or_skipped=not tries_skipped)
-        indices = np.flatnonzero(is_left)
-        by_part = self.parts[indices]
-        return {int(part): indices[by_part == part] for part in np.unique(by_part)}
+        return self.writer.missing(self.keys, retry_skipped=tries_skipped)
 
     def requests(self, indices: np.ndarray) -> list[Request]:
         """What to load, ``batch_size`` views at once at most; decoded once where they fit."""
@@ -123,7 +117,8 @@ class Job:
         seconds = max(view / num_workers, answer) if num_workers else view + answer
         return Forecast(
             num_views=num_views,
-            num_bytes=num_views // manifest.num_views * bytes_per_image(manifest),
+            num_bytes=num_views * manifest.bytes_per_record
+            + num_views // manifest.num_views * KEY_BYTES,
             seconds=num_views * seconds / self.ranks.world_size,
             epochs=manifest.num_views * seconds / answer if answer else 0.0,
         )
@@ -143,7 +138,7 @@ class Job:
                 batch, skipped = next(batches)
                 self.skipped.add(skipped)
                 reasons |= dict(skipped)
-                kept = [index for index in indices if self.source.key(index) not in reasons]
+                kept = [index for index in indices if self.keys[index] not in reasons]
                 if kept:
                     rows = [place[index] for index in kept]
                     for name, value in self._answer(batch).items():
@@ -154,11 +149,11 @@ class Job:
                 if time.monotonic() - told > REPORT_EVERY:
                     told = time.monotonic()
                     log.info("%s of %s images.", f"{done:,}", f"{total:,}")
-            is_good = np.array([self.source.key(int(i)) not in reasons for i in left[part]])
+            is_good = np.array([self.keys[i] not in reasons for i in left[part]])
             good = left[part][is_good]
             self.writer.write_part(
                 part,
-                self.hashes[good],
+                key_hashes(self.keys[index] for index in good),
                 {name: array[is_good] for name, array in arrays.items()},
                 skipped=reasons,
                 fingerprints=self._fingerprints(good),
@@ -215,11 +210,3 @@ class Job:
             }
             for index, view in sorted(chosen)
         ]
-
-
-def bytes_per_image(manifest: Manifest) -> int:
-    """What the records of all views of an image take, and the hash of its key."""
-    per_view = sum(
-        math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in manifest.arrays.values()
-    )
-    return manifest.num_views * per_view + KEY_BYTES
