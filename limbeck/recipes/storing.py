@@ -111,7 +111,8 @@ class Job:
                 making.append((made - start) / len(batch.keys))
                 answering.append((time.perf_counter() - made) / len(batch.keys))
         manifest = self.writer.manifest
-        num_views = sum(map(len, left.values())) * manifest.num_views
+        num_images = sum(map(len, left.values()))
+        num_views = num_images * manifest.num_views
         view, answer = (median(times[1:] or times or [0.0]) for times in (making, answering))
         num_workers = workers_for(self.data, self.ranks.world_size)
         seconds = max(view / num_workers, answer) if num_workers else view + answer
