@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from math import prod
 from typing import Any, NamedTuple
@@ -13,9 +13,6 @@ from limbeck.errors import RunError, UserError
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-MAY_DIFFER = ("data", "num_parts", "versions")
-"""What another command for the same store may say otherwise: what was said first counts. Versions
-may, because every part says with which it was written, and the views' pixels are compared."""
 
 
 class ArraySpec(NamedTuple):
@@ -54,6 +51,12 @@ class Manifest:
     versions: dict[str, str]
     weights: str | None = None
     format_version: int = FORMAT_VERSION
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What can't differ within one store: plain data, as read back from JSON."""
+        names = ("format_version", "kind", "params", "arrays", "teacher", "recipe", "num_views")
+        return json.loads(json.dumps({name: getattr(self, name) for name in (*names, "weights")}))
 
     @property
     def bytes_per_record(self) -> int:
@@ -103,22 +106,12 @@ def read_manifest(data: bytes, address: str) -> Manifest:
 
 def differences(there: Manifest, here: Manifest) -> list[str]:
     """In words, where the manifest ``there`` is not what ``here`` asks for."""
-    old, new = (dict(_flatten(_plain(each))) for each in (there, here))
+    old, new = (dict(_flatten(each.identity)) for each in (there, here))
     return [
         f"{name} is {_short(old, name)} there and {_short(new, name)} here"
         for name in {**new, **old}
         if _short(old, name) != _short(new, name)
     ]
-
-
-def _plain(manifest: Manifest) -> dict[str, Any]:
-    compared = {
-        field.name: getattr(manifest, field.name)
-        for field in fields(manifest)
-        if field.name not in MAY_DIFFER
-    }
-    # As JSON reads it back: tuples are lists, keys are strings.
-    return json.loads(json.dumps(compared))
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

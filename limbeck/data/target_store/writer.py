@@ -44,8 +44,8 @@ def open_writer(
     """Begin a store at ``address``, a folder or fsspec address, or go on with the one there.
 
     ``weights``: what of the teacher reading needs. Any number of processes may do so at once, with
-    the same manifest. What the store was begun with stays (see ``MAY_DIFFER``): use the writer's
-    ``manifest``. Raises UserError where another store is there, or other files are.
+    the same manifest. What the store was begun with stays (data, parts, versions): use the
+    writer's ``manifest``. Raises UserError where another store is there, or other files are.
     """
     place = open_place(address)
     content = save_tensors(dict(weights)) if weights else None
