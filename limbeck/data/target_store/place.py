@@ -225,13 +225,7 @@ class RemotePlace(Place):
 
     def write(self, name: str, data: bytes) -> None:
         """See ``Place``: an object appears when it is complete."""
-
-        def put() -> None:
-            store, root = self._store()
-            store.makedirs(root, exist_ok=True)
-            store.pipe_file(f"{root}/{name}", data)
-
-        self._try("write", name, put)
+        self._put(name, data)
 
     @contextmanager
     def claim(self, name: str, *, wait: bool = False) -> Iterator[Publish]:
@@ -241,13 +235,24 @@ class RemotePlace(Place):
             raise Taken(name)
 
         def publish(data: bytes) -> None:
-            if self.size(name) is not None:
-                raise Taken(name)
-            self.write(name, data)
-            if self.read_all([name]) != [data]:  # Two that looked at the same moment.
+            try:
+                self._put(name, data, mode="create")
+            except RunError:
+                if self.size(name) is not None:
+                    raise Taken(name) from None
+                self._put(name, data)  # Not every store knows exclusive creation.
+            if self.read_all([name]) != [data]:
                 raise Taken(name)
 
         yield publish
+
+    def _put(self, name: str, data: bytes, **kwargs: str) -> None:
+        def put() -> None:
+            store, root = self._store()
+            store.makedirs(root, exist_ok=True)
+            store.pipe_file(f"{root}/{name}", data, **kwargs)
+
+        self._try("write", name, put)
 
     def _store(self) -> tuple[Any, str]:
         """The file system and the folder's path in it.
