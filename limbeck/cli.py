@@ -26,7 +26,7 @@ class Verb:
 VERBS = {
     "distill": Verb("a small ViT from unlabelled images and a big one", "DistillConfig", "distill"),
     "store-targets": Verb(
-        "run a teacher once, keep what it says of each view", "StoreTargetsConfig", "distill"
+        "run a teacher once, keep what it says of each view", "StoreTargetsConfig", "distill", True
     ),
     "finetune": Verb("train a student for classification", "FinetuneConfig", "finetune"),
     "evaluate": Verb("does it help? kNN, linear and few-label probes, verdict", "EvaluateConfig"),
