@@ -36,7 +36,7 @@ def test_what_is_left(tmp_path):
     writer = open_writer(str(tmp_path / "new" / "store"), MANIFEST)
     left = writer.missing(KEYS)
     assert {part: places.tolist() for part, places in left.items()} == {
-        part: np.flatnonzero(PARTS == part).tolist() for part in range(4)
+        part: np.flatnonzero(part == PARTS).tolist() for part in range(4)
     }
     fill(writer, KEYS, parts=(0, 2))
     assert list(writer.missing(KEYS)) == [1, 3]
