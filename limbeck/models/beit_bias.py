@@ -12,7 +12,10 @@ from timm.layers import resize_rel_pos_bias_table
 from timm.models.beit import Beit
 from torch import Tensor, nn
 
+from limbeck.ops.pos_embed import resize_offsets
+
 TABLE = "relative_position_bias_table"
+_OFFSETS = "attention_biases"
 
 
 class QkvBiasBeit(Beit):
@@ -28,14 +31,23 @@ class QkvBiasBeit(Beit):
 
 
 def resize_tables(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """``weights`` with their tables of relative positions as large as the ``model``'s, timm's way.
+    """``weights`` with their tables of relative positions as large as the ``model``'s.
 
     A BEiT's are for its grid (with entries for the class token at the end), a Swin's for its
-    windows. A table does not tell a window that is not square: such stay as they are.
+    windows, and both are resized timm's way. A table does not tell a window that is not square:
+    such stay as they are. A TinyViT's are resized as published (``resize_offsets``).
     """
     own = model.state_dict()
     resized: dict[str, Tensor] = {}
     for name, value in weights.items():
+        is_of_offsets = name.endswith(_OFFSETS) and name in own and value.ndim == 2
+        if (
+            is_of_offsets
+            and value.shape[0] == own[name].shape[0]
+            and value.shape != own[name].shape
+        ):
+            resized[name] = resize_offsets(value, own[name].shape[1])
+            continue
         if not name.endswith(TABLE) or name not in own or own[name].shape == value.shape:
             continue
         window = model.get_submodule(name.removesuffix(f".{TABLE}")).window_size

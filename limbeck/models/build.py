@@ -10,6 +10,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath
 from timm.models.hiera import Hiera
 from timm.models.swin_transformer import SwinTransformer
+from timm.models.tiny_vit import TinyVit
 from torch import nn
 
 from limbeck.errors import UserError
@@ -100,9 +101,9 @@ def init_student(model: nn.Module) -> None:
     with std 0.02, and a fixed sin-cos pos_embed that is not trained. What a plain ViT does not have
     (registers, layer scale, rotary tables) stays as timm made it; so does the trained pos_embed of
     a Hiera, and all of a Swin, which SimMIM did not start in another way (both trunc-normal with
-    std 0.02). Draws from torch's generator.
+    std 0.02), and of a TinyViT (linear layers likewise, convolutions as torch starts them). Draws from torch's generator.
     """
-    if isinstance(model, SwinTransformer):
+    if isinstance(model, SwinTransformer | TinyVit):
         return
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -149,13 +150,14 @@ def has_sincos_positions(encoder: TimmEncoder) -> bool:
 
 
 def set_drop_path(encoder: TimmEncoder, rates: Sequence[float]) -> None:
-    """Set the drop-path rate of every block (0 <= rate < 1), the same for both of its branches."""
+    """Set the drop-path rate of every block (0 <= rate < 1), the same for all its branches."""
     blocks = encoder.blocks
     if len(rates) != len(blocks):
         raise ValueError(f"{len(rates)} drop-path rates for {len(blocks)} blocks.")
     for block, rate in zip(blocks, rates, strict=True):
-        block.drop_path1 = DropPath(rate) if rate else nn.Identity()
-        block.drop_path2 = DropPath(rate) if rate else nn.Identity()
+        # Two in a block of two branches, one in one of convolutions.
+        for name in [name for name, _ in block.named_children() if name.startswith("drop_path")]:
+            setattr(block, name, DropPath(rate) if rate else nn.Identity())
         block.train(block.training)
 
 

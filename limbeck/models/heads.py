@@ -20,6 +20,7 @@ from limbeck.models.origins.layouts import Grid, Weights
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.tinymim_star import OUT_DIM, TinyMimStar
 from limbeck.models.vit import build_encoder
+from limbeck.models.windows import with_img_size
 from limbeck.ops.pos_embed import interpolate_pos_embed
 
 log = logging.getLogger("limbeck")
@@ -86,9 +87,9 @@ def with_classifier(
     weights, architecture, added, dropped = _become(encoder, own_kind, head)
     changes: dict[str, Any] = {"num_classes": num_classes, "global_pool": global_pool}
     changes |= choose_pooling(architecture["name"], num_classes, q_pool)
-    if img_size is not None:
-        changes["img_size"] = [img_size, img_size]
     architecture["kwargs"] = architecture["kwargs"] | changes
+    if img_size is not None:
+        architecture["kwargs"] = with_img_size(architecture["kwargs"], (img_size, img_size))
     if num_heads is not None:
         architecture["num_heads"] = [num_heads] * facts.depth
     with seeded(seed):
