@@ -168,6 +168,9 @@ def _rotate(attn: nn.Module, qkv: Qkv, rope: Tensor | None) -> Qkv:
 
 _IN_WINDOWS = (hiera.MaskUnitAttention, swin_transformer.WindowAttention, tiny_vit.Attention)
 
+HEAD_MAJOR = (tiny_vit.Attention,)
+"""The attention classes whose packed projection has each head's queries, keys, values in turn."""
+
 IS_PRE_NORM: dict[type, bool] = {
     vision_transformer.Block: True,
     vision_transformer.ResPostBlock: False,

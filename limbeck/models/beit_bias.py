@@ -40,15 +40,11 @@ def resize_tables(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Ten
     own = model.state_dict()
     resized: dict[str, Tensor] = {}
     for name, value in weights.items():
-        is_of_offsets = name.endswith(_OFFSETS) and name in own and value.ndim == 2
-        if (
-            is_of_offsets
-            and value.shape[0] == own[name].shape[0]
-            and value.shape != own[name].shape
-        ):
-            resized[name] = resize_offsets(value, own[name].shape[1])
+        if name not in own or own[name].shape == value.shape:
             continue
-        if not name.endswith(TABLE) or name not in own or own[name].shape == value.shape:
+        if name.endswith(_OFFSETS) and value.ndim == 2 and len(value) == len(own[name]):
+            resized[name] = resize_offsets(value, own[name].shape[1])
+        if not name.endswith(TABLE):
             continue
         window = model.get_submodule(name.removesuffix(f".{TABLE}")).window_size
         num_others = own[name].shape[0] - prod(2 * side - 1 for side in window)

@@ -14,10 +14,10 @@ from limbeck.records import HEAD_KINDS, LOGIT_KINDS, Features, Tap
 class EncoderFacts:
     """What others may know of an encoder.
 
-    ``num_heads`` one count per block (an adaptive last block may differ); 0 of a block that has no
-    attention, and so none of the taps within a block, only what enters and leaves it. ``num_prefix_tokens``
-    counts the CLS, register and distillation tokens before the patches; where ``has_cls_token``
-    the CLS token is the first of them. ``img_size`` (H, W) and ``grid`` (gh, gw) are those the
+    ``num_heads`` one count per block (an adaptive last block may differ); 0 of a block without
+    attention, which offers only "block_input" and "tokens". ``num_prefix_tokens`` counts the CLS,
+    register and distillation tokens before the patches; where ``has_cls_token`` the CLS token is
+    the first of them. ``img_size`` (H, W) and ``grid`` (gh, gw) are those the
     encoder was built for. ``mean`` and ``std`` (3 values each) normalise images in 0..1.
     ``num_classes`` is 0 without a classifier; ``has_dist_head``: there is a second one, on the
     distillation token. ``output_dim`` is the width of Tap("output"), ``embed_dim`` if not given.

@@ -72,9 +72,8 @@ def _fit(targets: Sequence[float], img_size: Sequence[int]) -> list[int]:
     for stage, target in enumerate(targets):
         stride = PATCH_STRIDE * 2**stage
         side = max(1, gcd(img_size[0] // stride, img_size[1] // stride))
-        windows.append(
-            next(n for n in range(1, side + 1) if side % n == 0 and n >= min(target, side))
-        )
+        divisors = (n for n in range(1, side + 1) if side % n == 0)
+        windows.append(next(n for n in divisors if n >= min(target, side)))
     return windows
 
 

@@ -39,9 +39,9 @@ class Staged:
     """What a file of a hierarchical encoder holds.
 
     ``weights`` are in timm's names. ``left_out`` names what is no part of the encoder, by what it
-    is. ``architecture`` lacks only mean and std. ``grid`` is that of the position table, which a
-    Swin and a TinyViT have not. ``notes`` say what of the file is not used as it is. ``mask_token`` (1, 1, D)
-    stood for hidden patches in its pre-training.
+    is. ``architecture`` lacks only mean and std. ``grid`` is that of the position table, which only
+    a Hiera has. ``notes`` say what of the file is not used as it is. ``mask_token`` (1, 1, D) stood
+    for hidden patches in its pre-training.
     """
 
     layout: str
