@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -41,6 +41,22 @@ class HostBatch(NamedTuple):
     keys: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
     local: Tensor | None = None  # [B * local views, 3, s, s] uint8
+    targets: dict[str, Tensor] | None = None  # [B, ...] each, as a store has them
+
+
+class StoredTargets(Protocol):
+    """The records that a store has for the samples of a source."""
+
+    seed: int
+    num_views: int
+
+    def __contains__(self, index: int) -> bool:
+        """Whether a sample has records."""
+        ...
+
+    def read(self, indices: Sequence[int], view: int) -> dict[str, Tensor]:
+        """Those of one view of samples, by name, (B, ...) each."""
+        ...
 
 
 class _MicroBatches(Dataset[HostBatch]):
@@ -48,6 +64,7 @@ class _MicroBatches(Dataset[HostBatch]):
 
     ``make_views`` makes the views of a decoded image, ``make_locals`` further small ones.
     ``max_tries`` bounds the search: a longer row of bad samples is more than a run accepts anyway.
+    With ``targets`` the views are theirs, used again after ``num_views`` epochs.
     """
 
     def __init__(
@@ -58,16 +75,21 @@ class _MicroBatches(Dataset[HostBatch]):
         run_seed: int,
         max_tries: int,
         make_locals: Sequence[Callable[[np.ndarray, int], View]] = (),
+        targets: StoredTargets | None = None,
     ) -> None:
         self.source = source
         self.max_image_pixels = max_image_pixels
         self.make_views = make_views
         self.make_locals = make_locals
-        self.run_seed = run_seed
+        self.run_seed = run_seed if targets is None else targets.seed
         self.max_tries = max_tries
+        self.targets = targets
 
     def __getitem__(self, request: tuple[int, list[int]]) -> HostBatch:
         epoch, indices = request
+        if self.targets is not None:
+            epoch %= self.targets.num_views
+        used: list[int] = []
         views: list[View] = []
         locals_: list[View] = []
         labels: list[int | None] = []
@@ -78,6 +100,9 @@ class _MicroBatches(Dataset[HostBatch]):
             for index in range(first, first + self.max_tries):
                 index %= len(self.source)
                 key = self.source.key(index)
+                if self.targets is not None and index not in self.targets:
+                    skipped.append((key, "it could not be read when its targets were stored"))
+                    continue
                 try:
                     raw = self.source.read(index)
                     image = decode_image(raw.data, self.max_image_pixels)
@@ -93,32 +118,56 @@ class _MicroBatches(Dataset[HostBatch]):
                         locals_.append(make(image, seed))
                 labels.append(raw.label)
                 keys.append(key)
+                used.append(index)
                 break
-        # Of several views none is the undisturbed one: student and teacher see the same.
-        is_disturbed = len(self.make_views) == 1 and any(
-            view.student is not view.teacher for view in views
+        return stack_views(
+            views,
+            labels=labels,
+            seeds=seeds,
+            keys=keys,
+            skipped=skipped,
+            locals_=locals_,
+            targets=None if self.targets is None else self.targets.read(used, epoch),
         )
-        known = [label for label in labels if label is not None]
-        return HostBatch(
-            student=_stack([view.student for view in views]),
-            teacher=_stack([view.teacher for view in views]) if is_disturbed else None,
-            local=_stack([view.student for view in locals_]) if locals_ else None,
-            erase_boxes=torch.tensor([view.erase_box for view in views], dtype=torch.int64),
-            labels=torch.tensor(known) if known and len(known) == len(labels) else None,
-            view_seeds=torch.tensor(seeds, dtype=torch.int64),
-            keys=tuple(keys),
-            skipped=tuple(skipped),
-        )
+
+
+def stack_views(
+    views: Sequence[View],
+    *,
+    labels: Sequence[int | None],
+    seeds: Sequence[int],
+    keys: Sequence[str],
+    skipped: Sequence[tuple[str, str]],
+    locals_: Sequence[View] = (),
+    targets: dict[str, Tensor] | None = None,
+) -> HostBatch:
+    """The views of samples as one batch of the host."""
+    # Of several views none is the undisturbed one: student and teacher see the same.
+    is_single = len(views) == len(keys)
+    is_disturbed = is_single and any(view.student is not view.teacher for view in views)
+    known = [label for label in labels if label is not None]
+    return HostBatch(
+        student=_stack([view.student for view in views]),
+        teacher=_stack([view.teacher for view in views]) if is_disturbed else None,
+        local=_stack([view.student for view in locals_]) if locals_ else None,
+        erase_boxes=torch.tensor([view.erase_box for view in views], dtype=torch.int64),
+        labels=torch.tensor(known) if known and len(known) == len(labels) else None,
+        view_seeds=torch.tensor(seeds, dtype=torch.int64),
+        keys=tuple(keys),
+        skipped=tuple(skipped),
+        targets=targets,
+    )
 
 
 @dataclass(frozen=True)
-class _TrainView:
+class TrainView:
     """``train_view`` with its options; a class, since a lambda can't be sent to a worker."""
 
     options: ViewOptions
     img_size: int
 
     def __call__(self, image: np.ndarray, seed: int) -> View:
+        """The view of an image with a seed."""
         return train_view(image, seed, self.options, self.img_size)
 
 
@@ -156,12 +205,14 @@ def train_batches(
     erase_mean: tuple[float, float, float],
     erase_std: tuple[float, float, float],
     skipped: SkippedLog,
+    targets: StoredTargets | None = None,
 ) -> Iterator[Batch]:
     """``accumulate_steps`` micro-batches for each of the steps ``start_step..total_steps - 1``.
 
     Images are float32 in 0..1 on ``device`` (erased boxes hold normal noise, which leaves 0..1).
     With ``other_views`` each image is seen in so many further views, with ``local_views`` in small
     ones, all of one size in pixels (``Batch`` says in which order); it is decoded once.
+    ``targets``: what a store has for the source; the views are then its own.
     Raises UserError at once for a batch that does not fit the data or the processes, and RunError
     later for too many bad images or a lost worker.
     """
@@ -172,16 +223,17 @@ def train_batches(
     dataset = _MicroBatches(
         source,
         data.max_image_pixels,
-        [_TrainView(each, img_size) for each in (views, *other_views)],
+        [TrainView(each, img_size) for each in (views, *other_views)],
         run_seed,
         max_tries=min(len(source), skipped.max_bad + 1),
-        make_locals=[_TrainView(*each) for each in local_views],
+        make_locals=[TrainView(*each) for each in local_views],
+        targets=targets,
     )
     size = global_batch_size // (accumulate_steps * world_size)
 
     def batches() -> Iterator[Batch]:
         requests = order.micro_batches(start_step, total_steps)
-        num_workers = _num_workers(data, world_size)
+        num_workers = workers_for(data, world_size)
         for host in run_workers(dataset, requests, num_workers, device.type == "cuda"):
             skipped.add(host.skipped)
             if len(host.keys) < size:
@@ -189,7 +241,7 @@ def train_batches(
                     "No readable image is left to replace the bad ones: "
                     f"{host.skipped[0][0]} ({host.skipped[0][1]}) and those that follow it."
                 )
-            yield _to_device(host, device, erase_mean, erase_std)
+            yield to_device(host, device, erase_mean, erase_std)
 
     return batches()
 
@@ -214,19 +266,23 @@ def eval_batches(
     starts = range(0, len(source), batch_size)
     requests = ((0, list(range(s, min(s + batch_size, len(source))))) for s in starts)
     # A worker that has nothing to do would still have to be started.
-    num_workers = min(_num_workers(data, world_size=1), len(starts) - 1)
+    num_workers = min(workers_for(data, world_size=1), len(starts) - 1)
     for host in run_workers(dataset, requests, num_workers, device.type == "cuda"):
         skipped.add(host.skipped)
         if host.keys:
-            yield _to_device(host, device)
+            yield to_device(host, device)
 
 
-def _to_device(
+def to_device(
     host: HostBatch,
     device: torch.device,
     erase_mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
     erase_std: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> Batch:
+    """The batch for a method: floats in 0..1 on the device, with the erased boxes filled."""
+    targets = host.targets and {
+        name: array.to(device, non_blocking=True) for name, array in host.targets.items()
+    }
     images = _to_float(host.student, device)
     teacher_images = images if host.teacher is None else _to_float(host.teacher, device)
     return Batch(
@@ -236,6 +292,7 @@ def _to_device(
         keys=tuple(host.keys),  # pinning makes lists of tuples
         view_seeds=host.view_seeds.to(device, non_blocking=True),
         local_images=None if host.local is None else _to_float(host.local, device),
+        targets=targets,
     )
 
 
@@ -316,7 +373,8 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _num_workers(data: DataOptions, world_size: int) -> int:
+def workers_for(data: DataOptions, world_size: int) -> int:
+    """Loader processes: those asked for, or what the cores leave to this rank."""
     if data.num_workers is not None:
         return data.num_workers
     # torchrun tells how many of the ranks share this machine.

@@ -120,3 +120,27 @@ class MixOptions:
     switch_prob: Probability = 0.5
     """Probability of cutmix where both are on."""
     label_smoothing: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
+
+
+@options
+class TargetsOptions:
+    """Stored answers of a teacher, in its place."""
+
+    source: Annotated[str | None, tyro.conf.arg(aliases=["--targets"])] = None
+    """A store that limbeck store-targets wrote: a folder, or an address such as s3://bucket/store.
+    The views are then the store's: its seed, its number of views."""
+
+
+@options
+class StoreOptions:
+    """What is stored of each image."""
+
+    num_views: Annotated[int, pydantic.Field(gt=0)] = 1
+    """Views of each image, one per epoch of training; a longer training uses them again."""
+    top_k: Annotated[int, pydantic.Field(gt=0)] | None = None
+    """Class probabilities that are kept of each view; 10 if not given, of more than 1,000 classes
+    100 (TinyViT's)."""
+    token_dtype: Literal["int8", "bf16"] = "int8"
+    """Of stored tokens: int8 with a scale per token, or bf16, twice as large."""
+    batch_size: Annotated[int, pydantic.Field(gt=0)] = 64
+    """Views that the teacher sees at once."""

@@ -117,6 +117,6 @@ def targets_class(kind: str) -> type[Targets]:
 
 def read_targets(manifest: Manifest, weights: dict[str, Tensor]) -> tuple[Targets, EncoderFacts]:
     """The targets of a store and the facts of its teacher."""
-    facts = EncoderFacts.from_plain(manifest.teacher)
+    facts = EncoderFacts.from_plain(manifest.teacher["facts"])
     kind = targets_class(manifest.kind)
     return kind.from_store(manifest.params, facts, weights), facts

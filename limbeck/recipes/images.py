@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from limbeck.data.loader import train_batches
+from limbeck.data.loader import StoredTargets, train_batches
 from limbeck.data.open import data_fingerprint, keep_labels, open_source, split_holdout
 from limbeck.data.options import DataOptions, ViewOptions
 from limbeck.data.skipped import SkippedLog
@@ -118,6 +118,7 @@ def stream(
     total_steps: int,
     other_views: Sequence[ViewOptions] = (),
     local_views: Sequence[tuple[ViewOptions, int]] = (),
+    targets: StoredTargets | None = None,
 ) -> Iterator[Batch]:
     """This rank's micro-batches of training images, in the student's size, from a step on."""
     return train_batches(
@@ -138,6 +139,7 @@ def stream(
         erase_mean=facts.mean,
         erase_std=facts.std,
         skipped=skipped,
+        targets=targets,
     )
 
 

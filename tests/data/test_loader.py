@@ -9,11 +9,11 @@ import torch
 
 from limbeck.data.loader import (
     HostBatch,
-    _to_device,
     eval_batches,
     lost_workers_explained,
     num_cores,
     run_workers,
+    to_device,
     train_batches,
 )
 from limbeck.data.options import DataOptions, ViewOptions
@@ -337,20 +337,20 @@ def test_pinned_batches_keep_their_kind():
         keys=["a"],
         skipped=[["b", "bad"]],
     )
-    assert _to_device(pinned, CPU).keys == ("a",)
+    assert to_device(pinned, CPU).keys == ("a",)
 
 
 def test_default_number_of_workers(monkeypatch):
     from limbeck.data import loader
 
     monkeypatch.setattr(loader, "num_cores", lambda: 16)
-    assert loader._num_workers(DataOptions(), world_size=1) == 15
-    assert loader._num_workers(DataOptions(), world_size=4) == 3
+    assert loader.workers_for(DataOptions(), world_size=1) == 15
+    assert loader.workers_for(DataOptions(), world_size=4) == 3
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert loader._num_workers(DataOptions(), world_size=4) == 7
-    assert loader._num_workers(DataOptions(num_workers=1), world_size=4) == 1
+    assert loader.workers_for(DataOptions(), world_size=4) == 7
+    assert loader.workers_for(DataOptions(num_workers=1), world_size=4) == 1
     monkeypatch.setattr(loader, "num_cores", lambda: 1)
-    assert loader._num_workers(DataOptions(), world_size=4) == 0
+    assert loader.workers_for(DataOptions(), world_size=4) == 0
     assert num_cores() >= 1
 
 

@@ -26,7 +26,7 @@ def test_a_lower_precision_casts_matrices_and_ignores_the_student_s_autocast():
     assert encoder.stem.weight.dtype == torch.bfloat16 and encoder.weight.dtype == torch.float32
     assert encoder.head.weight.dtype == torch.float32  # after the blocks: logits should not tie
     full = Teacher(FakeEncoder(), CPU, "fp32")
-    one = batch().images
+    one = torch.rand(2, 3, 8, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert full(one, None, (Tap("queries"),)).taps[Tap("queries")].dtype == torch.float32
     assert teacher(one, None, (Tap("queries"),)).taps[Tap("queries")].dtype == torch.bfloat16
@@ -45,10 +45,10 @@ def test_it_answers_with_what_the_batch_shows_it():
 
 def test_what_it_does_not_offer_is_refused():
     class Asking(Method):
-        teacher_taps = (Tap("logits"),)
+        teacher_taps = (Tap("queries", 5),)
 
         def forward(self, student, teacher, batch):
             raise NotImplementedError
 
-    with pytest.raises(UserError, match="logits"):
+    with pytest.raises(UserError, match="no block 5"):
         Teacher(FakeEncoder(), CPU).check(Asking())

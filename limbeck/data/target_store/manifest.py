@@ -18,7 +18,8 @@ class Manifest:
     """All that identifies a store; plain data.
 
     ``kind`` and ``params`` say what the arrays mean (``limbeck.methods.targets``); ``arrays`` is
-    what a record has. ``teacher``: the ``EncoderFacts`` of who answered. ``recipe``: what the views
+    what a record has. ``teacher``: "facts" (the ``EncoderFacts`` of who answered) and
+    "precision". ``recipe``: what the views
     follow from, see ``limbeck.recipes.targets``; ``num_views`` of each image. ``num_parts``, a
     power of two. ``data``: lineage of the images it was begun with. ``versions`` of the libraries
     that made the views. ``normalisation`` is the teacher's own, in its facts.

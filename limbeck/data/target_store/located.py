@@ -1,0 +1,35 @@
+"""The records of a store for the samples of one source."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from limbeck.data.source import Source
+from limbeck.data.target_store.reader import TargetReader
+
+
+class LocatedTargets:
+    """A store's records by the place of a sample in ``source``; ``seed`` is that of its views.
+
+    All keys are looked up once, here. The rows lie in shared memory, so that a worker that is
+    started with them has no copy of its own.
+    """
+
+    def __init__(self, reader: TargetReader, source: Source, seed: int) -> None:
+        self.reader = reader
+        self.seed = seed
+        self.num_views = reader.num_views
+        rows = reader.locate(source.key(index) for index in range(len(source)))
+        self.rows = torch.from_numpy(rows).share_memory_()
+
+    def __contains__(self, index: int) -> bool:
+        return bool(self.rows[index] >= 0)
+
+    def read(self, indices: Sequence[int], view: int) -> dict[str, Tensor]:
+        """The records of one view of samples, by name, (B, ...) each."""
+        rows: np.ndarray = self.rows[list(indices)].numpy()
+        return {
+            name: torch.from_numpy(array) for name, array in self.reader.read(rows, view).items()
+        }

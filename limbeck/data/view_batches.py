@@ -1,0 +1,96 @@
+"""All views of chosen images, for whoever looks at each of them once."""
+
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from limbeck.data.decode import decode_image
+from limbeck.data.loader import (
+    HostBatch,
+    TrainView,
+    run_workers,
+    stack_views,
+    to_device,
+    workers_for,
+)
+from limbeck.data.options import DataOptions, ViewOptions
+from limbeck.data.source import BadImage, Source
+from limbeck.data.views import view_seed
+from limbeck.records import Batch
+
+
+class _AllViews(Dataset[HostBatch]):
+    """Makes a batch of the named views of samples; an image is decoded once for all of them."""
+
+    def __init__(
+        self, source: Source, max_image_pixels: int, make_view: TrainView, seed: int
+    ) -> None:
+        self.source, self.max_image_pixels = source, max_image_pixels
+        self.make_view, self.seed = make_view, seed
+
+    def __getitem__(self, request: tuple[range, list[int]]) -> HostBatch:
+        views, indices = request
+        made, keys, labels, seeds, skipped = [], [], [], [], []
+        for index in indices:
+            key = self.source.key(index)
+            try:
+                raw = self.source.read(index)
+                image = decode_image(raw.data, self.max_image_pixels)
+            except BadImage as error:
+                skipped.append((key, str(error)))
+                continue
+            for view in views:
+                seed = view_seed(self.seed, view, key)
+                made.append(self.make_view(image, seed))
+                keys.append(key)
+                labels.append(raw.label)
+                seeds.append(seed)
+        return stack_views(made, labels=labels, seeds=seeds, keys=keys, skipped=skipped)
+
+
+def view_batches(
+    source: Source,
+    requests: Iterable[tuple[range, list[int]]],
+    *,
+    data: DataOptions,
+    views: ViewOptions,
+    img_size: int,
+    seed: int,
+    world_size: int,
+    device: torch.device,
+    erase_mean: tuple[float, float, float],
+    erase_std: tuple[float, float, float],
+) -> Iterator[tuple[Batch, tuple[tuple[str, str], ...]]]:
+    """For each request (view numbers, indices) the views of these samples, sample by sample.
+
+    The keys of a batch repeat for each view. Beside it the samples left out, with the reason.
+    """
+    dataset = _AllViews(source, data.max_image_pixels, TrainView(views, img_size), seed)
+    num_workers = workers_for(data, world_size)
+    for host in run_workers(dataset, requests, num_workers, device.type == "cuda"):
+        yield to_device(host, device, erase_mean, erase_std), host.skipped
+
+
+def view_fingerprint(
+    source: Source,
+    index: int,
+    *,
+    data: DataOptions,
+    views: ViewOptions,
+    img_size: int,
+    seed: int,
+    view: int,
+) -> str:
+    """32 hex digits of a view's pixels, as the student gets them, and of the box to be erased.
+
+    Raises BadImage where the image can't be read.
+    """
+    raw = source.read(index)
+    image = decode_image(raw.data, data.max_image_pixels)
+    made = TrainView(views, img_size)(image, view_seed(seed, view, source.key(index)))
+    digest = blake2b(made.student.numpy().tobytes(), digest_size=16)
+    digest.update(np.array(made.erase_box, dtype="<i8").tobytes())
+    return digest.hexdigest()
