@@ -10,7 +10,6 @@ from torch.utils.data import Dataset
 from limbeck.data.decode import decode_image
 from limbeck.data.loader import (
     HostBatch,
-    TrainView,
     run_workers,
     stack_views,
     to_device,
@@ -18,6 +17,7 @@ from limbeck.data.loader import (
 )
 from limbeck.data.options import DataOptions, ViewOptions
 from limbeck.data.source import BadImage, Source
+from limbeck.data.view_makers import TrainView
 from limbeck.data.views import view_seed
 from limbeck.records import Batch
 

@@ -50,17 +50,16 @@ def test_a_record_is_the_published_one_byte_by_byte(tmp_path):
     assert labels.probs.tolist() == stored.tolist()
     each = labels.rest.item() / 7
     assert each == pytest.approx(0.0071236746652, abs=1e-9)  # one rounding to float32
-    logits = torch.arange(10, dtype=torch.float64) / 10
+    # The published loss is of logits and soft labels in float32.
+    logits = (torch.arange(10) / 10).double()
     assert logits.logsumexp(0).item() == pytest.approx(2.7934933167340, abs=5e-14)
+    dense = torch.full((10,), each, dtype=torch.float64)
+    dense[labels.classes[0]] = labels.probs[0].double()
+    loss = -(dense * logits.log_softmax(0)).sum().item()
+    assert loss == pytest.approx(2.2162890843854, abs=2e-9)
     dense = torch.full((10,), (1 - stored.sum()) / 7, dtype=torch.float64)
     dense[labels.classes[0]] = torch.from_numpy(stored[0])
-    loss = -(dense * logits.log_softmax(0)).sum()
-    assert loss.item() == pytest.approx(2.2162890843854, abs=5e-14)
-    sparse = torch.full((10,), each, dtype=torch.float64)
-    sparse[labels.classes[0]] = labels.probs[0].double()
-    assert -(sparse * logits.log_softmax(0)).sum().item() == pytest.approx(
-        2.2162890843854, abs=1e-8
-    )
+    assert -(dense * logits.log_softmax(0)).sum().item() == pytest.approx(loss, abs=2e-9)
 
 
 def test_records_are_found_by_key_in_any_epoch_and_process(root):
