@@ -1,5 +1,6 @@
 """What a target store says of itself, in ``manifest.json``."""
 
+import json
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,3 +36,9 @@ class Manifest:
     data: dict[str, Any]
     versions: dict[str, str]
     format_version: int = FORMAT_VERSION
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What can't differ within one store: plain data, as read back from JSON."""
+        names = ("format_version", "kind", "params", "arrays", "teacher", "recipe", "num_views")
+        return json.loads(json.dumps({name: getattr(self, name) for name in names}))
