@@ -256,11 +256,12 @@ def train_stream(
 ) -> Iterator[Batch]:
     """This rank's micro-batches for the steps from ``start_step`` on."""
     from limbeck.recipes.images import stream
+    from limbeck.recipes.targets import stored_views
 
     views, *other_views = nets.method_options.views(config.crop)
     return stream(
         images,
-        views,
+        views if stored is None else stored_views(config, nets),
         nets.student.facts,
         data=config.data,
         train=config.train,

@@ -57,9 +57,7 @@ def find_images(
     return found
 
 
-def find_records(
-    released: ReleasedLogits, index_of: dict[str, int], num_images: int
-) -> np.ndarray:
+def find_records(released: ReleasedLogits, index_of: dict[str, int], num_images: int) -> np.ndarray:
     """The place of each image's record in each epoch, (E, n) int32; -1 where there is none."""
     # 4 bytes per image and view: 5 GB of the 90 views of ImageNet-22k, the largest released set.
     places = np.full((released.num_views, num_images), -1, np.int32)
@@ -163,16 +161,18 @@ class Conversion:
         return f"the released set has no record of it in epoch {lacking[0]}"
 
     def _fingerprints(self, indices: np.ndarray) -> list[dict[str, Any]]:
-        """Of a view of the first image and one of the last, as they look here and now."""
+        """Of the first image's first view and of the last image's last one, made here and now."""
+        last = self.released.num_views - 1
+        chosen = {(int(indices[0]), 0), (int(indices[-1]), last)} if len(indices) else set()
         made = []
-        for index, view in zip(indices[[0, -1][: len(indices)]], (0, self.released.num_views - 1)):
+        for index, view in sorted(chosen):
             records = self.released.read(view, self.places[view, [index]])
             try:
                 pixels = view_fingerprint(
-                    self.source, int(index), data=self.data, views=ReleasedViews(),
+                    self.source, index, data=self.data, views=ReleasedViews(),
                     img_size=FRAME, seed=int(records.view_seeds[0]),
                 )  # fmt: skip
             except BadImage:
                 continue  # whoever trains is told what is wrong with it
-            made.append({"key": self.source.key(int(index)), "view": view, "pixels": pixels})
+            made.append({"key": self.source.key(index), "view": view, "pixels": pixels})
         return made
