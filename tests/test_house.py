@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "limbeck"
 
 FLOORS = {
-    "errors": -1, "records": 0, "config": 0, "ops": 0,
+    "errors": -1, "records": -1,
+    "config": 0, "ops": 0,
     "data": 1, "models": 1, "engine": 1,
     "methods": 2, "tasks": 2,
     "evaluation": 3, "export": 3,
