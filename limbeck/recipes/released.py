@@ -22,11 +22,10 @@ from limbeck.data.target_store.parts import key_hashes, num_parts_for
 from limbeck.data.target_store.writer import open_writer
 from limbeck.data.view_batches import view_fingerprint
 from limbeck.errors import UserError
-from limbeck.methods.targets import Targets, targets_class
+from limbeck.methods.soft_targets import RECORDS, ProbTargets
 from limbeck.models.encoder import EncoderFacts
 from limbeck.recipes.lineage import versions
 from limbeck.recipes.targets import released_recipe
-from limbeck.records import Features
 
 log = logging.getLogger("limbeck")
 
@@ -117,9 +116,8 @@ class Conversion:
         )
 
     @cached_property
-    def _targets(self) -> Targets:
-        params = {"num_kept": self.released.num_kept, "num_classes": self.released.num_classes}
-        return targets_class("probs").from_store(params, self._facts, {})
+    def _targets(self) -> ProbTargets:
+        return ProbTargets(self.released.num_kept, self._facts)
 
     def _manifest(self) -> Manifest:
         manifest = Manifest(
@@ -150,9 +148,8 @@ class Conversion:
     def _view(self, epoch: int, indices: np.ndarray) -> dict[str, np.ndarray]:
         records = self.released.read(epoch, self.places[epoch, indices])
         labels = soft_labels(records, self.released.num_classes)
-        arrays = self._targets.encode(Features(None, 0, (0, 0), soft_labels=labels))
-        encoded = {name: array.numpy() for name, array in arrays.items()}
-        return encoded | {VIEW_SEEDS: records.view_seeds.astype(np.int32)}
+        encoded = self._targets.codec.encode(labels).numpy()
+        return {RECORDS: encoded, VIEW_SEEDS: records.view_seeds.astype(np.int32)}
 
     def _lack(self, index: int) -> str:
         lacking = np.flatnonzero(self.places[:, index] < 0)
