@@ -30,6 +30,7 @@ FENCES = {
     "transformers": ("models/origins/huggingface.py",),
     "huggingface_hub": ("models/origins/",),
     "datasets": ("data/",),
+    "fsspec": ("data/",),
     "matplotlib": ("evaluation/report.py", "evaluation/pictures.py"),
     "tensorboard": ("engine/log.py",),
     "wandb": ("engine/log.py",),

@@ -139,7 +139,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
         log.info("%s is finished already; nothing to do.", run.dir)
         return run.dir
     skipped = SkippedLog(run.dir / "skipped.jsonl", images.num_images, config.data.max_bad_ratio)
-    batches = partial(train_stream, config, images, nets, ranks, skipped, stored)
+    batches = partial(train_stream, config, images, nets, ranks, skipped, stored=stored)
     distiller = distiller.to(ranks.device)
     untrained = [
         name.removeprefix("student.")
@@ -262,9 +262,9 @@ def train_stream(
     nets: Networks,
     ranks: Ranks,
     skipped: SkippedLog,
-    stored: StoredTargets | None,
     start_step: int,
     total_steps: int,
+    stored: StoredTargets | None = None,
 ) -> Iterator[Batch]:
     """This rank's micro-batches for the steps from ``start_step`` on."""
     from limbeck.recipes.images import stream

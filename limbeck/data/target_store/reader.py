@@ -135,9 +135,18 @@ class TargetReader:
                 digest = file_digest(file, "sha256").hexdigest()
         except OSError as error:
             return damaged_part(self.place, key, f"can't be read ({error.strerror})")
-        if digest != self.records[key].sha256:
-            return damaged_part(self.place, key, "is not what was written (its checksum differs)")
-        return None
+        if digest == self.records[key].sha256:
+            return None
+        if isinstance(self.place, RemotePlace):
+            return RunError(
+                f"{self._files[key]}, a copy of {self.place.address}/{key.data_name}, is not what "
+                "was copied; delete it and run the same command again."
+            )
+        return damaged_part(self.place, key, "is not what was written (its checksum differs)")
+
+    def fingerprints(self) -> list[Any]:
+        """The fingerprints of views that came with the parts, one list for all."""
+        return [each for record in self.records.values() for each in record.fingerprints or ()]
 
     def locate(self, keys: Iterable[str]) -> np.ndarray:
         """The rows (n,) int64 of keys: MISSING (-1) or SKIPPED (-2) for those without records."""

@@ -131,12 +131,12 @@ class StoreWriter:
         arrays: dict[str, np.ndarray],
         skipped: Mapping[str, str] | None = None,
         fingerprints: Any = None,
-    ) -> PartKey:
+    ) -> None:
         """Write the records of images whose ``hashes`` (n,) all fall into ``part``, in any order.
 
         ``arrays`` (n, E, *shape) each, as the manifest says; ``skipped``: key -> why it has none;
-        ``fingerprints``: plain JSON data. A finished part gets a fill-in. Returns what was written.
-        Raises RunError for hashes that are there already, on a full disk, and where another
+        ``fingerprints``: plain JSON data. A finished part gets a fill-in, unless that
+        would say nothing new. Raises RunError for hashes that are there already, on a full disk, and where another
         process is writing the part.
         """
         manifest = self.manifest
@@ -145,6 +145,9 @@ class StoreWriter:
         if (part_of(hashes, manifest.num_parts) != part).any():
             raise ValueError(f"Some hashes do not belong to part {part}.")
         before = records_of_part(self.place, manifest, part)
+        known = {key for record in before.values() for key in record.skipped}
+        if before and not len(hashes) and set(skipped or {}) <= known:
+            return  # Nothing that is not said already.
         target = PartKey(part, len(before))
         with _claimed(self.place, target) as publish:
             present = [read_hashes(self.place, *each, manifest) for each in before.items()]
@@ -168,7 +171,6 @@ class StoreWriter:
                 versions=self.versions,
             )
             publish(record.to_json())
-        return target
 
 
 @contextmanager
