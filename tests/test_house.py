@@ -77,7 +77,8 @@ WITHOUT_OWN_TEST = {
 
 @pytest.mark.parametrize("path", MODULES, ids=str)
 def test_every_module_has_its_test_file(path):
-    if path.as_posix() in WITHOUT_OWN_TEST or path.name == "options.py":
+    is_options = path.name == "options.py" or path.parent.name == "options"
+    if path.as_posix() in WITHOUT_OWN_TEST or is_options:
         return
     test = ROOT / "tests" / path.parent / f"test_{path.name}"
     assert test.is_file(), f"{path} has no {test.relative_to(ROOT)}"

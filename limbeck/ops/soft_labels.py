@@ -5,6 +5,7 @@ What we do differently: the remainder is stated, not found as 1 minus the K prob
 their rounding makes negative), and the loss never builds a target as wide as there are classes.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,6 +47,13 @@ def soften(labels: SoftLabels, temperature: float) -> SoftLabels:
     rest = spread(labels.rest, num_others).pow(1 / temperature) * num_others
     total = probs.sum(dim=1) + rest
     return SoftLabels(probs / total[:, None], labels.classes, rest / total, labels.num_classes)
+
+
+def take(labels: SoftLabels, rows: Int[Tensor, " n"] | slice) -> SoftLabels:
+    """The labels of these images, in this order."""
+    return replace(
+        labels, probs=labels.probs[rows], classes=labels.classes[rows], rest=labels.rest[rows]
+    )
 
 
 def sparse_cross_entropy(
