@@ -30,6 +30,8 @@ FENCES = {
     "huggingface_hub": ("models/origins/",),
     "datasets": ("data/",),
     "matplotlib": ("evaluation/report.py", "evaluation/pictures.py"),
+    "onnx": ("export/",),
+    "onnxruntime": ("export/",),
     "tensorboard": ("engine/log.py",),
     "wandb": ("engine/log.py",),
     "mlxtend": ("recipes/demo.py",),
