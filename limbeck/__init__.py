@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     # verbs
     "distill": "limbeck.recipes.distill",
+    "store_targets": "limbeck.recipes.store_targets",
     "finetune": "limbeck.recipes.finetune",
     "evaluate": "limbeck.recipes.evaluate",
     "analyze": "limbeck.recipes.analyze",
@@ -23,6 +24,7 @@ _PUBLIC = {
     "demo": "limbeck.recipes.demo",
     # their options
     "DistillConfig": "limbeck.recipes.distill",
+    "StoreTargetsConfig": "limbeck.recipes.store_targets",
     "FinetuneConfig": "limbeck.recipes.finetune",
     "EvaluateConfig": "limbeck.recipes.evaluate",
     "AnalyzeConfig": "limbeck.recipes.analyze",

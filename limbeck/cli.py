@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 
 from limbeck.errors import UserError, did_you_mean
@@ -25,6 +25,9 @@ class Verb:
 
 VERBS = {
     "distill": Verb("a small ViT from unlabelled images and a big one", "DistillConfig", "distill"),
+    "store-targets": Verb(
+        "run a teacher once, keep what it says of each view", "StoreTargetsConfig", "distill"
+    ),
     "finetune": Verb("train a student for classification", "FinetuneConfig", "finetune"),
     "evaluate": Verb("does it help? kNN, linear and few-label probes, verdict", "EvaluateConfig"),
     "analyze": Verb("look into networks: layers, attention, probes by block", "AnalyzeConfig"),
@@ -96,10 +99,11 @@ def run(words: list[str]) -> None:
             f"There is no verb '{name}'.{did_you_mean(name, VERBS)} Verbs: {', '.join(VERBS)}."
         )
     verb = VERBS[name]
-    module = import_module(f"limbeck.recipes.{name}")
+    function = name.replace("-", "_")
+    module = import_module(f"limbeck.recipes.{function}")
     config = parse(name, verb, getattr(module, verb.config), rest)
     show_log(logging.INFO if is_main_rank() else logging.WARNING)
-    result = getattr(module, name)(config)
+    result = getattr(module, function)(config)
     if is_main_rank():  # a run's files may not lie where the others are
         print(module.report(result))
     if verb.can_find_problems and result.problems:
@@ -138,6 +142,9 @@ def parse(name: str, verb: Verb, kind: type, words: list[str]) -> object:
     if preset is not None and verb.presets is None:
         raise UserError(f"'limbeck {name}' has no presets.")
     values = read_preset(preset, verb.presets) if preset and verb.presets else {}
+    if name != verb.presets:  # of another verb's presets, what this one has as well
+        own = {field.name for field in fields(kind)}
+        values = {key: value for key, value in values.items() if key in own}
     default = from_plain(kind, values, f"preset {preset}") if values else None
     description = (kind.__doc__ or "").strip()
     if verb.presets:

@@ -206,6 +206,7 @@ def freeze_untrained(
         keys=batch.keys[:2],
         view_seeds=batch.view_seeds[views],
         local_images=None if batch.local_images is None else batch.local_images[: 2 * num_local],
+        targets=batch.targets and {name: value[:2] for name, value in batch.targets.items()},
     )
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     was_training = module.training

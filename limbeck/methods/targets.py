@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from limbeck.data.options import StoreOptions
 from limbeck.data.target_store import ArraySpec, Manifest
 from limbeck.errors import UserError
 from limbeck.methods.method import Method
@@ -22,18 +23,23 @@ from limbeck.records import Batch, Features, Tap
 TARGETS: dict[str, str] = {}
 """Kind -> "module:Class"."""
 
+OPTIONS_OF_KINDS = {"top_k", "token_dtype"}
+"""Those of ``StoreOptions`` that not every kind heeds."""
+
 
 class Targets(ABC):
     """One kind of target: how a teacher's answer is encoded, and read again."""
 
     kind: ClassVar[str]
+    options: ClassVar[tuple[str, ...]]
+    """Those of ``OPTIONS_OF_KINDS`` that it heeds."""
 
     @classmethod
     @abstractmethod
-    def plan(cls, options: Any, method: Method, teacher: Teacher) -> "Targets":
+    def plan(cls, options: StoreOptions, method: Method, teacher: Teacher) -> "Targets":
         """What to store of ``teacher`` so that ``method`` can be trained from it.
 
-        ``options`` are the ``StoreOptions``. Raises UserError where it can't be.
+        Raises UserError where it can't be.
         """
 
     @classmethod
@@ -84,12 +90,13 @@ class StoredTeacher:
     """What a store holds, in the place of the teacher who said it; see ``Teacher``."""
 
     def __init__(
-        self, targets: Targets, facts: EncoderFacts, device: torch.device, precision: Precision
+        self, manifest: Manifest, weights: dict[str, Tensor], device: torch.device
     ) -> None:
-        self.targets = targets.to(device)
-        self.facts = facts
+        self.facts = EncoderFacts.from_plain(manifest.teacher["facts"])
+        self.precision: Precision = manifest.teacher["precision"]
         self.device = device
-        self.precision = precision
+        kind = targets_class(manifest.kind)
+        self.targets = kind.from_store(manifest.params, self.facts, weights).to(device)
 
     @torch.no_grad()
     def answer(self, batch: Batch, taps: tuple[Tap, ...]) -> Features:
@@ -104,6 +111,22 @@ class StoredTeacher:
         self.targets.check(method)
 
 
+def plan_targets(options: StoreOptions, method: Method, teacher: Teacher) -> Targets:
+    """What to store of a teacher for a method. Raises UserError where nothing can be.
+
+    Also for options that are of another kind of target.
+    """
+    kind = targets_class("probs" if method.takes_soft_labels else "tokens")
+    default = StoreOptions()
+    for name in OPTIONS_OF_KINDS - set(kind.options):
+        if getattr(options, name) != getattr(default, name):
+            raise UserError(
+                f"store.{name} has no effect for {type(method).__name__}, for which {kind.kind} "
+                "are stored; leave it out."
+            )
+    return kind.plan(options, method, teacher)
+
+
 def targets_class(kind: str) -> type[Targets]:
     """The class of a kind. Raises UserError for one that this version does not know."""
     if kind not in TARGETS:
@@ -113,10 +136,3 @@ def targets_class(kind: str) -> type[Targets]:
         )
     module, _, name = TARGETS[kind].partition(":")
     return getattr(import_module(module), name)
-
-
-def read_targets(manifest: Manifest, weights: dict[str, Tensor]) -> tuple[Targets, EncoderFacts]:
-    """The targets of a store and the facts of its teacher."""
-    facts = EncoderFacts.from_plain(manifest.teacher["facts"])
-    kind = targets_class(manifest.kind)
-    return kind.from_store(manifest.params, facts, weights), facts

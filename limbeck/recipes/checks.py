@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.config import has_own_module
-from limbeck.data.options import DataOptions
+from limbeck.data.options import DataOptions, TargetsOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError, did_you_mean, require_extra
 from limbeck.methods import TASK_METHODS, PerTaskMethodOptions
@@ -130,9 +130,18 @@ def _check_named(teacher: TeacherOptions, any_model: bool) -> None:
     check_model_name(teacher.model_name, any_model=any_model)
 
 
-def check_needs_teacher(method: str, options: MethodOptions, teacher: TeacherOptions) -> None:
-    """A teacher is named if, and only if, the method has one."""
-    if options.needs_teacher and teacher.source is None:
+def check_needs_teacher(
+    method: str, options: MethodOptions, teacher: TeacherOptions, targets: TargetsOptions
+) -> None:
+    """A teacher, or a store of its answers, is named if, and only if, the method has one."""
+    if targets.source is not None and teacher.source is not None:
+        raise UserError(
+            "--targets are a teacher's stored answers, so --teacher has no effect; leave one of "
+            "the two out."
+        )
+    if targets.source is not None and not options.needs_teacher:
+        raise UserError(f"The method {method} has no teacher; leave --targets out.")
+    if options.needs_teacher and teacher.source is None and targets.source is None:
         raise UserError(
             f"The method {method} needs a teacher; name one, such as "
             "--teacher timm:vit_base_patch16_224.mae or --teacher path/to/weights.safetensors."

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from limbeck.config import options, to_plain
-from limbeck.data.options import CropOptions, DataOptions
+from limbeck.data.options import CropOptions, DataOptions, TargetsOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.methods import METHODS, PerMethodOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
@@ -25,6 +25,7 @@ from limbeck.recipes.probes import Probe, ProbeOptions
 if TYPE_CHECKING:
     from torch import nn
 
+    from limbeck.data.loader import StoredTargets
     from limbeck.data.skipped import SkippedLog
     from limbeck.engine.distributed import Ranks
     from limbeck.recipes.images import Images
@@ -58,6 +59,7 @@ class DistillConfig(PerMethodOptions):
 
     student: StudentOptions = StudentOptions()
     teacher: TeacherOptions = TeacherOptions()
+    targets: TargetsOptions = TargetsOptions()
     data: DataOptions = DataOptions()
     crop: CropOptions = CropOptions()
     optim: OptimOptions = OptimOptions()
@@ -72,7 +74,7 @@ def check(config: DistillConfig) -> None:
         check_first_teacher(config)
     if config.method in METHODS:
         chosen = getattr(config, config.method.replace("-", "_"))
-        checks.check_needs_teacher(config.method, chosen, config.teacher)
+        checks.check_needs_teacher(config.method, chosen, config.teacher, config.targets)
 
 
 def check_all_but_teacher(config: DistillConfig) -> None:
@@ -121,18 +123,20 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     from limbeck.recipes.networks import layer_of
     from limbeck.recipes.probes import build_probe
     from limbeck.recipes.steps import Resolved
+    from limbeck.recipes.targets import locate
 
     student, facts = nets.student, nets.student.facts
     identity = identify(config, nets, images, ranks)
     resolved = Resolved(**identity[0]["resolved"])
     # What does not fit together is told before the folder belongs to this run.
     distiller = Distiller(student, nets.method, nets.teacher)
+    stored = nets.reader and locate(nets.reader, config, nets, images.train)
     run = open_run(config.out, *identity, overwrite=config.overwrite)
     if run.is_finished:
         log.info("%s is finished already; nothing to do.", run.dir)
         return run.dir
     skipped = SkippedLog(run.dir / "skipped.jsonl", images.num_images, config.data.max_bad_ratio)
-    batches = partial(train_stream, config, images, nets, ranks, skipped)
+    batches = partial(train_stream, config, images, nets, ranks, skipped, stored)
     distiller = distiller.to(ranks.device)
     untrained = [
         name.removeprefix("student.")
@@ -167,7 +171,13 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
             probes=_after(
                 restore,
                 build_probe(
-                    config.probes, images, student, nets.teacher, config.data, ranks.device, skipped
+                    config.probes,
+                    images,
+                    student,
+                    nets.live_teacher,
+                    config.data,
+                    ranks.device,
+                    skipped,
                 ),
             ),
         )
@@ -217,6 +227,7 @@ def identify(
         "data": images.fingerprint,
         "teacher": teacher_identity(config.teacher.source, nets.teacher and nets.teacher.facts),
         "student": facts.origin.get("weight_hash"),  # of student.weights
+        "targets": nets.reader and nets.reader.manifest.identity,
     }
     return {"verb": "distill", **to_plain(config), "resolved": asdict(resolved)}, fingerprint
 
@@ -239,6 +250,7 @@ def train_stream(
     nets: Networks,
     ranks: Ranks,
     skipped: SkippedLog,
+    stored: StoredTargets | None,
     start_step: int,
     total_steps: int,
 ) -> Iterator[Batch]:
@@ -259,6 +271,7 @@ def train_stream(
         total_steps=total_steps,
         other_views=other_views,
         local_views=nets.method_options.local_views(config.crop),
+        targets=stored,
     )
 
 

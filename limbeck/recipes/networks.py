@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from limbeck.config import from_plain, import_own, read_values
+from limbeck.data.target_store.reader import TargetReader
 from limbeck.errors import UserError
 from limbeck.methods import METHODS, TASK_METHODS
+from limbeck.methods.distiller import Answering
 from limbeck.methods.method import Method
 from limbeck.methods.options import MethodOptions
+from limbeck.methods.targets import StoredTeacher
 from limbeck.methods.teacher import DTYPES, Teacher
 from limbeck.models.attention import choose_attention, choose_attention_of
 from limbeck.models.build import (
@@ -46,9 +49,16 @@ class Networks:
     """What ``Distiller`` is made of; the student is still on the CPU."""
 
     student: TimmEncoder
-    teacher: Teacher | None
+    teacher: Answering | None
     method: Method
     method_options: MethodOptions
+    reader: TargetReader | None = None
+    """Of the store that the teacher's answers come from, if they do."""
+
+    @property
+    def live_teacher(self) -> Teacher | None:
+        """The teacher where it is a network, not a store."""
+        return self.teacher if isinstance(self.teacher, Teacher) else None
 
 
 def build_networks(
@@ -60,10 +70,15 @@ def build_networks(
     """
     kind = method_class(config.method)
     options = method_options(config, kind)
-    check_needs_teacher(config.method, options, config.teacher)
+    check_needs_teacher(config.method, options, config.teacher, config.targets)
     student = start_student(config.student, options.drop_path_rate, config.seed)
     choose_attention(student, device, DTYPES[config.train.precision])
-    teacher = load_teacher(config.teacher, student.facts, device, load)
+    reader = None if config.targets.source is None else TargetReader(config.targets.source)
+    teacher: Answering | None
+    if reader is None:
+        teacher = load_teacher(config.teacher, student.facts, device, load)
+    else:
+        teacher = StoredTeacher(reader.manifest, reader.weights(), device)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)  # a method's own weights, if it has any
         method = kind(options, student.facts, teacher and teacher.facts)
@@ -80,7 +95,7 @@ def build_networks(
     _check_drop_path(options, student.facts, method.student_taps, "student")
     if teacher is not None:
         _check_drop_path(config.teacher, teacher.facts, method.teacher_taps, "teacher")
-    return Networks(student, teacher, method, options)
+    return Networks(student, teacher, method, options, reader)
 
 
 def method_class(name: str) -> type[Method]:

@@ -1,0 +1,185 @@
+"""The parts of a store: which records lie in which, and the file beside each that says it is whole.
+
+A part has the records of all keys whose hash falls into its range of hashes, so whoever looks for
+a key knows where to look. ``part-00012.safetensors`` has them sorted by hash: "hashes" (n,) uint64
+and every array of a record as (n, E, *shape) for E views. ``part-00012.json`` is written last. What
+is added later goes to ``part-00012.1.safetensors`` and so on, the part's fill-ins.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from limbeck.data.target_store.manifest import ArraySpec, Manifest
+from limbeck.data.target_store.place import Place
+from limbeck.errors import RunError
+
+HASHES = "hashes"
+PART_BYTES = 32 * 2**20
+PART_IMAGES = 4096
+MAX_PARTS = 2**14
+"""A process maps every part into its memory, and Linux allows 65,530 such maps."""
+PART_NAME = re.compile(r"part-(\d{5})(?:\.([1-9]\d*))?\.(safetensors|json)")
+
+
+class PartKey(NamedTuple):
+    """A part, or its fill-in of a number (0: the part itself)."""
+
+    part: int
+    fill: int
+
+    @property
+    def name(self) -> str:
+        """The name of its files, without suffix."""
+        return f"part-{self.part:05d}" + (f".{self.fill}" if self.fill else "")
+
+    @property
+    def data_name(self) -> str:
+        """The file with the records."""
+        return f"{self.name}.safetensors"
+
+    @property
+    def json_name(self) -> str:
+        """The file that says it is whole."""
+        return f"{self.name}.json"
+
+
+@dataclass(frozen=True)
+class PartRecord:
+    """What is said of a finished part: its size in bytes, SHA-256 and number of images.
+
+    ``skipped``: key -> why it has no records. ``fingerprints``: of the pixels of some views, as the
+    writer gave them, with the ``versions`` of the libraries that made them. ``store_id`` is the
+    manifest's.
+    """
+
+    store_id: str
+    num_images: int
+    size: int
+    sha256: str
+    skipped: dict[str, str] = field(default_factory=dict)
+    fingerprints: Any = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """The content of its file."""
+        return (json.dumps(asdict(self), indent=1, allow_nan=False) + "\n").encode()
+
+
+def key_hashes(keys: Iterable[str]) -> np.ndarray:
+    """The 64-bit hashes (n,) uint64 of keys: BLAKE2b of their UTF-8 bytes, big-endian."""
+    digests = [
+        # "surrogatepass": a file name that is no valid UTF-8 is a key like any other.
+        blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        for key in keys
+    ]
+    return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
+
+
+def num_parts_for(num_images: int, bytes_per_image: int) -> int:
+    """Parts for a store, a power of two: about 32 MB or 4,096 images each, what comes first.
+
+    ``bytes_per_image`` of all its views.
+    """
+    wanted = max(num_images / PART_IMAGES, num_images * bytes_per_image / PART_BYTES, 1)
+    return min(MAX_PARTS, 2 ** round(np.log2(wanted)))
+
+
+def part_of(hashes: np.ndarray, num_parts: int) -> np.ndarray:
+    """The part (n,) int64 into whose range each hash falls."""
+    bits = num_parts.bit_length() - 1
+    # In two steps, because a shift by all 64 bits is undefined.
+    return (hashes >> np.uint64(1) >> np.uint64(63 - bits)).astype(np.int64)
+
+
+def read_records(place: Place, manifest: Manifest) -> dict[PartKey, PartRecord]:
+    """What is said of every finished part and fill-in, in their order.
+
+    Raises RunError where that is damaged, of another store, or not of its data.
+    """
+    names = place.names()
+    keys = sorted(key for name in names if (key := parse_name(name, "json")))
+    contents = place.read_all([key.json_name for key in keys])
+    records = {
+        key: _read_record(content, key, place, manifest)
+        for key, content in zip(keys, contents, strict=True)
+    }
+    for key in keys:
+        if key.part >= manifest.num_parts:
+            raise RunError(
+                f"{place.address}/{key.json_name} is not of this store, which has "
+                f"{manifest.num_parts} parts; move it and {key.data_name} away."
+            )
+        if key.fill and PartKey(key.part, key.fill - 1) not in records:
+            raise RunError(
+                f"{place.address}/{PartKey(key.part, key.fill - 1).json_name} is missing, though "
+                f"there is {key.json_name}, which came after it; restore it from a copy, or delete "
+                f"all that begins with part-{key.part:05d} and run limbeck store-targets again."
+            )
+        if key.data_name not in names:
+            raise RunError(
+                f"{place.address}/{key.data_name} is missing, though {key.json_name} says it was "
+                f"finished; {_remedy(key)}."
+            )
+    return records
+
+
+def records_of_part(place: Place, manifest: Manifest, part: int) -> dict[PartKey, PartRecord]:
+    """What is said of a part and its fill-ins, in their order; empty where it is not finished."""
+    records: dict[PartKey, PartRecord] = {}
+    while place.size((key := PartKey(part, len(records))).json_name) is not None:
+        records[key] = _read_record(place.read_all([key.json_name])[0], key, place, manifest)
+    return records
+
+
+def parse_name(name: str, suffix: str) -> PartKey | None:
+    """The part of a file's name; None where it is no part's with this suffix."""
+    found = PART_NAME.fullmatch(name)
+    if found is None or found[3] != suffix:
+        return None
+    return PartKey(int(found[1]), int(found[2] or 0))
+
+
+def _read_record(content: bytes, key: PartKey, place: Place, manifest: Manifest) -> PartRecord:
+    where = f"{place.address}/{key.json_name}"
+    try:
+        record = PartRecord(**json.loads(content))
+        is_whole = record.num_images + record.size >= 0 and isinstance(record.sha256, str)
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{where} is damaged; {_remedy(key)}.") from error
+    if not is_whole:
+        raise RunError(f"{where} is damaged; {_remedy(key)}.")
+    if record.store_id != manifest.store_id:
+        raise RunError(
+            f"{where} belongs to another store ({record.store_id}; this one is "
+            f"{manifest.store_id}); move it and {key.data_name} away."
+        )
+    return record
+
+
+def damaged_part(place: Place, key: PartKey, how: str) -> RunError:
+    """The error for a part whose data is not what was written."""
+    return RunError(f"{place.address}/{key.data_name} {how}; {_remedy(key)}.")
+
+
+def _remedy(key: PartKey) -> str:
+    return (
+        f"restore it from a copy, or delete {key.name}.* and run the same limbeck store-targets "
+        "again, which writes it anew"
+    )
+
+
+def check_arrays(
+    arrays: dict[str, np.ndarray], specs: dict[str, ArraySpec], num_views: int
+) -> int:
+    """Raise ValueError unless each array is (n, num_views, *shape) as specified; returns n."""
+    lengths = {len(array) for array in arrays.values()}
+    found = {name: ArraySpec(array.shape[2:], str(array.dtype)) for name, array in arrays.items()}
+    if found != specs or len(lengths) != 1 or any(a.shape[1] != num_views for a in arrays.values()):
+        raise ValueError(f"The arrays are not (n, {num_views}, ...) of {specs}, but of {found}.")
+    return lengths.pop()

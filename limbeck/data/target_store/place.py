@@ -1,0 +1,325 @@
+"""Where a store lies: a local folder, or any address that fsspec knows.
+
+A file is written whole or not at all. Who makes a file that must not be made twice claims it first;
+in a local folder a claim is a lock of the operating system, which ends with its process, whatever
+ends that. Object stores have no locks: there the later of two is refused when it publishes.
+"""
+
+import errno
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import RunError, UserError, require_extra
+
+PARTIAL = ".partial"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+EXTRAS = {"s3": "s3fs", "s3a": "s3fs"}
+"""Protocol -> the package that the extra "remote" brings for it."""
+
+Publish = Callable[[bytes], None]
+
+
+class Taken(Exception):
+    """The file that was claimed exists already."""
+
+
+class Place(ABC):
+    """A flat folder of files. All raise RunError, with the reason, where the place refuses."""
+
+    address: str
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Names of the files in it, sorted; none where the folder does not exist."""
+
+    @abstractmethod
+    def read_all(self, names: Sequence[str]) -> list[bytes]:
+        """The content of files."""
+
+    @abstractmethod
+    def read_range(self, name: str, start: int, end: int) -> bytes:
+        """A part of a file."""
+
+    @abstractmethod
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None where there is none."""
+
+    @abstractmethod
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file, in the place of one of that name."""
+
+    @abstractmethod
+    def claim(self, name: str, *, wait: bool = False) -> AbstractContextManager[Publish]:
+        """Be the only one to write ``name``, with the function that the context gives.
+
+        Raises Taken where it exists, RunError where another process is writing it, unless it is to
+        ``wait`` for that.
+        """
+
+
+def open_place(address: str) -> Place:
+    """The place at a path or an fsspec address; nothing is made or looked up yet."""
+    address = os.path.expanduser(str(address)).rstrip("/")
+    if address.startswith("file://"):
+        address = address.removeprefix("file://")
+    return RemotePlace(address) if "://" in address else LocalPlace(address)
+
+
+class LocalPlace(Place):
+    """A folder of this machine, or one that it mounts."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.folder = Path(address)
+
+    def names(self) -> list[str]:
+        """See ``Place``; what is hidden is left out."""
+        with self._errors("read", self.address):
+            if not self.folder.exists():
+                return []
+            return sorted(n for n in os.listdir(self.folder) if not n.startswith("."))
+
+    def read_all(self, names: Sequence[str]) -> list[bytes]:
+        """See ``Place``."""
+        contents = []
+        for name in names:
+            with self._errors("read", name):
+                contents.append((self.folder / name).read_bytes())
+        return contents
+
+    def read_range(self, name: str, start: int, end: int) -> bytes:
+        """See ``Place``."""
+        with self._errors("read", name), open(self.folder / name, "rb") as file:
+            file.seek(start)
+            return file.read(end - start)
+
+    def size(self, name: str) -> int | None:
+        """See ``Place``."""
+        with self._errors("read", name):
+            try:
+                return os.stat(self.folder / name).st_size
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, data: bytes) -> None:
+        """See ``Place``: to a temporary name, flushed to the disk, renamed."""
+        with self._errors("write", name):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = self._partial(name)
+            try:
+                with open(partial, "wb", buffering=0) as stream:
+                    _write_through(stream.fileno(), data)
+                os.replace(partial, self.folder / name)
+            except OSError:
+                partial.unlink(missing_ok=True)  # On a full disk it would be in the way.
+                raise
+            _sync_folder(self.folder)
+
+    @contextmanager
+    def claim(self, name: str, *, wait: bool = False) -> Iterator[Publish]:
+        """See ``Place``. The claim is a lock on the temporary file that becomes the file."""
+        final, partial = self.folder / name, self._partial(name)
+        with self._errors("write", name):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = self._lock(partial, wait)
+
+        def publish(data: bytes) -> None:
+            with self._errors("write", name):
+                os.ftruncate(descriptor, 0)
+                _write_through(descriptor, data)
+                os.replace(partial, final)
+                _sync_folder(self.folder)
+
+        try:
+            if final.exists():
+                raise Taken(name)
+            yield publish
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            os.close(descriptor)
+
+    def _partial(self, name: str) -> Path:
+        return self.folder / f".{name}{PARTIAL}"
+
+    def _lock(self, partial: Path, wait: bool) -> int:
+        while True:
+            descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                _lock_file(descriptor, wait)
+                # Whoever had the lock before may have renamed the file meanwhile.
+                if os.path.samestat(os.fstat(descriptor), os.stat(partial)):
+                    return descriptor
+            except FileNotFoundError:
+                pass
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+
+    @contextmanager
+    def _errors(self, verb: str, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            where = self.folder / name if name != self.address else self.folder
+            raise _refused(verb, str(where), error) from error
+
+
+class RemotePlace(Place):
+    """An address of fsspec, such as ``s3://bucket/store``: one object per file."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._store()
+
+    def names(self) -> list[str]:
+        """See ``Place``."""
+
+        def listed() -> list[str]:
+            store, root = self._store()
+            store.invalidate_cache()
+            try:
+                entries = store.ls(root, detail=False)
+            except FileNotFoundError:
+                return []
+            return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
+
+        return self._try("read", self.address, listed)
+
+    def read_all(self, names: Sequence[str]) -> list[bytes]:
+        """See ``Place``; many at a time where the store can."""
+
+        def contents() -> list[bytes]:
+            store, root = self._store()
+            paths = [f"{root}/{name}" for name in names]
+            found = store.cat(paths, on_error="raise") if paths else {}
+            return [found[store._strip_protocol(path)] for path in paths]
+
+        return self._try("read", self.address, contents)
+
+    def read_range(self, name: str, start: int, end: int) -> bytes:
+        """See ``Place``."""
+
+        def content() -> bytes:
+            store, root = self._store()
+            return store.cat_file(f"{root}/{name}", start=start, end=end)
+
+        return self._try("read", name, content)
+
+    def size(self, name: str) -> int | None:
+        """See ``Place``."""
+
+        def found() -> int | None:
+            store, root = self._store()
+            try:
+                return int(store.info(f"{root}/{name}", refresh=True)["size"])
+            except FileNotFoundError:
+                return None
+
+        return self._try("read", name, found)
+
+    def write(self, name: str, data: bytes) -> None:
+        """See ``Place``: an object appears when it is complete."""
+
+        def put() -> None:
+            store, root = self._store()
+            store.makedirs(root, exist_ok=True)
+            store.pipe_file(f"{root}/{name}", data)
+
+        self._try("write", name, put)
+
+    @contextmanager
+    def claim(self, name: str, *, wait: bool = False) -> Iterator[Publish]:
+        """See ``Place``. Nobody waits: where two write at once, the later is told when it ends."""
+        del wait
+        if self.size(name) is not None:
+            raise Taken(name)
+
+        def publish(data: bytes) -> None:
+            if self.size(name) is not None:
+                raise Taken(name)
+            self.write(name, data)
+            if self.read_all([name]) != [data]:  # Two that looked at the same moment.
+                raise Taken(name)
+
+        yield publish
+
+    def _store(self) -> tuple[Any, str]:
+        """The file system and the folder's path in it.
+
+        Looked up on each use: the object must not cross a fork, and fsspec keeps it.
+        """
+        import fsspec
+
+        try:
+            store, root = fsspec.core.url_to_fs(self.address)
+        except ImportError as error:
+            protocol = self.address.partition("://")[0]
+            if protocol in EXTRAS:
+                purpose = f"A store at {protocol}://"
+                raise require_extra(EXTRAS[protocol], "remote", purpose) from error
+            raise UserError(f"The store {self.address} can't be opened: {error}.") from error
+        except ValueError as error:
+            raise UserError(
+                f"The store {self.address} can't be opened: {error}; pass a folder, or an address "
+                "such as s3://bucket/store."
+            ) from error
+        return store, root.rstrip("/")
+
+    def _try(self, verb: str, name: str, act: Callable[[], Any]) -> Any:
+        try:
+            return act()
+        except (UserError, Taken):
+            raise
+        except Exception as error:  # Each of fsspec's stores has errors of its own.
+            where = name if name == self.address else f"{self.address}/{name}"
+            raise _refused(verb, where, error) from error
+
+
+def _refused(verb: str, where: str, error: Exception) -> RunError:
+    reason = str(error)
+    if isinstance(error, OSError):
+        reason = "the disk is full" if error.errno in FULL else error.strerror or reason
+    remedy = (
+        "finished parts are kept; remove the cause, then run the same command again to go on"
+        if verb == "write"
+        else "correct the address or its permissions"
+    )
+    return RunError(f"Can't {verb} {where}: {reason}; {remedy}.")
+
+
+def _write_through(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.fsync(descriptor)
+
+
+def _lock_file(descriptor: int, wait: bool) -> None:
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except (BlockingIOError, PermissionError) as error:
+        raise RunError(
+            "Another process is writing the same part of the store; let it finish, and start "
+            "several processes with torchrun, which shares the parts out."
+        ) from error
+    except OSError:
+        return  # File systems without locks go unguarded.
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # elsewhere a folder can't be opened, and the rename is durable
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,221 @@
+"""Read a store: keys are looked up once, records are then read from memory-mapped parts.
+
+A row is a record's address: its part, the fill-in of that part, the place in it. So a row means the
+same in every process, and still does when others are filled in.
+"""
+
+import logging
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_tensors
+from torch import Tensor
+
+from limbeck.data.target_store.cache import cached_parts
+from limbeck.data.target_store.manifest import MANIFEST, Manifest, read_manifest
+from limbeck.data.target_store.parts import (
+    HASHES,
+    PartKey,
+    PartRecord,
+    damaged_part,
+    key_hashes,
+    part_of,
+    read_records,
+)
+from limbeck.data.target_store.place import LocalPlace, Place, RemotePlace, open_place
+from limbeck.data.target_store.tensors import find_arrays
+from limbeck.data.target_store.writer import WEIGHTS
+from limbeck.errors import RunError, UserError
+
+log = logging.getLogger("limbeck")
+
+MISSING, SKIPPED = -1, -2
+PLACE_BITS, FILL_BITS = 32, 10
+NUM_THREADS = 8
+
+
+class TargetReader:
+    """The records of a store at ``address``, a folder or an fsspec address.
+
+    With ``verify`` the checksums of all parts are compared when it opens; of several processes each
+    (``rank`` of ``world_size``) compares its share. What is not local is first copied, once, to
+    the folder ``cache`` (see ``target_store.cache``). Parts are mapped when they are first read, in
+    each process by itself: a reader can be sent to a worker, or be there when it is forked.
+
+    Raises UserError where there is no store, another format or an unfinished one (unless
+    ``allow_unfinished``), and RunError where a file is not as it was written.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        verify: bool = True,
+        *,
+        allow_unfinished: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        cache: Path | None = None,
+    ) -> None:
+        self.place = open_place(address)
+        self.manifest = open_manifest(self.place)
+        records = read_records(self.place, self.manifest)
+        self.is_finished = num_unfinished(self.manifest.num_parts, records) == 0
+        if not self.is_finished and not allow_unfinished:
+            raise UserError(
+                f"{num_unfinished(self.manifest.num_parts, records)} of the "
+                f"{self.manifest.num_parts} parts of {address} are not written yet; run the same "
+                "limbeck store-targets again to finish it."
+            )
+        for key, record in records.items():
+            if (size := self.place.size(key.data_name)) != record.size:
+                raise damaged_part(
+                    self.place, key, f"has {size} bytes, and {record.size} were written"
+                )
+        self.records = records
+        if isinstance(self.place, RemotePlace):
+            self._files = cached_parts(self.place, self.manifest, records, cache, rank, world_size)
+        else:
+            assert isinstance(self.place, LocalPlace)
+            if cache is not None:
+                raise UserError(f"A cache has no effect on {address}, which is local; leave it out.")
+            self._files = {key: self.place.folder / key.data_name for key in records}
+        if verify:
+            self.verify(rank, world_size)
+        self._maps: dict[PartKey, dict[str, memoryview]] = {}
+
+    @property
+    def num_views(self) -> int:
+        """Views of each image, E."""
+        return self.manifest.num_views
+
+    def __len__(self) -> int:
+        """Images that have records."""
+        return sum(record.num_images for record in self.records.values())
+
+    def weights(self) -> dict[str, Tensor]:
+        """What of the teacher's weights the store keeps for reading; usually nothing."""
+        if self.manifest.weights is None:
+            return {}
+        remedy = "run the same limbeck store-targets again, which writes it anew"
+        if self.place.size(WEIGHTS) is None:
+            raise RunError(f"{self.place.address}/{WEIGHTS} is missing; {remedy}.")
+        content = self.place.read_all([WEIGHTS])[0]
+        if sha256(content).hexdigest() != self.manifest.weights:
+            raise RunError(
+                f"{self.place.address}/{WEIGHTS} is not what was written; delete it and {remedy}."
+            )
+        return load_tensors(content)
+
+    def verify(self, rank: int = 0, world_size: int = 1) -> None:
+        """Compare the checksums of this rank's share of the parts; raises RunError."""
+        started = time.perf_counter()
+        share = list(self.records)[rank::world_size]
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
+            for error in pool.map(self.damage, share):
+                if error is not None:
+                    raise error
+        num_bytes = sum(self.records[key].size for key in share)
+        log.info(
+            "Checksums of %d parts (%.2f GB) hold; %.1f s.",
+            len(share), num_bytes / 1e9, time.perf_counter() - started,
+        )  # fmt: skip
+
+    def damage(self, key: PartKey) -> RunError | None:
+        """What is wrong with the bytes of a part, if anything is."""
+        try:
+            with open(self._files[key], "rb") as file:
+                digest = file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            return damaged_part(self.place, key, f"can't be read ({error.strerror})")
+        if digest != self.records[key].sha256:
+            return damaged_part(self.place, key, "is not what was written (its checksum differs)")
+        return None
+
+    def locate(self, keys: Iterable[str]) -> np.ndarray:
+        """The rows (n,) int64 of keys: MISSING (-1) or SKIPPED (-2) for those without records."""
+        hashes = key_hashes(keys)
+        rows = np.full(len(hashes), MISSING, dtype=np.int64)
+        parts = part_of(hashes, self.manifest.num_parts)
+        order = np.argsort(parts, kind="stable")
+        starts = np.searchsorted(parts[order], np.arange(self.manifest.num_parts + 1))
+        for key, record in self.records.items():
+            asked = order[starts[key.part] : starts[key.part + 1]]
+            if len(asked) and record.num_images:
+                stored = self.hashes(key)
+                places = np.minimum(np.searchsorted(stored, hashes[asked]), len(stored) - 1)
+                is_found = stored[places] == hashes[asked]
+                rows[asked[is_found]] = _file_number(key) << PLACE_BITS | places[is_found]
+        skipped = key_hashes(key for record in self.records.values() for key in record.skipped)
+        rows[(rows == MISSING) & np.isin(hashes, skipped)] = SKIPPED
+        return rows
+
+    def hashes(self, key: PartKey) -> np.ndarray:
+        """The key hashes (n,) uint64 of a part, in ascending order."""
+        return np.frombuffer(self._map(key)[HASHES], dtype="<u8")
+
+    def read(self, rows: np.ndarray, view: int | np.ndarray) -> dict[str, np.ndarray]:
+        """The arrays (n, *shape) of one view of each of the rows, or of a view (n,) for each."""
+        if len(rows) and rows.min() < 0:
+            raise ValueError("Some rows have no records (MISSING or SKIPPED); leave them out.")
+        records = (rows & (2**PLACE_BITS - 1)) * self.num_views + view
+        maps = [self._map(_key_of(number)) for number in (rows >> PLACE_BITS).tolist()]
+        found = {}
+        for name, spec in self.manifest.arrays.items():
+            starts = (records * spec.num_bytes).tolist()
+            # One copy per record, straight from the page cache: for some hundred bytes at random
+            # places of many files that is faster than anything numpy has.
+            content = bytearray().join(
+                [
+                    each[name][start : start + spec.num_bytes]
+                    for each, start in zip(maps, starts, strict=True)
+                ]
+            )
+            array = np.frombuffer(content, dtype=spec.dtype)
+            found[name] = array.reshape(len(rows), *spec.shape)
+        return found
+
+    def _map(self, key: PartKey) -> dict[str, memoryview]:
+        """The bytes of a part's arrays by name, without their being read."""
+        if key not in self._maps:
+            record = self.records[key]
+            # torch's map keeps no file open, as Python's does: thousands of parts would be too
+            # many. It is private, so nobody can write to the store through it.
+            whole = torch.from_file(
+                str(self._files[key]), shared=False, size=record.size, dtype=torch.uint8
+            )
+            content = memoryview(whole.numpy()).toreadonly()
+            arrays = find_arrays(content, self.place, key, record, self.manifest)
+            self._maps[key] = {name: content[a:b] for name, (a, b) in arrays.items()}
+        return self._maps[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_maps": {}}
+
+
+def open_manifest(place: Place) -> Manifest:
+    """The manifest of the store at a place; raises UserError where there is no store."""
+    names = place.names()
+    if MANIFEST not in names:
+        parts = [name for name in names if name.startswith("part-")]
+        why = f"{MANIFEST} is missing; restore it from a copy" if parts else "there is no store"
+        raise UserError(f"{place.address}: {why}, or write one with limbeck store-targets.")
+    return read_manifest(place.read_all([MANIFEST])[0], place.address)
+
+
+def num_unfinished(num_parts: int, records: dict[PartKey, PartRecord]) -> int:
+    """Parts that are not written yet."""
+    return num_parts - sum(key.fill == 0 for key in records)
+
+
+def _file_number(key: PartKey) -> int:
+    return key.part << FILL_BITS | key.fill
+
+
+def _key_of(number: int) -> PartKey:
+    return PartKey(number >> FILL_BITS, number & (2**FILL_BITS - 1))

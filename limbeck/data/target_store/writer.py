@@ -1,0 +1,195 @@
+"""Write a store: its manifest once, then whole parts, by any number of processes.
+
+A process that ends in whatever way loses the part it was writing and no other; the same command
+goes on. Two processes must not write the same part: the caller shares them out (part modulo number
+of processes), and a lock or a look at what is there refuses the second.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from limbeck.data.target_store.manifest import MANIFEST, Manifest, differences, read_manifest
+from limbeck.data.target_store.parts import (
+    HASHES,
+    PartKey,
+    PartRecord,
+    check_arrays,
+    key_hashes,
+    part_of,
+    read_records,
+    records_of_part,
+)
+from limbeck.data.target_store.place import Place, Publish, Taken, open_place
+from limbeck.data.target_store.tensors import read_hashes
+from limbeck.errors import RunError, UserError
+
+log = logging.getLogger("limbeck")
+
+WEIGHTS = "weights.safetensors"
+NUM_THREADS = 8  # that wait for an object store
+
+
+def open_writer(
+    address: str, manifest: Manifest, weights: Mapping[str, Tensor] | None = None
+) -> "StoreWriter":
+    """Begin a store at ``address``, a folder or fsspec address, or go on with the one there.
+
+    ``weights``: what of the teacher reading needs. Any number of processes may do so at once, with
+    the same manifest. What the store was begun with stays (data, parts, versions): use the
+    writer's ``manifest``. Raises UserError where another store is there, or other files are.
+    """
+    place = open_place(address)
+    content = save_tensors(dict(weights)) if weights else None
+    wanted = Manifest(**{**vars(manifest), "weights": content and sha256(content).hexdigest()})
+    if MANIFEST not in (names := place.names()):
+        if names:
+            raise UserError(
+                f"{address} is not empty and holds no store ({', '.join(names[:3])}); choose "
+                "another place."
+            )
+        try:
+            with place.claim(MANIFEST, wait=True) as publish:
+                publish(wanted.to_json())
+        except Taken:
+            pass  # Another process was as fast; it is compared like any other.
+    there = read_manifest(place.read_all([MANIFEST])[0], place.address)
+    if differing := differences(there, wanted):
+        more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
+        raise UserError(
+            f"{address} holds another store: {'; '.join(differing[:3])}{more}. Choose another "
+            "place, or the options that it was begun with."
+        )
+    for name, version in wanted.versions.items():
+        if there.versions.get(name) != version:
+            log.warning(
+                "%s was begun with %s %s; this is %s. Views that differ for it will be refused.",
+                address, name, there.versions.get(name), version,
+            )  # fmt: skip
+    if content is not None and place.size(WEIGHTS) != len(content):
+        try:
+            with place.claim(WEIGHTS, wait=True) as publish:
+                publish(content)
+        except Taken:
+            pass
+    return StoreWriter(place, there, wanted.versions)
+
+
+class StoreWriter:
+    """What is left to write in a store, and the writing of it; see ``open_writer``."""
+
+    def __init__(self, place: Place, manifest: Manifest, versions: dict[str, str]) -> None:
+        self.place = place
+        self.manifest = manifest
+        self.versions = versions
+
+    def missing(
+        self, keys: Iterable[str], *, retry_skipped: bool = False
+    ) -> dict[int, np.ndarray]:
+        """What is left: part -> places in ``keys`` (int64) of those without a record.
+
+        A part that was never written is named even where it has no key: a store is complete when
+        all its parts are there. Keys that were skipped count as done unless ``retry_skipped``.
+        Raises UserError for two keys with one hash.
+        """
+        keys = list(keys)
+        hashes = key_hashes(keys)
+        _check_unique(hashes, keys)
+        records = read_records(self.place, self.manifest)
+        is_done = np.zeros(len(keys), dtype=bool)
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
+            present = list(
+                pool.map(lambda each: read_hashes(self.place, *each, self.manifest), records.items())
+            )
+        if not retry_skipped:
+            present += [key_hashes(record.skipped) for record in records.values()]
+        if present:
+            is_done = np.isin(hashes, np.concatenate(present))
+        parts = part_of(hashes, self.manifest.num_parts)
+        left = np.flatnonzero(~is_done)
+        left = left[np.argsort(parts[left], kind="stable")]
+        numbers, starts = np.unique(parts[left], return_index=True)
+        found = dict(zip(numbers.tolist(), np.split(left, starts)[1:], strict=True))
+        return {
+            part: found.get(part, np.empty(0, dtype=np.int64))
+            for part in range(self.manifest.num_parts)
+            if part in found or PartKey(part, 0) not in records
+        }
+
+    def write_part(
+        self,
+        part: int,
+        hashes: np.ndarray,
+        arrays: dict[str, np.ndarray],
+        skipped: Mapping[str, str] | None = None,
+        fingerprints: Any = None,
+    ) -> PartKey:
+        """Write the records of images whose ``hashes`` (n,) all fall into ``part``, in any order.
+
+        ``arrays`` (n, E, *shape) each, as the manifest says; ``skipped``: key -> why it has none;
+        ``fingerprints``: plain JSON data. A finished part gets a fill-in. Returns what was written.
+        Raises RunError for hashes that are there already, on a full disk, and where another
+        process is writing the part.
+        """
+        manifest = self.manifest
+        if check_arrays(arrays, manifest.arrays, manifest.num_views) != len(hashes):
+            raise ValueError(f"{len(hashes)} hashes are not one for each image of the arrays.")
+        if (part_of(hashes, manifest.num_parts) != part).any():
+            raise ValueError(f"Some hashes do not belong to part {part}.")
+        before = records_of_part(self.place, manifest, part)
+        target = PartKey(part, len(before))
+        with _claimed(self.place, target) as publish:
+            present = [read_hashes(self.place, *each, manifest) for each in before.items()]
+            together = np.concatenate([hashes, *present])
+            if len(np.unique(together)) < len(together):
+                raise RunError(
+                    f"Some images of part {part} have records in {self.place.address} already, or "
+                    "are named twice; ask the store what is missing, and write only that."
+                )
+            order = np.argsort(hashes)
+            sorted_arrays = {name: np.ascontiguousarray(a[order]) for name, a in arrays.items()}
+            content = save({HASHES: hashes[order], **sorted_arrays})
+            self.place.write(target.data_name, content)
+            record = PartRecord(
+                store_id=manifest.store_id,
+                num_images=len(hashes),
+                size=len(content),
+                sha256=sha256(content).hexdigest(),
+                skipped=dict(skipped or {}),
+                fingerprints=fingerprints,
+                versions=self.versions,
+            )
+            publish(record.to_json())
+        return target
+
+
+@contextmanager
+def _claimed(place: Place, key: PartKey) -> Iterator[Publish]:
+    try:
+        with place.claim(key.json_name) as publish:
+            yield publish
+    except Taken as error:
+        raise RunError(
+            f"Another process has written {place.address}/{key.name} meanwhile; start several "
+            "processes with torchrun, which shares the parts out, and run the same command again."
+        ) from error
+
+
+def _check_unique(hashes: np.ndarray, keys: list[str]) -> None:
+    order = np.argsort(hashes, kind="stable")
+    same = np.flatnonzero(np.diff(hashes[order]) == 0)
+    if len(same):
+        first, second = (keys[order[place]] for place in (same[0], same[0] + 1))
+        raise UserError(
+            f"Two images have the same name, '{first}'; a store needs one for each."
+            if first == second
+            else f"The names '{first}' and '{second}' have the same 64-bit hash; rename one."
+        )

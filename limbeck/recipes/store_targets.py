@@ -1,0 +1,172 @@
+"""``limbeck store-targets``: run a teacher once, keep what it says of every view of every image.
+
+Fast pre-training distillation: TinyViT, arXiv 2207.10666. Imports of torch are inside the
+functions: the config and its checks must answer without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from limbeck.config import options
+from limbeck.data.options import CropOptions, DataOptions, StoreOptions
+from limbeck.errors import UserError
+from limbeck.methods import PerMethodOptions
+from limbeck.models.options import StudentOptions, TeacherOptions
+from limbeck.recipes.distill import DistillConfig
+from limbeck.recipes.distill import check as check_distill
+
+if TYPE_CHECKING:
+    from limbeck.engine.distributed import Ranks
+    from limbeck.recipes.images import Images
+    from limbeck.recipes.networks import Networks
+
+log = logging.getLogger("limbeck")
+
+
+@options
+class StoreTargetsConfig(PerMethodOptions):
+    """Run a teacher over views of all images and store what it says, for limbeck distill --targets.
+
+    The options of views, method and student are those of the trainings to come.
+    """
+
+    out: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "targets"
+    """The store: a folder, or an address such as s3://bucket/store."""
+    method: str = "sparse-logit"
+    """What is to be trained from it. sparse-logit: class probabilities are stored; a method that
+    compares inner tensors: the tokens that enter its teacher block."""
+    seed: int = 0
+    """Seed of the views, which trainings then share."""
+    resume: bool = False
+    """Fill in what a store lacks: images that were added after it was begun."""
+    method_options: tuple[str, ...] = ()
+    """Options of your own method, such as beta=2.0 (values as in TOML)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    store: StoreOptions = StoreOptions()
+    student: StudentOptions = StudentOptions()
+    teacher: TeacherOptions = TeacherOptions()
+    data: DataOptions = DataOptions()
+    crop: CropOptions = CropOptions()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a call of ``store_targets`` left behind."""
+
+    address: str
+    num_images: int
+    num_new: int
+    skipped: dict[str, str]
+
+
+def as_distill(config: StoreTargetsConfig) -> DistillConfig:
+    """The training, with a live teacher, for whose like the targets are stored."""
+    names = {each.name for each in fields(DistillConfig)}
+    own = {each.name: getattr(config, each.name) for each in fields(config)}
+    same = {name: value for name, value in own.items() if name in names - {"out"}}
+    return DistillConfig(**same)
+
+
+def check(config: StoreTargetsConfig) -> None:
+    """All that can be wrong without opening an image or a weights file; raises UserError."""
+    check_distill(as_distill(config))
+
+
+def store_targets(config: StoreTargetsConfig) -> Stored:
+    """Write the store, or what is left of it.
+
+    Raises UserError for bad input and for a store that was begun otherwise, RunError where writing
+    fails; what is finished is kept.
+    """
+    check(config)
+    from limbeck.data.loader import lost_workers_explained
+    from limbeck.engine.distributed import ranks_session
+    from limbeck.recipes.images import open_images
+    from limbeck.recipes.networks import build_networks
+
+    with ranks_session(config.device) as ranks, lost_workers_explained():
+        images = open_images(config.data)
+        return _store(config, images, build_networks(as_distill(config), ranks.device), ranks)
+
+
+def _store(config: StoreTargetsConfig, images: Images, nets: Networks, ranks: Ranks) -> Stored:
+    from limbeck.data.skipped import SkippedLog
+    from limbeck.data.target_store import Manifest
+    from limbeck.data.target_store.parts import num_parts_for
+    from limbeck.data.target_store.writer import open_writer
+    from limbeck.methods.targets import plan_targets
+    from limbeck.recipes.lineage import versions
+    from limbeck.recipes.storing import Job
+    from limbeck.recipes.targets import the_view, view_recipe
+
+    teacher, student = nets.live_teacher, nets.student.facts
+    if teacher is None:
+        raise UserError(f"The method {config.method} has no teacher, so there is nothing to store.")
+    views = the_view(as_distill(config), nets)
+    targets = plan_targets(config.store, nets.method, teacher)
+    manifest = Manifest(
+        kind=targets.kind,
+        params=targets.params,
+        arrays=targets.arrays,
+        teacher={"facts": asdict(teacher.facts), "precision": config.teacher.precision},
+        recipe=view_recipe(views, student, config.seed),
+        num_views=config.store.num_views,
+        num_parts=1,
+        data=images.lineage,
+        versions=versions(),
+    )
+    manifest = replace(
+        manifest,
+        num_parts=num_parts_for(len(images.whole), manifest.num_views * manifest.bytes_per_record),
+    )
+    writer = open_writer(config.out, manifest, targets.weights)
+    skipped = SkippedLog(None, len(images.whole), config.data.max_bad_ratio)
+    job = Job(
+        source=images.whole,
+        data=config.data,
+        batch_size=config.store.batch_size,
+        views=views,
+        student=student,
+        method=nets.method.to(ranks.device).eval(),
+        teacher=teacher,
+        targets=targets,
+        writer=writer,
+        ranks=ranks,
+        skipped=skipped,
+    )
+    left = job.left(tries_skipped=config.resume)
+    num_left = sum(map(len, left.values()))
+    begun_with = writer.manifest.data
+    is_other = begun_with["fingerprint"] != images.lineage["fingerprint"]
+    if num_left and is_other and not config.resume:
+        raise UserError(
+            f"{num_left:,} of {len(images.whole):,} images have no targets in {config.out}, which "
+            f"was begun with {begun_with['num_images']:,} images of {begun_with['root']}; pass "
+            "--resume to fill them in."
+        )
+    if num_left:
+        log.info(job.forecast(left).sentence())
+    if left:
+        job.write(left)
+    return Stored(config.out, len(images.whole), num_left, dict(skipped.reasons))
+
+
+def report(stored: Stored) -> str:
+    """What to do with a finished store, for the command line."""
+    store = shlex.quote(stored.address)
+    lines = [
+        f"The targets of {stored.num_images:,} images are in {stored.address} "
+        f"({stored.num_new:,} of them new).",
+        f"Train from it:  limbeck distill --targets {store} --data IMAGES (and the same views)",
+        f"Look into it:   limbeck inspect {store}",
+    ]
+    if stored.skipped:
+        lines.insert(1, f"{len(stored.skipped)} images could not be read and have none.")
+    return "\n".join(lines)

@@ -1,0 +1,151 @@
+"""A store of targets in a run: whether it fits the run's views, images and libraries."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from limbeck.config import to_plain
+from limbeck.data.options import DataOptions, ViewOptions
+from limbeck.data.source import BadImage, Source
+from limbeck.data.target_store.located import LocatedTargets
+from limbeck.data.target_store.reader import TargetReader
+from limbeck.data.view_batches import view_fingerprint
+from limbeck.errors import UserError
+from limbeck.recipes.lineage import versions
+
+if TYPE_CHECKING:
+    from limbeck.models.encoder import EncoderFacts
+    from limbeck.recipes.distill import DistillConfig
+    from limbeck.recipes.networks import Networks
+
+log = logging.getLogger("limbeck")
+
+NUM_FINGERPRINTS = 16  # views that are made again before a run: a second or so
+NUM_NAMED = 5  # missing images that an error names
+VIEW_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow")
+"""Whose versions can change a view's pixels."""
+
+
+def the_view(config: DistillConfig, nets: Networks) -> ViewOptions:
+    """The one view of each image that a method has which can be stored; else raises UserError."""
+    views = nets.method_options.views(config.crop)
+    if len(views) > 1 or nets.method_options.local_views(config.crop):
+        raise UserError(
+            f"The method {config.method} looks at several views of an image at once, for which "
+            "nothing can be stored; choose another method."
+        )
+    return views[0]
+
+
+def view_recipe(views: ViewOptions, student: EncoderFacts, seed: int) -> dict[str, Any]:
+    """All that the views of a run follow from, but keys and images: plain data."""
+    recipe = {"seed": seed, "img_size": student.img_size[0], "views": to_plain(views)}
+    if views.erase_prob:  # the noise is drawn as it is after normalisation
+        recipe |= {"erase_mean": list(student.mean), "erase_std": list(student.std)}
+    return recipe
+
+
+def locate(
+    reader: TargetReader, config: DistillConfig, nets: Networks, source: Source
+) -> LocatedTargets:
+    """The store's records for the images of a run.
+
+    Raises UserError where the store was made with another view recipe, lacks images, or where
+    views made here and now have other pixels.
+    """
+    manifest = reader.manifest
+    seed = manifest.recipe["seed"]
+    views = the_view(config, nets)
+    check_recipe(manifest.recipe, view_recipe(views, nets.student.facts, seed))
+    found = LocatedTargets(reader, source, seed)
+    check_coverage(found, source)
+    check_pixels(reader, source, config.data, views, nets.student.facts.img_size[0])
+    epochs = config.train.epochs
+    log.info(
+        "Targets of %s, %d view%s of each image (seed %d)%s.",
+        config.targets.source, found.num_views, "" if found.num_views == 1 else "s", seed,
+        f"; each is used about {epochs / found.num_views:.3g} times in {epochs:g} epochs"
+        if epochs > found.num_views else "",
+    )  # fmt: skip
+    return found
+
+
+def check_recipe(stored: dict[str, Any], own: dict[str, Any]) -> None:
+    """Raise UserError, with what differs, unless a run's views are the store's."""
+    theirs, ours = dict(_leaves(stored)), dict(_leaves(own))
+    differing = [
+        f"{name} is {ours.get(name)} here and {theirs.get(name)} in the store"
+        for name in sorted(theirs.keys() | ours.keys())
+        if theirs.get(name) != ours.get(name)
+    ]
+    if differing:
+        raise UserError(
+            f"The stored targets are for other views: {'; '.join(differing)}. Set the same "
+            "options, or store targets for these views."
+        )
+
+
+def check_coverage(targets: LocatedTargets, source: Source) -> None:
+    """Raise UserError, with some of their names, where images have no targets."""
+    missing = (targets.rows == -1).nonzero().flatten().tolist()
+    if missing:
+        named = ", ".join(source.key(index) for index in missing[:NUM_NAMED])
+        raise UserError(
+            f"{len(missing):,} of {len(source):,} images have no stored targets: {named}"
+            f"{', ...' if len(missing) > NUM_NAMED else ''}. Fill them in with limbeck "
+            "store-targets --resume and the options it was made with."
+        )
+
+
+def check_pixels(
+    reader: TargetReader, source: Source, data: DataOptions, views: ViewOptions, img_size: int
+) -> None:
+    """Raise UserError where views that the store has fingerprints of have other pixels here."""
+    for key, view, was, now in remade_fingerprints(reader, source, data, views, img_size):
+        if was != now:
+            raise UserError(
+                f"View {view} of {key} has other pixels here than when its targets were stored: "
+                f"another image of that name, or another library ({_drift(reader)}). Store the "
+                "targets anew, or install those versions."
+            )
+
+
+def remade_fingerprints(
+    reader: TargetReader, source: Source, data: DataOptions, views: ViewOptions, img_size: int
+) -> Iterator[tuple[str, int, str, str]]:
+    """(key, view, stored fingerprint, the one made here) of views whose image is at hand."""
+    stored = reader.fingerprints()
+    every = max(1, len(stored) // NUM_FINGERPRINTS)
+    wanted = {each["key"]: each for each in stored[::every]}
+    for index in range(len(source)):
+        one = wanted.pop(source.key(index), None)
+        if one is None:
+            continue
+        try:
+            now = view_fingerprint(
+                source, index, data=data, views=views, img_size=img_size,
+                seed=reader.manifest.recipe["seed"], view=one["view"],
+            )  # fmt: skip
+        except BadImage:
+            continue  # the loader says what is wrong with it
+        yield one["key"], one["view"], one["pixels"], now
+
+
+def _drift(reader: TargetReader) -> str:
+    then, now = reader.manifest.versions, versions()
+    changed = [
+        f"{name} {then.get(name)} then, {now[name]} now"
+        for name in VIEW_LIBRARIES
+        if then.get(name) != now[name]
+    ]
+    return "; ".join(changed) or "all of the versions that were written down are the same"
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", list(value) if isinstance(value, tuple) else value
