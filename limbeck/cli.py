@@ -37,7 +37,7 @@ VERBS = {
         "check images, memory, disk and time before a run", "DoctorConfig", "distill", True
     ),
     "inspect": Verb("what is in this weights file or run?", "InspectConfig"),
-    "convert": Verb("write a student as a file in MAE's published layout", "ConvertConfig"),
+    "convert": Verb("write a student as a file in MAE's or TinyViT's layout", "ConvertConfig"),
     "demo": Verb("the whole story on 5,000 real digits, in about six minutes", "DemoConfig"),
 }
 

@@ -13,9 +13,9 @@ start; that they may start so is ours.
 from math import isqrt
 
 import torch
-from timm.models.tiny_vit import TinyVit
-from torch import Tensor
+from torch import Tensor, nn
 
+from limbeck.models.attention import HEAD_MAJOR
 from limbeck.models.build import has_sincos_positions
 from limbeck.models.timm_encoder import TimmEncoder
 
@@ -63,13 +63,21 @@ def _cut_heads(
         return value.view(old_heads, side, side)[:heads, :window, :window].flatten(1)
     if name.endswith("proj.weight"):  # [D, nh * hd]
         return value[: own.shape[0], : heads * channels]
-    if isinstance(parent.model, TinyVit):  # head by head
+    if _is_head_major(name, parent):
         kept = value.unflatten(0, (old_heads, 3, channels))[:heads].flatten(0, 2)
     else:
         kept = value.unflatten(0, (3, old_heads, channels))[:, :heads].flatten(0, 2)
     return kept[(slice(None), *(slice(size) for size in own.shape[1:]))]
 
 
+def _is_head_major(name: str, encoder: TimmEncoder) -> bool:
+    return isinstance(_attention_of(name, encoder), HEAD_MAJOR)
+
+
+def _attention_of(name: str, encoder: TimmEncoder) -> nn.Module:
+    return encoder.model.get_submodule(name[: name.index(".attn.") + len(".attn")])
+
+
 def _heads_of(name: str, encoder: TimmEncoder) -> tuple[int, int]:
-    attn = encoder.model.get_submodule(name[: name.index(".attn.") + len(".attn")])
+    attn = _attention_of(name, encoder)
     return attn.num_heads, attn.qkv.out_features // (3 * attn.num_heads)

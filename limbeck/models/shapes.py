@@ -20,6 +20,9 @@ SHORT_NAMES = {
     "vit_huge": "vit_huge_patch14_224",
     "hiera_46": "hiera_tiny_224",
     "swin_48": "swin_tiny_patch4_window7_224",
+    "tiny_vit_5m": "tiny_vit_5m_224",
+    "tiny_vit_11m": "tiny_vit_11m_224",
+    "tiny_vit_21m": "tiny_vit_21m_224",
 }
 _NARROWED = {"hiera_46": {"embed_dim": 46}, "swin_48": {"embed_dim": 48}}
 """What a short name says besides: the "tiny" Hiera and Swin of arXiv 2404.12210."""
@@ -27,7 +30,7 @@ _NARROWED = {"hiera_46": {"embed_dim": 46}, "swin_48": {"embed_dim": 48}}
 OF_TINY_VIT = ("embed_dims", "depths", "window_sizes", "head_dim", "mbconv_expand_ratio")
 """What only a TinyViT's shape has."""
 
-_HIERARCHICAL = ("hiera", "swin_transformer")
+_HIERARCHICAL = ("hiera", "swin_transformer", "tiny_vit")
 # The files whose models ``models.vit.build_encoder`` takes.
 _FILES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "beit", *_HIERARCHICAL)
 _REGISTERED = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
@@ -55,7 +58,7 @@ def check_model_name(name: str, *, any_model: bool = False) -> str:
         if base in _read_names(_REGISTERED, "*"):
             raise UserError(
                 f"timm's '{base}' is not supported; choose a plain ViT, a DeiT, an EVA, a BEiT, a "
-                f"Hiera or a Swin. "
+                f"Hiera, a Swin or a TinyViT. "
                 f"Short names: {', '.join(SHORT_NAMES)}."
             )
         tagged = sorted(_read_names(_TAGGED)) if tag else SHORT_NAMES
@@ -77,6 +80,11 @@ def narrowed(name: str) -> dict[str, int]:
 def is_hierarchical(name: str) -> bool:
     """Whether tokens are merged on the way (a full timm name, with or without a tag)."""
     return name.partition(".")[0] in _read_names(_REGISTERED, *_HIERARCHICAL)
+
+
+def is_tiny_vit(name: str) -> bool:
+    """Whether it is a TinyViT (a full timm name, with or without a tag)."""
+    return name.partition(".")[0] in _read_names(_REGISTERED, "tiny_vit")
 
 
 def pooling_of(name: str, num_classes: int) -> dict[str, int]:
@@ -104,11 +112,6 @@ def check_stated(name: str, stated: Iterable[str]) -> None:
             f"'{name}' is {kind}, so {', '.join(wrong)} can't be set; of its shape only "
             f"{', '.join(usable)} can."
         )
-
-
-def is_tiny_vit(name: str) -> bool:
-    """Whether a full timm name, with or without a tag, is a TinyViT's."""
-    return name.partition(".")[0] in _read_names(_REGISTERED, "tiny_vit")
 
 
 def _check_any_name(base: str, tag: str) -> None:

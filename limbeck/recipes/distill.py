@@ -117,7 +117,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     from limbeck.engine.log import Log
     from limbeck.engine.loop import fit
     from limbeck.methods.distiller import Distiller
-    from limbeck.models.build import describe_positions, qkv_parts, reinit_tail, remember
+    from limbeck.models.build import describe_positions, parts_of, reinit_tail, remember
     from limbeck.models.finished import save_student
     from limbeck.recipes import lineage
     from limbeck.recipes.networks import layer_of
@@ -140,7 +140,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     distiller = distiller.to(ranks.device)
     untrained = [
         name.removeprefix("student.")
-        for name in freeze_untrained(distiller, next(batches(0, 1)), qkv_parts)
+        for name in freeze_untrained(distiller, next(batches(0, 1)), parts_of(student))
         if name.startswith("student.")  # not the method's, which vanishes
     ]
     # The tail is never trained, so what becomes of it can be decided, and probed, from the start.

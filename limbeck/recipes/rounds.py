@@ -136,12 +136,11 @@ def run_rounds(
                 f"Round {number}: no candidate could be trained; {trained[0].name}: "
                 f"{trained[0].failure}"
             )
-        current = max(whole, key=lambda each: each.score)
+        current = max(whole, key=_by_merit)
         log.info("Round %d: %s, %.1f %%.", number, current.shape.text, 100 * current.score)
     whole = [each for each in found.values() if each.scores]
     fitting = [each for each in whole if is_within(each.shape, limits, measure)]
-    # The last round's best comes first, so that it is preferred to another of the same score.
-    winner = max([current, *fitting], key=lambda each: each.score)
+    winner = max(fitting, key=_by_merit)
     baseline = thinner if thinner in fitting else None
     return Outcome(list(found.values()), winner, baseline, limits)
 
@@ -197,6 +196,11 @@ def steps_of(shape: StudentOptions, factor: str) -> Iterator[StudentOptions]:
     while (smaller := contract(shape, factor, steps)) is not None:
         yield smaller
         steps += 1
+
+
+def _by_merit(candidate: Candidate) -> tuple[float, float]:
+    """Of equal scores the cheaper one's is better."""
+    return candidate.score, -candidate.costs.get("latency_ms", 0.0)
 
 
 def _train_baseline(

@@ -59,9 +59,7 @@ def cached_parts(
             with copies.claim(names[key], wait=True) as publish:
                 content = place.read_all([key.data_name])[0]
                 if sha256(content).hexdigest() != record.sha256:
-                    raise damaged_part(
-                        place, key, "is not what was written (its checksum differs)"
-                    )
+                    raise damaged_part(place, key, "is not what was written (its checksum differs)")
                 publish(content)
         except Taken:
             pass  # Another process of this machine was as fast.

@@ -95,7 +95,9 @@ def read_manifest(data: bytes, address: str) -> Manifest:
             f"{FORMAT_VERSION}; use the version that wrote it, or write the store again."
         )
     try:
-        arrays = {n: ArraySpec(tuple(shape), dtype) for n, (shape, dtype) in values["arrays"].items()}
+        arrays = {
+            n: ArraySpec(tuple(shape), dtype) for n, (shape, dtype) in values["arrays"].items()
+        }
         manifest = Manifest(**{**values, "arrays": arrays})
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise damaged from error

@@ -174,9 +174,7 @@ def _remedy(key: PartKey) -> str:
     )
 
 
-def check_arrays(
-    arrays: dict[str, np.ndarray], specs: dict[str, ArraySpec], num_views: int
-) -> int:
+def check_arrays(arrays: dict[str, np.ndarray], specs: dict[str, ArraySpec], num_views: int) -> int:
     """Raise ValueError unless each array is (n, num_views, *shape) as specified; returns n."""
     lengths = {len(array) for array in arrays.values()}
     found = {name: ArraySpec(array.shape[2:], str(array.dtype)) for name, array in arrays.items()}

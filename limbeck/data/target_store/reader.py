@@ -83,7 +83,9 @@ class TargetReader:
         else:
             assert isinstance(self.place, LocalPlace)
             if cache is not None:
-                raise UserError(f"A cache has no effect on {address}, which is local; leave it out.")
+                raise UserError(
+                    f"A cache has no effect on {address}, which is local; leave it out."
+                )
             self._files = {key: self.place.folder / key.data_name for key in records}
         if verify:
             self.verify(rank, world_size)

@@ -91,9 +91,7 @@ class StoreWriter:
         self.manifest = manifest
         self.versions = versions
 
-    def missing(
-        self, keys: Iterable[str], *, retry_skipped: bool = False
-    ) -> dict[int, np.ndarray]:
+    def missing(self, keys: Iterable[str], *, retry_skipped: bool = False) -> dict[int, np.ndarray]:
         """What is left: part -> places in ``keys`` (int64) of those without a record.
 
         A part that was never written is named even where it has no key: a store is complete when
@@ -107,7 +105,9 @@ class StoreWriter:
         is_done = np.zeros(len(keys), dtype=bool)
         with ThreadPoolExecutor(NUM_THREADS) as pool:
             present = list(
-                pool.map(lambda each: read_hashes(self.place, *each, self.manifest), records.items())
+                pool.map(
+                    lambda each: read_hashes(self.place, *each, self.manifest), records.items()
+                )
             )
         if not retry_skipped:
             present += [key_hashes(record.skipped) for record in records.values()]
