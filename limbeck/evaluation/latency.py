@@ -18,6 +18,7 @@ from limbeck.errors import UserError
 from limbeck.evaluation.embed import evaluating
 from limbeck.models.encoder import Encoder
 
+PASSES = 3  # of a turn
 Pass = Callable[[], object]
 """One forward pass of a batch, done when it returns."""
 
@@ -40,18 +41,24 @@ def torch_pass(encoder: Encoder, batch_size: int) -> Pass:
 def interleaved(
     own: Pass,
     reference: Pass,
-    num_runs: int = 15,
+    num_turns: int = 15,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[float, float]:
-    """Median seconds of both, run in turns, after three passes of each that are not counted."""
+    """Median seconds of both over turns, after one turn of each that is not counted.
+
+    A turn is the fastest of three passes, which other work on the machine disturbs least.
+    """
     seconds: tuple[list[float], list[float]] = ([], [])
-    for turn in range(3 + num_runs):
+    for _ in range(1 + num_turns):
         for work, taken in zip((own, reference), seconds, strict=True):
-            start = clock()
-            work()
-            if turn >= 3:
-                taken.append(clock() - start)
-    return median(seconds[0]), median(seconds[1])
+            taken.append(min(_timed(work, clock) for _ in range(PASSES)))
+    return median(seconds[0][1:]), median(seconds[1][1:])
+
+
+def _timed(work: Pass, clock: Callable[[], float]) -> float:
+    start = clock()
+    work()
+    return clock() - start
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Which class a network takes each image for, and how often two of them agree."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,14 +32,22 @@ class Predictions:
         assert self.labels is not None
         return float((self.classes == self.labels).float().mean())
 
-    def agreement(self, other: "Predictions") -> float:
-        """The part (0..1) of the images that both take for the same; raises RunError for others."""
-        if self.keys != other.keys:
+    def by_key(self) -> dict[str, int]:
+        """The class of each image by its key."""
+        return dict(zip(self.keys, self.classes.tolist(), strict=True))
+
+    def agreement(self, other: Mapping[str, int]) -> float:
+        """The part (0..1) of the images for which ``other``, by key, has the same class.
+
+        Raises RunError for an image that it does not have.
+        """
+        if missing := [key for key in self.keys if key not in other]:
             raise RunError(
-                "Two networks could not be shown the same images: some became unreadable in "
-                "between; check that the images stay in place."
+                f"The teacher could not be shown {missing[0]}: it became readable only later; "
+                "check that the images stay in place."
             )
-        return float((self.classes == other.classes).float().mean())
+        same = [other[key] == own for key, own in self.by_key().items()]
+        return sum(same) / len(same)
 
 
 @torch.no_grad()

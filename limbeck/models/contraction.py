@@ -67,7 +67,7 @@ def _one_stage(shape: StudentOptions, stage: int, steps: int) -> Contracted:
     dims, channels = shape.embed_dims, shape.head_dim
     assert dims is not None and channels is not None
     left = dims[stage] - steps * channels
-    if left < max(channels, *dims[:stage]):
+    if left < max((channels, *dims[:stage])):
         return None
     return replace(shape, embed_dims=_with(dims, stage, left))
 

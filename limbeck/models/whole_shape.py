@@ -44,7 +44,8 @@ def _of_stages(encoder: TimmEncoder) -> dict[str, Any]:
     model = encoder.model
     first, *others = model.stages
     dims = tuple(info["num_chs"] for info in model.feature_info)
-    channels = {block.attn.head_dim for stage in others for block in stage.blocks}
+    blocks = [block for stage in others for block in stage.blocks]
+    channels = {block.dim // block.num_heads for block in blocks}
     if len(channels) > 1:
         raise UserError(f"The heads have {sorted(channels)} channels; state one head_dim for all.")
     conv = first.blocks[0].conv1.conv

@@ -44,7 +44,7 @@ class Meter:
         used = self.options
         return (
             f"Latency: {used.runtime}, fp32, batch {used.batch_size}, {used.threads} thread(s), "
-            f"median of {used.num_runs} passes in turns with the seed's, on {describe_machine()}. "
+            f"median of {used.num_turns} turns with the seed's, on {describe_machine()}. "
             "Parameters, MACs and latency are of the student without a classifier."
         )
 
@@ -54,7 +54,7 @@ class Meter:
                 self._reference = self._pass(self.seed)
             is_seed = shape.text == self.seed.text
             work = self._reference if is_seed else self._pass(shape)
-            own, reference = interleaved(work, self._reference, self.options.num_runs)
+            own, reference = interleaved(work, self._reference, self.options.num_turns)
         seed_ms = 1e3 * own if is_seed else self.cost(self.seed, "latency_ms")
         return seed_ms if is_seed else seed_ms * own / reference
 

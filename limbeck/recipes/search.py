@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pydantic
 
 from limbeck.config import options, to_plain
-from limbeck.data.options import CropOptions, DataOptions
+from limbeck.data.options import CropOptions, DataOptions, TargetsOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.methods import PerMethodOptions
@@ -56,13 +56,13 @@ class LimitOptions:
 
 @options
 class LatencyOptions:
-    """How latency is measured: median of passes that take turns with the seed's."""
+    """How latency is measured: median of turns with the seed's."""
 
     runtime: Literal["torch", "onnx"] = "torch"
     """torch: PyTorch; onnx: ONNX Runtime (extra: onnx), both on the CPU in fp32."""
     threads: PositiveInt = 1
     batch_size: PositiveInt = 1
-    num_runs: PositiveInt = 15
+    num_turns: PositiveInt = 15
 
 
 @options
@@ -98,6 +98,7 @@ class SearchConfig(PerMethodOptions):
     student: StudentOptions = StudentOptions()
     """The seed: what is contracted."""
     teacher: TeacherOptions = TeacherOptions()
+    targets: TargetsOptions = TargetsOptions()
     data: DataOptions = DataOptions(holdout_ratio=0.2)
     crop: CropOptions = CropOptions()
     optim: OptimOptions = OptimOptions()
@@ -167,6 +168,7 @@ def search(config: SearchConfig) -> Search:
     from limbeck.recipes.meter import Meter
     from limbeck.recipes.networks import build_networks, teacher_identity
     from limbeck.recipes.rounds import run_rounds
+    from limbeck.recipes.search_scores import Scorer
     from limbeck.recipes.search_trials import Trials
 
     seed = whole_shape(config.student)
@@ -175,20 +177,22 @@ def search(config: SearchConfig) -> Search:
         images = open_images(config.data)
         check_holdout(images)
         nets = build_networks(training(config), ranks.device)
-        teacher = nets.teacher and nets.teacher.facts
-        del nets  # its memory is that of the trainings
+        scorer = Scorer(config, images, nets, ranks.device)
         run = open_run(
             config.out,
             {"verb": "search", **to_plain(config)},
             {
                 "data": images.fingerprint,
-                "teacher": teacher_identity(config.teacher.source, teacher),
+                "teacher": teacher_identity(
+                    config.teacher.source, nets.teacher and nets.teacher.facts
+                ),
+                "targets": nets.reader and nets.reader.manifest.identity,
                 "machine": describe_machine(),
             },
             overwrite=config.overwrite,
         )
         meter = Meter(config.out / "costs.json", seed, config.latency)
-        trials = Trials(config, images, meter, ranks.device)
+        trials = Trials(config, meter, scorer.score)
         outcome = run_rounds(
             seed,
             _resolve(config.limits, seed, meter.cost),
@@ -198,7 +202,7 @@ def search(config: SearchConfig) -> Search:
             factors=config.factors,
             inherits=config.inherit,
         )
-        found = Search(config.out, outcome, trials.score_name, meter.sentence(), config.inherit)
+        found = Search(config.out, outcome, scorer.name, meter.sentence(), config.inherit)
         found.winner_dir.mkdir(exist_ok=True)
         copy_student(trials.folder(outcome.winner, 0), found.winner_dir)
         write(found)
