@@ -23,7 +23,8 @@ def test_the_picture_is_drawn(tmp_path, limits):
     found = {"candidates": candidates, "winner": "c", "baseline": "d", "limits": limits}
     paths = draw_pareto(tmp_path / "pareto", found, "top-1")
     assert [path.suffix for path in paths] == [".png", ".svg"]
-    assert Image.open(paths[0]).size[0] > 900
+    with Image.open(paths[0]) as image:
+        assert image.size[0] > 900
     text = paths[1].read_text()
     for label in ("seed", "winner", "width alone", "round 1", "latency (ms)", "top-1 (%)"):
         assert label in text
