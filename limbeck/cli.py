@@ -28,6 +28,9 @@ VERBS = {
     "store-targets": Verb(
         "run a teacher once, keep what it says of each view", "StoreTargetsConfig", "distill"
     ),
+    "convert-targets": Verb(
+        "a store from soft labels in TinyViT's released layout", "ConvertTargetsConfig"
+    ),
     "finetune": Verb("train a student for classification", "FinetuneConfig", "finetune"),
     "evaluate": Verb("does it help? kNN, linear and few-label probes, verdict", "EvaluateConfig"),
     "analyze": Verb("look into networks: layers, attention, probes by block", "AnalyzeConfig"),

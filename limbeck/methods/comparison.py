@@ -5,6 +5,7 @@ Masks are those of MAE (arXiv 2111.06377) or SimMIM (arXiv 2111.09886).
 
 from abc import abstractmethod
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,6 +100,12 @@ class Comparison(Method):
         masked: Batch = self.masking(batch)
         teacher_ids = None if self.teacher_sees_all else masked.ids_keep
         return replace(masked, teacher_ids_keep=teacher_ids)
+
+    def shown_to_teacher(self) -> dict[str, Any] | None:
+        """All, or what the masking keeps; not known of a class with a ``prepare`` of its own."""
+        if type(self).prepare is not Comparison.prepare:
+            return None
+        return {} if self.masking is None or self.teacher_sees_all else self.masking.shown
 
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Losses:
         """The method's losses by name, and "pixel", weighted, with a reconstruction."""

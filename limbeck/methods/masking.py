@@ -6,6 +6,7 @@ number of ranks.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from limbeck.errors import UserError
 from limbeck.methods.options import ComparisonOptions
 from limbeck.models.encoder import EncoderFacts
 from limbeck.models.finished import MASK_TOKEN, Keepsake
-from limbeck.ops.masking import random_ids_keep, split_units
+from limbeck.ops.masking import count_kept, random_ids_keep, split_units
 from limbeck.records import Batch
 
 
@@ -31,6 +32,11 @@ class DropPatches(nn.Module):
         self.mask_ratio = mask_ratio
         self.num_units = student.mask_grid[0] * student.mask_grid[1]
         check_mask_ratio(mask_ratio, self.num_units)
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What, with a view's seed, says which patches are seen."""
+        return {"masking": "drop", "mask_ratio": self.mask_ratio, "num_units": self.num_units}
 
     def forward(self, batch: Batch) -> Batch:
         """The batch with ``ids_keep``."""
@@ -63,6 +69,16 @@ class MaskTokens(nn.Module):
         self.mask_token = nn.Parameter(torch.empty(1, 1, student.input_dims[0]))
         nn.init.normal_(self.mask_token, std=0.02)
 
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What, with a view's seed, says which patches are seen."""
+        return {
+            "masking": "mask-token",
+            "mask_ratio": self.mask_ratio,
+            "squares": list(self.squares),
+            "units_per_side": self.units_per_side,
+        }
+
     def forward(self, batch: Batch) -> Batch:
         """The batch with ``ids_keep`` and ``mask_token``."""
         num_squares = self.squares[0] * self.squares[1]
@@ -80,7 +96,7 @@ class MaskTokens(nn.Module):
         return {MASK_TOKEN: Keepsake(self.state_dict())}
 
 
-def build_masking(options: ComparisonOptions, student: EncoderFacts) -> nn.Module:
+def build_masking(options: ComparisonOptions, student: EncoderFacts) -> DropPatches | MaskTokens:
     """The masking beside a teacher that the options name."""
     if options.masking == "drop":
         return DropPatches(options.mask_ratio, student)
@@ -89,7 +105,7 @@ def build_masking(options: ComparisonOptions, student: EncoderFacts) -> nn.Modul
 
 def check_mask_ratio(mask_ratio: float, num_units: int, units: str = "patches") -> None:
     """Raise UserError unless at least one patch (or unit) is kept and one masked."""
-    num_keep = int(num_units * (1 - mask_ratio))
+    num_keep = count_kept(num_units, mask_ratio)
     if not 0 < num_keep < num_units:
         raise UserError(
             f"mask_ratio {mask_ratio} keeps {num_keep} of {num_units} {units}; at least one must "

@@ -46,9 +46,24 @@ class Method(nn.Module, ABC):
     """True where ``Features.soft_labels`` will do for the teacher's Tap("logits"): it can then be
     trained from stored class probabilities."""
 
+    top_k: int | None = None
+    """Such a method's: how many class probabilities it wants of an image; None takes what it
+    gets."""
+
+    needs_labels: bool = False
+    """True where it learns from ``Batch.labels`` too; they must be the teacher's classes."""
+
     def prepare(self, batch: Batch) -> Batch:
         """Set what both sides must share (``ids_keep``), drawn from the batch's view seeds."""
         return batch
+
+    def shown_to_teacher(self) -> dict[str, Any] | None:
+        """What ``prepare`` shows the teacher of a view, as plain JSON data; {} is all of it.
+
+        Together with the view's seed: two methods that say the same show the same. None where it is
+        not known, and the teacher's inner tensors then can't be stored.
+        """
+        return {} if type(self).prepare is Method.prepare else None
 
     def recall(self, kept: dict[str, Keepsake]) -> None:
         """Go on with what the student's start brings beside its weights; called once, when built.

@@ -20,7 +20,10 @@ from limbeck.methods.teacher import Precision, Teacher, autocast
 from limbeck.models.encoder import EncoderFacts
 from limbeck.records import Batch, Features, Tap
 
-TARGETS: dict[str, str] = {}
+TARGETS: dict[str, str] = {
+    "probs": "limbeck.methods.soft_targets:ProbTargets",
+    "tokens": "limbeck.methods.token_targets:TokenTargets",
+}
 """Kind -> "module:Class"."""
 
 OPTIONS_OF_KINDS = {"top_k", "token_dtype"}

@@ -182,6 +182,31 @@ class Encoder(nn.Module, ABC):
             "leave small crops out, or choose a plain ViT with absolute positions."
         )
 
+    def weights_from(self, block: int, *, is_dropping: bool = False) -> dict[str, Tensor]:
+        """Its own tensors that ``continue_from`` reads for the taps of ``block``, by name.
+
+        Of the last block with the norm after it. ``is_dropping``: of tokens among which patches are
+        missing. Raises UserError where it can't go on from them.
+        """
+        del block, is_dropping
+        raise self._cannot_continue()
+
+    def continue_from(self, block: int, tokens: Tensor, taps: tuple[Tap, ...]) -> Features:
+        """Go on from what enters a block, ``tokens`` (B, N, D) as of Tap("block_input", block).
+
+        ``taps``, at least one, are of this block or of what comes after it. Raises UserError for an
+        encoder that can't.
+        """
+        del block, tokens, taps
+        raise self._cannot_continue()
+
+    def _cannot_continue(self) -> UserError:
+        name = self.facts.architecture.get("name", "This encoder")
+        return UserError(
+            f"{name} can't go on from the tokens of an inner block, so that these can't be stored; "
+            "train with it as a live teacher, or choose a plain ViT."
+        )
+
     @abstractmethod
     def offered_taps(self) -> tuple[str, ...]:
         """Kinds of tap this encoder can give (for every block, where the kind has a block)."""

@@ -159,8 +159,9 @@ class TimmEncoder(Encoder, ABC):
         taps: tuple[Tap, ...],
         grid: tuple[int, int],
         is_dropping: bool,
+        first: int = 0,
     ) -> Features:
-        """From the tokens before the first block to what is wanted."""
+        """From the tokens before the block ``first`` to what is wanted."""
         depth = self.facts.depth
         wants_all = len(taps) == 0  # torch.compile can't trace "not taps"
         needs_end = wants_all or any(tap.kind in _ENDS for tap in taps)
@@ -170,7 +171,7 @@ class TimmEncoder(Encoder, ABC):
                 at_block.setdefault(tap.block % depth, []).append(tap)
         found: dict[Tap, Tensor] = {}
         last = depth - 1 if needs_end else max(at_block)
-        for index in range(last + 1):
+        for index in range(first, last + 1):
             x, context, here = self._between(index, x), contexts[index], at_block.get(index, [])
             of_heads = [tap for tap in here if tap.kind in HEAD_KINDS]
             if of_heads:

@@ -27,7 +27,7 @@ from limbeck.models.encoder import EncoderFacts
 from limbeck.models.timm_encoder import Norm, TimmEncoder, check_class, stated
 from limbeck.models.windows import PATCH_STRIDE, img_size_of
 from limbeck.ops.masking import is_masked
-from limbeck.records import Tap
+from limbeck.records import Features, Tap
 
 
 class TinyVitEncoder(TimmEncoder):
@@ -98,14 +98,29 @@ class TinyVitEncoder(TimmEncoder):
             origin=origin,
         )
 
+    def forward(
+        self,
+        images: Tensor,
+        ids_keep: Tensor | None = None,
+        taps: tuple[Tap, ...] = (),
+        mask_token: Tensor | None = None,
+    ) -> Features:
+        """See ``TimmEncoder.forward``."""
+        self._forget_biases()
+        features = super().forward(images, ids_keep, taps, mask_token)
+        self._forget_biases()
+        return features
+
+    def _forget_biases(self) -> None:
+        """timm keeps those of an evaluation, though weights may change, and with their gradient."""
+        for block in self.blocks:
+            if not _is_conv(block):
+                block.attn.attention_bias_cache.clear()
+
     def _enter(
         self, images: Tensor, ids_keep: Tensor | None, mask_token: Tensor | None
     ) -> tuple[Tensor, list[BlockContext]]:
         no_context: list[BlockContext] = [{} for _ in self.blocks]
-        for block in self.blocks:
-            if not _is_conv(block):
-                # timm keeps the biases of an evaluation, also when the weights have changed since.
-                block.attn.attention_bias_cache.clear()
         if ids_keep is None:
             return _rows(self.model.patch_embed(images)), no_context  # [B, gh, gw, D]
         if mask_token is None:

@@ -77,6 +77,35 @@ class VitEncoder(TimmEncoder):
         grid = (height // facts.patch_size, width // facts.patch_size)
         return self._run(x, [{} for _ in model.blocks], taps, grid, is_dropping=False)
 
+    def weights_from(self, block: int, *, is_dropping: bool = False) -> dict[str, Tensor]:
+        """See ``Encoder.weights_from``; a table of places is for the full grid."""
+        block %= self.facts.depth
+        context = _contexts(self.model)[block].values()
+        is_bound = not self.facts.can_drop or any(value is not None for value in context)
+        if is_dropping and is_bound:
+            raise UserError(
+                f"{self.facts.architecture['name']} needs the places of its tokens, so that those "
+                "of a masked image can't be stored; set teacher_sees all or mask_ratio 0, or train "
+                "with it as a live teacher."
+            )
+        shared = ("rope", "rel_pos_bias")
+        if block == self.facts.depth - 1:
+            shared = (*shared, "norm", "conv1x1", "fc_norm")  # what stands for the final norm
+        named = dict(self.named_parameters()) | dict(self.named_buffers())
+        return {
+            name: value.detach()
+            for name, value in named.items()
+            if (bare := name.removeprefix("model.")).partition(".")[0] in shared
+            or self._block_of(bare) == block
+        }
+
+    def continue_from(self, block: int, tokens: Tensor, taps: tuple[Tap, ...]) -> Features:
+        """See ``Encoder.continue_from``."""
+        check_taps(self, taps, "encoder")
+        contexts, grid = _contexts(self.model), self.facts.grid
+        first = block % self.facts.depth
+        return self._run(tokens, contexts, taps, grid, is_dropping=False, first=first)
+
     @property
     def blocks(self) -> Sequence[nn.Module]:
         """All blocks in order."""
@@ -219,7 +248,7 @@ def _embed_vit(
 ) -> tuple[Tensor, list[BlockContext]]:
     x = model._pos_embed(x)  # [B, N, D]
     x = model.norm_pre(_keep_patches(x, ids_keep, model.num_prefix_tokens))
-    return x, [{} for _ in model.blocks]
+    return x, _contexts(model)
 
 
 def _embed_small(model: nn.Module, images: Tensor) -> Tensor:
@@ -244,8 +273,12 @@ def _embed_eva(
         # miss the axis of the heads.
         rope = rope.transpose(0, 1) if model.rope_mixed else rope.unsqueeze(1)
     x = model.norm_pre(_keep_patches(x, ids_keep, model.num_prefix_tokens))
+    return x, _ropes(model, rope)
+
+
+def _ropes(model: nn.Module, rope: Tensor | None) -> list[BlockContext]:
     ropes = rope if model.rope_mixed and rope is not None else [rope] * len(model.blocks)
-    return x, [{"rope": ropes[index]} for index in range(len(model.blocks))]
+    return [{"rope": ropes[index]} for index in range(len(model.blocks))]
 
 
 def _has_position_bias(model: nn.Module) -> bool:
@@ -268,8 +301,18 @@ def _embed_beit(
     if model.pos_embed is not None:
         x = x + model.pos_embed
     x = _keep_patches(model.pos_drop(x), ids_keep, model.num_prefix_tokens)
-    bias = None if model.rel_pos_bias is None else model.rel_pos_bias()
-    return x, [{"shared_rel_pos_bias": bias} for _ in model.blocks]
+    return x, _contexts(model)
+
+
+def _contexts(model: nn.Module) -> list[BlockContext]:
+    """What each block takes besides the tokens of the full grid."""
+    if isinstance(model, eva.Eva):
+        rope = model.rope and model.rope.get_embed(shape=list(model.patch_embed.grid_size))
+        return _ropes(model, rope)
+    if isinstance(model, beit.Beit):
+        bias = None if model.rel_pos_bias is None else model.rel_pos_bias()
+        return [{"shared_rel_pos_bias": bias} for _ in model.blocks]
+    return [{} for _ in model.blocks]
 
 
 def _keep_patches(x: Tensor, ids_keep: Tensor | None, num_prefix_tokens: int) -> Tensor:

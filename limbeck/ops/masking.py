@@ -29,6 +29,11 @@ def _shift_right(z: Tensor, bits: int) -> Tensor:
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
+def count_kept(num_patches: int, mask_ratio: float) -> int:
+    """How many patches stay visible."""
+    return int(num_patches * (1 - mask_ratio))
+
+
 def random_ids_keep(
     view_seeds: Int[Tensor, " B"], num_patches: int, mask_ratio: float
 ) -> Int[Tensor, "B kept"]:
@@ -36,7 +41,7 @@ def random_ids_keep(
 
     MAE's per-sample random masking (arXiv 2111.06377), with noise from each view's seed.
     """
-    num_keep = int(num_patches * (1 - mask_ratio))
+    num_keep = count_kept(num_patches, mask_ratio)
     return counter_uniform(view_seeds, num_patches).argsort(dim=1)[:, :num_keep]
 
 

@@ -162,6 +162,11 @@ def _check_head(config: FinetuneConfig) -> None:
         if config.keep_head:
             raise UserError("keep_head and head_index exclude each other; leave one of them out.")
         checks.check_path(str(config.head_index), "--head-index")
+    if config.keep_blocks is not None:
+        raise UserError(
+            f"{name} has no effect with keep_blocks, after which the classifier starts afresh, "
+            "too; leave one of them out."
+        )
     if config.head_init_std != FinetuneConfig().head_init_std:
         raise UserError(f"head_init_std has no effect with {name}; leave one of them out.")
     if config.student and checks.is_bare_name(config.student):

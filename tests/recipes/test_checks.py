@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from limbeck.data.options import DataOptions
+from limbeck.data.options import DataOptions, TargetsOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.methods import PerMethodOptions
@@ -158,14 +158,23 @@ def test_a_method_of_fine_tuning_has_options_only_with_a_teacher():
     )
 
 
-def test_a_teacher_is_named_only_where_it_is_needed():
+def test_a_teacher_or_its_targets_are_named_only_where_they_are_needed():
     named, absent = TeacherOptions(source="timm:vit_base_patch16_224"), TeacherOptions()
-    checks.check_needs_teacher("relation", MethodOptions(), named)
-    checks.check_needs_teacher("masked-pixel", MaskedPixelOptions(), absent)
-    said = message_of(checks.check_needs_teacher, "relation", MethodOptions(), absent)
+    stored, live = TargetsOptions(source="targets"), TargetsOptions()
+    check = checks.check_needs_teacher
+    check("relation", MethodOptions(), named, live)
+    check("relation", MethodOptions(), absent, stored)
+    check("masked-pixel", MaskedPixelOptions(), absent, live)
+    said = message_of(check, "relation", MethodOptions(), absent, live)
     assert said.startswith("The method relation needs a teacher; name one, such as --teacher ")
-    assert message_of(checks.check_needs_teacher, "masked-pixel", MaskedPixelOptions(), named) == (
+    assert message_of(check, "masked-pixel", MaskedPixelOptions(), named, live) == (
         "The method masked-pixel has no teacher; leave --teacher out."
+    )
+    assert message_of(check, "masked-pixel", MaskedPixelOptions(), absent, stored) == (
+        "The method masked-pixel has no teacher; leave --targets out."
+    )
+    assert "leave one of the two out" in message_of(
+        check, "relation", MethodOptions(), named, stored
     )
 
 

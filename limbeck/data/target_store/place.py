@@ -19,6 +19,8 @@ PARTIAL = ".partial"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EXTRAS = {"s3": "s3fs", "s3a": "s3fs"}
 """Protocol -> the package that the extra "remote" brings for it."""
+WITHOUT_FOLDERS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss")
+"""Their files need no folder; asked for one, they would make a bucket of a misspelt name."""
 
 Publish = Callable[[bytes], None]
 
@@ -33,8 +35,8 @@ class Place(ABC):
     address: str
 
     @abstractmethod
-    def names(self) -> list[str]:
-        """Names of the files in it, sorted; none where the folder does not exist."""
+    def sizes(self) -> dict[str, int]:
+        """Name -> bytes of the files in it, sorted; none where the folder does not exist."""
 
     @abstractmethod
     def read_all(self, names: Sequence[str]) -> list[bytes]:
@@ -76,12 +78,13 @@ class LocalPlace(Place):
         self.address = address
         self.folder = Path(address)
 
-    def names(self) -> list[str]:
+    def sizes(self) -> dict[str, int]:
         """See ``Place``; what is hidden is left out."""
         with self._errors("read", self.address):
             if not self.folder.exists():
-                return []
-            return sorted(n for n in os.listdir(self.folder) if not n.startswith("."))
+                return {}
+            entries = sorted(os.scandir(self.folder), key=lambda entry: entry.name)
+            return {e.name: e.stat().st_size for e in entries if not e.name.startswith(".")}
 
     def read_all(self, names: Sequence[str]) -> list[bytes]:
         """See ``Place``."""
@@ -175,19 +178,21 @@ class RemotePlace(Place):
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self.protocol = address.partition("://")[0]
         self._store()
 
-    def names(self) -> list[str]:
+    def sizes(self) -> dict[str, int]:
         """See ``Place``."""
 
-        def listed() -> list[str]:
+        def listed() -> dict[str, int]:
             store, root = self._store()
             store.invalidate_cache()
             try:
-                entries = store.ls(root, detail=False)
+                entries = store.ls(root, detail=True)
             except FileNotFoundError:
-                return []
-            return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
+                return {}
+            found = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: entry for entry in entries}
+            return {name: int(found[name]["size"] or 0) for name in sorted(found)}
 
         return self._try("read", self.address, listed)
 
@@ -225,13 +230,7 @@ class RemotePlace(Place):
 
     def write(self, name: str, data: bytes) -> None:
         """See ``Place``: an object appears when it is complete."""
-
-        def put() -> None:
-            store, root = self._store()
-            store.makedirs(root, exist_ok=True)
-            store.pipe_file(f"{root}/{name}", data)
-
-        self._try("write", name, put)
+        self._put(name, data)
 
     @contextmanager
     def claim(self, name: str, *, wait: bool = False) -> Iterator[Publish]:
@@ -241,13 +240,25 @@ class RemotePlace(Place):
             raise Taken(name)
 
         def publish(data: bytes) -> None:
-            if self.size(name) is not None:
-                raise Taken(name)
-            self.write(name, data)
-            if self.read_all([name]) != [data]:  # Two that looked at the same moment.
+            try:
+                self._put(name, data, mode="create")
+            except RunError:
+                if self.size(name) is not None:
+                    raise Taken(name) from None
+                self._put(name, data)  # Not every store knows exclusive creation.
+            if self.read_all([name]) != [data]:
                 raise Taken(name)
 
         yield publish
+
+    def _put(self, name: str, data: bytes, **kwargs: str) -> None:
+        def put() -> None:
+            store, root = self._store()
+            if self.protocol not in WITHOUT_FOLDERS:
+                store.makedirs(root, exist_ok=True)
+            store.pipe_file(f"{root}/{name}", data, **kwargs)
+
+        self._try("write", name, put)
 
     def _store(self) -> tuple[Any, str]:
         """The file system and the folder's path in it.
@@ -259,10 +270,9 @@ class RemotePlace(Place):
         try:
             store, root = fsspec.core.url_to_fs(self.address)
         except ImportError as error:
-            protocol = self.address.partition("://")[0]
-            if protocol in EXTRAS:
-                purpose = f"A store at {protocol}://"
-                raise require_extra(EXTRAS[protocol], "remote", purpose) from error
+            if self.protocol in EXTRAS:
+                purpose = f"A store at {self.protocol}://"
+                raise require_extra(EXTRAS[self.protocol], "remote", purpose) from error
             raise UserError(f"The store {self.address} can't be opened: {error}.") from error
         except ValueError as error:
             raise UserError(

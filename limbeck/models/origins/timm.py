@@ -76,6 +76,11 @@ def load_timm(
             "weights out."
         )
     source = f"timm:{name}" if weights_file is None else str(weights_file)
+    if pretrained and "window_sizes" in (model_args or {}):
+        raise UserError(
+            f"{source}: the windows of weights follow from the image size; choose img_size instead "
+            "of window_sizes."
+        )
     known = timm.get_pretrained_cfg(name)
     facts = (known.to_dict() if known else {}) | _described(config)
     overlay: dict[str, Any] = {}
@@ -117,11 +122,6 @@ def load_timm(
         )
     if patch_size is not None and is_hierarchical(base):
         raise UserError(f"{source} is an encoder of stages; leave patch_size away.")
-    if pretrained and "window_sizes" in model_args:
-        raise UserError(
-            f"{source}: the windows of weights follow from the image size; choose img_size instead "
-            "of window_sizes."
-        )
     is_resized_here = bool(pooling_of(base, 0)) or is_tiny_vit(base)
     if pretrained and is_resized_here and img_size not in (None, own_size):
         # timm does not interpolate a Hiera's positions as it reads them, and a TinyViT's biases

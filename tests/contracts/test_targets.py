@@ -1,0 +1,71 @@
+"""Every arm of every method is trained from one of the kinds of stored target, or says why not."""
+
+import pytest
+import torch
+
+from limbeck.data.options import StoreOptions
+from limbeck.errors import UserError
+from limbeck.methods.logit import Logit
+from limbeck.methods.options import LogitOptions
+from limbeck.methods.targets import TARGETS, Targets, targets_class
+from limbeck.methods.teacher import Teacher
+from limbeck.models.build import build_student
+from limbeck.models.options import StudentOptions
+from tests.methods.arms import ARMS
+
+CPU = torch.device("cpu")
+SHAPE = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
+
+NO_TEACHER = "has no teacher"
+NOT_STORED = {
+    **dict.fromkeys(("masked-pixel", "moco-v3", "dino", "simmim", "simmim-block"), NO_TEACHER),
+    "attention-map-tokens": "reads blocks 0, 1 of the teacher",
+}
+"""The arms that no kind of target serves, and what they are told."""
+
+
+def build(kind, options):
+    """The method and its live teacher, both networks a tiny ViT with a classifier."""
+    student, teacher = (
+        build_student(StudentOptions(name="vit_tiny", **SHAPE), num_classes=3, seed=seed)
+        for seed in (0, 1)
+    )
+    needs_teacher = getattr(options, "needs_teacher", True)
+    method = kind(options, student.facts, teacher.facts if needs_teacher else None)
+    return method, Teacher(teacher.eval(), CPU, "fp32")
+
+
+def planned(method, teacher):
+    """The targets of each kind that serves a method, and what the others say."""
+    served, refused = {}, {}
+    for name in TARGETS:
+        try:
+            served[name] = targets_class(name).plan(StoreOptions(), method, teacher)
+        except UserError as error:
+            refused[name] = str(error)
+    return served, refused
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_each_kind_has_its_name(name):
+    assert issubclass(targets_class(name), Targets) and targets_class(name).kind == name
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_arm_is_served_or_told_why_not(arm):
+    kind, values = ARMS[arm]
+    method, teacher = build(kind, kind.Options(**values))
+    served, refused = planned(method, teacher)
+    if arm in NOT_STORED:
+        assert not served and NOT_STORED[arm] in refused["tokens"]
+        assert all(len(message) > 20 and message.endswith(".") for message in refused.values())
+        return
+    assert set(served) == {"tokens"}
+    for targets in served.values():
+        targets.check(method)
+
+
+def test_logits_are_not_told_by_tokens():
+    method, teacher = build(Logit, LogitOptions())
+    _, refused = planned(method, teacher)
+    assert "store class probabilities instead" in refused["tokens"]

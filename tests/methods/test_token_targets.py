@@ -1,0 +1,270 @@
+"""Stored tokens say what the live teacher says, to the precision in which they are stored.
+
+That every arm of every method can be trained from them or says why not is in
+tests/contracts/test_targets.py.
+"""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from limbeck.data.options import StoreOptions
+from limbeck.errors import NotFiniteError, UserError
+from limbeck.methods.attention_map import AttentionMap
+from limbeck.methods.cls_token import ClsToken
+from limbeck.methods.distiller import Distiller
+from limbeck.methods.feature import Feature
+from limbeck.methods.logit import Logit
+from limbeck.methods.masked_pixel import MaskedPixel
+from limbeck.methods.options import RegressionOptions
+from limbeck.methods.relation import Relation
+from limbeck.methods.targets import StoredTeacher
+from limbeck.methods.teacher import Teacher
+from limbeck.methods.token_targets import TokenTargets
+from limbeck.models.build import keep_dropping_paths, set_drop_path
+from limbeck.records import Batch, Features, Tap
+from tests.fakes import FakeEncoder
+from tests.models.families import DEPTH, EMBED_DIM, small_encoder
+
+CPU = torch.device("cpu")
+NUM_PATCHES = 16
+NO_PIXELS = {"weight": 0.0}
+L1 = RegressionOptions(mask_patch_size=8)
+
+# A token errs by up to 2^-8 in bf16 and by about 1 % in int8, of many independent errors of which a
+# loss is a mean. In a teacher that computes in bf16 they also tip its own roundings.
+CLOSE = {"bf16": 0.005, "int8": 0.02}
+every_code = pytest.mark.parametrize("dtype", CLOSE)
+
+
+def build(kind=Relation, family="augreg", precision="fp32", **options):
+    """Student, method and live teacher."""
+    student, teacher = small_encoder("augreg"), small_encoder(family)
+    method = kind(kind.Options(**options), student.facts, teacher.facts)
+    for tap in method.student_taps:
+        if tap.num_heads:
+            student.set_num_heads(tap.block, tap.num_heads)
+    return student, method, Teacher(teacher, CPU, precision)
+
+
+def plan(method, teacher, dtype="int8"):
+    return TokenTargets.plan(StoreOptions(token_dtype=dtype), method, teacher)
+
+
+def reopened(targets, teacher):
+    """Targets again from what is on the disk."""
+    params, weights = json.loads(json.dumps(targets.params)), load(save(targets.weights))
+    return TokenTargets.from_store(params, teacher.facts, weights)
+
+
+def batch():
+    images, teacher_images = torch.rand(2, 4, 3, 32, 32)
+    return Batch(images, teacher_images, None, tuple("abcd"), torch.arange(4))
+
+
+def both_losses(student, method, teacher, dtype):
+    """The losses of one batch by a live and by a stored teacher."""
+    one, targets = batch(), plan(method, teacher, dtype)
+    arrays = targets.encode(teacher.answer(method.prepare(one), targets.taps))
+    stored = StoredTeacher(reopened(targets, teacher), teacher.facts, CPU, teacher.precision)
+    live = Distiller(student, method, teacher)(one)
+    return live, Distiller(student, method, stored)(replace(one, targets=arrays))
+
+
+@every_code
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "family", ["augreg", "dinov2-registers-swiglu", "deit-distilled", "siglip", "beit", "dinov3"]
+)
+def test_relations_are_those_of_the_live_teacher(family, precision, dtype):
+    live, stored = both_losses(*build(family=family, precision=precision), dtype)
+    for name, part in live.parts.items():
+        torch.testing.assert_close(stored.parts[name], part, rtol=CLOSE[dtype], atol=0)
+
+
+@every_code
+@pytest.mark.parametrize("family", ["augreg", "dinov2-registers-swiglu", "deit-distilled"])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (Relation, {"teacher_block": 1, "mask_ratio": 0.5}),
+        (Relation, {"mask_ratio": 0.5, "teacher_sees": "all"}),
+        (Relation, {"mask_ratio": 0.5, "masking": "mask-token", "regression": L1}),
+        (ClsToken, {}),
+        (ClsToken, {"teacher_block": 0}),
+        (AttentionMap, {"mask_ratio": 0.5, "reconstruction": NO_PIXELS}),
+        (AttentionMap, {"mask_ratio": 0.5, "target": "maps"}),
+        (AttentionMap, {"mask_ratio": 0.5, "target": "tokens"}),
+    ],
+)
+def test_so_are_masked_scores_and_tokens(family, kind, options, dtype):
+    live, stored = both_losses(*build(kind, family, "bf16", **options), dtype)
+    torch.testing.assert_close(stored.total, live.total, rtol=CLOSE[dtype], atol=0)
+
+
+@every_code
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("qkv", "queries", "keys", "values", "attention_output", "attention_tokens"),
+        *("mlp_output", "tokens", "output"),
+    ],
+)
+def test_so_are_all_features_of_the_block(target, dtype):
+    live, stored = both_losses(*build(Feature, precision="bf16", target=target), dtype)
+    torch.testing.assert_close(stored.total, live.total, rtol=CLOSE[dtype], atol=0)
+
+
+def test_a_teacher_with_a_mask_token_of_its_own_sees_the_mask():
+    student, _, live = build()
+    live.encoder.mask_token = torch.randn(1, 1, EMBED_DIM)
+    options = {"mask_ratio": 0.5, "masking": "mask-token", "regression": L1}
+    method = Relation(Relation.Options(**options), student.facts, live.facts)
+    losses = both_losses(student, method, live, "bf16")
+    torch.testing.assert_close(losses[0].total, losses[1].total, rtol=CLOSE["bf16"], atol=0)
+    targets = plan(method, live)
+    assert targets.params["num_tokens"] == 1 + NUM_PATCHES
+    with pytest.raises(UserError, match="shows the teacher whole images and .* masking mask-token"):
+        targets.check(build()[1])
+
+
+def test_tokens_that_bf16_holds_exactly_give_the_live_answer_to_the_bit():
+    _, method, teacher = build(precision="bf16")
+    targets = reopened(plan(method, teacher, "bf16"), teacher)
+    tokens = teacher(batch().images, None, targets.taps).taps[targets.tap].bfloat16().float()
+    stored = StoredTeacher(targets, teacher.facts, CPU, "bf16")
+    shown = targets.encode(Features(None, 1, (4, 4), {targets.tap: tokens}))
+    again = stored.answer(replace(batch(), targets=shown), method.teacher_taps)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        live = teacher.encoder.continue_from(targets.tap.block, tokens, method.teacher_taps)
+    for tap, value in live.taps.items():
+        assert value.dtype == torch.bfloat16 and torch.equal(again.taps[tap], value)
+
+
+def test_the_precision_is_the_teacher_s_whatever_the_student_s():
+    _, method, teacher = build(precision="fp32")
+    targets = reopened(plan(method, teacher), teacher)
+    arrays = targets.encode(teacher(batch().images, None, targets.taps))
+    with torch.autocast("cpu", torch.bfloat16):
+        answer = targets.decode(arrays, method.teacher_taps)
+    assert {value.dtype for value in answer.taps.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("mask_ratio", [0.0, 0.75])
+def test_what_a_view_takes_on_disk(mask_ratio):
+    _, method, teacher = build(mask_ratio=mask_ratio)
+    num_tokens = 1 + (4 if mask_ratio else NUM_PATCHES)
+    for dtype, per_token in (("int8", EMBED_DIM + 2), ("bf16", 2 * EMBED_DIM)):
+        targets = plan(method, teacher, dtype)
+        shown = method.prepare(batch())
+        arrays = targets.encode(teacher.answer(shown, targets.taps))
+        assert sum(array[0].nbytes for array in arrays.values()) == num_tokens * per_token
+        for name, spec in targets.arrays.items():
+            assert arrays[name].shape[1:] == spec.shape
+            assert str(arrays[name].dtype) == f"torch.{spec.dtype}"
+
+
+def test_only_the_block_is_kept_of_the_teacher():
+    _, method, teacher = build(teacher_block=1)
+    blocks = {name.split(".")[3] for name in plan(method, teacher).weights if "blocks" in name}
+    assert blocks == {"1"}
+    of_last = set(plan(build()[1], teacher).weights)
+    assert "teacher.model.norm.weight" in of_last and "shift" in of_last
+    assert "shift" not in plan(build()[1], teacher, "bf16").weights
+
+
+def test_a_store_serves_all_methods_of_its_block():
+    _, method, teacher = build()
+    targets = reopened(plan(method, teacher), teacher)
+    for kind, options in (
+        (Feature, {"target": "output"}),
+        (Feature, {"target": "attention_output"}),
+        (ClsToken, {}),
+        (Relation, {"relations": ("qq",), "teacher_block": DEPTH - 1}),
+        (Relation, {"mask_ratio": 0.5, "teacher_sees": "all"}),
+    ):
+        targets.check(build(kind, **options)[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"teacher_block": 0}, "reads block 0 .* the store has the tokens before block 2; set"),
+        ({"mask_ratio": 0.5}, "masking drop, mask_ratio 0.5, .* saw whole images; set the same"),
+    ],
+)
+def test_what_the_store_does_not_tell_is_refused(options, words):
+    _, method, teacher = build()
+    stored = StoredTeacher(plan(method, teacher), teacher.facts, CPU, "fp32")
+    with pytest.raises(UserError, match=words):
+        stored.check(build(**options)[1])
+
+
+def test_another_mask_ratio_is_another_mask():
+    _, method, teacher = build(mask_ratio=0.5)
+    with pytest.raises(UserError, match="mask_ratio 0.75.* mask_ratio 0.5"):
+        plan(method, teacher).check(build(mask_ratio=0.75)[1])
+
+
+def test_methods_without_inner_tensors_of_a_teacher_say_so():
+    student, _, teacher = build()
+    alone = MaskedPixel(MaskedPixel.Options(), student.facts, None)
+    with pytest.raises(UserError, match="MaskedPixel has no teacher, so there is nothing to store"):
+        plan(alone, teacher)
+    logit = Logit(Logit.Options(), student.facts, teacher.facts)
+    with pytest.raises(UserError, match="Logit reads the teacher's logits, .* probabilities"):
+        plan(logit, teacher)
+
+
+def test_several_blocks_are_named():
+    _, method, teacher = build(AttentionMap, block_pairs=((0, 0), (1, 2)))
+    with pytest.raises(UserError, match="AttentionMap reads blocks 0, 2 of the teacher"):
+        plan(method, teacher)
+
+
+def test_a_mask_that_the_method_does_not_state_is_refused():
+    class Own(Relation):
+        def prepare(self, batch):
+            return batch
+
+    _, _, teacher = build()
+    method = Own(Own.Options(), small_encoder("augreg").facts, teacher.facts)
+    with pytest.raises(UserError, match="does not say which patches it shows .* shown_to_teacher"):
+        plan(method, teacher)
+    Own.shown_to_teacher = lambda self: {}
+    assert plan(method, teacher).params["shown"] == {}
+
+
+@pytest.mark.parametrize("family", ["dinov3", "beit"])
+def test_kept_tokens_that_need_their_places_are_refused_before_anything_is_stored(family):
+    _, method, teacher = build(family=family, mask_ratio=0.5)
+    with pytest.raises(UserError, match="needs the places of its tokens.*teacher_sees all"):
+        plan(method, teacher)
+
+
+def test_a_teacher_that_is_disturbed_is_refused():
+    _, method, teacher = build()
+    set_drop_path(teacher.encoder, [0.1, 0.1, 0.0])
+    keep_dropping_paths(teacher.encoder)
+    with pytest.raises(UserError, match="drop path says something else each time"):
+        plan(method, teacher)
+
+
+def test_a_teacher_of_one_s_own_that_can_t_go_on_is_refused():
+    student, teacher = FakeEncoder(), FakeEncoder(seed=1)
+    method = Relation(Relation.Options(), student.facts, teacher.facts)
+    with pytest.raises(UserError, match="can't go on from the tokens"):
+        plan(method, Teacher(teacher, CPU, "fp32"))
+
+
+@every_code
+def test_tokens_that_are_not_finite_are_never_stored(dtype):
+    _, method, teacher = build()
+    targets = plan(method, teacher, dtype)
+    tokens = torch.zeros(1, 1 + NUM_PATCHES, EMBED_DIM)
+    tokens[0, 3, 3] = torch.inf
+    with pytest.raises(NotFiniteError, match="before block 2 are not finite"):
+        targets.encode(Features(None, 1, (4, 4), {Tap("block_input", 2): tokens}))
