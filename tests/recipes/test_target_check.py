@@ -127,9 +127,7 @@ def test_another_teacher_or_recipe_is_named(case, images, tmp_path_factory):
     folder, config = case
     run = replace(teacher_config(images, folder / "other"), seed=5)
     other = TeacherOptions(source=str(distill(run)), precision="fp32")
-    checked = store_targets(
-        replace(config, teacher=other, crop=CropOptions(scale=(0.5, 1.0)))
-    )
+    checked = store_targets(replace(config, teacher=other, crop=CropOptions(scale=(0.5, 1.0))))
     said = checked.problems[-1]
     assert said.startswith("The store was made otherwise: teacher.facts.origin.")
     assert "recipe.views.scale is [0.2, 1.0] there and [0.5, 1.0] here" in said

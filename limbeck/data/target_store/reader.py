@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from limbeck.data.target_store.manifest import MANIFEST, Manifest, read_manifest
 from limbeck.data.target_store.parts import (
     HASHES,
     PartKey,
+    PartRecord,
     damaged_part,
     key_hashes,
     part_of,
@@ -61,20 +62,12 @@ class TargetReader:
         world_size: int = 1,
         cache: Path | None = None,
     ) -> None:
-        self.place = open_place(address)
-        self.manifest = open_manifest(self.place)
-        records, problems = survey(self.place, self.manifest)
-        if unfinished := self.manifest.num_parts - sum(key.fill == 0 for key in records):
-            problems.append(
-                UserError(
-                    f"{unfinished} of the {self.manifest.num_parts} parts of {address} are not "
-                    "written yet; run the same limbeck store-targets again to finish it."
-                )
-            )
-        if problems and not tolerant:
-            raise problems[0]
-        self.problems = [str(error) for error in problems]
-        self.records = records
+        found = survey_store(address)
+        if found.problems and not tolerant:
+            raise found.problems[0]
+        self.place, self.manifest, self.records = found.place, found.manifest, found.records
+        self.problems = [str(error) for error in found.problems]
+        records = self.records
         if isinstance(self.place, RemotePlace):
             self._files = cached_parts(self.place, self.manifest, records, cache, rank, world_size)
         else:
@@ -203,14 +196,34 @@ class TargetReader:
         return {**self.__dict__, "_maps": {}}
 
 
-def open_manifest(place: Place) -> Manifest:
-    """The manifest of the store at a place; raises UserError where there is no store."""
+class Survey(NamedTuple):
+    """What is in a store, as far as is known without its records, and what is wrong with it."""
+
+    place: Place
+    manifest: Manifest
+    records: dict[PartKey, PartRecord]
+    problems: list[UserError]
+
+
+def survey_store(address: str) -> Survey:
+    """Look into a store; raises UserError where there is none, or none of this format."""
+    place = open_place(address)
     names = place.sizes()
     if MANIFEST not in names:
         parts = [name for name in names if name.startswith("part-")]
         why = f"{MANIFEST} is missing; restore it from a copy" if parts else "there is no store"
         raise UserError(f"{place.address}: {why}, or write one with limbeck store-targets.")
-    return read_manifest(place.read_all([MANIFEST])[0], place.address)
+    manifest = read_manifest(place.read_all([MANIFEST])[0], place.address)
+    records, problems = survey(place, manifest)
+    unfinished = manifest.num_parts - sum(key.fill == 0 for key in records)
+    if unfinished and not problems:
+        problems = [
+            UserError(
+                f"{unfinished} of the {manifest.num_parts} parts of {address} are not written yet; "
+                "run the same limbeck store-targets again to finish it."
+            )
+        ]
+    return Survey(place, manifest, records, list(problems))
 
 
 def _file_number(key: PartKey) -> int:
