@@ -112,7 +112,8 @@ class Batch:
     ``ids_keep`` and ``teacher_ids_keep`` (B, kept) patch indices that student and teacher see (all
     where None), set by a method's ``prepare``; so is ``mask_token`` (1, 1, D), a parameter of the
     method: the student gets it in place of every patch that it does not see, which then is not
-    dropped.
+    dropped. ``mix_shares`` (B,) where a ``prepare`` mixed images: how much of each is its own;
+    the rest is its partner's, 1 for 0 and 0 for 1, 3 for 2 and so on, and an odd last one has none.
     """
 
     images: Tensor
@@ -125,6 +126,7 @@ class Batch:
     mask_token: Tensor | None = None
     local_images: Tensor | None = None
     targets: dict[str, Tensor] | None = None
+    mix_shares: Tensor | None = None
 
     @property
     def num_views(self) -> int:

@@ -1,19 +1,24 @@
-"""Mixup, cutmix and label smoothing of a labelled batch, by timm's Mixup.
+"""Mixup, cutmix and label smoothing of a labelled batch, by timm's Mixup; and of pairs of views.
 
-mixup: Beyond Empirical Risk Minimization (arXiv 1710.09412); CutMix (arXiv 1905.04899). One choice
-and one lambda per batch, the partner is the batch reversed, and cutmix's lambda is corrected to the
-box that was really cut.
+mixup: Beyond Empirical Risk Minimization (arXiv 1710.09412); CutMix (arXiv 1905.04899). Of a batch:
+one choice and one lambda, the partner is the batch reversed. Of pairs: each its own, from the seeds
+of its two views (TinyViT, arXiv 2207.10666). Cutmix's lambda is corrected to the box that was
+really cut.
 """
 
 import dataclasses
+import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.data.options import MixOptions
-from limbeck.data.views import global_seed
+from limbeck.data.options import MixOptions, PairMixOptions
+from limbeck.data.views import generator, global_seed
 from limbeck.errors import UserError
 from limbeck.records import Batch
+
+PAIR_STREAM = 50  # of the random streams of a view's seed, far from those that make the view
 
 
 def mix(batch: Batch, options: MixOptions, num_classes: int, seed: int) -> Batch:
@@ -64,3 +69,47 @@ def _mix_images(
         # Indexing copies, which matters: timm mixes in place.
         mixed, targets = mixup(images[rows], labels[rows])
     return mixed[is_first], targets[is_first]
+
+
+def mix_pairs(batch: Batch, options: PairMixOptions) -> Batch:
+    """The student's images 0 and 1 mixed with each other, 2 and 3, and so on; an odd last one not.
+
+    A pure function of the view seeds: a pair's is the XOR of its two. Of each pair are drawn, in
+    this order: whether it is mixed; where both are on, whether by cutmix; lambda from Beta(alpha,
+    alpha); for cutmix the centre of the box, row first. ``Batch.mix_shares`` says how much of each
+    image is its own. Labels and the teacher's images stay as they are.
+    """
+    images, seeds = batch.images.clone(), batch.view_seeds.tolist()
+    shares = [1.0] * len(images)
+    for first in range(0, len(images) - 1, 2):
+        rng = generator(seeds[first] ^ seeds[first + 1], PAIR_STREAM)
+        pair = images[first : first + 2]  # mixed in place
+        shares[first : first + 2] = [_mix_pair(pair, options, rng)] * 2
+    return dataclasses.replace(
+        batch, images=images, mix_shares=torch.tensor(shares, device=images.device)
+    )
+
+
+def _mix_pair(pair: Tensor, options: PairMixOptions, rng: np.random.Generator) -> float:
+    """Mix (2, 3, H, W) in place; returns how much of each is its own."""
+    if rng.random() >= options.mix_prob:
+        return 1.0
+    is_cutmix = options.cutmix_alpha > 0
+    if options.mixup_alpha > 0 and options.cutmix_alpha > 0:
+        is_cutmix = rng.random() < options.switch_prob
+    alpha = options.cutmix_alpha if is_cutmix else options.mixup_alpha
+    share = float(rng.beta(alpha, alpha))
+    if not is_cutmix:
+        pair.copy_(share * pair + (1 - share) * pair.flip(0))
+        return share
+    height, width = pair.shape[2:]
+    rows, columns = (_draw_span(rng, side, math.sqrt(1 - share)) for side in (height, width))
+    pair[:, :, rows, columns] = pair[:, :, rows, columns].flip(0)  # flip copies
+    cut = (rows.stop - rows.start) * (columns.stop - columns.start)
+    return 1 - cut / (height * width)
+
+
+def _draw_span(rng: np.random.Generator, side: int, part: float) -> slice:
+    """A part of a side around a random centre, as far as it lies within."""
+    half, centre = int(side * part) // 2, int(rng.integers(side))
+    return slice(max(0, centre - half), min(side, centre + half))

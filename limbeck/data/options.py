@@ -36,6 +36,9 @@ def _check_rand_augment(recipe: str | None) -> str | None:
     return recipe or None
 
 
+RandAugment = Annotated[str | None, pydantic.AfterValidator(_check_rand_augment)]
+
+
 @options
 class DataOptions:
     """Where images come from and what is done about bad ones."""
@@ -99,7 +102,7 @@ class ViewOptions(CropOptions):
     """Gaussian blur with a deviation of 0.1 to 2 pixels."""
     solarize_prob: Probability = 0.0
     """Values of 128 and above are inverted."""
-    rand_augment: Annotated[str | None, pydantic.AfterValidator(_check_rand_augment)] = None
+    rand_augment: RandAugment = None
     """RandAugment in timm's words, such as rand-m9-mstd0.5-inc1; "" (or None) is without."""
     erase_prob: Probability = 0.0
     """Random erasing with normal noise, one box of 2 to 33 % of the area."""
@@ -110,15 +113,32 @@ class ViewOptions(CropOptions):
 
 
 @options
-class MixOptions:
-    """Mixup and cutmix of a labelled batch, and label smoothing."""
+class ReleasedViews:
+    """The views of TinyViT's released code, of which nothing can be chosen: their seeds come with
+    the stored soft labels. See ``limbeck.data.released_views``."""
+
+
+@options
+class PairMixOptions:
+    """Mixup and cutmix of images with each other."""
 
     mixup_alpha: NotNegative = 0.0
     cutmix_alpha: NotNegative = 0.0
     mix_prob: Probability = 1.0
-    """Probability that a batch is mixed at all."""
+    """Probability that a batch (or a pair) is mixed at all."""
     switch_prob: Probability = 0.5
     """Probability of cutmix where both are on."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is mixed."""
+        return self.mix_prob > 0 and self.mixup_alpha + self.cutmix_alpha > 0
+
+
+@options
+class MixOptions(PairMixOptions):
+    """Mixup and cutmix of a labelled batch, and label smoothing."""
+
     label_smoothing: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
 
 

@@ -1,6 +1,6 @@
 """Distillation methods.
 
-A new one is its file here, its options (a class in ``options.py``), and two lines here: its class,
+A new one is its file here, its options (a class in ``options/``), and two lines here: its class,
 and the section of its options. This is plain data, so that a command line is checked before torch
 is imported.
 """
@@ -16,6 +16,7 @@ from limbeck.methods.options import (
     MocoV3Options,
     RelationOptions,
     SimMimOptions,
+    SparseLogitOptions,
 )
 
 METHODS: dict[str, str] = {
@@ -27,6 +28,7 @@ METHODS: dict[str, str] = {
     "simmim": "limbeck.methods.simmim:SimMim",
     "moco-v3": "limbeck.methods.moco_v3:MocoV3",
     "dino": "limbeck.methods.dino:Dino",
+    "sparse-logit": "limbeck.methods.sparse_logit:SparseLogit",
 }
 """Name on the command line -> "module:Class"."""
 
@@ -55,3 +57,4 @@ class PerMethodOptions:
     simmim: SimMimOptions = SimMimOptions()
     moco_v3: MocoV3Options = MocoV3Options()
     dino: DinoOptions = DinoOptions()
+    sparse_logit: SparseLogitOptions = SparseLogitOptions()

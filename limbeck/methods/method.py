@@ -46,6 +46,13 @@ class Method(nn.Module, ABC):
     """True where ``Features.soft_labels`` will do for the teacher's Tap("logits"): it can then be
     trained from stored class probabilities."""
 
+    top_k: int | None = None
+    """Such a method's: how many class probabilities it wants of an image; None takes what it
+    gets."""
+
+    needs_labels: bool = False
+    """True where it learns from ``Batch.labels`` too; they must be the teacher's classes."""
+
     def prepare(self, batch: Batch) -> Batch:
         """Set what both sides must share (``ids_keep``), drawn from the batch's view seeds."""
         return batch

@@ -21,6 +21,7 @@ from limbeck.models.encoder import EncoderFacts
 from limbeck.records import Batch, Features, Tap
 
 TARGETS: dict[str, str] = {
+    "probs": "limbeck.methods.soft_targets:ProbTargets",
     "tokens": "limbeck.methods.token_targets:TokenTargets",
 }
 """Kind -> "module:Class"."""

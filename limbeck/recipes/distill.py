@@ -82,7 +82,9 @@ def check_all_but_teacher(config: DistillConfig) -> None:
     checks.check_data(config.data)
     checks.check_all_labels(config.data)
     checks.check_student(config.student)
-    checks.check_teacher(config.teacher)
+    chosen = getattr(config, config.method.replace("-", "_")) if config.method in METHODS else None
+    is_any_model = chosen is None or chosen.trains_classifier
+    checks.check_teacher(config.teacher, any_model=is_any_model)
     checks.check_train(config.train, config.optim)
     checks.check_optimizer(config.optim, DistillConfig().optim)
     if config.chain:
@@ -117,10 +119,10 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     from limbeck.engine.log import Log
     from limbeck.engine.loop import fit
     from limbeck.methods.distiller import Distiller
-    from limbeck.models.build import describe_positions, qkv_parts, reinit_tail, remember
+    from limbeck.models.build import describe_positions, parts_of, reinit_tail, remember
     from limbeck.models.finished import save_student
     from limbeck.recipes import lineage
-    from limbeck.recipes.networks import layer_of
+    from limbeck.recipes.networks import check_labels, layer_of
     from limbeck.recipes.probes import build_probe
     from limbeck.recipes.steps import Resolved
     from limbeck.recipes.targets import locate
@@ -130,6 +132,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     resolved = Resolved(**identity[0]["resolved"])
     # What does not fit together is told before the folder belongs to this run.
     distiller = Distiller(student, nets.method, nets.teacher)
+    check_labels(nets, images.train.classes)
     stored = nets.reader and locate(nets.reader, config, nets, images.train)
     run = open_run(config.out, *identity, overwrite=config.overwrite)
     if run.is_finished:
@@ -140,7 +143,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     distiller = distiller.to(ranks.device)
     untrained = [
         name.removeprefix("student.")
-        for name in freeze_untrained(distiller, next(batches(0, 1)), qkv_parts)
+        for name in freeze_untrained(distiller, next(batches(0, 1)), parts_of(student))
         if name.startswith("student.")  # not the method's, which vanishes
     ]
     # The tail is never trained, so what becomes of it can be decided, and probed, from the start.
@@ -194,6 +197,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
                     "positions": describe_positions(student),
                     "steps": resolved.total_steps,
                     "scores": result.probes,
+                    **_class_names(nets),
                 },
             )
             save_student(
@@ -232,6 +236,14 @@ def identify(
     return {"verb": "distill", **to_plain(config), "resolved": asdict(resolved)}, fingerprint
 
 
+def _class_names(nets: Networks) -> dict[str, Any]:
+    """The names of a trained classifier's classes, where the teacher has them."""
+    if not nets.method_options.trains_classifier or nets.teacher is None:
+        return {}
+    names = nets.teacher.facts.origin.get("classes")
+    return {} if names is None else {"classes": names}
+
+
 def _after(restore: Callable[[], None], probe: Probe | None) -> Probe | None:
     """The probe of the student as it will be saved."""
     if probe is None:
@@ -256,11 +268,12 @@ def train_stream(
 ) -> Iterator[Batch]:
     """This rank's micro-batches for the steps from ``start_step`` on."""
     from limbeck.recipes.images import stream
+    from limbeck.recipes.targets import stored_views
 
     views, *other_views = nets.method_options.views(config.crop)
     return stream(
         images,
-        views,
+        views if stored is None else stored_views(config, nets),
         nets.student.facts,
         data=config.data,
         train=config.train,

@@ -15,7 +15,7 @@ from limbeck.errors import UserError
 from limbeck.methods import METHODS, TASK_METHODS
 from limbeck.methods.distiller import Answering
 from limbeck.methods.method import Method
-from limbeck.methods.options import MethodOptions
+from limbeck.methods.options import ClassifierOptions, MethodOptions
 from limbeck.methods.targets import StoredTeacher
 from limbeck.methods.teacher import DTYPES, Teacher
 from limbeck.models.attention import choose_attention, choose_attention_of
@@ -27,6 +27,7 @@ from limbeck.models.build import (
     set_drop_path,
 )
 from limbeck.models.encoder import Encoder, EncoderFacts
+from limbeck.models.heads import with_classifier
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.models.origins.decoder import load_keepsakes
 from limbeck.models.origins.load import load_encoder
@@ -42,6 +43,7 @@ log = logging.getLogger("limbeck")
 
 BEFORE_DROP_PATH = (*HEAD_KINDS, "block_input", "attention_input", "attention_output")
 """The kinds of tap that a block's own drop path does not touch."""
+CLASSIFIER_INIT_STD = 0.02  # TinyViT's; the tiny ones of fine-tuning are for a trained encoder
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,17 @@ def build_networks(
     options = method_options(config, kind)
     check_needs_teacher(config.method, options, config.teacher, config.targets)
     student = start_student(config.student, options.drop_path_rate, config.seed)
-    choose_attention(student, device, DTYPES[config.train.precision])
     reader = None if config.targets.source is None else TargetReader(config.targets.source)
     teacher: Answering | None
     if reader is None:
-        teacher = load_teacher(config.teacher, student.facts, device, load)
+        # Of a classifier the logits alone are wanted, which are best at its own image size.
+        grid_of = None if options.trains_classifier else student.facts
+        teacher = load_teacher(config.teacher, grid_of, device, load)
     else:
         teacher = StoredTeacher(reader.manifest, reader.weights(), device)
+    if options.trains_classifier and teacher is not None and teacher.facts.num_classes:
+        student = _with_classes_of(teacher.facts, student, options, config)
+    choose_attention(student, device, DTYPES[config.train.precision])
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)  # a method's own weights, if it has any
         method = kind(options, student.facts, teacher and teacher.facts)
@@ -96,6 +102,42 @@ def build_networks(
     if teacher is not None:
         _check_drop_path(config.teacher, teacher.facts, method.teacher_taps, "teacher")
     return Networks(student, teacher, method, options, reader)
+
+
+def _with_classes_of(
+    teacher: EncoderFacts, student: TimmEncoder, options: ClassifierOptions, config: DistillConfig
+) -> TimmEncoder:
+    """The student with a fresh classifier of the teacher's classes, and its drop path."""
+    log.info("The student gets a fresh classifier of %d classes.", teacher.num_classes)
+    classifier = with_classifier(
+        student,
+        teacher.num_classes,
+        options.global_pool,
+        config.seed,
+        head_init_std=CLASSIFIER_INIT_STD,
+        q_pool=config.student.q_pool,
+    )
+    depth = classifier.facts.depth
+    rates = [options.drop_path_rate * block / max(1, depth - 1) for block in range(depth)]
+    set_drop_path(classifier, rates)
+    return classifier.train()
+
+
+def check_labels(nets: Networks, classes: Sequence[str]) -> None:
+    """Raise UserError where the method learns from labels and the images' are not the teacher's.
+
+    ``classes``: the names of the images' classes; empty without labels.
+    """
+    if not nets.method.needs_labels or nets.teacher is None:
+        return
+    facts = nets.teacher.facts
+    if len(classes) != facts.num_classes:
+        raise UserError(
+            f"The method is to learn from labels too, and the images have "
+            f"{f'{len(classes)} classes' if classes else 'none'} where the teacher knows "
+            f"{facts.num_classes}; name images of its classes, or set the labels' weight to 0."
+        )
+    _check_classes(facts, classes)
 
 
 def method_class(name: str) -> type[Method]:
@@ -227,24 +269,25 @@ def load_task_teacher(
     options = method_options(config, kind)
     with seeded(config.seed):
         method = kind(options, student, teacher.facts)
-    _check_classes(teacher.facts, classes)
+    check_classes(teacher.facts, classes, "teacher")
     return method, teacher
 
 
-def _check_classes(teacher: EncoderFacts, classes: Sequence[str]) -> None:
-    named = teacher.origin.get("classes")
+def check_classes(encoder: EncoderFacts, classes: Sequence[str], role: str) -> None:
+    """Raise UserError where a network names its classes and they are others; warn if it doesn't."""
+    named = encoder.origin.get("classes")
     if named is None or not set(named) & set(classes):
         log.warning(
-            "The teacher %s; they are taken to be the images' in their order: %s%s.",
-            "names its classes otherwise" if named else "does not name its classes",
+            "The %s %s; they are taken to be the images' in their order: %s%s.",
+            role, "names its classes otherwise" if named else "does not name its classes",
             ", ".join(classes[:3]), ", ..." if len(classes) > 3 else "",
         )  # fmt: skip
         return
     for place, (theirs, ours) in enumerate(zip(named, classes, strict=False)):
         if theirs != ours:
             raise UserError(
-                f"Class {place} of the teacher is '{theirs}' and that of the images '{ours}'; "
-                "choose a teacher that was fine-tuned on the same classes, in the same order."
+                f"Class {place} of the {role} is '{theirs}' and that of the images '{ours}'; "
+                f"choose a {role} that was fine-tuned on the same classes, in the same order."
             )
 
 

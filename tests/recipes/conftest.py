@@ -5,7 +5,14 @@ import logging
 import pytest
 
 from limbeck.recipes.distill import distill
-from tests.recipes.runs import distill_config, draw_classes, draw_unlabelled, teacher_config
+from limbeck.recipes.finetune import finetune
+from tests.recipes.runs import (
+    distill_config,
+    draw_classes,
+    draw_unlabelled,
+    finetune_config,
+    teacher_config,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -39,3 +46,9 @@ def teacher(images, tmp_path_factory):
 def student(images, teacher, tmp_path_factory):
     """A finished distillation: two blocks, width 24, three heads, four in the last block."""
     return distill(distill_config(images, tmp_path_factory.mktemp("student") / "run", teacher))
+
+
+@pytest.fixture(scope="session")
+def classifier(images, teacher, tmp_path_factory):
+    """The teacher above, fine-tuned to tell the three classes apart."""
+    return finetune(finetune_config(images, tmp_path_factory.mktemp("classifier") / "run", teacher))

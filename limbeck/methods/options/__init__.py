@@ -1,0 +1,45 @@
+"""Options of the methods, one class each, by subject (no torch here, see ``limbeck.config``)."""
+
+from limbeck.methods.options.base import MethodOptions, NotNegative, PositiveInt
+from limbeck.methods.options.classifier import ClassifierOptions, LogitOptions, SparseLogitOptions
+from limbeck.methods.options.comparison import (
+    AttentionMapOptions,
+    ClsTokenOptions,
+    ComparisonOptions,
+    FeatureOptions,
+    RelationOptions,
+    TransferOptions,
+)
+from limbeck.methods.options.masked import (
+    DecoderOptions,
+    MaskedPixelOptions,
+    MaskTokenOptions,
+    ReconstructionOptions,
+    RegressionOptions,
+    SimMimOptions,
+)
+from limbeck.methods.options.two_views import DinoOptions, MocoV3Options, TwoViewOptions
+
+__all__ = [
+    "AttentionMapOptions",
+    "ClassifierOptions",
+    "ClsTokenOptions",
+    "ComparisonOptions",
+    "DecoderOptions",
+    "DinoOptions",
+    "FeatureOptions",
+    "LogitOptions",
+    "MaskTokenOptions",
+    "MaskedPixelOptions",
+    "MethodOptions",
+    "MocoV3Options",
+    "NotNegative",
+    "PositiveInt",
+    "ReconstructionOptions",
+    "RegressionOptions",
+    "RelationOptions",
+    "SimMimOptions",
+    "SparseLogitOptions",
+    "TransferOptions",
+    "TwoViewOptions",
+]

@@ -1,0 +1,41 @@
+"""What every method may set (no torch here, see ``limbeck.config``)."""
+
+import dataclasses
+from typing import Annotated, ClassVar
+
+import pydantic
+
+from limbeck.config import options
+from limbeck.data.options import CropOptions, ViewOptions
+
+PositiveInt = Annotated[int, pydantic.Field(gt=0)]
+NotNegative = Annotated[float, pydantic.Field(ge=0)]
+
+
+@options
+class MethodOptions:
+    """What every method may set of the student's training: how the student is disturbed."""
+
+    needs_teacher: ClassVar[bool] = True
+    """False for a method that has none (a teacher is then refused)."""
+    trains_classifier: ClassVar[bool] = False
+    """True where the student gets a classifier of the teacher's classes: of ``ClassifierOptions``.
+    The teacher is then shown images of its own size."""
+
+    color_jitter: tuple[NotNegative, NotNegative, NotNegative] = (0.0, 0.0, 0.0)
+    """Brightness, contrast, saturation of the student's view alone: factors in 1 +- value."""
+    drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
+    """Stochastic depth of the student: this rate in every block but the last."""
+
+    def for_next_stage(self) -> "MethodOptions":
+        """The options of a chain's next stage, whose teacher is the student of this one."""
+        return self
+
+    def views(self, crop: CropOptions) -> tuple[ViewOptions, ...]:
+        """The views that are made of each image, with the crop and flip that the run states."""
+        return (ViewOptions(**dataclasses.asdict(crop), color_jitter=self.color_jitter),)
+
+    def local_views(self, crop: CropOptions) -> tuple[tuple[ViewOptions, int], ...]:
+        """Further, smaller views of each image, and their sides in pixels."""
+        del crop
+        return ()

@@ -1,0 +1,103 @@
+"""Stored class probabilities: the K largest of each view, and their sum over the other classes.
+
+TinyViT, arXiv 2207.10666. How many bytes they take is said in ``limbeck.ops.label_codes``.
+"""
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from limbeck.data.options import StoreOptions
+from limbeck.data.target_store import ArraySpec
+from limbeck.errors import UserError
+from limbeck.methods.method import Method
+from limbeck.methods.targets import Targets
+from limbeck.methods.teacher import Teacher
+from limbeck.models.encoder import EncoderFacts
+from limbeck.ops.label_codes import LabelCodec
+from limbeck.ops.soft_labels import top_k
+from limbeck.records import Features, Tap
+
+RECORDS = "records"
+LOGITS = Tap("logits")
+MANY_CLASSES = 1000
+FEW_KEPT, MANY_KEPT = 10, 100  # the paper's, of 1,000 and of 21,841 classes
+
+
+class ProbTargets(Targets):
+    """The ``top_k`` largest class probabilities of a teacher with so many classes, as bytes."""
+
+    kind: ClassVar[str] = "probs"
+    options: ClassVar[tuple[str, ...]] = ("top_k",)
+
+    def __init__(self, top_k: int, teacher: EncoderFacts) -> None:
+        self.codec = LabelCodec(top_k, teacher.num_classes)
+        self.teacher = teacher
+
+    @classmethod
+    def plan(cls, options: StoreOptions, method: Method, teacher: Teacher) -> "ProbTargets":
+        """As many as the store's options say, or the method's. Raises UserError where they differ,
+        and for a teacher without a classifier."""
+        facts = teacher.facts
+        if not facts.num_classes:
+            raise UserError(
+                f"The teacher {facts.origin.get('source', '')} has no classifier, so it has no "
+                "class probabilities to store; fine-tune it first (limbeck finetune --student "
+                "TEACHER --data LABELLED_IMAGES)."
+            )
+        if options.top_k and method.top_k and options.top_k != method.top_k:
+            raise UserError(
+                f"store.top_k is {options.top_k} and the method's top_k {method.top_k}; leave one "
+                "of the two out."
+            )
+        usual = MANY_KEPT if facts.num_classes > MANY_CLASSES else FEW_KEPT
+        return cls(min(options.top_k or method.top_k or usual, facts.num_classes), facts)
+
+    @classmethod
+    def from_store(
+        cls, params: dict[str, Any], teacher: EncoderFacts, weights: dict[str, Tensor]
+    ) -> "ProbTargets":
+        """The same again from what ``params`` said."""
+        del weights
+        return cls(params["top_k"], teacher)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """K and the number of classes."""
+        return {"top_k": self.codec.top_k, "num_classes": self.codec.num_classes}
+
+    @property
+    def arrays(self) -> dict[str, ArraySpec]:
+        """The bytes of one view's label."""
+        return {RECORDS: ArraySpec((self.codec.num_bytes,), "uint8")}
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """The logits."""
+        return (LOGITS,)
+
+    def encode(self, features: Features) -> dict[str, Tensor]:
+        """The records of a live teacher's logits."""
+        labels = top_k(features.taps[LOGITS], self.codec.top_k)
+        return {RECORDS: self.codec.encode(labels)}
+
+    def decode(self, arrays: dict[str, Tensor], taps: tuple[Tap, ...]) -> Features:
+        """The soft labels; there is nothing else."""
+        del taps
+        labels = self.codec.decode(arrays[RECORDS])
+        facts = self.teacher
+        return Features(None, facts.num_prefix_tokens, facts.grid, soft_labels=labels)
+
+    def check(self, method: Method) -> None:
+        """Raise UserError unless ``method`` learns from class probabilities, of as many classes."""
+        if not method.takes_soft_labels or set(method.teacher_taps) - {LOGITS}:
+            raise UserError(
+                f"The store holds class probabilities, from which {type(method).__name__} can't "
+                "learn; choose --method sparse-logit, or store this method's targets."
+            )
+        own, asked = self.codec.top_k, method.top_k
+        if asked is not None and min(asked, self.codec.num_classes) != own:
+            raise UserError(
+                f"The store keeps {own} class probabilities of each view, not {asked}; leave "
+                "top_k out."
+            )
