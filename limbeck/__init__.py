@@ -13,6 +13,7 @@ _PUBLIC = {
     # verbs
     "distill": "limbeck.recipes.distill",
     "store_targets": "limbeck.recipes.store_targets",
+    "convert_targets": "limbeck.recipes.convert_targets",
     "finetune": "limbeck.recipes.finetune",
     "evaluate": "limbeck.recipes.evaluate",
     "analyze": "limbeck.recipes.analyze",
@@ -24,6 +25,7 @@ _PUBLIC = {
     # their options
     "DistillConfig": "limbeck.recipes.distill",
     "StoreTargetsConfig": "limbeck.recipes.store_targets",
+    "ConvertTargetsConfig": "limbeck.recipes.convert_targets",
     "FinetuneConfig": "limbeck.recipes.finetune",
     "EvaluateConfig": "limbeck.recipes.evaluate",
     "AnalyzeConfig": "limbeck.recipes.analyze",

@@ -28,6 +28,9 @@ VERBS = {
     "store-targets": Verb(
         "run a teacher once, keep what it says of each view", "StoreTargetsConfig", "distill"
     ),
+    "convert-targets": Verb(
+        "a store from soft labels in TinyViT's released layout", "ConvertTargetsConfig"
+    ),
     "finetune": Verb("train a student for classification", "FinetuneConfig", "finetune"),
     "evaluate": Verb("does it help? kNN, linear and few-label probes, verdict", "EvaluateConfig"),
     "analyze": Verb("look into networks: layers, attention, probes by block", "AnalyzeConfig"),
@@ -36,7 +39,7 @@ VERBS = {
         "check images, memory, disk and time before a run", "DoctorConfig", "distill", True
     ),
     "inspect": Verb("what is in this weights file or run?", "InspectConfig"),
-    "convert": Verb("write a student as a file in MAE's published layout", "ConvertConfig"),
+    "convert": Verb("write a student as a file in MAE's or TinyViT's layout", "ConvertConfig"),
     "demo": Verb("the whole story on 5,000 real digits, in about six minutes", "DemoConfig"),
 }
 

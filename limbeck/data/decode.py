@@ -56,6 +56,20 @@ def decode_image(data: bytes, max_image_pixels: int) -> np.ndarray:
             raise BadImage(_reason(error)) from error
 
 
+def decode_as_stored(data: bytes, max_image_pixels: int) -> np.ndarray:
+    """Likewise by Pillow's own conversion alone, as most training scripts have it.
+
+    Transparency is dropped, the EXIF orientation ignored, and 16-bit pixels are cut at 255: for
+    views whose boxes were drawn in such pixels.
+    """
+    with warnings.catch_warnings(action="ignore"):
+        image = _open(data, max_image_pixels)
+        try:
+            return np.array(image.convert("RGB"))
+        except Exception as error:  # as above
+            raise BadImage(_reason(error)) from error
+
+
 def _open(data: bytes, max_image_pixels: int) -> Image.Image:
     if not data:
         raise BadImage("the file is empty")

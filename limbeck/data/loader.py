@@ -9,25 +9,26 @@ import atexit
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from limbeck.data.decode import decode_image
-from limbeck.data.options import DataOptions, ViewOptions
+from limbeck.data.options import DataOptions, ReleasedViews, ViewOptions
 from limbeck.data.order import StepOrder
 from limbeck.data.skipped import SkippedLog
 from limbeck.data.source import BadImage, Source
-from limbeck.data.views import NO_BOX, View, erase, eval_view, rand_augment, train_view, view_seed
-from limbeck.errors import RunError
+from limbeck.data.view_makers import EvalView, MakeView, view_maker
+from limbeck.data.views import DrawNoise, View, erase, view_noise, view_seed
+from limbeck.errors import RunError, UserError
 from limbeck.records import Batch
+
+VIEW_SEEDS = "view_seeds"
+"""The array of a record that is no target: the seed of its view, where no other seed tells it."""
 
 
 class HostBatch(NamedTuple):
@@ -36,6 +37,7 @@ class HostBatch(NamedTuple):
     student: Tensor  # [B * V, 3, S, S] uint8
     teacher: Tensor | None  # None: the same as student
     erase_boxes: Tensor  # [B * V, 4] int64
+    noise_seeds: Tensor  # [B * V] int64, of what the boxes are filled with
     labels: Tensor | None  # [B] int64
     view_seeds: Tensor  # [B * V] int64
     keys: tuple[str, ...]
@@ -45,9 +47,12 @@ class HostBatch(NamedTuple):
 
 
 class StoredTargets(Protocol):
-    """The records that a store has for the samples of a source."""
+    """The records that a store has for the samples of a source.
 
-    seed: int
+    ``seed`` is that of their views; None where each record brings its own, as VIEW_SEEDS.
+    """
+
+    seed: int | None
     num_views: int
 
     def __contains__(self, index: int) -> bool:
@@ -71,10 +76,10 @@ class _MicroBatches(Dataset[HostBatch]):
         self,
         source: Source,
         max_image_pixels: int,
-        make_views: Sequence[Callable[[np.ndarray, int], View]],
+        make_views: Sequence[MakeView],
         run_seed: int,
         max_tries: int,
-        make_locals: Sequence[Callable[[np.ndarray, int], View]] = (),
+        make_locals: Sequence[MakeView] = (),
         targets: StoredTargets | None = None,
     ) -> None:
         self.source = source
@@ -82,6 +87,7 @@ class _MicroBatches(Dataset[HostBatch]):
         self.make_views = make_views
         self.make_locals = make_locals
         self.run_seed = run_seed if targets is None else targets.seed
+        self.decode = make_views[0].decode
         self.max_tries = max_tries
         self.targets = targets
 
@@ -105,12 +111,12 @@ class _MicroBatches(Dataset[HostBatch]):
                     continue
                 try:
                     raw = self.source.read(index)
-                    image = decode_image(raw.data, self.max_image_pixels)
+                    image = self.decode(raw.data, self.max_image_pixels)
                 except BadImage as error:
                     skipped.append((key, str(error)))
                     continue
                 for number, make in enumerate((*self.make_views, *self.make_locals)):
-                    seed = view_seed(self.run_seed, epoch, key, number)
+                    seed = self._seed(index, epoch, key, number)
                     if number < len(self.make_views):
                         views.append(make(image, seed))
                         seeds.append(seed)
@@ -127,8 +133,20 @@ class _MicroBatches(Dataset[HostBatch]):
             keys=keys,
             skipped=skipped,
             locals_=locals_,
-            targets=None if self.targets is None else self.targets.read(used, epoch),
+            targets=self._targets(used, epoch),
         )
+
+    def _seed(self, index: int, epoch: int, key: str, number: int) -> int:
+        if self.run_seed is not None:
+            return view_seed(self.run_seed, epoch, key, number)
+        assert self.targets is not None
+        return int(self.targets.read([index], epoch)[VIEW_SEEDS])
+
+    def _targets(self, indices: list[int], epoch: int) -> dict[str, Tensor] | None:
+        if self.targets is None:
+            return None
+        records = self.targets.read(indices, epoch)
+        return {name: array for name, array in records.items() if name != VIEW_SEEDS}
 
 
 def stack_views(
@@ -151,35 +169,13 @@ def stack_views(
         teacher=_stack([view.teacher for view in views]) if is_disturbed else None,
         local=_stack([view.student for view in locals_]) if locals_ else None,
         erase_boxes=torch.tensor([view.erase_box for view in views], dtype=torch.int64),
+        noise_seeds=torch.tensor([view.noise_seed for view in views], dtype=torch.int64),
         labels=torch.tensor(known) if known and len(known) == len(labels) else None,
         view_seeds=torch.tensor(seeds, dtype=torch.int64),
         keys=tuple(keys),
         skipped=tuple(skipped),
         targets=targets,
     )
-
-
-@dataclass(frozen=True)
-class TrainView:
-    """``train_view`` with its options; a class, since a lambda can't be sent to a worker."""
-
-    options: ViewOptions
-    img_size: int
-
-    def __call__(self, image: np.ndarray, seed: int) -> View:
-        """The view of an image with a seed."""
-        return train_view(image, seed, self.options, self.img_size)
-
-
-@dataclass(frozen=True)
-class _EvalView:
-    img_size: int
-    crop_ratio: float
-
-    def __call__(self, image: np.ndarray, seed: int) -> View:
-        del seed
-        pixels = eval_view(image, self.img_size, self.crop_ratio)
-        return View(pixels, pixels, NO_BOX)
 
 
 def _stack(images: list[Tensor]) -> Tensor:
@@ -190,7 +186,7 @@ def train_batches(
     source: Source,
     *,
     data: DataOptions,
-    views: ViewOptions,
+    views: ViewOptions | ReleasedViews,
     other_views: Sequence[ViewOptions] = (),
     local_views: Sequence[tuple[ViewOptions, int]] = (),
     img_size: int,
@@ -217,16 +213,16 @@ def train_batches(
     later for too many bad images or a lost worker.
     """
     order = StepOrder(len(source), run_seed, global_batch_size, accumulate_steps, rank, world_size)
-    for each in (views, *other_views):
-        if each.rand_augment:
-            rand_augment(each.rand_augment, img_size)  # A bad recipe is told here, not by a worker.
+    if isinstance(views, ReleasedViews) and (other_views or local_views):
+        raise UserError("The released views are one per image, and the method asks for several.")
+    make_views = [view_maker(each, img_size) for each in (views, *other_views)]
     dataset = _MicroBatches(
         source,
         data.max_image_pixels,
-        [TrainView(each, img_size) for each in (views, *other_views)],
+        make_views,
         run_seed,
         max_tries=min(len(source), skipped.max_bad + 1),
-        make_locals=[TrainView(*each) for each in local_views],
+        make_locals=[view_maker(*each) for each in local_views],
         targets=targets,
     )
     size = global_batch_size // (accumulate_steps * world_size)
@@ -241,7 +237,7 @@ def train_batches(
                     "No readable image is left to replace the bad ones: "
                     f"{host.skipped[0][0]} ({host.skipped[0][1]}) and those that follow it."
                 )
-            yield to_device(host, device, erase_mean, erase_std)
+            yield to_device(host, device, erase_mean, erase_std, make_views[0].draw_noise)
 
     return batches()
 
@@ -261,7 +257,7 @@ def eval_batches(
     Labels and keys stay beside their images; ``view_seeds`` are those of run seed 0 and epoch 0.
     """
     dataset = _MicroBatches(
-        source, data.max_image_pixels, [_EvalView(img_size, crop_ratio)], run_seed=0, max_tries=1
+        source, data.max_image_pixels, [EvalView(img_size, crop_ratio)], run_seed=0, max_tries=1
     )
     starts = range(0, len(source), batch_size)
     requests = ((0, list(range(s, min(s + batch_size, len(source))))) for s in starts)
@@ -278,6 +274,7 @@ def to_device(
     device: torch.device,
     erase_mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
     erase_std: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    draw_noise: DrawNoise = view_noise,
 ) -> Batch:
     """The batch for a method: floats in 0..1 on the device, with the erased boxes filled."""
     targets = host.targets and {
@@ -286,7 +283,7 @@ def to_device(
     images = _to_float(host.student, device)
     teacher_images = images if host.teacher is None else _to_float(host.teacher, device)
     return Batch(
-        images=erase(images, host.erase_boxes, host.view_seeds, erase_mean, erase_std),
+        images=erase(images, host.erase_boxes, host.noise_seeds, erase_mean, erase_std, draw_noise),
         teacher_images=teacher_images,
         labels=None if host.labels is None else host.labels.to(device, non_blocking=True),
         keys=tuple(host.keys),  # pinning makes lists of tuples

@@ -113,6 +113,12 @@ class ViewOptions(CropOptions):
 
 
 @options
+class ReleasedViews:
+    """The views of TinyViT's released code, of which nothing can be chosen: their seeds come with
+    the stored soft labels. See ``limbeck.data.released_views``."""
+
+
+@options
 class PairMixOptions:
     """Mixup and cutmix of images with each other."""
 

@@ -10,14 +10,14 @@ from torch.utils.data import Dataset
 from limbeck.data.decode import decode_image
 from limbeck.data.loader import (
     HostBatch,
-    TrainView,
     run_workers,
     stack_views,
     to_device,
     workers_for,
 )
-from limbeck.data.options import DataOptions, ViewOptions
+from limbeck.data.options import DataOptions, ReleasedViews, ViewOptions
 from limbeck.data.source import BadImage, Source
+from limbeck.data.view_makers import MakeView, view_maker
 from limbeck.data.views import view_seed
 from limbeck.records import Batch
 
@@ -26,7 +26,7 @@ class _AllViews(Dataset[HostBatch]):
     """Makes a batch of the named views of samples; an image is decoded once for all of them."""
 
     def __init__(
-        self, source: Source, max_image_pixels: int, make_view: TrainView, seed: int
+        self, source: Source, max_image_pixels: int, make_view: MakeView, seed: int
     ) -> None:
         self.source, self.max_image_pixels = source, max_image_pixels
         self.make_view, self.seed = make_view, seed
@@ -68,7 +68,7 @@ def view_batches(
 
     The keys of a batch repeat for each view. Beside it the samples left out, with the reason.
     """
-    dataset = _AllViews(source, data.max_image_pixels, TrainView(views, img_size), seed)
+    dataset = _AllViews(source, data.max_image_pixels, view_maker(views, img_size), seed)
     num_workers = workers_for(data, world_size)
     for host in run_workers(dataset, requests, num_workers, device.type == "cuda"):
         yield to_device(host, device, erase_mean, erase_std), host.skipped
@@ -79,18 +79,16 @@ def view_fingerprint(
     index: int,
     *,
     data: DataOptions,
-    views: ViewOptions,
+    views: ViewOptions | ReleasedViews,
     img_size: int,
     seed: int,
-    view: int,
 ) -> str:
     """32 hex digits of a view's pixels, as the student gets them, and of the box to be erased.
 
-    Raises BadImage where the image can't be read.
+    ``seed`` is the view's own. Raises BadImage where the image can't be read.
     """
-    raw = source.read(index)
-    image = decode_image(raw.data, data.max_image_pixels)
-    made = TrainView(views, img_size)(image, view_seed(seed, view, source.key(index)))
+    make = view_maker(views, img_size)
+    made = make(make.decode(source.read(index).data, data.max_image_pixels), seed)
     digest = blake2b(made.student.numpy().tobytes(), digest_size=16)
     digest.update(np.array(made.erase_box, dtype="<i8").tobytes())
     return digest.hexdigest()

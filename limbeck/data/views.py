@@ -27,6 +27,8 @@ from limbeck.errors import UserError
 Box = tuple[int, int, int, int]
 """(top, left, height, width) in pixels."""
 NO_BOX: Box = (0, 0, 0, 0)
+DrawNoise = Callable[[int, tuple[int, int, int]], np.ndarray]
+"""(seed, shape) -> float32 values of N(0, 1)."""
 
 CROP_STREAM, COLOR_STREAM, ERASE_STREAM, NOISE_STREAM = range(4)
 INTERPOLATION_STREAM = 4
@@ -45,12 +47,13 @@ class View:
     """``student`` and ``teacher``, (3, S, S) uint8: one crop and flip, disturbed for the student.
 
     They are the same tensor where nothing disturbs the student. ``erase_box`` is to be filled with
-    noise by ``erase``, in the student's image only; zeros if there is none.
+    the noise of ``noise_seed`` by ``erase``, in the student's image only; zeros if there is none.
     """
 
     student: Tensor
     teacher: Tensor
     erase_box: Box
+    noise_seed: int = 0
 
 
 def view_seed(run_seed: int, epoch: int, key: str, view: int = 0) -> int:
@@ -87,7 +90,7 @@ def train_view(image: np.ndarray, seed: int, options: ViewOptions, img_size: int
     erase_box = NO_BOX
     if options.erase_prob:
         erase_box = draw_erase_box(generator(seed, ERASE_STREAM), img_size, options.erase_prob)
-    return View(student, teacher, erase_box)
+    return View(student, teacher, erase_box, seed)
 
 
 def eval_view(image: np.ndarray, img_size: int, crop_ratio: float = 0.875) -> Tensor:
@@ -106,18 +109,24 @@ def eval_view(image: np.ndarray, img_size: int, crop_ratio: float = 0.875) -> Te
     return TF.center_crop(resized, [img_size, img_size])
 
 
+def view_noise(seed: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """What an erased box is filled with after normalisation: float32 of ``shape``, N(0, 1)."""
+    return generator(seed, NOISE_STREAM).standard_normal(shape, dtype=np.float32)
+
+
 def erase(
     images: Tensor,
     boxes: Tensor,
-    view_seeds: Tensor,
+    noise_seeds: Tensor,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
+    draw_noise: DrawNoise = view_noise,
 ) -> Tensor:
     """Images (B, 3, H, W) in 0..1 with their boxes (B, 4) filled with noise.
 
     The noise is N(0, 1) per pixel after normalisation with ``mean`` and ``std``, as timm has it,
     hence ``mean + std * noise`` here, which leaves 0..1. It is drawn from each view's own seed
-    (``view_seeds``, (B,) int64), on the CPU: the same on every device. The input is not changed.
+    (``noise_seeds``, (B,) int64), on the CPU: the same on every device. The input is not changed.
     """
     boxes = boxes.cpu()
     if not boxes.any():
@@ -125,11 +134,10 @@ def erase(
     images = images.clone()
     shift = np.array(mean, np.float32).reshape(3, 1, 1)
     scale = np.array(std, np.float32).reshape(3, 1, 1)
-    for index, (box, seed) in enumerate(zip(boxes.tolist(), view_seeds.tolist(), strict=True)):
+    for index, (box, seed) in enumerate(zip(boxes.tolist(), noise_seeds.tolist(), strict=True)):
         top, left, height, width = box
         if height:
-            rng = generator(seed, NOISE_STREAM)
-            noise = shift + scale * rng.standard_normal((3, height, width), dtype=np.float32)
+            noise = shift + scale * draw_noise(seed, (3, height, width))
             patch = torch.from_numpy(noise).to(images)
             images[index, :, top : top + height, left : left + width] = patch
     return images

@@ -151,6 +151,8 @@ def fit(
                 warmup_epochs=warmup_epochs,
                 peak_lr=peak,
                 min_lr=optim.min_lr,
+                warmup_lr=optim.warmup_lr,
+                is_shifted=optim.cosine_from == "warmup-end",
             )
             set_lr(optimizer, lr)
             done = _backward(model, stream, scaler, train, ranks, seed=seed, step=state.step)

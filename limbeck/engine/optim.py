@@ -35,8 +35,10 @@ def param_groups(
         if options.layer_decay != 1:
             if layer_id is None or num_layers is None:
                 raise ValueError("layer_decay needs layer_id and num_layers")
-            layer = layer_id(name)
-            scale = layer_scale(layer, num_layers, options.layer_decay)
+            layer, last = layer_id(name), num_layers
+            if options.layer_decay_count == "blocks":
+                layer, last = min(max(layer, 1), num_layers), num_layers - 1
+            scale = layer_scale(layer, last, options.layer_decay)
             scale *= options.head_lr_scale if layer > num_layers else 1.0
         is_wide = parameter.ndim > 1 or options.decay_all
         is_decayed = is_wide and name.rpartition(".")[2] not in options.no_decay_names

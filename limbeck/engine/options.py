@@ -26,6 +26,11 @@ class OptimOptions:
     min_lr: NotNegative = 0.0
     warmup_epochs: NotNegative | None = None
     """Linear warm-up; a twentieth of the epochs if not given (TinyMIM: 15 of 300, 5 of 100)."""
+    warmup_lr: NotNegative = 0.0
+    """Learning rate of the first step, where the warm-up starts."""
+    cosine_from: Literal["warmup-end", "start"] = "warmup-end"
+    """Where the cosine begins: after the warm-up, or at the start, so that the rate steps down a
+    little at the end of the warm-up (TinyViT)."""
     weight_decay: NotNegative = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     """Of AdamW."""
@@ -33,6 +38,9 @@ class OptimOptions:
     """Of AdamW."""
     layer_decay: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0
     """Learning-rate factor per block from the end; 1 is off."""
+    layer_decay_count: Literal["layers", "blocks"] = "layers"
+    """layers: the embedding and the head are layers of their own (MAE, BEiT); blocks: they have the
+    factors of the first and of the last block, which is 1 (TinyViT)."""
     head_lr_scale: Annotated[float, pydantic.Field(gt=0)] = 1.0
     """Another factor of what comes after the last block, where layer decay is on. The code released
     for Swin in arXiv 2404.12210 counts it two layers too low: 0.7225 with its layer_decay 0.85."""
@@ -46,6 +54,18 @@ class OptimOptions:
     def __post_init__(self) -> None:
         if self.head_lr_scale != 1 and self.layer_decay == 1:
             raise UserError("optim.head_lr_scale has no effect without layer_decay; set one.")
+        if self.layer_decay_count == "blocks" and self.layer_decay == 1:
+            raise UserError("optim.layer_decay_count has no effect without layer_decay; set one.")
+        if self.layer_decay_count == "blocks" and self.head_lr_scale != 1:
+            raise UserError(
+                "optim.head_lr_scale is for a head that is a layer of its own; leave it out, or "
+                "set layer_decay_count layers."
+            )
+        if self.warmup_epochs == 0 and (self.warmup_lr or self.cosine_from == "start"):
+            raise UserError(
+                "optim.warmup_lr and optim.cosine_from have no effect without warm-up; leave them "
+                "out, or set warmup_epochs."
+            )
 
     def warmup_for(self, epochs: float) -> float:
         """Epochs of warm-up in a run of so many epochs."""

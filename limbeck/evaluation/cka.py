@@ -119,9 +119,13 @@ class MinibatchCka:
 def layer_taps(encoder: Encoder) -> tuple[Tap, ...]:
     """The layers that are compared: what each block's attention reads, then the output.
 
-    Layer k is the normed input of block k, so what k blocks have made; layer ``depth`` the output.
+    Layer k is the normed input of block k (of a block without attention its input), so what k
+    blocks have made; layer ``depth`` the output.
     """
-    inputs = (Tap("attention_input", block) for block in range(encoder.facts.depth))
+    inputs = (
+        Tap("attention_input" if num_heads else "block_input", block)
+        for block, num_heads in enumerate(encoder.facts.num_heads)
+    )
     return (*inputs, Tap("output"))
 
 

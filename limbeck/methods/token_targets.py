@@ -45,6 +45,7 @@ class TokenTargets(Targets):
     """
 
     kind = "tokens"
+    options = ("token_dtype",)
 
     def __init__(
         self, params: dict[str, Any], teacher: EncoderFacts, weights: dict[str, Tensor]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import AttentionRope, apply_rot_embed_cat
-from timm.models import beit, eva, hiera, swin_transformer, vision_transformer
+from timm.models import beit, eva, hiera, swin_transformer, tiny_vit, vision_transformer
 from torch import Tensor, nn
 
 from limbeck.models.encoder import Encoder
@@ -166,7 +166,10 @@ def _rotate(attn: nn.Module, qkv: Qkv, rope: Tensor | None) -> Qkv:
     return q, k, v
 
 
-_IN_WINDOWS = (hiera.MaskUnitAttention, swin_transformer.WindowAttention)
+_IN_WINDOWS = (hiera.MaskUnitAttention, swin_transformer.WindowAttention, tiny_vit.Attention)
+
+HEAD_MAJOR = (tiny_vit.Attention,)
+"""The attention classes whose packed projection has each head's queries, keys, values in turn."""
 
 IS_PRE_NORM: dict[type, bool] = {
     vision_transformer.Block: True,

@@ -12,7 +12,10 @@ from timm.layers import resize_rel_pos_bias_table
 from timm.models.beit import Beit
 from torch import Tensor, nn
 
+from limbeck.ops.pos_embed import resize_offsets
+
 TABLE = "relative_position_bias_table"
+_OFFSETS = "attention_biases"
 
 
 class QkvBiasBeit(Beit):
@@ -28,15 +31,20 @@ class QkvBiasBeit(Beit):
 
 
 def resize_tables(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """``weights`` with their tables of relative positions as large as the ``model``'s, timm's way.
+    """``weights`` with their tables of relative positions as large as the ``model``'s.
 
     A BEiT's are for its grid (with entries for the class token at the end), a Swin's for its
-    windows. A table does not tell a window that is not square: such stay as they are.
+    windows, and both are resized timm's way. A table does not tell a window that is not square:
+    such stay as they are. A TinyViT's are resized as published (``resize_offsets``).
     """
     own = model.state_dict()
     resized: dict[str, Tensor] = {}
     for name, value in weights.items():
-        if not name.endswith(TABLE) or name not in own or own[name].shape == value.shape:
+        if name not in own or own[name].shape == value.shape:
+            continue
+        if name.endswith(_OFFSETS) and value.ndim == 2 and len(value) == len(own[name]):
+            resized[name] = resize_offsets(value, own[name].shape[1])
+        if not name.endswith(TABLE):
             continue
         window = model.get_submodule(name.removesuffix(f".{TABLE}")).window_size
         num_others = own[name].shape[0] - prod(2 * side - 1 for side in window)

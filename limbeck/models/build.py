@@ -10,9 +10,11 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath
 from timm.models.hiera import Hiera
 from timm.models.swin_transformer import SwinTransformer
+from timm.models.tiny_vit import TinyVit
 from torch import nn
 
 from limbeck.errors import UserError
+from limbeck.models.attention import HEAD_MAJOR
 from limbeck.models.options import GlobalPool, StudentOptions
 from limbeck.models.shapes import (
     check_model_name,
@@ -100,9 +102,10 @@ def init_student(model: nn.Module) -> None:
     with std 0.02, and a fixed sin-cos pos_embed that is not trained. What a plain ViT does not have
     (registers, layer scale, rotary tables) stays as timm made it; so does the trained pos_embed of
     a Hiera, and all of a Swin, which SimMIM did not start in another way (both trunc-normal with
-    std 0.02). Draws from torch's generator.
+    std 0.02), and of a TinyViT (linear layers likewise, convolutions as torch starts them). Draws
+    from torch's generator.
     """
-    if isinstance(model, SwinTransformer):
+    if isinstance(model, SwinTransformer | TinyVit):
         return
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -149,13 +152,14 @@ def has_sincos_positions(encoder: TimmEncoder) -> bool:
 
 
 def set_drop_path(encoder: TimmEncoder, rates: Sequence[float]) -> None:
-    """Set the drop-path rate of every block (0 <= rate < 1), the same for both of its branches."""
+    """Set the drop-path rate of every block (0 <= rate < 1), the same for all its branches."""
     blocks = encoder.blocks
     if len(rates) != len(blocks):
         raise ValueError(f"{len(rates)} drop-path rates for {len(blocks)} blocks.")
     for block, rate in zip(blocks, rates, strict=True):
-        block.drop_path1 = DropPath(rate) if rate else nn.Identity()
-        block.drop_path2 = DropPath(rate) if rate else nn.Identity()
+        # Two in a block of two branches, one in one of convolutions.
+        for name in [name for name, _ in block.named_children() if name.startswith("drop_path")]:
+            setattr(block, name, DropPath(rate) if rate else nn.Identity())
         block.train(block.training)
 
 
@@ -166,30 +170,52 @@ def keep_dropping_paths(encoder: TimmEncoder) -> None:
             module.train()
 
 
-def qkv_parts(name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
+def parts_of(student: TimmEncoder) -> Callable[[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """``qkv_parts`` of the student's own parameters, also by their names in a distiller."""
+    by_head = {
+        f"{name}.qkv": module.num_heads
+        for name, module in student.model.named_modules()
+        if isinstance(module, HEAD_MAJOR)
+    }
+
+    def parts(name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
+        owner = _bare(name.removeprefix("student.")).rpartition(".")[0]
+        return qkv_parts(name, value, by_head.get(owner))
+
+    return parts
+
+
+def qkv_parts(
+    name: str, value: torch.Tensor, num_heads: int | None = None
+) -> dict[str, torch.Tensor]:
     """The queries', keys' and values' rows of a packed projection, by name; else nothing.
 
     "blocks.11.attn.qkv.weight[queries]" and so on, views of ``value``: a method may train the ones
     without the others. (Biases that are parameters of their own, as EVA's and BEiT's, are not
-    decayed, so that they stay as they are without a gradient.)
+    decayed, so that they stay as they are without a gradient.) ``num_heads``: of one whose rows lie
+    head by head.
     """
     if not name.endswith(("attn.qkv.weight", "attn.qkv.bias")):
         return {}
-    rows = value.detach().unflatten(0, (3, -1))
+    if num_heads is None:
+        rows = value.detach().unflatten(0, (3, -1))
+    else:
+        rows = value.detach().unflatten(0, (num_heads, 3, -1)).transpose(0, 1)
     return {f"{name}[{kind}]": rows[i] for i, kind in enumerate(("queries", "keys", "values"))}
 
 
-def _with_parts(model: nn.Module) -> dict[str, torch.Tensor]:
+def _with_parts(encoder: TimmEncoder) -> dict[str, torch.Tensor]:
     """Parameters, and the parts of packed ones, by name."""
-    named: dict[str, torch.Tensor] = dict(model.named_parameters())
+    named: dict[str, torch.Tensor] = dict(encoder.model.named_parameters())
+    parts = parts_of(encoder)
     for name, value in list(named.items()):
-        named |= qkv_parts(name, value)
+        named |= parts(name, value)
     return named
 
 
 def remember(encoder: TimmEncoder, parameter_names: Sequence[str]) -> Callable[[], None]:
     """A function that gives parameters, or their ``qkv_parts``, the values back that they have."""
-    own = _with_parts(encoder.model)
+    own = _with_parts(encoder)
     values = {name: own[name].detach().clone() for name in map(_bare, parameter_names)}
 
     @torch.no_grad()
@@ -216,7 +242,7 @@ def reinit_tail(
     "reinit" or "zero" has no effect.
     """
     names = list(map(_bare, parameter_names))
-    own = _with_parts(encoder.model)
+    own = _with_parts(encoder)
     unknown = [name for name in names if name not in own]
     if unknown:
         raise UserError(
@@ -225,7 +251,7 @@ def reinit_tail(
     zeroed: list[str] = []
     if how != "keep":
         # Another stream than build_student's: its own seed would draw the same weights again.
-        drawn = _with_parts(build_fresh(encoder.facts.architecture, {}, seed + 1).model)
+        drawn = _with_parts(build_fresh(encoder.facts.architecture, {}, seed + 1))
         fresh = {name: drawn[name].to(own[name].device) for name in names}
         if how == "zero":
             outputs = ("attn.proj", "mlp.fc2")

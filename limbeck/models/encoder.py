@@ -15,9 +15,10 @@ from limbeck.records import HEAD_KINDS, LOGIT_KINDS, Features, Tap
 class EncoderFacts:
     """What others may know of an encoder.
 
-    ``num_heads`` one count per block (an adaptive last block may differ). ``num_prefix_tokens``
-    counts the CLS, register and distillation tokens before the patches; where ``has_cls_token``
-    the CLS token is the first of them. ``img_size`` (H, W) and ``grid`` (gh, gw) are those the
+    ``num_heads`` one count per block (an adaptive last block may differ); 0 of a block without
+    attention, which offers only "block_input" and "tokens". ``num_prefix_tokens`` counts the CLS,
+    register and distillation tokens before the patches; where ``has_cls_token`` the CLS token is
+    the first of them. ``img_size`` (H, W) and ``grid`` (gh, gw) are those the
     encoder was built for. ``mean`` and ``std`` (3 values each) normalise images in 0..1.
     ``num_classes`` is 0 without a classifier; ``has_dist_head``: there is a second one, on the
     distillation token. ``output_dim`` is the width of Tap("output"), ``embed_dim`` if not given.
@@ -242,6 +243,12 @@ def check_taps(encoder: Encoder, taps: tuple[Tap, ...], role: str) -> None:
             raise UserError(
                 f"The {role} has {facts.depth} blocks (0 to {facts.depth - 1}, or -1 for the "
                 f"last); there is no block {tap.block}."
+            )
+        if not facts.num_heads[tap.block] and tap.kind not in ("block_input", "tokens"):
+            usable = ", ".join(str(k) for k, heads in enumerate(facts.num_heads) if heads)
+            raise UserError(
+                f"Block {tap.block} of the {role} has no attention, so there is no '{tap.kind}' in "
+                f"it, only 'block_input' and 'tokens'; choose one of the blocks {usable}."
             )
         assert facts.global_blocks is not None
         if tap.kind in HEAD_KINDS and tap.block % facts.depth not in facts.global_blocks:

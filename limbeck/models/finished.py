@@ -24,6 +24,7 @@ from limbeck.config import read_json
 from limbeck.errors import RunError, UserError
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import build_encoder, wrap
+from limbeck.models.windows import timm_kwargs
 
 WEIGHTS_FILE = "student.safetensors"
 RECORD_FILE = "student.json"
@@ -216,7 +217,8 @@ def _timm_calls(encoder: TimmEncoder) -> dict[str, Any] | None:
     facts = encoder.facts
     if facts.architecture["kind"] != "timm":
         return None
-    name, kwargs = facts.architecture["name"], facts.architecture["kwargs"]
+    name = facts.architecture["name"]
+    kwargs = timm_kwargs(name, facts.architecture["kwargs"])
     arguments = "".join(f", {key}={value!r}" for key, value in kwargs.items())
     with torch.device("meta"):
         plain = wrap(

@@ -1,6 +1,7 @@
 """A classifier in the place of an encoder's head: the model that is fine-tuned."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from limbeck.models.beit_bias import resize_tables
 from limbeck.models.build import choose_pooling, seeded
 from limbeck.models.cls_distilled import ClsDistilledVit
 from limbeck.models.encoder import EncoderFacts
+from limbeck.models.head_rows import copy_rows
 from limbeck.models.options import GlobalPool, HeadKind, choose_pool
 from limbeck.models.origins.architecture import read_shape, to_architecture, to_ratio
 from limbeck.models.origins.checkpoint import has_position_table, interpolation_note
@@ -20,6 +22,7 @@ from limbeck.models.origins.layouts import Grid, Weights
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.tinymim_star import OUT_DIM, TinyMimStar
 from limbeck.models.vit import build_encoder
+from limbeck.models.windows import with_img_size
 from limbeck.ops.pos_embed import interpolate_pos_embed
 
 log = logging.getLogger("limbeck")
@@ -54,6 +57,7 @@ def with_classifier(
     img_size: int | None = None,
     head_init_std: float = 2e-5,
     q_pool: int | None = None,
+    head_rows: Sequence[int] | None = None,
 ) -> TimmEncoder:
     """The model to fine-tune: the encoder's weights and a new head, all of it trainable.
 
@@ -67,7 +71,8 @@ def with_classifier(
     afterwards (timm's fc_norm), "token" norms and takes the CLS token; "distilled" can only do the
     latter, "cls-distilled" and "tinymim-star" only the former. A norm in another place than the
     encoder's starts fresh, and the encoder's is dropped. Heads start trunc-normal with
-    ``head_init_std`` and zero bias.
+    ``head_init_std`` and zero bias, or from these rows of the encoder's own (``copy_rows``): one
+    per class in ``head_rows``.
 
     Adapted head counts are kept unless ``num_heads`` sets one for all blocks. Another ``img_size``
     (pixels) interpolates the positions. ``q_pool``: of a Hiera, three times if not given. Raises
@@ -86,21 +91,25 @@ def with_classifier(
     weights, architecture, added, dropped = _become(encoder, own_kind, head)
     changes: dict[str, Any] = {"num_classes": num_classes, "global_pool": global_pool}
     changes |= choose_pooling(architecture["name"], num_classes, q_pool)
-    if img_size is not None:
-        changes["img_size"] = [img_size, img_size]
     architecture["kwargs"] = architecture["kwargs"] | changes
+    if img_size is not None:
+        architecture["kwargs"] = with_img_size(architecture["kwargs"], (img_size, img_size))
     if num_heads is not None:
         architecture["num_heads"] = [num_heads] * facts.depth
     with seeded(seed):
         classifier = build_encoder(architecture, facts.origin)
         for linear in _heads(classifier.model):
-            nn.init.trunc_normal_(linear.weight, std=head_init_std)
+            nn.init.zeros_(linear.weight)
+            if head_init_std:  # torch divides by it
+                nn.init.trunc_normal_(linear.weight, std=head_init_std)
             nn.init.zeros_(linear.bias)
     own = _without_head(classifier.model.state_dict())
     for fresh, old in (("fc_norm", "norm"), ("norm", "fc_norm")):
         is_moved = f"{old}.weight" in weights and f"{old}.weight" not in own
         if is_moved and f"{fresh}.weight" in own:
             added, dropped = (*added, fresh), (*dropped, old)
+    if head_rows is not None:
+        _start_from_rows(encoder, classifier, head_rows, own_kind == head and not added)
     if not facts.num_classes:
         # The norm of a Hiera's head: where there was no classifier it is of the pre-training.
         added, dropped = (*added, "head"), (*dropped, "head")
@@ -109,6 +118,21 @@ def with_classifier(
     _check_all_fit({n: v for n, v in own.items() if _first(n) not in added}, weights, classifier)
     classifier.model.load_state_dict(classifier.model.state_dict() | weights)
     return classifier
+
+
+def _start_from_rows(
+    encoder: TimmEncoder, classifier: TimmEncoder, head_rows: Sequence[int], reads_the_same: bool
+) -> None:
+    name = encoder.facts.architecture["name"]
+    if not encoder.facts.num_classes:
+        raise UserError(f"{name} has no classifier to start from; leave its rows out.")
+    if not reads_the_same:
+        raise UserError(
+            f"The classifier of {name} reads other features than the new one would; keep its "
+            "--head and --global-pool, or start afresh."
+        )
+    for own, old in zip(_heads(classifier.model), _heads(encoder.model), strict=True):
+        copy_rows(own, old, head_rows)
 
 
 def _become(

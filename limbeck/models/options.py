@@ -37,8 +37,8 @@ class StudentOptions:
     """The network to train: a timm name, and what differs from it."""
 
     name: Annotated[str, tyro.conf.arg(aliases=["--student"])] = "vit_tiny_patch16_224"
-    """Name of a timm ViT, Hiera or Swin, or a short one: vit_tiny, vit_small, vit_base, hiera_46,
-    swin_48."""
+    """Name of a timm ViT, Hiera, Swin or TinyViT, or a short one: vit_tiny, vit_small, vit_base,
+    hiera_46, swin_48, tiny_vit_5m, tiny_vit_11m, tiny_vit_21m."""
     img_size: PositiveInt | None = None
     """Image side in pixels; the name's own if not given."""
     patch_size: PositiveInt | None = None

@@ -20,11 +20,14 @@ SHORT_NAMES = {
     "vit_huge": "vit_huge_patch14_224",
     "hiera_46": "hiera_tiny_224",
     "swin_48": "swin_tiny_patch4_window7_224",
+    "tiny_vit_5m": "tiny_vit_5m_224",
+    "tiny_vit_11m": "tiny_vit_11m_224",
+    "tiny_vit_21m": "tiny_vit_21m_224",
 }
 _NARROWED = {"hiera_46": {"embed_dim": 46}, "swin_48": {"embed_dim": 48}}
 """What a short name says besides: the "tiny" Hiera and Swin of arXiv 2404.12210."""
 
-_HIERARCHICAL = ("hiera", "swin_transformer")
+_HIERARCHICAL = ("hiera", "swin_transformer", "tiny_vit")
 # The files whose models ``models.vit.build_encoder`` takes.
 _FILES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "beit", *_HIERARCHICAL)
 _REGISTERED = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
@@ -52,7 +55,7 @@ def check_model_name(name: str, *, any_model: bool = False) -> str:
         if base in _read_names(_REGISTERED, "*"):
             raise UserError(
                 f"timm's '{base}' is not supported; choose a plain ViT, a DeiT, an EVA, a BEiT, a "
-                f"Hiera or a Swin. "
+                f"Hiera, a Swin or a TinyViT. "
                 f"Short names: {', '.join(SHORT_NAMES)}."
             )
         tagged = sorted(_read_names(_TAGGED)) if tag else SHORT_NAMES
@@ -76,6 +79,11 @@ def is_hierarchical(name: str) -> bool:
     return name.partition(".")[0] in _read_names(_REGISTERED, *_HIERARCHICAL)
 
 
+def is_tiny_vit(name: str) -> bool:
+    """Whether it is a TinyViT (a full timm name, with or without a tag)."""
+    return name.partition(".")[0] in _read_names(_REGISTERED, "tiny_vit")
+
+
 def pooling_of(name: str, num_classes: int) -> dict[str, int]:
     """How often a Hiera pools, as timm's argument: twice in pre-training, else three times.
 
@@ -88,9 +96,11 @@ def pooling_of(name: str, num_classes: int) -> dict[str, int]:
 
 def check_stated(name: str, stated: Iterable[str]) -> None:
     """Raise UserError for an option of the shape that a model of stages has not."""
-    usable = ("img_size", "embed_dim", "mlp_ratio")
+    full = check_model_name(name)
+    # A TinyViT's widths do not follow from the first one.
+    usable = ("img_size", "mlp_ratio", *(() if is_tiny_vit(full) else ("embed_dim",)))
     wrong = [option for option in stated if option not in usable]
-    if wrong and is_hierarchical(check_model_name(name)):
+    if wrong and is_hierarchical(full):
         raise UserError(
             f"'{name}' is built of stages, so {', '.join(wrong)} can't be set; of its shape only "
             f"{', '.join(usable)} can."

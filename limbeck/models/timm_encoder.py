@@ -125,6 +125,10 @@ class TimmEncoder(Encoder, ABC):
         """The residual stream to which the attention is added: the block's input."""
         return x
 
+    def _before_mlp(self, block: nn.Module, x: Tensor) -> Tensor:
+        """The residual stream after the attention as the MLP finds it: unchanged."""
+        return x
+
     def _in_rows(self, x: Tensor, index: int, is_dropping: bool) -> Tensor:
         """Tokens as they lie after block ``index`` in the contract's order (B, N, D): as is."""
         return x
@@ -223,9 +227,12 @@ class TimmEncoder(Encoder, ABC):
         where = f"Block {block} of {facts.architecture['name']}"
         if not -facts.depth <= block < facts.depth:
             raise UserError(f"{where} does not exist; it has {facts.depth} blocks.")
-        attn, own = self.blocks[block].attn, facts.num_heads[block]
+        own = facts.num_heads[block]
         if num_heads == own:
             return
+        if not own:
+            raise UserError(f"{where} has no attention; leave its heads out.")
+        attn = self.blocks[block].attn
         width = attn.proj.in_features
         if num_heads < 1 or width % num_heads:
             fitting = [str(n) for n in range(1, width + 1) if width % n == 0 and width // n >= 8]
@@ -275,6 +282,7 @@ class TimmEncoder(Encoder, ABC):
             x = self._shortcut(block, x) + block.drop_path1(found["attention_output"])
             found["attention_tokens"] = x
             if goes_on or "mlp_output" in kinds:
+                x = self._before_mlp(block, x)
                 found["mlp_output"] = self._mlp_branch(block, x)
                 x = x + block.drop_path2(found["mlp_output"])
         elif goes_on:

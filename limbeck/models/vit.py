@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from timm import create_model
 from timm.layers import PatchEmbed, apply_keep_indices_nlc
-from timm.models import beit, deit, eva, hiera, swin_transformer, vision_transformer
+from timm.models import beit, deit, eva, hiera, swin_transformer, tiny_vit, vision_transformer
 from torch import Tensor, nn
 
 from limbeck.errors import UserError
@@ -30,7 +30,9 @@ from limbeck.models.hiera import HieraEncoder
 from limbeck.models.patch_embed import embed_patches
 from limbeck.models.swin import SwinEncoder
 from limbeck.models.timm_encoder import Norm, TimmEncoder, check_class
+from limbeck.models.tiny_vit import TinyVitEncoder
 from limbeck.models.tinymim_star import TinyMimStar
+from limbeck.models.windows import timm_kwargs
 from limbeck.ops.masking import is_masked
 from limbeck.records import Features, Tap
 
@@ -361,7 +363,7 @@ _EMBED: dict[type, Callable[..., tuple[Tensor, list[BlockContext]]]] = {
 }
 
 KINDS: dict[str, Callable[[str, dict[str, Any]], nn.Module]] = {
-    "timm": lambda name, kwargs: create_model(name, **kwargs),
+    "timm": lambda name, kwargs: create_model(name, **timm_kwargs(name, kwargs)),
     "tinymim-star": lambda name, kwargs: TinyMimStar(**kwargs),
     "cls-distilled": lambda name, kwargs: ClsDistilledVit(**kwargs),
     "beit-qkv-bias": lambda name, kwargs: QkvBiasBeit(**kwargs),
@@ -371,6 +373,7 @@ KINDS: dict[str, Callable[[str, dict[str, Any]], nn.Module]] = {
 _FAMILIES: dict[type, type[TimmEncoder]] = {
     hiera.Hiera: HieraEncoder,
     swin_transformer.SwinTransformer: SwinEncoder,
+    tiny_vit.TinyVit: TinyVitEncoder,
 }
 """The model classes that are not plain, and the encoder of each."""
 

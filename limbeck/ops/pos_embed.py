@@ -1,5 +1,7 @@
 """Position tables: MAE's fixed 2-D sin-cos one (arXiv 2111.06377), and learned ones resized."""
 
+from math import isqrt
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -80,3 +82,22 @@ def interpolate_pos_embed(
     image = F.interpolate(image, size=grid_to, mode="bicubic", antialias=True)
     patches = image.permute(0, 2, 3, 1).flatten(1, 2).to(pos_embed.dtype)
     return torch.cat((prefix, patches), dim=1)
+
+
+def resize_offsets(biases: Float[Tensor, "nh n"], num_offsets: int) -> Float[Tensor, "nh m"]:
+    """A table of biases by absolute offset for a square window of another size, as TinyViT's.
+
+    ``n`` and ``num_offsets`` are squares: the entry |dy| * side + |dx| belongs to tokens that are
+    so far apart. Bicubic without antialiasing, as TinyViT (arXiv 2207.10666) went from 224 to 384
+    and 512 pixels; timm's way with antialiasing is another kernel, also where it enlarges.
+    """
+    side_from, side_to = isqrt(biases.shape[1]), isqrt(num_offsets)
+    if side_from**2 != biases.shape[1] or side_to**2 != num_offsets:
+        raise UserError(
+            f"A table of {biases.shape[1]} offsets can't be resized to {num_offsets}: both must be "
+            "those of a square window; choose an image size whose windows are square."
+        )
+    # float32: the interpolation has no half-precision version on the CPU.
+    image = biases.float().unflatten(1, (side_from, side_from)).unsqueeze(0)
+    image = F.interpolate(image, size=(side_to, side_to), mode="bicubic", align_corners=False)
+    return image[0].flatten(1).to(biases.dtype)

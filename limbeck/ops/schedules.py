@@ -16,20 +16,26 @@ def cosine_lr(
     warmup_epochs: float,
     peak_lr: float,
     min_lr: float,
+    warmup_lr: float = 0.0,
+    is_shifted: bool = True,
 ) -> float:
     """Learning rate of a step (counted from 0): linear warm-up, then half a cosine.
 
     With e = step / steps_per_epoch, the fractional epoch:
-    lr = peak e / warmup for e < warmup, which ignores ``min_lr``, so the first step has lr 0; then
+    lr = start + (peak - start) e / warmup for e < warmup, which ignores ``min_lr``, so the first
+    step has lr start, ``warmup_lr``; then
     lr = min + (peak - min) (1 + cos(pi (e - warmup) / (epochs - warmup))) / 2,
-    and ``min_lr`` from ``epochs`` on.
+    and ``min_lr`` from ``epochs`` on. The cosine of one that is not shifted is that of e / epochs,
+    as if it had begun at the start: TinyViT's (arXiv 2207.10666), whose released code also applies
+    every value one step late, which is not done here.
     """
     epoch = step / steps_per_epoch
     if epoch < warmup_epochs:
-        return peak_lr * epoch / warmup_epochs
+        return warmup_lr + (peak_lr - warmup_lr) * epoch / warmup_epochs
     if epoch >= epochs:
         return min_lr
-    progress = (epoch - warmup_epochs) / (epochs - warmup_epochs)
+    begin = warmup_epochs if is_shifted else 0.0
+    progress = (epoch - begin) / (epochs - begin)
     return min_lr + (peak_lr - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 

@@ -184,9 +184,12 @@ def rehearse(
 def _rebuilt(architecture: dict[str, Any]) -> Callable[..., Encoder]:
     """A function like ``load_encoder`` for a student that is still to be trained."""
     from limbeck.models.vit import build_encoder
+    from limbeck.models.windows import with_img_size
 
     def load(source: str, img_size: int | None = None) -> Encoder:
-        kwargs = architecture["kwargs"] | ({"img_size": [img_size] * 2} if img_size else {})
+        kwargs = architecture["kwargs"]
+        if img_size:
+            kwargs = with_img_size(kwargs, (img_size, img_size))
         return build_encoder(architecture | {"kwargs": kwargs}, {"source": source})
 
     return load

@@ -1,4 +1,4 @@
-"""``limbeck convert``: any plain ViT as a file in MAE's published layout.
+"""``limbeck convert``: a plain ViT as a file in MAE's published layout, a TinyViT in its own.
 
 Imports of torch are inside the functions: the config and its checks must answer without it.
 """
@@ -21,15 +21,17 @@ SUFFIXES = (".pth", ".pt", ".safetensors")
 
 @options
 class ConvertConfig:
-    """Write a plain ViT as MAE's file (arXiv 2111.06377), which many programs read: {"model": ...}
-    in torch's format, or safetensors if the name ends so."""
+    """Write a plain ViT as MAE's file (arXiv 2111.06377), which many programs read, or a TinyViT as
+    its authors' (arXiv 2207.10666): {"model": ...} in torch's format, or safetensors if the name
+    ends so."""
 
     source: Annotated[str, tyro.conf.Positional] = ""
     """A run's folder, a weights file, timm:NAME or hf:NAME."""
     out: Annotated[str, tyro.conf.Positional] = ""
     """The file to write: .pth, .pt or .safetensors."""
-    layout: Literal["mae", "mae-full"] = "mae"
-    """mae: the encoder alone; mae-full: with its decoder, as for more pre-training."""
+    layout: Literal["mae", "mae-full", "tiny-vit"] = "mae"
+    """mae: the encoder alone; mae-full: with its decoder, as for more pre-training; tiny-vit: a
+    TinyViT with its classifier."""
     num_heads: Annotated[int, pydantic.Field(gt=0)] | None = None
     """Head count, for a weights file that does not say it and whose width does not tell."""
     decoder_num_heads: Annotated[int, pydantic.Field(gt=0)] | None = None
@@ -40,13 +42,16 @@ class ConvertConfig:
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written: where, how many tensors and values, and what was not."""
+    """What was written: where, how many tensors and values, and what was not.
+
+    ``num_heads`` are those that the layout does not tell, None where it does.
+    """
 
     file: Path
     layout: str
     num_tensors: int
     num_values: int
-    num_heads: int
+    num_heads: int | None
     left_out: tuple[str, ...]
 
 
@@ -64,6 +69,8 @@ def check(config: ConvertConfig) -> None:
         raise UserError(f"{out} is a folder; choose another name.")
     if not out.parent.is_dir():
         raise UserError(f"There is no folder {out.parent} to write in; make it first.")
+    if config.layout == "tiny-vit" and config.num_heads is not None:
+        raise UserError("num_heads has no effect with --layout tiny-vit; leave it out.")
     if config.layout != "mae-full" and config.decoder_num_heads is not None:
         raise UserError("decoder_num_heads has no effect without --layout mae-full; leave it out.")
 
@@ -88,6 +95,7 @@ def convert(config: ConvertConfig) -> Converted:
     )
     from limbeck.models.origins.load import load_encoder
     from limbeck.models.origins.published import to_mae
+    from limbeck.models.origins.tiny_vit import to_published
 
     heads = {} if config.num_heads is None else {"num_heads": config.num_heads}
     encoder = load_encoder(config.source, **heads)
@@ -96,7 +104,11 @@ def convert(config: ConvertConfig) -> Converted:
         decoder = load_decoder(config.source, num_heads=config.decoder_num_heads)
         kept = load_keepsakes(config.source)[DECODER]
         check_reads_output(kept, f"The decoder of {config.source}", "convert it with --layout mae")
-    weights, told, left = to_mae(encoder, decoder)
+    if config.layout == "tiny-vit":
+        weights, left = to_published(encoder), []
+        told = {"source": str(encoder.facts.origin.get("source", ""))}
+    else:
+        weights, told, left = to_mae(encoder, decoder)
     metadata = told | {"made_by": f"limbeck {__version__}", "layout": config.layout}
     out = Path(config.out)
     if out.suffix == ".safetensors":
@@ -109,13 +121,18 @@ def convert(config: ConvertConfig) -> Converted:
         layout=config.layout,
         num_tensors=len(weights),
         num_values=sum(value.numel() for value in weights.values()),
-        num_heads=encoder.facts.num_heads[0],
+        num_heads=None if config.layout == "tiny-vit" else encoder.facts.num_heads[0],
         left_out=tuple(left),
     )
 
 
 def report(done: Converted) -> str:
     """What was written, for the command line."""
+    if done.num_heads is None:
+        return (
+            f"Wrote {done.file}: a TinyViT in its authors' layout, {done.num_tensors} tensors with "
+            f"{done.num_values:,} values."
+        )
     parts = "encoder and decoder" if done.layout == "mae-full" else "encoder"
     left = f" Left out: {', '.join(done.left_out)}." if done.left_out else ""
     return (

@@ -119,7 +119,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     from limbeck.engine.log import Log
     from limbeck.engine.loop import fit
     from limbeck.methods.distiller import Distiller
-    from limbeck.models.build import describe_positions, qkv_parts, reinit_tail, remember
+    from limbeck.models.build import describe_positions, parts_of, reinit_tail, remember
     from limbeck.models.finished import save_student
     from limbeck.recipes import lineage
     from limbeck.recipes.networks import check_labels, layer_of
@@ -143,7 +143,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     distiller = distiller.to(ranks.device)
     untrained = [
         name.removeprefix("student.")
-        for name in freeze_untrained(distiller, next(batches(0, 1)), qkv_parts)
+        for name in freeze_untrained(distiller, next(batches(0, 1)), parts_of(student))
         if name.startswith("student.")  # not the method's, which vanishes
     ]
     # The tail is never trained, so what becomes of it can be decided, and probed, from the start.
@@ -268,11 +268,12 @@ def train_stream(
 ) -> Iterator[Batch]:
     """This rank's micro-batches for the steps from ``start_step`` on."""
     from limbeck.recipes.images import stream
+    from limbeck.recipes.targets import stored_views
 
     views, *other_views = nets.method_options.views(config.crop)
     return stream(
         images,
-        views,
+        views if stored is None else stored_views(config, nets),
         nets.student.facts,
         data=config.data,
         train=config.train,

@@ -79,6 +79,13 @@ class FinetuneConfig(PerTaskMethodOptions):
     head_init_std: Annotated[float, pydantic.Field(ge=0)] = 2e-5
     """Standard deviation of a fresh classifier's weights (trunc-normal): 2e-5 in MAE's and
     TinyMIM's fine-tuning, 0.02 in MAE-Lite's."""
+    head_index: Path | None = None
+    """Start the classifier from the student's own: a file with the old class (counted from 0) of
+    each new one, a line each; -1 starts from the mean of those."""
+    keep_head: bool = False
+    """Go on with the student's own classifier, of the same classes: at a larger image size, say."""
+    freeze_batch_norm: bool = False
+    """Batch norm goes on with the statistics that it has; its weights and biases are trained."""
     keep_blocks: Annotated[int, pydantic.Field(ge=0)] | None = None
     """Only the student's first blocks, so many, are kept; what comes after them starts afresh
     before the fine-tuning. All are kept if not given."""
@@ -123,6 +130,7 @@ def check(config: FinetuneConfig) -> None:
     checks.check_task_method(config, config.teacher)
     if config.head is not None:
         choose_pool(config.head, config.global_pool)
+    _check_head(config)
     if config.rel_pos is not None and config.head not in (None, "single"):
         raise UserError(f"rel_pos is for a single head, not {config.head}; leave one of them out.")
     if not config.student:
@@ -143,6 +151,29 @@ def check(config: FinetuneConfig) -> None:
         default = MixOptions()
         if (config.mix.mix_prob, config.mix.switch_prob) != (default.mix_prob, default.switch_prob):
             raise UserError("mix.mix_prob and mix.switch_prob have no effect without mixing.")
+
+
+def _check_head(config: FinetuneConfig) -> None:
+    """At most one way for the classifier to start."""
+    if config.head_index is None and not config.keep_head:
+        return
+    name = "keep_head" if config.keep_head else "head_index"
+    if config.head_index is not None:
+        if config.keep_head:
+            raise UserError("keep_head and head_index exclude each other; leave one of them out.")
+        checks.check_path(str(config.head_index), "--head-index")
+    if config.keep_blocks is not None:
+        raise UserError(
+            f"{name} has no effect with keep_blocks, after which the classifier starts afresh, "
+            "too; leave one of them out."
+        )
+    if config.head_init_std != FinetuneConfig().head_init_std:
+        raise UserError(f"head_init_std has no effect with {name}; leave one of them out.")
+    if config.student and checks.is_bare_name(config.student):
+        raise UserError(
+            f"{name} has no effect with {config.student}, which starts from scratch; leave it out, "
+            "or name weights."
+        )
 
 
 def finetune(config: FinetuneConfig) -> Path:
@@ -178,7 +209,12 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     from limbeck.models.attention import choose_attention
     from limbeck.models.finished import save_student
     from limbeck.recipes import lineage
-    from limbeck.recipes.networks import layer_of, load_task_teacher, teacher_identity
+    from limbeck.recipes.networks import (
+        check_classes,
+        layer_of,
+        load_task_teacher,
+        teacher_identity,
+    )
     from limbeck.recipes.steps import resolve
     from limbeck.records import Tap
     from limbeck.tasks.classification import Classification
@@ -187,6 +223,8 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     student = build_classifier(config, len(classes))
     choose_attention(student, ranks.device, DTYPES[config.train.precision])
     facts = student.facts
+    if config.keep_head:
+        check_classes(facts, classes, "student")
     taught = load_task_teacher(config, facts, classes, ranks.device)
     teacher = taught and taught[1].facts
     resolved = resolve(
@@ -252,8 +290,10 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
 
 
 def build_classifier(config: FinetuneConfig, num_classes: int) -> TimmEncoder:
-    """The student with a fresh classifier and its drop path."""
+    """The student with its classifier and its drop path."""
+    from limbeck.models.batch_norm import fix_batch_norm
     from limbeck.models.build import build_student, keep_blocks, set_drop_path
+    from limbeck.models.head_rows import read_head_index
     from limbeck.models.heads import with_classifier
     from limbeck.models.rel_pos import with_rel_pos
     from limbeck.recipes.networks import load_vit
@@ -267,6 +307,9 @@ def build_classifier(config: FinetuneConfig, num_classes: int) -> TimmEncoder:
         encoder = load_vit(config.student, **heads)
         if config.keep_blocks is not None:
             keep_blocks(encoder, config.keep_blocks, config.seed)
+    rows = list(range(encoder.facts.num_classes)) if config.keep_head else None
+    if config.head_index is not None:
+        rows = read_head_index(config.head_index)
     classifier = with_classifier(
         encoder,
         num_classes,
@@ -277,7 +320,10 @@ def build_classifier(config: FinetuneConfig, num_classes: int) -> TimmEncoder:
         img_size=config.img_size,
         head_init_std=config.head_init_std,
         q_pool=config.q_pool,
+        head_rows=rows,
     )
+    if config.freeze_batch_norm:
+        fix_batch_norm(classifier)
     if config.rel_pos is not None:
         classifier = with_rel_pos(classifier, config.rel_pos)
     depth = classifier.facts.depth

@@ -7,7 +7,7 @@ from typing import Any
 
 from limbeck.data.loader import StoredTargets, train_batches
 from limbeck.data.open import data_fingerprint, keep_labels, open_source, split_holdout
-from limbeck.data.options import DataOptions, ViewOptions
+from limbeck.data.options import DataOptions, ReleasedViews, ViewOptions
 from limbeck.data.skipped import SkippedLog
 from limbeck.data.source import Source
 from limbeck.engine.distributed import Ranks
@@ -106,7 +106,7 @@ def open_images(data: DataOptions) -> Images:
 
 def stream(
     images: Images,
-    views: ViewOptions,
+    views: ViewOptions | ReleasedViews,
     facts: EncoderFacts,
     *,
     data: DataOptions,

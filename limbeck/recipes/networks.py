@@ -269,24 +269,25 @@ def load_task_teacher(
     options = method_options(config, kind)
     with seeded(config.seed):
         method = kind(options, student, teacher.facts)
-    _check_classes(teacher.facts, classes)
+    check_classes(teacher.facts, classes, "teacher")
     return method, teacher
 
 
-def _check_classes(teacher: EncoderFacts, classes: Sequence[str]) -> None:
-    named = teacher.origin.get("classes")
+def check_classes(encoder: EncoderFacts, classes: Sequence[str], role: str) -> None:
+    """Raise UserError where a network names its classes and they are others; warn if it doesn't."""
+    named = encoder.origin.get("classes")
     if named is None or not set(named) & set(classes):
         log.warning(
-            "The teacher %s; they are taken to be the images' in their order: %s%s.",
-            "names its classes otherwise" if named else "does not name its classes",
+            "The %s %s; they are taken to be the images' in their order: %s%s.",
+            role, "names its classes otherwise" if named else "does not name its classes",
             ", ".join(classes[:3]), ", ..." if len(classes) > 3 else "",
         )  # fmt: skip
         return
     for place, (theirs, ours) in enumerate(zip(named, classes, strict=False)):
         if theirs != ours:
             raise UserError(
-                f"Class {place} of the teacher is '{theirs}' and that of the images '{ours}'; "
-                "choose a teacher that was fine-tuned on the same classes, in the same order."
+                f"Class {place} of the {role} is '{theirs}' and that of the images '{ours}'; "
+                f"choose a {role} that was fine-tuned on the same classes, in the same order."
             )
 
 

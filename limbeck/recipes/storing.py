@@ -20,6 +20,7 @@ from limbeck.data.source import Source
 from limbeck.data.target_store.parts import key_hashes
 from limbeck.data.target_store.writer import StoreWriter
 from limbeck.data.view_batches import view_batches, view_fingerprint
+from limbeck.data.views import view_seed
 from limbeck.engine.distributed import Ranks
 from limbeck.methods.method import Method
 from limbeck.methods.targets import Targets
@@ -205,8 +206,7 @@ class Job:
                     data=self.data,
                     views=self.views,
                     img_size=self.student.img_size[0],
-                    seed=self.seed,
-                    view=view,
+                    seed=view_seed(self.seed, view, self.source.key(index)),
                 ),
             }
             for index, view in sorted(chosen)

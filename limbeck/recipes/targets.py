@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from limbeck.config import to_plain
-from limbeck.data.options import DataOptions, ViewOptions
+from limbeck.data.options import CropOptions, DataOptions, ReleasedViews, ViewOptions
+from limbeck.data.released_views import FRAME
 from limbeck.data.source import BadImage, Source
-from limbeck.data.target_store.located import LocatedTargets
+from limbeck.data.target_store.located import LocatedTargets, seed_of_view
 from limbeck.data.target_store.reader import TargetReader
 from limbeck.data.view_batches import view_fingerprint
 from limbeck.errors import UserError
@@ -28,6 +29,26 @@ VIEW_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow")
 """Whose versions can change a view's pixels."""
 
 
+def released_recipe() -> dict[str, Any]:
+    """The view recipe of a store that was converted from the released layout: plain data."""
+    return {"seed": None, "views": "released"}
+
+
+def stored_views(config: DistillConfig, nets: Networks) -> ViewOptions | ReleasedViews:
+    """The views of a training from a store. Raises UserError for options without effect on them."""
+    own = the_view(config, nets)
+    if nets.reader is None or nets.reader.manifest.recipe != released_recipe():
+        return own
+    default = type(nets.method_options)().views(CropOptions())[0]
+    changed = [name for name, value in vars(own).items() if value != getattr(default, name)]
+    if changed:
+        raise UserError(
+            f"{', '.join(changed)}: no effect with {config.targets.source}, whose views are those "
+            "of the released code; leave out what changes them."
+        )
+    return ReleasedViews()
+
+
 def the_view(config: DistillConfig, nets: Networks) -> ViewOptions:
     """The one view of each image that a method has which can be stored; else raises UserError."""
     views = nets.method_options.views(config.crop)
@@ -39,8 +60,15 @@ def the_view(config: DistillConfig, nets: Networks) -> ViewOptions:
     return views[0]
 
 
-def view_recipe(views: ViewOptions, student: EncoderFacts, seed: int) -> dict[str, Any]:
-    """All that the views of a run follow from, but keys and images: plain data."""
+def view_recipe(
+    views: ViewOptions | ReleasedViews, student: EncoderFacts, seed: int | None
+) -> dict[str, Any]:
+    """All that the views of a run follow from, but keys and images: plain data.
+
+    Released views follow from seeds in the records, and are the same in every size.
+    """
+    if isinstance(views, ReleasedViews):
+        return released_recipe()
     recipe = {"seed": seed, "img_size": student.img_size[0], "views": to_plain(views)}
     if views.erase_prob:  # the noise is drawn as it is after normalisation
         recipe |= {"erase_mean": list(student.mean), "erase_std": list(student.std)}
@@ -57,15 +85,16 @@ def locate(
     """
     manifest = reader.manifest
     seed = manifest.recipe["seed"]
-    views = the_view(config, nets)
+    views = stored_views(config, nets)
     check_recipe(manifest.recipe, view_recipe(views, nets.student.facts, seed))
     found = LocatedTargets(reader, source, seed)
     check_coverage(found, source)
-    check_pixels(reader, source, config.data, views, nets.student.facts.img_size[0])
+    check_pixels(reader, source, config.data, views)
     epochs = config.train.epochs
     log.info(
-        "Targets of %s, %d view%s of each image (seed %d)%s.",
-        config.targets.source, found.num_views, "" if found.num_views == 1 else "s", seed,
+        "Targets of %s, %d view%s of each image (%s)%s.",
+        config.targets.source, found.num_views, "" if found.num_views == 1 else "s",
+        "the released ones" if seed is None else f"seed {seed}",
         f"; each is used about {epochs / found.num_views:.3g} times in {epochs:g} epochs"
         if epochs > found.num_views else "",
     )  # fmt: skip
@@ -100,10 +129,10 @@ def check_coverage(targets: LocatedTargets, source: Source) -> None:
 
 
 def check_pixels(
-    reader: TargetReader, source: Source, data: DataOptions, views: ViewOptions, img_size: int
+    reader: TargetReader, source: Source, data: DataOptions, views: ViewOptions | ReleasedViews
 ) -> None:
     """Raise UserError where views that the store has fingerprints of have other pixels here."""
-    for key, view, was, now in remade_fingerprints(reader, source, data, views, img_size):
+    for key, view, was, now in remade_fingerprints(reader, source, data, views):
         if was != now:
             raise UserError(
                 f"View {view} of {key} has other pixels here than when its targets were stored: "
@@ -113,12 +142,13 @@ def check_pixels(
 
 
 def remade_fingerprints(
-    reader: TargetReader, source: Source, data: DataOptions, views: ViewOptions, img_size: int
+    reader: TargetReader, source: Source, data: DataOptions, views: ViewOptions | ReleasedViews
 ) -> Iterator[tuple[str, int, str, str]]:
     """(key, view, stored fingerprint, the one made here) of views whose image is at hand."""
     stored = reader.fingerprints()
     every = max(1, len(stored) // NUM_FINGERPRINTS)
     wanted = {each["key"]: each for each in stored[::every]}
+    img_size = reader.manifest.recipe.get("img_size", FRAME)
     for index in range(len(source)):
         one = wanted.pop(source.key(index), None)
         if one is None:
@@ -126,7 +156,7 @@ def remade_fingerprints(
         try:
             now = view_fingerprint(
                 source, index, data=data, views=views, img_size=img_size,
-                seed=reader.manifest.recipe["seed"], view=one["view"],
+                seed=seed_of_view(reader, one["key"], one["view"]),
             )  # fmt: skip
         except BadImage:
             continue  # the loader says what is wrong with it

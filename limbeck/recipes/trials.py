@@ -135,7 +135,7 @@ def tuning_config(config: CompareConfig, arm: Arm, seed: int, fraction: float) -
     optim = tune.optim
     if arm.method is None:
         # Layer decay spares what was learnt before; a fresh student has learnt nothing.
-        optim = replace(optim, layer_decay=1.0, head_lr_scale=1.0)
+        optim = replace(optim, layer_decay=1.0, layer_decay_count="layers", head_lr_scale=1.0)
     return FinetuneConfig(
         out=tuned_dir(config.out, arm, seed, fraction),
         seed=seed,

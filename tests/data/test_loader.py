@@ -332,6 +332,7 @@ def test_pinned_batches_keep_their_kind():
         student=torch.zeros(1, 3, 2, 2, dtype=torch.uint8),
         teacher=None,
         erase_boxes=torch.zeros(1, 4, dtype=torch.int64),
+        noise_seeds=torch.zeros(1, dtype=torch.int64),
         labels=None,
         view_seeds=torch.zeros(1, dtype=torch.int64),
         keys=["a"],

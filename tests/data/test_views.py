@@ -1,5 +1,9 @@
+import hashlib
 import math
+import os
 import random
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -343,3 +347,66 @@ def test_disturbances_happen_as_often_as_they_should_and_alone(name):
 def test_a_probability_of_no_jitter_is_refused():
     with pytest.raises(UserError, match="no effect without color_jitter"):
         ViewOptions(jitter_prob=0.5)
+
+
+RECIPE = ViewOptions(
+    rand_augment="rand-m9-mstd0.5-inc1", erase_prob=0.25, color_jitter=(0.4, 0.4, 0.4)
+)
+
+
+def fingerprints(seeds):
+    """Of erased views of a fixed image."""
+    digests = {}
+    for seed in seeds:
+        view = train_view(IMAGE, seed, RECIPE, 32)
+        boxes, noise_seeds = torch.tensor([view.erase_box]), torch.tensor([view.noise_seed])
+        pixels = erase(view.student[None] / 255, boxes, noise_seeds, (0.5,) * 3, (0.2,) * 3)
+        digests[seed] = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
+    return digests
+
+
+def test_views_are_the_same_after_other_draws_and_in_any_order():
+    first = fingerprints(range(12))
+    assert len(set(first.values())) == 12
+    random.seed(8), np.random.seed(8), torch.manual_seed(8)
+    random.gauss(0, 1), np.random.choice(5, 3), torch.rand(3)  # gauss keeps a second number
+    fingerprints([99, 5])
+    again = fingerprints(reversed(range(12)))
+    assert again == first
+
+
+@pytest.mark.slow  # it imports torch again
+def test_views_are_the_same_in_another_process():
+    code = "from tests.data.test_views import fingerprints; print(fingerprints(range(6)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONHASHSEED": "7"},
+        check=True,
+    )
+    assert done.stdout.strip() == str(fingerprints(range(6)))
+
+
+def test_what_rand_augment_draws_is_fixed_for_ever(monkeypatch):
+    """Not its pixels, which Pillow may change; but another draw would be another view."""
+    transform = rand_augment.__wrapped__("rand-m9-mstd0.5-inc1", 32)
+    drawn = []
+    for op in transform.ops:
+        monkeypatch.setattr(
+            op, "aug_fn", lambda image, *a, name=op.name, **_: drawn.append((name, *a)) or image
+        )
+    for seed in (0, 1, 2**62):
+        with global_seed(seed):
+            transform(None)
+    assert drawn == [
+        ("SolarizeIncreasing", 14),
+        ("ShearX", pytest.approx(0.24914575103713135)),
+        ("ShearY", pytest.approx(-0.2658621363203035)),
+        ("SolarizeIncreasing", 39),
+    ]
+
+
+def test_the_noise_of_a_seed_is_fixed_for_ever():
+    noise = views.view_noise(7, (1, 1, 3)).ravel().tolist()
+    assert noise == pytest.approx([-1.4470674991607666, -0.9134206771850586, -0.5155606865882874])

@@ -1,6 +1,7 @@
 """A teacher's answers, stored once, train as the teacher would have."""
 
 import json
+from functools import cache
 
 import pytest
 
@@ -32,23 +33,25 @@ def losses_of(run):
 
 
 @pytest.fixture(scope="module")
-def runs(images, teacher, classifier, tmp_path_factory):
-    """For each method a store of all epochs, and the losses with the live teacher."""
-    made = {}
-    for number, method in enumerate(KINDS):
-        folder = tmp_path_factory.mktemp(f"method{number}")
+def folder_of(images, teacher, classifier, tmp_path_factory):
+    """For a method: a folder with a store of all epochs, and a training by the live teacher."""
+
+    @cache
+    def make(method):
+        folder = tmp_path_factory.mktemp("stored")
         source = classifier if method == LABELS else teacher
         cli.run(store_words(images, folder / "store", source, method, "--store.num-views", "4"))
         live = ["distill", *train_words(images, folder / "live"), *STUDENT, *method]
         cli.run([*live, "--teacher", str(source), "--teacher.precision", "fp32"])
-        made[method] = folder
-    return made
+        return folder
+
+    return make
 
 
 @pytest.mark.parametrize("method", KINDS, ids=lambda method: method[1])
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
-def test_stored_and_live_losses_agree(runs, images, tmp_path, method, num_workers):
-    folder = runs[method]
+def test_stored_and_live_losses_agree(folder_of, images, tmp_path, method, num_workers):
+    folder = folder_of(method)
     words = ["distill", *train_words(images, tmp_path / "run"), *STUDENT, *method]
     words[words.index("--data.num-workers") + 1] = str(num_workers)
     cli.run([*words, "--targets", str(folder / "store")])
@@ -60,17 +63,17 @@ def test_stored_and_live_losses_agree(runs, images, tmp_path, method, num_worker
 
 
 @pytest.mark.slow
-def test_two_processes_read_what_two_processes_wrote(runs, images, classifier, tmp_path):
+def test_two_processes_read_what_two_processes_wrote(folder_of, images, classifier, tmp_path):
     words = store_words(images, tmp_path / "store", classifier, LABELS, "--store.num-views", "4")
     done = process(words, cwd=tmp_path, launcher=TORCHRUN)
     assert done.returncode == 0, done.stderr
-    one = runs[LABELS] / "store"
+    one = folder_of(LABELS) / "store"
     for part in sorted(one.glob("part-*.safetensors")):
         assert (tmp_path / "store" / part.name).read_bytes() == part.read_bytes()
     train = ["distill", *train_words(images, tmp_path / "run"), *STUDENT, *LABELS]
     done = process([*train, "--targets", str(one)], cwd=tmp_path, launcher=TORCHRUN)
     assert done.returncode == 0, done.stderr
-    live = losses_of(runs[LABELS] / "live")
+    live = losses_of(folder_of(LABELS) / "live")
     assert losses_of(tmp_path / "run") == pytest.approx(live, rel=TOLERANCES[LABELS])
 
 

@@ -147,3 +147,32 @@ def test_all_of_a_module_can_be_decayed():
     module = nn.Linear(2, 2)
     (group,) = param_groups(module, OptimOptions(weight_decay=0.1, decay_all=True))
     assert group["weight_decay"] == 0.1 and len(group["params"]) == 2
+
+
+def test_layers_can_be_counted_by_blocks():
+    """The embedding has the first block's factor, and the head the last one's, which is 1."""
+    with torch.device("meta"):
+        model = timm.create_model("vit_base_patch16_224", global_pool="avg")
+    options = OptimOptions(layer_decay=0.5, layer_decay_count="blocks")
+    groups = param_groups(model, options, vit_base_layer_id, 12)
+    assert [group["lr_scale"] for group in groups[::2]] == [0.5 ** (11 - b) for b in range(12)]
+    sizes = [len(group["params"]) for group in groups]
+    # cls_token, pos_embed and the patches' matrix with the first block, the classifier's with the last.
+    assert (sizes[:2], sizes[-2:]) == ([9, 7], [11, 5])
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"layer_decay_count": "blocks"}, "layer_decay_count has no effect without layer_decay"),
+        (
+            {"layer_decay_count": "blocks", "layer_decay": 0.8, "head_lr_scale": 0.5},
+            "a head that is a layer of its own",
+        ),
+        ({"warmup_lr": 1e-6, "warmup_epochs": 0}, "have no effect without warm-up"),
+        ({"cosine_from": "start", "warmup_epochs": 0}, "have no effect without warm-up"),
+    ],
+)
+def test_options_of_the_schedule_without_effect(values, said):
+    with pytest.raises(UserError, match=said):
+        OptimOptions(**values)

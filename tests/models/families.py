@@ -40,6 +40,7 @@ FAMILIES: dict[str, tuple[str, dict]] = {
     ),
 }
 HIERA = {"embed_dim": 16, "num_heads": 2, "stages": [1, 1, 2], "mask_unit_size": [4, 4]}
+TINY_VIT = {"embed_dims": [8, 16, 24], "depths": [2, 2, 2], "num_heads": [1, 2, 4]}
 SWIN = {"embed_dim": 16, "num_heads": [2, 4], "depths": [2, 2], "window_size": 4}
 # Each with its own shape: 16 (or 4) last tokens of 2 x 2 mask units, and of 4 x 4 = one window.
 HIERARCHICAL: dict[str, tuple[str, dict]] = {
@@ -54,6 +55,8 @@ HIERARCHICAL: dict[str, tuple[str, dict]] = {
     ),
     "swin": ("swin_tiny_patch4_window7_224", SWIN),
     "swin-padded": ("swin_tiny_patch4_window7_224", SWIN | {"window_size": 3, "num_classes": 0}),
+    "tiny-vit": ("tiny_vit_5m_224", TINY_VIT),
+    "tiny-vit-padded": ("tiny_vit_5m_224", TINY_VIT | {"window_sizes": [1, 3, 2]}),
 }  # fmt: skip
 FAMILIES |= HIERARCHICAL
 # The oldest timm supported does not have all of them yet.
@@ -71,7 +74,10 @@ KINDS = {
     "beit": "beit-qkv-bias",
 }
 PLAIN = [family for family in FAMILIES if family not in HIERARCHICAL]
-CANT_DROP_PATCHES = {"beit", "beit2-shared-bias", "beit-qkv-bias", "swin", "swin-padded"}
+CANT_DROP_PATCHES = {
+    *("beit", "beit2-shared-bias", "beit-qkv-bias"),
+    *("swin", "swin-padded", "tiny-vit", "tiny-vit-padded"),
+}
 
 
 def architecture_of(family: str) -> dict:

@@ -8,7 +8,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 
 from limbeck.errors import UserError
-from limbeck.ops.pos_embed import interpolate_pos_embed, is_sincos_2d, sincos_2d
+from limbeck.ops.pos_embed import interpolate_pos_embed, is_sincos_2d, resize_offsets, sincos_2d
 
 GOLDEN = [  # width, row, channel, value (14 x 14 patches, one prefix row)
     (192, 2, 0, 0.84147098),
@@ -111,3 +111,19 @@ def test_interpolation_from_a_rectangle_keeps_type_and_a_constant():
 def test_rows_must_fit_the_grid():
     with pytest.raises(UserError, match="198 rows does not fit 1 prefix tokens and a grid of 14"):
         interpolate_pos_embed(torch.zeros(1, 198, 4), 1, (14, 14), (7, 7))
+
+
+def test_offsets_are_resized_as_published():
+    """Golden: 3 x 3 to 5 x 5, first row; timm's kernel would begin with -0.302."""
+    table = torch.arange(9.0)[None]
+    found = resize_offsets(table, 25)
+    expected = torch.tensor([-0.3839999, 0.0280007, 0.7120003, 1.3960004, 1.8080006])
+    torch.testing.assert_close(found[0, :5], expected, atol=1e-6, rtol=0)
+    assert resize_offsets(table.half(), 25).dtype == torch.float16
+    assert torch.equal(resize_offsets(table, 9), table)
+
+
+@pytest.mark.parametrize(("columns", "num_offsets"), [(8, 25), (9, 24)])
+def test_offsets_of_no_square_window_are_refused(columns, num_offsets):
+    with pytest.raises(UserError, match="must be those of a square window"):
+        resize_offsets(torch.zeros(2, columns), num_offsets)

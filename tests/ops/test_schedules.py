@@ -96,3 +96,44 @@ def test_cosine_momentum_rises_from_its_start_to_one():
     assert cosine_momentum(0, 10, 0.99) == pytest.approx(0.99)
     assert cosine_momentum(5, 10, 0.99) == pytest.approx(0.995)
     assert cosine_momentum(10, 10, 0.99) == 1.0
+
+
+# TinyViT's (arXiv 2207.10666), computed from its released configurations: distillation on
+# ImageNet-22k, ImageNet-1k from scratch, 22k to 1k, 224 to 384 pixels.
+TINY_VIT = {
+    "distil": dict(steps_per_epoch=3466, epochs=90.0, warmup_epochs=5.0, peak_lr=2e-3,
+                   min_lr=4e-5, warmup_lr=4e-6),
+    "scratch": dict(steps_per_epoch=1251, epochs=300.0, warmup_epochs=20.0, peak_lr=1e-3,
+                    min_lr=1e-5, warmup_lr=1e-6),
+    "22k-to-1k": dict(steps_per_epoch=1251, epochs=30.0, warmup_epochs=5.0, peak_lr=5e-4,
+                      min_lr=2e-5, warmup_lr=1e-6),
+    "384": dict(steps_per_epoch=1251, epochs=30.0, warmup_epochs=5.0, peak_lr=4e-5,
+                min_lr=4e-7, warmup_lr=4e-8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("recipe", "step", "lr"),
+    [
+        ("distil", 0, 4e-6),
+        ("distil", 1, 4.115175995e-6),
+        ("distil", 17_329, 1.999884824e-3),
+        ("distil", 17_330, 1.985111598e-3),
+        ("distil", 155_970, 1.02e-3),
+        ("distil", 311_939, 4.000000005e-5),
+        ("scratch", 1, 1.039928058e-6),
+        ("scratch", 25_019, 9.999600719e-4),
+        ("scratch", 25_020, 9.891830624e-4),
+        ("scratch", 187_650, 5.05e-4),
+        ("22k-to-1k", 1, 1.079776179e-6),
+        ("22k-to-1k", 6254, 4.999202238e-4),
+        ("22k-to-1k", 6255, 4.678460969e-4),
+        ("22k-to-1k", 18_765, 2.6e-4),
+        ("384", 6254, 3.999361151e-5),
+        ("384", 6255, 3.734730299e-5),
+        ("384", 18_765, 2.02e-5),
+    ],
+)
+def test_cosine_lr_from_the_start(recipe, step, lr):
+    found = cosine_lr(step, **TINY_VIT[recipe], is_shifted=False)
+    assert found == pytest.approx(lr, rel=1e-9, abs=0)

@@ -50,7 +50,8 @@ def test_pre_training(name):
 @pytest.mark.parametrize("name", preset_names("finetune"))
 def test_fine_tuning(name):
     config = from_plain(finetune.FinetuneConfig, read_preset(name, "finetune"), name)
-    student = config.student or "vit_tiny"
+    needs_weights = config.keep_head
+    student = config.student or ("timm:tiny_vit_21m_224" if needs_weights else "vit_tiny")
     needs_teacher = config.head is not None  # those with a head for it
     source = "timm:vit_base_patch16_224" if needs_teacher else None
     config = replace(config, data=DATA, student=student, teacher=TeacherOptions(source=source))

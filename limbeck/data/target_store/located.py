@@ -6,18 +6,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from limbeck.data.loader import VIEW_SEEDS
 from limbeck.data.source import Source
 from limbeck.data.target_store.reader import TargetReader
+from limbeck.data.views import view_seed
 
 
 class LocatedTargets:
     """A store's records by the place of a sample in ``source``; ``seed`` is that of its views.
 
-    All keys are looked up once, here. The rows lie in shared memory, so that a worker that is
-    started with them has no copy of its own.
+    It is None where each record brings its own view's, in the array VIEW_SEEDS. All keys are looked
+    up once, here. The rows lie in shared memory, so that a worker that is started with them has no
+    copy of its own.
     """
 
-    def __init__(self, reader: TargetReader, source: Source, seed: int) -> None:
+    def __init__(self, reader: TargetReader, source: Source, seed: int | None) -> None:
         self.reader = reader
         self.seed = seed
         self.num_views = reader.num_views
@@ -33,3 +36,11 @@ class LocatedTargets:
         return {
             name: torch.from_numpy(array) for name, array in self.reader.read(rows, view).items()
         }
+
+
+def seed_of_view(reader: TargetReader, key: str, view: int) -> int:
+    """The seed of one view of a sample that has records."""
+    seed = reader.manifest.recipe["seed"]
+    if seed is not None:
+        return view_seed(seed, view, key)
+    return int(reader.read(reader.locate([key]), view)[VIEW_SEEDS][0])

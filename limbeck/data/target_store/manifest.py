@@ -33,11 +33,11 @@ class Manifest:
 
     ``kind`` and ``params`` say what the arrays mean (``limbeck.methods.targets``); ``arrays`` is
     what a record has. ``teacher``: "facts" (the ``EncoderFacts`` of who answered) and
-    "precision". ``recipe``: what the views
-    follow from, see ``limbeck.recipes.targets``; ``num_views`` of each image. ``num_parts``, a
-    power of two. ``data``: lineage of the images it was begun with. ``versions`` of the libraries
-    that made the views. ``normalisation`` is the teacher's own, in its facts. ``weights``: SHA-256
-    of ``weights.safetensors``, None where the store has none (``create_store`` sets it).
+    "precision". ``recipe``: what the views follow from, see ``limbeck.recipes.targets``;
+    ``num_views`` of each image. ``num_parts``, a power of two. ``data``: lineage of the images it
+    was begun with. ``versions`` of the libraries that made the views. ``normalisation`` is the
+    teacher's own, in its facts. ``weights``: SHA-256 of ``weights.safetensors``, None where the
+    store has none (``open_writer`` sets it).
     """
 
     kind: str
@@ -56,7 +56,7 @@ class Manifest:
     def identity(self) -> dict[str, Any]:
         """What can't differ within one store: plain data, as read back from JSON."""
         names = ("format_version", "kind", "params", "arrays", "teacher", "recipe", "num_views")
-        return json.loads(json.dumps({name: getattr(self, name) for name in (*names, "weights")}))
+        return json.loads(json.dumps({name: getattr(self, name) for name in names}))
 
     @property
     def bytes_per_record(self) -> int:

@@ -97,36 +97,58 @@ def part_of(hashes: np.ndarray, num_parts: int) -> np.ndarray:
     return (hashes >> np.uint64(1) >> np.uint64(63 - bits)).astype(np.int64)
 
 
-def read_records(place: Place, manifest: Manifest) -> dict[PartKey, PartRecord]:
-    """What is said of every finished part and fill-in, in their order.
+def survey(place: Place, manifest: Manifest) -> tuple[dict[PartKey, PartRecord], list[RunError]]:
+    """The finished parts and fill-ins, in their order, and all that is wrong with the others.
 
-    Raises RunError where that is damaged, of another store, or not of its data.
+    Wrong are what is said of a part and is damaged or of another store, and data that is missing or
+    has another size. Checksums are not compared.
     """
-    names = place.names()
-    keys = sorted(key for name in names if (key := parse_name(name, "json")))
+    sizes = place.sizes()
+    keys = sorted(key for name in sizes if (key := parse_name(name, "json")))
     contents = place.read_all([key.json_name for key in keys])
-    records = {
-        key: _read_record(content, key, place, manifest)
-        for key, content in zip(keys, contents, strict=True)
-    }
-    for key in keys:
-        if key.part >= manifest.num_parts:
-            raise RunError(
-                f"{place.address}/{key.json_name} is not of this store, which has "
-                f"{manifest.num_parts} parts; move it and {key.data_name} away."
-            )
-        if key.fill and PartKey(key.part, key.fill - 1) not in records:
-            raise RunError(
-                f"{place.address}/{PartKey(key.part, key.fill - 1).json_name} is missing, though "
-                f"there is {key.json_name}, which came after it; restore it from a copy, or delete "
-                f"all that begins with part-{key.part:05d} and run limbeck store-targets again."
-            )
-        if key.data_name not in names:
-            raise RunError(
-                f"{place.address}/{key.data_name} is missing, though {key.json_name} says it was "
-                f"finished; {_remedy(key)}."
-            )
+    records: dict[PartKey, PartRecord] = {}
+    problems = []
+    for key, content in zip(keys, contents, strict=True):
+        try:
+            records[key] = _read_record(content, key, place, manifest)
+            _check_place(key, keys, place, manifest)
+            _check_size(key, records[key], sizes, place)
+        except RunError as error:
+            records.pop(key, None)
+            problems.append(error)
+    return records, problems
+
+
+def read_records(place: Place, manifest: Manifest) -> dict[PartKey, PartRecord]:
+    """What is said of every finished part and fill-in, in their order; raises the first problem."""
+    records, problems = survey(place, manifest)
+    if problems:
+        raise problems[0]
     return records
+
+
+def _check_place(key: PartKey, keys: list[PartKey], place: Place, manifest: Manifest) -> None:
+    if key.part >= manifest.num_parts:
+        raise RunError(
+            f"{place.address}/{key.json_name} is not of this store, which has "
+            f"{manifest.num_parts} parts; move it and {key.data_name} away."
+        )
+    before = PartKey(key.part, key.fill - 1)
+    if key.fill and before not in keys:
+        raise RunError(
+            f"{place.address}/{before.json_name} is missing, though there is {key.json_name}, "
+            "which came after it; restore it from a copy, or delete all that begins with "
+            f"part-{key.part:05d} and run the same limbeck store-targets again."
+        )
+
+
+def _check_size(key: PartKey, record: PartRecord, sizes: dict[str, int], place: Place) -> None:
+    if key.data_name not in sizes:
+        raise damaged_part(
+            place, key, f"is missing, though {key.json_name} says that it was finished"
+        )
+    if (size := sizes[key.data_name]) != record.size:
+        raise damaged_part(place, key, f"has {size} bytes, and {record.size} were written")
 
 
 def records_of_part(place: Place, manifest: Manifest, part: int) -> dict[PartKey, PartRecord]:

@@ -20,7 +20,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EXTRAS = {"s3": "s3fs", "s3a": "s3fs"}
 """Protocol -> the package that the extra "remote" brings for it."""
 WITHOUT_FOLDERS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss")
-"""Nothing is made there before a file; asked for a folder, they make a bucket of a misspelt name."""
+"""Their files need no folder; asked for one, they would make a bucket of a misspelt name."""
 
 Publish = Callable[[bytes], None]
 
@@ -35,8 +35,8 @@ class Place(ABC):
     address: str
 
     @abstractmethod
-    def names(self) -> list[str]:
-        """Names of the files in it, sorted; none where the folder does not exist."""
+    def sizes(self) -> dict[str, int]:
+        """Name -> bytes of the files in it, sorted; none where the folder does not exist."""
 
     @abstractmethod
     def read_all(self, names: Sequence[str]) -> list[bytes]:
@@ -78,12 +78,13 @@ class LocalPlace(Place):
         self.address = address
         self.folder = Path(address)
 
-    def names(self) -> list[str]:
+    def sizes(self) -> dict[str, int]:
         """See ``Place``; what is hidden is left out."""
         with self._errors("read", self.address):
             if not self.folder.exists():
-                return []
-            return sorted(n for n in os.listdir(self.folder) if not n.startswith("."))
+                return {}
+            entries = sorted(os.scandir(self.folder), key=lambda entry: entry.name)
+            return {e.name: e.stat().st_size for e in entries if not e.name.startswith(".")}
 
     def read_all(self, names: Sequence[str]) -> list[bytes]:
         """See ``Place``."""
@@ -180,17 +181,18 @@ class RemotePlace(Place):
         self.protocol = address.partition("://")[0]
         self._store()
 
-    def names(self) -> list[str]:
+    def sizes(self) -> dict[str, int]:
         """See ``Place``."""
 
-        def listed() -> list[str]:
+        def listed() -> dict[str, int]:
             store, root = self._store()
             store.invalidate_cache()
             try:
-                entries = store.ls(root, detail=False)
+                entries = store.ls(root, detail=True)
             except FileNotFoundError:
-                return []
-            return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
+                return {}
+            found = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: entry for entry in entries}
+            return {name: int(found[name]["size"] or 0) for name in sorted(found)}
 
         return self._try("read", self.address, listed)
 

@@ -8,13 +8,12 @@ import logging
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import file_digest, sha256
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from limbeck.data.target_store.cache import cached_parts
@@ -22,15 +21,14 @@ from limbeck.data.target_store.manifest import MANIFEST, Manifest, read_manifest
 from limbeck.data.target_store.parts import (
     HASHES,
     PartKey,
-    PartRecord,
     damaged_part,
     key_hashes,
     part_of,
-    read_records,
+    survey,
 )
 from limbeck.data.target_store.place import LocalPlace, Place, RemotePlace, open_place
 from limbeck.data.target_store.tensors import find_arrays
-from limbeck.data.target_store.writer import WEIGHTS
+from limbeck.data.target_store.writer import read_weights
 from limbeck.errors import RunError, UserError
 
 log = logging.getLogger("limbeck")
@@ -48,8 +46,9 @@ class TargetReader:
     the folder ``cache`` (see ``target_store.cache``). Parts are mapped when they are first read, in
     each process by itself: a reader can be sent to a worker, or be there when it is forked.
 
-    Raises UserError where there is no store, another format or an unfinished one (unless
-    ``allow_unfinished``), and RunError where a file is not as it was written.
+    Raises UserError where there is no store, another format or an unfinished one, and RunError
+    where a file is not as it was written. With ``tolerant`` what is wrong with parts is listed in
+    ``problems`` instead, and these parts are left out.
     """
 
     def __init__(
@@ -57,26 +56,24 @@ class TargetReader:
         address: str,
         verify: bool = True,
         *,
-        allow_unfinished: bool = False,
+        tolerant: bool = False,
         rank: int = 0,
         world_size: int = 1,
         cache: Path | None = None,
     ) -> None:
         self.place = open_place(address)
         self.manifest = open_manifest(self.place)
-        records = read_records(self.place, self.manifest)
-        self.is_finished = num_unfinished(self.manifest.num_parts, records) == 0
-        if not self.is_finished and not allow_unfinished:
-            raise UserError(
-                f"{num_unfinished(self.manifest.num_parts, records)} of the "
-                f"{self.manifest.num_parts} parts of {address} are not written yet; run the same "
-                "limbeck store-targets again to finish it."
-            )
-        for key, record in records.items():
-            if (size := self.place.size(key.data_name)) != record.size:
-                raise damaged_part(
-                    self.place, key, f"has {size} bytes, and {record.size} were written"
+        records, problems = survey(self.place, self.manifest)
+        if unfinished := self.manifest.num_parts - sum(key.fill == 0 for key in records):
+            problems.append(
+                UserError(
+                    f"{unfinished} of the {self.manifest.num_parts} parts of {address} are not "
+                    "written yet; run the same limbeck store-targets again to finish it."
                 )
+            )
+        if problems and not tolerant:
+            raise problems[0]
+        self.problems = [str(error) for error in problems]
         self.records = records
         if isinstance(self.place, RemotePlace):
             self._files = cached_parts(self.place, self.manifest, records, cache, rank, world_size)
@@ -88,7 +85,7 @@ class TargetReader:
                 )
             self._files = {key: self.place.folder / key.data_name for key in records}
         if verify:
-            self.verify(rank, world_size)
+            self.verify(rank, world_size, tolerant=tolerant)
         self._maps: dict[PartKey, dict[str, memoryview]] = {}
 
     @property
@@ -102,29 +99,26 @@ class TargetReader:
 
     def weights(self) -> dict[str, Tensor]:
         """What of the teacher's weights the store keeps for reading; usually nothing."""
-        if self.manifest.weights is None:
-            return {}
-        remedy = "run the same limbeck store-targets again, which writes it anew"
-        if self.place.size(WEIGHTS) is None:
-            raise RunError(f"{self.place.address}/{WEIGHTS} is missing; {remedy}.")
-        content = self.place.read_all([WEIGHTS])[0]
-        if sha256(content).hexdigest() != self.manifest.weights:
-            raise RunError(
-                f"{self.place.address}/{WEIGHTS} is not what was written; delete it and {remedy}."
-            )
-        return load_tensors(content)
+        return read_weights(self.place, self.manifest)
 
-    def verify(self, rank: int = 0, world_size: int = 1) -> None:
-        """Compare the checksums of this rank's share of the parts; raises RunError."""
+    def verify(self, rank: int = 0, world_size: int = 1, *, tolerant: bool = False) -> None:
+        """Compare the checksums of this rank's share of the parts.
+
+        Raises RunError, or with ``tolerant`` lists what is wrong in ``problems``.
+        """
         started = time.perf_counter()
         share = list(self.records)[rank::world_size]
-        with ThreadPoolExecutor(NUM_THREADS) as pool:
-            for error in pool.map(self.damage, share):
-                if error is not None:
-                    raise error
         num_bytes = sum(self.records[key].size for key in share)
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
+            damages = list(pool.map(self.damage, share))
+        for key, error in zip(share, damages, strict=True):
+            if error is not None and not tolerant:
+                raise error
+            if error is not None:
+                self.problems.append(str(error))
+                del self.records[key]
         log.info(
-            "Checksums of %d parts (%.2f GB) hold; %.1f s.",
+            "Checksums of %d parts (%.2f GB) were compared in %.1f s.",
             len(share), num_bytes / 1e9, time.perf_counter() - started,
         )  # fmt: skip
 
@@ -211,17 +205,12 @@ class TargetReader:
 
 def open_manifest(place: Place) -> Manifest:
     """The manifest of the store at a place; raises UserError where there is no store."""
-    names = place.names()
+    names = place.sizes()
     if MANIFEST not in names:
         parts = [name for name in names if name.startswith("part-")]
         why = f"{MANIFEST} is missing; restore it from a copy" if parts else "there is no store"
         raise UserError(f"{place.address}: {why}, or write one with limbeck store-targets.")
     return read_manifest(place.read_all([MANIFEST])[0], place.address)
-
-
-def num_unfinished(num_parts: int, records: dict[PartKey, PartRecord]) -> int:
-    """Parts that are not written yet."""
-    return num_parts - sum(key.fill == 0 for key in records)
 
 
 def _file_number(key: PartKey) -> int:

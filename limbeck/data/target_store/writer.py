@@ -8,12 +8,15 @@ of processes), and a lock or a look at what is there refuses the second.
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.numpy import save
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
@@ -43,44 +46,46 @@ def open_writer(
 ) -> "StoreWriter":
     """Begin a store at ``address``, a folder or fsspec address, or go on with the one there.
 
-    ``weights``: what of the teacher reading needs. Any number of processes may do so at once, with
-    the same manifest. What the store was begun with stays (data, parts, versions): use the
-    writer's ``manifest``. Raises UserError where another store is there, or other files are.
+    ``weights``: what of the teacher reading needs; those that were written first count
+    (``StoreWriter.weights``). Any number of processes may do so at once, with the same manifest.
+    What the store was begun with stays (data, parts, versions): use the writer's ``manifest``.
+    Raises UserError where another store is there, or other files are.
     """
     place = open_place(address)
-    content = save_tensors(dict(weights)) if weights else None
-    wanted = Manifest(**{**vars(manifest), "weights": content and sha256(content).hexdigest()})
-    if MANIFEST not in (names := place.names()):
-        if names:
+    names = set(place.sizes())
+    if MANIFEST not in names:
+        if foreign := sorted(names - {WEIGHTS}):
             raise UserError(
-                f"{address} is not empty and holds no store ({', '.join(names[:3])}); choose "
+                f"{address} is not empty and holds no store ({', '.join(foreign[:3])}); choose "
                 "another place."
             )
-        try:
-            with place.claim(MANIFEST, wait=True) as publish:
-                publish(wanted.to_json())
-        except Taken:
-            pass  # Another process was as fast; it is compared like any other.
+        # The manifest last: it has the checksum of the weights.
+        _publish_once(place, WEIGHTS, save_tensors(dict(weights)) if weights else None)
+        digest = sha256(place.read_all([WEIGHTS])[0]).hexdigest() if weights else None
+        _publish_once(place, MANIFEST, replace(manifest, weights=digest).to_json())
     there = read_manifest(place.read_all([MANIFEST])[0], place.address)
-    if differing := differences(there, wanted):
+    if differing := differences(there, manifest):
         more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
         raise UserError(
             f"{address} holds another store: {'; '.join(differing[:3])}{more}. Choose another "
             "place, or the options that it was begun with."
         )
-    for name, version in wanted.versions.items():
+    for name, version in manifest.versions.items():
         if there.versions.get(name) != version:
             log.warning(
                 "%s was begun with %s %s; this is %s. Views that differ for it will be refused.",
                 address, name, there.versions.get(name), version,
             )  # fmt: skip
-    if content is not None and place.size(WEIGHTS) != len(content):
-        try:
-            with place.claim(WEIGHTS, wait=True) as publish:
-                publish(content)
-        except Taken:
-            pass
-    return StoreWriter(place, there, wanted.versions)
+    content = save_tensors(dict(weights)) if weights else None
+    if content and place.size(WEIGHTS) is None and sha256(content).hexdigest() == there.weights:
+        _publish_once(place, WEIGHTS, content)
+    writer = StoreWriter(place, there, manifest.versions)
+    if not _are_alike(writer.weights(), weights or {}):
+        raise UserError(
+            f"{address} holds weights of another teacher; choose another place, or the teacher "
+            "that it was begun with."
+        )
+    return writer
 
 
 class StoreWriter:
@@ -90,6 +95,10 @@ class StoreWriter:
         self.place = place
         self.manifest = manifest
         self.versions = versions
+
+    def weights(self) -> dict[str, Tensor]:
+        """What of the teacher's weights the store keeps for reading; usually nothing."""
+        return read_weights(self.place, self.manifest)
 
     def missing(self, keys: Iterable[str], *, retry_skipped: bool = False) -> dict[int, np.ndarray]:
         """What is left: part -> places in ``keys`` (int64) of those without a record.
@@ -104,11 +113,11 @@ class StoreWriter:
         records = read_records(self.place, self.manifest)
         is_done = np.zeros(len(keys), dtype=bool)
         with ThreadPoolExecutor(NUM_THREADS) as pool:
-            present = list(
-                pool.map(
-                    lambda each: read_hashes(self.place, *each, self.manifest), records.items()
-                )
+            reads = (
+                pool.submit(read_hashes, self.place, key, record, self.manifest)
+                for key, record in records.items()
             )
+            present = [read.result() for read in list(reads)]
         if not retry_skipped:
             present += [key_hashes(record.skipped) for record in records.values()]
         if present:
@@ -136,8 +145,8 @@ class StoreWriter:
 
         ``arrays`` (n, E, *shape) each, as the manifest says; ``skipped``: key -> why it has none;
         ``fingerprints``: plain JSON data. A finished part gets a fill-in, unless that
-        would say nothing new. Raises RunError for hashes that are there already, on a full disk, and where another
-        process is writing the part.
+        would say nothing new. Raises RunError for hashes that are there already, on a full disk,
+        and where another process is writing the part.
         """
         manifest = self.manifest
         if check_arrays(arrays, manifest.arrays, manifest.num_views) != len(hashes):
@@ -171,6 +180,37 @@ class StoreWriter:
                 versions=self.versions,
             )
             publish(record.to_json())
+
+
+def read_weights(place: Place, manifest: Manifest) -> dict[str, Tensor]:
+    """The weights of a store; raises RunError where they are not what was written."""
+    if manifest.weights is None:
+        return {}
+    remedy = "run the same limbeck store-targets again, which writes it anew"
+    if place.size(WEIGHTS) is None:
+        raise RunError(f"{place.address}/{WEIGHTS} is missing; {remedy}.")
+    content = place.read_all([WEIGHTS])[0]
+    if sha256(content).hexdigest() != manifest.weights:
+        raise RunError(
+            f"{place.address}/{WEIGHTS} is not what was written; delete it and {remedy}."
+        )
+    return load_tensors(content)
+
+
+def _publish_once(place: Place, name: str, content: bytes | None) -> None:
+    """Write a file that several processes want to, unless it is there; the caller compares it."""
+    if content is not None:
+        with suppress(Taken), place.claim(name, wait=True) as publish:
+            publish(content)
+
+
+def _are_alike(there: Mapping[str, Tensor], here: Mapping[str, Tensor]) -> bool:
+    """Whether weights are the same, but for what another device makes of their last bits."""
+    return there.keys() == here.keys() and all(
+        value.shape == here[name].shape
+        and torch.allclose(value.float(), here[name].float(), rtol=1e-2, atol=1e-4)
+        for name, value in there.items()
+    )
 
 
 @contextmanager

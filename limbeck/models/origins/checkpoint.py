@@ -29,6 +29,7 @@ from limbeck.models.origins.layouts import (
 from limbeck.models.shapes import pooling_of
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import build_encoder, wrap
+from limbeck.models.windows import with_img_size
 from limbeck.ops.pos_embed import interpolate_pos_embed
 
 log = logging.getLogger("limbeck")
@@ -209,7 +210,7 @@ def at_size(
     weights: Weights, architecture: dict[str, Any], origin: dict[str, Any], grid: Grid, size: Grid
 ) -> TimmEncoder:
     """``assemble`` for images of another ``size`` (H, W); ``grid`` is that of the weights."""
-    architecture = architecture | {"kwargs": architecture["kwargs"] | {"img_size": list(size)}}
+    architecture = architecture | {"kwargs": with_img_size(architecture["kwargs"], size)}
     num_prefix_rows = 0
     if has_position_table(weights):
         num_prefix_rows = weights["pos_embed"].shape[1] - grid[0] * grid[1]

@@ -1,4 +1,4 @@
-"""Weights files of Hiera and Swin, recognised by the names of their tensors.
+"""Weights files of Hiera, Swin and TinyViT, recognised by the names of their tensors.
 
 Names and shapes tell all but a Hiera's head counts, which follow from its width, and the image
 size, which is assumed to be the one that a Swin's last window covers. Every layout comes out in
@@ -17,6 +17,7 @@ from limbeck.errors import UserError
 from limbeck.models.origins.architecture import to_ratio
 from limbeck.models.origins.companions import SPARE_BLOCK
 from limbeck.models.origins.layouts import Grid, Weights, depth_of, rename, spread_heads
+from limbeck.models.origins.tiny_vit import is_published, is_timms, read_arguments, timm_name
 from limbeck.models.shapes import pooling_of
 
 # Heads of the first stage, doubled from stage to stage: Hiera's own sizes (arXiv 2306.00989), and
@@ -30,7 +31,7 @@ _BESIDE = {
     "multi_scale_fusion_heads.": "the decoder's fusion of stages",
     "mask_token": "the mask token of its pre-training",
 }
-_COMPUTED = ("relative_position_index", "attn_mask")
+_COMPUTED = ("relative_position_index", "attn_mask", "attention_bias_idxs")
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ class Staged:
     """What a file of a hierarchical encoder holds.
 
     ``weights`` are in timm's names. ``left_out`` names what is no part of the encoder, by what it
-    is. ``architecture`` lacks only mean and std. ``grid`` is that of the position table, which a
-    Swin has not. ``notes`` say what of the file is not used as it is. ``mask_token`` (1, 1, D)
-    stood for hidden patches in its pre-training.
+    is. ``architecture`` lacks only mean and std. ``grid`` is that of the position table, which only
+    a Hiera has. ``notes`` say what of the file is not used as it is. ``mask_token`` (1, 1, D) stood
+    for hidden patches in its pre-training.
     """
 
     layout: str
@@ -60,7 +61,7 @@ def read_staged(
     img_size: Grid | None = None,
     num_heads: int | tuple[int, ...] | None = None,
 ) -> Staged | None:
-    """The Hiera or Swin in these tensors; None where they are of neither.
+    """The Hiera, Swin or TinyViT in these tensors; None where they are of none.
 
     ``img_size`` (H, W): where the tensors do not tell it. ``num_heads``: of a Hiera of another
     width than the published ones. Raises UserError where something needed is not told.
@@ -71,9 +72,12 @@ def read_staged(
     is_hiera = {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight"} <= weights.keys() and any(
         re.fullmatch(r"blocks\.\d+\.proj\.weight", name) for name in weights
     )
-    if not (is_swin or is_hiera):
+    is_tiny_vit = is_published(weights) or is_timms(weights)
+    if not (is_swin or is_hiera or is_tiny_vit):
         return None
     kept, left = _split(weights)
+    if is_tiny_vit:
+        return _read_tiny_vit(kept, left, weights.get("mask_token"), num_heads)
     if is_swin:
         return _read_swin(kept, left, weights.get("mask_token"), img_size, num_heads)
     return _read_hiera(kept, left, img_size, num_heads)
@@ -276,3 +280,36 @@ def _without_spare_block(weights: Weights) -> tuple[Weights, list[str]]:
         return weights, []
     spare = [name for name in weights if name.startswith(start)]
     return {name: value for name, value in weights.items() if name not in spare}, spare
+
+
+# --- TinyViT -------------------------------------------------------------------------------------
+
+
+def _read_tiny_vit(
+    weights: Weights,
+    left: dict[str, list[str]],
+    mask_token: Tensor | None,
+    num_heads: int | tuple[int, ...] | None,
+) -> Staged:
+    is_own = is_published(weights)
+    if is_own:
+        weights = rename(weights, timm_name)
+    name, arguments, heads = read_arguments(weights)
+    if num_heads is not None and spread_heads(num_heads, len(heads)) != heads:
+        raise UserError(
+            f"The tables of this TinyViT's relative positions are for "
+            f"{', '.join(map(str, heads))} heads; leave num_heads away."
+        )
+    return Staged(
+        layout="tiny_vit" if is_own else "timm_tiny_vit",
+        description="TinyViT as published by its authors"
+        if is_own
+        else "a TinyViT in timm's names",
+        weights=weights,
+        architecture={"kind": "timm", "name": name, "kwargs": arguments, "num_heads": list(heads)},
+        grid=(0, 0),
+        num_heads=heads,
+        heads_known_from="the tables of its relative positions",
+        left_out=left,
+        mask_token=mask_token,
+    )

@@ -22,12 +22,14 @@ from limbeck.models.origins.layouts import Grid, Weights, spread_heads, to_float
 from limbeck.models.shapes import (
     check_model_name,
     is_hierarchical,
+    is_tiny_vit,
     known_model_names,
     narrowed,
     pooling_of,
 )
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import wrap
+from limbeck.models.windows import timm_kwargs
 
 log = logging.getLogger("limbeck")
 
@@ -74,6 +76,11 @@ def load_timm(
             "weights out."
         )
     source = f"timm:{name}" if weights_file is None else str(weights_file)
+    if pretrained and "window_sizes" in (model_args or {}):
+        raise UserError(
+            f"{source}: the windows of weights follow from the image size; choose img_size instead "
+            "of window_sizes."
+        )
     known = timm.get_pretrained_cfg(name)
     facts = (known.to_dict() if known else {}) | _described(config)
     overlay: dict[str, Any] = {}
@@ -115,8 +122,10 @@ def load_timm(
         )
     if patch_size is not None and is_hierarchical(base):
         raise UserError(f"{source} is an encoder of stages; leave patch_size away.")
-    if pretrained and pooling_of(base, 0) and img_size not in (None, own_size):
-        # timm does not interpolate a Hiera's positions as it reads them.
+    is_resized_here = bool(pooling_of(base, 0)) or is_tiny_vit(base)
+    if pretrained and is_resized_here and img_size not in (None, own_size):
+        # timm does not interpolate a Hiera's positions as it reads them, and a TinyViT's biases
+        # otherwise than published.
         encoder = load_timm(
             name, num_heads=num_heads, num_classes=num_classes, weights_file=weights_file,
             config=config, model_args=shape | model_args,
@@ -255,7 +264,10 @@ def _create(
         # The fresh weights that are overwritten must not cost the caller's random state.
         with torch.random.fork_rng(devices=[], enabled=pretrained):
             model = timm.create_model(
-                name, pretrained=pretrained, pretrained_cfg_overlay=overlay, **kwargs
+                name,
+                pretrained=pretrained,
+                pretrained_cfg_overlay=overlay,
+                **timm_kwargs(name, kwargs),
             )
     except urllib.error.URLError as error:
         raise UserError(f"Can't get '{source}' ({error.reason}); {REMEDY}.") from error

@@ -26,12 +26,12 @@ def test_the_class_follows_from_the_address(tmp_path):
 
 
 def test_files_are_written_and_read(place):
-    assert place.names() == []
+    assert place.sizes() == {}
     assert place.size("a") is None
     place.write("b", b"0123456789")
     place.write("a", b"old")
     place.write("a", b"new")
-    assert place.names() == ["a", "b"]
+    assert place.sizes() == {"a": 3, "b": 10}
     assert place.read_all(["b", "a"]) == [b"0123456789", b"new"]
     assert place.read_all([]) == []
     assert place.read_range("b", 2, 5) == b"234"
@@ -43,13 +43,13 @@ def test_files_are_written_and_read(place):
 
 def test_a_claimed_file_is_made_once(place):
     with place.claim("a") as publish:
-        assert place.names() == []
+        assert place.sizes() == {}
         publish(b"mine")
     with pytest.raises(Taken), place.claim("a"):
         pytest.fail("It is there already.")
     with pytest.raises(KeyError), place.claim("b"):
         raise KeyError
-    assert place.names() == ["a"]
+    assert list(place.sizes()) == ["a"]
     assert place.read_all(["a"]) == [b"mine"]
 
 

@@ -22,7 +22,7 @@ def store(tmp_path):
 def test_it_says_what_was_written(store):
     reader = TargetReader(str(store))
     assert reader.manifest.identity == MANIFEST.identity
-    assert (reader.num_views, len(reader), reader.is_finished) == (2, 58, True)
+    assert (reader.num_views, len(reader), reader.problems) == (2, 58, [])
     assert_holds(reader, KEYS[2:])
     assert [each["pixels"] for each in reader.fingerprints()] == ["00"] * 4
 
@@ -139,7 +139,7 @@ def test_checksums_may_be_left_out_or_shared(store, caplog):
     assert "checksum" in str(reader.damage(PartKey(1, 0)))
     caplog.set_level("INFO")
     reader.verify(rank=0, world_size=2)
-    assert re.search(r"Checksums of 2 parts \(0.00 GB\) hold; \d+\.\d s", caplog.text)
+    assert re.search(r"Checksums of 2 parts \(0.00 GB\) were compared in \d+\.\d s", caplog.text)
 
 
 def test_a_part_with_other_arrays_is_refused(store, monkeypatch):
@@ -167,3 +167,15 @@ def test_a_foreign_file_is_left_alone(store):
 def test_a_cache_without_effect_is_refused(store, tmp_path):
     with pytest.raises(UserError, match="A cache has no effect on .*, which is local"):
         TargetReader(str(store), cache=tmp_path)
+
+
+def test_with_tolerance_all_problems_are_listed(store):
+    damage_of(flip)(store)
+    (store / "part-00002.safetensors").unlink()
+    (store / "part-00003.json").write_bytes(b"{")
+    reader = TargetReader(str(store), tolerant=True)
+    assert list(reader.records) == [PartKey(0, 0)]
+    said = ["00002.safetensors is missing", "00003.json is damaged", "2 of the 4", "checksum"]
+    assert len(reader.problems) == 4
+    for problem, expected in zip(reader.problems, said, strict=True):
+        assert expected in problem

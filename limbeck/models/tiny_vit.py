@@ -1,0 +1,216 @@
+"""timm's TinyViT as an Encoder.
+
+TinyViT: Fast Pretraining Distillation for Small Vision Transformers, arXiv 2207.10666. The blocks
+of its first stage are convolutions (MBConv): they have neither heads nor branches, so of these only
+"block_input" and "tokens" are offered. In the others a depthwise convolution comes between
+attention and MLP, and it is no branch: what the MLP is added to has gone through it. Attention is
+within windows, and so global only where one window covers the map: at the published sizes in the
+third and the fourth stage.
+
+timm merges tokens at the start of a stage, the published code at the end of the one before. Here
+what enters a block is merged already, but the merging's parameters are of the layer of the block
+before, as published, which matters to layer decay.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.models import tiny_vit
+from timm.models.swin_transformer import window_partition, window_reverse
+from torch import Tensor, nn
+
+from limbeck.errors import UserError
+from limbeck.models.attention import BlockContext
+from limbeck.models.encoder import EncoderFacts
+from limbeck.models.timm_encoder import Norm, TimmEncoder, check_class, stated
+from limbeck.models.windows import PATCH_STRIDE, img_size_of
+from limbeck.ops.masking import is_masked
+from limbeck.records import Features, Tap
+
+
+class TinyVitEncoder(TimmEncoder):
+    """A TinyViT of timm; "scores" contain its bias of relative positions.
+
+    Between blocks tokens are in rows and columns, [B, gh, gw, D]. "output" are the last tokens
+    without a norm: the one there is belongs to the classifier, after its mean over the tokens.
+    """
+
+    before_blocks = ("patch_embed",)
+    after_blocks = ("head",)
+
+    @staticmethod
+    def check_supported(model: nn.Module, name: str) -> None:
+        """See ``TimmEncoder.check_supported``."""
+        check_class(model, {tiny_vit.TinyVit: None}, name, "a model class")
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """All blocks in order, those without attention too."""
+        return [block for stage in self.model.stages for block in stage.blocks]
+
+    def read_facts(
+        self, architecture: dict[str, Any], origin: dict[str, Any], mean: Norm, std: Norm
+    ) -> EncoderFacts:
+        """See ``TimmEncoder.read_facts``."""
+        model, blocks = self.model, self.blocks
+        img_size = img_size_of(architecture["name"], architecture["kwargs"])
+        stage_strides = [PATCH_STRIDE * 2**stage for stage in range(len(model.stages))]
+        if any(side % stage_strides[-1] for side in img_size):
+            raise UserError(
+                f"Images of {img_size[0]} x {img_size[1]} pixels do not divide into the last "
+                f"tokens of {architecture['name']}; choose an img_size that is a multiple of "
+                f"{stage_strides[-1]}."
+            )
+        depths = [len(stage.blocks) for stage in model.stages]
+        widths = [model.stages[0].dim, *(stage.out_dim for stage in model.stages[1:])]
+        dims = tuple(d for d, depth in zip(widths, depths, strict=True) for _ in range(depth))
+        strides = tuple(
+            s for s, depth in zip(stage_strides, depths, strict=True) for _ in range(depth)
+        )
+        num_heads = tuple(0 if _is_conv(block) else block.num_heads for block in blocks)
+        return EncoderFacts(
+            embed_dim=model.num_features,
+            depth=len(blocks),
+            num_heads=num_heads,
+            num_prefix_tokens=0,
+            has_cls_token=False,
+            patch_size=strides[-1],
+            img_size=img_size,
+            mean=mean,
+            std=std,
+            num_classes=model.num_classes,
+            block_dims=dims,
+            block_strides=strides,
+            input_dims=dims,
+            input_strides=strides,
+            mask_unit=PATCH_STRIDE,
+            global_blocks=tuple(
+                index
+                for index, block in enumerate(blocks)
+                if not _is_conv(block)
+                and all(side // strides[index] == block.window_size for side in img_size)
+            ),
+            can_drop=False,
+            has_position_bias=True,
+            architecture=stated(architecture, img_size, num_heads, mean, std),
+            origin=origin,
+        )
+
+    def forward(
+        self,
+        images: Tensor,
+        ids_keep: Tensor | None = None,
+        taps: tuple[Tap, ...] = (),
+        mask_token: Tensor | None = None,
+    ) -> Features:
+        """See ``TimmEncoder.forward``."""
+        self._forget_biases()
+        features = super().forward(images, ids_keep, taps, mask_token)
+        self._forget_biases()
+        return features
+
+    def _forget_biases(self) -> None:
+        """timm keeps those of an evaluation, though weights may change, and with their gradient."""
+        for block in self.blocks:
+            if not _is_conv(block):
+                block.attn.attention_bias_cache.clear()
+
+    def _enter(
+        self, images: Tensor, ids_keep: Tensor | None, mask_token: Tensor | None
+    ) -> tuple[Tensor, list[BlockContext]]:
+        no_context: list[BlockContext] = [{} for _ in self.blocks]
+        if ids_keep is None:
+            return _rows(self.model.patch_embed(images)), no_context  # [B, gh, gw, D]
+        if mask_token is None:
+            raise UserError(
+                f"{self.facts.architecture['name']} has convolutions and windows of the full grid, "
+                "so patches can't be dropped; hide them by a mask token (method simmim), show it "
+                "the whole image, or choose another encoder."
+            )
+        rows, columns = self.facts.mask_grid
+        hidden = is_masked(ids_keep, rows * columns).view(-1, 1, rows, columns)
+        # The patch embedding looks over the border of a patch: hidden pixels must not be seen.
+        pixels = hidden.repeat_interleave(PATCH_STRIDE, 2).repeat_interleave(PATCH_STRIDE, 3)
+        x = _rows(self.model.patch_embed(images.masked_fill(pixels, 0.0)))
+        x = torch.where(_rows(hidden), mask_token.to(x.dtype).unsqueeze(1), x)
+        return x, no_context
+
+    def _between(self, index: int, x: Tensor) -> Tensor:
+        first = 0
+        for stage in self.model.stages:
+            if first == index and index > 0:
+                return _rows(stage.downsample(_channels_first(x)))
+            first += len(stage.blocks)
+        return x
+
+    def _run_block(
+        self, block: nn.Module, x: Tensor, context: BlockContext, kinds: set[str], goes_on: bool
+    ) -> dict[str, Tensor]:
+        if not _is_conv(block):
+            return super()._run_block(block, x, context, kinds, goes_on)
+        return {"block_input": x, "tokens": _rows(block(_channels_first(x))) if goes_on else x}
+
+    def _tap_attention(
+        self, index: int, x: Tensor, context: BlockContext, taps: list[Tap], is_dropping: bool
+    ) -> dict[Tap, Tensor]:
+        attn = self.blocks[index].attn
+        qkv = attn.qkv(attn.norm(x.flatten(1, 2)))  # [B, N, nh * 3 * hd]: one window, head by head
+        qkv = qkv.unflatten(-1, (attn.num_heads, 3, -1)).permute(3, 0, 2, 1, 4)
+        q, k, v = qkv.unbind(0)  # [B, nh, N, hd] each
+        found = {"queries": q, "keys": k, "values": v}
+        if any(tap.kind == "scores" for tap in taps):
+            # The scale goes on one factor first: in half precision the plain product can overflow.
+            scores = (q * attn.scale) @ k.transpose(-2, -1)  # [B, nh, N, N]
+            found["scores"] = scores + attn.get_attention_biases(x.device)
+        return {tap: found[tap.kind] for tap in taps}
+
+    def _in_rows(self, x: Tensor, index: int, is_dropping: bool) -> Tensor:
+        return x.flatten(1, 2)
+
+    def _attention_input(self, block: nn.Module, x: Tensor) -> Tensor:
+        return block.attn.norm(x)
+
+    def _attention_branch(self, block: nn.Module, x: Tensor, context: BlockContext) -> Tensor:
+        rows, columns = x.shape[1:3]
+        window = (block.window_size, block.window_size)
+        below, right = -rows % window[0], -columns % window[1]
+        # Padded before the norm and not masked, as timm's (and the published) block does it.
+        windows = window_partition(F.pad(x, (0, 0, 0, right, 0, below)), window)
+        added = block.attn(windows.flatten(1, 2)).unflatten(1, window)
+        return window_reverse(added, window, rows + below, columns + right)[:, :rows, :columns]
+
+    def _before_mlp(self, block: nn.Module, x: Tensor) -> Tensor:
+        return _rows(block.local_conv(_channels_first(x)))
+
+    def _mlp_branch(self, block: nn.Module, x: Tensor) -> Tensor:
+        return block.mlp(x)
+
+    def _finish(self, x: Tensor) -> Tensor:
+        return x
+
+    def _classify(self, x: Tensor) -> dict[str, Tensor]:
+        return super()._classify(_channels_first(x))
+
+    def _per_head_weights(self, attn: nn.Module) -> str:
+        return "a bias of relative positions"
+
+    def _block_of(self, name: str) -> int | None:
+        parts = name.split(".")
+        if parts[0] != "stages":
+            return None
+        before = sum(len(each.blocks) for each in self.model.stages[: int(parts[1])])
+        return before + int(parts[3]) if parts[2] == "blocks" else before - 1
+
+
+def _is_conv(block: nn.Module) -> bool:
+    return isinstance(block, tiny_vit.MBConv)
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1)  # [B, gh, gw, D]
+
+
+def _channels_first(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)  # [B, D, gh, gw]

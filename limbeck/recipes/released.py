@@ -1,0 +1,175 @@
+"""From soft labels in TinyViT's released layout (arXiv 2207.10666) to a target store."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from limbeck.data.loader import VIEW_SEEDS
+from limbeck.data.open import data_fingerprint
+from limbeck.data.options import DataOptions, ReleasedViews
+from limbeck.data.released_keys import indices_by_name, indices_by_position
+from limbeck.data.released_logits import ReleasedLogits, soft_labels
+from limbeck.data.released_views import FRAME
+from limbeck.data.source import BadImage, Source
+from limbeck.data.target_store import ArraySpec, Manifest
+from limbeck.data.target_store.parts import key_hashes, num_parts_for
+from limbeck.data.target_store.writer import open_writer
+from limbeck.data.view_batches import view_fingerprint
+from limbeck.errors import UserError
+from limbeck.methods.soft_targets import RECORDS, ProbTargets
+from limbeck.models.encoder import EncoderFacts
+from limbeck.recipes.lineage import versions
+from limbeck.recipes.targets import released_recipe
+
+log = logging.getLogger("limbeck")
+
+
+def find_images(
+    source: Source, keys: Sequence[str], kind: Literal["names", "positions"] | None
+) -> dict[str, int]:
+    """Key -> index in ``source``, of the keys that stand for one of its images.
+
+    Raises UserError where none does, and for numbers of which it is not said what they are.
+    """
+    if kind is None and all(key.isdecimal() for key in keys):
+        raise UserError(
+            f"The keys are numbers, such as {keys[0]}: pass --keys positions if they are places "
+            "in the listing of exactly these images (the released code's where a data set brings "
+            "no keys), or --keys names if images are named so."
+        )
+    if kind != "positions":
+        return indices_by_name(source, keys)
+    found = indices_by_position(source, keys)
+    first, last = (source.key(found[str(place)]) for place in (0, len(found) - 1))
+    log.warning(
+        "The keys are taken as positions in the listing of the images, from %s to %s. If any of "
+        "them was added, removed or renamed since the soft labels were stored, those that follow "
+        "have the soft labels of others, and nothing can tell.",
+        first, last,
+    )  # fmt: skip
+    return found
+
+
+def find_records(released: ReleasedLogits, index_of: dict[str, int], num_images: int) -> np.ndarray:
+    """The place of each image's record in each epoch, (E, n) int32; -1 where there is none."""
+    # 4 bytes per image and view: 5 GB of the 90 views of ImageNet-22k, the largest released set.
+    places = np.full((released.num_views, num_images), -1, np.int32)
+    for epoch in range(released.num_views):
+        for key, place in released.keys(epoch).items():
+            index = index_of.get(key)
+            if index is not None:
+                places[epoch, index] = place
+    return places
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Writes the records in ``places`` (E, n), of the images of ``source``, to a store."""
+
+    released: ReleasedLogits
+    source: Source
+    data: DataOptions
+    places: np.ndarray
+    teacher: str
+
+    def write(self, address: str) -> int:
+        """Write what the store lacks, part by part; returns the number of images."""
+        writer = open_writer(address, self._manifest())
+        left = writer.missing(self.source.key(index) for index in range(len(self.source)))
+        num_new = 0
+        for number, (part, indices) in enumerate(left.items(), 1):
+            is_whole = (self.places[:, indices] >= 0).all(axis=0)
+            whole = indices[is_whole]
+            writer.write_part(
+                part,
+                key_hashes(self.source.key(index) for index in whole),
+                self._arrays(whole),
+                skipped={self.source.key(i): self._lack(i) for i in indices[~is_whole]},
+                fingerprints=self._fingerprints(whole),
+            )
+            num_new += len(whole)
+            log.info("%d of %d parts are written.", number, len(left))
+        return num_new
+
+    @cached_property
+    def _facts(self) -> EncoderFacts:
+        """Of a teacher of whom the layout tells nothing; it has no blocks and sees no image."""
+        return EncoderFacts(
+            embed_dim=0,
+            depth=0,
+            num_heads=(),
+            num_prefix_tokens=0,
+            has_cls_token=False,
+            patch_size=1,
+            img_size=(FRAME, FRAME),
+            mean=(0.0, 0.0, 0.0),
+            std=(1.0, 1.0, 1.0),
+            num_classes=self.released.num_classes,
+            architecture={"kind": "unknown"},
+            origin={"source": self.teacher},
+        )
+
+    @cached_property
+    def _targets(self) -> ProbTargets:
+        return ProbTargets(self.released.num_kept, self._facts)
+
+    def _manifest(self) -> Manifest:
+        manifest = Manifest(
+            kind=self._targets.kind,
+            params=self._targets.params,
+            arrays=self._targets.arrays | {VIEW_SEEDS: ArraySpec((), "int32")},
+            teacher={"facts": asdict(self._facts), "precision": "fp32"},
+            recipe=released_recipe(),
+            num_views=self.released.num_views,
+            num_parts=1,
+            data={
+                "root": self.data.root,
+                "num_images": len(self.source),
+                "classes": list(self.source.classes),
+                "fingerprint": data_fingerprint(self.source),
+                "converted_from": str(self.released.root),
+            },
+            versions=versions(),
+        )
+        num_bytes = manifest.num_views * manifest.bytes_per_record
+        return replace(manifest, num_parts=num_parts_for(len(self.source), num_bytes))
+
+    def _arrays(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """The arrays (n, E, *shape) of images that have a record of every view."""
+        views = [self._view(epoch, indices) for epoch in range(self.released.num_views)]
+        return {name: np.stack([view[name] for view in views], axis=1) for name in views[0]}
+
+    def _view(self, epoch: int, indices: np.ndarray) -> dict[str, np.ndarray]:
+        records = self.released.read(epoch, self.places[epoch, indices])
+        labels = soft_labels(records, self.released.num_classes)
+        encoded = self._targets.codec.encode(labels).numpy()
+        return {RECORDS: encoded, VIEW_SEEDS: records.view_seeds.astype(np.int32)}
+
+    def _lack(self, index: int) -> str:
+        lacking = np.flatnonzero(self.places[:, index] < 0)
+        if len(lacking) == self.released.num_views:
+            return "the released set has no record of it"
+        return f"the released set has no record of it in epoch {lacking[0]}"
+
+    def _fingerprints(self, indices: np.ndarray) -> list[dict[str, Any]]:
+        """Of the first image's first view and of the last image's last one, made here and now."""
+        last = self.released.num_views - 1
+        chosen = {(int(indices[0]), 0), (int(indices[-1]), last)} if len(indices) else set()
+        made = []
+        for index, view in sorted(chosen):
+            records = self.released.read(view, self.places[view, [index]])
+            try:
+                pixels = view_fingerprint(
+                    self.source, index, data=self.data, views=ReleasedViews(),
+                    img_size=FRAME, seed=int(records.view_seeds[0]),
+                )  # fmt: skip
+            except BadImage:
+                continue  # whoever trains is told what is wrong with it
+            made.append({"key": self.source.key(index), "view": view, "pixels": pixels})
+        return made
