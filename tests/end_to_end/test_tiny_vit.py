@@ -64,7 +64,7 @@ def test_from_mask_tokens_over_relations_to_a_classifier(images, start, tmp_path
 
 @pytest.mark.parametrize("method", ["feature", "attention-map"])
 def test_as_student_and_teacher_of_other_methods(images, start, tmp_path, method):
-    masks = ["--attention-map.masking=mask-token", "--attention-map.mask-patch-size=16"]
+    masks = ["--attention-map.masking=mask-token", "--attention-map.regression.mask-patch-size=16"]
     extra = masks if method == "attention-map" else []
     run("distill", *train_words(images, tmp_path / "run"), "--student.weights", start / "encoder",
         "--train.epochs=1", "--method", method, "--teacher", start / "encoder", *extra)  # fmt: skip
