@@ -35,6 +35,7 @@ VERBS = {
     "evaluate": Verb("does it help? kNN, linear and few-label probes, verdict", "EvaluateConfig"),
     "analyze": Verb("look into networks: layers, attention, probes by block", "AnalyzeConfig"),
     "compare": Verb("which method is best on these images?", "CompareConfig", "compare", True),
+    "search": Verb("a smaller, faster shape, contracted step by step", "SearchConfig", "search"),
     "doctor": Verb(
         "check images, memory, disk and time before a run", "DoctorConfig", "distill", True
     ),

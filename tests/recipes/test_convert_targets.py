@@ -13,7 +13,7 @@ from limbeck.data.target_store.located import seed_of_view
 from limbeck.data.target_store.reader import SKIPPED, TargetReader
 from limbeck.errors import UserError
 from limbeck.methods.targets import StoredTeacher
-from limbeck.models.options import StudentOptions, TeacherOptions
+from limbeck.models.options import TeacherOptions
 from limbeck.recipes.convert_targets import ConvertTargetsConfig, check, convert_targets, report
 from limbeck.recipes.distill import distill
 from limbeck.records import Batch
