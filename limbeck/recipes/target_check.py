@@ -122,10 +122,7 @@ class Check:
         return file
 
     def _compare_pixels(self, reader: TargetReader) -> tuple[int, list[str]]:
-        size = self.student.img_size[0]
-        made = list(
-            remade_fingerprints(reader, self.source, self.data, self.views, limit=None)
-        )
+        made = list(remade_fingerprints(reader, self.source, self.data, self.views, limit=None))
         changed = [
             f"View {view} of {key} has other pixels than when its answer was stored: another image "
             f"of that name, other view options, or another library ({drift(reader)})."
