@@ -153,11 +153,11 @@ def remade_fingerprints(
     Of about ``limit`` of them, spread over the parts; of all where it is None.
     """
     stored = reader.fingerprints()
+    img_size = reader.manifest.recipe.get("img_size", FRAME)
     every = max(1, len(stored) // (limit or len(stored) or 1))
     wanted: dict[str, list[dict[str, Any]]] = {}
     for each in stored[::every]:
         wanted.setdefault(each["key"], []).append(each)
-    img_size = reader.manifest.recipe.get("img_size", FRAME)
     found = ((i, each) for i in range(len(source)) for each in wanted.get(source.key(i), ()))
     for index, one in found:
         try:
@@ -170,8 +170,7 @@ def remade_fingerprints(
         yield one["key"], one["view"], one["pixels"], now
 
 
-def drift(reader: TargetReader) -> str:
-    """Which libraries are other than those that a store was begun with, in words."""
+def _drift(reader: TargetReader) -> str:
     then, now = reader.manifest.versions, versions()
     changed = [
         f"{name} {then.get(name)} then, {now[name]} now"

@@ -176,10 +176,6 @@ def test_with_tolerance_all_problems_are_listed(store):
     reader = TargetReader(str(store), tolerant=True)
     assert list(reader.records) == [PartKey(0, 0)]
     said = ["00002.safetensors is missing", "00003.json is damaged", "checksum differs"]
-        "00002.safetensors is missing",
-        "00003.json is damaged",
-        "00001.safetensors is not what",
-    ]
     assert len(reader.problems) == 3
     for problem, expected in zip(reader.problems, said, strict=True):
         assert expected in problem
