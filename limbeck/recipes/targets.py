@@ -170,7 +170,8 @@ def remade_fingerprints(
         yield one["key"], one["view"], one["pixels"], now
 
 
-def _drift(reader: TargetReader) -> str:
+def drift(reader: TargetReader) -> str:
+    """Which libraries are other than those that a store was begun with, in words."""
     then, now = reader.manifest.versions, versions()
     changed = [
         f"{name} {then.get(name)} then, {now[name]} now"

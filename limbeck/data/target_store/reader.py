@@ -79,7 +79,7 @@ class TargetReader:
             self._files = {key: self.place.folder / key.data_name for key in records}
         if verify:
             self.verify(rank, world_size, tolerant=tolerant)
-        self._maps: dict[PartKey, dict[str, memoryview]] = {}
+        self._maps: dict[int, dict[str, memoryview]] = {}
 
     @property
     def num_views(self) -> int:
@@ -155,32 +155,33 @@ class TargetReader:
 
     def hashes(self, key: PartKey) -> np.ndarray:
         """The key hashes (n,) uint64 of a part, in ascending order."""
-        return np.frombuffer(self._map(key)[HASHES], dtype="<u8")
+        return np.frombuffer(self._map(_file_number(key))[HASHES], dtype="<u8")
 
     def read(self, rows: np.ndarray, view: int | np.ndarray) -> dict[str, np.ndarray]:
         """The arrays (n, *shape) of one view of each of the rows, or of a view (n,) for each."""
         if len(rows) and rows.min() < 0:
             raise ValueError("Some rows have no records (MISSING or SKIPPED); leave them out.")
         records = (rows & (2**PLACE_BITS - 1)) * self.num_views + view
-        maps = [self._map(_key_of(number)) for number in (rows >> PLACE_BITS).tolist()]
+        numbers = (rows >> PLACE_BITS).tolist()
+        for number in set(numbers) - self._maps.keys():
+            self._map(number)
         found = {}
         for name, spec in self.manifest.arrays.items():
-            starts = (records * spec.num_bytes).tolist()
+            size, maps = (
+                spec.num_bytes,
+                {number: self._maps[number][name] for number in set(numbers)},
+            )
+            places = zip(numbers, (records * size).tolist(), strict=True)
             # One copy per record, straight from the page cache: for some hundred bytes at random
             # places of many files that is faster than anything numpy has.
-            content = bytearray().join(
-                [
-                    each[name][start : start + spec.num_bytes]
-                    for each, start in zip(maps, starts, strict=True)
-                ]
-            )
-            array = np.frombuffer(content, dtype=spec.dtype)
-            found[name] = array.reshape(len(rows), *spec.shape)
+            content = bytearray().join([maps[number][at : at + size] for number, at in places])
+            found[name] = np.frombuffer(content, spec.dtype).reshape(len(rows), *spec.shape)
         return found
 
-    def _map(self, key: PartKey) -> dict[str, memoryview]:
-        """The bytes of a part's arrays by name, without their being read."""
-        if key not in self._maps:
+    def _map(self, number: int) -> dict[str, memoryview]:
+        """The bytes of a file's arrays by name, without their being read."""
+        if number not in self._maps:
+            key = PartKey(number >> FILL_BITS, number & (2**FILL_BITS - 1))
             record = self.records[key]
             # torch's map keeps no file open, as Python's does: thousands of parts would be too
             # many. It is private, so nobody can write to the store through it.
@@ -189,8 +190,8 @@ class TargetReader:
             )
             content = memoryview(whole.numpy()).toreadonly()
             arrays = find_arrays(content, self.place, key, record, self.manifest)
-            self._maps[key] = {name: content[a:b] for name, (a, b) in arrays.items()}
-        return self._maps[key]
+            self._maps[number] = {name: content[a:b] for name, (a, b) in arrays.items()}
+        return self._maps[number]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": {}}
@@ -228,7 +229,3 @@ def survey_store(address: str) -> Survey:
 
 def _file_number(key: PartKey) -> int:
     return key.part << FILL_BITS | key.fill
-
-
-def _key_of(number: int) -> PartKey:
-    return PartKey(number >> FILL_BITS, number & (2**FILL_BITS - 1))
