@@ -79,6 +79,11 @@ class TargetReader:
             self._files = {key: self.place.folder / key.data_name for key in records}
         if verify:
             self.verify(rank, world_size, tolerant=tolerant)
+        self._files_of: dict[int, list[PartKey]] = {}
+        for key, record in self.records.items():
+            if record.num_images:
+                self._files_of.setdefault(key.part, []).append(key)
+        self._skipped = key_hashes(k for each in self.records.values() for k in each.skipped)
         self._maps: dict[int, dict[str, memoryview]] = {}
 
     @property
@@ -141,16 +146,14 @@ class TargetReader:
         rows = np.full(len(hashes), MISSING, dtype=np.int64)
         parts = part_of(hashes, self.manifest.num_parts)
         order = np.argsort(parts, kind="stable")
-        starts = np.searchsorted(parts[order], np.arange(self.manifest.num_parts + 1))
-        for key, record in self.records.items():
-            asked = order[starts[key.part] : starts[key.part + 1]]
-            if len(asked) and record.num_images:
-                stored = self.hashes(key)
-                places = np.minimum(np.searchsorted(stored, hashes[asked]), len(stored) - 1)
-                is_found = stored[places] == hashes[asked]
-                rows[asked[is_found]] = _file_number(key) << PLACE_BITS | places[is_found]
-        skipped = key_hashes(key for record in self.records.values() for key in record.skipped)
-        rows[(rows == MISSING) & np.isin(hashes, skipped)] = SKIPPED
+        numbers, starts = np.unique(parts[order], return_index=True)
+        asked_of = dict(zip(numbers.tolist(), np.split(order, starts)[1:], strict=True))
+        for key in (key for part in asked_of for key in self._files_of.get(part, ())):
+            asked, stored = asked_of[key.part], self.hashes(key)
+            places = np.minimum(np.searchsorted(stored, hashes[asked]), len(stored) - 1)
+            is_found = stored[places] == hashes[asked]
+            rows[asked[is_found]] = _file_number(key) << PLACE_BITS | places[is_found]
+        rows[(rows == MISSING) & np.isin(hashes, self._skipped)] = SKIPPED
         return rows
 
     def hashes(self, key: PartKey) -> np.ndarray:
@@ -161,16 +164,16 @@ class TargetReader:
         """The arrays (n, *shape) of one view of each of the rows, or of a view (n,) for each."""
         if len(rows) and rows.min() < 0:
             raise ValueError("Some rows have no records (MISSING or SKIPPED); leave them out.")
+        if np.min(view) < 0 or np.max(view) >= self.num_views:
+            raise ValueError(f"There are views 0..{self.num_views - 1}, and {view} is asked for.")
         records = (rows & (2**PLACE_BITS - 1)) * self.num_views + view
         numbers = (rows >> PLACE_BITS).tolist()
         for number in set(numbers) - self._maps.keys():
             self._map(number)
         found = {}
         for name, spec in self.manifest.arrays.items():
-            size, maps = (
-                spec.num_bytes,
-                {number: self._maps[number][name] for number in set(numbers)},
-            )
+            size = spec.num_bytes
+            maps = {number: self._maps[number][name] for number in set(numbers)}
             places = zip(numbers, (records * size).tolist(), strict=True)
             # One copy per record, straight from the page cache: for some hundred bytes at random
             # places of many files that is faster than anything numpy has.
