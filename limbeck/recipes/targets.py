@@ -170,7 +170,7 @@ def remade_fingerprints(
         yield one["key"], one["view"], one["pixels"], now
 
 
-def _drift(reader: TargetReader) -> str:
+def drift(reader: TargetReader) -> str:
     then, now = reader.manifest.versions, versions()
     changed = [
         f"{name} {then.get(name)} then, {now[name]} now"
