@@ -11,6 +11,7 @@ from limbeck import cli
 from limbeck.data.options import CropOptions, DataOptions, StoreOptions
 from limbeck.errors import UserError
 from limbeck.methods.options import RelationOptions
+from limbeck.methods.teacher import Teacher
 from limbeck.models.options import TeacherOptions
 from limbeck.recipes.distill import distill
 from limbeck.recipes.store_targets import StoreTargetsConfig, report, store_targets
@@ -106,8 +107,6 @@ def test_another_image_of_a_name_is_seen(case):
 def test_a_teacher_that_says_something_else_is_seen(case, monkeypatch):
     _, config = case
     # As a driver or library with other numerics would: the manifest can't tell.
-    from limbeck.methods.teacher import Teacher
-
     answer = Teacher.answer
     monkeypatch.setattr(
         Teacher, "answer", lambda self, batch, taps: answer(self, shifted(batch), taps)
@@ -144,6 +143,23 @@ def test_images_that_could_not_be_read_are_no_problem(images, teacher, tmp_path)
     assert checked.problems == []
     assert list(checked.skipped) == ["red/003.png"]
     assert "not read    red/003.png (" in report(checked)
+
+
+def test_class_probabilities_are_compared_too(images, classifier, tmp_path, monkeypatch):
+    config = config_of(images, tmp_path / "store", classifier)
+    config = replace(config, method="sparse-logit", relation=RelationOptions())
+    store_targets(config)
+    # A teacher of a few steps says nearly the same of any image, so the limit is a low one.
+    config = replace(config, check=True, num_checked=24, max_distance=1e-4)
+    checked = store_targets(config)
+    assert checked.problems == []
+    assert len(checked.distances) == 24
+    answer = Teacher.answer
+    monkeypatch.setattr(
+        Teacher, "answer", lambda self, batch, taps: answer(self, shifted(batch), taps)
+    )
+    (problem,) = store_targets(config).problems
+    assert "answers are further from the stored ones than 0.0001: view " in problem
 
 
 def test_options_without_effect_are_refused(images, teacher, tmp_path):
