@@ -171,6 +171,7 @@ def remade_fingerprints(
 
 
 def drift(reader: TargetReader) -> str:
+    """Which libraries are other than those that a store was begun with, in words."""
     then, now = reader.manifest.versions, versions()
     changed = [
         f"{name} {then.get(name)} then, {now[name]} now"
