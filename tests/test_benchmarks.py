@@ -5,7 +5,16 @@ import re
 import pytest
 import torch
 
-from benchmarks import d_mae, masked, networks, relation, step, target_store, tokens
+from benchmarks import (
+    d_mae,
+    masked,
+    networks,
+    relation,
+    step,
+    stored_step,
+    target_store,
+    tokens,
+)
 from benchmarks.__main__ import main
 from benchmarks.loader import mean_crop_areas
 from benchmarks.photos import open_photos
@@ -89,6 +98,21 @@ def test_target_store_prints_every_way_of_reading(capsys, monkeypatch):
     found = {name: target_store.Measured(1.0, 1.0, 1.0, digest=name) for name in "ab"}
     with pytest.raises(SystemExit, match="b reads something else: their times do not compare"):
         target_store.check_agreement(found)
+
+
+def test_stored_step_prints_both_kinds_of_target(photos, tmp_path, capsys, monkeypatch):
+    tiny = "vit_tiny", "vit_tiny"
+    monkeypatch.setattr(stored_step, "PAIRS", dict.fromkeys(stored_step.PAIRS, tiny))
+    monkeypatch.setattr(stored_step, "ROWS", (stored_step.ROWS[0], stored_step.ROWS[-1]))
+    monkeypatch.setattr(stored_step, "IMG_SIZE", 32)
+    monkeypatch.setattr(stored_step, "BATCH_SIZE", 2)
+    main(["stored_step", "--data", str(tmp_path), "--repeats", "1"])
+    rows = re.findall(
+        r"\| bf16 \| (\w+) \| .* \| ([\d.]+) \| \d+\.\d\d epochs", capsys.readouterr().out
+    )
+    # 5 tokens of 192 channels, N (D + 2) + 4 D bytes.
+    assert rows[0] == ("int8", f"{(5 * 194 + 4 * 192) / 1024:.2f}")
+    assert rows[1][0] == "probabilities"
 
 
 def test_photos_without_effect_are_refused(tmp_path, capsys):
