@@ -26,7 +26,7 @@ class Verb:
 VERBS = {
     "distill": Verb("a small ViT from unlabelled images and a big one", "DistillConfig", "distill"),
     "store-targets": Verb(
-        "run a teacher once, keep what it says of each view", "StoreTargetsConfig", "distill"
+        "run a teacher once, keep what it says of each view", "StoreTargetsConfig", "distill", True
     ),
     "convert-targets": Verb(
         "a store from soft labels in TinyViT's released layout", "ConvertTargetsConfig"
@@ -35,6 +35,7 @@ VERBS = {
     "evaluate": Verb("does it help? kNN, linear and few-label probes, verdict", "EvaluateConfig"),
     "analyze": Verb("look into networks: layers, attention, probes by block", "AnalyzeConfig"),
     "compare": Verb("which method is best on these images?", "CompareConfig", "compare", True),
+    "search": Verb("a smaller, faster shape, contracted step by step", "SearchConfig", "search"),
     "doctor": Verb(
         "check images, memory, disk and time before a run", "DoctorConfig", "distill", True
     ),

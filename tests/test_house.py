@@ -32,6 +32,8 @@ FENCES = {
     "datasets": ("data/",),
     "fsspec": ("data/",),
     "matplotlib": ("evaluation/report.py", "evaluation/pictures.py"),
+    "onnx": ("export/",),
+    "onnxruntime": ("export/",),
     "tensorboard": ("engine/log.py",),
     "wandb": ("engine/log.py",),
     "mlxtend": ("recipes/demo.py",),

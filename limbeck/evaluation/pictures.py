@@ -47,7 +47,7 @@ def draw_similarity(
 
     Layers without a value are hatched. ``pairs``: "first", "second" and "cka", rows of the first.
     """
-    figure, panels = _panels(len(pairs), width=3.1, height=3.1, shares=False)
+    figure, panels = make_panels(len(pairs), width=3.1, height=3.1, shares=False)
     image = None
     for axes, pair in zip(panels, pairs, strict=True):
         values = [[float("nan") if x is None else x for x in row] for row in pair["cka"]]
@@ -61,7 +61,7 @@ def draw_similarity(
             axis.set_ticks(_ticks(count))
     bar = figure.colorbar(image, ax=panels, shrink=0.9 if len(pairs) < 4 else 0.5, pad=0.02)
     bar.set_label("CKA (0: unrelated, 1: alike)")
-    _title(
+    put_title(
         figure,
         f"Similarity of layers, {num_images:,} images\n"
         "(layer k: what enters block k; last layer: output)",
@@ -81,7 +81,7 @@ def draw_attention(
         "distance": "How far heads look", "entropy": "How evenly heads look"
     }[what]  # fmt: skip
     label = {"distance": "attention distance (px)", "entropy": "attention entropy (nats)"}[what]
-    figure, panels = _panels(len(attention), width=3.4, height=2.9)
+    figure, panels = make_panels(len(attention), width=3.4, height=2.9)
     handles: dict[str, Any] = {}
     for axes, (name, values) in zip(panels, attention.items(), strict=True):
         blocks = [i for i, heads in enumerate(values[what]) if heads is not None]
@@ -104,14 +104,14 @@ def draw_attention(
         axes.set_ylabel(label)
     top = panels[0].get_ylim()[1]  # of all, and once all are drawn: a later one may be higher
     panels[0].set_ylim(0, 1.05 * top)
-    _title(figure, f"{title}, {num_images:,} images")
-    _legend(figure, list(handles), handles.values())
+    put_title(figure, f"{title}, {num_images:,} images")
+    put_legend(figure, list(handles), handles.values())
     return save_figure(figure, file)
 
 
 def draw_probing(file: Path, probing: Mapping[str, Mapping[str, Any]]) -> list[Path]:
     """Top-1 of the kNN and the linear probe after every block, with 95 % intervals."""
-    figure, panels = _panels(2, width=4.4, height=3.4)
+    figure, panels = make_panels(2, width=4.4, height=3.4)
     handles: dict[str, Any] = {}
     titles = {"knn_top1": "kNN", "linear_top1": "linear probe"}
     for axes, (probe, title) in zip(panels, titles.items(), strict=True):
@@ -127,10 +127,10 @@ def draw_probing(file: Path, probing: Mapping[str, Mapping[str, Any]]) -> list[P
         axes.set_xticks(_ticks(max(len(scores[probe]) for scores in probing.values())))
         axes.set_ylabel("top-1 accuracy (%)")
     num_test = next(iter(probing.values()))["knn_top1"][0]["num_test"]
-    _title(
+    put_title(
         figure, f"What is known after each block, {num_test:,} test images (band: 95 % interval)"
     )
-    _legend(figure, [_wrapped(name) for name in handles], handles.values())
+    put_legend(figure, [_wrapped(name) for name in handles], handles.values())
     return save_figure(figure, file)
 
 
@@ -140,7 +140,7 @@ def draw_layers(file: Path, runs: Sequence[Mapping[str, Any]]) -> list[Path]:
     fractions = sorted({fraction for _, fraction in of_curve}, reverse=True)
     names = list(dict.fromkeys(name for name, _ in of_curve))
     depths = {count for curve in of_curve.values() for count in curve}
-    figure, panels = _panels(len(fractions), width=3.9, height=3.4)
+    figure, panels = make_panels(len(fractions), width=3.9, height=3.4)
     handles: dict[str, Any] = {}
     most_seeds = 1
     for axes, fraction in zip(panels, fractions, strict=True):
@@ -160,19 +160,21 @@ def draw_layers(file: Path, runs: Sequence[Mapping[str, Any]]) -> list[Path]:
         axes.set_xticks(sorted(counts))
         axes.set_ylabel("top-1 accuracy (%)")
     spread = f" (bar: standard deviation over {most_seeds} seeds)" if most_seeds > 1 else ""
-    _title(figure, f"Fine-tuned with the first blocks kept, the rest afresh{spread}")
-    _legend(figure, [_wrapped(name) for name in handles], handles.values())
+    put_title(figure, f"Fine-tuned with the first blocks kept, the rest afresh{spread}")
+    put_legend(figure, [_wrapped(name) for name in handles], handles.values())
     return save_figure(figure, file)
 
 
-def _title(figure: Any, text: str) -> None:
+def put_title(figure: Any, text: str) -> None:
     """On the left, in lines that a figure of one panel has room for."""
     width = int(11 * figure.get_figwidth())  # letters of this size in an inch
     lines = [line for part in text.split("\n") for line in textwrap.wrap(part, width)]
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11)
 
 
-def _panels(count: int, width: float, height: float, shares: bool = True) -> tuple[Any, list[Any]]:
+def make_panels(
+    count: int, width: float, height: float, shares: bool = True
+) -> tuple[Any, list[Any]]:
     """A figure and its axes, up to three in a row; ``width`` and ``height`` of one, in inches."""
     try:
         import matplotlib
@@ -198,7 +200,7 @@ def _panels(count: int, width: float, height: float, shares: bool = True) -> tup
         return figure, list(grid[:count])
 
 
-def _legend(figure: Any, labels: Sequence[str], handles: Iterable[Any]) -> None:
+def put_legend(figure: Any, labels: Sequence[str], handles: Iterable[Any]) -> None:
     """Below the panels, in as many columns as fit; the figure grows by its height."""
     lines = [label.split("\n") for label in labels]
     widest = max((len(line) for each in lines for line in each), default=0)

@@ -15,11 +15,12 @@ from torch import nn
 
 from limbeck.errors import UserError
 from limbeck.models.attention import HEAD_MAJOR
-from limbeck.models.options import GlobalPool, StudentOptions
+from limbeck.models.options import HEAD_DIM, SHAPE, GlobalPool, StudentOptions
 from limbeck.models.shapes import (
     check_model_name,
     check_stated,
     is_hierarchical,
+    is_tiny_vit,
     narrowed,
     pooling_of,
 )
@@ -54,10 +55,12 @@ def build_student(
         )
     shape = {
         key: getattr(options, key)
-        for key in ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
-        if getattr(options, key) is not None
+        for key in SHAPE
+        if key != "q_pool" and getattr(options, key) is not None
     }
     check_stated(options.name, shape)
+    if is_tiny_vit(name):
+        shape = _split_stages(name, shape)
     shape = narrowed(options.name) | choose_pooling(name, num_classes, options.q_pool) | shape
     if is_hierarchical(name):
         pool = "avg"
@@ -74,6 +77,20 @@ def build_student(
     encoder = build_fresh(architecture, {"source": f"fresh, seed {seed}"}, seed)
     set_drop_path(encoder, [0.0] * encoder.facts.depth)
     return encoder
+
+
+def _split_stages(name: str, shape: dict[str, Any]) -> dict[str, Any]:
+    """timm's arguments of a TinyViT: heads by stage for the channels of one, lists for tuples."""
+    shape = {key: list(v) if isinstance(v, tuple) else v for key, v in shape.items()}
+    head_dim = shape.pop("head_dim", None)
+    if head_dim is None and "embed_dims" not in shape:
+        return shape
+    with torch.device("meta"):
+        own = [info["num_chs"] for info in timm.create_model(name).feature_info]
+    dims, channels = shape.get("embed_dims", own), head_dim or HEAD_DIM
+    if odd := [dim for dim in dims if dim % channels]:
+        raise UserError(f"The width {odd[0]} of a stage does not divide by head_dim {channels}.")
+    return shape | {"num_heads": [dim // channels for dim in dims]}
 
 
 def choose_pooling(name: str, num_classes: int, q_pool: int | None) -> dict[str, int]:

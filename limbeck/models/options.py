@@ -1,14 +1,21 @@
 """Options that name a student or a teacher (no torch here, see ``limbeck.config``)."""
 
-from typing import Annotated, Literal
+from dataclasses import fields
+from typing import Annotated, Any, Literal
 
 import pydantic
 import tyro
+from pydantic_core import ArgsKwargs
 
 from limbeck.config import options
-from limbeck.errors import UserError
+from limbeck.errors import UserError, did_you_mean
+from limbeck.models.shape_names import is_shape, join_shape, split_shape
 
 PositiveInt = Annotated[int, pydantic.Field(gt=0)]
+PositiveFloat = Annotated[float, pydantic.Field(gt=0)]
+HEAD_DIM = 32
+"""Channels of a head of every released TinyViT, arXiv 2207.10666."""
+Stages = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
 
 GlobalPool = Literal["token", "avg"]
 HeadKind = Literal["single", "distilled", "cls-distilled", "tinymim-star"]
@@ -38,18 +45,56 @@ class StudentOptions:
 
     name: Annotated[str, tyro.conf.arg(aliases=["--student"])] = "vit_tiny_patch16_224"
     """Name of a timm ViT, Hiera, Swin or TinyViT, or a short one: vit_tiny, vit_small, vit_base,
-    hiera_46, swin_48, tiny_vit_5m, tiny_vit_11m, tiny_vit_21m."""
+    hiera_46, swin_48, tiny_vit_5m, tiny_vit_11m, tiny_vit_21m. It may say the shape:
+    vit_tiny:num_heads=6:depth=10."""
     img_size: PositiveInt | None = None
     """Image side in pixels; the name's own if not given."""
     patch_size: PositiveInt | None = None
     embed_dim: PositiveInt | None = None
     depth: PositiveInt | None = None
     num_heads: PositiveInt | None = None
-    mlp_ratio: Annotated[float, pydantic.Field(gt=0)] | None = None
+    mlp_ratio: PositiveFloat | None = None
+    embed_dims: Stages | None = None
+    """Of a TinyViT, and the next four: width by stage; of stages 2 to 4 a multiple of head_dim."""
+    depths: Stages | None = None
+    window_sizes: Stages | None = None
+    """Of stages 2 to 4; the first has none and ignores its number."""
+    head_dim: PositiveInt | None = None
+    """32 if not given."""
+    mbconv_expand_ratio: PositiveFloat | None = None
     q_pool: PositiveInt | None = None
     """How often a Hiera pools; 2 if not given, so that its last tokens stand for 16 x 16 pixels."""
     weights: str | None = None
     """Start from these weights (a source as for the teacher) instead of a fresh initialisation."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _read_name(cls, values: Any) -> Any:
+        """Take the shape out of the name, so that it is stated in one place."""
+        given = values.kwargs if isinstance(values, ArgsKwargs) else values
+        text = given.get("name") if isinstance(given, dict) else None
+        if not isinstance(text, str) or not is_shape(text):
+            return values
+        name, stated = split_shape(text)
+        for key in stated:
+            if key not in SHAPE:
+                raise UserError(
+                    f"'{text}': there is no option '{key}'.{did_you_mean(key, SHAPE)} "
+                    f"A shape has {', '.join(SHAPE)}."
+                )
+            if given.get(key) is not None:
+                raise UserError(f"'{text}' and student.{key} state the same; leave one out.")
+        given = {**given, **stated, "name": name}
+        return ArgsKwargs(values.args, given) if isinstance(values, ArgsKwargs) else given
+
+    @property
+    def text(self) -> str:
+        """The name that says the whole of what is stated; ``weights`` are no part of it."""
+        return join_shape(self.name, {key: getattr(self, key) for key in SHAPE})
+
+
+SHAPE = tuple(f.name for f in fields(StudentOptions) if f.name not in ("name", "weights"))
+"""What may be stated of a student's shape, in its name too."""
 
 
 @options

@@ -27,6 +27,9 @@ SHORT_NAMES = {
 _NARROWED = {"hiera_46": {"embed_dim": 46}, "swin_48": {"embed_dim": 48}}
 """What a short name says besides: the "tiny" Hiera and Swin of arXiv 2404.12210."""
 
+OF_TINY_VIT = ("embed_dims", "depths", "window_sizes", "head_dim", "mbconv_expand_ratio")
+"""What only a TinyViT's shape has."""
+
 _HIERARCHICAL = ("hiera", "swin_transformer", "tiny_vit")
 # The files whose models ``models.vit.build_encoder`` takes.
 _FILES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "beit", *_HIERARCHICAL)
@@ -95,14 +98,18 @@ def pooling_of(name: str, num_classes: int) -> dict[str, int]:
 
 
 def check_stated(name: str, stated: Iterable[str]) -> None:
-    """Raise UserError for an option of the shape that a model of stages has not."""
+    """Raise UserError for an option of the shape that the model does not have."""
     full = check_model_name(name)
-    # A TinyViT's widths do not follow from the first one.
-    usable = ("img_size", "mlp_ratio", *(() if is_tiny_vit(full) else ("embed_dim",)))
-    wrong = [option for option in stated if option not in usable]
-    if wrong and is_hierarchical(full):
+    if is_tiny_vit(full):
+        usable: tuple[str, ...] = ("img_size", "mlp_ratio", *OF_TINY_VIT)
+    elif is_hierarchical(full):
+        usable = ("img_size", "embed_dim", "mlp_ratio")
+    else:
+        usable = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
+    if wrong := [option for option in stated if option not in usable]:
+        kind = "built of stages" if is_hierarchical(full) else "no TinyViT"
         raise UserError(
-            f"'{name}' is built of stages, so {', '.join(wrong)} can't be set; of its shape only "
+            f"'{name}' is {kind}, so {', '.join(wrong)} can't be set; of its shape only "
             f"{', '.join(usable)} can."
         )
 

@@ -21,7 +21,8 @@ from limbeck.config import from_plain, read_json, to_plain
 from limbeck.errors import UserError, did_you_mean
 from limbeck.methods import METHODS
 from limbeck.methods.options import TransferOptions
-from limbeck.models.options import StudentOptions
+from limbeck.models.options import SHAPE, StudentOptions
+from limbeck.models.shape_names import split_shape
 from limbeck.recipes import checks
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ log = logging.getLogger("limbeck")
 
 SHARED = ("img_size", "patch_size")
 """Options of --student that hold for every stage which does not state its own."""
-SHAPE = tuple(f.name for f in fields(StudentOptions) if f.name not in ("name", "weights"))
-"""What a stage may state after its name."""
 
 
 def check_chain(config: DistillConfig) -> None:
@@ -120,30 +119,21 @@ def finished_stages(run_dir: Path) -> list[Path]:
 def _read_stage(text: str, shared: StudentOptions) -> StudentOptions:
     """The student of a stage such as ``vit_tiny:num_heads=6:embed_dim=96``."""
     text = text.strip()
-    name, *words = text.split(":")
     if not text:
         raise UserError("--chain has a stage without a name; write NAME,NAME,NAME.")
     where = f"chain stage '{text}'"
-    values: dict[str, Any] = {"name": name} | {key: getattr(shared, key) for key in SHARED}
-    stated: set[str] = set()
-    for word in words:
-        key, equals, value = word.partition("=")
-        key = key.strip().replace("-", "_")
-        if not equals:
-            raise UserError(
-                f"{where}: '{word}' is not OPTION=VALUE; a stage is a model's name and its shape, "
-                "such as vit_tiny:num_heads=6, and starts from fresh weights."
-            )
+    try:
+        name, stated = split_shape(text)
+    except UserError as error:
+        raise UserError(f"{where}: {error} A stage starts from fresh weights.") from error
+    for key in stated:
         if key not in SHAPE:
             raise UserError(
                 f"{where}: there is no option '{key}'.{did_you_mean(key, SHAPE)} "
                 f"A stage takes {', '.join(SHAPE)}."
             )
-        if key in stated:
-            raise UserError(f"{where}: {key} is stated twice; leave one of them out.")
-        stated.add(key)
-        values[key] = value
-    student = from_plain(StudentOptions, values, where)
+    values: dict[str, Any] = {"name": name} | {key: getattr(shared, key) for key in SHARED}
+    student = from_plain(StudentOptions, values | stated, where)
     try:
         checks.check_student(student)
     except UserError as error:
@@ -238,7 +228,7 @@ def distill_chain(
         nets = None  # its memory is the next stage's
 
     def finish() -> None:
-        _copy_student(stages[-1].out, run.dir)
+        copy_student(stages[-1].out, run.dir)
         run.finish()
 
     on_main_rank(finish)
@@ -286,7 +276,8 @@ def _open_stages(stages: list[DistillConfig], identities: list[Identity]) -> Non
         is_ready = run.is_finished
 
 
-def _copy_student(stage_dir: Path, out: Path) -> None:
+def copy_student(stage_dir: Path, out: Path) -> None:
+    """Copy a finished student's files into another folder, each whole or not at all."""
     from limbeck.engine.checkpoint import write_whole
     from limbeck.models.finished import RECORD_FILE, WEIGHTS_FILE
 

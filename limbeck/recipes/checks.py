@@ -13,8 +13,9 @@ from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError, did_you_mean, require_extra
 from limbeck.methods import TASK_METHODS, PerTaskMethodOptions
 from limbeck.methods.options import MethodOptions
-from limbeck.models.options import StudentOptions, TeacherOptions
+from limbeck.models.options import HEAD_DIM, SHAPE, StudentOptions, TeacherOptions
 from limbeck.models.origins.names import check_source
+from limbeck.models.shape_names import is_shape
 from limbeck.models.shapes import check_model_name, check_stated
 
 
@@ -70,8 +71,8 @@ def check_all_labels(data: DataOptions) -> None:
 def check_student(student: StudentOptions) -> None:
     """The student's name is one that timm knows; its width divides by its heads."""
     check_model_name(student.name)
-    shape = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
-    check_stated(student.name, [option for option in shape if getattr(student, option)])
+    stated = [option for option in SHAPE if getattr(student, option) is not None]
+    check_stated(student.name, [option for option in stated if option != "q_pool"])
     if student.embed_dim and student.num_heads and student.embed_dim % student.num_heads:
         raise UserError(
             f"student.embed_dim {student.embed_dim} does not divide by student.num_heads "
@@ -82,9 +83,16 @@ def check_student(student: StudentOptions) -> None:
             f"student.img_size {student.img_size} does not divide by student.patch_size "
             f"{student.patch_size}."
         )
+    if student.embed_dims is not None:
+        head_dim = student.head_dim or HEAD_DIM
+        if odd := [dim for dim in student.embed_dims if dim % head_dim]:
+            raise UserError(
+                f"student.embed_dims {odd[0]} does not divide by student.head_dim {head_dim}."
+            )
     if student.weights is not None:
         check_source(student.weights)
-        for name in ("name", "embed_dim", "depth", "mlp_ratio", "q_pool"):
+        kept = ("img_size", "patch_size", "num_heads")  # what weights may leave open
+        for name in ("name", *(option for option in SHAPE if option not in kept)):
             if getattr(student, name) != getattr(StudentOptions(), name):
                 raise UserError(
                     f"student.{name} has no effect with student.weights, which bring their own "
@@ -198,7 +206,10 @@ def check_optimizer(optim: OptimOptions, default: OptimOptions) -> None:
 
 
 def check_bare_name(name: str) -> None:
-    """A bare word is a timm name, or else a folder that was mistyped."""
+    """A bare word is a timm name, with a shape or without, or else a folder that was mistyped."""
+    if is_shape(name):
+        check_student(StudentOptions(name=name))
+        return
     try:
         check_model_name(name)
     except UserError as error:
@@ -212,5 +223,6 @@ def check_bare_name(name: str) -> None:
 
 
 def is_bare_name(source: str) -> bool:
-    """Whether a source is a plain model name (vit_tiny), neither a scheme nor an existing path."""
-    return not (":" in source or os.sep in source or os.path.exists(source))
+    """Whether a source is a model's name (vit_tiny, or vit_tiny:depth=10): no scheme, no path."""
+    has_scheme = ":" in source and not is_shape(source)
+    return not (has_scheme or os.sep in source or os.path.exists(source))

@@ -24,7 +24,7 @@ def test_impossible_shapes_are_refused(values):
 
 def test_mistyped_options_get_the_nearest_one():
     with pytest.raises(UserError, match="Did you mean 'embed_dim'"):
-        from_plain(StudentOptions, {"embed_dims": 64}, "test")
+        from_plain(StudentOptions, {"embed_dm": 64}, "test")
 
 
 def test_options_do_not_import_torch():

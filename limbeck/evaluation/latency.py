@@ -1,0 +1,83 @@
+"""Latency on this machine: a forward pass in turns with that of a reference.
+
+The machine's own speed drifts (heat, other work). Passes of the network and of the reference
+alternate, so that a drift hits both, and the ratio of their medians is what is kept.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from limbeck.errors import UserError
+from limbeck.evaluation.embed import evaluating
+from limbeck.models.encoder import Encoder
+
+PASSES = 3  # of a turn
+Pass = Callable[[], object]
+"""One forward pass of a batch, done when it returns."""
+
+
+def torch_pass(encoder: Encoder, batch_size: int) -> Pass:
+    """A pass of the encoder in fp32 on its device, at its own image size."""
+    device = next(encoder.parameters()).device
+    images = torch.rand(batch_size, 3, *encoder.facts.img_size, device=device)
+
+    @torch.inference_mode()
+    def run() -> None:
+        with evaluating(encoder):
+            encoder(images)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return run
+
+
+def interleaved(
+    own: Pass,
+    reference: Pass,
+    num_turns: int = 15,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[float, float]:
+    """Median seconds of both over turns, after one turn of each that is not counted.
+
+    A turn is the fastest of three passes, which other work on the machine disturbs least.
+    """
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(1 + num_turns):
+        for work, taken in zip((own, reference), seconds, strict=True):
+            taken.append(min(_timed(work, clock) for _ in range(PASSES)))
+    return median(seconds[0][1:]), median(seconds[1][1:])
+
+
+def _timed(work: Pass, clock: Callable[[], float]) -> float:
+    start = clock()
+    work()
+    return clock() - start
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """PyTorch on so many threads inside the block; None leaves their number."""
+    if count is not None and count < 1:
+        raise UserError(f"{count} threads can't work; name 1 or more.")
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def describe_machine() -> str:
+    """The processor's name and its number of cores: what a latency is of."""
+    names = [platform.processor(), platform.machine()]
+    with suppress(OSError):  # Linux only
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names[:0] = [line.partition(":")[2].strip() for line in lines if "model name" in line][:1]
+    return f"{next(filter(None, names), 'an unknown processor')}, {os.cpu_count()} cores"

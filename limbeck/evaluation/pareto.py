@@ -1,0 +1,72 @@
+"""Which of many networks are worth their cost, as a list and as a picture."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from limbeck.evaluation.pictures import COLORS, make_panels, put_legend, put_title
+from limbeck.evaluation.report import save_figure
+
+COSTS = {"latency_ms": ("latency (ms)", 1.0), "params": ("parameters (millions)", 1e-6)}
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Places of the (cost, score) than which none costs no more and scores better, or the reverse.
+
+    By rising cost; of equal ones the first.
+    """
+    front: list[int] = []
+    for place in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i)):
+        if not front or points[place][1] > points[front[-1]][1]:
+            front.append(place)
+    return front
+
+
+def draw_pareto(file: Path, found: Mapping[str, Any], score: str) -> list[Path]:
+    """The plain data of a search: score against latency and against parameters.
+
+    The line is the front; a dotted one a limit. Writes ``file`` as .png and .svg. Needs the extra
+    "plot".
+    """
+    whole = [each for each in found["candidates"] if each["score"] is not None]
+    figure, both = make_panels(2, width=4.4, height=3.6)
+    handles: dict[str, Any] = {}
+    for axes, (cost, (label, scale)) in zip(both, COSTS.items(), strict=True):
+        points = [(scale * each["costs"][cost], 100 * each["score"]) for each in whole]
+        front = [points[place] for place in pareto_front(points)]
+        (handles["front"],) = axes.plot(
+            *zip(*front, strict=True), color="#999999", linewidth=1, zorder=1
+        )
+        groups = _groups(whole, found)
+        for place, (name, members) in enumerate(groups.items()):
+            marker, color = _LOOKS.get(name, ("o", COLORS[place % len(COLORS)]))
+            size = 70 if name in _LOOKS else 26
+            handles[name] = axes.scatter(
+                *zip(*(points[i] for i in members), strict=True),
+                marker=marker, s=size, color=color, edgecolor="black", linewidth=0.5,
+                zorder=3 if name in _LOOKS else 2,
+            )  # fmt: skip
+        if limit := found["limits"].get(cost):
+            handles["limit"] = axes.axvline(scale * limit, color="black", linestyle=":", lw=1)
+        axes.set_xlabel(label)
+        axes.set_ylabel(f"{score} (%)")
+    put_title(figure, f"{len(whole)} shapes of a contraction, each trained briefly")
+    put_legend(figure, list(handles), handles.values())
+    return save_figure(figure, file)
+
+
+_LOOKS = {
+    "seed": ("s", "#ffffff"),
+    "winner": ("*", "#D55E00"),
+    "width alone": ("^", "#E69F00"),
+}
+
+
+def _groups(whole: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Places by round; seed, winner and width alone for themselves."""
+    special = {found["baseline"]: "width alone", found["winner"]: "winner"}
+    groups: dict[str, list[int]] = {}
+    for place, each in enumerate(whole):
+        usual = f"round {each['round']}" if each["round"] else "seed"
+        groups.setdefault(special.get(each["name"], usual), []).append(place)
+    return groups
