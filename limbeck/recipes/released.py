@@ -31,6 +31,8 @@ from limbeck.recipes.targets import released_recipe
 log = logging.getLogger("limbeck")
 
 REPORT_EVERY = 30.0  # seconds
+SHOWN = {"images": "student"}
+"""What the released teacher saw, as in ``Method.shown_to_teacher``: all that the student does."""
 
 
 def find_images(
@@ -122,7 +124,7 @@ class Conversion:
 
     @cached_property
     def _targets(self) -> ProbTargets:
-        return ProbTargets(self.released.num_kept, self._facts)
+        return ProbTargets(self.released.num_kept, self._facts, SHOWN)
 
     def _manifest(self) -> Manifest:
         manifest = Manifest(
