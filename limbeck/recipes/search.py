@@ -88,8 +88,8 @@ class SearchConfig(PerMethodOptions):
     inherit: bool = False
     """Candidates start from the weights of the shape that they were contracted from, cut to their
     size, instead of afresh."""
-    method: str = "relation"
-    """What candidates are trained with, as for limbeck distill."""
+    method: str = "sparse-logit"
+    """What candidates are trained with, as for limbeck distill: sparse-logit is TinyViT's."""
     method_options: tuple[str, ...] = ()
     """Options of your own method, such as beta=2.0 (values as in TOML)."""
 

@@ -23,6 +23,7 @@ def search_config(images, out, teacher, /, **changes):
         "limits": LimitOptions(macs="70%"),
         "latency": LatencyOptions(num_turns=1),
         "teacher": TeacherOptions(source=str(teacher)),
+        "method": "relation",
         "relation": RelationOptions(drop_path_rate=0.0),
         "data": DataOptions(root=str(images), holdout_ratio=0.25, num_workers=0),
         "optim": OptimOptions(base_lr=1e-2),
