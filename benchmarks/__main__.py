@@ -14,7 +14,7 @@ from benchmarks.timing import describe_machine
 
 BENCHMARKS = (
     *("loader", "step", "relation", "tokens", "d_mae", "masked"),
-    *("target_store", "stored_step", "compile", "gpu"),
+    *("soft_labels", "target_store", "stored_step", "compile", "gpu"),
 )
 """Modules of this folder; ``main(source, repeats)`` of each prints its table."""
 WITHOUT_PHOTOS = ("relation", "masked", "target_store")

@@ -5,20 +5,17 @@ import re
 import pytest
 import torch
 
-<<<<<<< HEAD
 from benchmarks import (
     d_mae,
     masked,
     networks,
     relation,
+    soft_labels,
     step,
     stored_step,
     target_store,
     tokens,
 )
-=======
-from benchmarks import d_mae, masked, networks, relation, soft_labels, step, tokens
->>>>>>> w/soft
 from benchmarks.__main__ import main
 from benchmarks.loader import mean_crop_areas
 from benchmarks.photos import open_photos
