@@ -9,7 +9,7 @@ from torch import Tensor
 
 from limbeck.data.options import StoreOptions
 from limbeck.data.target_store import ArraySpec
-from limbeck.errors import UserError
+from limbeck.errors import NotFiniteError, UserError
 from limbeck.methods.method import Method
 from limbeck.methods.targets import Targets
 from limbeck.methods.teacher import Teacher
@@ -25,19 +25,23 @@ FEW_KEPT, MANY_KEPT = 10, 100  # the paper's, of 1,000 and of 21,841 classes
 
 
 class ProbTargets(Targets):
-    """The ``top_k`` largest class probabilities of a teacher with so many classes, as bytes."""
+    """The ``top_k`` largest class probabilities of a teacher with so many classes, as bytes.
+
+    ``shown``: what of a view the teacher saw (``Method.shown_to_teacher``).
+    """
 
     kind: ClassVar[str] = "probs"
     options: ClassVar[tuple[str, ...]] = ("top_k",)
 
-    def __init__(self, top_k: int, teacher: EncoderFacts) -> None:
+    def __init__(self, top_k: int, teacher: EncoderFacts, shown: dict[str, Any]) -> None:
         self.codec = LabelCodec(top_k, teacher.num_classes)
         self.teacher = teacher
+        self.shown = shown
 
     @classmethod
     def plan(cls, options: StoreOptions, method: Method, teacher: Teacher) -> "ProbTargets":
         """As many as the store's options say, or the method's. Raises UserError where they differ,
-        and for a teacher without a classifier."""
+        and for a teacher without a classifier or one that says something else each time."""
         facts = teacher.facts
         if not facts.num_classes:
             raise UserError(
@@ -50,8 +54,19 @@ class ProbTargets(Targets):
                 f"store.top_k is {options.top_k} and the method's top_k {method.top_k}; leave one "
                 "of the two out."
             )
+        if any(module.training for module in teacher.encoder.modules()):
+            raise UserError(
+                "A teacher with drop path says something else each time, so that its probabilities "
+                "can't be stored; leave teacher.drop_path_rate out."
+            )
+        shown = method.shown_to_teacher()
+        if shown is None:
+            raise UserError(
+                f"{type(method).__name__} does not say what it shows the teacher; give it a "
+                "shown_to_teacher."
+            )
         usual = MANY_KEPT if facts.num_classes > MANY_CLASSES else FEW_KEPT
-        return cls(min(options.top_k or method.top_k or usual, facts.num_classes), facts)
+        return cls(min(options.top_k or method.top_k or usual, facts.num_classes), facts, shown)
 
     @classmethod
     def from_store(
@@ -59,12 +74,13 @@ class ProbTargets(Targets):
     ) -> "ProbTargets":
         """The same again from what ``params`` said."""
         del weights
-        return cls(params["top_k"], teacher)
+        return cls(params["top_k"], teacher, params["shown"])
 
     @property
     def params(self) -> dict[str, Any]:
-        """K and the number of classes."""
-        return {"top_k": self.codec.top_k, "num_classes": self.codec.num_classes}
+        """K, the number of classes, and what the teacher saw."""
+        own = {"top_k": self.codec.top_k, "num_classes": self.codec.num_classes}
+        return own | {"shown": self.shown}
 
     @property
     def arrays(self) -> dict[str, ArraySpec]:
@@ -77,8 +93,13 @@ class ProbTargets(Targets):
         return (LOGITS,)
 
     def encode(self, features: Features) -> dict[str, Tensor]:
-        """The records of a live teacher's logits."""
-        labels = top_k(features.taps[LOGITS], self.codec.top_k)
+        """The records of a live teacher's logits. Raises NotFiniteError for infinite ones."""
+        logits = features.taps[LOGITS]
+        if not logits.isfinite().all():
+            raise NotFiniteError(
+                "The teacher's logits are not finite; set teacher.precision bf16 or fp32."
+            )
+        labels = top_k(logits, self.codec.top_k)
         return {RECORDS: self.codec.encode(labels)}
 
     def decode(self, arrays: dict[str, Tensor], taps: tuple[Tap, ...]) -> Features:
@@ -94,6 +115,11 @@ class ProbTargets(Targets):
             raise UserError(
                 f"The store holds class probabilities, from which {type(method).__name__} can't "
                 "learn; choose --method sparse-logit, or store this method's targets."
+            )
+        if method.shown_to_teacher() != self.shown:
+            raise UserError(
+                f"{type(method).__name__} shows a teacher something else of a view than this one "
+                "saw when its answers were stored; store targets for this method."
             )
         own, asked = self.codec.top_k, method.top_k
         if asked is not None and min(asked, self.codec.num_classes) != own:

@@ -11,6 +11,7 @@ mixing: the loss is linear in the labels, lambda CE(y_i) + (1 - lambda) CE(y_j).
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +66,10 @@ class SparseLogit(Method):
         """Show the teacher what the student sees, but for the mixing."""
         batch = replace(batch, teacher_images=batch.images)
         return mix_pairs(batch, self.mix) if self.mix.is_on else batch
+
+    def shown_to_teacher(self) -> dict[str, Any] | None:
+        """The student's image, before it is mixed."""
+        return {"images": "student"}
 
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Losses:
         """The loss of one batch. Raises UserError where it needs labels and there are none."""

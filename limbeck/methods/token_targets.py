@@ -17,13 +17,13 @@ from limbeck.data.target_store import ArraySpec
 from limbeck.errors import NotFiniteError, UserError
 from limbeck.methods.method import Method
 from limbeck.methods.targets import Targets
-from limbeck.methods.teacher import DTYPES, Teacher, autocast
+from limbeck.methods.teacher import Teacher
 from limbeck.models.attention import choose_attention
 from limbeck.models.encoder import EncoderFacts, check_taps
 from limbeck.models.part import build_part, fill_part
 from limbeck.ops.masking import count_kept
 from limbeck.ops.token_codes import (
-    channel_moments,
+    LARGEST,
     decode_bf16,
     decode_int8,
     encode_bf16,
@@ -31,17 +31,13 @@ from limbeck.ops.token_codes import (
 )
 from limbeck.records import LOGIT_KINDS, Features, Tap
 
-OF_TEACHER = "teacher."
-"""Before the names of the teacher's own weights."""
-
 
 class TokenTargets(Targets):
     """Tokens (N, D) that enter a block, as int8 with a scale per token or as bfloat16.
 
     ``params``: "point" and "block" say which tokens, "dtype" how they are coded, "num_tokens" how
     many there are, "shown" what of a view the teacher saw (``Method.shown_to_teacher``),
-    "has_mask_token" whether it has its own, "precision" in which it computes: the block goes on in
-    the same, whatever the student's.
+    "has_mask_token" whether it has its own.
     """
 
     kind = "tokens"
@@ -52,7 +48,7 @@ class TokenTargets(Targets):
     ) -> None:
         self._params, self._facts, self._weights = params, teacher, weights
         self.tap = Tap(params["point"], params["block"])
-        self.encoder = build_part(teacher.architecture, self._of_teacher())
+        self.encoder = build_part(teacher.architecture, weights)
 
     @classmethod
     def plan(cls, options: StoreOptions, method: Method, teacher: Teacher) -> "TokenTargets":
@@ -69,22 +65,16 @@ class TokenTargets(Targets):
         shown = _shown(method, has_mask_token)
         is_dropping = shown.get("masking") == "drop"
         weights = encoder.weights_from(block, is_dropping=is_dropping)
-        weights = {f"{OF_TEACHER}{name}": value for name, value in weights.items()}
-        tap = Tap("block_input", block)
-        if options.token_dtype == "int8":
-            tokens = teacher(_generated_images(facts.img_size).to(teacher.device), None, (tap,))
-            weights["shift"], weights["spread"] = channel_moments(tokens.taps[tap])
         num_patches = facts.grid[0] * facts.grid[1]
         if is_dropping:
             num_patches = count_kept(shown["num_units"], shown["mask_ratio"])
         params = {
-            "point": tap.kind,
+            "point": "block_input",
             "block": block,
             "dtype": options.token_dtype,
             "num_tokens": facts.num_prefix_tokens + num_patches,
             "shown": shown,
             "has_mask_token": has_mask_token,
-            "precision": teacher.precision,
         }
         return cls(params, facts, weights).to(teacher.device)
 
@@ -102,18 +92,20 @@ class TokenTargets(Targets):
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The block, what it needs besides, and of int8 the shift and spread of each channel."""
+        """The teacher's block and what it needs besides, in the types in which it computes."""
         return {name: value.cpu().contiguous() for name, value in self._weights.items()}
 
     @property
     def arrays(self) -> dict[str, ArraySpec]:
-        """Bytes of a view: num_tokens * (D + 2) of int8, num_tokens * 2 D of bfloat16."""
+        """Bytes of a view: N (D + 2) + 4 D of int8, 2 N D of bfloat16."""
         num_tokens, width = self._params["num_tokens"], self._facts.tap_dim(self.tap)
         if self._params["dtype"] == "bf16":
             return {"tokens": ArraySpec((num_tokens, width), "int16")}
         return {
             "tokens": ArraySpec((num_tokens, width), "int8"),
             "scales": ArraySpec((num_tokens,), "float16"),
+            "shift": ArraySpec((width,), "float16"),
+            "spread": ArraySpec((width,), "float16"),
         }
 
     @property
@@ -122,27 +114,25 @@ class TokenTargets(Targets):
         return (self.tap,)
 
     def encode(self, features: Features) -> dict[str, Tensor]:
-        """See ``Targets.encode``. Raises NotFiniteError for infinite tokens."""
+        """See ``Targets.encode``. Raises NotFiniteError for tokens that can't be coded."""
         tokens = features.taps[self.tap]
-        if not tokens.isfinite().all():
+        if not tokens.abs().amax() <= LARGEST:  # nor of NaN
             raise NotFiniteError(
-                f"The teacher's tokens before block {self.tap.block} are not finite; set "
-                "teacher.precision bf16 or fp32."
+                f"The teacher's tokens before block {self.tap.block} are not finite, or beyond "
+                f"{LARGEST:g}; set teacher.precision fp32, or choose another block."
             )
         if self._params["dtype"] == "bf16":
             return {"tokens": encode_bf16(tokens)}
-        codes, scales = encode_int8(tokens, self._weights["shift"], self._weights["spread"])
-        return {"tokens": codes, "scales": scales}
+        names = ("tokens", "scales", "shift", "spread")
+        return dict(zip(names, encode_int8(tokens), strict=True))
 
     def decode(self, arrays: dict[str, Tensor], taps: tuple[Tap, ...]) -> Features:
-        """See ``Targets.decode``: the block goes on as in the live teacher."""
+        """See ``Targets.decode``: under the teacher's autocast the block goes on as it did."""
         if self._params["dtype"] == "bf16":
             tokens = decode_bf16(arrays["tokens"])
         else:
-            shift, spread = self._weights["shift"], self._weights["spread"]
-            tokens = decode_int8(arrays["tokens"], arrays["scales"], shift, spread)
-        with autocast(tokens.device, self._params["precision"]):
-            return self.encoder.continue_from(self.tap.block, tokens, taps)
+            tokens = decode_int8(*(arrays[name] for name in self.arrays))
+        return self.encoder.continue_from(self.tap.block, tokens, taps)
 
     def check(self, method: Method) -> None:
         """See ``Targets.check``: the same block, and the same patches shown to the teacher."""
@@ -164,13 +154,12 @@ class TokenTargets(Targets):
     def to(self, device: torch.device) -> "TokenTargets":
         """See ``Targets.to``."""
         self._weights = {name: value.to(device) for name, value in self._weights.items()}
-        fill_part(self.encoder, self._of_teacher())
-        choose_attention(self.encoder, device, DTYPES[self._params["precision"]])
+        fill_part(self.encoder, self._weights)
+        # The matrices are of the type in which the teacher computes, all else is float32.
+        types = {value.dtype for value in self._weights.values() if value.is_floating_point()}
+        lower = types & {torch.bfloat16, torch.float16}
+        choose_attention(self.encoder, device, lower.pop() if lower else torch.float32)
         return self
-
-    def _of_teacher(self) -> dict[str, Tensor]:
-        named = self._weights.items()
-        return {n.removeprefix(OF_TEACHER): v for n, v in named if n.startswith(OF_TEACHER)}
 
 
 def _block_read(method: Method, teacher: EncoderFacts) -> int:
@@ -217,17 +206,3 @@ def _in_words(shown: dict[str, Any]) -> str:
 
 def _name(method: Method) -> str:
     return f"The method {type(method).__name__}"
-
-
-def _generated_images(img_size: tuple[int, int]) -> Tensor:
-    """Eight images (8, 3, H, W) in 0..1 of coloured patches of all sizes, always the same.
-
-    Which channels of a network are large is told by them nearly as well as by photos, and a plan
-    has none.
-    """
-    generator = torch.Generator().manual_seed(0)
-    images = torch.zeros(8, 3, *img_size)
-    for cells in (1, 4, 16, 64):
-        coarse = torch.randn(8, 3, cells, cells, generator=generator)
-        images += torch.nn.functional.interpolate(coarse, img_size, mode="bilinear")
-    return images.sigmoid()

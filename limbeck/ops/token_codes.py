@@ -1,10 +1,10 @@
 """Tokens in fewer bits: int8 with one scale per token, and bfloat16.
 
-int8 alone fails where some channels are tens of times as large as the others in every token, as
-they are in many large vision Transformers (Vision Transformers Need Registers, arXiv 2309.16588,
-and Massive Activations in Large Language Models, arXiv 2402.17762): the scale would be theirs, and
-the others would share a few steps. So channels are shifted and scaled first, by numbers that are
-kept once for all tokens. They need not be exact, only of the right order.
+A scale per token alone fails where some channels are tens of times as large as the others in every
+token, as in many large vision Transformers (Massive Activations in Large Language Models, arXiv
+2402.17762): the scale would be theirs, and the others would share a few steps. So the channels of
+each view are first shifted and divided by their own mean and deviation over its tokens, which are
+stored with it (4 D bytes beside N D). A view is coded by itself: nothing is fitted to a data set.
 """
 
 import torch
@@ -12,45 +12,47 @@ from jaxtyping import Float, Float16, Float32, Int8, Int16
 from torch import Tensor
 
 STEPS = 127
-SMALLEST_SCALE = torch.finfo(torch.float16).tiny
-
-
-def channel_moments(
-    tokens: Float[Tensor, "B N D"],
-) -> tuple[Float32[Tensor, " D"], Float32[Tensor, " D"]]:
-    """Mean and standard deviation of each channel; the latter at least 0.1 of its median.
-
-    A channel that hardly varies here may vary elsewhere, and must not be taken for an outlier.
-    """
-    flat = tokens.float().flatten(0, 1)
-    spread = flat.std(dim=0, correction=0)
-    floor = 0.1 * spread.median()
-    return flat.mean(dim=0), spread.clamp_min(floor) if floor > 0 else torch.ones_like(spread)
+HALF = torch.finfo(torch.float16)
+LARGEST = HALF.max
+"""Beyond this a token can't be coded in int8."""
 
 
 def encode_int8(
-    tokens: Float[Tensor, "B N D"], shift: Float32[Tensor, " D"], spread: Float32[Tensor, " D"]
-) -> tuple[Int8[Tensor, "B N D"], Float16[Tensor, "B N"]]:
-    """Codes c and scales s per token such that tokens = shift + spread * s * c.
+    tokens: Float[Tensor, "B N D"],
+) -> tuple[
+    Int8[Tensor, "B N D"],
+    Float16[Tensor, "B N"],
+    Float16[Tensor, "B D"],
+    Float16[Tensor, "B D"],
+]:
+    """Codes, scales, shift and spread: tokens = shift + spread * scale * code.
 
-    s = max |(tokens - shift) / spread| / 127 over the channels of a token. The error of a channel
-    is at most s * spread / 2. Tokens must be finite.
+    shift and spread are mean and standard deviation over the tokens of a view, the latter at least
+    0.1 of its median over channels, so that hardly any code is spent on a channel that hardly
+    varies. scale = max |(tokens - shift) / spread| / 127 over the channels of a token. The error of
+    a channel is at most scale * spread / 2. Tokens must lie within +-LARGEST.
     """
-    y = (tokens.float() - shift) / spread
-    # In the rounding of the stored scale, so that it adds no error of its own.
-    scales = (y.abs().amax(dim=-1) / STEPS).clamp_min(SMALLEST_SCALE).half()
-    codes = (y / scales.float().unsqueeze(-1)).round().clamp(-STEPS, STEPS)
-    return codes.to(torch.int8), scales
+    x = tokens.float()
+    deviation = x.std(dim=1, correction=0)
+    floor = 0.1 * deviation.median(dim=1, keepdim=True).values
+    # What is subtracted and divided by is what is stored, so that its rounding adds no error.
+    shift = x.mean(dim=1).half()
+    spread = deviation.maximum(floor).clamp(HALF.tiny, HALF.max).half()
+    y = (x - shift.float().unsqueeze(1)) / spread.float().unsqueeze(1)
+    scales = (y.abs().amax(dim=-1) / STEPS).clamp_min(HALF.tiny).half()
+    codes = (y / scales.float().unsqueeze(-1)).round().clamp(-STEPS, STEPS).to(torch.int8)
+    return codes, scales, shift, spread
 
 
 def decode_int8(
     codes: Int8[Tensor, "B N D"],
     scales: Float16[Tensor, "B N"],
-    shift: Float32[Tensor, " D"],
-    spread: Float32[Tensor, " D"],
+    shift: Float16[Tensor, "B D"],
+    spread: Float16[Tensor, "B D"],
 ) -> Float32[Tensor, "B N D"]:
     """The tokens of ``encode_int8``."""
-    return torch.addcmul(shift, codes * scales.float().unsqueeze(-1), spread)
+    y = codes * scales.float().unsqueeze(-1)
+    return y.mul_(spread.float().unsqueeze(1)).add_(shift.float().unsqueeze(1))
 
 
 def encode_bf16(tokens: Float[Tensor, "B N D"]) -> Int16[Tensor, "B N D"]:

@@ -137,7 +137,7 @@ def check_labels(nets: Networks, classes: Sequence[str]) -> None:
             f"{f'{len(classes)} classes' if classes else 'none'} where the teacher knows "
             f"{facts.num_classes}; name images of its classes, or set the labels' weight to 0."
         )
-    _check_classes(facts, classes)
+    check_classes(facts, classes, "teacher")
 
 
 def method_class(name: str) -> type[Method]:

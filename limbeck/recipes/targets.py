@@ -136,23 +136,30 @@ def check_pixels(
         if was != now:
             raise UserError(
                 f"View {view} of {key} has other pixels here than when its targets were stored: "
-                f"another image of that name, or another library ({_drift(reader)}). Store the "
+                f"another image of that name, or another library ({drift(reader)}). Store the "
                 "targets anew, or install those versions."
             )
 
 
 def remade_fingerprints(
-    reader: TargetReader, source: Source, data: DataOptions, views: ViewOptions | ReleasedViews
+    reader: TargetReader,
+    source: Source,
+    data: DataOptions,
+    views: ViewOptions | ReleasedViews,
+    limit: int | None = NUM_FINGERPRINTS,
 ) -> Iterator[tuple[str, int, str, str]]:
-    """(key, view, stored fingerprint, the one made here) of views whose image is at hand."""
+    """(key, view, stored fingerprint, the one made here) of views whose image is at hand.
+
+    Of about ``limit`` of them, spread over the parts; of all where it is None.
+    """
     stored = reader.fingerprints()
-    every = max(1, len(stored) // NUM_FINGERPRINTS)
-    wanted = {each["key"]: each for each in stored[::every]}
     img_size = reader.manifest.recipe.get("img_size", FRAME)
-    for index in range(len(source)):
-        one = wanted.pop(source.key(index), None)
-        if one is None:
-            continue
+    every = max(1, len(stored) // (limit or len(stored) or 1))
+    wanted: dict[str, list[dict[str, Any]]] = {}
+    for each in stored[::every]:
+        wanted.setdefault(each["key"], []).append(each)
+    found = ((i, each) for i in range(len(source)) for each in wanted.get(source.key(i), ()))
+    for index, one in found:
         try:
             now = view_fingerprint(
                 source, index, data=data, views=views, img_size=img_size,

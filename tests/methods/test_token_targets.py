@@ -4,14 +4,14 @@ That every arm of every method can be trained from them or says why not is in
 tests/contracts/test_targets.py.
 """
 
-import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from safetensors.torch import load, save
 
 from limbeck.data.options import StoreOptions
+from limbeck.data.target_store.manifest import Manifest, read_manifest
 from limbeck.errors import NotFiniteError, UserError
 from limbeck.methods.attention_map import AttentionMap
 from limbeck.methods.cls_token import ClsToken
@@ -34,9 +34,9 @@ NUM_PATCHES = 16
 NO_PIXELS = {"weight": 0.0}
 L1 = RegressionOptions(mask_patch_size=8)
 
-# A token errs by up to 2^-8 in bf16 and by about 1 % in int8, of many independent errors of which a
-# loss is a mean. In a teacher that computes in bf16 they also tip its own roundings.
-CLOSE = {"bf16": 0.005, "int8": 0.02}
+# A token errs by up to 2^-8 in bf16 and by about as much in int8; a loss is a mean of many such
+# errors, which are independent. In a teacher that computes in bf16 they also tip its own roundings.
+CLOSE = {"bf16": 0.005, "int8": 0.01}
 every_code = pytest.mark.parametrize("dtype", CLOSE)
 
 
@@ -55,9 +55,20 @@ def plan(method, teacher, dtype="int8"):
 
 
 def reopened(targets, teacher):
-    """Targets again from what is on the disk."""
-    params, weights = json.loads(json.dumps(targets.params)), load(save(targets.weights))
-    return TokenTargets.from_store(params, teacher.facts, weights)
+    """The teacher of what is on the disk."""
+    manifest = Manifest(
+        kind=targets.kind,
+        params=targets.params,
+        arrays=targets.arrays,
+        teacher={"facts": asdict(teacher.facts), "precision": teacher.precision},
+        recipe={},
+        num_views=1,
+        num_parts=1,
+        data={},
+        versions={},
+    )
+    again = read_manifest(manifest.to_json(), "store")
+    return StoredTeacher(again, load(save(targets.weights)), CPU)
 
 
 def batch():
@@ -69,7 +80,7 @@ def both_losses(student, method, teacher, dtype):
     """The losses of one batch by a live and by a stored teacher."""
     one, targets = batch(), plan(method, teacher, dtype)
     arrays = targets.encode(teacher.answer(method.prepare(one), targets.taps))
-    stored = StoredTeacher(reopened(targets, teacher), teacher.facts, CPU, teacher.precision)
+    stored = reopened(targets, teacher)
     live = Distiller(student, method, teacher)(one)
     return live, Distiller(student, method, stored)(replace(one, targets=arrays))
 
@@ -133,9 +144,9 @@ def test_a_teacher_with_a_mask_token_of_its_own_sees_the_mask():
 
 def test_tokens_that_bf16_holds_exactly_give_the_live_answer_to_the_bit():
     _, method, teacher = build(precision="bf16")
-    targets = reopened(plan(method, teacher, "bf16"), teacher)
+    targets = plan(method, teacher, "bf16")
     tokens = teacher(batch().images, None, targets.taps).taps[targets.tap].bfloat16().float()
-    stored = StoredTeacher(targets, teacher.facts, CPU, "bf16")
+    stored = reopened(targets, teacher)
     shown = targets.encode(Features(None, 1, (4, 4), {targets.tap: tokens}))
     again = stored.answer(replace(batch(), targets=shown), method.teacher_taps)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -146,22 +157,23 @@ def test_tokens_that_bf16_holds_exactly_give_the_live_answer_to_the_bit():
 
 def test_the_precision_is_the_teacher_s_whatever_the_student_s():
     _, method, teacher = build(precision="fp32")
-    targets = reopened(plan(method, teacher), teacher)
+    targets = plan(method, teacher)
     arrays = targets.encode(teacher(batch().images, None, targets.taps))
     with torch.autocast("cpu", torch.bfloat16):
-        answer = targets.decode(arrays, method.teacher_taps)
+        shown = replace(batch(), targets=arrays)
+        answer = reopened(targets, teacher).answer(shown, method.teacher_taps)
     assert {value.dtype for value in answer.taps.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("mask_ratio", [0.0, 0.75])
 def test_what_a_view_takes_on_disk(mask_ratio):
     _, method, teacher = build(mask_ratio=mask_ratio)
-    num_tokens = 1 + (4 if mask_ratio else NUM_PATCHES)
-    for dtype, per_token in (("int8", EMBED_DIM + 2), ("bf16", 2 * EMBED_DIM)):
+    n, d = 1 + (4 if mask_ratio else NUM_PATCHES), EMBED_DIM
+    for dtype, num_bytes in (("int8", n * (d + 2) + 4 * d), ("bf16", 2 * n * d)):
         targets = plan(method, teacher, dtype)
         shown = method.prepare(batch())
         arrays = targets.encode(teacher.answer(shown, targets.taps))
-        assert sum(array[0].nbytes for array in arrays.values()) == num_tokens * per_token
+        assert sum(array[0].nbytes for array in arrays.values()) == num_bytes
         for name, spec in targets.arrays.items():
             assert arrays[name].shape[1:] == spec.shape
             assert str(arrays[name].dtype) == f"torch.{spec.dtype}"
@@ -169,16 +181,14 @@ def test_what_a_view_takes_on_disk(mask_ratio):
 
 def test_only_the_block_is_kept_of_the_teacher():
     _, method, teacher = build(teacher_block=1)
-    blocks = {name.split(".")[3] for name in plan(method, teacher).weights if "blocks" in name}
-    assert blocks == {"1"}
+    assert all(name.startswith("model.blocks.1.") for name in plan(method, teacher).weights)
     of_last = set(plan(build()[1], teacher).weights)
-    assert "teacher.model.norm.weight" in of_last and "shift" in of_last
-    assert "shift" not in plan(build()[1], teacher, "bf16").weights
+    assert {"model.norm.weight", "model.blocks.2.norm1.weight"} <= of_last
 
 
 def test_a_store_serves_all_methods_of_its_block():
     _, method, teacher = build()
-    targets = reopened(plan(method, teacher), teacher)
+    stored = reopened(plan(method, teacher), teacher)
     for kind, options in (
         (Feature, {"target": "output"}),
         (Feature, {"target": "attention_output"}),
@@ -186,7 +196,7 @@ def test_a_store_serves_all_methods_of_its_block():
         (Relation, {"relations": ("qq",), "teacher_block": DEPTH - 1}),
         (Relation, {"mask_ratio": 0.5, "teacher_sees": "all"}),
     ):
-        targets.check(build(kind, **options)[1])
+        stored.check(build(kind, **options)[1])
 
 
 @pytest.mark.parametrize(
@@ -198,7 +208,7 @@ def test_a_store_serves_all_methods_of_its_block():
 )
 def test_what_the_store_does_not_tell_is_refused(options, words):
     _, method, teacher = build()
-    stored = StoredTeacher(plan(method, teacher), teacher.facts, CPU, "fp32")
+    stored = reopened(plan(method, teacher), teacher)
     with pytest.raises(UserError, match=words):
         stored.check(build(**options)[1])
 

@@ -13,12 +13,12 @@ from limbeck.data.target_store.located import seed_of_view
 from limbeck.data.target_store.reader import SKIPPED, TargetReader
 from limbeck.errors import UserError
 from limbeck.methods.targets import StoredTeacher
-from limbeck.models.options import StudentOptions, TeacherOptions
+from limbeck.models.options import TeacherOptions
 from limbeck.recipes.convert_targets import ConvertTargetsConfig, check, convert_targets, report
 from limbeck.recipes.distill import distill
 from limbeck.records import Batch
 from tests.data.released import write_rank, write_released
-from tests.recipes.runs import STUDENT_SHAPE, distill_config, draw_unlabelled, metrics_of
+from tests.recipes.runs import distill_config, draw_unlabelled, metrics_of
 
 NUM_CLASSES, NUM_KEPT, NUM_VIEWS = 12, 4, 3
 
@@ -182,8 +182,7 @@ def test_an_option_of_training_is_refused(images, released):
 
 def training(images, out, store, **changes):
     config = distill_config(images, out, "unused")
-    shape = replace(STUDENT_SHAPE, num_classes=NUM_CLASSES)
-    values = {"student": shape, "teacher": TeacherOptions(), "method": "sparse-logit"}
+    values = {"teacher": TeacherOptions(), "method": "sparse-logit"}
     targets = replace(config.targets, source=str(store))
     default = type(config)()
     values |= {"targets": targets, "relation": default.relation}
