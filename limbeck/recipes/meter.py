@@ -51,7 +51,8 @@ class Meter:
         used = self.options
         return (
             f"Latency: {RUNTIMES[runtime_of(used)]}, fp32, batch {used.batch_size}, "
-            f"{used.threads} thread(s), median of {used.num_turns} turns with the seed's, on {describe_machine()}. "
+            f"{used.threads} thread(s), median of {used.num_turns} turns with the seed's, on "
+            f"{describe_machine()}. "
             "Parameters, MACs and latency are of the student without a classifier."
         )
 
