@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from benchmarks import d_mae, masked, networks, relation, step, tokens
+from benchmarks import d_mae, masked, networks, relation, step, target_store, tokens
 from benchmarks.__main__ import main
 from benchmarks.loader import mean_crop_areas
 from benchmarks.photos import open_photos
@@ -77,6 +77,18 @@ def test_masked_prints_every_share(capsys, monkeypatch):
     monkeypatch.setattr(masked, "TEACHER", "vit_tiny")
     main(["masked", "--repeats", "1"])
     assert re.findall(r"\| (\d+)% \|", capsys.readouterr().out) == ["25", "50", "75", "100"]
+
+
+def test_target_store_prints_every_way_of_reading(capsys, monkeypatch):
+    monkeypatch.setattr(target_store, "SIZES", (600,))
+    monkeypatch.setattr(target_store, "NUM_BATCHES", 2)
+    main(["target_store", "--repeats", "1"])
+    out = capsys.readouterr().out
+    assert len(re.findall(r"\| 600 \| (plain|ours, [a-z ]+) \| [1-9]", out)) == 3
+    assert re.search(r"A coded record has \d+ bytes; decoding 256 takes \d+\.\d ms", out)
+    found = {name: target_store.Measured(1.0, 1.0, 1.0, digest=name) for name in "ab"}
+    with pytest.raises(SystemExit, match="b reads something else: their times do not compare"):
+        target_store.check_agreement(found)
 
 
 def test_photos_without_effect_are_refused(tmp_path, capsys):

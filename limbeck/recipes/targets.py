@@ -150,11 +150,8 @@ def remade_fingerprints(
 ) -> Iterator[tuple[str, int, str, str]]:
     """(key, view, stored fingerprint, the one made here) of views whose image is at hand.
 
-    Of about ``limit`` of them, spread over the parts; of all where it is None. Where the store's
-    views are the released ones, these are made, whatever ``views`` are.
+    Of about ``limit`` of them, spread over the parts; of all where it is None.
     """
-    if reader.manifest.recipe == released_recipe():
-        views = ReleasedViews()
     stored = reader.fingerprints()
     img_size = reader.manifest.recipe.get("img_size", FRAME)
     every = max(1, len(stored) // (limit or len(stored) or 1))
@@ -174,7 +171,7 @@ def remade_fingerprints(
 
 
 def drift(reader: TargetReader) -> str:
-    """Which libraries that make views have other versions here than when the store was begun."""
+    """Which libraries are other than those that a store was begun with, in words."""
     then, now = reader.manifest.versions, versions()
     changed = [
         f"{name} {then.get(name)} then, {now[name]} now"
