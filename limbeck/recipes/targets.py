@@ -184,11 +184,8 @@ def remade_fingerprints(
 ) -> Iterator[tuple[str, int, str, str]]:
     """(key, view, stored fingerprint, the one made here) of views whose image is at hand.
 
-    Of about ``limit`` of them, spread over the parts; of all where it is None. Where the store's
-    views are the released ones, these are made, whatever ``views`` are.
+    Of about ``limit`` of them, spread over the parts; of all where it is None.
     """
-    if reader.manifest.recipe == released_recipe():
-        views = ReleasedViews()
     stored = reader.fingerprints()
     img_size = reader.manifest.recipe.get("img_size", FRAME)
     every = max(1, len(stored) // (limit or len(stored) or 1))

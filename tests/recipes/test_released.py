@@ -7,7 +7,7 @@ import torch
 from limbeck.data.decode import decode_as_stored
 from limbeck.data.loader import train_batches
 from limbeck.data.open import open_source
-from limbeck.data.options import DataOptions, ReleasedViews, ViewOptions
+from limbeck.data.options import DataOptions, ReleasedViews
 from limbeck.data.released_logits import ReleasedLogits, soft_labels
 from limbeck.data.released_views import released_noise, released_view
 from limbeck.data.skipped import SkippedLog
@@ -111,9 +111,9 @@ def test_a_training_sees_the_released_views_and_their_own_labels(
             torch.testing.assert_close(batch.images[row], image, atol=1e-6, rtol=0)
 
 
-def test_views_are_made_again_as_the_store_s_own_whoever_asks(layout, source, tmp_path):
+def test_views_have_the_pixels_that_they_had_when_converted(layout, source, tmp_path):
     reader = convert(layout, source, tmp_path / "store")
     data = DataOptions(root="photos")
-    made = list(remade_fingerprints(reader, source, data, ViewOptions()))
+    made = list(remade_fingerprints(reader, source, data, ReleasedViews()))
     assert len(made) == 2 and all(was == now for _, _, was, now in made)
     assert "the same" in drift(reader)
