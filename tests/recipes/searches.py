@@ -21,7 +21,7 @@ def search_config(images, out, teacher, /, **changes):
         "rounds": 1,
         "factors": ("width", "depth"),
         "limits": LimitOptions(macs="70%"),
-        "latency": LatencyOptions(num_turns=1),
+        "latency": LatencyOptions(runtime="torch", num_turns=1),
         "teacher": TeacherOptions(source=str(teacher)),
         "method": "relation",
         "relation": RelationOptions(drop_path_rate=0.0),
