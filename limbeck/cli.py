@@ -26,7 +26,7 @@ class Verb:
 VERBS = {
     "distill": Verb("a small ViT from unlabelled images and a big one", "DistillConfig", "distill"),
     "store-targets": Verb(
-        "run a teacher once, keep what it says of each view", "StoreTargetsConfig", "distill"
+        "run a teacher once, keep what it says of each view", "StoreTargetsConfig", "distill", True
     ),
     "convert-targets": Verb(
         "a store from soft labels in TinyViT's released layout", "ConvertTargetsConfig"

@@ -39,8 +39,9 @@ def draw_pareto(file: Path, found: Mapping[str, Any], score: str) -> list[Path]:
         )
         groups = _groups(whole, found)
         for place, (name, members) in enumerate(groups.items()):
-            marker, color = _LOOKS.get(name, ("o", COLORS[place % len(COLORS)]))
-            size = 70 if name in _LOOKS else 26
+            usual = _MARKERS[place % len(_MARKERS)], COLORS[place % len(COLORS)]
+            marker, color = _LOOKS.get(name, usual)
+            size = 80 if name in _LOOKS else 26
             handles[name] = axes.scatter(
                 *zip(*(points[i] for i in members), strict=True),
                 marker=marker, s=size, color=color, edgecolor="black", linewidth=0.5,
@@ -57,9 +58,10 @@ def draw_pareto(file: Path, found: Mapping[str, Any], score: str) -> list[Path]:
 
 _LOOKS = {
     "seed": ("s", "#ffffff"),
-    "winner": ("*", "#D55E00"),
-    "width alone": ("^", "#E69F00"),
+    "winner": ("*", "#000000"),
+    "width alone": ("^", "#ffffff"),
 }
+_MARKERS = ("o", "D", "v", "P", "X")  # of rounds: not to be told by their colours alone
 
 
 def _groups(whole: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> dict[str, list[int]]:

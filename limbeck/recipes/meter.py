@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import torch
@@ -11,12 +10,20 @@ from limbeck.config import read_json
 from limbeck.engine.checkpoint import write_json
 from limbeck.evaluation.cost import count_macs
 from limbeck.evaluation.latency import Pass, describe_machine, interleaved, threads, torch_pass
+from limbeck.export.onnx import has_onnx, onnx_pass
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions
 from limbeck.models.whole_shape import build_outline
 from limbeck.recipes.search import LatencyOptions
 
-log = logging.getLogger("limbeck")
+RUNTIMES = {"torch": "PyTorch", "onnx": "ONNX Runtime"}
+
+
+def runtime_of(options: LatencyOptions) -> str:
+    """What "auto" means here: torch or onnx."""
+    if options.runtime != "auto":
+        return options.runtime
+    return "onnx" if has_onnx() else "torch"
 
 
 class Meter:
@@ -43,8 +50,9 @@ class Meter:
         """How latency was measured, for people."""
         used = self.options
         return (
-            f"Latency: {used.runtime}, fp32, batch {used.batch_size}, {used.threads} thread(s), "
-            f"median of {used.num_turns} turns with the seed's, on {describe_machine()}. "
+            f"Latency: {RUNTIMES[runtime_of(used)]}, fp32, batch {used.batch_size}, "
+            f"{used.threads} thread(s), median of {used.num_turns} turns with the seed's, on "
+            f"{describe_machine()}. "
             "Parameters, MACs and latency are of the student without a classifier."
         )
 
@@ -60,9 +68,7 @@ class Meter:
 
     def _pass(self, shape: StudentOptions) -> Pass:
         encoder = build_student(shape, seed=0).eval()
-        if self.options.runtime == "onnx":
-            from limbeck.export.onnx import onnx_pass
-
+        if runtime_of(self.options) == "onnx":
             return onnx_pass(encoder, self.options.batch_size, self.options.threads)
         return torch_pass(encoder, self.options.batch_size)
 

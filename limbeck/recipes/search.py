@@ -58,8 +58,9 @@ class LimitOptions:
 class LatencyOptions:
     """How latency is measured: median of turns with the seed's."""
 
-    runtime: Literal["torch", "onnx"] = "torch"
-    """torch: PyTorch; onnx: ONNX Runtime (extra: onnx), both on the CPU in fp32."""
+    runtime: Literal["auto", "torch", "onnx"] = "auto"
+    """torch: PyTorch; onnx: ONNX Runtime (extra: onnx), both on the CPU in fp32; auto: the latter
+    where it is installed."""
     threads: PositiveInt = 1
     batch_size: PositiveInt = 1
     num_turns: PositiveInt = 15
@@ -88,8 +89,8 @@ class SearchConfig(PerMethodOptions):
     inherit: bool = False
     """Candidates start from the weights of the shape that they were contracted from, cut to their
     size, instead of afresh."""
-    method: str = "relation"
-    """What candidates are trained with, as for limbeck distill."""
+    method: str = "sparse-logit"
+    """What candidates are trained with, as for limbeck distill: sparse-logit is TinyViT's."""
     method_options: tuple[str, ...] = ()
     """Options of your own method, such as beta=2.0 (values as in TOML)."""
 
@@ -165,7 +166,7 @@ def search(config: SearchConfig) -> Search:
     from limbeck.models.whole_shape import whole_shape
     from limbeck.recipes.chain import copy_student
     from limbeck.recipes.images import check_holdout, open_images
-    from limbeck.recipes.meter import Meter
+    from limbeck.recipes.meter import Meter, runtime_of
     from limbeck.recipes.networks import build_networks, teacher_identity
     from limbeck.recipes.rounds import run_rounds
     from limbeck.recipes.search_scores import Scorer
@@ -188,6 +189,7 @@ def search(config: SearchConfig) -> Search:
                 ),
                 "targets": nets.reader and nets.reader.manifest.identity,
                 "machine": describe_machine(),
+                "runtime": runtime_of(config.latency),
             },
             overwrite=config.overwrite,
         )

@@ -11,6 +11,7 @@ import shlex
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import pydantic
 import tyro
 
 from limbeck.config import options
@@ -22,9 +23,11 @@ from limbeck.recipes.distill import DistillConfig
 from limbeck.recipes.distill import check as check_distill
 
 if TYPE_CHECKING:
+    from limbeck.data.target_store import Manifest
     from limbeck.engine.distributed import Ranks
     from limbeck.recipes.images import Images
     from limbeck.recipes.networks import Networks
+    from limbeck.recipes.target_check import Checked
 
 log = logging.getLogger("limbeck")
 
@@ -45,6 +48,14 @@ class StoreTargetsConfig(PerMethodOptions):
     """Seed of the views, which trainings then share."""
     resume: bool = False
     """Fill in what a store lacks: images that were added after it was begun."""
+    check: bool = False
+    """Write nothing; compare what is there with the images, their views and the teacher's answers.
+    The other options are those of the store. Exits with 1 where it finds problems."""
+    num_checked: Annotated[int, pydantic.Field(gt=0)] = 256
+    """Views that the teacher answers again for --check."""
+    max_distance: Annotated[float, pydantic.Field(gt=0)] = 0.05
+    """--check fails where more than one in a hundred answers are further from the stored ones: half
+    of sum |p - q| of class probabilities, the relative error of tokens."""
     method_options: tuple[str, ...] = ()
     """Options of your own method, such as beta=2.0 (values as in TOML)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -64,6 +75,8 @@ class Stored:
     num_images: int
     num_new: int
     skipped: dict[str, str]
+    problems: tuple[str, ...] = ()
+    """None: what fails is raised. (A ``Checked`` has some.)"""
 
 
 def as_distill(config: StoreTargetsConfig) -> DistillConfig:
@@ -76,11 +89,17 @@ def as_distill(config: StoreTargetsConfig) -> DistillConfig:
 
 def check(config: StoreTargetsConfig) -> None:
     """All that can be wrong without opening an image or a weights file; raises UserError."""
+    default = StoreTargetsConfig()
+    for name in () if config.check else ("num_checked", "max_distance"):
+        if getattr(config, name) != getattr(default, name):
+            raise UserError(f"{name} has no effect without --check; leave it out.")
+    if config.check and config.resume:
+        raise UserError("--resume has no effect with --check, which writes nothing; leave it out.")
     check_distill(as_distill(config))
 
 
-def store_targets(config: StoreTargetsConfig) -> Stored:
-    """Write the store, or what is left of it.
+def store_targets(config: StoreTargetsConfig) -> Stored | Checked:
+    """Write the store, or what is left of it; or check it.
 
     Raises UserError for bad input and for a store that was begun otherwise, RunError where writing
     fails; what is finished is kept.
@@ -96,7 +115,9 @@ def store_targets(config: StoreTargetsConfig) -> Stored:
         return _store(config, images, build_networks(as_distill(config), ranks.device), ranks)
 
 
-def _store(config: StoreTargetsConfig, images: Images, nets: Networks, ranks: Ranks) -> Stored:
+def _store(
+    config: StoreTargetsConfig, images: Images, nets: Networks, ranks: Ranks
+) -> Stored | Checked:
     from limbeck.data.skipped import SkippedLog
     from limbeck.data.target_store import Manifest
     from limbeck.data.target_store.parts import num_parts_for
@@ -126,7 +147,12 @@ def _store(config: StoreTargetsConfig, images: Images, nets: Networks, ranks: Ra
         manifest,
         num_parts=num_parts_for(len(images.whole), manifest.num_views * manifest.bytes_per_record),
     )
+    if config.check:
+        return _check(config, images, nets, ranks, manifest)
     writer = open_writer(config.out, manifest, targets.weights)
+    if targets.weights:  # Of those that were written first, should the last bits differ.
+        kind, weights = type(targets), writer.weights()
+        targets = kind.from_store(targets.params, teacher.facts, weights).to(ranks.device)
     skipped = SkippedLog(None, len(images.whole), config.data.max_bad_ratio)
     job = Job(
         source=images.whole,
@@ -158,8 +184,36 @@ def _store(config: StoreTargetsConfig, images: Images, nets: Networks, ranks: Ra
     return Stored(config.out, len(images.whole), num_left, dict(skipped.reasons))
 
 
-def report(stored: Stored) -> str:
-    """What to do with a finished store, for the command line."""
+def _check(
+    config: StoreTargetsConfig, images: Images, nets: Networks, ranks: Ranks, manifest: Manifest
+) -> Checked:
+    from limbeck.recipes.target_check import Check
+    from limbeck.recipes.targets import the_view
+
+    if ranks.world_size > 1:
+        raise UserError("A store is checked by one process; run it without torchrun.")
+    assert nets.live_teacher is not None
+    return Check(
+        address=config.out,
+        source=images.whole,
+        data=config.data,
+        views=the_view(as_distill(config), nets),
+        student=nets.student.facts,
+        method=nets.method.to(ranks.device).eval(),
+        teacher=nets.live_teacher,
+        wanted=manifest,
+        num_answers=config.num_checked,
+        max_distance=config.max_distance,
+        batch_size=config.store.batch_size,
+    ).run()
+
+
+def report(stored: Stored | Checked) -> str:
+    """What to do with a finished store, or what a check found, for the command line."""
+    if not isinstance(stored, Stored):
+        from limbeck.recipes.target_check import report as report_check
+
+        return report_check(stored)
     store = shlex.quote(stored.address)
     lines = [
         f"The targets of {stored.num_images:,} images are in {stored.address} "

@@ -101,9 +101,9 @@ def test_the_teacher_is_a_value(arm):
 def test_a_missing_tap_is_named_with_what_is_offered(arm):
     class Poor(FakeEncoder):
         def offered_taps(self):
-            return ("logits",)
+            return ("class_logits",)
 
-    with pytest.raises(UserError, match="offers only logits"):
+    with pytest.raises(UserError, match="offers only class_logits"):
         build(arm, student=Poor())
 
 

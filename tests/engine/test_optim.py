@@ -157,7 +157,7 @@ def test_layers_can_be_counted_by_blocks():
     groups = param_groups(model, options, vit_base_layer_id, 12)
     assert [group["lr_scale"] for group in groups[::2]] == [0.5 ** (11 - b) for b in range(12)]
     sizes = [len(group["params"]) for group in groups]
-    # cls_token, pos_embed and the patches' matrix with the first block, the classifier's with the last.
+    # Tokens, positions and patches are with the first block, norm and classifier with the last.
     assert (sizes[:2], sizes[-2:]) == ([9, 7], [11, 5])
 
 

@@ -1,5 +1,6 @@
 """Every arm of every method, by name: what the tests of all methods run over."""
 
+from limbeck.data.options import PairMixOptions
 from limbeck.methods.attention_map import AttentionMap
 from limbeck.methods.cls_token import ClsToken
 from limbeck.methods.dino import Dino
@@ -9,6 +10,7 @@ from limbeck.methods.moco_v3 import MocoV3
 from limbeck.methods.options import ReconstructionOptions, RegressionOptions
 from limbeck.methods.relation import Relation
 from limbeck.methods.simmim import SimMim
+from limbeck.methods.sparse_logit import SparseLogit
 
 PIXELS = ReconstructionOptions(weight=0.5)
 NONE = ReconstructionOptions(weight=0.0)
@@ -66,6 +68,9 @@ ARMS = {
         AttentionMap,
         {"mask_ratio": 0.5, "masking": "mask-token", "decoupled": True, "regression": EARLY_L1},
     ),
+    "sparse-logit": (SparseLogit, {}),
+    "sparse-logit-top-1": (SparseLogit, {"top_k": 1, "temperature": 2.0}),
+    "sparse-logit-mixed": (SparseLogit, {"mix": PairMixOptions(mixup_alpha=0.8, cutmix_alpha=1.0)}),
     "simmim": (SimMim, {"mask_ratio": 0.5, "mask_patch_size": 4}),
     "simmim-block": (SimMim, {"mask_ratio": 0.5, "mask_patch_size": 4, "decoder_depth": 1}),
 }

@@ -12,7 +12,7 @@ from limbeck.models.shapes import SHORT_NAMES, check_model_name, known_model_nam
 
 MODULES = [
     *("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "beit"),
-    *("hiera", "swin_transformer"),
+    *("hiera", "swin_transformer", "tiny_vit"),
 ]
 
 

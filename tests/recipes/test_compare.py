@@ -207,6 +207,10 @@ def test_scratch_has_neither_layer_decay_nor_a_head_of_its_own(images, tmp_path)
     scratch, arm = (trials.tuning_config(config, each, 0, 1.0) for each in read_arms(config.arms))
     assert (scratch.optim.layer_decay, scratch.optim.head_lr_scale) == (1, 1)
     assert arm.optim == optim
+    by_blocks = OptimOptions(layer_decay=0.5, layer_decay_count="blocks")
+    config = replace(config, tune=TuningOptions(optim=by_blocks))
+    scratch, arm = (trials.tuning_config(config, each, 0, 1.0) for each in read_arms(config.arms))
+    assert scratch.optim == OptimOptions() and arm.optim == by_blocks
 
 
 def test_several_processes_are_refused(images, tmp_path, monkeypatch):

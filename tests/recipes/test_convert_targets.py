@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from limbeck.cli import run
 from limbeck.data.options import CropOptions, DataOptions
 from limbeck.data.released_logits import ReleasedLogits, soft_labels
 from limbeck.data.target_store.located import seed_of_view
@@ -18,7 +19,7 @@ from limbeck.recipes.convert_targets import ConvertTargetsConfig, check, convert
 from limbeck.recipes.distill import distill
 from limbeck.records import Batch
 from tests.data.released import write_rank, write_released
-from tests.recipes.runs import STUDENT_SHAPE, distill_config, draw_unlabelled, metrics_of
+from tests.recipes.runs import distill_config, draw_unlabelled, metrics_of
 
 NUM_CLASSES, NUM_KEPT, NUM_VIEWS = 12, 4, 3
 
@@ -81,6 +82,13 @@ def test_every_record_is_found_by_its_image(images, released, store):
     assert facts["origin"]["source"] == "unknown teacher, released layout"
     assert facts["num_classes"] == NUM_CLASSES and reader.num_views == NUM_VIEWS
     assert reader.manifest.data["converted_from"] == str(released)
+
+
+def test_the_command_line_has_short_names(images, released, tmp_path, capsys):
+    store = str(tmp_path / "store")
+    run(["convert-targets", str(released), store, "--data", str(images), "--classes", "12"])
+    assert f"--targets {store}" in capsys.readouterr().out
+    assert len(TargetReader(store)) == 48
 
 
 def test_the_published_record_keeps_its_loss(tmp_path):
@@ -182,8 +190,7 @@ def test_an_option_of_training_is_refused(images, released):
 
 def training(images, out, store, **changes):
     config = distill_config(images, out, "unused")
-    shape = replace(STUDENT_SHAPE, num_classes=NUM_CLASSES)
-    values = {"student": shape, "teacher": TeacherOptions(), "method": "sparse-logit"}
+    values = {"teacher": TeacherOptions(), "method": "sparse-logit"}
     targets = replace(config.targets, source=str(store))
     default = type(config)()
     values |= {"targets": targets, "relation": default.relation}
@@ -192,9 +199,9 @@ def training(images, out, store, **changes):
 
 def test_a_student_is_trained_from_it(images, store, tmp_path, caplog):
     with caplog.at_level(logging.INFO, "limbeck"):
-        run = distill(training(images, tmp_path / "run", store))
+        folder = distill(training(images, tmp_path / "run", store))
     assert "3 views of each image (the released ones); each is used about 1.33" in caplog.text
-    steps, _ = metrics_of(run)
+    steps, _ = metrics_of(folder)
     losses = [step["losses"]["total"] for step in steps]
     assert all(np.isfinite(losses)) and len(losses) == 8
 

@@ -672,3 +672,12 @@ def test_what_check_refuses(images, tmp_path, changes, message):
     with pytest.raises(UserError) as caught:
         check(replace(finetune_config(images, tmp_path, "vit_tiny"), **changes))
     assert message in str(caught.value)
+
+
+def test_a_shape_in_the_name_starts_from_scratch(images, tmp_path):
+    name = "vit_tiny:img_size=32:patch_size=8:embed_dim=24:depth=1:num_heads=3"
+    run = finetune(finetune_config(images, tmp_path / "run", name))
+    facts = limbeck.load(run).facts
+    assert (facts.embed_dim, facts.depth, facts.num_heads) == (24, 1, (3,))
+    with pytest.raises(UserError, match="embed_dim 25 does not divide"):
+        check(finetune_config(images, tmp_path / "run", name.replace("=24", "=25")))

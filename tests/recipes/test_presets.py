@@ -19,13 +19,12 @@ DATA = DataOptions(root=str(PRESETS_DIR))  # any folder that is there
 
 
 @cache
-def teacher_of(name):
+def teacher_of(name, num_classes):
     """A stand-in of the student's family: wide ones of timm can't be downloaded here."""
     if not name.startswith("vit"):
-        return build_student(StudentOptions(name=name), seed=1)
-    return build_student(
-        StudentOptions(name="vit_base", embed_dim=48, num_heads=12, depth=24), seed=1
-    )
+        return build_student(StudentOptions(name=name), num_classes=num_classes, seed=1)
+    shape = StudentOptions(name="vit_base", embed_dim=48, num_heads=12, depth=24)
+    return build_student(shape, num_classes=num_classes, seed=1)
 
 
 def networks_of(config):
@@ -36,7 +35,12 @@ def networks_of(config):
     teacher = TeacherOptions(source="timm:vit_base_patch16_224") if options.needs_teacher else None
     config = replace(config, data=DATA, student=student, teacher=teacher or TeacherOptions())
     distill.check(config)
-    return build_networks(config, torch.device("cpu"), lambda *_, **__: teacher_of(student.name))
+    num_classes = 5 if options.trains_classifier else 0
+    nets = build_networks(
+        config, torch.device("cpu"), lambda *_, **__: teacher_of(student.name, num_classes)
+    )
+    assert nets.student.facts.num_classes == num_classes
+    return nets
 
 
 @pytest.mark.parametrize("name", preset_names("distill"))

@@ -160,8 +160,18 @@ def test_the_command_line(images, teacher, tmp_path, capsys):
         ["search", "--student", SEED, "--teacher", str(teacher), "--data", str(images)]
         + ["--data.holdout-ratio", "0.25", "--data.num-workers", "0", "--out", str(tmp_path / "s")]
         + ["--rounds", "1", "--factors", "depth", "--limits.params", "80%"]
-        + ["--latency.num-turns", "1", "--train.epochs", "1", "--train.global-batch-size", "16"]
-        + ["--train.precision", "fp32", "--train.device", "cpu", "--relation.drop-path-rate", "0"]
+        + [
+            "--latency.runtime",
+            "torch",
+            "--latency.num-turns",
+            "1",
+            "--train.epochs",
+            "1",
+            "--train.global-batch-size",
+            "16",
+        ]
+        + ["--train.precision", "fp32", "--train.device", "cpu", "--method", "relation"]
+        + ["--relation.drop-path-rate", "0"]
     )
     out = capsys.readouterr().out
     assert "Winner: vit_tiny:img_size=32" in out and "limbeck distill --student vit_tiny:" in out
