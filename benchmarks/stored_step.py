@@ -11,7 +11,7 @@ from the disk's cache to the decoded answer. The weights are random: only time i
 import statistics
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -43,7 +43,10 @@ from limbeck.recipes.storing import Job
 from limbeck.recipes.targets import view_recipe
 
 IMG_SIZE, BATCH_SIZE = 224, 8
-PAIRS = {"relation": ("vit_base", "vit_small"), "sparse-logit": ("vit_large", "tiny_vit_5m")}
+PAIRS = {
+    "relation": (StudentOptions(name="vit_base"), StudentOptions(name="vit_small")),
+    "sparse-logit": (StudentOptions(name="vit_large"), StudentOptions(name="tiny_vit_5m")),
+}
 """Teacher and student of each method."""
 ROWS: tuple[tuple[str, Precision, Precision, StoreOptions, str], ...] = (
     ("relation", "bf16", "bf16", StoreOptions(token_dtype="int8"), "1.7"),
@@ -67,13 +70,10 @@ class Pair:
 
 def build_pair(name: str, precision: Precision, teacher_precision: Precision) -> Pair:
     """Student in training mode, with the method's own views and drop path, and live teacher."""
-    teacher_name, student_name = PAIRS[name]
     num_classes = 1000 if name == "sparse-logit" else 0
     teacher, student = (
-        build_student(
-            StudentOptions(name=each, img_size=IMG_SIZE), num_classes=num_classes, seed=seed
-        )
-        for seed, each in enumerate((teacher_name, student_name))
+        build_student(replace(each, img_size=IMG_SIZE), num_classes=num_classes, seed=seed)
+        for seed, each in enumerate(PAIRS[name])
     )
     live = Teacher(teacher, DEVICE, teacher_precision)
     method: Method

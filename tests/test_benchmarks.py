@@ -103,18 +103,17 @@ def test_target_store_prints_every_way_of_reading(capsys, monkeypatch):
 
 
 def test_stored_step_prints_both_kinds_of_target(photos, tmp_path, capsys, monkeypatch):
-    tiny = "vit_tiny", "vit_tiny"
-    monkeypatch.setattr(stored_step, "PAIRS", dict.fromkeys(stored_step.PAIRS, tiny))
+    tiny = StudentOptions(name="vit_tiny", depth=2)
+    monkeypatch.setattr(stored_step, "PAIRS", dict.fromkeys(stored_step.PAIRS, (tiny, tiny)))
     monkeypatch.setattr(stored_step, "ROWS", (stored_step.ROWS[0], stored_step.ROWS[-1]))
     monkeypatch.setattr(stored_step, "IMG_SIZE", 32)
     monkeypatch.setattr(stored_step, "BATCH_SIZE", 2)
     main(["stored_step", "--data", str(tmp_path), "--repeats", "1"])
-    rows = re.findall(
-        r"\| bf16 \| (\w+) \| .* \| ([\d.]+) \| \d+\.\d\d epochs", capsys.readouterr().out
-    )
+    out = capsys.readouterr().out
     # 5 tokens of 192 channels, N (D + 2) + 4 D bytes.
-    assert rows[0] == ("int8", f"{(5 * 194 + 4 * 192) / 1024:.2f}")
-    assert rows[1][0] == "probabilities"
+    kib = f"{(5 * 194 + 4 * 192) / 1024:.2f}"
+    assert re.search(rf"\| relation \| bf16 \| bf16 \| int8 \| .* \| {kib} \| [\d.]+ epochs", out)
+    assert re.search(r"\| sparse-logit \| bf16 \| bf16 \| probabilities \| .* epochs", out)
 
 
 def test_photos_without_effect_are_refused(tmp_path, capsys):
