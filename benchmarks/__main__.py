@@ -12,9 +12,12 @@ from pathlib import Path
 from benchmarks.photos import open_photos
 from benchmarks.timing import describe_machine
 
-BENCHMARKS = ("loader", "step", "relation", "tokens", "d_mae", "masked", "compile", "gpu")
+BENCHMARKS = (
+    *("loader", "step", "relation", "tokens", "d_mae", "masked"),
+    *("soft_labels", "target_store", "stored_step", "compile", "gpu"),
+)
 """Modules of this folder; ``main(source, repeats)`` of each prints its table."""
-WITHOUT_PHOTOS = ("relation", "masked")
+WITHOUT_PHOTOS = ("relation", "masked", "target_store")
 """Their ``main`` takes the repeats alone."""
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.reference import plain_losses, plain_student, plain_teacher
 from benchmarks.timing import DEVICE
-from limbeck.data.loader import train_batches
+from limbeck.data.loader import StoredTargets, train_batches
 from limbeck.data.options import DataOptions, ViewOptions
 from limbeck.data.skipped import SkippedLog
 from limbeck.data.source import Source
@@ -109,11 +109,15 @@ def step_of(loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer, precis
 
 
 def our_batches(
-    source: Source, batch_size: int, img_size: int, views: ViewOptions | None = None
+    source: Source,
+    batch_size: int,
+    img_size: int,
+    views: ViewOptions | None = None,
+    targets: StoredTargets | None = None,
 ) -> Iterator[Batch]:
     """Batches of the loader without worker processes, so that turns do not overlap.
 
-    ``views``: the relation method's if not given.
+    ``views``: the relation method's if not given. ``targets``: what a store has for the source.
     """
     return train_batches(
         source,
@@ -131,6 +135,7 @@ def our_batches(
         erase_mean=(0.0, 0.0, 0.0),
         erase_std=(1.0, 1.0, 1.0),
         skipped=SkippedLog(None, len(source), max_bad_ratio=0.0),
+        targets=targets,
     )
 
 

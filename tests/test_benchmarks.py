@@ -5,7 +5,17 @@ import re
 import pytest
 import torch
 
-from benchmarks import d_mae, masked, networks, relation, step, tokens
+from benchmarks import (
+    d_mae,
+    masked,
+    networks,
+    relation,
+    soft_labels,
+    step,
+    stored_step,
+    target_store,
+    tokens,
+)
 from benchmarks.__main__ import main
 from benchmarks.loader import mean_crop_areas
 from benchmarks.photos import open_photos
@@ -14,6 +24,7 @@ from benchmarks.timing import measure_peak_bytes, median_ratio, take_turns
 from limbeck.data.folder import FolderSource
 from limbeck.models.options import StudentOptions
 from limbeck.ops.relations import relation_loss
+from limbeck.ops.soft_labels import sparse_cross_entropy, top_k
 from tests.data.images import write_photos
 
 
@@ -79,6 +90,33 @@ def test_masked_prints_every_share(capsys, monkeypatch):
     assert re.findall(r"\| (\d+)% \|", capsys.readouterr().out) == ["25", "50", "75", "100"]
 
 
+def test_target_store_prints_every_way_of_reading(capsys, monkeypatch):
+    monkeypatch.setattr(target_store, "SIZES", (600,))
+    monkeypatch.setattr(target_store, "NUM_BATCHES", 2)
+    main(["target_store", "--repeats", "1"])
+    out = capsys.readouterr().out
+    assert len(re.findall(r"\| 600 \| (plain|ours, [a-z ]+) \| [1-9]", out)) == 3
+    assert re.search(r"A coded record has \d+ bytes; decoding 256 takes \d+\.\d ms", out)
+    found = {name: target_store.Measured(1.0, 1.0, 1.0, digest=name) for name in "ab"}
+    with pytest.raises(SystemExit, match="b reads something else: their times do not compare"):
+        target_store.check_agreement(found)
+
+
+def test_stored_step_prints_both_kinds_of_target(photos, tmp_path, capsys, monkeypatch):
+    tiny = "vit_tiny", "vit_tiny"
+    monkeypatch.setattr(stored_step, "PAIRS", dict.fromkeys(stored_step.PAIRS, tiny))
+    monkeypatch.setattr(stored_step, "ROWS", (stored_step.ROWS[0], stored_step.ROWS[-1]))
+    monkeypatch.setattr(stored_step, "IMG_SIZE", 32)
+    monkeypatch.setattr(stored_step, "BATCH_SIZE", 2)
+    main(["stored_step", "--data", str(tmp_path), "--repeats", "1"])
+    rows = re.findall(
+        r"\| bf16 \| (\w+) \| .* \| ([\d.]+) \| \d+\.\d\d epochs", capsys.readouterr().out
+    )
+    # 5 tokens of 192 channels, N (D + 2) + 4 D bytes.
+    assert rows[0] == ("int8", f"{(5 * 194 + 4 * 192) / 1024:.2f}")
+    assert rows[1][0] == "probabilities"
+
+
 def test_photos_without_effect_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["relation", "--data", str(tmp_path)])
@@ -136,3 +174,19 @@ def test_turns_alternate_and_the_first_round_is_left_out():
     assert order == ["a", "b"] * 3
     assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
     assert median_ratio([4.0, 9.0, 8.0], [2.0, 3.0, 8.0]) == 2.0
+
+
+def test_soft_labels_prints_the_loss_and_the_records(tmp_path, photos, monkeypatch, capsys):
+    monkeypatch.setattr(soft_labels, "BATCH_SIZE", 4)
+    monkeypatch.setattr(soft_labels, "NUM_LABELS", 20)
+    monkeypatch.setattr(soft_labels, "REAL", "no_such_module")
+    main(["soft_labels", "--data", str(tmp_path), "--repeats", "1"])
+    out = capsys.readouterr().out
+    assert re.search(r"\| dense / sparse \| \d+\.\d\d \| \d\.\d\d \|", out)
+    assert out.count("| 21,841 | 100 | 353 | 404 |") == out.count("| 1,000 | 10 | 43 | 44 |") == 3
+
+
+def test_the_dense_loss_is_the_sparse_one():
+    labels, logits = top_k(torch.randn(3, 50), 4), torch.randn(3, 50)
+    dense = soft_labels.SoftTargetCrossEntropy()(logits, soft_labels.dense_target(labels))
+    torch.testing.assert_close(sparse_cross_entropy(logits, labels), dense)

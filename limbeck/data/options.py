@@ -149,6 +149,14 @@ class TargetsOptions:
     source: Annotated[str | None, tyro.conf.arg(aliases=["--targets"])] = None
     """A store that limbeck store-targets wrote: a folder, or an address such as s3://bucket/store.
     The views are then the store's: its seed, its number of views."""
+    cache: str | None = None
+    """A folder for copies of a store at an address; ~/.cache/limbeck/targets if not given."""
+
+    def __post_init__(self) -> None:
+        if self.cache is not None and (self.source is None or "://" not in self.source):
+            raise UserError(
+                "targets.cache is for a store at an address such as s3://; leave it out."
+            )
 
 
 @options

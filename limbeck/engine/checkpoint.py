@@ -27,6 +27,7 @@ MAY_CHANGE = (
     "out",
     "overwrite",
     "teacher.source",  # what it computes is in the fingerprint, wherever its weights lie
+    "targets.cache",
     "data.num_workers",
     "data.max_bad_ratio",
     "probes.batch_size",

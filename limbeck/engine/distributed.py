@@ -96,6 +96,8 @@ def wrap(module: nn.Module, ranks: Ranks) -> nn.Module:
     """
     if ranks.world_size == 1:
         return module
+    # DDP gives every rank the buffers of rank 0 before each forward pass: so batch norm normalises
+    # by its rank's own micro-batch while it trains, and all evaluate and save rank 0's statistics.
     device_ids = [ranks.device.index] if ranks.device.type == "cuda" else None
     return DistributedDataParallel(module, device_ids, gradient_as_bucket_view=True)
 

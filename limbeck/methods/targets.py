@@ -148,8 +148,10 @@ def plan_targets(options: StoreOptions, method: Method, teacher: Teacher) -> Tar
 
 def total_variation(first: SoftLabels, second: SoftLabels) -> Tensor:
     """Half of sum |p - q| over all classes (B,), 0..1, without a dense (B, C) tensor."""
-    others = max(1, first.num_classes - first.probs.shape[1])
-    left, right = first.rest / others, second.rest / others  # of each class that is not stated
+    # Of each class that is not stated.
+    left, right = (
+        each.rest / max(1, each.num_classes - each.probs.shape[1]) for each in (first, second)
+    )
     is_same = first.classes[:, :, None] == second.classes[:, None, :]  # [B, K, K]
     q_of_first = torch.where(
         is_same.any(2), (is_same * second.probs[:, None, :]).sum(2), right[:, None]

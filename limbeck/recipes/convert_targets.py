@@ -26,16 +26,18 @@ HEEDED = {"root", "split", "image_column", "label_column", "max_image_pixels"}
 
 @options
 class ConvertTargetsConfig:
-    """Turn soft labels in TinyViT's released layout (arXiv 2207.10666) into a store for limbeck
-    distill --targets, which then makes the released views again from the stored seeds."""
+    """Turn soft labels in TinyViT's released layout (arXiv 2207.10666) into a store.
+
+    limbeck distill --targets then makes the released views again, from the seeds of the records.
+    """
 
     source: Annotated[str, tyro.conf.Positional] = ""
     """The folder that holds logits_top100_epoch0 and so on."""
     out: Annotated[str, tyro.conf.Positional] = ""
     """The store: a folder, or an address such as s3://bucket/store."""
-    num_classes: (
-        Annotated[int, pydantic.Field(gt=1), tyro.conf.arg(aliases=["--classes"])] | None
-    ) = None
+    num_classes: Annotated[
+        Annotated[int, pydantic.Field(gt=1)] | None, tyro.conf.arg(aliases=["--classes"])
+    ] = None
     """Classes of the teacher, which the layout does not tell: 21841 of ImageNet-22k."""
     keys: Literal["names", "positions"] | None = None
     """What the keys are: names of images (or ends of names), or positions in their listing. Has to

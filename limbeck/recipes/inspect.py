@@ -1,4 +1,4 @@
-"""``limbeck inspect``: what is in this weights file, run or Hugging Face folder?"""
+"""``limbeck inspect``: what is in this weights file, run, Hugging Face folder or target store?"""
 
 from __future__ import annotations
 
@@ -13,28 +13,39 @@ from limbeck.recipes import checks
 
 if TYPE_CHECKING:
     from limbeck.models.origins.inspection import Inspection
+    from limbeck.recipes.inspect_store import StoreInspection
 
 
 @options
 class InspectConfig:
-    """Say what a weights file is: layout, shapes, head count if known, keys that do not match."""
+    """Say what a weights file is: layout, shapes, head count if known, keys that do not match; or
+    what a store of targets holds, of which teacher and views, and how much of it is written."""
 
     file: Annotated[str, tyro.conf.Positional] = ""
-    """A .safetensors or .pth file, a run's folder, or a Hugging Face model folder."""
+    """A .safetensors or .pth file, a run's folder, a Hugging Face model folder, or a store of
+    targets (a folder, or an address such as s3://bucket/store)."""
 
 
-def inspect(config: InspectConfig) -> Inspection:
+def inspect(config: InspectConfig) -> Inspection | StoreInspection:
     """Describe a file without building a network; raises UserError where it can't be read."""
     if not config.file:
         raise UserError("No file is named; run: limbeck inspect FILE.")
+    from limbeck.recipes.inspect_store import inspect_store, is_store
+
+    if is_store(config.file):
+        return inspect_store(config.file)
     checks.check_path(config.file, "limbeck inspect")
     from limbeck.models.origins.inspection import inspect_file
 
     return inspect_file(config.file)
 
 
-def report(found: Inspection) -> str:
+def report(found: Inspection | StoreInspection) -> str:
     """The description for people."""
+    from limbeck.recipes import inspect_store
+
+    if isinstance(found, inspect_store.StoreInspection):
+        return inspect_store.report(found)
     facts = {
         "kind": f"{found.kind}: {found.description}" if found.description else found.kind,
         "layout": found.layout,

@@ -33,6 +33,7 @@ from limbeck.models.origins.decoder import load_keepsakes
 from limbeck.models.origins.load import load_encoder
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.recipes.checks import check_needs_teacher
+from limbeck.recipes.targets import open_store
 from limbeck.records import HEAD_KINDS, LOGIT_KINDS, Tap
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def build_networks(
     options = method_options(config, kind)
     check_needs_teacher(config.method, options, config.teacher, config.targets)
     student = start_student(config.student, options.drop_path_rate, config.seed)
-    reader = None if config.targets.source is None else TargetReader(config.targets.source)
+    reader = None if config.targets.source is None else open_store(config.targets)
     teacher: Answering | None
     if reader is None:
         # Of a classifier the logits alone are wanted, which are best at its own image size.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -28,6 +29,10 @@ from limbeck.recipes.lineage import versions
 from limbeck.recipes.targets import released_recipe
 
 log = logging.getLogger("limbeck")
+
+REPORT_EVERY = 30.0  # seconds
+SHOWN = {"images": "student"}
+"""What the released teacher saw, as in ``Method.shown_to_teacher``: all that the student does."""
 
 
 def find_images(
@@ -82,7 +87,7 @@ class Conversion:
         """Write what the store lacks, part by part; returns the number of images."""
         writer = open_writer(address, self._manifest())
         left = writer.missing(self.source.key(index) for index in range(len(self.source)))
-        num_new = 0
+        num_new, told = 0, time.monotonic()
         for number, (part, indices) in enumerate(left.items(), 1):
             is_whole = (self.places[:, indices] >= 0).all(axis=0)
             whole = indices[is_whole]
@@ -94,7 +99,9 @@ class Conversion:
                 fingerprints=self._fingerprints(whole),
             )
             num_new += len(whole)
-            log.info("%d of %d parts are written.", number, len(left))
+            if time.monotonic() - told > REPORT_EVERY:
+                told = time.monotonic()
+                log.info("%d of %d parts are written.", number, len(left))
         return num_new
 
     @cached_property
@@ -117,7 +124,7 @@ class Conversion:
 
     @cached_property
     def _targets(self) -> ProbTargets:
-        return ProbTargets(self.released.num_kept, self._facts)
+        return ProbTargets(self.released.num_kept, self._facts, SHOWN)
 
     def _manifest(self) -> Manifest:
         manifest = Manifest(

@@ -151,7 +151,7 @@ class Job:
                 if time.monotonic() - told > REPORT_EVERY:
                     told = time.monotonic()
                     log.info("%s of %s images.", f"{done:,}", f"{total:,}")
-            is_good = np.array([self.keys[i] not in reasons for i in left[part]])
+            is_good = np.array([self.keys[i] not in reasons for i in left[part]], dtype=bool)
             good = left[part][is_good]
             self.writer.write_part(
                 part,

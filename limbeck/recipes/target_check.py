@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from limbeck.data.options import ReleasedViews
 from limbeck.data.source import Source
 from limbeck.data.target_store.manifest import Manifest, differences
 from limbeck.data.target_store.reader import MISSING, SKIPPED, TargetReader
 from limbeck.data.view_batches import view_batches
 from limbeck.methods.targets import StoredTeacher
-from limbeck.recipes.targets import drift, remade_fingerprints
+from limbeck.recipes.targets import drift, released_recipe, remade_fingerprints
 
 if TYPE_CHECKING:
     from limbeck.data.options import DataOptions, ViewOptions
@@ -122,7 +123,9 @@ class Check:
         return file
 
     def _compare_pixels(self, reader: TargetReader) -> tuple[int, list[str]]:
-        made = list(remade_fingerprints(reader, self.source, self.data, self.views, limit=None))
+        is_released = reader.manifest.recipe == released_recipe()
+        views = ReleasedViews() if is_released else self.views
+        made = list(remade_fingerprints(reader, self.source, self.data, views, limit=None))
         changed = [
             f"View {view} of {key} has other pixels than when its answer was stored: another image "
             f"of that name, other view options, or another library ({drift(reader)})."

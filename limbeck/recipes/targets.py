@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.config import to_plain
-from limbeck.data.options import CropOptions, DataOptions, ReleasedViews, ViewOptions
+from limbeck.data.options import (
+    CropOptions,
+    DataOptions,
+    ReleasedViews,
+    TargetsOptions,
+    ViewOptions,
+)
 from limbeck.data.released_views import FRAME
 from limbeck.data.source import BadImage, Source
 from limbeck.data.target_store.located import LocatedTargets, seed_of_view
 from limbeck.data.target_store.reader import TargetReader
 from limbeck.data.view_batches import view_fingerprint
+from limbeck.engine.distributed import gather
 from limbeck.errors import UserError
 from limbeck.recipes.lineage import versions
 
@@ -47,6 +56,31 @@ def stored_views(config: DistillConfig, nets: Networks) -> ViewOptions | Release
             "of the released code; leave out what changes them."
         )
     return ReleasedViews()
+
+
+def open_store(options: TargetsOptions) -> TargetReader:
+    """The store of a training, with its checksums compared: each process of a machine its share.
+
+    By machine, because each may have a copy of its own. Raises UserError, on every process, for
+    what is wrong on any.
+    """
+    assert options.source is not None
+    reader, failure = None, None
+    try:
+        reader = TargetReader(
+            options.source,
+            # As torchrun tells them.
+            rank=int(os.environ.get("LOCAL_RANK", 0)),
+            world_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+            cache=options.cache and Path(options.cache).expanduser(),
+        )
+    except UserError as error:
+        failure = error
+    failures = [each for each in gather(failure) if each is not None]
+    if failures:
+        raise failures[0]
+    assert reader is not None
+    return reader
 
 
 def the_view(config: DistillConfig, nets: Networks) -> ViewOptions:
@@ -170,7 +204,8 @@ def remade_fingerprints(
         yield one["key"], one["view"], one["pixels"], now
 
 
-def _drift(reader: TargetReader) -> str:
+def drift(reader: TargetReader) -> str:
+    """Which libraries are other than those that a store was begun with, in words."""
     then, now = reader.manifest.versions, versions()
     changed = [
         f"{name} {then.get(name)} then, {now[name]} now"

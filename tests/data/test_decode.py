@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limbeck.data.decode import ORIENTATION_TAG, Header, decode_image, read_header
+from limbeck.data.decode import (
+    ORIENTATION_TAG,
+    Header,
+    decode_as_stored,
+    decode_image,
+    read_header,
+)
 from limbeck.data.source import BadImage
 from tests.data.images import encode, photo
 
@@ -215,3 +221,17 @@ def test_header():
 def test_pixels_may_be_written_to():
     for format in ("JPEG", "PNG"):
         assert decode_image(encode(photo(), format), LIMIT).flags.writeable
+
+
+def test_as_stored_is_pillow_s_own_conversion():
+    clear = Image.new("RGBA", (4, 3), (10, 20, 30, 0))
+    for image, kind in [(clear, "PNG"), (photo(9, 7), "JPEG"), (photo(9, 7).convert("L"), "PNG")]:
+        data = encode(image, kind)
+        expected = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+        assert (decode_as_stored(data, 10**6) == expected).all()
+    assert (decode_as_stored(encode(clear, "PNG"), 10**6) == (10, 20, 30)).all()
+    for data in (b"", b"no image", encode(photo(64, 64))[:300]):
+        with pytest.raises(BadImage):
+            decode_as_stored(data, 10**6)
+    with pytest.raises(BadImage, match="more than the limit"):
+        decode_as_stored(encode(photo(64, 64)), 100)

@@ -1,11 +1,13 @@
+import dataclasses
 import random
 
 import numpy as np
 import pytest
 import torch
 
-from limbeck.data.mixing import mix
-from limbeck.data.options import MixOptions
+from limbeck.data.mixing import PAIR_STREAM, mix, mix_pairs
+from limbeck.data.options import MixOptions, PairMixOptions
+from limbeck.data.views import generator
 from limbeck.errors import UserError
 from limbeck.records import Batch
 
@@ -106,3 +108,76 @@ def test_unlabelled_data_is_refused():
     batch = Batch(torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4), None, ("a", "b"), torch.arange(2))
     with pytest.raises(UserError, match="need labels"):
         mix(batch, MIXUP, NUM_CLASSES, 0)
+
+
+PAIR_MIXUP, PAIR_CUTMIX = PairMixOptions(mixup_alpha=0.8), PairMixOptions(cutmix_alpha=1.0)
+PAIR_BOTH = PairMixOptions(mixup_alpha=0.8, cutmix_alpha=1.0)
+PARTNERS = [1, 0, 3, 2, 4]
+
+
+def make_pairs(size):
+    """A batch whose view seeds are as unlike as real ones."""
+    seeds = torch.randint(0, 2**63 - 1, (size,))
+    return dataclasses.replace(make_batch(size), view_seeds=seeds)
+
+
+def test_pairs_are_mixed_up_by_their_shares_and_an_odd_last_image_is_not():
+    batch = make_pairs(5)
+    mixed = mix_pairs(batch, PAIR_MIXUP)
+    share = mixed.mix_shares[:, None, None, None]
+    expected = share * batch.images + (1 - share) * batch.images[PARTNERS]
+    torch.testing.assert_close(mixed.images, expected)
+    assert mixed.mix_shares[4] == 1 and torch.equal(mixed.images[4], batch.images[4])
+    assert mixed.mix_shares[0] == mixed.mix_shares[1] != mixed.mix_shares[2]
+    assert mixed.teacher_images is batch.images and mixed.labels is batch.labels
+    assert mixed.mix_shares[:4].min() > 0
+
+
+def test_pairs_are_cut_by_one_box_and_their_shares_are_what_is_left():
+    for _ in range(20):
+        batch = make_pairs(4)
+        mixed = mix_pairs(batch, PAIR_CUTMIX)
+        is_own = (mixed.images == batch.images).all(dim=1)
+        partners = batch.images[[1, 0, 3, 2]]
+        assert torch.equal(mixed.images, torch.where(is_own[:, None], batch.images, partners))
+        assert torch.equal(is_own[::2], is_own[1::2])
+        torch.testing.assert_close(is_own.float().mean(dim=(1, 2)), mixed.mix_shares)
+        rows, columns = (~is_own[0]).nonzero().unbind(1)
+        if len(rows):
+            assert (~is_own[0]).sum() == (rows.max() - rows.min() + 1) * (
+                columns.max() - columns.min() + 1
+            )
+
+
+def test_a_pair_hangs_on_its_two_seeds_alone():
+    batch = make_pairs(4)
+    whole = mix_pairs(batch, PAIR_BOTH)
+    swapped = dataclasses.replace(
+        batch, images=batch.images[[3, 2]], view_seeds=batch.view_seeds[[3, 2]]
+    )
+    part = mix_pairs(swapped, PAIR_BOTH)
+    assert torch.equal(part.mix_shares, whole.mix_shares[2:])
+    torch.testing.assert_close(part.images, whole.images[[3, 2]])
+
+
+def test_draws_of_a_pair_are_in_the_documented_order():
+    batch = make_pairs(2)
+    seed = int(batch.view_seeds[0]) ^ int(batch.view_seeds[1])
+    rng = generator(seed, PAIR_STREAM)
+    is_mixed, is_cutmix = rng.random() < 1.0, rng.random() < 0.0
+    share = rng.beta(0.8, 0.8)
+    assert is_mixed and not is_cutmix
+    options = dataclasses.replace(PAIR_BOTH, mix_prob=1.0, switch_prob=0.0)
+    assert mix_pairs(batch, options).mix_shares[0] == pytest.approx(share)
+    (only,) = {float(s) for s in mix_pairs(batch, PAIR_MIXUP).mix_shares}
+    rng = generator(seed, PAIR_STREAM)
+    rng.random()  # with one of the two there is nothing to choose
+    assert only == pytest.approx(rng.beta(0.8, 0.8))
+
+
+def test_pairs_that_are_not_drawn_stay_as_they_are():
+    batch = make_pairs(400)
+    half = mix_pairs(batch, dataclasses.replace(PAIR_MIXUP, mix_prob=0.5)).mix_shares
+    assert 72 <= (half == 1).sum() / 2 <= 128  # of 200 pairs: four standard deviations
+    none = mix_pairs(batch, dataclasses.replace(PAIR_MIXUP, mix_prob=0.0))
+    assert torch.equal(none.images, batch.images) and (none.mix_shares == 1).all()

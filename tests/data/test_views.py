@@ -1,9 +1,6 @@
 import hashlib
 import math
-import os
 import random
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +11,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from limbeck.config import from_plain
 from limbeck.data import views
+from limbeck.data.loader import run_workers
 from limbeck.data.options import ViewOptions
 from limbeck.data.views import (
     CROP_STREAM,
@@ -375,17 +373,17 @@ def test_views_are_the_same_after_other_draws_and_in_any_order():
     assert again == first
 
 
-@pytest.mark.slow  # it imports torch again
-def test_views_are_the_same_in_another_process():
-    code = "from tests.data.test_views import fingerprints; print(fingerprints(range(6)))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONHASHSEED": "7"},
-        check=True,
-    )
-    assert done.stdout.strip() == str(fingerprints(range(6)))
+class Fingerprints:
+    """A data set of them, in a process that has drawn other numbers before."""
+
+    def __getitem__(self, seed):
+        random.seed(seed + 50), np.random.seed(seed + 50), torch.manual_seed(seed + 50)
+        return fingerprints([seed])
+
+
+def test_views_are_the_same_in_other_processes():
+    made = list(run_workers(Fingerprints(), range(6), num_workers=2))
+    assert {seed: digest for one in made for seed, digest in one.items()} == fingerprints(range(6))
 
 
 def test_what_rand_augment_draws_is_fixed_for_ever(monkeypatch):

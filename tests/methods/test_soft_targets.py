@@ -30,8 +30,8 @@ def method_of(teacher, **options):
     return SparseLogit(SparseLogitOptions(**options), teacher.facts, teacher.facts)
 
 
-def plan(teacher, store=StoreOptions(), **options):
-    return plan_targets(store, method_of(teacher, **options), teacher)
+def plan(teacher, store=None, **options):
+    return plan_targets(store or StoreOptions(), method_of(teacher, **options), teacher)
 
 
 def said(logits):

@@ -11,7 +11,7 @@ from limbeck.engine.optim import param_groups
 from limbeck.engine.options import OptimOptions
 from limbeck.errors import UserError
 from limbeck.evaluation.cost import count_macs
-from limbeck.methods.distiller import Teacher
+from limbeck.methods.teacher import Teacher
 from limbeck.models.build import (
     build_student,
     describe_positions,
@@ -304,7 +304,7 @@ def test_a_fresh_student_starts_as_published():
     assert 0.018 < attn.qkv.weight.std() < 0.022 and not attn.attention_biases.any()
     assert describe_positions(student) == "other"
     for option in ("embed_dim", "depth", "patch_size"):
-        with pytest.raises(UserError, match="only img_size, mlp_ratio can"):
+        with pytest.raises(UserError, match=f"built of stages, so {option} can't be set"):
             build_student(StudentOptions(name="tiny_vit_5m", **{option: 16}), seed=0)
 
 

@@ -79,7 +79,7 @@ def test_the_gradient_is_that_of_finite_differences(case):
     assert torch.autograd.gradcheck(lambda s: sparse_cross_entropies(s, labels), logits)
 
 
-@pytest.mark.parametrize("k", [1, 100, 21841])
+@pytest.mark.parametrize("k", [1, 100, 2000])
 def test_in_float32_it_is_within_a_millionth_of_float64_at_full_width(k):
     labels, logits = top_k(5 * torch.randn(4, 21841), k), 4 * torch.randn(4, 21841)
     exact = -(dense_target(labels) * logits.double().log_softmax(1)).sum(1)

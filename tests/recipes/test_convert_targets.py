@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from limbeck.cli import run
 from limbeck.data.options import CropOptions, DataOptions
 from limbeck.data.released_logits import ReleasedLogits, soft_labels
 from limbeck.data.target_store.located import seed_of_view
@@ -81,6 +82,13 @@ def test_every_record_is_found_by_its_image(images, released, store):
     assert facts["origin"]["source"] == "unknown teacher, released layout"
     assert facts["num_classes"] == NUM_CLASSES and reader.num_views == NUM_VIEWS
     assert reader.manifest.data["converted_from"] == str(released)
+
+
+def test_the_command_line_has_short_names(images, released, tmp_path, capsys):
+    store = str(tmp_path / "store")
+    run(["convert-targets", str(released), store, "--data", str(images), "--classes", "12"])
+    assert f"--targets {store}" in capsys.readouterr().out
+    assert len(TargetReader(store)) == 48
 
 
 def test_the_published_record_keeps_its_loss(tmp_path):
@@ -191,9 +199,9 @@ def training(images, out, store, **changes):
 
 def test_a_student_is_trained_from_it(images, store, tmp_path, caplog):
     with caplog.at_level(logging.INFO, "limbeck"):
-        run = distill(training(images, tmp_path / "run", store))
+        folder = distill(training(images, tmp_path / "run", store))
     assert "3 views of each image (the released ones); each is used about 1.33" in caplog.text
-    steps, _ = metrics_of(run)
+    steps, _ = metrics_of(folder)
     losses = [step["losses"]["total"] for step in steps]
     assert all(np.isfinite(losses)) and len(losses) == 8
 

@@ -14,7 +14,7 @@ import timm
 import torch
 
 import limbeck
-from limbeck.data.options import DataOptions
+from limbeck.data.options import DataOptions, PairMixOptions
 from limbeck.data.skipped import SkippedLog
 from limbeck.engine.distributed import Ranks
 from limbeck.engine.loop import Interrupted
@@ -25,10 +25,13 @@ from limbeck.methods.options import (
     FeatureOptions,
     MaskedPixelOptions,
     RelationOptions,
+    SparseLogitOptions,
 )
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes.distill import check, distill, report, train_stream
+from limbeck.recipes.evaluate import EvaluateConfig, evaluate
+from limbeck.recipes.finetune import finetune
 from limbeck.recipes.images import open_images
 from limbeck.recipes.networks import build_networks
 from tests.recipes.runs import (
@@ -36,6 +39,7 @@ from tests.recipes.runs import (
     assert_same_student,
     distill_config,
     draw_unlabelled,
+    finetune_config,
     metrics_of,
     snapshot,
     teacher_config,
@@ -534,3 +538,61 @@ def test_what_check_refuses(images, teacher, tmp_path, changes, message):
         check(distill_config(images, tmp_path / "run", teacher, **values))
     assert message in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def pupil(images, classifier, tmp_path_factory):
+    """A student that learnt its classes from a classifier, and a little from labels."""
+    options = SparseLogitOptions(
+        rand_augment="", erase_prob=0.0, label_weight=0.1,
+        mix=PairMixOptions(mixup_alpha=0.8, cutmix_alpha=1.0),
+    )  # fmt: skip
+    config = distill_config(
+        images, tmp_path_factory.mktemp("pupil") / "run", classifier,
+        method="sparse-logit", relation=RelationOptions(), sparse_logit=options,
+    )  # fmt: skip
+    return distill(replace(config, train=replace(config.train, epochs=12.0)))
+
+
+def test_a_student_keeps_the_classifier_that_learnt_the_teacher_s_classes(pupil, classifier):
+    steps, probes = metrics_of(pupil)
+    assert steps[-1]["losses"]["total"] < steps[0]["losses"]["total"]
+    assert set(steps[0]["losses"]) == {"total", "soft", "label"} and probes
+    student = limbeck.load(pupil)
+    assert student.facts.num_classes == 3
+    assert student.facts.origin["classes"] == ["blue", "green", "red"]
+    record = json.loads((pupil / "student.json").read_text())
+    assert record["untrained"]["parameters"] == []
+    model = timm.create_model(record["timm"]["name"], **record["timm"]["kwargs"])
+    model.load_state_dict(safetensors.torch.load_file(pupil / "student.safetensors"))
+
+
+def test_what_comes_after_takes_such_a_student(pupil, images, tmp_path):
+    two = tmp_path / "two"
+    for name in ("blue", "red"):
+        shutil.copytree(images / name, two / name)
+    tuned = finetune(finetune_config(two, tmp_path / "tuned", pupil))
+    assert limbeck.load(tuned).facts.num_classes == 2
+    config = EvaluateConfig(
+        student=(str(pupil),), num_labels=(1,), label_draws=1, measure_speed=False, device="cpu",
+        data=DataOptions(root=str(images), holdout_ratio=0.25, num_workers=0),
+    )  # fmt: skip
+    assert evaluate(config).rows[0].scores["knn_top1"].mean > 0.5
+
+
+def test_labels_that_are_not_there_are_missed_before_the_run(unlabelled, classifier, tmp_path):
+    config = distill_config(
+        unlabelled, tmp_path / "run", classifier, method="sparse-logit",
+        relation=RelationOptions(), sparse_logit=SparseLogitOptions(label_weight=0.1),
+    )  # fmt: skip
+    with pytest.raises(UserError, match="the images have none where the teacher knows 3"):
+        distill(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_any_classifier_of_timm_may_teach_classes_alone(images, tmp_path):
+    teacher = TeacherOptions(source="timm:regnety_160.deit_in1k")
+    config = distill_config(images, tmp_path, tmp_path, teacher=teacher)
+    with pytest.raises(UserError, match="regnety_160"):
+        check(replace(config, relation=RelationOptions()))
+    check(replace(config, method="sparse-logit", relation=RelationOptions()))

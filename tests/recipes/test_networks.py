@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
+from timm.layers import DropPath
 
 import limbeck
 from limbeck.errors import UserError
@@ -14,6 +15,7 @@ from limbeck.methods.options import (
     LogitOptions,
     MaskedPixelOptions,
     RelationOptions,
+    SparseLogitOptions,
 )
 from limbeck.methods.relation import Relation
 from limbeck.models.build import build_student, describe_positions
@@ -25,6 +27,7 @@ from limbeck.models.vit import VitEncoder
 from limbeck.recipes.finetune import FinetuneConfig, build_classifier
 from limbeck.recipes.networks import (
     build_networks,
+    check_labels,
     layer_of,
     load_task_teacher,
     load_teacher,
@@ -411,3 +414,69 @@ def test_a_convolutional_teacher_by_name_of_its_file_is_for_fine_tuning_alone(im
     config = distill_config(images, tmp_path, file)
     with pytest.raises(UserError, match="The teacher has no blocks: only its logits are known"):
         build_networks(replace(config, teacher=replace(options, img_size=None)), CPU)
+
+
+def taught(images, classifier, out, **changes):
+    """A student that learns the classifier's three classes."""
+    values = {"method": "sparse-logit", "relation": RelationOptions()}
+    return distill_config(images, out, classifier, **values | changes)
+
+
+SHAPES = {
+    "vit": STUDENT_SHAPE,
+    "deit": replace(STUDENT_SHAPE, name="deit_tiny_distilled_patch16_224"),
+    "swin": StudentOptions(name="swin_48", img_size=64),
+    "hiera": StudentOptions(name="hiera_46", img_size=64),
+    "tiny_vit": StudentOptions(name="tiny_vit_5m", img_size=64),
+}
+
+
+@pytest.mark.parametrize("family", SHAPES)
+def test_any_student_gets_a_classifier_of_the_teacher_s_classes(
+    images, classifier, tmp_path, family
+):
+    options = SparseLogitOptions(drop_path_rate=0.2)
+    nets = build_networks(
+        taught(images, classifier, tmp_path, student=SHAPES[family], sparse_logit=options), CPU
+    )
+    student = nets.student
+    assert student.facts.num_classes == 3 and student.training
+    assert nets.teacher.facts.img_size == (32, 32)  # its own, whatever the student's
+    side = student.facts.img_size[0]
+    logits = student(torch.rand(2, 3, side, side), None, (Tap("logits"),)).taps[Tap("logits")]
+    logits.sum().backward()
+    assert logits.shape == (2, 3)
+    rates = [
+        next((part.drop_prob for part in block.modules() if isinstance(part, DropPath)), 0.0)
+        for block in student.blocks
+    ]
+    last = len(rates) - 1
+    assert rates == pytest.approx([0.2 * block / last for block in range(last + 1)])
+    heads = student.model.get_classifier()
+    for linear in heads if isinstance(heads, tuple) else (heads,):
+        assert linear.weight.grad.abs().sum() > 0
+        assert 0.015 < linear.weight.std() < 0.025  # TinyViT's 0.02; 72 draws or more
+
+
+def test_the_student_s_classifier_reads_what_is_asked_for(images, classifier, tmp_path):
+    options = SparseLogitOptions(global_pool="token")
+    nets = build_networks(taught(images, classifier, tmp_path, sparse_logit=options), CPU)
+    assert nets.student.model.global_pool == "token"
+
+
+def test_a_teacher_without_a_classifier_teaches_no_classes(images, teacher, tmp_path):
+    with pytest.raises(UserError, match="has no classifier; fine-tune it first"):
+        build_networks(taught(images, teacher, tmp_path), CPU)
+
+
+def test_labels_must_be_the_teacher_s_classes(images, classifier, tmp_path):
+    options = SparseLogitOptions(label_weight=0.1)
+    nets = build_networks(taught(images, classifier, tmp_path, sparse_logit=options), CPU)
+    check_labels(nets, ("blue", "green", "red"))
+    for classes, named in (((), "have none where"), (("a", "b"), "have 2 classes where")):
+        with pytest.raises(UserError, match=f"{named} the teacher knows 3"):
+            check_labels(nets, classes)
+    with pytest.raises(UserError, match="Class 0 of the teacher is 'blue' and .* 'red'"):
+        check_labels(nets, ("red", "green", "blue"))
+    alone = build_networks(taught(images, classifier, tmp_path), CPU)
+    check_labels(alone, ())

@@ -16,6 +16,7 @@ from limbeck.data.target_store.reader import TargetReader
 from limbeck.errors import UserError
 from limbeck.methods.targets import StoredTeacher
 from limbeck.recipes.released import Conversion, find_images, find_records
+from limbeck.recipes.targets import drift, remade_fingerprints
 from tests.data.released import write_released
 
 NUM_VIEWS, NUM_CLASSES, NUM_KEPT = 2, 9, 2  # of two both are stored as they are
@@ -108,3 +109,11 @@ def test_a_training_sees_the_released_views_and_their_own_labels(
                     scaled + torch.tensor(MEAN)[:, None, None]
                 )
             torch.testing.assert_close(batch.images[row], image, atol=1e-6, rtol=0)
+
+
+def test_views_have_the_pixels_that_they_had_when_converted(layout, source, tmp_path):
+    reader = convert(layout, source, tmp_path / "store")
+    data = DataOptions(root="photos")
+    made = list(remade_fingerprints(reader, source, data, ReleasedViews()))
+    assert len(made) == 2 and all(was == now for _, _, was, now in made)
+    assert "the same" in drift(reader)

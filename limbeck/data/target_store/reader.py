@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from limbeck.data.target_store.manifest import MANIFEST, Manifest, read_manifest
 from limbeck.data.target_store.parts import (
     HASHES,
     PartKey,
+    PartRecord,
     damaged_part,
     key_hashes,
     part_of,
@@ -61,20 +62,12 @@ class TargetReader:
         world_size: int = 1,
         cache: Path | None = None,
     ) -> None:
-        self.place = open_place(address)
-        self.manifest = open_manifest(self.place)
-        records, problems = survey(self.place, self.manifest)
-        if unfinished := self.manifest.num_parts - sum(key.fill == 0 for key in records):
-            problems.append(
-                UserError(
-                    f"{unfinished} of the {self.manifest.num_parts} parts of {address} are not "
-                    "written yet; run the same limbeck store-targets again to finish it."
-                )
-            )
-        if problems and not tolerant:
-            raise problems[0]
-        self.problems = [str(error) for error in problems]
-        self.records = records
+        found = survey_store(address)
+        if found.problems and not tolerant:
+            raise found.problems[0]
+        self.place, self.manifest, self.records = found.place, found.manifest, found.records
+        self.problems = [str(error) for error in found.problems]
+        records = self.records
         if isinstance(self.place, RemotePlace):
             self._files = cached_parts(self.place, self.manifest, records, cache, rank, world_size)
         else:
@@ -86,7 +79,12 @@ class TargetReader:
             self._files = {key: self.place.folder / key.data_name for key in records}
         if verify:
             self.verify(rank, world_size, tolerant=tolerant)
-        self._maps: dict[PartKey, dict[str, memoryview]] = {}
+        self._files_of: dict[int, list[PartKey]] = {}
+        for key, record in self.records.items():
+            if record.num_images:
+                self._files_of.setdefault(key.part, []).append(key)
+        self._skipped = key_hashes(k for each in self.records.values() for k in each.skipped)
+        self._maps: dict[int, dict[str, memoryview]] = {}
 
     @property
     def num_views(self) -> int:
@@ -148,46 +146,45 @@ class TargetReader:
         rows = np.full(len(hashes), MISSING, dtype=np.int64)
         parts = part_of(hashes, self.manifest.num_parts)
         order = np.argsort(parts, kind="stable")
-        starts = np.searchsorted(parts[order], np.arange(self.manifest.num_parts + 1))
-        for key, record in self.records.items():
-            asked = order[starts[key.part] : starts[key.part + 1]]
-            if len(asked) and record.num_images:
-                stored = self.hashes(key)
-                places = np.minimum(np.searchsorted(stored, hashes[asked]), len(stored) - 1)
-                is_found = stored[places] == hashes[asked]
-                rows[asked[is_found]] = _file_number(key) << PLACE_BITS | places[is_found]
-        skipped = key_hashes(key for record in self.records.values() for key in record.skipped)
-        rows[(rows == MISSING) & np.isin(hashes, skipped)] = SKIPPED
+        numbers, starts = np.unique(parts[order], return_index=True)
+        asked_of = dict(zip(numbers.tolist(), np.split(order, starts)[1:], strict=True))
+        for key in (key for part in asked_of for key in self._files_of.get(part, ())):
+            asked, stored = asked_of[key.part], self.hashes(key)
+            places = np.minimum(np.searchsorted(stored, hashes[asked]), len(stored) - 1)
+            is_found = stored[places] == hashes[asked]
+            rows[asked[is_found]] = _file_number(key) << PLACE_BITS | places[is_found]
+        rows[(rows == MISSING) & np.isin(hashes, self._skipped)] = SKIPPED
         return rows
 
     def hashes(self, key: PartKey) -> np.ndarray:
         """The key hashes (n,) uint64 of a part, in ascending order."""
-        return np.frombuffer(self._map(key)[HASHES], dtype="<u8")
+        return np.frombuffer(self._map(_file_number(key))[HASHES], dtype="<u8")
 
     def read(self, rows: np.ndarray, view: int | np.ndarray) -> dict[str, np.ndarray]:
         """The arrays (n, *shape) of one view of each of the rows, or of a view (n,) for each."""
         if len(rows) and rows.min() < 0:
             raise ValueError("Some rows have no records (MISSING or SKIPPED); leave them out.")
+        if np.min(view) < 0 or np.max(view) >= self.num_views:
+            raise ValueError(f"There are views 0..{self.num_views - 1}, and {view} is asked for.")
         records = (rows & (2**PLACE_BITS - 1)) * self.num_views + view
-        maps = [self._map(_key_of(number)) for number in (rows >> PLACE_BITS).tolist()]
+        numbers = (rows >> PLACE_BITS).tolist()
+        for number in set(numbers) - self._maps.keys():
+            self._map(number)
         found = {}
         for name, spec in self.manifest.arrays.items():
-            starts = (records * spec.num_bytes).tolist()
+            size = spec.num_bytes
+            maps = {number: self._maps[number][name] for number in set(numbers)}
+            places = zip(numbers, (records * size).tolist(), strict=True)
             # One copy per record, straight from the page cache: for some hundred bytes at random
             # places of many files that is faster than anything numpy has.
-            content = bytearray().join(
-                [
-                    each[name][start : start + spec.num_bytes]
-                    for each, start in zip(maps, starts, strict=True)
-                ]
-            )
-            array = np.frombuffer(content, dtype=spec.dtype)
-            found[name] = array.reshape(len(rows), *spec.shape)
+            content = bytearray().join([maps[number][at : at + size] for number, at in places])
+            found[name] = np.frombuffer(content, spec.dtype).reshape(len(rows), *spec.shape)
         return found
 
-    def _map(self, key: PartKey) -> dict[str, memoryview]:
-        """The bytes of a part's arrays by name, without their being read."""
-        if key not in self._maps:
+    def _map(self, number: int) -> dict[str, memoryview]:
+        """The bytes of a file's arrays by name, without their being read."""
+        if number not in self._maps:
+            key = PartKey(number >> FILL_BITS, number & (2**FILL_BITS - 1))
             record = self.records[key]
             # torch's map keeps no file open, as Python's does: thousands of parts would be too
             # many. It is private, so nobody can write to the store through it.
@@ -196,26 +193,42 @@ class TargetReader:
             )
             content = memoryview(whole.numpy()).toreadonly()
             arrays = find_arrays(content, self.place, key, record, self.manifest)
-            self._maps[key] = {name: content[a:b] for name, (a, b) in arrays.items()}
-        return self._maps[key]
+            self._maps[number] = {name: content[a:b] for name, (a, b) in arrays.items()}
+        return self._maps[number]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": {}}
 
 
-def open_manifest(place: Place) -> Manifest:
-    """The manifest of the store at a place; raises UserError where there is no store."""
+class Survey(NamedTuple):
+    """What is in a store, as far as is known without its records, and what is wrong with it."""
+
+    place: Place
+    manifest: Manifest
+    records: dict[PartKey, PartRecord]
+    problems: list[UserError]
+
+
+def survey_store(address: str) -> Survey:
+    """Look into a store; raises UserError where there is none, or none of this format."""
+    place = open_place(address)
     names = place.sizes()
     if MANIFEST not in names:
         parts = [name for name in names if name.startswith("part-")]
         why = f"{MANIFEST} is missing; restore it from a copy" if parts else "there is no store"
         raise UserError(f"{place.address}: {why}, or write one with limbeck store-targets.")
-    return read_manifest(place.read_all([MANIFEST])[0], place.address)
+    manifest = read_manifest(place.read_all([MANIFEST])[0], place.address)
+    records, problems = survey(place, manifest)
+    unfinished = manifest.num_parts - sum(key.fill == 0 for key in records)
+    if unfinished and not problems:
+        problems = [
+            UserError(
+                f"{unfinished} of the {manifest.num_parts} parts of {address} are not written yet; "
+                "run the same limbeck store-targets again to finish it."
+            )
+        ]
+    return Survey(place, manifest, records, list(problems))
 
 
 def _file_number(key: PartKey) -> int:
     return key.part << FILL_BITS | key.fill
-
-
-def _key_of(number: int) -> PartKey:
-    return PartKey(number >> FILL_BITS, number & (2**FILL_BITS - 1))

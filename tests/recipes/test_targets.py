@@ -1,0 +1,142 @@
+"""Whether a store fits a run: each way in which it does not is told, with the remedy."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from limbeck.data.options import CropOptions, DataOptions, StoreOptions, TargetsOptions
+from limbeck.errors import UserError
+from limbeck.methods.options import RelationOptions, SparseLogitOptions
+from limbeck.models.options import StudentOptions, TeacherOptions
+from limbeck.recipes.distill import distill
+from limbeck.recipes.store_targets import StoreTargetsConfig, store_targets
+from limbeck.recipes.targets import check_recipe
+from tests.recipes.runs import STUDENT_SHAPE, distill_config, draw_classes, snapshot
+
+PLAIN = SparseLogitOptions(rand_augment="", erase_prob=0.0)
+
+
+def store_config(images, out, classifier, **changes):
+    values = {
+        "out": str(out),
+        "sparse_logit": PLAIN,
+        "student": STUDENT_SHAPE,
+        "teacher": TeacherOptions(source=str(classifier), precision="fp32"),
+        "data": DataOptions(root=str(images), holdout_ratio=0.25, num_workers=0),
+        "device": "cpu",
+        "store": StoreOptions(num_views=4, batch_size=8),
+    }
+    return StoreTargetsConfig(**values | changes)
+
+
+def train_config(images, out, store, **changes):
+    values = {
+        "method": "sparse-logit",
+        "sparse_logit": PLAIN,
+        "teacher": TeacherOptions(),
+        "targets": TargetsOptions(source=str(store)),
+        "relation": RelationOptions(),
+    }
+    return distill_config(images, out, "", **values | changes)
+
+
+@pytest.fixture(scope="module")
+def store(images, classifier, tmp_path_factory):
+    out = tmp_path_factory.mktemp("store") / "targets"
+    stored = store_targets(store_config(images, out, classifier))
+    assert (stored.num_images, stored.num_new, stored.skipped) == (48, 48, {})
+    return out
+
+
+def test_stored_again_nothing_changes(store, images, classifier):
+    before = snapshot(store)
+    assert store_targets(store_config(images, store, classifier)).num_new == 0
+    assert snapshot(store) == before
+
+
+def refused(config, images_or_none=None):
+    with pytest.raises(UserError) as error:
+        distill(config)
+    assert not config.out.exists()  # nothing was begun
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"crop": CropOptions(scale=(0.5, 1.0))}, "views.scale is [0.5, 1.0] here"),
+        (
+            {"sparse_logit": SparseLogitOptions(rand_augment="", erase_prob=0.1)},
+            "views.erase_prob is 0.1 here and 0.0 in the store",
+        ),
+        (
+            {"student": StudentOptions(name="vit_tiny", img_size=64, patch_size=8)},
+            "img_size is 64 here and 32 in the store",
+        ),
+        ({"method": "relation", "sparse_logit": SparseLogitOptions()}, "class probabilities"),
+    ],
+    ids=["crop", "erasing", "size", "method"],
+)
+def test_other_views_or_another_method(store, images, tmp_path, changes, said):
+    assert said in refused(train_config(images, tmp_path / "run", store, **changes))
+
+
+def test_images_without_targets_are_named(store, tmp_path):
+    more = draw_classes(tmp_path / "more", num_per_class=20)
+    said = refused(train_config(more, tmp_path / "run", store))
+    assert said.startswith("11 of 47 images have no stored targets: blue/017.png, blue/018.png, ")
+    assert "store-targets --resume" in said
+
+
+def test_another_data_set_with_the_same_names(store, images, tmp_path):
+    other = tmp_path / "other"
+    for file in sorted(images.rglob("*.png")):
+        target = other / file.relative_to(images)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(255 - np.array(Image.open(file))).save(target)
+    said = refused(train_config(other, tmp_path / "run", store))
+    assert "has other pixels here" in said and "another image of that name" in said
+
+
+def test_a_library_whose_pixels_differ_is_named(store, images, tmp_path, monkeypatch):
+    manifest = json.loads((store / "manifest.json").read_text())
+    monkeypatch.setattr(
+        "limbeck.recipes.targets.versions", lambda: manifest["versions"] | {"pillow": "99.1"}
+    )
+    monkeypatch.setattr(
+        "limbeck.recipes.targets.view_fingerprint", lambda *args, **kwargs: "0" * 32
+    )
+    said = refused(train_config(images, tmp_path / "run", store))
+    assert f"pillow {manifest['versions']['pillow']} then, 99.1 now" in said
+
+
+def test_images_added_later_are_filled_in(images, classifier, tmp_path):
+    photos, out = draw_classes(tmp_path / "photos", num_per_class=8), tmp_path / "targets"
+    store_targets(store_config(photos, out, classifier))
+    before = snapshot(out)
+    for index in range(3):
+        file = photos / "red" / f"new{index}.png"
+        file.write_bytes((photos / "blue" / f"00{index}.png").read_bytes())
+    with pytest.raises(UserError, match="3 of 27 images have no targets .* pass --resume"):
+        store_targets(store_config(photos, out, classifier))
+    assert store_targets(store_config(photos, out, classifier, resume=True)).num_new == 3
+    after = snapshot(out)
+    assert {name: after[name] for name in before} == before  # the others are as they were
+    (photos / "green" / "000.png").unlink()
+    run = distill(train_config(photos, tmp_path / "run", out))
+    assert (run / "student.safetensors").exists()
+
+
+def test_another_store_is_not_overwritten(store, images, classifier):
+    before = snapshot(store)
+    with pytest.raises(UserError, match="seed is 0 there and 1 here"):
+        store_targets(store_config(images, store, classifier, seed=1))
+    assert snapshot(store) == before
+
+
+def test_all_differences_are_named():
+    with pytest.raises(UserError, match=r"a\.b is 2 here and 1 in the store; c is None here"):
+        check_recipe({"a": {"b": 1}, "c": 3}, {"a": {"b": 2}})
+    check_recipe({"a": [1, 2]}, {"a": (1, 2)})
