@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import chain
 from statistics import fmean
 from typing import Any
 
@@ -114,6 +113,7 @@ def run_rounds(
     if not first.scores:
         raise RunError(f"The seed can't be trained: {first.failure}")
     thinner = first
+    ranked = [first]
     for number in range(1, num_rounds + 1):
         within = limits_of_round(seed, limits, number / num_rounds, measure)
         asked = ", ".join(f"{name} {value:.4g}" for name, value in within.items())
@@ -122,25 +122,23 @@ def run_rounds(
             thinner = _train_baseline(thinner, seed, number, within, measure, train)
         if is_within(current.shape, within, measure):
             continue  # an earlier step was longer than it had to be
-        shapes = dict(neighbours(current.shape, factors, within, measure))
-        if not shapes:
-            ends = [list(way)[-1:] for each in factors for _, way in _ways(current.shape, each)]
-            raise _nothing_within(
-                [current.shape, *chain.from_iterable(ends)], within, measure, f"Round {number}: "
-            )
-        trained = [
-            train(
-                Candidate(f"round{number}_{factor}", shape, number, factor, current.name), current
-            )
-            for factor, shape in shapes.items()
-        ]
-        whole = [each for each in trained if each.scores]
-        if not whole:
+        for current in ranked:  # where the best can't be made smaller, the next best is
+            shapes = dict(neighbours(current.shape, factors, within, measure))
+            if shapes:
+                break
+        else:
+            raise _nothing_within(_ends(ranked, factors), within, measure, f"Round {number}: ")
+        trained = []
+        for factor, shape in shapes.items():
+            each = Candidate(f"round{number}_{factor}", shape, number, factor, current.name)
+            trained.append(train(each, current))
+        ranked = sorted((each for each in trained if each.scores), key=_by_merit, reverse=True)
+        if not ranked:
             raise RunError(
                 f"Round {number}: no candidate could be trained; {trained[0].name}: "
                 f"{trained[0].failure}"
             )
-        current = max(whole, key=_by_merit)
+        current = ranked[0]
         log.info("Round %d: %s, %.1f %%.", number, current.shape.text, 100 * current.score)
     whole = [each for each in found.values() if each.scores]
     fitting = [each for each in whole if is_within(each.shape, limits, measure)]
@@ -157,7 +155,7 @@ def limits_of_round(
     Where the seed is within a limit already, that limit holds from the start.
     """
     return {
-        name: max(measure(seed, name), limit) ** (1 - part) * limit**part
+        name: measure(seed, name) ** (1 - part) * limit**part
         if measure(seed, name) > limit
         else limit
         for name, limit in limits.items()
@@ -240,6 +238,14 @@ def _smallest(shape: StudentOptions, factors: Sequence[str]) -> StudentOptions:
     for factor in factors:
         shape = [shape, *steps_of(shape, factor)][-1]
     return shape
+
+
+def _ends(ranked: Sequence[Candidate], factors: Sequence[str]) -> list[StudentOptions]:
+    """The candidates' shapes, and the smallest that each factor makes of them."""
+    return [each.shape for each in ranked] + [
+        end for each in ranked for factor in factors for _, way in _ways(each.shape, factor)
+        for end in list(way)[-1:]
+    ]  # fmt: skip
 
 
 def _nothing_within(

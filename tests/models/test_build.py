@@ -265,3 +265,13 @@ def test_blocks_of_stages_are_kept_with_what_leads_to_them(name):
         assert is_same == (student.layer_id(name) <= 3), name
     with pytest.raises(UserError, match="the student has 12 blocks"):
         keep_blocks(student, 13, seed=0)
+
+
+def test_a_tiny_vit_of_another_shape_has_whole_heads():
+    name = "tiny_vit_5m:img_size=32:embed_dims=16-32-32-48:depths=1-1-1-1:head_dim=16:mlp_ratio=2"
+    facts = build_student(StudentOptions(name=name), seed=0).facts
+    assert facts.num_heads == (0, 2, 2, 3) and facts.block_dims == (16, 32, 32, 48)
+    halved = build_student(StudentOptions(name="tiny_vit_5m:img_size=32:head_dim=16"), seed=0)
+    assert halved.facts.num_heads[-1] == 20  # of 320 channels
+    with pytest.raises(UserError, match="The width 64 of a stage does not divide by head_dim 48"):
+        build_student(StudentOptions(name="tiny_vit_5m:img_size=32:head_dim=48"), seed=0)

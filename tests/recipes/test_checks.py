@@ -216,3 +216,21 @@ def test_a_bare_name(tmp_path, monkeypatch, source, is_bare):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     assert checks.is_bare_name(source) is is_bare
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tiny_vit_5m:embed_dims=32-64-96-100:head_dim=32", "embed_dims 100 does not divide by"),
+        ("tiny_vit_5m:embed_dim=64", "is built of stages, so embed_dim can't be set"),
+        ("vit_tiny:depths=1-1-1-1", "'vit_tiny' is no TinyViT, so depths can't be set"),
+    ],
+)
+def test_shapes_that_a_family_does_not_have(name, message):
+    assert message in message_of(checks.check_student, StudentOptions(name=name))
+
+
+def test_bare_names_may_say_a_shape():
+    assert checks.is_bare_name("vit_tiny:depth=10") and not checks.is_bare_name("timm:vit_tiny")
+    checks.check_bare_name("vit_tiny:depth=10")
+    assert "Did you mean 'vit_tiny'" in message_of(checks.check_bare_name, "vit_tyni:depth=10")

@@ -103,6 +103,21 @@ def test_limits_that_nothing_meets_name_the_limit_and_the_nearest_shape():
         run_rounds(PLAIN, {"params": 1e9}, 2, measure, trainer(likes_depth))
 
 
+def test_where_the_best_leads_nowhere_the_next_best_goes_on():
+    def cost(shape, name):  # with one block, only two more factors at once would do
+        if shape.depth == 1:
+            return 0.3 if (shape.mlp_ratio, shape.num_heads) == (1, 1) else 0.6
+        return {2.0: 1.0, 1.5: 0.6, 1.0: 0.3}[shape.mlp_ratio]
+
+    log = []
+    likes_shallow = trainer(lambda shape: 1.0 - 0.1 * shape.depth, log)
+    factors = ("depth", "mlp_ratio", "num_heads")
+    found = run_rounds(PLAIN, {"params": 0.4}, 2, cost, likes_shallow, factors=factors)
+    assert found.candidates[1].shape.depth == 1  # the best of the first round
+    assert {p for n, p in log if n.startswith("round2")} == {"round1_mlp_ratio"}
+    assert found.winner.shape.mlp_ratio == 1 and found.baseline is None
+
+
 def test_a_candidate_that_breaks_off_is_left_out():
     def train_and_score(candidate, parent):
         def work():
