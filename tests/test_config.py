@@ -23,7 +23,9 @@ from limbeck.recipes.distill import DistillConfig
 from limbeck.recipes.finetune import FinetuneConfig
 
 CONFIGS = {
-    verb: getattr(importlib.import_module(f"limbeck.recipes.{verb}"), entry.config)
+    verb: getattr(
+        importlib.import_module(f"limbeck.recipes.{verb.replace('-', '_')}"), entry.config
+    )
     for verb, entry in VERBS.items()
 }
 
