@@ -35,6 +35,7 @@ def folder(tmp_path):
 
 def job_of(folder, out, *, batch_size=4, rank=0, world_size=1, num_parts=4):
     source = open_source(str(folder), DataOptions(), "")
+    torch.manual_seed(0)  # of the teacher's classifier
     student, teacher = FakeEncoder(), Teacher(FakeEncoder(seed=1), torch.device("cpu"), "fp32")
     method = SparseLogit(SparseLogitOptions(), student.facts, teacher.facts)
     targets = plan_targets(StoreOptions(top_k=2), method, teacher)
