@@ -30,11 +30,13 @@ def inspect(config: InspectConfig) -> Inspection | StoreInspection:
     """Describe a file without building a network; raises UserError where it can't be read."""
     if not config.file:
         raise UserError("No file is named; run: limbeck inspect FILE.")
+    if "://" not in config.file:
+        checks.check_path(config.file, "limbeck inspect")
+    # Not before: a mistake in the path is answered without torch.
     from limbeck.recipes.inspect_store import inspect_store, is_store
 
     if is_store(config.file):
         return inspect_store(config.file)
-    checks.check_path(config.file, "limbeck inspect")
     from limbeck.models.origins.inspection import inspect_file
 
     return inspect_file(config.file)
