@@ -32,6 +32,7 @@ def inspect(config: InspectConfig) -> Inspection | StoreInspection:
         raise UserError("No file is named; run: limbeck inspect FILE.")
     if "://" not in config.file:
         checks.check_path(config.file, "limbeck inspect")
+    # Not before: a mistake in the path is answered without torch.
     from limbeck.recipes.inspect_store import inspect_store, is_store
 
     if is_store(config.file):
