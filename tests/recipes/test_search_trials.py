@@ -33,11 +33,12 @@ def test_a_candidate_and_its_child(trials, tmp_path):
 
     child = Candidate("a", StudentOptions(name=SEED.replace("depth=2", "depth=1")), 1, "depth")
     trials.train_and_score(child, seed)
-    start = load_student(tmp_path / "starts" / "a_0").model.blocks[0].mlp.fc1.weight
-    assert start.equal(load_student(tmp_path / "seed_0").model.blocks[0].mlp.fc1.weight)
-    trained = load_student(tmp_path / "a_0")
+    parent, start, trained = (load_student(tmp_path / f) for f in ("seed_0", "starts/a_0", "a_0"))
+    of_parent, of_start, of_trained = (
+        each.model.blocks[0].attn.qkv.weight for each in (parent, start, trained)
+    )
     assert trained.facts.depth == 1
-    assert not trained.model.blocks[0].mlp.fc1.weight.equal(start)
+    assert of_start.equal(of_parent) and not of_trained.equal(of_start)
 
 
 def test_a_training_that_breaks_off_is_written_down_and_not_repeated(trials, tmp_path, monkeypatch):
