@@ -5,8 +5,10 @@ import pytest
 from experiments.cifar10_ablation.run import ARMS as ABLATION
 from experiments.cifar10_mae_lite.run import ARMS as MAE_LITE
 from experiments.cifar10_tinymim.run import ARMS as TINYMIM
+from experiments.cifar10_tinyvit import run as tinyvit
 from limbeck.methods import PerMethodOptions
-from limbeck.models.options import TeacherOptions
+from limbeck.models.build import build_student
+from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes.networks import method_class
 from tests.fakes import FakeEncoder
 
@@ -25,3 +27,11 @@ def test_every_arm_builds_its_method(name):
     method = kind(options, student.facts, teacher.facts if options.needs_teacher else None)
     assert bool(method.teacher_taps) is options.needs_teacher
     TeacherOptions(source="timm:vit_tiny", **arm.teacher)
+
+
+def test_soft_labels_by_classes_and_views():
+    stores = [arm.store for arm in tinyvit.ARMS.values() if arm.store]
+    assert stores == [(k, e) for e in (1, 5, 20) for k in (1, 3, 10)]
+    assert max(e for _, e in stores) == tinyvit.EPOCHS  # no view is seen twice
+    facts = build_student(StudentOptions(name=tinyvit.STUDENT), seed=0).facts
+    assert facts.img_size == (32, 32) and facts.depth == 6
