@@ -40,7 +40,7 @@ from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes.probes import CropEvalOptions, ProbeOptions
 
 STUDENT = "tiny_vit_5m:img_size=32:embed_dims=32-64-80-160:depths=1-1-3-1:head_dim=16"
-NUM_IMAGES = 4000
+NUM_IMAGES = 2500
 EPOCHS = 20
 BATCH_SIZE = 100
 AT_THE_END = 1_000_000  # probe_every: once, with the last step
