@@ -1,6 +1,7 @@
 """One candidate: written down at once, not trained again, its start cut from its parent."""
 
 import json
+import shutil
 
 import pytest
 
@@ -33,11 +34,21 @@ def test_a_candidate_and_its_child(trials, tmp_path):
 
     child = Candidate("a", StudentOptions(name=SEED.replace("depth=2", "depth=1")), 1, "depth")
     trials.train_and_score(child, seed)
-    start = load_student(tmp_path / "starts" / "a_0").model.blocks[0].mlp.fc1.weight
-    assert start.equal(load_student(tmp_path / "seed_0").model.blocks[0].mlp.fc1.weight)
+    start = load_student(tmp_path / "starts" / "a_0").model.blocks[0].attn.qkv.weight
+    assert start.equal(load_student(tmp_path / "seed_0").model.blocks[0].attn.qkv.weight)
     trained = load_student(tmp_path / "a_0")
     assert trained.facts.depth == 1
-    assert not trained.model.blocks[0].mlp.fc1.weight.equal(start)
+    assert not trained.model.blocks[0].attn.qkv.weight.equal(start)
+
+
+def test_a_start_that_another_search_left_is_not_taken(trials, tmp_path):
+    seed = Candidate(SEED_NAME, StudentOptions(name=SEED), 0, SEED_NAME)
+    trials.train_and_score(seed, None)
+    left = tmp_path / "starts" / "a_0"
+    shutil.copytree(tmp_path / "seed_0", left)  # of another shape
+    child = Candidate("a", StudentOptions(name=SEED.replace("depth=2", "depth=1")), 1, "depth")
+    trials.train_and_score(child, seed)
+    assert load_student(left).facts.depth == load_student(tmp_path / "a_0").facts.depth == 1
 
 
 def test_a_training_that_breaks_off_is_written_down_and_not_repeated(trials, tmp_path, monkeypatch):
