@@ -82,7 +82,9 @@ def refused(config, images_or_none=None):
             {
                 "method": "relation",
                 "sparse_logit": SparseLogitOptions(),
-                "student": StudentOptions(name="vit_tiny:img_size=32:embed_dim=44:num_heads=2"),
+                "student": StudentOptions(
+                    name="tiny_vit_5m:img_size=32:embed_dims=12-12-18-30:depths=1-1-1-1:head_dim=6"
+                ),
             },
             "class probabilities",
         ),
