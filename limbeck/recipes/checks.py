@@ -142,9 +142,13 @@ def check_needs_teacher(
     if targets.source is not None and not options.needs_teacher:
         raise UserError(f"The method {method} has no teacher; leave --targets out.")
     if options.needs_teacher and teacher.source is None and targets.source is None:
+        example = (
+            "regnety_160.deit_in1k" if options.trains_classifier else "vit_base_patch16_224.mae"
+        )
         raise UserError(
-            f"The method {method} needs a teacher; name one, such as "
-            "--teacher timm:vit_base_patch16_224.mae or --teacher path/to/weights.safetensors."
+            f"The method {method} needs a teacher; name one, such as --teacher timm:{example} or "
+            "--teacher path/to/weights.safetensors; limbeck distill and search also take stored "
+            "answers, --targets STORE."
         )
     if not options.needs_teacher and teacher.source is not None:
         raise UserError(f"The method {method} has no teacher; leave --teacher out.")

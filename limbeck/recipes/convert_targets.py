@@ -31,9 +31,9 @@ class ConvertTargetsConfig:
     limbeck distill --targets then makes the released views again, from the seeds of the records.
     """
 
-    source: Annotated[str, tyro.conf.Positional] = ""
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RELEASED")] = ""
     """The folder that holds logits_top100_epoch0 and so on."""
-    out: Annotated[str, tyro.conf.Positional] = ""
+    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")] = ""
     """The store: a folder, or an address such as s3://bucket/store."""
     num_classes: Annotated[
         Annotated[int, pydantic.Field(gt=1)] | None, tyro.conf.arg(aliases=["--classes"])

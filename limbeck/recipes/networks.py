@@ -98,6 +98,10 @@ def build_networks(
             f"The method {config.method} compares the images of a micro-batch with each other, so "
             "train.accumulate_steps would change what it learns; leave it out."
         )
+    if reader is not None and teacher is not None:
+        teacher.check(
+            method
+        )  # that the store is of another kind says more than that heads do not fit
     fit_heads(student, method)
     _check_drop_path(options, student.facts, method.student_taps, "student")
     if teacher is not None:

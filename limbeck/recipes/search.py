@@ -38,7 +38,11 @@ log = logging.getLogger("limbeck")
 __all__ = ["LimitOptions", "SearchConfig", "check", "report", "search"]
 
 AT_THE_END = 1_000_000_000  # probe_every: with the last step only
-UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "ms": 1.0}
+COUNTS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
+LIMITS = {
+    "params": ("params", COUNTS), "macs": ("macs", COUNTS), "latency": ("latency_ms", {"ms": 1.0}),
+}  # fmt: skip
+"""Options of ``LimitOptions``: the cost that each is of, and its units. The dear one last."""
 PositiveInt = Annotated[int, pydantic.Field(gt=0)]
 
 
@@ -122,15 +126,11 @@ def check(config: SearchConfig) -> None:
             "student.weights bring a shape that can't be contracted by name; name the seed's shape "
             "by --student, and let candidates start from its training with --inherit."
         )
-    limits = {"params": ("", "K", "M", "G"), "macs": ("", "K", "M", "G"), "latency": ("ms",)}
-    stated = [name for name in limits if getattr(config.limits, name)]
-    if not stated:
+    if not _stated(config.limits):
         raise UserError(
             "A search needs a limit: --limits.params 5M, --limits.macs 1G, --limits.latency 8ms, "
             "or parts of the seed's, such as --limits.latency 50%."
         )
-    for name in stated:
-        read_limit(getattr(config.limits, name), name, limits[name])
 
 
 def training(config: SearchConfig, **changes: Any) -> distillation.DistillConfig:
@@ -139,14 +139,15 @@ def training(config: SearchConfig, **changes: Any) -> distillation.DistillConfig
     return distillation.DistillConfig(**{name: getattr(config, name) for name in shared} | changes)
 
 
-def read_limit(text: str, name: str, units: tuple[str, ...]) -> tuple[float, bool]:
+def read_limit(text: str, name: str) -> tuple[float, bool]:
     """(value, whether it is a part of the seed's) of "5.4M", "8ms" or "50%"; raises UserError."""
+    _, units = LIMITS[name]
     found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+) ?(\w*|%)", text.strip())
     if found is None or found[2] not in (*units, "%") or float(found[1]) <= 0:
         known = ", ".join(f"5{unit}" for unit in units)
         raise UserError(f"--limits.{name} {text}: write it as {known}, or as 50% of the seed's.")
     if found[2] != "%":
-        return float(found[1]) * UNITS[found[2]], False
+        return float(found[1]) * units[found[2]], False
     if float(found[1]) >= 100:
         raise UserError(f"--limits.{name} {text} is no smaller than the seed; lower it.")
     return float(found[1]) / 100, True
@@ -217,12 +218,17 @@ def _check_factors(config: SearchConfig, seed: StudentOptions) -> None:
         checks.check_choice(factor, factors_of(seed), f"factor of {seed.name}")
 
 
+def _stated(limits: LimitOptions) -> dict[str, tuple[float, bool]]:
+    """What ``read_limit`` reads of each limit that is stated, by name of cost."""
+    return {
+        cost: read_limit(text, name)
+        for name, (cost, _) in LIMITS.items()
+        if (text := getattr(limits, name))
+    }
+
+
 def _resolve(limits: LimitOptions, seed: StudentOptions, cost: MeasureCost) -> dict[str, float]:
-    """The limits by name of cost, the dear one last."""
-    found = {}
-    for name, unit in (("params", ""), ("macs", ""), ("latency", "ms")):
-        if text := getattr(limits, name):
-            key = f"{name}_ms" if unit else name
-            value, is_part = read_limit(text, name, tuple(UNITS))
-            found[key] = value * cost(seed, key) if is_part else value
-    return found
+    return {
+        name: value * cost(seed, name) if is_part else value
+        for name, (value, is_part) in _stated(limits).items()
+    }

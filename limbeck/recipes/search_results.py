@@ -112,7 +112,10 @@ def verdict(found: Search) -> str:
         f"(the seed {100 * seed.score:.1f} %); {saved}."
     ]
     if baseline is None:
-        lines.append("Width alone does not meet the limits, so there is nothing to compare with.")
+        lines.append(
+            "Width alone does not meet the limits, or its training failed, so there is nothing to "
+            "compare with."
+        )
     elif baseline is winner:
         lines.append("No other factor beat width alone, which is the winner.")
     else:

@@ -13,7 +13,7 @@ from typing import Any
 from limbeck.config import read_json
 from limbeck.engine.checkpoint import write_json
 from limbeck.models.build import build_student
-from limbeck.models.finished import is_finished_student, load_student, save_student
+from limbeck.models.finished import load_student, save_student
 from limbeck.models.inherit import inherit
 from limbeck.models.options import StudentOptions
 from limbeck.recipes.distill import distill
@@ -84,11 +84,12 @@ class Trials:
         )
 
     def _cut(self, candidate: Candidate, parent: Candidate, index: int) -> Path:
-        """The folder of a candidate's start: its parent's weights, cut to its shape."""
+        """The folder of a candidate's start: its parent's weights, cut to its shape.
+
+        Cut again each time, which gives the same: one that lies there may be a replaced search's.
+        """
         folder = self.config.out / "starts" / f"{candidate.name}_{self.config.seed + index}"
-        if not is_finished_student(folder):
-            source = load_student(self.folder(parent, index))
-            child = build_student(candidate.shape, seed=self.config.seed + index)
-            fresh = inherit(child, source)
-            save_student(child, folder, {"cut_from": parent.name, "fresh": fresh})
+        child = build_student(candidate.shape, seed=self.config.seed + index)
+        fresh = inherit(child, load_student(self.folder(parent, index)))
+        save_student(child, folder, {"cut_from": parent.name, "fresh": fresh})
         return folder

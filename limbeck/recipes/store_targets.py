@@ -72,6 +72,7 @@ class Stored:
     """What a call of ``store_targets`` left behind."""
 
     address: str
+    method: str
     num_images: int
     num_new: int
     skipped: dict[str, str]
@@ -181,7 +182,7 @@ def _store(
         log.info(job.forecast(left).sentence())
     if left:
         job.write(left)
-    return Stored(config.out, len(images.whole), num_left, dict(skipped.reasons))
+    return Stored(config.out, config.method, len(images.whole), num_left, dict(skipped.reasons))
 
 
 def _check(
@@ -218,7 +219,8 @@ def report(stored: Stored | Checked) -> str:
     lines = [
         f"The targets of {stored.num_images:,} images are in {stored.address} "
         f"({stored.num_new:,} of them new).",
-        f"Train from it:  limbeck distill --targets {store} --data IMAGES (and the same views)",
+        f"Train from it:  limbeck distill --method {stored.method} --targets {store} --data IMAGES "
+        "(and the same student, crop and method options)",
         f"Look into it:   limbeck inspect {store}",
     ]
     if stored.skipped:

@@ -1,6 +1,7 @@
 """One candidate: written down at once, not trained again, its start cut from its parent."""
 
 import json
+import shutil
 
 import pytest
 

@@ -94,7 +94,7 @@ def test_a_teacher_without_classifier_is_sent_to_fine_tuning(images, teacher, tm
 
 
 def test_the_last_words_are_the_next_command():
-    said = report(Stored("my store", 12, 5, {"bad.png": "cut off"}))
+    said = report(Stored("my store", "feature", 12, 5, {"bad.png": "cut off"}))
     assert "The targets of 12 images are in my store (5 of them new)." in said
     assert "1 images could not be read" in said
-    assert "limbeck distill --targets 'my store'" in said
+    assert "limbeck distill --method feature --targets 'my store'" in said

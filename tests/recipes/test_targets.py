@@ -78,8 +78,18 @@ def refused(config, images_or_none=None):
             "img_size is 64 here and 32 in the store",
         ),
         ({"method": "relation", "sparse_logit": SparseLogitOptions()}, "class probabilities"),
+        (
+            {
+                "method": "relation",
+                "sparse_logit": SparseLogitOptions(),
+                "student": StudentOptions(
+                    name="tiny_vit_5m:img_size=32:embed_dims=12-12-18-30:depths=1-1-1-1:head_dim=6"
+                ),
+            },
+            "class probabilities",
+        ),
     ],
-    ids=["crop", "erasing", "size", "method"],
+    ids=["crop", "erasing", "size", "method", "method, before heads that do not fit"],
 )
 def test_other_views_or_another_method(store, images, tmp_path, changes, said):
     assert said in refused(train_config(images, tmp_path / "run", store, **changes))

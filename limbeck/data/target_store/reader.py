@@ -215,8 +215,15 @@ def survey_store(address: str) -> Survey:
     names = place.sizes()
     if MANIFEST not in names:
         parts = [name for name in names if name.startswith("part-")]
-        why = f"{MANIFEST} is missing; restore it from a copy" if parts else "there is no store"
-        raise UserError(f"{place.address}: {why}, or write one with limbeck store-targets.")
+        if parts:
+            raise UserError(
+                f"{place.address}: {MANIFEST} is missing; restore it from a copy, or write another "
+                "store with limbeck store-targets."
+            )
+        raise UserError(
+            f"{place.address}: there is no store (no {MANIFEST}); check the path, or write one "
+            "with limbeck store-targets."
+        )
     manifest = read_manifest(place.read_all([MANIFEST])[0], place.address)
     records, problems = survey(place, manifest)
     unfinished = manifest.num_parts - sum(key.fill == 0 for key in records)
