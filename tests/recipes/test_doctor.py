@@ -52,7 +52,9 @@ def test_good_images_and_a_forecast(images, teacher, tmp_path):
 def test_without_a_teacher_only_the_images(unlabelled, tmp_path):
     found = doctor(config_of(unlabelled, tmp_path))
     assert found.forecast is None
-    assert report(found).endswith("The images are ready; add --teacher to try a step.")
+    assert report(found).endswith(
+        "The images are ready; add --teacher (or --targets) to try a step."
+    )
     assert any("images are few" in text for text in found.warnings)
 
 

@@ -42,7 +42,7 @@ def convert(layout, source, out):
     index_of = find_images(source, list(layout.keys(0)), None)
     places = find_records(layout, index_of, len(source))
     data = DataOptions(root="photos")
-    assert Conversion(layout, source, data, places, "clip").write(str(out)) == len(source)
+    assert Conversion(layout, source, data, places, "clip", "names").write(str(out)) == len(source)
     return TargetReader(str(out))
 
 

@@ -54,9 +54,18 @@ class Manifest:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What can't differ within one store: plain data, as read back from JSON."""
+        """What can't differ within one store: plain data, as read back from JSON.
+
+        Of the teacher what it computes, wherever its weights lie; where their hash is not known,
+        their source stands for them.
+        """
         names = ("format_version", "kind", "params", "arrays", "teacher", "recipe", "num_views")
-        return json.loads(json.dumps({name: getattr(self, name) for name in names}))
+        own = {name: getattr(self, name) for name in names}
+        facts = dict(self.teacher.get("facts", {}))
+        origin = facts.pop("origin", {})
+        weights = origin.get("weight_hash") or origin.get("source")
+        own["teacher"] = self.teacher | {"facts": facts, "weights": weights}
+        return json.loads(json.dumps(own))
 
     @property
     def bytes_per_record(self) -> int:
