@@ -275,7 +275,7 @@ def _describe_teacher(nets: Networks) -> str:
         return describe(nets.live_teacher.encoder)
     if nets.reader is None:
         return "none"
-    source = nets.reader.manifest.teacher["facts"]["origin"].get("source", "not known")
+    source = nets.reader.manifest.teacher["facts"]["origin"].get("source", "a teacher")
     return f"none in memory: stored answers of {source} to {len(nets.reader):,} images"
 
 

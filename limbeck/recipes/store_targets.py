@@ -25,6 +25,7 @@ from limbeck.recipes.distill import check as check_distill
 if TYPE_CHECKING:
     from limbeck.data.target_store import Manifest
     from limbeck.engine.distributed import Ranks
+    from limbeck.methods.teacher import Teacher
     from limbeck.recipes.images import Images
     from limbeck.recipes.networks import Networks
     from limbeck.recipes.target_check import Checked
@@ -139,7 +140,11 @@ def _store(
         kind=targets.kind,
         params=targets.params,
         arrays=targets.arrays,
-        teacher={"facts": asdict(teacher.facts), "precision": config.teacher.precision},
+        teacher={
+            "facts": asdict(teacher.facts),
+            "precision": config.teacher.precision,
+            "weights": _weights_of(teacher) or config.teacher.source,
+        },
         recipe=view_recipe(views, student, config.seed),
         num_views=config.store.num_views,
         num_parts=1,
@@ -188,6 +193,14 @@ def _store(
     if left:
         job.write(left)
     return Stored(config.out, len(images.whole), num_left, dict(skipped.reasons))
+
+
+def _weights_of(teacher: Teacher) -> str | None:
+    """The hash of a teacher's weights, also of one that does not state it; None without any."""
+    from limbeck.models.finished import weight_hash
+
+    tensors = teacher.encoder.state_dict()
+    return teacher.facts.origin.get("weight_hash") or (weight_hash(tensors) if tensors else None)
 
 
 def _check(

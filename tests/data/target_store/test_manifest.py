@@ -31,7 +31,9 @@ def test_a_teacher_is_what_it_computes_wherever_it_lies():
         'teacher.weights is "34" there and "12" here'
     ]
     assert differences(of({"mean": [0.4] * 3}, source="a/run", weight_hash="12"), here)
-    # Without a known hash the source stands for the weights.
+    # One that states no hash of its own is told by the one that the store has of it.
+    own = [other(teacher={"facts": {"origin": {}}, "weights": weights}) for weights in "ab"]
+    assert differences(*own) == ['teacher.weights is "a" there and "b" here']
     assert differences(of(source="own:Teacher"), of(source="own:Other"))
 
 
