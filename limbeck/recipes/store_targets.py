@@ -126,6 +126,7 @@ def _store(
     from limbeck.data.target_store.parts import num_parts_for
     from limbeck.data.target_store.place import check_room
     from limbeck.data.target_store.writer import open_writer
+    from limbeck.engine.distributed import gather
     from limbeck.methods.targets import plan_targets
     from limbeck.recipes.lineage import versions
     from limbeck.recipes.storing import Job
@@ -190,6 +191,7 @@ def _store(
         forecast = job.forecast(left)
         log.info(forecast.sentence())
         check_room(writer.place, forecast.num_bytes, "The targets", "choose another --out")
+    gather(None)  # No rank writes while another still looks at what is there.
     if left:
         job.write(left)
     return Stored(config.out, len(images.whole), num_left, dict(skipped.reasons))

@@ -136,6 +136,18 @@ def test_images_without_any_fingerprint_are_refused(store, images, tmp_path):
     assert any(key in said for key in marked)
 
 
+def test_fingerprints_of_held_out_images_are_compared_too(store, images, tmp_path, monkeypatch):
+    seen = []
+
+    def compare(reader, source, *rest):
+        seen.append({source.key(index) for index in range(len(source))})
+        raise UserError("seen")
+
+    monkeypatch.setattr(targets, "check_pixels", compare)
+    assert refused(train_config(images, tmp_path / "run", store)) == "seen"
+    assert len(seen[0]) == 48
+
+
 def test_a_teacher_that_was_moved_is_the_same(store, images, classifier, tmp_path):
     shutil.copytree(classifier, tmp_path / "moved")
     before = snapshot(store)
