@@ -1,7 +1,8 @@
 """All views of chosen images, for whoever looks at each of them once."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,7 +84,7 @@ def view_fingerprint(
     img_size: int,
     seed: int,
 ) -> str:
-    """32 hex digits of a view's pixels, as the student gets them, and of the box to be erased.
+    """32 hex digits of a view's pixels, as the student gets them, of the box and its noise.
 
     ``seed`` is the view's own. Raises BadImage where the image can't be read.
     """
@@ -91,4 +92,32 @@ def view_fingerprint(
     made = make(make.decode(source.read(index).data, data.max_image_pixels), seed)
     digest = blake2b(made.student.numpy().tobytes(), digest_size=16)
     digest.update(np.array(made.erase_box, dtype="<i8").tobytes())
+    _, _, height, width = made.erase_box
+    if height:  # the teacher may have seen it
+        digest.update(make.draw_noise(made.noise_seed, (3, height, width)).astype("<f4").tobytes())
     return digest.hexdigest()
+
+
+def view_fingerprints(
+    source: Source,
+    chosen: Iterable[tuple[int, int]],
+    seed_of: Callable[[int, int], int],
+    *,
+    data: DataOptions,
+    views: ViewOptions | ReleasedViews,
+    img_size: int,
+) -> list[dict[str, Any]]:
+    """What a part of a store says of chosen (index, view): "key", "view" and "pixels" of each.
+
+    ``seed_of`` gives their seeds. An image that can't be read has none.
+    """
+    found = []
+    for index, view in chosen:
+        try:
+            pixels = view_fingerprint(
+                source, index, data=data, views=views, img_size=img_size, seed=seed_of(index, view)
+            )
+        except BadImage:
+            continue  # whoever trains is told what is wrong with it
+        found.append({"key": source.key(index), "view": view, "pixels": pixels})
+    return found

@@ -12,7 +12,7 @@ from limbeck.data.target_store import ArraySpec
 from limbeck.errors import NotFiniteError, UserError
 from limbeck.methods.method import Method
 from limbeck.methods.targets import Targets
-from limbeck.methods.teacher import Teacher
+from limbeck.methods.teacher import Precision, Teacher
 from limbeck.models.encoder import EncoderFacts
 from limbeck.ops.label_codes import LabelCodec
 from limbeck.ops.soft_labels import top_k
@@ -32,6 +32,9 @@ class ProbTargets(Targets):
 
     kind: ClassVar[str] = "probs"
     options: ClassVar[tuple[str, ...]] = ("top_k",)
+    # Codes are 0.2 % apart. Of a ViT-Ti of random weights with logits of deviation 6 the largest
+    # distance to fp32 was 0.007 in fp16 and 0.065 in bf16, the median 0.003 and 0.04.
+    usual_distance: ClassVar[dict[Precision, float]] = {"fp32": 0.005, "fp16": 0.02, "bf16": 0.08}
 
     def __init__(self, top_k: int, teacher: EncoderFacts, shown: dict[str, Any]) -> None:
         self.codec = LabelCodec(top_k, teacher.num_classes)

@@ -36,6 +36,9 @@ class Targets(ABC):
     kind: ClassVar[str]
     options: ClassVar[tuple[str, ...]]
     """Those of ``OPTIONS_OF_KINDS`` that it heeds."""
+    usual_distance: ClassVar[dict[Precision, float]]
+    """Precision of the teacher -> the ``distance`` that rounding may explain: that of what is
+    stored, and of another batch, library or machine."""
 
     @classmethod
     @abstractmethod

@@ -104,7 +104,9 @@ def convert_targets(config: ConvertTargetsConfig) -> Converted:
     keys = list(released.keys(0))
     index_of = find_images(source, keys, config.keys)
     places = find_records(released, index_of, len(source))
-    conversion = Conversion(released, source, config.data, places, config.teacher or UNKNOWN)
+    conversion = Conversion(
+        released, source, config.data, places, config.teacher or UNKNOWN, config.keys or "names"
+    )
     num_new = conversion.write(config.out)
     return Converted(
         address=config.out,

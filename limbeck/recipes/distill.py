@@ -133,7 +133,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     # What does not fit together is told before the folder belongs to this run.
     distiller = Distiller(student, nets.method, nets.teacher)
     check_labels(nets, images.train.classes)
-    stored = nets.reader and locate(nets.reader, config, nets, images.train)
+    stored = nets.reader and locate(nets.reader, config, nets, images)
     run = open_run(config.out, *identity, overwrite=config.overwrite)
     if run.is_finished:
         log.info("%s is finished already; nothing to do.", run.dir)

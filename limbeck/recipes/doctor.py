@@ -76,9 +76,13 @@ class Diagnosis:
 
 
 def doctor(config: DoctorConfig) -> Diagnosis:
-    """Scan every image and, where a teacher is named or none is needed, try a step."""
+    """Scan every image and, where a teacher is named or none is needed, try a step.
+
+    A store in the teacher's place is read whole, and compared with these images.
+    """
     check_all_but_teacher(config)
-    tries_step = config.teacher.source is not None or not _needs_teacher(config)
+    is_taught = config.teacher.source is not None or config.targets.source is not None
+    tries_step = is_taught or not _needs_teacher(config)
     if tries_step:
         check(config)
     from limbeck.data.scan import scan
@@ -191,7 +195,9 @@ def try_step(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     from limbeck.methods.distiller import Distiller
     from limbeck.methods.teacher import autocast
     from limbeck.recipes.distill import train_stream
+    from limbeck.recipes.networks import check_labels
     from limbeck.recipes.steps import resolve
+    from limbeck.recipes.targets import locate
 
     facts = nets.student.facts
     resolved = resolve(
@@ -204,8 +210,10 @@ def try_step(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
         data=replace(config.data, num_workers=0),
     )
     skipped = SkippedLog(None, len(images.train), max_bad_ratio=1.0)
-    stream = train_stream(small, images, nets, ranks, skipped, 0, NUM_STEPS)
     distiller = Distiller(nets.student, nets.method, nets.teacher).to(ranks.device).train()
+    check_labels(nets, images.train.classes)
+    stored = nets.reader and locate(nets.reader, config, nets, images)
+    stream = train_stream(small, images, nets, ranks, skipped, 0, NUM_STEPS, stored=stored)
     idle = _memory_in_use(ranks)
     data_times, step_times = [], []
     losses: dict[str, float] = {}
@@ -244,7 +252,7 @@ def try_step(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
         disk=4 * trained * copies + 200 * resolved.total_steps,
         disk_free=shutil.disk_usage(exists).free,
         can_write=os.access(exists, os.W_OK),
-        teacher=describe(nets.teacher.encoder) if nets.teacher else "none",
+        teacher=_describe_teacher(nets),
         student=describe(nets.student),
         losses=losses,
     )
@@ -260,6 +268,15 @@ def describe(encoder: Encoder) -> str:
         f"{heads} heads, {facts.img_size[0]} px, "
         f"{sum(each.numel() for each in encoder.parameters()) / 1e6:.1f} M parameters"
     )
+
+
+def _describe_teacher(nets: Networks) -> str:
+    if nets.live_teacher is not None:
+        return describe(nets.live_teacher.encoder)
+    if nets.reader is None:
+        return "none"
+    source = nets.reader.manifest.teacher["facts"]["origin"].get("source", "a teacher")
+    return f"none in memory: stored answers of {source} to {len(nets.reader):,} images"
 
 
 def _memory_in_use(ranks: Ranks) -> int:
@@ -326,7 +343,11 @@ def report(diagnosis: Diagnosis) -> str:
     lines += [f"WARNING     {text}" for text in diagnosis.warnings]
     lines += [f"PROBLEM     {text}" for text in diagnosis.problems]
     if not diagnosis.problems:
-        lines.append("Ready." if forecast else "The images are ready; add --teacher to try a step.")
+        lines.append(
+            "Ready."
+            if forecast
+            else "The images are ready; add --teacher (or --targets) to try a step."
+        )
     return "\n".join(lines)
 
 

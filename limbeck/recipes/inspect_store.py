@@ -65,7 +65,7 @@ def report(found: StoreInspection) -> str:
         )
         + f": {manifest.bytes_per_record:,} bytes",
         "teacher": f"{origin.get('source', 'not known')}, {facts.get('num_classes', 0):,} classes, "
-        f"weights {origin.get('weight_hash') or 'without a known hash'}, "
+        f"weights {manifest.identity['teacher']['weights'] or 'without a known hash'}, "
         f"{manifest.teacher.get('precision', 'precision not known')}",
         "pixels": f"teacher's mean {_words(facts.get('mean'))}, std {_words(facts.get('std'))}",
         "views": f"{manifest.num_views:,} {views}",

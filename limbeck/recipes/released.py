@@ -17,11 +17,11 @@ from limbeck.data.options import DataOptions, ReleasedViews
 from limbeck.data.released_keys import indices_by_name, indices_by_position
 from limbeck.data.released_logits import ReleasedLogits, soft_labels
 from limbeck.data.released_views import FRAME
-from limbeck.data.source import BadImage, Source
+from limbeck.data.source import Source
 from limbeck.data.target_store import ArraySpec, Manifest
-from limbeck.data.target_store.parts import key_hashes, num_parts_for
+from limbeck.data.target_store.parts import choose_views, key_hashes, num_parts_for
 from limbeck.data.target_store.writer import open_writer
-from limbeck.data.view_batches import view_fingerprint
+from limbeck.data.view_batches import view_fingerprints
 from limbeck.errors import UserError
 from limbeck.methods.soft_targets import RECORDS, ProbTargets
 from limbeck.models.encoder import EncoderFacts
@@ -82,11 +82,22 @@ class Conversion:
     data: DataOptions
     places: np.ndarray
     teacher: str
+    keys: str
+    """What the keys were taken for."""
 
     def write(self, address: str) -> int:
         """Write what the store lacks, part by part; returns the number of images."""
-        writer = open_writer(address, self._manifest())
+        manifest = self._manifest()
+        writer = open_writer(address, manifest)
         left = writer.missing(self.source.key(index) for index in range(len(self.source)))
+        begun_with, own = writer.manifest.data, manifest.data
+        names = ("released_fingerprint", "keys")  # the layout tells no teacher to compare
+        if left and any(begun_with.get(name) != own[name] for name in names):
+            raise UserError(
+                f"{address} was begun with other soft labels ({begun_with.get('converted_from')}, "
+                f"keys taken for {begun_with.get('keys')}); go on with those, or choose another "
+                "place."
+            )
         num_new, told = 0, time.monotonic()
         for number, (part, indices) in enumerate(left.items(), 1):
             is_whole = (self.places[:, indices] >= 0).all(axis=0)
@@ -96,7 +107,7 @@ class Conversion:
                 key_hashes(self.source.key(index) for index in whole),
                 self._arrays(whole),
                 skipped={self.source.key(i): self._lack(i) for i in indices[~is_whole]},
-                fingerprints=self._fingerprints(whole),
+                fingerprints=self._fingerprints(whole, writer.manifest.num_parts),
             )
             num_new += len(whole)
             if time.monotonic() - told > REPORT_EVERY:
@@ -141,6 +152,8 @@ class Conversion:
                 "classes": list(self.source.classes),
                 "fingerprint": data_fingerprint(self.source),
                 "converted_from": str(self.released.root),
+                "released_fingerprint": self.released.fingerprint(),
+                "keys": self.keys,
             },
             versions=versions(),
         )
@@ -164,19 +177,15 @@ class Conversion:
             return "the released set has no record of it"
         return f"the released set has no record of it in epoch {lacking[0]}"
 
-    def _fingerprints(self, indices: np.ndarray) -> list[dict[str, Any]]:
-        """Of the first image's first view and of the last image's last one, made here and now."""
-        last = self.released.num_views - 1
-        chosen = {(int(indices[0]), 0), (int(indices[-1]), last)} if len(indices) else set()
-        made = []
-        for index, view in sorted(chosen):
-            records = self.released.read(view, self.places[view, [index]])
-            try:
-                pixels = view_fingerprint(
-                    self.source, index, data=self.data, views=ReleasedViews(),
-                    img_size=FRAME, seed=int(records.view_seeds[0]),
-                )  # fmt: skip
-            except BadImage:
-                continue  # whoever trains is told what is wrong with it
-            made.append({"key": self.source.key(index), "view": view, "pixels": pixels})
-        return made
+    def _fingerprints(self, indices: np.ndarray, num_parts: int) -> list[dict[str, Any]]:
+        chosen = choose_views(len(indices), self.released.num_views, num_parts)
+        return view_fingerprints(
+            self.source,
+            [(int(indices[place]), view) for place, view in chosen],
+            lambda index, view: int(
+                self.released.read(view, self.places[view, [index]]).view_seeds[0]
+            ),
+            data=self.data,
+            views=ReleasedViews(),
+            img_size=FRAME,
+        )

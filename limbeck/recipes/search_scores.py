@@ -57,6 +57,13 @@ class Scorer:
         else:
             self.name = "top1" if self._has_labels_of_teacher() else "agreement"
             if self.name == "agreement" and nets.reader is not None:
+                if config.data.eval_root:
+                    # Its images may have the names of others, for whom the store's answers are.
+                    raise UserError(
+                        f"The store has no targets of the images of {config.data.eval_root}, so "
+                        "candidates can't be scored on them; leave --data.eval-root out, or name "
+                        "images that are labelled with the teacher's classes."
+                    )
                 seed = nets.reader.manifest.recipe["seed"]
                 self.stored = LocatedTargets(nets.reader, images.holdout, seed)
                 check_coverage(self.stored, images.holdout)

@@ -25,6 +25,7 @@ from limbeck.recipes.distill import check as check_distill
 if TYPE_CHECKING:
     from limbeck.data.target_store import Manifest
     from limbeck.engine.distributed import Ranks
+    from limbeck.methods.teacher import Teacher
     from limbeck.recipes.images import Images
     from limbeck.recipes.networks import Networks
     from limbeck.recipes.target_check import Checked
@@ -53,9 +54,10 @@ class StoreTargetsConfig(PerMethodOptions):
     The other options are those of the store. Exits with 1 where it finds problems."""
     num_checked: Annotated[int, pydantic.Field(gt=0)] = 256
     """Views that the teacher answers again for --check."""
-    max_distance: Annotated[float, pydantic.Field(gt=0)] = 0.05
+    max_distance: Annotated[float, pydantic.Field(gt=0)] | None = None
     """--check fails where more than one in a hundred answers are further from the stored ones: half
-    of sum |p - q| of class probabilities, the relative error of tokens."""
+    of sum |p - q| of class probabilities (0.005 if not given; 0.08 of a bf16 teacher, 0.02 of
+    fp16), the relative error of tokens (0.01; 0.03, 0.015)."""
     method_options: tuple[str, ...] = ()
     """Options of your own method, such as beta=2.0 (values as in TOML)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -103,15 +105,16 @@ def store_targets(config: StoreTargetsConfig) -> Stored | Checked:
     """Write the store, or what is left of it; or check it.
 
     Raises UserError for bad input and for a store that was begun otherwise, RunError where writing
-    fails; what is finished is kept.
+    fails, and Interrupted when asked to stop (at once); what is finished is kept.
     """
     check(config)
     from limbeck.data.loader import lost_workers_explained
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import open_images
     from limbeck.recipes.networks import build_networks
+    from limbeck.recipes.storing import stop_explained
 
-    with ranks_session(config.device) as ranks, lost_workers_explained():
+    with ranks_session(config.device) as ranks, stop_explained(), lost_workers_explained():
         images = open_images(config.data)
         return _store(config, images, build_networks(as_distill(config), ranks.device), ranks)
 
@@ -122,11 +125,13 @@ def _store(
     from limbeck.data.skipped import SkippedLog
     from limbeck.data.target_store import Manifest
     from limbeck.data.target_store.parts import num_parts_for
+    from limbeck.data.target_store.place import check_room
     from limbeck.data.target_store.writer import open_writer
+    from limbeck.engine.distributed import gather
     from limbeck.methods.targets import plan_targets
     from limbeck.recipes.lineage import versions
     from limbeck.recipes.storing import Job
-    from limbeck.recipes.targets import the_view, view_recipe
+    from limbeck.recipes.targets import check_before_writing, the_view, view_recipe
 
     teacher, student = nets.live_teacher, nets.student.facts
     if teacher is None:
@@ -137,7 +142,11 @@ def _store(
         kind=targets.kind,
         params=targets.params,
         arrays=targets.arrays,
-        teacher={"facts": asdict(teacher.facts), "precision": config.teacher.precision},
+        teacher={
+            "facts": asdict(teacher.facts),
+            "precision": config.teacher.precision,
+            "weights": _weights_of(teacher) or config.teacher.source,
+        },
         recipe=view_recipe(views, student, config.seed),
         num_views=config.store.num_views,
         num_parts=1,
@@ -179,10 +188,22 @@ def _store(
             "--resume to fill them in."
         )
     if num_left:
-        log.info(job.forecast(left).sentence())
+        check_before_writing(writer, images.whole, config.data, views, student.img_size[0])
+        forecast = job.forecast(left)
+        log.info(forecast.sentence())
+        check_room(writer.place, forecast.num_bytes, "The targets", "choose another --out")
+    gather(None)  # No rank writes while another still looks at what is there.
     if left:
         job.write(left)
     return Stored(config.out, config.method, len(images.whole), num_left, dict(skipped.reasons))
+
+
+def _weights_of(teacher: Teacher) -> str | None:
+    """The hash of a teacher's weights, also of one that does not state it; None without any."""
+    from limbeck.models.finished import weight_hash
+
+    tensors = teacher.encoder.state_dict()
+    return teacher.facts.origin.get("weight_hash") or (weight_hash(tensors) if tensors else None)
 
 
 def _check(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from statistics import median
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -17,11 +21,12 @@ from limbeck.data.loader import workers_for
 from limbeck.data.options import DataOptions, ViewOptions
 from limbeck.data.skipped import SkippedLog
 from limbeck.data.source import Source
-from limbeck.data.target_store.parts import key_hashes
+from limbeck.data.target_store.parts import choose_views, key_hashes
 from limbeck.data.target_store.writer import StoreWriter
-from limbeck.data.view_batches import view_batches, view_fingerprint
+from limbeck.data.view_batches import view_batches, view_fingerprints
 from limbeck.data.views import view_seed
 from limbeck.engine.distributed import Ranks
+from limbeck.engine.loop import Interrupted
 from limbeck.methods.method import Method
 from limbeck.methods.targets import Targets
 from limbeck.methods.teacher import Teacher
@@ -36,6 +41,34 @@ REPORT_EVERY = 30.0  # seconds
 
 Request = tuple[range, list[int]]
 """View numbers, and indices of images."""
+
+
+@contextmanager
+def stop_explained() -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM, which end the work at once, into Interrupted with what is kept."""
+    numbers = [signal.SIGINT]  # of the signal that came last
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        numbers.append(signal.Signals(number))
+        # No Exception: what reads images or remote files takes those for its own.
+        raise KeyboardInterrupt
+
+    # Python lets only the main thread set handlers.
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if is_main else None
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        name = "Ctrl-C" if numbers[-1] == signal.SIGINT else numbers[-1].name
+        raise Interrupted(
+            f"Stopped by {name}; finished parts of the store are kept, run the same command again "
+            "to go on.",
+            numbers[-1],
+        ) from error
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
@@ -193,21 +226,13 @@ class Job:
         )
 
     def _fingerprints(self, indices: np.ndarray) -> list[dict[str, Any]]:
-        """Of the first image's first view and of the last image's last one."""
-        last = self.writer.manifest.num_views - 1
-        chosen = {(int(indices[0]), 0), (int(indices[-1]), last)} if len(indices) else set()
-        return [
-            {
-                "key": self.source.key(index),
-                "view": view,
-                "pixels": view_fingerprint(
-                    self.source,
-                    index,
-                    data=self.data,
-                    views=self.views,
-                    img_size=self.student.img_size[0],
-                    seed=view_seed(self.seed, view, self.source.key(index)),
-                ),
-            }
-            for index, view in sorted(chosen)
-        ]
+        manifest = self.writer.manifest
+        chosen = choose_views(len(indices), manifest.num_views, manifest.num_parts)
+        return view_fingerprints(
+            self.source,
+            [(int(indices[place]), view) for place, view in chosen],
+            lambda index, view: view_seed(self.seed, view, self.keys[index]),
+            data=self.data,
+            views=self.views,
+            img_size=self.student.img_size[0],
+        )

@@ -21,7 +21,7 @@ from limbeck.data.source import Source
 from limbeck.data.target_store.manifest import Manifest, differences
 from limbeck.data.target_store.reader import MISSING, SKIPPED, TargetReader
 from limbeck.data.view_batches import view_batches
-from limbeck.methods.targets import StoredTeacher
+from limbeck.methods.targets import StoredTeacher, targets_class
 from limbeck.recipes.targets import drift, released_recipe, remade_fingerprints
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("limbeck")
 
 NUM_NAMED = 10
+NAN = float("nan")
+LARGEST_RATIO = 0.5  # of the distance to one's own record to that of another image
 MOST_BAD = 0.01  # of the sampled answers; more than that is no outlier at a rounding's edge
 
 
@@ -70,7 +72,8 @@ class Check:
     teacher: Teacher
     wanted: Manifest
     num_answers: int
-    max_distance: float
+    max_distance: float | None
+    """That of the kind of target and the teacher's precision if not given."""
     batch_size: int
 
     def run(self) -> Checked:
@@ -89,7 +92,7 @@ class Check:
             )
         num_fingerprints, changed = self._compare_pixels(reader)
         problems += changed
-        distances: tuple[float, ...] = ()
+        distances: list[float] = []
         if differing := differences(reader.manifest, self.wanted):
             problems.append(
                 f"The store was made otherwise: {'; '.join(differing)}. Check it with the options "
@@ -97,8 +100,10 @@ class Check:
             )
         else:
             named = self._sample(rows)
-            distances = tuple(self._distances(reader, rows, named))
+            compared = list(self._distances(reader, rows, named))
+            distances = [own for own, _ in compared]
             problems += self._judge(named, keys, distances)
+            problems += _judge_nearness(np.array(compared).reshape(-1, 2))
         reasons = {k: why for each in reader.records.values() for k, why in each.skipped.items()}
         return Checked(
             address=self.address,
@@ -109,7 +114,7 @@ class Check:
             missing_file=file,
             skipped={keys[i]: reasons[keys[i]] for i in np.flatnonzero(rows == SKIPPED)},
             num_fingerprints=num_fingerprints,
-            distances=distances,
+            distances=tuple(distances),
             problems=problems,
         )
 
@@ -128,7 +133,7 @@ class Check:
         made = list(remade_fingerprints(reader, self.source, self.data, views, limit=None))
         changed = [
             f"View {view} of {key} has other pixels than when its answer was stored: another image "
-            f"of that name, other view options, or another library ({drift(reader)})."
+            f"of that name, other view options, or another library ({drift(reader.manifest)})."
             for key, view, was, now in made
             if was != now
         ]
@@ -149,8 +154,11 @@ class Check:
     @torch.no_grad()
     def _distances(
         self, reader: TargetReader, rows: np.ndarray, named: list[tuple[int, int]]
-    ) -> Iterator[float]:
-        """Of the sampled records, in their order; NaN for an image that can't be read any more."""
+    ) -> Iterator[tuple[float, float]]:
+        """Of the sampled answers, in their order, to their records and to those of other images.
+
+        NaN for an image that can't be read any more, and where no other image is at hand.
+        """
         device = self.teacher.device
         targets = StoredTeacher(reader.manifest, reader.weights(), device).targets
         requests = list(_requests(named, self.batch_size))
@@ -169,30 +177,55 @@ class Check:
         for (views, indices), (batch, skipped) in zip(requests, batches, strict=True):
             lost = {key for key, _ in skipped}
             kept = [index for index in indices if self.source.key(index) not in lost]
-            answers: dict[int, float] = {}
+            found: dict[int, tuple[float, float]] = {}
             if kept:
                 answer = self.teacher.answer(self.method.prepare(batch), targets.taps)
                 stored = {
                     name: torch.from_numpy(array).to(device)
                     for name, array in reader.read(rows[kept], views.start).items()
                 }
-                distances = targets.distance(stored, targets.encode(answer))
-                answers = dict(zip(kept, distances.tolist(), strict=True))
-            yield from (answers.get(index, float("nan")) for index in indices)
+                fresh = targets.encode(answer)
+                own = targets.distance(stored, fresh).tolist()
+                shifted = {name: array.roll(1, 0) for name, array in stored.items()}
+                others = targets.distance(shifted, fresh).tolist()
+                if len(kept) == 1:
+                    others = [NAN]
+                found = dict(zip(kept, zip(own, others, strict=True), strict=True))
+            yield from (found.get(index, (NAN, NAN)) for index in indices)
 
     def _judge(
-        self, named: list[tuple[int, int]], keys: list[str], distances: tuple[float, ...]
+        self, named: list[tuple[int, int]], keys: list[str], distances: list[float]
     ) -> list[str]:
+        usual = targets_class(self.wanted.kind).usual_distance[self.teacher.precision]
+        limit = self.max_distance or usual
         found = zip(distances, named, strict=True)
-        bad = sorted((each for each in found if each[0] > self.max_distance), reverse=True)
+        bad = sorted((each for each in found if each[0] > limit), reverse=True)
         if len(bad) <= MOST_BAD * len(named):
             return []
         worst = [f"view {view} of {keys[i]} ({distance:.3g})" for distance, (i, view) in bad]
         return [
             f"{len(bad):,} of {len(named):,} answers are further from the stored ones than "
-            f"{self.max_distance:g}: {_some(worst)}. The teacher, its precision or the images are "
+            f"{limit:g}: {_some(worst)}. The teacher, its precision or the images are "
             "not those of the store; write it anew, or name what it was made with."
         ]
+
+
+def _judge_nearness(compared: np.ndarray) -> list[str]:
+    """Whether answers (n, 2) are nearer to their own records than to those of other images.
+
+    A teacher that says nearly the same of every image is within any limit of any record.
+    """
+    compared = compared[~np.isnan(compared).any(axis=1)]
+    if not len(compared):
+        return []
+    own, others = np.median(compared, axis=0)
+    if own <= LARGEST_RATIO * others:
+        return []
+    return [
+        f"The answers are hardly nearer to their own records (median distance {own:.2g}) than to "
+        f"those of other images ({others:.2g}). The teacher or the images are not those of the "
+        "store; write it anew, or name what it was made with."
+    ]
 
 
 def report(checked: Checked) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,11 @@ from limbeck.data.options import (
 )
 from limbeck.data.released_views import FRAME
 from limbeck.data.source import BadImage, Source
+from limbeck.data.target_store import Manifest, StoreWriter
 from limbeck.data.target_store.located import LocatedTargets, seed_of_view
 from limbeck.data.target_store.reader import TargetReader
 from limbeck.data.view_batches import view_fingerprint
+from limbeck.data.views import view_seed
 from limbeck.engine.distributed import gather
 from limbeck.errors import UserError
 from limbeck.recipes.lineage import versions
@@ -28,6 +31,7 @@ from limbeck.recipes.lineage import versions
 if TYPE_CHECKING:
     from limbeck.models.encoder import EncoderFacts
     from limbeck.recipes.distill import DistillConfig
+    from limbeck.recipes.images import Images
     from limbeck.recipes.networks import Networks
 
 log = logging.getLogger("limbeck")
@@ -110,20 +114,20 @@ def view_recipe(
 
 
 def locate(
-    reader: TargetReader, config: DistillConfig, nets: Networks, source: Source
+    reader: TargetReader, config: DistillConfig, nets: Networks, images: Images
 ) -> LocatedTargets:
-    """The store's records for the images of a run.
+    """The store's records for the training images of a run.
 
     Raises UserError where the store was made with another view recipe, lacks images, or where
-    views made here and now have other pixels.
+    views made here and now have other pixels. These may be of held-out images, too.
     """
     manifest = reader.manifest
     seed = manifest.recipe["seed"]
     views = stored_views(config, nets)
     check_recipe(manifest.recipe, view_recipe(views, nets.student.facts, seed))
-    found = LocatedTargets(reader, source, seed)
-    check_coverage(found, source)
-    check_pixels(reader, source, config.data, views)
+    found = LocatedTargets(reader, images.train, seed)
+    check_coverage(found, images.train)
+    check_pixels(reader, images.whole, config.data, views)
     epochs = config.train.epochs
     log.info(
         "Targets of %s, %d view%s of each image (%s)%s.",
@@ -165,12 +169,39 @@ def check_coverage(targets: LocatedTargets, source: Source) -> None:
 def check_pixels(
     reader: TargetReader, source: Source, data: DataOptions, views: ViewOptions | ReleasedViews
 ) -> None:
-    """Raise UserError where views that the store has fingerprints of have other pixels here."""
-    for key, view, was, now in remade_fingerprints(reader, source, data, views):
+    """Raise UserError where views that the store has fingerprints of have other pixels here.
+
+    Also where there is none of their images: then nothing tells others of the same names.
+    """
+    made = list(remade_fingerprints(reader, source, data, views))
+    _check_same(made, reader.manifest)
+    if not made:
+        named = list(dict.fromkeys(each["key"] for each in reader.fingerprints()))
+        raise UserError(
+            "The store has fingerprints of none of these images, so nothing tells whether they are "
+            f"those that it is of; have some of {', '.join(named[:NUM_NAMED])} among them, or "
+            "store targets for them."
+        )
+
+
+def check_before_writing(
+    writer: StoreWriter, source: Source, data: DataOptions, views: ViewOptions, img_size: int
+) -> None:
+    """Raise UserError where what is to be added to a store would not go with what is there."""
+    seed = writer.manifest.recipe["seed"]
+    made = _remade(
+        writer.fingerprints(), source, lambda key, view: view_seed(seed, view, key),
+        NUM_FINGERPRINTS, data, views, img_size,
+    )  # fmt: skip
+    _check_same(made, writer.manifest)
+
+
+def _check_same(made: Iterable[tuple[str, int, str, str]], manifest: Manifest) -> None:
+    for key, view, was, now in made:
         if was != now:
             raise UserError(
                 f"View {view} of {key} has other pixels here than when its targets were stored: "
-                f"another image of that name, or another library ({drift(reader)}). Store the "
+                f"another image of that name, or another library ({drift(manifest)}). Store the "
                 "targets anew, or install those versions."
             )
 
@@ -184,29 +215,40 @@ def remade_fingerprints(
 ) -> Iterator[tuple[str, int, str, str]]:
     """(key, view, stored fingerprint, the one made here) of views whose image is at hand.
 
-    Of about ``limit`` of them, spread over the parts; of all where it is None.
+    Of about ``limit`` of them, spread over the images; of all where it is None.
     """
-    stored = reader.fingerprints()
     img_size = reader.manifest.recipe.get("img_size", FRAME)
-    every = max(1, len(stored) // (limit or len(stored) or 1))
+    seed_of = partial(seed_of_view, reader)
+    return _remade(reader.fingerprints(), source, seed_of, limit, data, views, img_size)
+
+
+def _remade(
+    stored: list[dict[str, Any]],
+    source: Source,
+    seed_of: Callable[[str, int], int],
+    limit: int | None,
+    data: DataOptions,
+    views: ViewOptions | ReleasedViews,
+    img_size: int,
+) -> Iterator[tuple[str, int, str, str]]:
     wanted: dict[str, list[dict[str, Any]]] = {}
-    for each in stored[::every]:
+    for each in stored:
         wanted.setdefault(each["key"], []).append(each)
-    found = ((i, each) for i in range(len(source)) for each in wanted.get(source.key(i), ()))
-    for index, one in found:
+    at_hand = [(i, each) for i in range(len(source)) for each in wanted.get(source.key(i), ())]
+    for index, one in at_hand[:: max(1, len(at_hand) // limit) if limit else 1]:
         try:
             now = view_fingerprint(
                 source, index, data=data, views=views, img_size=img_size,
-                seed=seed_of_view(reader, one["key"], one["view"]),
+                seed=seed_of(one["key"], one["view"]),
             )  # fmt: skip
         except BadImage:
             continue  # the loader says what is wrong with it
         yield one["key"], one["view"], one["pixels"], now
 
 
-def drift(reader: TargetReader) -> str:
+def drift(manifest: Manifest) -> str:
     """Which libraries are other than those that a store was begun with, in words."""
-    then, now = reader.manifest.versions, versions()
+    then, now = manifest.versions, versions()
     changed = [
         f"{name} {then.get(name)} then, {now[name]} now"
         for name in VIEW_LIBRARIES

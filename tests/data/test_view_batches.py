@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from limbeck.data.loader import train_batches
 from limbeck.data.open import open_source
 from limbeck.data.options import DataOptions, ViewOptions
 from limbeck.data.skipped import SkippedLog
 from limbeck.data.source import BadImage
-from limbeck.data.view_batches import view_batches, view_fingerprint
+from limbeck.data.view_batches import view_batches, view_fingerprint, view_fingerprints
+from limbeck.data.view_makers import TrainView
 from limbeck.data.views import view_seed
 from tests.recipes.runs import draw_unlabelled
 
@@ -111,6 +113,53 @@ def test_a_fingerprint_tells_views_and_recipes_apart(source):
     bad = next(index for index in range(len(source)) if source.key(index) == "bad.png")
     with pytest.raises(BadImage):
         fingerprint(index=bad)
+
+
+def test_a_fingerprint_tells_other_noise_apart(source, monkeypatch):
+    def fingerprint():
+        views = ViewOptions(erase_prob=1.0)
+        return view_fingerprint(source, 0, data=DataOptions(), views=views, img_size=16, seed=1)
+
+    own = fingerprint()
+    monkeypatch.setattr(
+        TrainView, "draw_noise", staticmethod(lambda seed, shape: np.zeros(shape, np.float32))
+    )
+    assert fingerprint() != own
+
+
+def test_fingerprints_leave_out_what_can_not_be_read(source):
+    bad = next(index for index in range(len(source)) if source.key(index) == "bad.png")
+    good = (bad + 1) % len(source)
+    made = view_fingerprints(
+        source, [(bad, 0), (good, 2)], lambda index, view: 10 * index + view,
+        data=DataOptions(), views=VIEWS, img_size=16,
+    )  # fmt: skip
+    pixels = view_fingerprint(
+        source, good, data=DataOptions(), views=VIEWS, img_size=16, seed=10 * good + 2
+    )
+    assert made == [{"key": source.key(good), "view": 2, "pixels": pixels}]
+
+
+def test_odd_images_are_the_same_when_stored_and_when_trained_on(tmp_path):
+    """Turned by EXIF, of 16 bits, transparent, tiny: made to views in one way."""
+    rng = np.random.default_rng(0)
+    photo = Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.save(tmp_path / "turned.jpg", exif=exif)
+    Image.fromarray(rng.integers(0, 2**16, (20, 30), dtype=np.uint16)).save(tmp_path / "deep.png")
+    photo.convert("RGBA").resize((5, 7)).save(tmp_path / "clear.png")
+    photo.resize((1, 1)).save(tmp_path / "tiny.png")
+    source = open_source(str(tmp_path), DataOptions(), "")
+    ((stored, skipped),) = batches_of(source, [(range(1), [0, 1, 2, 3])])
+    assert skipped == () and len(stored.keys) == 4
+    (trained,) = train_batches(
+        source, data=DataOptions(num_workers=0), views=VIEWS, img_size=16, run_seed=5,
+        global_batch_size=4, accumulate_steps=1, rank=0, world_size=1, start_step=0,
+        total_steps=1, device=CPU, skipped=SkippedLog(None, 4, 1.0), **NOISE,
+    )  # fmt: skip
+    for row, key in enumerate(trained.keys):
+        assert torch.equal(trained.images[row], stored.images[stored.keys.index(key)])
 
 
 def test_the_order_of_requests_is_kept(source):

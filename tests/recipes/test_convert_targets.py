@@ -1,6 +1,7 @@
 """``convert-targets``: the released layout as a store, and a training from it."""
 
 import logging
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -124,6 +125,20 @@ def test_what_is_done_is_not_done_again_and_what_is_lost_is(images, released, tm
     assert {file.name: file.read_bytes() for file in (tmp_path / "store").iterdir()} == files
     with pytest.raises(UserError, match="holds another store"):
         convert_targets(replace(config, num_classes=13))
+
+
+def test_a_store_is_of_one_released_set(images, released, tmp_path):
+    config = config_of(released, tmp_path / "store", images)
+    convert_targets(config)
+    (tmp_path / "store" / "part-00000.json").unlink()
+    write_released(
+        tmp_path / "other", keys_of(images), num_epochs=NUM_VIEWS, num_classes=NUM_CLASSES,
+        num_kept=NUM_KEPT,
+    )  # fmt: skip
+    with pytest.raises(UserError, match="was begun with other soft labels"):
+        convert_targets(replace(config, source=str(tmp_path / "other")))
+    shutil.copytree(released, tmp_path / "moved")
+    assert convert_targets(replace(config, source=str(tmp_path / "moved"))).num_new == 48
 
 
 def test_images_without_a_record_are_listed(images, tmp_path):

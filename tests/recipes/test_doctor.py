@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.data.options import DataOptions
+from limbeck.data.options import CropOptions, DataOptions, TargetsOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes.doctor import DoctorConfig, doctor, judge_forecast, report
+from limbeck.recipes.store_targets import StoreTargetsConfig, store_targets
 from tests.recipes.runs import STUDENT_SHAPE, draw_unlabelled, snapshot
 
 
@@ -52,7 +53,9 @@ def test_good_images_and_a_forecast(images, teacher, tmp_path):
 def test_without_a_teacher_only_the_images(unlabelled, tmp_path):
     found = doctor(config_of(unlabelled, tmp_path))
     assert found.forecast is None
-    assert report(found).endswith("The images are ready; add --teacher to try a step.")
+    assert report(found).endswith(
+        "The images are ready; add --teacher (or --targets) to try a step."
+    )
     assert any("images are few" in text for text in found.warnings)
 
 
@@ -168,3 +171,34 @@ def test_a_teacher_of_ones_own(images, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "examples")
     found = doctor(config_of(images, tmp_path, "own_teacher:build"))
     assert "own_teacher:build: 3 blocks, width 48, 4 heads" in report(found)
+
+
+def test_a_store_in_the_teachers_place_is_tried(images, classifier, tmp_path):
+    out = tmp_path / "store"
+    config = config_of(images, tmp_path)
+    store_targets(
+        StoreTargetsConfig(
+            out=str(out),
+            student=STUDENT_SHAPE,
+            teacher=TeacherOptions(source=str(classifier), precision="fp32"),
+            data=config.data,
+            device="cpu",
+        )
+    )
+    config = replace(
+        config, method="sparse-logit", targets=TargetsOptions(source=str(out)),
+        teacher=TeacherOptions(),
+    )  # fmt: skip
+    found = doctor(config)
+    assert found.problems == [] and found.forecast is not None
+    assert found.forecast.losses
+    assert (
+        "stored answers of" in found.forecast.teacher and "to 48 images" in found.forecast.teacher
+    )
+    assert report(found).endswith("Ready.")
+    with pytest.raises(UserError, match="views.scale is"):
+        doctor(replace(config, crop=CropOptions(scale=(0.5, 1.0))))
+    file = out / "part-00000.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\xff")
+    with pytest.raises(UserError, match="is not what was written"):
+        doctor(config)

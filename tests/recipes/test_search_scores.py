@@ -78,6 +78,10 @@ def test_or_with_what_a_store_holds(unlabelled, classifier, store_of, tmp_path):
     scorer = scorer_of(config)
     assert scorer.name == "agreement" and scorer.nets.live_teacher is None
     assert scorer.score(classifier) == 1  # the teacher itself, on the views that were stored
+    # Other images of the same names: their answers are not in the store.
+    data = replace(config.data, eval_root=str(unlabelled))
+    with pytest.raises(UserError, match="no targets of the images of .*leave --data.eval-root out"):
+        scorer_of(replace(config, data=data))
 
 
 def test_other_classes_than_the_teachers_are_no_labels(images, classifier, tmp_path):

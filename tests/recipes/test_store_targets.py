@@ -17,6 +17,7 @@ from limbeck.recipes.store_targets import (
     report,
     store_targets,
 )
+from tests.recipes import own_teachers
 from tests.recipes.runs import STUDENT_SHAPE
 
 
@@ -91,6 +92,25 @@ def test_a_teacher_without_classifier_is_sent_to_fine_tuning(images, teacher, tm
     with pytest.raises(UserError, match="classifier"):
         store_targets(config)
     assert not (tmp_path / "store").exists()
+
+
+def test_a_teacher_of_ones_own_is_told_by_its_weights(images, tmp_path):
+    """Its class states no hash, and its name no weights."""
+    config = config_of(
+        data=DataOptions(root=str(images), num_workers=0),
+        teacher=TeacherOptions(source="tests.recipes.own_teachers:seeded", precision="fp32"),
+        student=STUDENT_SHAPE,
+        device="cpu",
+        out=str(tmp_path / "store"),
+    )
+    assert store_targets(config).num_new == 48
+    assert store_targets(config).num_new == 0
+    own_teachers.SEED += 1
+    try:
+        with pytest.raises(UserError, match=r"holds another store: teacher\.weights is "):
+            store_targets(config)
+    finally:
+        own_teachers.SEED -= 1
 
 
 def test_the_last_words_are_the_next_command():

@@ -1,5 +1,8 @@
 """The work of storing: what is loaded at once, what it will cost, what it leaves behind."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -11,13 +14,14 @@ from limbeck.data.target_store import ArraySpec, Manifest
 from limbeck.data.target_store.reader import MISSING, SKIPPED, TargetReader
 from limbeck.data.target_store.writer import open_writer
 from limbeck.engine.distributed import Ranks
+from limbeck.engine.loop import Interrupted
 from limbeck.methods.options import SparseLogitOptions
 from limbeck.methods.sparse_logit import SparseLogit
 from limbeck.methods.targets import plan_targets
 from limbeck.methods.teacher import Teacher
 from limbeck.ops.label_codes import LabelCodec
 from limbeck.recipes.lineage import versions
-from limbeck.recipes.storing import Forecast, Job
+from limbeck.recipes.storing import Forecast, Job, stop_explained
 from limbeck.recipes.targets import view_recipe
 from tests.fakes import FakeEncoder
 from tests.recipes.runs import draw_unlabelled
@@ -149,3 +153,30 @@ def test_a_forecast_in_words():
     )
     assert "2.0 hours" in Forecast(1, 1, 7200.0, 1.0).sentence()
     assert ArraySpec((2,), "uint8").num_bytes == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")]
+)
+def test_stopped_at_once_with_what_is_finished(folder, tmp_path, monkeypatch, number, name):
+    out, before = tmp_path / "store", signal.getsignal(signal.SIGTERM)
+    job, answer = job_of(folder, out, batch_size=3), Job._answer
+    with monkeypatch.context() as patch:
+        # While the teacher answers, when one part is finished.
+        def stopping(self, batch):
+            if list(out.glob("part-*.json")):
+                os.kill(os.getpid(), number)
+            return answer(self, batch)
+
+        patch.setattr(Job, "_answer", stopping)
+        said = f"Stopped by {name}; finished parts of the store are kept"
+        with pytest.raises(Interrupted, match=said) as stopped, stop_explained():
+            job.write(job.left())
+    assert stopped.value.exit_code == 128 + number
+    assert signal.getsignal(signal.SIGTERM) == before
+    finished = {file.name: file.read_bytes() for file in out.glob("part-*")}
+    assert 0 < len(finished) < 8
+    again = job_of(folder, out)
+    again.write(again.left())
+    assert {name: (out / name).read_bytes() for name in finished} == finished
+    assert (records_of(out, ["000.png"])[0] >= 0).all()

@@ -1,12 +1,15 @@
 """Whether a store fits a run: each way in which it does not is told, with the remedy."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from limbeck.data.options import CropOptions, DataOptions, StoreOptions, TargetsOptions
+from limbeck.data.target_store import place
 from limbeck.errors import UserError
 from limbeck.methods.options import RelationOptions, SparseLogitOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
@@ -122,6 +125,67 @@ def test_a_library_whose_pixels_differ_is_named(store, images, tmp_path, monkeyp
     )
     said = refused(train_config(images, tmp_path / "run", store))
     assert f"pillow {manifest['versions']['pillow']} then, 99.1 now" in said
+
+
+def test_images_without_any_fingerprint_are_refused(store, images, tmp_path):
+    record = json.loads((store / "part-00000.json").read_text())
+    marked = {each["key"] for each in record["fingerprints"]}
+    few, number = tmp_path / "few", 0
+    for file in sorted(images.rglob("*.png")):
+        key = file.relative_to(images).as_posix()
+        if key not in marked:  # another image of that name: nothing would tell
+            (few / key).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 36)).save(few / key)
+            number += 1
+    assert number > 4
+    data = DataOptions(root=str(few), holdout_ratio=0.25, num_workers=0)
+    config = train_config(images, tmp_path / "run", store, data=data)
+    config = replace(config, train=replace(config.train, global_batch_size=2))
+    said = refused(config)
+    assert said.startswith("The store has fingerprints of none of these images")
+    assert any(key in said for key in marked)
+
+
+def test_fingerprints_of_held_out_images_are_compared_too(store, images, tmp_path, monkeypatch):
+    seen = []
+
+    def compare(reader, source, *rest):
+        seen.append({source.key(index) for index in range(len(source))})
+        raise UserError("seen")
+
+    monkeypatch.setattr(targets, "check_pixels", compare)
+    assert refused(train_config(images, tmp_path / "run", store)) == "seen"
+    assert len(seen[0]) == 48
+
+
+def test_a_teacher_that_was_moved_is_the_same(store, images, classifier, tmp_path):
+    shutil.copytree(classifier, tmp_path / "moved")
+    before = snapshot(store)
+    assert store_targets(store_config(images, store, tmp_path / "moved")).num_new == 0
+    assert snapshot(store) == before
+    other = json.loads((store / "manifest.json").read_text())["teacher"]["facts"]["origin"]
+    assert str(classifier) in other["source"]  # still told
+
+
+def test_what_does_not_go_with_a_store_is_not_filled_in(images, classifier, tmp_path):
+    photos, out = draw_classes(tmp_path / "photos", num_per_class=4), tmp_path / "targets"
+    store_targets(store_config(photos, out, classifier))
+    before = snapshot(out)
+    for file in sorted(photos.rglob("*.png")):
+        Image.new("RGB", (40, 36)).save(file)
+    Image.new("RGB", (40, 36)).save(photos / "red" / "new.png")
+    with pytest.raises(UserError, match="another image of that name, or another library"):
+        store_targets(store_config(photos, out, classifier, resume=True))
+    assert snapshot(out) == before
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_start(
+    images, classifier, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(place.shutil, "disk_usage", lambda path: type("Free", (), {"free": 10}))
+    with pytest.raises(UserError, match=r"The targets need 0.00 GB and .* choose another --out"):
+        store_targets(store_config(images, tmp_path / "store", classifier))
+    assert not list((tmp_path / "store").glob("part-*"))
 
 
 def test_images_added_later_are_filled_in(images, classifier, tmp_path):

@@ -5,7 +5,6 @@ is another file. All processes that want a part wait for the one that copies it.
 """
 
 import logging
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -13,8 +12,7 @@ from pathlib import Path
 
 from limbeck.data.target_store.manifest import Manifest
 from limbeck.data.target_store.parts import PartKey, PartRecord, damaged_part
-from limbeck.data.target_store.place import LocalPlace, RemotePlace, Taken
-from limbeck.errors import UserError
+from limbeck.data.target_store.place import LocalPlace, RemotePlace, Taken, check_room
 
 log = logging.getLogger("limbeck")
 
@@ -49,7 +47,8 @@ def cached_parts(
         place.address, len(wanted), len(records), num_bytes / 1e9, copies.address,
     )  # fmt: skip
     if wanted:
-        _check_room(copies.folder, num_bytes)
+        remedy = "name another folder with --targets.cache"
+        check_room(copies, num_bytes, "The copies of the store's parts", remedy)
 
     def copy(key: PartKey) -> None:
         record = records[key]
@@ -69,13 +68,3 @@ def cached_parts(
         for _ in pool.map(copy, wanted[first:] + wanted[:first]):
             pass
     return {key: copies.folder / name for key, name in names.items()}
-
-
-def _check_room(folder: Path, num_bytes: int) -> None:
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free
-    if num_bytes > free:
-        raise UserError(
-            f"The copies of the store's parts need {num_bytes / 1e9:.2f} GB and {folder} has "
-            f"{free / 1e9:.2f} GB free; free some, or name another folder with --targets.cache."
-        )

@@ -32,12 +32,13 @@ class Manifest:
     """All that identifies a store; plain data.
 
     ``kind`` and ``params`` say what the arrays mean (``limbeck.methods.targets``); ``arrays`` is
-    what a record has. ``teacher``: "facts" (the ``EncoderFacts`` of who answered) and
-    "precision". ``recipe``: what the views follow from, see ``limbeck.recipes.targets``;
-    ``num_views`` of each image. ``num_parts``, a power of two. ``data``: lineage of the images it
-    was begun with. ``versions`` of the libraries that made the views. ``normalisation`` is the
-    teacher's own, in its facts. ``weights``: SHA-256 of ``weights.safetensors``, None where the
-    store has none (``open_writer`` sets it).
+    what a record has. ``teacher``: "facts" (the ``EncoderFacts`` of who answered), "precision" and
+    "weights", their hash (if not given that of the facts' origin, or its source). ``recipe``: what
+    the views follow from, see ``limbeck.recipes.targets``; ``num_views`` of each image.
+    ``num_parts``, a power of two. ``data``: lineage of the images it was begun with. ``versions``
+    of the libraries that made the views. ``normalisation`` is the teacher's own, in its facts.
+    ``weights``: SHA-256 of ``weights.safetensors``, None where the store has none (``open_writer``
+    sets it).
     """
 
     kind: str
@@ -54,9 +55,17 @@ class Manifest:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What can't differ within one store: plain data, as read back from JSON."""
+        """What can't differ within one store: plain data, as read back from JSON.
+
+        Of the teacher what it computes, wherever its weights lie.
+        """
         names = ("format_version", "kind", "params", "arrays", "teacher", "recipe", "num_views")
-        return json.loads(json.dumps({name: getattr(self, name) for name in names}))
+        own = {name: getattr(self, name) for name in names}
+        facts = dict(self.teacher.get("facts", {}))
+        origin = facts.pop("origin", {})
+        known = origin.get("weight_hash") or origin.get("source")
+        own["teacher"] = {"weights": known} | self.teacher | {"facts": facts}
+        return json.loads(json.dumps(own))
 
     @property
     def bytes_per_record(self) -> int:

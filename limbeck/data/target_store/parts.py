@@ -22,6 +22,7 @@ from limbeck.errors import RunError
 HASHES = "hashes"
 PART_BYTES = 32 * 2**20
 PART_IMAGES = 4096
+NUM_FINGERPRINTS = 32  # in a store of few parts, of which a run may see a part
 MAX_PARTS = 2**14
 """A process maps every part into its memory, and Linux allows 65,530 such maps."""
 PART_NAME = re.compile(r"part-(\d{5})(?:\.([1-9]\d*))?\.(safetensors|json)")
@@ -95,6 +96,15 @@ def part_of(hashes: np.ndarray, num_parts: int) -> np.ndarray:
     bits = num_parts.bit_length() - 1
     # In two steps, because a shift by all 64 bits is undefined.
     return (hashes >> np.uint64(1) >> np.uint64(63 - bits)).astype(np.int64)
+
+
+def choose_views(num_images: int, num_views: int, num_parts: int) -> list[tuple[int, int]]:
+    """(place, view) of a part's records whose pixels get a fingerprint, from first to last."""
+    if not num_images:
+        return []
+    count = max(2, NUM_FINGERPRINTS // num_parts)
+    places, views = (np.linspace(0, n - 1, count).round() for n in (num_images, num_views))
+    return sorted({(int(place), int(view)) for place, view in zip(places, views, strict=True)})
 
 
 def survey(place: Place, manifest: Manifest) -> tuple[dict[PartKey, PartRecord], list[RunError]]:

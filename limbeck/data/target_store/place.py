@@ -7,6 +7,7 @@ ends that. Object stores have no locks: there the later of two is refused when i
 
 import errno
 import os
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -55,6 +56,10 @@ class Place(ABC):
         """Write a file, in the place of one of that name."""
 
     @abstractmethod
+    def free(self) -> int | None:
+        """Bytes that are free there; None where there is no telling."""
+
+    @abstractmethod
     def claim(self, name: str, *, wait: bool = False) -> AbstractContextManager[Publish]:
         """Be the only one to write ``name``, with the function that the context gives.
 
@@ -69,6 +74,16 @@ def open_place(address: str) -> Place:
     if address.startswith("file://"):
         address = address.removeprefix("file://")
     return RemotePlace(address) if "://" in address else LocalPlace(address)
+
+
+def check_room(place: Place, num_bytes: int, what: str, remedy: str) -> None:
+    """Raise UserError where a place has not room for so many bytes, as far as it tells."""
+    free = place.free()
+    if free is not None and num_bytes > free:
+        raise UserError(
+            f"{what} need {num_bytes / 1e9:.2f} GB and {place.address} has {free / 1e9:.2f} GB "
+            f"free; free some, or {remedy}."
+        )
 
 
 class LocalPlace(Place):
@@ -121,6 +136,13 @@ class LocalPlace(Place):
                 partial.unlink(missing_ok=True)  # On a full disk it would be in the way.
                 raise
             _sync_folder(self.folder)
+
+    def free(self) -> int | None:
+        """See ``Place``; before the folder exists, where it will be."""
+        folder = self.folder.absolute()
+        with self._errors("read", self.address):
+            there = next(path for path in (folder, *folder.parents) if path.exists())
+            return shutil.disk_usage(there).free
 
     @contextmanager
     def claim(self, name: str, *, wait: bool = False) -> Iterator[Publish]:
@@ -231,6 +253,10 @@ class RemotePlace(Place):
     def write(self, name: str, data: bytes) -> None:
         """See ``Place``: an object appears when it is complete."""
         self._put(name, data)
+
+    def free(self) -> int | None:
+        """See ``Place``."""
+        return None
 
     @contextmanager
     def claim(self, name: str, *, wait: bool = False) -> Iterator[Publish]:

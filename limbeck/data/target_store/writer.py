@@ -100,6 +100,11 @@ class StoreWriter:
         """What of the teacher's weights the store keeps for reading; usually nothing."""
         return read_weights(self.place, self.manifest)
 
+    def fingerprints(self) -> list[Any]:
+        """The fingerprints of views that came with the finished parts, one list for all."""
+        records = read_records(self.place, self.manifest).values()
+        return [each for record in records for each in record.fingerprints or ()]
+
     def missing(self, keys: Iterable[str], *, retry_skipped: bool = False) -> dict[int, np.ndarray]:
         """What is left: part -> places in ``keys`` (int64) of those without a record.
 

@@ -6,7 +6,7 @@ import re
 import fsspec
 import pytest
 
-from limbeck.data.target_store import TargetReader, cache
+from limbeck.data.target_store import TargetReader, place
 from limbeck.errors import RunError, UserError
 from tests.data.target_store.processes import end, start
 from tests.data.target_store.stores import KEYS, MANIFEST, assert_holds, write_store
@@ -82,7 +82,7 @@ def test_processes_of_a_machine_share_the_copies(address, folder):
 
 
 def test_no_room_is_told_beforehand(address, folder, monkeypatch):
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: type("Free", (), {"free": 10}))
+    monkeypatch.setattr(place.shutil, "disk_usage", lambda path: type("Free", (), {"free": 10}))
     with pytest.raises(UserError, match="need 0.00 GB and .*copies.* has 0.00 GB free; free some"):
         TargetReader(address, cache=folder)
 

@@ -20,6 +20,23 @@ def test_it_is_plain_data_and_comes_back():
     assert again.to_json() == written
 
 
+def test_a_teacher_is_what_it_computes_wherever_it_lies():
+    def of(facts=(), **origin):
+        plain = {"embed_dim": 24, "mean": [0.5] * 3, "origin": origin, **dict(facts)}
+        return other(teacher={"facts": plain, "precision": "fp32"})
+
+    here = of(source="a/run", weight_hash="12")
+    assert differences(here, of(source="moved/run", weight_hash="12", notes="more")) == []
+    assert differences(of(source="a/run", weight_hash="34"), here) == [
+        'teacher.weights is "34" there and "12" here'
+    ]
+    assert differences(of({"mean": [0.4] * 3}, source="a/run", weight_hash="12"), here)
+    # One that states no hash of its own is told by the one that the store has of it.
+    own = [other(teacher={"facts": {"origin": {}}, "weights": weights}) for weights in "ab"]
+    assert differences(*own) == ['teacher.weights is "a" there and "b" here']
+    assert differences(of(source="own:Teacher"), of(source="own:Other"))
+
+
 def test_bytes_of_a_record():
     assert ArraySpec((2, 3), "float16").num_bytes == 12
     assert ArraySpec((), "uint8").num_bytes == 1

@@ -10,6 +10,7 @@ from limbeck.data.target_store.parts import (
     MAX_PARTS,
     PartKey,
     check_arrays,
+    choose_views,
     parse_name,
     read_records,
     records_of_part,
@@ -118,3 +119,12 @@ def test_the_file_beside_a_part_is_readable(tmp_path):
     plain = json.loads((tmp_path / "part-00000.json").read_text())
     assert plain["store_id"] == MANIFEST.store_id
     assert len(plain["sha256"]) == 64
+
+
+def test_views_with_fingerprints_go_from_first_to_last():
+    assert choose_views(0, 3, 1) == []
+    assert choose_views(1, 3, 1) == [(0, 0), (0, 1), (0, 2)]
+    assert choose_views(100, 5, 2**14) == [(0, 0), (99, 4)]  # two in each of many parts
+    chosen = choose_views(1000, 5, 1)
+    assert len(chosen) == 32 and chosen[0] == (0, 0) and chosen[-1] == (999, 4)
+    assert {view for _, view in chosen} == set(range(5))

@@ -77,6 +77,17 @@ def test_skipped_images_count_as_done_until_they_are_tried_again(tmp_path):
     assert TargetReader(str(tmp_path)).locate(KEYS[:2]).tolist() == [part << 42 | 1 << 32, -2]
 
 
+def test_writing_a_part_reads_no_other(tmp_path, monkeypatch):
+    """Of thousands of parts each would else be read thousands of times."""
+    writer = open_writer(str(tmp_path), MANIFEST)
+    fill(writer, KEYS, parts=(0, 1, 2))
+    seen = []
+    monkeypatch.setattr(writer.place, "read_all", lambda names: seen.extend(names))
+    monkeypatch.setattr(writer.place, "sizes", lambda: seen.append("all"))
+    write_part(writer, 3, keys_of(3))
+    assert seen == []
+
+
 def test_order_within_a_part_does_not_matter(tmp_path):
     keys = keys_of(1)
     for name, order in (("a", keys), ("b", keys[::-1])):
