@@ -42,6 +42,10 @@ class Method(nn.Module, ABC):
     """True where a sample's loss depends on the others of its micro-batch: steps then can't be
     accumulated."""
 
+    pairs_samples: bool = False
+    """True where the images of a micro-batch are mixed in pairs, 0 with 1, 2 with 3 and so on:
+    micro-batches then hold an even number, so that any number of processes has the same pairs."""
+
     takes_soft_labels: bool = False
     """True where ``Features.soft_labels`` will do for the teacher's Tap("logits"): it can then be
     trained from stored class probabilities."""

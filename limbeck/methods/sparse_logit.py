@@ -61,11 +61,12 @@ class SparseLogit(Method):
         self.label_weight = options.label_weight
         self.needs_labels = options.label_weight > 0
         self.mix = options.mix
+        self.pairs_samples = options.mix.is_on
 
     def prepare(self, batch: Batch) -> Batch:
         """Show the teacher what the student sees, but for the mixing."""
         batch = replace(batch, teacher_images=batch.images)
-        return mix_pairs(batch, self.mix) if self.mix.is_on else batch
+        return mix_pairs(batch, self.mix) if self.pairs_samples else batch
 
     def shown_to_teacher(self) -> dict[str, Any] | None:
         """The student's image, before it is mixed."""
