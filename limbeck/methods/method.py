@@ -5,7 +5,9 @@ from typing import Any
 
 from torch import nn
 
+from limbeck.errors import UserError
 from limbeck.methods.options import MethodOptions
+from limbeck.models.encoder import EncoderFacts
 from limbeck.models.finished import Keepsake
 from limbeck.records import Batch, Features, Losses, Tap
 
@@ -91,3 +93,12 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Losses:
         """The losses of one batch; gradients flow to ``student`` and the method's own weights."""
+
+
+def check_classifies(teacher: EncoderFacts) -> None:
+    """Raise UserError for a teacher without a classifier."""
+    if not teacher.num_classes:
+        raise UserError(
+            f"The teacher {teacher.origin.get('source', '')} has no classifier; fine-tune it first "
+            "(limbeck finetune --student TEACHER --data LABELLED_IMAGES)."
+        )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from limbeck.data.mixing import mix_pairs
 from limbeck.errors import UserError
-from limbeck.methods.method import Method
+from limbeck.methods.method import Method, check_classifies
 from limbeck.methods.options import SparseLogitOptions
 from limbeck.models.encoder import EncoderFacts
 from limbeck.ops.soft_labels import soften, sparse_cross_entropies, take, top_k
@@ -46,11 +46,7 @@ class SparseLogit(Method):
         super().__init__()
         if teacher is None:
             raise UserError("Sparse-logit distillation needs a teacher; name one with --teacher.")
-        if not teacher.num_classes:
-            raise UserError(
-                f"The teacher {teacher.origin.get('source', '')} has no classifier; fine-tune it "
-                "first (limbeck finetune --student TEACHER --data LABELLED_IMAGES)."
-            )
+        check_classifies(teacher)
         if student.num_classes != teacher.num_classes:
             raise UserError(
                 f"The teacher knows {teacher.num_classes} classes and the student "
