@@ -5,7 +5,9 @@ from typing import Any
 
 from torch import nn
 
+from limbeck.errors import UserError
 from limbeck.methods.options import MethodOptions
+from limbeck.models.encoder import EncoderFacts
 from limbeck.models.finished import Keepsake
 from limbeck.records import Batch, Features, Losses, Tap
 
@@ -41,6 +43,10 @@ class Method(nn.Module, ABC):
     compares_samples: bool = False
     """True where a sample's loss depends on the others of its micro-batch: steps then can't be
     accumulated."""
+
+    pairs_samples: bool = False
+    """True where the images of a micro-batch are mixed in pairs, 0 with 1, 2 with 3 and so on:
+    micro-batches then hold an even number, so that any number of processes has the same pairs."""
 
     takes_soft_labels: bool = False
     """True where ``Features.soft_labels`` will do for the teacher's Tap("logits"): it can then be
@@ -87,3 +93,12 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Losses:
         """The losses of one batch; gradients flow to ``student`` and the method's own weights."""
+
+
+def check_classifies(teacher: EncoderFacts) -> None:
+    """Raise UserError for a teacher without a classifier."""
+    if not teacher.num_classes:
+        raise UserError(
+            f"The teacher {teacher.origin.get('source', '')} has no classifier; fine-tune it first "
+            "(limbeck finetune --student TEACHER --data LABELLED_IMAGES)."
+        )

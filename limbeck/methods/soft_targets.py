@@ -10,7 +10,7 @@ from torch import Tensor
 from limbeck.data.options import StoreOptions
 from limbeck.data.target_store import ArraySpec
 from limbeck.errors import NotFiniteError, UserError
-from limbeck.methods.method import Method
+from limbeck.methods.method import Method, check_classifies
 from limbeck.methods.targets import Targets
 from limbeck.methods.teacher import Precision, Teacher
 from limbeck.models.encoder import EncoderFacts
@@ -44,23 +44,13 @@ class ProbTargets(Targets):
     @classmethod
     def plan(cls, options: StoreOptions, method: Method, teacher: Teacher) -> "ProbTargets":
         """As many as the store's options say, or the method's. Raises UserError where they differ,
-        and for a teacher without a classifier or one that says something else each time."""
+        and for a teacher without a classifier."""
         facts = teacher.facts
-        if not facts.num_classes:
-            raise UserError(
-                f"The teacher {facts.origin.get('source', '')} has no classifier, so it has no "
-                "class probabilities to store; fine-tune it first (limbeck finetune --student "
-                "TEACHER --data LABELLED_IMAGES)."
-            )
+        check_classifies(facts)
         if options.top_k and method.top_k and options.top_k != method.top_k:
             raise UserError(
                 f"store.top_k is {options.top_k} and the method's top_k {method.top_k}; leave one "
                 "of the two out."
-            )
-        if any(module.training for module in teacher.encoder.modules()):
-            raise UserError(
-                "A teacher with drop path says something else each time, so that its probabilities "
-                "can't be stored; leave teacher.drop_path_rate out."
             )
         shown = method.shown_to_teacher()
         if shown is None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from limbeck.data.mixing import mix_pairs
 from limbeck.errors import UserError
-from limbeck.methods.method import Method
+from limbeck.methods.method import Method, check_classifies
 from limbeck.methods.options import SparseLogitOptions
 from limbeck.models.encoder import EncoderFacts
 from limbeck.ops.soft_labels import soften, sparse_cross_entropies, take, top_k
@@ -46,11 +46,7 @@ class SparseLogit(Method):
         super().__init__()
         if teacher is None:
             raise UserError("Sparse-logit distillation needs a teacher; name one with --teacher.")
-        if not teacher.num_classes:
-            raise UserError(
-                f"The teacher {teacher.origin.get('source', '')} has no classifier; fine-tune it "
-                "first (limbeck finetune --student TEACHER --data LABELLED_IMAGES)."
-            )
+        check_classifies(teacher)
         if student.num_classes != teacher.num_classes:
             raise UserError(
                 f"The teacher knows {teacher.num_classes} classes and the student "
@@ -61,11 +57,12 @@ class SparseLogit(Method):
         self.label_weight = options.label_weight
         self.needs_labels = options.label_weight > 0
         self.mix = options.mix
+        self.pairs_samples = options.mix.is_on
 
     def prepare(self, batch: Batch) -> Batch:
         """Show the teacher what the student sees, but for the mixing."""
         batch = replace(batch, teacher_images=batch.images)
-        return mix_pairs(batch, self.mix) if self.mix.is_on else batch
+        return mix_pairs(batch, self.mix) if self.pairs_samples else batch
 
     def shown_to_teacher(self) -> dict[str, Any] | None:
         """The student's image, before it is mixed."""

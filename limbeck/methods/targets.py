@@ -138,6 +138,11 @@ def plan_targets(options: StoreOptions, method: Method, teacher: Teacher) -> Tar
 
     Also for options that are of another kind of target.
     """
+    if any(module.training for module in teacher.encoder.modules()):
+        raise UserError(
+            "A teacher with drop path says something else each time, so that its answers can't be "
+            "stored; leave teacher.drop_path_rate out."
+        )
     kind = targets_class("probs" if method.takes_soft_labels else "tokens")
     default = StoreOptions()
     for name in OPTIONS_OF_KINDS - set(kind.options):

@@ -59,11 +59,6 @@ class TokenTargets(Targets):
         facts, encoder = teacher.facts, teacher.encoder
         block = _block_read(method, facts)
         teacher.check(method)
-        if any(module.training for module in encoder.modules()):
-            raise UserError(
-                "A teacher with drop path says something else each time, so that its tokens can't "
-                "be stored; leave teacher.drop_path_rate out."
-            )
         has_mask_token = encoder.mask_token is not None
         shown = _shown(method, has_mask_token)
         is_dropping = shown.get("masking") == "drop"

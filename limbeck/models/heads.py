@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.hiera import Hiera
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
@@ -110,8 +111,8 @@ def with_classifier(
             added, dropped = (*added, fresh), (*dropped, old)
     if head_rows is not None:
         _start_from_rows(encoder, classifier, head_rows, own_kind == head and not added)
-    if not facts.num_classes:
-        # The norm of a Hiera's head: where there was no classifier it is of the pre-training.
+    if not facts.num_classes and isinstance(encoder.model, Hiera):
+        # The norm of its head: where there was no classifier it is of the pre-training.
         added, dropped = (*added, "head"), (*dropped, "head")
     weights = {name: value for name, value in weights.items() if _first(name) not in dropped}
     weights = _resize(weights, facts.input_grid, classifier)

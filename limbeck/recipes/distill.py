@@ -122,7 +122,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     from limbeck.models.build import describe_positions, parts_of, reinit_tail, remember
     from limbeck.models.finished import save_student
     from limbeck.recipes import lineage
-    from limbeck.recipes.networks import check_labels, layer_of
+    from limbeck.recipes.networks import check_labels, check_pairs, layer_of
     from limbeck.recipes.probes import build_probe
     from limbeck.recipes.steps import Resolved
     from limbeck.recipes.targets import locate
@@ -133,6 +133,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     # What does not fit together is told before the folder belongs to this run.
     distiller = Distiller(student, nets.method, nets.teacher)
     check_labels(nets, images.train.classes)
+    check_pairs(nets.method, config.train, ranks.world_size)
     stored = nets.reader and locate(nets.reader, config, nets, images)
     run = open_run(config.out, *identity, overwrite=config.overwrite)
     if run.is_finished:

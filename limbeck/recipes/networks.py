@@ -11,6 +11,7 @@ import torch
 
 from limbeck.config import from_plain, import_own, read_values
 from limbeck.data.target_store.reader import TargetReader
+from limbeck.engine.options import TrainOptions
 from limbeck.errors import UserError
 from limbeck.methods import METHODS, TASK_METHODS
 from limbeck.methods.distiller import Answering
@@ -143,6 +144,17 @@ def check_labels(nets: Networks, classes: Sequence[str]) -> None:
             f"{facts.num_classes}; name images of its classes, or set the labels' weight to 0."
         )
     check_classes(facts, classes, "teacher")
+
+
+def check_pairs(method: Method, train: TrainOptions, world_size: int) -> None:
+    """Raise UserError where a method mixes pairs of images and a micro-batch cuts one in two."""
+    shares = world_size * train.accumulate_steps
+    if method.pairs_samples and train.global_batch_size // shares % 2:
+        raise UserError(
+            f"{type(method).__name__} mixes pairs of images, and the {shares} micro-batches of a "
+            f"step have {train.global_batch_size // shares} each; set --train.global-batch-size "
+            f"to a multiple of {2 * shares}."
+        )
 
 
 def method_class(name: str) -> type[Method]:

@@ -77,7 +77,7 @@ def test_what_can_not_be_stored_is_refused():
     with pytest.raises(UserError, match=r"store\.top_k is 2 and the method's top_k 1; leave one"):
         plan(teacher, StoreOptions(top_k=2), top_k=1)
     without = teacher_of(0)
-    with pytest.raises(UserError, match="The teacher fake has no classifier, so it has no class"):
+    with pytest.raises(UserError, match="The teacher fake has no classifier; fine-tune it first"):
         ProbTargets.plan(StoreOptions(), method_of(teacher), without)
     with pytest.raises(UserError, match="token_dtype has no effect for SparseLogit"):
         plan(teacher, StoreOptions(token_dtype="bf16"))

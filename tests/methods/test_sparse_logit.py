@@ -103,6 +103,25 @@ def test_the_teacher_sees_the_students_images_before_they_are_mixed():
     assert method_of().shown_to_teacher() == method_of(mix=MIXED).shown_to_teacher()
 
 
+@pytest.mark.parametrize("size", [2, 4])
+def test_the_loss_of_a_mixed_batch_is_the_mean_over_its_even_parts(size):
+    """Pairs, their seeds and so the loss are the same in one batch or cut into smaller ones."""
+    method, one = method_of(mix=MIXED, temperature=2.0, label_weight=0.3), batch(8)
+    target = torch.randn(8, 3)
+
+    def loss(rows):
+        part = replace(
+            one, images=one.images[rows], labels=one.labels[rows], keys=one.keys[rows],
+            view_seeds=one.view_seeds[rows],
+        )  # fmt: skip
+        part = method.prepare(part)
+        own = part.images.flatten(1)[:, :3]  # what a student says hangs on the mixing
+        return method(said(own), said(target[rows]), part).total
+
+    parts = [loss(slice(first, first + size)) for first in range(0, 8, size)]
+    torch.testing.assert_close(torch.stack(parts).mean(), loss(slice(0, 8)))
+
+
 def test_its_one_view_is_the_papers():
     (view,) = SparseLogitOptions().views(CropOptions(scale=(0.08, 1.0)))
     assert (view.rand_augment, view.erase_prob) == ("rand-m9-mstd0.5-inc1", 0.25)

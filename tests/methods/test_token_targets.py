@@ -21,9 +21,8 @@ from limbeck.methods.logit import Logit
 from limbeck.methods.masked_pixel import MaskedPixel
 from limbeck.methods.options import RegressionOptions
 from limbeck.methods.relation import Relation
-from limbeck.methods.targets import StoredTeacher
+from limbeck.methods.targets import StoredTeacher, plan_targets
 from limbeck.methods.teacher import Teacher
-from limbeck.methods.token_targets import TokenTargets
 from limbeck.models.build import keep_dropping_paths, set_drop_path
 from limbeck.records import Batch, Features, Tap
 from tests.fakes import FakeEncoder
@@ -51,7 +50,7 @@ def build(kind=Relation, family="augreg", precision="fp32", **options):
 
 
 def plan(method, teacher, dtype="int8"):
-    return TokenTargets.plan(StoreOptions(token_dtype=dtype), method, teacher)
+    return plan_targets(StoreOptions(token_dtype=dtype), method, teacher)
 
 
 def reopened(targets, teacher):

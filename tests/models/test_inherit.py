@@ -56,6 +56,8 @@ def test_heads_are_kept_whole_in_a_tiny_vit():
     parent, child, _ = pair(TINY, contract(TINY, "embed_dims.3"))
     old, new = (each.model.stages[3].blocks[0].attn for each in (parent, child))
     assert new.qkv.weight.equal(old.qkv.weight.view(6, 3, 16, 96)[:5, :, :, :80].reshape(240, 80))
+    assert new.attention_biases.equal(old.attention_biases[:5])
+    assert old.attention_biases.any()
 
 
 def test_a_smaller_window_keeps_the_offsets_that_are_left():

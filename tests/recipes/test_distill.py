@@ -590,6 +590,18 @@ def test_labels_that_are_not_there_are_missed_before_the_run(unlabelled, classif
     assert not (tmp_path / "run").exists()
 
 
+def test_a_pair_that_is_to_be_mixed_is_not_cut_in_two(images, classifier, tmp_path):
+    """16 images in 16 micro-batches: each would be alone, and nothing mixed."""
+    options = SparseLogitOptions(mix=PairMixOptions(mixup_alpha=0.8))
+    config = distill_config(
+        images, tmp_path / "run", classifier, method="sparse-logit",
+        relation=RelationOptions(), sparse_logit=options,
+    )  # fmt: skip
+    with pytest.raises(UserError, match="16 micro-batches of a step have 1 each; .*multiple of 32"):
+        distill(replace(config, train=replace(config.train, accumulate_steps=16)))
+    assert not (tmp_path / "run").exists()
+
+
 def test_any_classifier_of_timm_may_teach_classes_alone(images, tmp_path):
     teacher = TeacherOptions(source="timm:regnety_160.deit_in1k")
     config = distill_config(images, tmp_path, tmp_path, teacher=teacher)

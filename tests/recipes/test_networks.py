@@ -8,7 +8,10 @@ import torch
 from timm.layers import DropPath
 
 import limbeck
+from limbeck.engine.optim import build_optimizer, set_lr
+from limbeck.engine.options import OptimOptions
 from limbeck.errors import UserError
+from limbeck.methods.distiller import Distiller
 from limbeck.methods.masked_pixel import MaskedPixel
 from limbeck.methods.options import (
     FeatureOptions,
@@ -37,7 +40,7 @@ from limbeck.recipes.networks import (
     start_student,
     teacher_identity,
 )
-from limbeck.records import Tap
+from limbeck.records import Batch, Tap
 from tests.fakes import FakeEncoder
 from tests.models.origins import writers
 from tests.recipes.runs import STUDENT_SHAPE, distill_config, teacher_config
@@ -456,6 +459,26 @@ def test_any_student_gets_a_classifier_of_the_teacher_s_classes(
     for linear in heads if isinstance(heads, tuple) else (heads,):
         assert linear.weight.grad.abs().sum() > 0
         assert 0.015 < linear.weight.std() < 0.025  # TinyViT's 0.02; 72 draws or more
+
+
+@pytest.mark.parametrize("family", ["deit", "swin", "hiera", "tiny_vit"])
+def test_any_student_learns_what_the_teacher_says(images, classifier, tmp_path, family):
+    """A few steps on one batch: the distance to the teacher's probabilities falls."""
+    nets = build_networks(taught(images, classifier, tmp_path, student=SHAPES[family]), CPU)
+    side = nets.student.facts.img_size[0]
+    colors = torch.eye(3)[torch.arange(6) % 3].view(6, 3, 1, 1)
+    seen = (colors + torch.rand(6, 3, side, side)) / 2
+    batch = Batch(seen, seen, None, tuple("abcdef"), torch.arange(6))
+    distiller = Distiller(nets.student, nets.method, nets.teacher)
+    optimizer = build_optimizer(distiller, OptimOptions())
+    set_lr(optimizer, 3e-5)  # small enough that every step is one down
+    losses = []
+    for _ in range(4):
+        losses.append(distiller(batch).total)
+        losses[-1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0]
 
 
 def test_the_student_s_classifier_reads_what_is_asked_for(images, classifier, tmp_path):

@@ -1,7 +1,6 @@
 """One candidate: written down at once, not trained again, its start cut from its parent."""
 
 import json
-import shutil
 
 import pytest
 
