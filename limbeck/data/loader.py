@@ -55,6 +55,11 @@ class StoredTargets(Protocol):
     seed: int | None
     num_views: int
 
+    @property
+    def noise(self) -> tuple[tuple[float, float, float], tuple[float, float, float]] | None:
+        """Mean and std of the noise in erased boxes, where the views have any."""
+        ...
+
     def __contains__(self, index: int) -> bool:
         """Whether a sample has records."""
         ...

@@ -121,6 +121,8 @@ def stream(
     targets: StoredTargets | None = None,
 ) -> Iterator[Batch]:
     """This rank's micro-batches of training images, in the student's size, from a step on."""
+    # Stored views have the noise that the teacher saw, however this student normalises.
+    mean, std = (targets and targets.noise) or (facts.mean, facts.std)
     return train_batches(
         images.train,
         data=data,
@@ -136,8 +138,8 @@ def stream(
         start_step=start_step,
         total_steps=total_steps,
         device=ranks.device,
-        erase_mean=facts.mean,
-        erase_std=facts.std,
+        erase_mean=mean,
+        erase_std=std,
         skipped=skipped,
         targets=targets,
     )

@@ -111,6 +111,7 @@ class Scorer:
     def _stored_view(self, encoder: Encoder) -> Iterator[Batch]:
         """The view of each image that the stored answers are to."""
         assert self.stored is not None
+        mean, std = self.stored.noise or (encoder.facts.mean, encoder.facts.std)
         batches = view_batches(
             self.images.holdout,
             ((range(STORED_VIEW, STORED_VIEW + 1), chunk) for chunk in self._chunks()),
@@ -120,8 +121,8 @@ class Scorer:
             seed=self.stored.seed,
             world_size=1,
             device=self.device,
-            erase_mean=encoder.facts.mean,
-            erase_std=encoder.facts.std,
+            erase_mean=mean,
+            erase_std=std,
         )
         for batch, skipped in batches:
             self.skipped.add(skipped)

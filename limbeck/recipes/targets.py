@@ -38,6 +38,8 @@ log = logging.getLogger("limbeck")
 
 NUM_FINGERPRINTS = 16  # views that are made again before a run: a second or so
 NUM_NAMED = 5  # missing images that an error names
+NOISE = ("erase_mean", "erase_std")
+"""Of a recipe: what a training takes over from its store."""
 VIEW_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow")
 """Whose versions can change a view's pixels."""
 
@@ -124,7 +126,9 @@ def locate(
     manifest = reader.manifest
     seed = manifest.recipe["seed"]
     views = stored_views(config, nets)
-    check_recipe(manifest.recipe, view_recipe(views, nets.student.facts, seed))
+    own = view_recipe(views, nets.student.facts, seed)
+    own |= {name: manifest.recipe[name] for name in NOISE if name in own.keys() & manifest.recipe}
+    check_recipe(manifest.recipe, own)
     found = LocatedTargets(reader, images.train, seed)
     check_coverage(found, images.train)
     check_pixels(reader, images.whole, config.data, views)

@@ -6,15 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from limbeck.data.options import CropOptions, DataOptions, StoreOptions, TargetsOptions
+from limbeck.data.skipped import SkippedLog
 from limbeck.data.target_store import place
+from limbeck.engine.distributed import Ranks
 from limbeck.errors import UserError
 from limbeck.methods.options import RelationOptions, SparseLogitOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes import targets
-from limbeck.recipes.distill import distill
+from limbeck.recipes.distill import distill, train_stream
+from limbeck.recipes.images import open_images
+from limbeck.recipes.networks import build_networks
 from limbeck.recipes.store_targets import StoreTargetsConfig, store_targets
 from limbeck.recipes.targets import check_recipe, open_store
 from tests.data.target_store.stores import KEYS, assert_holds, write_store
@@ -61,7 +66,7 @@ def test_stored_again_nothing_changes(store, images, classifier):
     assert snapshot(store) == before
 
 
-def refused(config, images_or_none=None):
+def refused(config):
     with pytest.raises(UserError) as error:
         distill(config)
     assert not config.out.exists()  # nothing was begun
@@ -244,3 +249,23 @@ def test_a_store_at_an_address_is_copied_to_the_cache(tmp_path):
     reader = open_store(TargetsOptions(source=address, cache=str(tmp_path / "copies")))
     assert_holds(reader, KEYS)
     assert len(list((tmp_path / "copies").glob("*/part-*.safetensors"))) == 4
+
+
+def test_erased_boxes_hold_what_the_teacher_saw_however_the_student_normalises(
+    images, classifier, tmp_path
+):
+    erasing = SparseLogitOptions(rand_augment="", erase_prob=1.0)
+    out = tmp_path / "targets"
+    few = StoreOptions(num_views=1, batch_size=16)
+    store_targets(store_config(images, out, classifier, sparse_logit=erasing, store=few))
+    config = train_config(images, tmp_path / "run", out, sparse_logit=erasing)
+    opened, nets = open_images(config.data), build_networks(config, torch.device("cpu"))
+    own = nets.student.facts
+    batches = []
+    for mean, std in ((own.mean, own.std), ((0.5,) * 3, (0.1,) * 3)):
+        nets.student.facts = replace(own, mean=mean, std=std)
+        found = locate(nets.reader, config, nets, opened)
+        skipped = SkippedLog(None, 36, 0.0)
+        batches.append(next(train_stream(config, opened, nets, Ranks(), skipped, 0, 1, found)))
+    assert torch.equal(batches[0].images, batches[1].images)
+    assert batches[0].images.min() < 0  # noise that leaves 0..1

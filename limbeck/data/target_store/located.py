@@ -11,6 +11,8 @@ from limbeck.data.source import Source
 from limbeck.data.target_store.reader import TargetReader
 from limbeck.data.views import view_seed
 
+RGB = tuple[float, float, float]
+
 
 class LocatedTargets:
     """A store's records by the place of a sample in ``source``; ``seed`` is that of its views.
@@ -26,6 +28,14 @@ class LocatedTargets:
         self.num_views = reader.num_views
         rows = reader.locate(source.key(index) for index in range(len(source)))
         self.rows = torch.from_numpy(rows).share_memory_()
+
+    @property
+    def noise(self) -> tuple[RGB, RGB] | None:
+        """Mean and std of what erased boxes hold, as stored; None where the recipe has none."""
+        recipe = self.reader.manifest.recipe
+        if "erase_mean" not in recipe:
+            return None
+        return tuple(recipe["erase_mean"]), tuple(recipe["erase_std"])
 
     def __contains__(self, index: int) -> bool:
         return bool(self.rows[index] >= 0)
