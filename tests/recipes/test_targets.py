@@ -21,7 +21,7 @@ from limbeck.recipes.distill import distill, train_stream
 from limbeck.recipes.images import open_images
 from limbeck.recipes.networks import build_networks
 from limbeck.recipes.store_targets import StoreTargetsConfig, store_targets
-from limbeck.recipes.targets import check_recipe, open_store
+from limbeck.recipes.targets import check_recipe, locate, open_store
 from tests.data.target_store.stores import KEYS, assert_holds, write_store
 from tests.recipes.runs import STUDENT_SHAPE, distill_config, draw_classes, snapshot
 
