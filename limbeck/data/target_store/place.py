@@ -342,7 +342,9 @@ def _lock_file(descriptor: int, wait: bool) -> None:
     except ImportError:  # not on Windows
         return
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        # Not lockf, whose locks are a process's: threads of two processes that wait for each
+        # other's parts would look like a deadlock, and be refused.
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except (BlockingIOError, PermissionError) as error:
         raise RunError(
             "Another process is writing the same part of the store; let it finish, and start "

@@ -1,12 +1,15 @@
 """Folders, memory and S3 behave alike."""
 
 import builtins
+import threading
+import time
 
 import pytest
 
 from limbeck.data.target_store import TargetReader, open_writer
 from limbeck.data.target_store.place import LocalPlace, RemotePlace, Taken, open_place
 from limbeck.errors import RunError, UserError
+from tests.data.target_store.processes import end, start
 from tests.data.target_store.stores import KEYS, MANIFEST, fill, other
 
 
@@ -103,3 +106,32 @@ def test_what_is_not_installed_is_said(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r"A store at s3:// needs the package 's3fs'.*\[remote\]"):
         open_place("s3://bucket/x")
+
+
+def test_processes_that_wait_for_each_other_s_files_get_them_when_they_are_made(tmp_path):
+    """Crosswise, as threads of two processes do: no deadlock, since other threads go on."""
+    folder = tmp_path / "store"
+
+    def work(own, other):
+        place, found = open_place(str(folder)), []
+
+        def wait_for_other():
+            try:
+                with place.claim(other, wait=True):
+                    found.append("nothing")
+            except Taken:
+                found.append(place.read_all([other]))
+
+        waiting = threading.Thread(target=wait_for_other)
+        with place.claim(own) as publish:
+            (tmp_path / f"{own}.held").touch()
+            while not (tmp_path / f"{other}.held").exists():
+                time.sleep(0.01)
+            waiting.start()
+            time.sleep(0.2)  # both wait now
+            publish(own.encode())
+        waiting.join()
+        assert found == [[other.encode()]]
+
+    children = [start(lambda own=own: work(own, "ab".replace(own, ""))) for own in "ab"]
+    assert [end(child) for child in children] == [0, 0]
