@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
+from types import ModuleType
 
 from limbeck.errors import UserError, did_you_mean
 
@@ -35,7 +36,7 @@ VERBS = {
     "evaluate": Verb("does it help? kNN, linear and few-label probes, verdict", "EvaluateConfig"),
     "analyze": Verb("look into networks: layers, attention, probes by block", "AnalyzeConfig"),
     "compare": Verb("which method is best on these images?", "CompareConfig", "compare", True),
-    "search": Verb("a smaller, faster shape, contracted step by step", "SearchConfig", "search"),
+    "search": Verb("a smaller, faster shape, contracted step by step", "SearchConfig", "distill"),
     "doctor": Verb(
         "check images, memory, disk and time before a run", "DoctorConfig", "distill", True
     ),
@@ -101,16 +102,25 @@ def run(words: list[str]) -> None:
         raise UserError(
             f"There is no verb '{name}'.{did_you_mean(name, VERBS)} Verbs: {', '.join(VERBS)}."
         )
-    verb = VERBS[name]
-    function = name.replace("-", "_")
-    module = import_module(f"limbeck.recipes.{function}")
-    config = parse(name, verb, getattr(module, verb.config), rest)
+    verb, module = VERBS[name], recipe_of(name)
+    config = parse(name, verb, config_class(name), rest)
     show_log(logging.INFO if is_main_rank() else logging.WARNING)
-    result = getattr(module, function)(config)
+    result = getattr(module, name.replace("-", "_"))(config)
     if is_main_rank():  # a run's files may not lie where the others are
         print(module.report(result))
     if verb.can_find_problems and result.problems:
         sys.exit(1)
+
+
+def recipe_of(verb: str) -> ModuleType:
+    """The module of a verb."""
+    return import_module(f"limbeck.recipes.{verb.replace('-', '_')}")
+
+
+def config_class(verb: str) -> type:
+    """The class of a verb's options."""
+    kind: type = getattr(recipe_of(verb), VERBS[verb].config)
+    return kind
 
 
 def overview() -> str:
@@ -145,7 +155,9 @@ def parse(name: str, verb: Verb, kind: type, words: list[str]) -> object:
     if preset is not None and verb.presets is None:
         raise UserError(f"'limbeck {name}' has no presets.")
     values = read_preset(preset, verb.presets) if preset and verb.presets else {}
-    if name != verb.presets:  # of another verb's presets, what this one has as well
+    if values and verb.presets not in (name, None):
+        # Another verb's preset: sound as a whole, and of it what this verb has as well.
+        from_plain(config_class(verb.presets), values, f"preset {preset}")
         own = {field.name for field in fields(kind)}
         values = {key: value for key, value in values.items() if key in own}
     default = from_plain(kind, values, f"preset {preset}") if values else None

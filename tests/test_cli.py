@@ -8,7 +8,7 @@ import time
 import pytest
 
 from limbeck import __version__
-from limbeck.cli import VERBS, main, overview, take_option
+from limbeck.cli import VERBS, config_class, main, overview, parse, take_option
 from limbeck.errors import UserError
 from tests.recipes.conftest import _log_as_before
 from tests.recipes.runs import draw_classes
@@ -119,7 +119,7 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"limbeck {__version__}\n"
 
 
-@pytest.mark.parametrize("verb", ["distill", "doctor"])
+@pytest.mark.parametrize("verb", ["distill", "doctor", "store-targets", "search"])
 def test_help_of_a_verb_lists_options_and_presets(capsys, verb):
     with pytest.raises(SystemExit) as caught:
         main([verb, "--help"])
@@ -135,6 +135,17 @@ def test_doctor_takes_the_presets_of_distill(capsys, monkeypatch, here):
         main(["doctor", "--data", "photos", "--preset", "photos_vit_tiny"])
     assert caught.value.code == 1
     assert "do not fill a batch of 64" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["store-targets", "search"])
+def test_of_a_preset_of_distill_others_take_what_they_have(verb, tmp_path):
+    words = ["--data", "photos", "--preset", "photos_sparse_logit"]
+    config = parse(verb, VERBS[verb], config_class(verb), words)
+    assert config.student.name == "tiny_vit_5m" and config.crop.scale == (0.08, 1.0)
+    mistyped = tmp_path / "mine.toml"
+    mistyped.write_text('verb = "distill"\n[optimm]\nbase_lr = 1.0\n')
+    with pytest.raises(UserError, match="Did you mean 'optim'"):
+        parse(verb, VERBS[verb], config_class(verb), ["--preset", str(mistyped)])
 
 
 @pytest.mark.parametrize("verb", ["finetune", "evaluate", "inspect"])
