@@ -155,6 +155,15 @@ def test_a_forecast_in_words():
     assert ArraySpec((2,), "uint8").num_bytes == 2
 
 
+@pytest.fixture
+def _heeds_ctrl_c():
+    """As in a terminal: a run in the background may have been born deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heeds_ctrl_c")
 @pytest.mark.parametrize(
     ("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")]
 )
