@@ -98,7 +98,7 @@ def real_logits(source: Source) -> Tensor:
     logits = []
     for index in range(len(source)):
         photo = Image.open(io.BytesIO(source.read(index).data)).convert("RGB")
-        images = eval_view(np.asarray(photo), teacher.facts.img_size[0])[None].float() / 255
+        images = eval_view(np.array(photo), teacher.facts.img_size[0])[None].float() / 255
         with torch.no_grad():
             logits.append(teacher(images, None, (tap,)).taps[tap])
     return torch.cat(logits)
