@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from limbeck.data.options import MixOptions, PairMixOptions
-from limbeck.data.views import generator, global_seed
+from limbeck.data.released_views import draw_integer, released_generator
+from limbeck.data.views import global_seed
 from limbeck.errors import UserError
 from limbeck.records import Batch
-
-PAIR_STREAM = 50  # of the random streams of a view's seed, far from those that make the view
 
 
 def mix(batch: Batch, options: MixOptions, num_classes: int, seed: int) -> Batch:
@@ -74,15 +73,16 @@ def _mix_images(
 def mix_pairs(batch: Batch, options: PairMixOptions) -> Batch:
     """The student's images 0 and 1 mixed with each other, 2 and 3, and so on; an odd last one not.
 
-    A pure function of the view seeds: a pair's is the XOR of its two. Of each pair are drawn, in
-    this order: whether it is mixed; where both are on, whether by cutmix; lambda from Beta(alpha,
-    alpha); for cutmix the centre of the box, row first. ``Batch.mix_shares`` says how much of each
-    image is its own. Labels and the teacher's images stay as they are.
+    A pure function of the view seeds: a pair's is the XOR of its two, and its draws are those of
+    TinyViT's released code, in this order: whether it is mixed; where both are on, whether by
+    cutmix; lambda from Beta(alpha, alpha); for cutmix the centre of the box, row first.
+    ``Batch.mix_shares`` says how much of each image is its own. Labels and the teacher's images
+    stay as they are.
     """
     images, seeds = batch.images.clone(), batch.view_seeds.tolist()
     shares = [1.0] * len(images)
     for first in range(0, len(images) - 1, 2):
-        rng = generator(seeds[first] ^ seeds[first + 1], PAIR_STREAM)
+        rng = released_generator(seeds[first] ^ seeds[first + 1])
         pair = images[first : first + 2]  # mixed in place
         shares[first : first + 2] = [_mix_pair(pair, options, rng)] * 2
     return dataclasses.replace(
@@ -111,5 +111,5 @@ def _mix_pair(pair: Tensor, options: PairMixOptions, rng: np.random.Generator) -
 
 def _draw_span(rng: np.random.Generator, side: int, part: float) -> slice:
     """A part of a side around a random centre, as far as it lies within."""
-    half, centre = int(side * part) // 2, int(rng.integers(side))
+    half, centre = int(side * part) // 2, draw_integer(rng, 0, side - 1)
     return slice(max(0, centre - half), min(side, centre + half))

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from limbeck.data.mixing import PAIR_STREAM, mix, mix_pairs
+from limbeck.data.mixing import mix, mix_pairs
 from limbeck.data.options import MixOptions, PairMixOptions
-from limbeck.data.views import generator
+from limbeck.data.released_views import released_generator
 from limbeck.errors import UserError
 from limbeck.records import Batch
 
@@ -163,14 +163,14 @@ def test_a_pair_hangs_on_its_two_seeds_alone():
 def test_draws_of_a_pair_are_in_the_documented_order():
     batch = make_pairs(2)
     seed = int(batch.view_seeds[0]) ^ int(batch.view_seeds[1])
-    rng = generator(seed, PAIR_STREAM)
+    rng = released_generator(seed)
     is_mixed, is_cutmix = rng.random() < 1.0, rng.random() < 0.0
     share = rng.beta(0.8, 0.8)
     assert is_mixed and not is_cutmix
     options = dataclasses.replace(PAIR_BOTH, mix_prob=1.0, switch_prob=0.0)
     assert mix_pairs(batch, options).mix_shares[0] == pytest.approx(share)
     (only,) = {float(s) for s in mix_pairs(batch, PAIR_MIXUP).mix_shares}
-    rng = generator(seed, PAIR_STREAM)
+    rng = released_generator(seed)
     rng.random()  # with one of the two there is nothing to choose
     assert only == pytest.approx(rng.beta(0.8, 0.8))
 
@@ -181,3 +181,25 @@ def test_pairs_that_are_not_drawn_stay_as_they_are():
     assert 72 <= (half == 1).sum() / 2 <= 128  # of 200 pairs: four standard deviations
     none = mix_pairs(batch, dataclasses.replace(PAIR_MIXUP, mix_prob=0.0))
     assert torch.equal(none.images, batch.images) and (none.mix_shares == 1).all()
+
+
+def test_pairs_are_mixed_as_in_the_released_code():
+    """Known numbers: XOR 12344 gives cutmix, lambda 0.40396, and 12348 mixup, lambda 0.47305."""
+    seeds = torch.tensor([12345, 12345 ^ 12344, 12348 ^ 7, 7])
+    images = torch.rand(4, 3, 224, 224)
+    batch = Batch(images, images, None, tuple("abcd"), seeds)
+    mixed = mix_pairs(batch, PAIR_BOTH)
+    inside = (slice(None), slice(69, 224), slice(0, 94))
+    expected = images[0].clone()
+    expected[inside] = images[1][inside]
+    assert torch.equal(mixed.images[0], expected)
+    assert torch.equal(mixed.images[0] + mixed.images[1], images[0] + images[1])
+    cut = (224 - 69) * 94 / 224**2
+    assert mixed.mix_shares.tolist() == pytest.approx([1 - cut, 1 - cut, *[0.4730513231] * 2])
+    # The box of lambda: sides of the square root of what is not one's own, before it is clipped.
+    rng = released_generator(12344)
+    assert rng.random(2).tolist() == pytest.approx([0.0919, 0.4542], abs=5e-5)
+    assert rng.beta(1.0, 1.0) == pytest.approx(0.4039587205, abs=5e-11)
+    rng = released_generator(12348)
+    assert rng.random(2).tolist() == pytest.approx([0.1860, 0.8586], abs=5e-5)
+    assert rng.beta(0.8, 0.8) == pytest.approx(0.4730513231, abs=5e-11)
