@@ -15,7 +15,7 @@ from limbeck.methods.targets import Targets
 from limbeck.methods.teacher import Precision, Teacher
 from limbeck.models.encoder import EncoderFacts
 from limbeck.ops.label_codes import LabelCodec
-from limbeck.ops.soft_labels import top_k
+from limbeck.ops.soft_labels import top_k, total_variation
 from limbeck.records import Features, Tap
 
 RECORDS = "records"
@@ -101,6 +101,11 @@ class ProbTargets(Targets):
         labels = self.codec.decode(arrays[RECORDS])
         facts = self.teacher
         return Features(None, facts.num_prefix_tokens, facts.grid, soft_labels=labels)
+
+    def distance(self, stored: dict[str, Tensor], fresh: dict[str, Tensor]) -> Tensor:
+        """The total variation, half of sum |p - q|, 0..1."""
+        first, second = (self.codec.decode(arrays[RECORDS]) for arrays in (stored, fresh))
+        return total_variation(first, second)
 
     def check(self, method: Method) -> None:
         """Raise UserError unless ``method`` learns from class probabilities, of as many classes."""

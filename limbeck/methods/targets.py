@@ -18,7 +18,7 @@ from limbeck.errors import UserError
 from limbeck.methods.method import Method
 from limbeck.methods.teacher import Precision, Teacher, autocast
 from limbeck.models.encoder import EncoderFacts
-from limbeck.records import Batch, Features, SoftLabels, Tap
+from limbeck.records import Batch, Features, Tap
 
 TARGETS: dict[str, str] = {
     "probs": "limbeck.methods.soft_targets:ProbTargets",
@@ -91,21 +91,9 @@ class Targets(ABC):
         """Move what decoding needs to a device; returns itself."""
         return self
 
+    @abstractmethod
     def distance(self, stored: dict[str, Tensor], fresh: dict[str, Tensor]) -> Tensor:
-        """How far two encoded answers to the same views are apart (B,) float32; 0 is the same.
-
-        Of class probabilities the total variation, half of sum |p - q|, 0..1; of inner tensors the
-        largest relative error of a tap, |a - b| / |a| over all of a view.
-        """
-        first, second = (self.decode(arrays, self.taps) for arrays in (stored, fresh))
-        if first.soft_labels is not None and second.soft_labels is not None:
-            return total_variation(first.soft_labels, second.soft_labels)
-        pairs = [
-            (first.taps[tap].float().flatten(1), second.taps[tap].float().flatten(1))
-            for tap in self.taps
-        ]
-        errors = [(a - b).norm(dim=1) / a.norm(dim=1).clamp(min=1e-12) for a, b in pairs]
-        return torch.stack(errors).amax(dim=0)
+        """How far two encoded answers to the same views are apart (B,) float32; 0 is the same."""
 
 
 class StoredTeacher:
@@ -152,23 +140,6 @@ def plan_targets(options: StoreOptions, method: Method, teacher: Teacher) -> Tar
                 "are stored; leave it out."
             )
     return kind.plan(options, method, teacher)
-
-
-def total_variation(first: SoftLabels, second: SoftLabels) -> Tensor:
-    """Half of sum |p - q| over all classes (B,), 0..1, without a dense (B, C) tensor."""
-    # Of each class that is not stated.
-    left, right = (
-        each.rest / max(1, each.num_classes - each.probs.shape[1]) for each in (first, second)
-    )
-    is_same = first.classes[:, :, None] == second.classes[:, None, :]  # [B, K, K]
-    q_of_first = torch.where(
-        is_same.any(2), (is_same * second.probs[:, None, :]).sum(2), right[:, None]
-    )
-    is_second_alone = ~is_same.any(1)
-    alone = ((second.probs - left[:, None]).abs() * is_second_alone).sum(1)
-    num_unstated = first.num_classes - first.probs.shape[1] - is_second_alone.sum(1)
-    stated = (first.probs - q_of_first).abs().sum(1) + alone
-    return 0.5 * (stated + num_unstated * (left - right).abs())
 
 
 def targets_class(kind: str) -> type[Targets]:

@@ -132,6 +132,14 @@ class TokenTargets(Targets):
             tokens = decode_int8(*(arrays[name] for name in self.arrays))
         return self.encoder.continue_from(self.tap.block, tokens, taps)
 
+    def distance(self, stored: dict[str, Tensor], fresh: dict[str, Tensor]) -> Tensor:
+        """The relative error |a - b| / |a| over all tokens of a view."""
+        first, second = (
+            self.decode(arrays, self.taps).taps[self.tap].float().flatten(1)
+            for arrays in (stored, fresh)
+        )
+        return (first - second).norm(dim=1) / first.norm(dim=1).clamp(min=1e-12)
+
     def check(self, method: Method) -> None:
         """See ``Targets.check``: the same block, and the same patches shown to the teacher."""
         block = _block_read(method, self._facts)

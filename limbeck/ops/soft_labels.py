@@ -77,6 +77,22 @@ def sparse_cross_entropies(
     )
 
 
+def total_variation(first: SoftLabels, second: SoftLabels) -> Float[Tensor, " B"]:
+    """Half of sum |p - q| over all classes, 0..1, without a dense (B, C) tensor."""
+    left, right = (
+        spread(each.rest, each.num_classes - each.probs.shape[1]) for each in (first, second)
+    )
+    is_same = first.classes[:, :, None] == second.classes[:, None, :]  # [B, K, K]
+    q_of_first = torch.where(
+        is_same.any(2), (is_same * second.probs[:, None, :]).sum(2), right[:, None]
+    )
+    is_second_alone = ~is_same.any(1)
+    alone = ((second.probs - left[:, None]).abs() * is_second_alone).sum(1)
+    num_unstated = first.num_classes - first.probs.shape[1] - is_second_alone.sum(1)
+    stated = (first.probs - q_of_first).abs().sum(1) + alone
+    return 0.5 * (stated + num_unstated * (left - right).abs())
+
+
 class _SparseCrossEntropy(torch.autograd.Function):
     """-sum_c y_c log_softmax(s)_c of y = base + excess at the classes; gradient sum(y) p - y.
 

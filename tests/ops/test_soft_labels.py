@@ -5,7 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from limbeck.ops.soft_labels import soften, sparse_cross_entropies, sparse_cross_entropy, top_k
+from limbeck.ops.soft_labels import (
+    soften,
+    sparse_cross_entropies,
+    sparse_cross_entropy,
+    top_k,
+    total_variation,
+)
 from limbeck.records import SoftLabels
 from tests.ops.labels import dense_target
 
@@ -134,3 +140,12 @@ def test_temperature_is_that_of_the_dense_labels(temperature):
     torch.testing.assert_close(dense_target(soften(labels, temperature)), expected)
     zeros = soften(CASES["zeros"](), temperature)
     torch.testing.assert_close(dense_target(zeros), dense_target(CASES["zeros"]()))
+
+
+@pytest.mark.parametrize(("num_first", "num_second"), [(3, 3), (1, 1), (2, 5), (9, 9), (10, 10)])
+def test_total_variation_is_that_of_all_classes(num_first, num_second):
+    first, second = (labels_of(6, 10, k) for k in (num_first, num_second))
+    expected = 0.5 * (dense_target(first) - dense_target(second)).abs().sum(1)
+    torch.testing.assert_close(total_variation(first, second), expected, rtol=0, atol=1e-6)
+    same = total_variation(first, first)
+    torch.testing.assert_close(same, torch.zeros_like(same), rtol=0, atol=1e-6)
