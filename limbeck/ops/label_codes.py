@@ -20,6 +20,7 @@ class ids                 K b         descending by probability; b = bits of C -
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -102,6 +103,7 @@ class LabelCodec:
         num_floats, num_codes = 1 + len(self._exact()), max(0, self.top_k - 3)
         return [32] * num_floats + [id_bits] * self.top_k + [CODE_BITS] * num_codes
 
+    @lru_cache(maxsize=8)  # noqa: B019 - a codec is a value of two numbers
     def _places(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Of each field its width, its first bit within a byte, and the four bytes it is in."""
         widths = torch.tensor(self._widths())

@@ -6,10 +6,10 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, cycle, islice
 from statistics import median
 from types import FrameType
 from typing import Any
@@ -122,18 +122,19 @@ class Job:
         """
         return self.writer.missing(self.keys, retry_skipped=tries_skipped)
 
-    def requests(self, indices: np.ndarray) -> list[Request]:
+    def requests(self, indices: np.ndarray) -> Iterator[Request]:
         """What to load, ``batch_size`` views at once at most; decoded once where they fit."""
         num_views, size = self.writer.manifest.num_views, self.batch_size
         at_once = max(1, size // num_views)
-        chunks = [indices[at : at + at_once].tolist() for at in range(0, len(indices), at_once)]
-        ranges = [range(at, min(at + size, num_views)) for at in range(0, num_views, size)]
-        return [(each, chunk) for chunk in chunks for each in ranges]
+        for start in range(0, len(indices), at_once):
+            chunk = indices[start : start + at_once].tolist()
+            for first in range(0, num_views, size):
+                yield range(first, min(first + size, num_views)), chunk
 
     def forecast(self, left: dict[int, np.ndarray]) -> Forecast:
         """Make a few batches and answer them in this process; the first of them warms up."""
         some = np.concatenate(list(left.values()))[: NUM_SAMPLED * self.batch_size]
-        requests = (self.requests(some) * NUM_SAMPLED)[:NUM_SAMPLED]
+        requests = list(islice(cycle(self.requests(some)), NUM_SAMPLED))
         making, answering = [], []
         batches = self._batches(requests, num_workers=0)
         for _ in requests:
@@ -161,15 +162,16 @@ class Job:
     def write(self, left: dict[int, np.ndarray]) -> int:
         """Write what is left, each rank its own parts; returns the images that this rank stored."""
         own = [part for part in sorted(left) if part % self.ranks.world_size == self.ranks.rank]
-        requests = {part: self.requests(left[part]) for part in own}
-        batches = self._batches(list(chain.from_iterable(requests.values())))
+        # One stream over all parts, made as it is asked for: workers need not wait between parts,
+        # and millions of images would be many requests.
+        batches = self._batches(chain.from_iterable(self.requests(left[part]) for part in own))
         total, done, told = sum(len(left[part]) for part in own), 0, time.monotonic()
         num_stored = 0
         for part in own:
             place = {int(index): row for row, index in enumerate(left[part])}
             arrays = self._empty(len(place))
             reasons: dict[str, str] = {}
-            for views, indices in requests[part]:
+            for views, indices in self.requests(left[part]):
                 batch, skipped = next(batches)
                 self.skipped.add(skipped)
                 reasons |= dict(skipped)
@@ -209,7 +211,7 @@ class Job:
         return {name: array.cpu().numpy() for name, array in self.targets.encode(answer).items()}
 
     def _batches(
-        self, requests: list[Request], num_workers: int | None = None
+        self, requests: Iterable[Request], num_workers: int | None = None
     ) -> Iterator[tuple[Batch, tuple[tuple[str, str], ...]]]:
         data = self.data if num_workers is None else replace(self.data, num_workers=num_workers)
         return view_batches(

@@ -72,7 +72,7 @@ def job_of(folder, out, *, batch_size=4, rank=0, world_size=1, num_parts=4):
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 100])
 def test_requests_cover_each_view_once_and_no_more_at_a_time(folder, tmp_path, batch_size):
     job = job_of(folder, tmp_path / "store", batch_size=batch_size)
-    requests = job.requests(np.arange(5))
+    requests = list(job.requests(np.arange(5)))
     seen = [(index, view) for views, indices in requests for index in indices for view in views]
     assert sorted(seen) == [(index, view) for index in range(5) for view in range(NUM_VIEWS)]
     sizes = [len(views) * len(indices) for views, indices in requests]
