@@ -22,6 +22,7 @@ TapKind = Literal[
     "mlp_output",
     "tokens",
     "output",
+    "decoder_tokens",
     "logits",
     "class_logits",
     "dist_logits",
@@ -29,6 +30,8 @@ TapKind = Literal[
 TAP_KINDS: tuple[str, ...] = get_args(TapKind)
 HEAD_KINDS = ("queries", "keys", "values", "scores")
 """The kinds with an axis of heads."""
+DECODER_KINDS = ("decoder_tokens",)
+"""The kinds of a masked autoencoder's decoder: their block is one of the decoder's."""
 LOGIT_KINDS = ("logits", "class_logits", "dist_logits")
 """The kinds that come after the tokens: no block, no patch grid."""
 
@@ -57,6 +60,9 @@ class Tap:
     tokens           the residual stream after the block     (B, N, D)
     output           the tokens after the last block and     (B, N, D)
                      final norm; of TinyMIM* wider
+    decoder_tokens   of a masked autoencoder the residual    (B, cls + L, D)
+                     stream after a block of its decoder:
+                     the CLS token, if any, and all patches
     logits           the classifier's output; of two heads,  (B, C)
                      their mean
     class_logits     of two heads, the class token's         (B, C)
@@ -68,8 +74,9 @@ class Tap:
     in ``ids_keep``, each unit's own in rows.
 
     ``block`` counts from 0; negative counts from the end (-1 is the last block); it has no meaning
-    for "output" and the logits. ``num_heads`` (queries, keys, values, scores) states the head count
-    that the caller needs; None takes the block's own.
+    for "output" and the logits, and of "decoder_tokens" it is one of the decoder's. ``num_heads``
+    (queries, keys, values, scores) states the head count that the caller needs; None takes the
+    block's own.
     """
 
     kind: TapKind
@@ -155,7 +162,12 @@ class Features:
 
 @dataclass(frozen=True)
 class Losses:
-    """``total``, a scalar with gradient, and its named parts for the log (detached scalars)."""
+    """``total``, a scalar with gradient, and its named parts for the log (detached scalars).
+
+    ``at_zero`` (detached, a scalar), where a method knows it: what the total would be of a student
+    that predicts nothing, which is about where it starts.
+    """
 
     total: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
+    at_zero: Tensor | None = None

@@ -71,10 +71,13 @@ class Distiller(nn.Module):
         if self.follower is not None:
             check_taps(student, method.teacher_taps, "student")
         check_taps(student, self.student_taps, "student")
-        if task is not None and not 0 < method.share < 1:
+        # A method that learns from the labels itself may be all there is.
+        is_alone = method.share == 1 and method.needs_labels
+        if task is not None and not (0 < method.share < 1 or is_alone):
             raise UserError(
                 f"{type(method).__name__}.share is {method.share:g}, which silences the labels or "
-                "the teacher; beside a task a method states a share between 0 and 1."
+                "the teacher; beside a task a method states a share between 0 and 1, and 1 only if "
+                "it needs_labels."
             )
         if teacher is not None:
             teacher.check(method)
@@ -102,7 +105,10 @@ class Distiller(nn.Module):
         losses = self.method(student, teacher, batch)
         if self.task_loss is None:
             return losses
-        task, share = self.task_loss(student, batch), self.method.share
+        share = self.method.share
+        if share == 1:
+            return losses
+        task = self.task_loss(student, batch)
         parts = {name: (1 - share) * part for name, part in task.parts.items()}
         parts |= {name: share * part for name, part in losses.parts.items()}
         return Losses(total=(1 - share) * task.total + share * losses.total, parts=parts)

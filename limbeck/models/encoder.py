@@ -8,7 +8,7 @@ import pydantic
 from torch import Tensor, nn
 
 from limbeck.errors import UserError
-from limbeck.records import HEAD_KINDS, LOGIT_KINDS, Features, Tap
+from limbeck.records import DECODER_KINDS, HEAD_KINDS, LOGIT_KINDS, Features, Tap
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class EncoderFacts:
     ``ids_keep`` counts; ``global_blocks`` the blocks in which every token attends to all (only
     these offer what has an axis of heads). A plain one need not: each block is as the last, a unit
     is a patch, all attention is global. ``can_drop``: patches can be left out of the computation.
-    ``has_position_bias``: its scores contain a table of relative positions.
+    ``has_position_bias``: its scores contain a table of relative positions. ``decoder_depth`` and
+    ``decoder_dim`` are of a masked autoencoder: the blocks of its decoder and their width.
 
     ``architecture`` is plain JSON data from which ``models.build_encoder`` rebuilds the encoder.
     ``origin`` is for people and for lineage: where the weights came from, their hash and licence
@@ -59,6 +60,8 @@ class EncoderFacts:
     global_blocks: tuple[int, ...] | None = None
     can_drop: bool = True
     has_position_bias: bool = False
+    decoder_depth: int = 0
+    decoder_dim: int = 0
 
     def __post_init__(self) -> None:
         of_plain = {
@@ -102,12 +105,14 @@ class EncoderFacts:
         """Width of a tap that has no axis of heads."""
         if tap.kind == "output":
             return self.output_dim
+        if tap.kind in DECODER_KINDS:
+            return self.decoder_dim
         before = tap.kind in ("block_input", "attention_input")
         return (self.input_dims if before else self.block_dims)[tap.block]
 
     def tap_stride(self, tap: Tap) -> int:
         """Pixels per side of a token of such a tap."""
-        if tap.kind == "output":
+        if tap.kind in ("output", *DECODER_KINDS):
             return self.patch_size
         before = tap.kind in ("block_input", "attention_input")
         return (self.input_strides if before else self.block_strides)[tap.block]
@@ -239,6 +244,14 @@ def check_taps(encoder: Encoder, taps: tuple[Tap, ...], role: str) -> None:
             )
         if tap.kind in ("output", *LOGIT_KINDS):
             continue  # after all blocks, and there need be none
+        if tap.kind in DECODER_KINDS:
+            if not -facts.decoder_depth <= tap.block < facts.decoder_depth:
+                raise UserError(
+                    f"The {role}'s decoder has {facts.decoder_depth} blocks (0 to "
+                    f"{facts.decoder_depth - 1}, or -1 for the last); there is no block "
+                    f"{tap.block} in it."
+                )
+            continue
         if not -facts.depth <= tap.block < facts.depth:
             raise UserError(
                 f"The {role} has {facts.depth} blocks (0 to {facts.depth - 1}, or -1 for the "

@@ -59,21 +59,33 @@ class MaeDecoder(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
+    def decode(
+        self, tokens: Tensor, ids_keep: Tensor | None = None, last_block: int = -1
+    ) -> Tensor:
+        """The residual stream (B, cls + L, decoder width) of all places after a block.
+
+        ``tokens`` (B, prefix + kept, D) are the encoder's for the patches ``ids_keep`` (B, kept),
+        all of them in their order where None. The blocks after ``last_block`` are not run.
+        """
+        x = self.decoder_embed(tokens)  # [B, prefix + kept, Dd]
+        num_kept = self.num_patches if ids_keep is None else ids_keep.shape[1]
+        cls, patches = x[:, : self.num_cls_tokens], x[:, -num_kept:]
+        if ids_keep is not None:
+            places = ids_keep.unsqueeze(-1).expand(-1, -1, x.shape[-1])  # [B, kept, Dd]
+            filler = self.mask_token.to(x.dtype).expand(x.shape[0], self.num_patches, -1)
+            patches = filler.scatter(1, places, patches)  # [B, L, Dd]
+        x = torch.cat((cls, patches), dim=1) + self.decoder_pos_embed
+        for block in self.decoder_blocks[: last_block % len(self.decoder_blocks) + 1]:
+            x = block(x)
+        return x
+
     def forward(self, tokens: Tensor, ids_keep: Tensor, ids_draw: Tensor | None = None) -> Tensor:
         """Pixels (B, L, patch_size**2 * 3) of all patches, each in the order row, column, channel.
 
-        ``tokens`` (B, prefix + kept, D) are the encoder's for the patches ``ids_keep`` (B, kept).
-        With ``ids_draw`` (B, M) only those patches are drawn, (B, M, ...).
+        ``tokens`` and ``ids_keep`` as of ``decode``. With ``ids_draw`` (B, M) only those patches
+        are drawn, (B, M, ...).
         """
-        x = self.decoder_embed(tokens)  # [B, prefix + kept, Dd]
-        cls, kept = x[:, : self.num_cls_tokens], x[:, -ids_keep.shape[1] :]
-        places = ids_keep.unsqueeze(-1).expand(-1, -1, x.shape[-1])  # [B, kept, Dd]
-        filler = self.mask_token.to(x.dtype).expand(x.shape[0], self.num_patches, -1)
-        patches = filler.scatter(1, places, kept)  # [B, L, Dd]
-        x = torch.cat((cls, patches), dim=1) + self.decoder_pos_embed
-        for block in self.decoder_blocks:
-            x = block(x)
-        x = x[:, self.num_cls_tokens :]  # [B, L, Dd]
+        x = self.decode(tokens, ids_keep)[:, self.num_cls_tokens :]  # [B, L, Dd]
         if ids_draw is not None:
             x = x.gather(1, ids_draw.unsqueeze(-1).expand(-1, -1, x.shape[-1]))  # [B, M, Dd]
         return self.decoder_pred(self.decoder_norm(x))  # [B, L or M, patch_size**2 * 3]

@@ -18,11 +18,12 @@ HEAD_DIM = 32
 Stages = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
 
 GlobalPool = Literal["token", "avg"]
-HeadKind = Literal["single", "distilled", "cls-distilled", "tinymim-star"]
+HeadKind = Literal["single", "distilled", "distilled-last", "cls-distilled", "tinymim-star"]
 RelPos = Literal["qkv-bias", "qv-bias"]
 POOLS: dict[HeadKind, tuple[GlobalPool, ...]] = {
     "single": ("avg", "token"),
     "distilled": ("token",),
+    "distilled-last": ("token",),
     "cls-distilled": ("avg",),
     "tinymim-star": ("avg",),
 }

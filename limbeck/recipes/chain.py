@@ -153,10 +153,9 @@ def rehearse(
     weights. Raises UserError, naming the stage, where networks can't be built or do not fit.
     """
     from limbeck.methods.distiller import Distiller
-    from limbeck.models.origins.load import load_encoder
     from limbeck.recipes.networks import build_networks
 
-    load: Callable[..., Encoder] = load_encoder
+    load: Callable[..., Encoder] | None = None
     for stage in stages:
         if len(stages) > 1:
             log.info("Stage %s is built once, to see that it fits.", stage.out.name)

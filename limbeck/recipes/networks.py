@@ -30,7 +30,7 @@ from limbeck.models.build import (
 from limbeck.models.encoder import Encoder, EncoderFacts
 from limbeck.models.heads import with_classifier
 from limbeck.models.options import StudentOptions, TeacherOptions
-from limbeck.models.origins.decoder import load_keepsakes
+from limbeck.models.origins.decoder import load_autoencoder, load_keepsakes
 from limbeck.models.origins.load import load_encoder
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.recipes.checks import check_needs_teacher
@@ -66,7 +66,7 @@ class Networks:
 
 
 def build_networks(
-    config: DistillConfig, device: torch.device, load: Callable[..., Encoder] = load_encoder
+    config: DistillConfig, device: torch.device, load: Callable[..., Encoder] | None = None
 ) -> Networks:
     """Build all three; raises UserError where they do not fit each other.
 
@@ -77,6 +77,8 @@ def build_networks(
     check_needs_teacher(config.method, options, config.teacher, config.targets)
     student = start_student(config.student, options.drop_path_rate, config.seed)
     reader = None if config.targets.source is None else open_store(config.targets)
+    if load is None:
+        load = load_autoencoder if options.reads_decoder else load_encoder
     teacher: Answering | None
     if reader is None:
         # Of a classifier the logits alone are wanted, which are best at its own image size.

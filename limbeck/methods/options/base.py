@@ -22,6 +22,9 @@ class MethodOptions:
     """True where the student gets a classifier of the teacher's classes: of ``ClassifierOptions``.
     The teacher is then shown images of its own size."""
 
+    reads_decoder: ClassVar[bool] = False
+    """True where the teacher is a whole masked autoencoder, whose decoder is read too."""
+
     color_jitter: tuple[NotNegative, NotNegative, NotNegative] = (0.0, 0.0, 0.0)
     """Brightness, contrast, saturation of the student's view alone: factors in 1 +- value."""
     drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0

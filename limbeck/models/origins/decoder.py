@@ -15,11 +15,13 @@ import torch
 from limbeck.errors import UserError
 from limbeck.models.finished import Keepsake, is_finished_student, load_kept
 from limbeck.models.mae import MaeDecoder
+from limbeck.models.masked_autoencoder import MaskedAutoencoder
 from limbeck.models.origins.checkpoint import check_match, interpolation_note
 from limbeck.models.origins.companions import DECOUPLED_BLOCK
 from limbeck.models.origins.files import SUFFIXES, read_weights
 from limbeck.models.origins.huggingface import FAMILIES, to_timm_names
 from limbeck.models.origins.layouts import Grid, Weights, to_float32
+from limbeck.models.origins.load import load_encoder
 from limbeck.models.origins.names import check_source, split_source
 from limbeck.models.origins.repository import WEIGHT_FILES, find_file, read_all, read_hub_config
 from limbeck.ops.pos_embed import interpolate_pos_embed
@@ -93,6 +95,15 @@ def load_decoder(
     if kept.facts.get("before_block") is not None:
         log.info("%s: The decoder reads what enters block %d.", source, kept.facts["before_block"])
     return decoder.eval()
+
+
+def load_autoencoder(source: str | Path, **overrides: Any) -> MaskedAutoencoder:
+    """The encoder and the decoder of a source that has both; arguments as of ``load_encoder``.
+
+    Raises UserError for a source without a decoder and for tensors that do not fit.
+    """
+    encoder = load_encoder(source, **overrides)
+    return MaskedAutoencoder(encoder, load_decoder(source, grid=encoder.facts.grid))
 
 
 def keep_decoder(decoder: MaeDecoder) -> Keepsake:
