@@ -9,7 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from limbeck.evaluation.report import table
 from limbeck.evaluation.scores import Score, score_of
+
+OWN, LINEAR = "corrupted_top1", "corrupted_linear_top1"
+"""Who answers: the network's own classifier, or a linear probe learnt from clean images."""
+ANSWERERS = {OWN: "own classifier", LINEAR: "linear probe of clean images"}
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,71 @@ def relative_error(runs: Sequence[Robustness], reference: Sequence[Robustness]) 
 def _errors(runs: Sequence[Robustness]) -> dict[str, float]:
     tables = [run.top1() for run in runs]
     return {name: 1 - fmean(fmean(each[name]) for each in tables) for name in runs[0].names}
+
+
+def summarize(groups: Mapping[str, Sequence[Mapping[str, Robustness]]]) -> dict[str, Any]:
+    """All answers of all roles' runs, JSON-ready: by who answers, then by role.
+
+    "relative_error" is relative to the first of baseline and teacher that is answered for, which
+    "relative_to" names.
+    """
+    found: dict[str, Any] = {}
+    for who in ANSWERERS:
+        able = {
+            role: [run[who] for run in runs]
+            for role, runs in groups.items()
+            if all(who in run for run in runs)
+        }
+        if not able:
+            continue
+        reference = next((role for role in ("baseline", "teacher") if role in able), None)
+        rows: dict[str, Any] = {role: {"runs": [e.plain() for e in able[role]]} for role in able}
+        for role, runs in able.items():
+            if reference is not None and role != reference:
+                rows[role]["relative_error"] = relative_error(runs, able[reference])
+        found[who] = {"relative_to": reference, "rows": rows}
+    return found
+
+
+def by_corruption(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Top-1 of each corruption: the mean over severities and over runs of a ``summarize`` row."""
+    return {name: fmean(fmean(run["top1"][name]) for run in runs) for name in runs[0]["top1"]}
+
+
+def tables(summary: Mapping[str, Any]) -> list[str]:
+    """A Markdown table for each answerer: corruptions down, roles across, means over runs in %."""
+    written = []
+    for who, found in summary.items():
+        columns: dict[str, dict[str, str]] = {}
+        for role, row in found["rows"].items():
+            runs = row["runs"]
+            cells = {"clean": _percent(fmean(run["clean_top1"] for run in runs))}
+            cells |= {
+                name.replace("_", " "): _percent(top1) for name, top1 in by_corruption(runs).items()
+            }
+            mean = fmean(run["corrupted_top1"]["mean"] for run in runs)
+            kept = [run["kept"] for run in runs if run["kept"] is not None]
+            relative = row.get("relative_error")
+            cells |= {
+                "mean of corruptions": _percent(mean),
+                "mean corruption error": _percent(1 - mean),
+                "kept of clean": _percent(fmean(kept)) if kept else "-",
+                f"error relative to the {found['relative_to']} (mCE)": (
+                    "-" if relative is None else _percent(relative)
+                ),
+            }
+            columns[role] = cells
+        lines = [name for name in next(iter(columns.values())) if "the None" not in name]
+        rows = [
+            {"top-1 (%)": name} | {role: cells[name] for role, cells in columns.items()}
+            for name in lines
+        ]
+        written.append(f"Under corruptions, {ANSWERERS[who]}:\n\n{table(rows)}")
+    return written
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
 
 
 def pack(robustness: Robustness) -> dict[str, Any]:

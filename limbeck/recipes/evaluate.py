@@ -85,7 +85,7 @@ class Row:
 class Evaluation:
     """What ``evaluate`` found: rows, a verdict by probe, the probe that decides, notes.
 
-    ``corrupted``: the plain data of ``robustness.plain``, where it was asked for.
+    ``corrupted``: answers under corruptions (``robustness.summarize``), where asked for.
     """
 
     rows: list[Row]
@@ -130,6 +130,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         claim_out(config, config.out)
     from limbeck.data.skipped import SkippedLog
     from limbeck.engine.distributed import ranks_session
+    from limbeck.evaluation.robustness import summarize
     from limbeck.models.origins.load import load_encoder
     from limbeck.recipes.images import check_holdout, open_images
 
@@ -161,7 +162,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             asked = (images, config.corruptions, ranks.device, config.data, config.embed)
             answers = robustness.ask_roles(groups, probe.linear, *asked, skipped, config.out)
             robustness.add_scores(scores, answers)
-            corrupted = robustness.plain(answers, config.corruptions)
+            corrupted = summarize(answers)
             notes += robustness.notes_of(groups, config.corruptions)
         rows = [
             Row(role, each, joined(each), probe.cost(groups[role][0]))
@@ -318,6 +319,8 @@ def verdicts_of(
 
 def report(found: Evaluation) -> str:
     """The table and the verdict, for people."""
+    from limbeck.evaluation.robustness import tables
+
     lines = [table_of(found), ""]
     verdict = found.verdicts[found.deciding]
     lines += [f"Verdict ({found.deciding}): {verdict.why}"]
@@ -327,6 +330,8 @@ def report(found: Evaluation) -> str:
         for name, each in found.verdicts.items()
         if name != found.deciding and not name.endswith("top5")
     ]
+    for text in tables(found.corrupted or {}):
+        lines += ["", text, ""]
     lines += [f"Note: {note}" for note in found.notes]
     return "\n".join(lines)
 
@@ -352,7 +357,8 @@ def table_of(found: Evaluation) -> str:
 
 
 def write(found: Evaluation, config: EvaluateConfig, out: Path, title: str) -> None:
-    """scores.json, table.md and, where matplotlib is installed, probes.png and probes.svg."""
+    """scores.json, table.md and, where matplotlib is installed, pictures as PNG and SVG."""
+    from limbeck.evaluation.pictures import draw_corruptions
     from limbeck.evaluation.report import save_bars
 
     probes = [name for name in found.rows[0].scores if not name.endswith("top5")]
@@ -367,6 +373,8 @@ def write(found: Evaluation, config: EvaluateConfig, out: Path, title: str) -> N
         (out / SCORES_FILE).write_text(json.dumps(scores, indent=2) + "\n")
         (out / "table.md").write_text(report(found) + "\n")
         save_bars(out / "probes.png", bars, title=title)
+        if found.corrupted:
+            draw_corruptions(out / "corruptions.png", found.corrupted)
     except OSError as error:
         log.info("%s", report(found))  # or the work would be lost
         raise RunError(f"Can't write in {out}: {error.strerror}; make room there.") from error

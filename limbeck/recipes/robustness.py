@@ -12,7 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.config import read_json, to_plain
+from limbeck.config import read_json
 from limbeck.errors import RunError, UserError
 from limbeck.recipes.probes import EmbedOptions
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("limbeck")
 
-OWN, LINEAR = "corrupted_top1", "corrupted_linear_top1"
-"""Who answers: the network's own classifier, or a linear probe learnt from clean images."""
 REVISION = 1  # of how images are corrupted and shown; a change makes kept scores void
 
 
@@ -59,11 +57,12 @@ def corrupted_scores(
 ) -> dict[str, dict[str, Robustness]]:
     """Each network's answers to held-out images under the wanted corruptions, by who answers.
 
-    ``OWN`` is its own classifier, where it is one of the images' classes; ``LINEAR`` the network's
-    probe of ``probes``, on features pooled by ``embed.pool``. All networks of one image size see
-    the same pixels, which are decoded once. ``keep``: a folder where measured scores stay, from
-    which they are taken when the same is asked again. Networks are moved to ``device``. Raises
-    UserError for images without labels and for a network that nobody answers for.
+    "corrupted_top1" is its own classifier, where that is of as many classes as the images have;
+    "corrupted_linear_top1" the network's probe of ``probes``, on features pooled by ``embed.pool``.
+    All networks of one image size see the same pixels, which are decoded once. ``keep``: a folder
+    where measured scores stay, from which they are taken when the same is asked again. Networks are
+    moved to ``device``. Raises UserError for images without labels and for a network that nobody
+    answers for.
     """
     from limbeck.data.skipped import SkippedLog
 
@@ -195,17 +194,21 @@ class _Shower:
     def request(self, encoder: Encoder, probe: LinearProbe | None) -> dict[str, Any]:
         """What decides the answers of a network, as plain data."""
         from limbeck.data.open import data_fingerprint
+        from limbeck.models.finished import weight_hash
 
         weights = None if probe is None else probe.weight.cpu().numpy().tobytes()
         return {
             "revision": REVISION,
-            "network": encoder.facts.identity,
+            "network": encoder.facts.identity | {"weights": weight_hash(encoder.state_dict())},
             "img_size": list(encoder.facts.img_size),
             "linear": weights and blake2b(weights, digest_size=16).hexdigest(),
             "pool": self.embed.pool,
             "crop_ratio": self.embed.crop_ratio,
             "images": data_fingerprint(self.clean),
-            "corruptions": to_plain(self.options),
+            "corruptions": list(self.options.wanted),
+            "severities": list(self.options.levels),
+            "num_images": self.options.num_images,
+            "root": self.options.root,
         }
 
     def batches(self, img_size: int, skipped: SkippedLog) -> Iterator[tuple[Condition, Batch]]:
@@ -232,7 +235,7 @@ class _Shower:
         import torch
 
         from limbeck.data.corrupted import CLEAN
-        from limbeck.evaluation.robustness import Robustness
+        from limbeck.evaluation.robustness import ANSWERERS, Robustness
 
         of_condition = {
             condition: torch.cat(hits[name, who, condition])
@@ -251,7 +254,7 @@ class _Shower:
             corrupted=torch.stack(
                 [torch.stack([of_condition[name, s] for s in levels]) for name in names]
             ),
-            how="the model's own classifier" if who == OWN else "a linear probe of clean images",
+            how=ANSWERERS[who],
         )
 
 
@@ -284,6 +287,8 @@ def _hits(
 def _answers(
     name: str, encoder: Encoder, probe: LinearProbe | None, num_classes: int
 ) -> dict[str, Any]:
+    from limbeck.evaluation.robustness import LINEAR, OWN
+
     answers: dict[str, Any] = {}
     if encoder.facts.num_classes == num_classes and "logits" in encoder.offered_taps():
         answers[OWN] = lambda said: said.logits
@@ -306,8 +311,7 @@ def _file_of(keep: Path, request: Mapping[str, Any]) -> Path:
 def _read_kept(keep: Path | None, request: dict[str, Any]) -> dict[str, Robustness] | None:
     from limbeck.evaluation.robustness import unpack
 
-    # Without a hash of the weights there is no telling whether they are the same.
-    if keep is None or request["network"]["weights"] is None:
+    if keep is None:
         return None
     file = _file_of(keep, request)
     if not file.exists():
@@ -321,36 +325,8 @@ def _write_kept(
     from limbeck.engine.checkpoint import write_json
     from limbeck.evaluation.robustness import pack
 
-    if keep is None or request["network"]["weights"] is None:
+    if keep is None:
         return
     keep.mkdir(parents=True, exist_ok=True)
     packed = {who: pack(each) for who, each in answers.items()}
     write_json(_file_of(keep, request), {"request": request, "answers": packed})
-
-
-def plain(
-    groups: Mapping[str, Sequence[Mapping[str, Robustness]]], options: CorruptionOptions
-) -> dict[str, Any]:
-    """Everything measured, JSON-ready: by who answers, a row for each role with its runs.
-
-    "relative_error" (mCE) is relative to the first of baseline and teacher that is answered for.
-    """
-    from limbeck.evaluation.robustness import relative_error
-
-    found: dict[str, Any] = {"from": options.root or "made here", "answers": {}}
-    for who in (OWN, LINEAR):
-        able = {
-            role: [run[who] for run in runs]
-            for role, runs in groups.items()
-            if all(who in run for run in runs)
-        }
-        if not able:
-            continue
-        reference = next((role for role in ("baseline", "teacher") if role in able), None)
-        rows = {}
-        for role, runs in able.items():
-            rows[role] = {"runs": [run.plain() for run in runs]}
-            if reference is not None and role != reference:
-                rows[role]["relative_error"] = relative_error(runs, able[reference])
-        found["answers"][who] = {"relative_to": reference, "rows": rows}
-    return found
