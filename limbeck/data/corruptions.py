@@ -203,7 +203,7 @@ def ice(size: int, rng: Rng) -> Pixels:
         drawn = motion_blur(seeds, length / 2, length / 2, degrees)
         needles = np.maximum(needles, drawn / drawn.max())
     clouds = _clouds(size, 1.9, rng)
-    cover = ((clouds - clouds.min()) / np.ptp(clouds) * 1.6 - 0.3).clip(0, 1)
+    cover = (0.5 + 0.35 * (clouds - clouds.mean()) / clouds.std()).clip(0, 1)
     needles = gaussian_blur(needles, size / 280)
     bright = 0.1 + 0.5 * cover + 0.9 * needles * (0.2 + 0.8 * cover)
     return (bright[..., None] * np.array([0.88, 0.96, 1.0])).clip(0, 1)

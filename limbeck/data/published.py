@@ -97,7 +97,7 @@ def _open_arrays(
 ) -> dict[Condition, Source]:
     files = {name: root / f"{name}.npy" for name in ("labels", *names)}
     _refuse_missing(root, [file.name for file in files.values() if not file.is_file()])
-    labels = _load(files.pop("labels"))
+    labels = np.asarray(_load(files.pop("labels")), dtype=np.int64)
     num_classes = int(labels.max(initial=-1)) + 1
     if num_classes != len(classes):
         raise UserError(
@@ -113,7 +113,7 @@ def _open_arrays(
                 f"{file} holds {images.dtype} of shape {images.shape}, not five severities of "
                 f"images for the {len(labels)} labels beside it; download it again."
             )
-        own = labels[: len(labels) // NUM_SEVERITIES].astype(np.int64)
+        own = labels[: len(labels) // NUM_SEVERITIES]
         for severity in severities:
             whole = ArraySource(file, severity, own, num_classes)
             sources[name, severity] = draw_sample(whole, num_images, seed=0)
@@ -136,8 +136,8 @@ def _open_folders(
 ) -> dict[Condition, Source]:
     folders: dict[Condition, Path] = {}
     for name in names:
-        home = next((place for place in (root / name, *root.glob(f"*/{name}"))), root / name)
-        home = home if home.is_dir() else next(root.glob(f"*/{name}"), home)
+        homes = [place for place in (root / name, *root.glob(f"*/{name}")) if place.is_dir()]
+        home = homes[0] if homes else root / name
         folders |= {(name, severity): home / str(severity) for severity in severities}
     lacking = [str(place.relative_to(root)) for place in folders.values() if not place.is_dir()]
     _refuse_missing(root, lacking)
