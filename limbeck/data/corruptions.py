@@ -197,16 +197,15 @@ def frost(image: Pixels, parameters: tuple[float, float], rng: Rng) -> Pixels:
 def ice(size: int, rng: Rng) -> Pixels:
     """Needles of ice in a few directions, in patches, bluish white on a dark pane."""
     needles = np.zeros((size, size))
-    length = size / 6
     for degrees in rng.uniform(0, 360, 4):
-        seeds = np.where(rng.random((size, size)) < 0.01, rng.uniform(0.3, 1, (size, size)), 0.0)
-        drawn = motion_blur(seeds, length / 2, length / 2, degrees)
+        seeds = np.where(rng.random((size, size)) < 0.02, rng.uniform(0.3, 1, (size, size)), 0.0)
+        drawn = motion_blur(seeds, size / 14, size / 14, degrees)
         needles = np.maximum(needles, drawn / drawn.max())
-    clouds = _clouds(size, 1.9, rng)
-    cover = (0.5 + 0.35 * (clouds - clouds.mean()) / clouds.std()).clip(0, 1)
-    needles = gaussian_blur(needles, size / 280)
-    bright = 0.1 + 0.5 * cover + 0.9 * needles * (0.2 + 0.8 * cover)
-    return (bright[..., None] * np.array([0.88, 0.96, 1.0])).clip(0, 1)
+    needles = gaussian_blur(needles, size / 400)
+    clouds = _clouds(size, 1.6, rng)
+    cover = (0.5 + 0.5 * (clouds - clouds.mean()) / clouds.std()).clip(0, 1)
+    bright = 0.08 + cover * (0.55 + 1.4 * needles) + 0.4 * needles
+    return (bright[..., None] * np.array([0.86, 0.95, 1.0])).clip(0, 1)
 
 
 def fog(image: Pixels, parameters: tuple[float, float], rng: Rng) -> Pixels:
