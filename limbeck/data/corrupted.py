@@ -58,21 +58,23 @@ def corrupted_batches(
     most = max(batch_size, MOST_BYTES // (3 * img_size**2))
     for first in range(0, len(source), most):
         part = Subset(source, range(first, min(first + most, len(source))))
-        seen = list(
-            eval_batches(
-                part,
-                data=data,
-                img_size=img_size,
-                crop_ratio=crop_ratio,
-                batch_size=batch_size,
-                device=torch.device("cpu"),
-                skipped=skipped,
-            )
-        )
+        crops: list[Tensor] = []
+        seen: list[Batch] = []
+        for batch in eval_batches(
+            part,
+            data=data,
+            img_size=img_size,
+            crop_ratio=crop_ratio,
+            batch_size=batch_size,
+            device=torch.device("cpu"),
+            skipped=skipped,
+        ):
+            crops.append((batch.images * 255).round().to(torch.uint8))
+            seen.append(replace(batch, images=torch.empty(0), teacher_images=torch.empty(0)))
         if not seen:
             continue
-        crops = torch.cat([(batch.images * 255).round().to(torch.uint8) for batch in seen])
-        dataset = _Corrupted(crops, [key for batch in seen for key in batch.keys])
+        dataset = _Corrupted(torch.cat(crops), [key for batch in seen for key in batch.keys])
+        crops.clear()
         stops = torch.tensor([len(batch.keys) for batch in seen]).cumsum(0).tolist()
         starts = [0, *stops[:-1]]
         asked = [(condition, place) for condition in conditions for place in range(len(seen))]
