@@ -43,8 +43,8 @@ class DistillConfig(PerMethodOptions):
     """Folder of the run: checkpoints, logs, and at the end the finished student."""
     method: str = "relation"
     """relation, feature or cls-token (TinyMIM's default and other arms), attention-map (D-MAE and
-    D2-MAE); without a teacher masked-pixel (MAE), simmim, moco-v3 or dino; or your own as
-    module:Class."""
+    D2-MAE), decoder-feature (G2SD); without a teacher masked-pixel (MAE), simmim, moco-v3 or dino;
+    or your own as module:Class."""
     seed: int = 0
     overwrite: bool = False
     """Start afresh where the folder holds another run."""
