@@ -21,7 +21,8 @@ from limbeck.methods.masking import DropPatches
 from limbeck.methods.method import Method
 from limbeck.methods.options import DecoderFeatureOptions
 from limbeck.models.encoder import EncoderFacts
-from limbeck.models.mae import MaeDecoder, build_projection
+from limbeck.models.mae import MaeDecoder
+from limbeck.models.projection import build_projection
 from limbeck.ops.losses import cosine_error, smooth_l1_error, squared_error, whiten
 from limbeck.ops.masking import ids_masked
 from limbeck.records import Batch, Features, Losses, Tap
