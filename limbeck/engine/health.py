@@ -56,10 +56,10 @@ class Watch:
         if self.step == 1:
             return self._start(losses["at_zero"])
         if is_last:
-            return self._end() if self.shares[-1] > self.health.healthy_share else None
+            return self._warn("ends at") if self.shares[-1] > self.health.healthy_share else None
         if self.step % self.window == 0 and self.plateau_step is None and self._is_plateau():
             self.plateau_step = self.step
-            return self._plateau(f"has hardly fallen in the last {NUM_COMPARED * self.window} steps")
+            return self._warn(f"has hardly fallen for {NUM_COMPARED * self.window} steps and is")
         return None
 
     def record(self) -> dict[str, Any]:
@@ -75,6 +75,20 @@ class Watch:
             return False
         return judged[-1] > (1 - MIN_FALL) * judged[-1 - NUM_COMPARED]
 
+    def _start(self, at_zero: float) -> str:
+        assert self.health is not None
+        return (
+            f"A student that predicts nothing has a loss of {at_zero:.3g}, soon passed in a "
+            f"healthy run; a long one ends near {self.health.expected_share:.0%} of that."
+        )
+
+    def _warn(self, what: str) -> str:
+        assert self.health is not None
+        return (
+            f"WARNING: the loss {what} {self.shares[-1]:.0%} of what predicting nothing gives; a "
+            f"healthy run gets below {self.health.healthy_share:.0%}. Likely causes: "
+            f"{'; '.join(self.health.plateau_causes)}."
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """What a continued run needs, plain data."""

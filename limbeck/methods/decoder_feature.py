@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.engine.health import Health
 from limbeck.errors import UserError
@@ -21,16 +21,19 @@ from limbeck.methods.masking import DropPatches
 from limbeck.methods.method import Method
 from limbeck.methods.options import DecoderFeatureOptions
 from limbeck.models.encoder import EncoderFacts
-from limbeck.models.mae import MaeDecoder
-from limbeck.models.projection import build_projection
+from limbeck.models.finished import Keepsake
+from limbeck.models.mae import MaeDecoder, build_projection
+from limbeck.models.origins.decoder import (
+    FEATURE_DECODER,
+    FEATURE_HEADS,
+    PROJECTIONS,
+    fill_feature_decoder,
+    keep_feature_decoder,
+)
 from limbeck.ops.losses import cosine_error, smooth_l1_error, squared_error, whiten
 from limbeck.ops.masking import ids_masked
 from limbeck.records import Batch, Features, Losses, Tap
 
-FEATURE_DECODER = "feature_decoder"
-"""The name under which decoder and projections are kept."""
-NUM_HEADS = {64: 4, 192: 8}
-"""Of the released decoders that do not have one head per 32 channels."""
 OUTPUT, LAST_TOKENS = Tap("output"), Tap("tokens", -1)
 
 
@@ -100,6 +103,25 @@ class DecoderFeature(Method):
             self.encoderfeature_pred = build_projection(*widths)
             self.teacher_taps = (target, LAST_TOKENS)
 
+    def recall(self, kept: dict[str, Keepsake]) -> None:
+        """Go on with the decoder and the projections that the student's start brings.
+
+        Raises UserError where they do not fit the options and the teacher, and where starting them
+        fresh is no choice because there are none.
+        """
+        brought = kept.get(FEATURE_DECODER)
+        if brought is None and self.fresh_decoder:
+            raise UserError(
+                "decoder_feature.fresh_decoder has no effect: the student starts without a decoder "
+                "of features; leave it out."
+            )
+        if brought is not None and not self.fresh_decoder:
+            fill_feature_decoder(self.decoder, self._projections(), brought)
+
+    def keepsakes(self) -> dict[str, Keepsake]:
+        """Decoder and projections, in the released names."""
+        return {FEATURE_DECODER: keep_feature_decoder(self.decoder, self._projections())}
+
     def prepare(self, batch: Batch) -> Batch:
         """Draw each sample's visible patches, which both sides see, from its view seed."""
         masked: Batch = self.masking(batch)
@@ -131,6 +153,9 @@ class DecoderFeature(Method):
         parts = {name: loss[0].detach() for name, loss in losses.items()}
         return Losses(total=total, parts=parts, at_zero=at_zero.detach())
 
+    def _projections(self) -> dict[str, nn.Module]:
+        return {name: each for name, each in self.named_children() if name in PROJECTIONS}
+
     def _compare(self, prediction: Tensor, tokens: Tensor) -> Tensor:
         """The loss of a prediction (B, N, D), and that of zero: two values."""
         target = whiten(tokens.detach())
@@ -155,8 +180,8 @@ def default_width(embed_dim: int) -> int:
 
 
 def default_num_heads(width: int) -> int:
-    """Of the decoder: one per 32 channels, but for the released ones in ``NUM_HEADS``."""
-    return NUM_HEADS.get(width, max(1, width // 32))
+    """Of the decoder: the released number for its width, else one per 32 channels."""
+    return FEATURE_HEADS.get(width, max(1, width // 32))
 
 
 def _measure(options: DecoderFeatureOptions) -> Callable[[Tensor, Tensor], Tensor]:

@@ -172,6 +172,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
             num_layers=facts.depth,
             seed=config.seed,
             after_step=distiller.after_step,
+            health=nets.method.health,
             probes=_after(
                 restore,
                 build_probe(
@@ -198,6 +199,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
                     "positions": describe_positions(student),
                     "steps": resolved.total_steps,
                     "scores": result.probes,
+                    **({"health": result.health} if result.health else {}),
                     **_class_names(nets),
                 },
             )
