@@ -87,7 +87,7 @@ def test_one_lost_tensor_is_an_error_that_names_it(tmp_path, name):
 def test_a_decoder_without_its_shape_is_no_decoder(tmp_path, name):
     weights = writers.mae_full(192, 96)
     del weights[name]
-    with pytest.raises(UserError, match=f"no whole decoder .{name}"):
+    with pytest.raises(UserError, match=f"no whole decoder: {name}"):
         load_decoder(save(tmp_path, weights))
 
 
