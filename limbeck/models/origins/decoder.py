@@ -183,8 +183,13 @@ def describe_decoder(kept: Mapping[str, Keepsake], source: str) -> str:
     told = _choose(kept, source)
     try:
         width, depth, _, _ = _read_shape(told, source)
+        with torch.device("meta"):
+            own = _skeleton(told, source, None, 1).state_dict()  # shapes do not depend on heads
     except UserError as error:
         return str(error)
+    missing = sorted(own.keys() - told.weights.keys())
+    if missing:
+        return f"not whole, {len(missing)} tensors missing: {name_list(missing)}"
     heads = told.facts.get("num_heads")
     predicts = "pixels" if DECODER in kept else "a teacher's features (G2SD)"
     early = told.facts.get("before_block")
@@ -284,13 +289,21 @@ def _build(
     kept: Keepsake, source: str, grid: Grid | None, num_heads: int | None, remedy: str
 ) -> MaeDecoder:
     """A decoder of the shape of the tensors, filled with them, in evaluation mode."""
-    width, depth, own_grid, has_cls_token = _read_shape(kept, source)
+    width = _read_shape(kept, source)[0]
     heads = num_heads or kept.facts.get("num_heads")
     if heads is None:
         raise UserError(
             f"The decoder of {source} is {width} wide, which does not tell its head count, and a "
             f"weights file does not store it; {remedy}."
         )
+    with torch.random.fork_rng(devices=[]):
+        decoder = _skeleton(kept, source, grid, heads)
+    _fill(decoder, kept, source)
+    return decoder.eval()
+
+
+def _skeleton(kept: Keepsake, source: str, grid: Grid | None, num_heads: int) -> MaeDecoder:
+    width, depth, own_grid, has_cls_token = _read_shape(kept, source)
     patch_size = None
     if not _predicts_features(kept.weights):
         rows = kept.weights["decoder_pred.weight"].shape[0]
@@ -300,12 +313,9 @@ def _build(
                 f"The decoder of {source} predicts {rows} values, which are no RGB patch."
             )
     embed_dim = kept.weights["decoder_embed.weight"].shape[1]
-    with torch.random.fork_rng(devices=[]):
-        decoder = MaeDecoder(
-            embed_dim, grid or own_grid, patch_size, width, depth, heads, has_cls_token
-        )
-    _fill(decoder, kept, source)
-    return decoder.eval()
+    return MaeDecoder(
+        embed_dim, grid or own_grid, patch_size, width, depth, num_heads, has_cls_token
+    )
 
 
 def _fill(decoder: MaeDecoder, kept: Keepsake, where: str) -> None:
