@@ -79,7 +79,9 @@ def g2sd(width=192, decoder_width=128, decoder_depth=4, teacher=(48, 40), **shap
     weights = mae_full(width, decoder_width, decoder_depth, **shape)
     shapes = {}
     sizes = {"encoderfeature_pred": (width, teacher[0])}
-    for name, (own, theirs) in ({"decoderfeature_pred": (decoder_width, teacher[1])} | sizes).items():
+    for name, (own, theirs) in (
+        {"decoderfeature_pred": (decoder_width, teacher[1])} | sizes
+    ).items():
         shapes |= {f"{name}.fc1.weight": (theirs, own), f"{name}.fc1.bias": (theirs,)}
         shapes |= {f"{name}.fc2.weight": (theirs, theirs), f"{name}.fc2.bias": (theirs,)}
     return weights | draw(shapes, seed=2)
