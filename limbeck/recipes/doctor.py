@@ -268,9 +268,10 @@ def describe(encoder: Encoder) -> str:
     facts = encoder.facts
     heads = "/".join(map(str, dict.fromkeys(facts.num_heads)))
     name = facts.architecture.get("name", facts.origin["source"])
+    decoder = f"a decoder of {facts.decoder_depth} blocks, width {facts.decoder_dim}, "
     return (
         f"{name}: {facts.depth} blocks, width {facts.embed_dim}, "
-        f"{heads} heads, {facts.img_size[0]} px, "
+        f"{heads} heads, {facts.img_size[0]} px, {decoder if facts.decoder_depth else ''}"
         f"{sum(each.numel() for each in encoder.parameters()) / 1e6:.1f} M parameters"
     )
 
