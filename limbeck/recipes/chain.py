@@ -166,20 +166,28 @@ def rehearse(
             if len(stages) == 1:
                 raise
             raise UserError(f"Stage {stage.out.name}: {error}") from error
-        load = _rebuilt(nets.student.facts.architecture)
+        load = _rebuilt(nets)
         yield stage, nets
 
 
-def _rebuilt(architecture: dict[str, Any]) -> Callable[..., Encoder]:
-    """A function like ``load_encoder`` for a student that is still to be trained."""
+def _rebuilt(nets: Networks) -> Callable[..., Encoder]:
+    """A function like ``load_encoder`` for a student that is still to be trained.
+
+    Where the method reads a teacher's decoder, it has the one that the method will keep.
+    """
+    from limbeck.models.origins.decoder import join_decoder
     from limbeck.models.vit import build_encoder
     from limbeck.models.windows import with_img_size
+
+    architecture, reads_decoder = nets.student.facts.architecture, nets.method_options.reads_decoder
+    kept = nets.method.keepsakes() if reads_decoder else {}
 
     def load(source: str, img_size: int | None = None) -> Encoder:
         kwargs = architecture["kwargs"]
         if img_size:
             kwargs = with_img_size(kwargs, (img_size, img_size))
-        return build_encoder(architecture | {"kwargs": kwargs}, {"source": source})
+        encoder = build_encoder(architecture | {"kwargs": kwargs}, {"source": source})
+        return join_decoder(encoder, kept, source) if reads_decoder else encoder
 
     return load
 
@@ -259,9 +267,9 @@ def _open_stages(stages: list[DistillConfig], identities: list[Identity]) -> Non
     """
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import on_main_rank
-    from limbeck.models.origins.load import load_encoder
-    from limbeck.recipes.networks import teacher_identity
+    from limbeck.recipes.networks import loader_of, method_class, method_options, teacher_identity
 
+    load = loader_of(method_options(stages[0], method_class(stages[0].method)))
     is_ready = True
     for index, (stage, (config, fingerprint)) in enumerate(zip(stages, identities, strict=True)):
         if not on_main_rank(stage.out.exists):
@@ -269,7 +277,7 @@ def _open_stages(stages: list[DistillConfig], identities: list[Identity]) -> Non
             continue
         if index:
             source = stages[index - 1].out
-            teacher = teacher_identity(str(source), load_encoder(source).facts) if is_ready else {}
+            teacher = teacher_identity(str(source), load(source).facts) if is_ready else {}
             fingerprint = fingerprint | {"teacher": teacher or {"weights": "not trained yet"}}
         run = open_run(stage.out, config, fingerprint, overwrite=stage.overwrite)
         is_ready = run.is_finished
