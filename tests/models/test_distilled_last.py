@@ -10,8 +10,8 @@ from limbeck.errors import UserError
 from limbeck.evaluation.attention import measure_attention
 from limbeck.evaluation.blocks import embed_blocks
 from limbeck.evaluation.cka import LayerGrams
-from limbeck.evaluation.layers import watch_all
 from limbeck.evaluation.embed import embed
+from limbeck.evaluation.layers import watch_all
 from limbeck.models.build import build_student
 from limbeck.models.distilled_last import DistilledLastVit
 from limbeck.models.heads import with_classifier
