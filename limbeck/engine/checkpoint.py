@@ -181,8 +181,15 @@ def _differences(there: dict[str, Any], here: dict[str, Any], what: str) -> list
     return [
         f"{what}{name} is {_short(old, name)} there and {_short(new, name)} here"
         for name in {**new, **old}
-        if name not in MAY_CHANGE and _short(old, name) != _short(new, name)
+        if not _may_change(name) and _short(old, name) != _short(new, name)
     ]
+
+
+def _may_change(name: str) -> bool:
+    # A fine-tuning within something larger has sections of its own, such as tune.train.
+    return name in MAY_CHANGE or any(
+        "." in each and name.endswith(f".{each}") for each in MAY_CHANGE
+    )
 
 
 def _short(values: dict[str, Any], name: str) -> str:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from limbeck.engine.distributed import Ranks
     from limbeck.models.encoder import Encoder
+    from limbeck.models.timm_encoder import TimmEncoder
     from limbeck.recipes.distill import DistillConfig
     from limbeck.recipes.images import Images
     from limbeck.recipes.networks import Networks
@@ -166,20 +167,20 @@ def rehearse(
             if len(stages) == 1:
                 raise
             raise UserError(f"Stage {stage.out.name}: {error}") from error
-        load = _rebuilt(nets.student.facts.architecture)
+        load = rebuilt(nets.student.facts.architecture)
         yield stage, nets
 
 
-def _rebuilt(architecture: dict[str, Any]) -> Callable[..., Encoder]:
-    """A function like ``load_encoder`` for a student that is still to be trained."""
+def rebuilt(architecture: dict[str, Any], **origin: Any) -> Callable[..., TimmEncoder]:
+    """A function like ``load_encoder`` for a network that is still to be trained."""
     from limbeck.models.vit import build_encoder
     from limbeck.models.windows import with_img_size
 
-    def load(source: str, img_size: int | None = None) -> Encoder:
+    def load(source: str, img_size: int | None = None) -> TimmEncoder:
         kwargs = architecture["kwargs"]
         if img_size:
             kwargs = with_img_size(kwargs, (img_size, img_size))
-        return build_encoder(architecture | {"kwargs": kwargs}, {"source": source})
+        return build_encoder(architecture | {"kwargs": kwargs}, {"source": source} | origin)
 
     return load
 

@@ -21,16 +21,10 @@ import pydantic
 import tyro
 
 from limbeck.config import options, to_plain
-from limbeck.data.options import (
-    CropOptions,
-    DataOptions,
-    LabelFraction,
-    MixOptions,
-    ViewOptions,
-)
-from limbeck.engine.options import OptimOptions, TrainOptions
+from limbeck.data.options import CropOptions, DataOptions, LabelFraction
+from limbeck.engine.options import AT_THE_END, OptimOptions, TrainOptions
 from limbeck.errors import UserError
-from limbeck.models.options import GlobalPool, StudentOptions, TeacherOptions
+from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes import checks
 from limbeck.recipes import distill as distillation
 from limbeck.recipes import finetune as finetuning
@@ -45,6 +39,7 @@ from limbeck.recipes.arms import (
 from limbeck.recipes.comparison import Comparison, Result, report, write
 from limbeck.recipes.probes import EmbedOptions
 from limbeck.recipes.trials import Trials, tuning_config
+from limbeck.recipes.tuning import TuningOptions
 
 if TYPE_CHECKING:
     from limbeck.engine.distributed import Ranks
@@ -53,28 +48,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("limbeck")
 
 __all__ = ["CompareConfig", "TuningOptions", "check", "compare", "report"]
-
-AT_THE_END = 1_000_000_000  # probe_every: with the last step only
-
-
-@options
-class TuningOptions:
-    """The fine-tuning at the end of every arm. Defaults: the light augmentation of MAE-Lite."""
-
-    global_pool: GlobalPool | None = None
-    """avg (if not given) or token."""
-    drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
-    views: ViewOptions = ViewOptions(scale=(0.08, 1.0))
-    mix: MixOptions = MixOptions(mixup_alpha=0.2)
-    optim: OptimOptions = OptimOptions(
-        base_lr=1e-3,
-        min_lr=1e-6,
-        betas=(0.9, 0.999),
-        layer_decay=0.85,
-        no_decay_names=("pos_embed", "cls_token"),
-    )
-    """layer_decay is for pre-trained weights: the arm 'scratch' has none."""
-    train: TrainOptions = TrainOptions(epochs=100, probe_every=AT_THE_END)
 
 
 @options

@@ -269,14 +269,18 @@ def load_teacher(
 
 
 def load_task_teacher(
-    config: FinetuneConfig, student: EncoderFacts, classes: Sequence[str], device: torch.device
+    config: FinetuneConfig,
+    student: EncoderFacts,
+    classes: Sequence[str],
+    device: torch.device,
+    load: Callable[..., Encoder] = load_encoder,
 ) -> tuple[Method, Teacher] | None:
     """The method of a fine-tuning and its teacher; None without a teacher.
 
     ``student`` has its classifier already; ``classes`` are the names of the images' classes. Raises
     UserError where the teacher classifies something else.
     """
-    teacher = load_teacher(config.teacher, None, device)
+    teacher = load_teacher(config.teacher, None, device, load)
     if teacher is None:
         return None
     kind = method_class(config.method)
