@@ -96,8 +96,11 @@ def _open_run(
             return Run(out, config, is_finished="finished.json" in entries)
         # Before its first checkpoint a run has nothing to lose, and most likely failed.
         marks = ("checkpoint.pt", "finished.json")
-        # A chain's are in the folders of its stages.
-        has_results = any(mark in entries or any(out.glob(f"*/{mark}")) for mark in marks)
+        # A chain's are in the folders of its stages, with several seeds one folder deeper.
+        has_results = any(
+            mark in entries or any(out.glob(f"*/{mark}")) or any(out.glob(f"*/*/{mark}"))
+            for mark in marks
+        )
         if has_results and not overwrite:
             more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
             raise UserError(

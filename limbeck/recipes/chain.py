@@ -176,11 +176,14 @@ def rebuilt(architecture: dict[str, Any], **origin: Any) -> Callable[..., TimmEn
     from limbeck.models.vit import build_encoder
     from limbeck.models.windows import with_img_size
 
-    def load(source: str, img_size: int | None = None) -> TimmEncoder:
+    def load(source: str, img_size: int | None = None, num_heads: int | None = None) -> TimmEncoder:
         kwargs = architecture["kwargs"]
         if img_size:
             kwargs = with_img_size(kwargs, (img_size, img_size))
-        return build_encoder(architecture | {"kwargs": kwargs}, {"source": source} | origin)
+        encoder = build_encoder(architecture | {"kwargs": kwargs}, {"source": source} | origin)
+        for block in range(encoder.facts.depth if num_heads else 0):
+            encoder.set_num_heads(block, num_heads)
+        return encoder
 
     return load
 

@@ -38,6 +38,7 @@ from limbeck.recipes.arms import (
 )
 from limbeck.recipes.comparison import Comparison, Result, report, write
 from limbeck.recipes.probes import EmbedOptions
+from limbeck.recipes.rehearsal import open_existing, try_distillation
 from limbeck.recipes.trials import Trials, tuning_config
 from limbeck.recipes.tuning import TuningOptions
 
@@ -248,33 +249,16 @@ def _rehearse(seeds: list[distillation.DistillConfig], images: Images, ranks: Ra
 
     Raises UserError where a folder holds another run, before any arm has trained.
     """
-    from limbeck.data.skipped import SkippedLog
-    from limbeck.engine.checkpoint import open_run
-    from limbeck.methods.distiller import Distiller
-    from limbeck.recipes.networks import build_networks
-
-    config = seeds[0]
     identities: list[Any] = []
 
     def build() -> None:
-        import torch
-
-        nets = build_networks(config, ranks.device)
+        nets = try_distillation(seeds[0], images, ranks)
         identities.extend(distillation.identify(each, nets, images, ranks) for each in seeds)
-        distiller = Distiller(nets.student, nets.method, nets.teacher).to(ranks.device)
-        small = replace(
-            config,
-            data=replace(config.data, num_workers=0),
-            train=replace(config.train, global_batch_size=2, accumulate_steps=1),
-        )
-        skipped = SkippedLog(None, images.num_images, config.data.max_bad_ratio)
-        batch = next(distillation.train_stream(small, images, nets, ranks, skipped, 0, 1))
-        with torch.no_grad():
-            distiller(batch)
 
     if reason := _caught(build):
         return reason
-    for each, identity in zip(seeds, identities, strict=True):
-        if each.out.exists():
-            open_run(each.out, *identity, overwrite=each.overwrite)
+    open_existing(
+        (each.out, each.overwrite, identity)
+        for each, identity in zip(seeds, identities, strict=True)
+    )
     return None

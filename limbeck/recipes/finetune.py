@@ -229,7 +229,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
         report.note(resolved.sentence())
         result = fit(
             module,
-            partial(_batches, config, images, student, ranks, skipped, resolved.total_steps),
+            partial(tuning_stream, config, images, student, ranks, skipped, resolved.total_steps),
             total_steps=resolved.total_steps,
             steps_per_epoch=resolved.steps_per_epoch,
             optim=config.optim,
@@ -306,7 +306,7 @@ def build_classifier(
     return classifier.train()
 
 
-def _batches(
+def tuning_stream(
     config: FinetuneConfig,
     images: Images,
     student: TimmEncoder,
@@ -315,6 +315,7 @@ def _batches(
     total_steps: int,
     start_step: int,
 ) -> Iterator[Batch]:
+    """This rank's mixed micro-batches for the steps from ``start_step`` on."""
     from limbeck.data.mixing import mix
     from limbeck.recipes.images import stream
 

@@ -20,6 +20,7 @@ from limbeck.recipes.tuning import tuning_run, without_layer_decay
 if TYPE_CHECKING:
     import torch
 
+    from limbeck.models.encoder import Encoder
     from limbeck.recipes.compare import CompareConfig
     from limbeck.recipes.comparison import Result
     from limbeck.recipes.images import Images
@@ -45,9 +46,7 @@ class Trials:
             teacher = load_encoder(config.teacher.source)
             self.prober.target = self.prober.embed(teacher, images.holdout)
         start = start_student(config.student, 0.0, 0)
-        # A head count that a method needed in its last block is taken back for the fine-tuning.
-        heads = set(start.facts.num_heads)
-        self.num_heads = min(heads) if len(heads) == 1 else None
+        self.num_heads = own_num_heads(start)
         if config.fine_tune and images.is_labelled:
             # A student that can't be fine-tuned so is told before any arm has trained.
             num_classes = len(images.train.classes)
@@ -101,6 +100,15 @@ class Trials:
             known = {"asked": asked, "scores": {name: each.mean for name, each in scores.items()}}
             write_json(file, known)
         return dict(known["scores"])
+
+
+def own_num_heads(start: Encoder) -> int | None:
+    """The head count of an untrained student's blocks, None where they differ.
+
+    A count that a method needed in the last block is taken back for the fine-tuning.
+    """
+    heads = set(start.facts.num_heads)
+    return min(heads) if len(heads) == 1 else None
 
 
 def tuning_config(config: CompareConfig, arm: Arm, seed: int, fraction: float) -> FinetuneConfig:
