@@ -150,7 +150,7 @@ def check(config: TwoStageConfig) -> list[Arm]:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             "limbeck two-stage is one process, and runs one stage after the other; start it "
-            "without torchrun, or start the stages themselves (limbeck distill, limbeck finetune) with it."
+            "without torchrun, or the stages by themselves with it: limbeck distill and finetune."
         )
     checks.check_data(config.data)
     if config.unlabelled is not None:

@@ -34,22 +34,29 @@ TRAIN = TrainOptions(
 OPTIM = OptimOptions(base_lr=1e-2, layer_decay=0.75)
 
 
-def config_of(images, teacher, out, *arms, **changes) -> TwoStageConfig:
+def config_of(images, teacher, out, /, *arms, **changes) -> TwoStageConfig:
+    """Two steps of each run; of the options those that have an effect with the arms."""
+    chosen = [ARMS[name] for name in arms or ("both",) if name in ARMS]
+    has_stage_one, is_taught = (
+        any(getattr(arm, name) for arm in chosen) for name in ("is_generic", "is_taught")
+    )
+    tunes_teacher = is_taught and "task_teacher" not in changes
     values = {
         "arms": arms or ("both",),
         "out": out,
         "measure_speed": False,
         "student": STUDENT_SHAPE,
-        "teacher": TeacherOptions(source=str(teacher)),
-        "method": "relation",
-        "relation": RelationOptions(drop_path_rate=0.0),
         "data": DataOptions(root=str(images), holdout_ratio=0.25, num_workers=0),
-        "optim": OptimOptions(base_lr=1e-2),
-        "train": TRAIN,
         "specific": SpecificOptions(head="distilled", optim=OPTIM, train=TRAIN),
-        "tune_teacher": TuneTeacherOptions(optim=OPTIM, train=TRAIN),
         "evaluation": CropEvalOptions(crop_ratio=1.0),
     }
+    if has_stage_one:
+        values |= {"method": "relation", "relation": RelationOptions(drop_path_rate=0.0)}
+        values |= {"optim": OptimOptions(base_lr=1e-2), "train": TRAIN}
+    if has_stage_one or tunes_teacher:
+        values["teacher"] = TeacherOptions(source=str(teacher))
+    if tunes_teacher:
+        values["tune_teacher"] = TuneTeacherOptions(optim=OPTIM, train=TRAIN)
     return TwoStageConfig(**values | changes)
 
 
@@ -129,11 +136,7 @@ def test_stopped_in_any_run_it_goes_on(images, teacher, whole, tmp_path, monkeyp
 
 
 def test_arms_and_seeds_may_be_added_and_nothing_may_be_changed(images, classifier, tmp_path):
-    config = config_of(
-        images, classifier, tmp_path / "out", "generic", specific=SpecificOptions(
-            head="distilled", optim=OPTIM, train=TRAIN
-        ), tune_teacher=TuneTeacherOptions(),
-    )  # fmt: skip
+    config = config_of(images, classifier, tmp_path / "out", "generic")
     two_stage(config)
     generic = weights_of(config.out / "seed_0" / "generic")
     more = replace(config, arms=("both", "generic"), seeds=2)
@@ -165,9 +168,12 @@ def test_arms_and_seeds_may_be_added_and_nothing_may_be_changed(images, classifi
 
 def test_stage_one_may_learn_from_other_images(images, unlabelled, teacher, classifier, tmp_path):
     config = config_of(
-        images, teacher, tmp_path / "out", unlabelled=str(unlabelled),
-        task_teacher=str(classifier), tune_teacher=TuneTeacherOptions(),
-    )  # fmt: skip
+        images,
+        teacher,
+        tmp_path / "out",
+        unlabelled=str(unlabelled),
+        task_teacher=str(classifier),
+    )
     found = two_stage(config)
     record = json.loads((config.out / "seed_0" / "stage_one" / "student.json").read_text())
     assert record["data"]["num_train"] == 48 and record["data"]["root"] == str(unlabelled)
@@ -190,14 +196,25 @@ def test_part_of_the_labels_is_for_stage_two_alone(images, teacher, tmp_path):
         (("both", "both"), {}, "names each arm once"),
         (("both",), {"teacher": TeacherOptions()}, "method relation needs a teacher"),
         (("specific",), {"teacher": TeacherOptions()}, "name a masked autoencoder with --teacher"),
-        (("fine-tune",), {}, "--tune-teacher has no effect with --arms fine-tune"),
+        (
+            ("fine-tune",),
+            {"tune_teacher": TuneTeacherOptions(train=TRAIN)},
+            "--tune-teacher has no effect with --arms fine-tune",
+        ),
         (("specific",), {"relation": RelationOptions(teacher_block=1)}, "--relation has no effect"),
         (
             ("generic",),
             {"specific": SpecificOptions(logit=LogitOptions(weight=0.3))},
             "--specific.logit has no effect with --arms generic, which have no teacher",
         ),
-        (("both",), {"task_teacher": "timm:vit_tiny_patch16_224"}, "--tune-teacher has no effect"),
+        (
+            ("both",),
+            {
+                "task_teacher": "timm:vit_tiny_patch16_224",
+                "tune_teacher": TuneTeacherOptions(train=TRAIN),
+            },
+            "--tune-teacher has no effect with --task-teacher",
+        ),
         (
             ("both",),
             {"specific": SpecificOptions(optim=OptimOptions(warmup_epochs=2), train=TRAIN)},
@@ -211,18 +228,13 @@ def test_part_of_the_labels_is_for_stage_two_alone(images, teacher, tmp_path):
         (("both",), {"unlabelled": "no/such/folder"}, "does not exist"),
         (("both",), {"teacher": TeacherOptions(source="TEACHER", patch_size=8)}, "--task-teacher"),
     ],
-)  # fmt: skip
+)
 def test_what_can_not_be_meant_is_refused_at_once(
     images, teacher, tmp_path, arms, changes, message
 ):
     given = changes.get("teacher")
     if given and given.source:
         changes = {"teacher": replace(given, source=str(teacher))}
-    if "specific" in arms or "generic" in arms:
-        changes = {
-            "train": TrainOptions(probe_every=10**9), "optim": OptimOptions(),
-            "relation": RelationOptions(), "tune_teacher": TuneTeacherOptions(), **changes,
-        }  # fmt: skip
     with pytest.raises(UserError, match=message):
         check(config_of(images, teacher, tmp_path, *arms, **changes))
 
@@ -249,10 +261,6 @@ def test_a_task_teacher_of_other_classes(images, teacher, tmp_path):
     shutil.copytree(images / "blue", two / "blue")
     shutil.copytree(images / "red", two / "red")
     other = finetune(finetune_config(two, tmp_path / "other", teacher))
-    config = config_of(
-        images, teacher, tmp_path / "out", "specific", teacher=TeacherOptions(), method="relation",
-        train=TrainOptions(probe_every=10**9), optim=OptimOptions(), relation=RelationOptions(),
-        tune_teacher=TuneTeacherOptions(), task_teacher=str(other),
-    )  # fmt: skip
+    config = config_of(images, teacher, tmp_path / "out", "specific", task_teacher=str(other))
     with pytest.raises(UserError, match="knows 2 classes and the student learns 3"):
         two_stage(config)
