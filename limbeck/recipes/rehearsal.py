@@ -110,5 +110,5 @@ def in_section(section: str, kind: type) -> Iterator[None]:
         for field in fields(kind):
             name, dashed = field.name, field.name.replace("_", "-")
             text = re.sub(rf"--{dashed}(?![\w-])", f"--{section.replace('_', '-')}.{dashed}", text)
-            text = re.sub(rf"(?<![\w.-]){name}\.(?=\w)", f"{section}.{name}.", text)
+            text = re.sub(rf"(?<![\w./-]){name}\.(?=\w)", f"{section}.{name}.", text)
         raise type(error)(text) from error

@@ -95,7 +95,8 @@ class TwoStages:
 
 
 def _claims(arm: Arm) -> Claims:
-    what = {"fine-tune": "neither"}.get(arm.name, f"'{arm.name}' alone")
+    is_single = arm.is_generic or arm.is_taught
+    what = f"'{arm.name}' alone" if is_single else "neither"
     return (
         f"Two stages are better than {what}: {{}} against {{}}",
         f"Two stages are not better than {what}: {{}} against {{}}",

@@ -39,6 +39,7 @@ from limbeck.recipes.stage_results import Measured
 from limbeck.recipes.stages import (
     Arm,
     arm_config,
+    sees_test_images,
     stage_one_config,
     start_dir,
     teacher_config,
@@ -251,6 +252,12 @@ class StageTrials:
                 f"{before.total_steps:,} steps of {config.train.global_batch_size} of "
                 f"{before.num_images:,} images, without labels."
             )
+        if sees_test_images(config):
+            told.append(
+                f"Note: {config.unlabelled} holds the test images too, so stage one has seen them, "
+                "without their labels."
+            )
+            log.warning(told[-1])
         return told
 
 

@@ -95,9 +95,19 @@ def stage_one_data(config: TwoStageConfig) -> DataOptions:
         root=config.unlabelled,
         eval_root="",
         eval_split=default.eval_split,
+        label_column=None,
         holdout_ratio=0.0,
         max_holdout=default.max_holdout,
     )
+
+
+def sees_test_images(config: TwoStageConfig) -> bool:
+    """Whether the other images of stage one lie around those that are held out."""
+    if config.unlabelled is None:
+        return False
+    around = Path(config.unlabelled).expanduser()
+    roots = [Path(root).expanduser() for root in (config.data.root, config.data.eval_root) if root]
+    return any(around.resolve() in (root.resolve(), *root.resolve().parents) for root in roots)
 
 
 def stage_one_config(config: TwoStageConfig, seed: int) -> DistillConfig:
