@@ -6,7 +6,7 @@ Imports of torch are inside the functions: the config and its checks must answer
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -210,60 +210,32 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.log import Log
     from limbeck.engine.loop import fit
-    from limbeck.methods.distiller import Distiller
-    from limbeck.methods.teacher import DTYPES
-    from limbeck.models.attention import choose_attention
     from limbeck.models.finished import save_student
     from limbeck.recipes import lineage
-    from limbeck.recipes.networks import (
-        check_classes,
-        layer_of,
-        load_task_teacher,
-        teacher_identity,
-    )
-    from limbeck.recipes.steps import resolve
-    from limbeck.records import Tap
-    from limbeck.tasks.classification import Classification
+    from limbeck.recipes.networks import layer_of
+    from limbeck.recipes.steps import Resolved
+    from limbeck.recipes.tuning_networks import build_tuning, identify
 
     classes = list(images.train.classes)
-    student = build_classifier(config, len(classes))
-    choose_attention(student, ranks.device, DTYPES[config.train.precision])
-    facts = student.facts
-    if config.keep_head:
-        check_classes(facts, classes, "student")
-    taught = load_task_teacher(config, facts, classes, ranks.device)
-    teacher = taught and taught[1].facts
-    resolved = resolve(
-        len(images.train), facts.img_size[0], facts.architecture, config.optim, config.train,
-        ranks.world_size,
-    )  # fmt: skip
-    run = open_run(
-        config.out,
-        {"verb": "finetune", **to_plain(config), "resolved": asdict(resolved)},
-        {
-            "data": images.fingerprint,
-            "student": facts.origin.get("weight_hash"),
-            "teacher": teacher_identity(config.teacher.source, teacher),
-        },
-        overwrite=config.overwrite,
-    )
+    nets = build_tuning(config, classes, ranks.device)
+    student, facts, task = nets.student, nets.student.facts, nets.task
+    identity = identify(config, nets, images, ranks)
+    resolved = Resolved(**identity[0]["resolved"])
+    run = open_run(config.out, *identity, overwrite=config.overwrite)
     if run.is_finished:
         log.info("%s is finished already; nothing to do.", run.dir)
         return run.dir
     skipped = SkippedLog(run.dir / "skipped.jsonl", images.num_images, config.data.max_bad_ratio)
-    if facts.has_dist_head and not taught:
+    if facts.has_dist_head and not nets.taught:
         log.warning("No --teacher is named, so the labels teach the distillation head as well.")
-    # Where the teacher has the distillation head to itself, the labels have the other one.
-    is_shared = taught is None or Tap("dist_logits") not in taught[0].student_taps
-    task = Classification(student, Tap("logits" if is_shared else "class_logits"))
-    module = (Distiller(student, *taught, task) if taught else task).to(ranks.device)
+    module = nets.module.to(ranks.device)
     with Log(
         run, config.train, ranks, stage="finetune", total_steps=resolved.total_steps
     ) as report:
         report.note(resolved.sentence())
         result = fit(
             module,
-            partial(_batches, config, images, student, ranks, skipped, resolved.total_steps),
+            partial(tuning_stream, config, images, student, ranks, skipped, resolved.total_steps),
             total_steps=resolved.total_steps,
             steps_per_epoch=resolved.steps_per_epoch,
             optim=config.optim,
@@ -280,7 +252,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
             record = lineage.record(
                 verb="finetune",
                 config=to_plain(config),
-                teacher=teacher,
+                teacher=nets.teacher,
                 data=images.lineage,
                 extra={
                     "classes": classes,
@@ -295,8 +267,10 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     return run.dir
 
 
-def build_classifier(config: FinetuneConfig, num_classes: int) -> TimmEncoder:
-    """The student with its classifier and its drop path."""
+def build_classifier(
+    config: FinetuneConfig, num_classes: int, load: Callable[..., TimmEncoder] | None = None
+) -> TimmEncoder:
+    """The student with its classifier and its drop path; ``load`` makes it from its source."""
     from limbeck.models.batch_norm import fix_batch_norm
     from limbeck.models.build import build_student, keep_blocks, set_drop_path
     from limbeck.models.head_rows import read_head_index
@@ -310,7 +284,7 @@ def build_classifier(config: FinetuneConfig, num_classes: int) -> TimmEncoder:
     else:
         # A weights file of an unusual width can't be read without it.
         heads = {} if config.num_heads is None else {"num_heads": config.num_heads}
-        encoder = load_vit(config.student, **heads)
+        encoder = (load or load_vit)(config.student, **heads)
         if config.keep_blocks is not None:
             keep_blocks(encoder, config.keep_blocks, config.seed)
     rows = list(range(encoder.facts.num_classes)) if config.keep_head else None
@@ -339,7 +313,7 @@ def build_classifier(config: FinetuneConfig, num_classes: int) -> TimmEncoder:
     return classifier.train()
 
 
-def _batches(
+def tuning_stream(
     config: FinetuneConfig,
     images: Images,
     student: TimmEncoder,
@@ -348,6 +322,7 @@ def _batches(
     total_steps: int,
     start_step: int,
 ) -> Iterator[Batch]:
+    """This rank's mixed micro-batches for the steps from ``start_step`` on."""
     from limbeck.data.mixing import mix
     from limbeck.recipes.images import stream
 

@@ -273,7 +273,11 @@ def load_teacher(
 
 
 def load_task_teacher(
-    config: FinetuneConfig, student: EncoderFacts, classes: Sequence[str], device: torch.device
+    config: FinetuneConfig,
+    student: EncoderFacts,
+    classes: Sequence[str],
+    device: torch.device,
+    load: Callable[..., Encoder] = load_encoder,
 ) -> tuple[Method, Teacher] | None:
     """The method of a fine-tuning and its teacher; None without a teacher.
 
@@ -292,7 +296,7 @@ def load_task_teacher(
     options = method_options(config, kind)
 
     def build(grid_of: EncoderFacts | None) -> tuple[Method, Teacher]:
-        teacher = load_teacher(config.teacher, grid_of, device)
+        teacher = load_teacher(config.teacher, grid_of, device, load)
         assert teacher is not None
         with seeded(config.seed):
             return kind(options, student, teacher.facts), teacher

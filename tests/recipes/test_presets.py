@@ -13,10 +13,11 @@ from limbeck.models.mae import MaeDecoder
 from limbeck.models.masked_autoencoder import MaskedAutoencoder
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.ops.schedules import cosine_lr, peak_lr
-from limbeck.recipes import compare, distill, finetune
+from limbeck.recipes import compare, distill, finetune, two_stage
 from limbeck.recipes.arms import arm_config, table_needs_teacher
 from limbeck.recipes.chain import split_chain
 from limbeck.recipes.networks import build_networks, method_class, method_options
+from limbeck.recipes.stages import stage_one_config
 
 DATA = DataOptions(root=str(PRESETS_DIR))  # any folder that is there
 
@@ -73,6 +74,15 @@ def test_fine_tuning(name):
     source = "timm:vit_base_patch16_224" if needs_teacher else None
     config = replace(config, data=DATA, student=student, teacher=TeacherOptions(source=source))
     finetune.check(config)
+
+
+@pytest.mark.parametrize("name", preset_names("two-stage"))
+def test_two_stages(name):
+    config = from_plain(two_stage.TwoStageConfig, read_preset(name, "two-stage"), name)
+    teacher = TeacherOptions(source="timm:vit_base_patch16_224.mae")
+    config = replace(config, data=replace(config.data, root=DATA.root), teacher=teacher)
+    assert two_stage.check(config)
+    assert networks_of(stage_one_config(config, 0)).method.student_taps
 
 
 def test_the_contenders_are_eight_and_the_untrained_one():
