@@ -65,9 +65,9 @@ class FinetuneConfig(PerTaskMethodOptions):
     """Image side in pixels; the student's own if not given (positions are interpolated)."""
     head: HeadKind | None = None
     """single: one classifier; distilled: DeiT's distillation token with a second one;
-    distilled-last: G2SD's, whose token is last in the sequence and has no position; cls-distilled:
-    MAE-Lite's, the class token has the second one; tinymim-star: TinyMIM*'s, wide features for
-    both. The student's own kind if not given."""
+    distilled-last: G2SD's, last in the sequence, without a position; cls-distilled: MAE-Lite's, the
+    class token has the second one; tinymim-star: TinyMIM*'s, wide features for both. The student's
+    own kind if not given."""
     global_pool: GlobalPool | None = None
     """avg: mean of the patch tokens and a fresh norm; token: the CLS token. avg if not given, token
     with --head distilled or distilled-last, which have no other."""
@@ -81,8 +81,7 @@ class FinetuneConfig(PerTaskMethodOptions):
     """Standard deviation of a fresh classifier's weights (trunc-normal): 2e-5 in MAE's and
     TinyMIM's fine-tuning, 0.02 in MAE-Lite's."""
     dist_head_init_std: Annotated[float, pydantic.Field(ge=0)] | None = None
-    """Likewise a second head's, which learns from a teacher: 0.02 in G2SD's; head_init_std's if not
-    given."""
+    """Likewise of a second head: 0.02 in G2SD's; head_init_std's if not given."""
     head_index: Path | None = None
     """Start the classifier from the student's own: a file with the old class (counted from 0) of
     each new one, a line each; -1 starts from the mean of those."""
@@ -98,8 +97,7 @@ class FinetuneConfig(PerTaskMethodOptions):
     drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.2
     """Stochastic depth, rising linearly from 0 in the first block to this in the last."""
     method: str = "logit"
-    """How a teacher helps: logit (DeiT), nkd (in the labels' place, of a single head), or your own
-    as module:Class."""
+    """How a teacher helps: logit (DeiT), nkd (replaces the labels), or your own as module:Class."""
     method_options: tuple[str, ...] = ()
     """Options of your own method, such as beta=2.0 (values as in TOML)."""
 
@@ -136,13 +134,7 @@ def check(config: FinetuneConfig) -> None:
     if config.head is not None:
         choose_pool(config.head, config.global_pool)
     _check_head(config)
-    is_fresh = bool(config.student) and checks.is_bare_name(config.student)
-    has_one_head = config.head == "single" or (config.head is None and is_fresh)
-    if config.dist_head_init_std is not None and has_one_head:
-        raise UserError(
-            "dist_head_init_std has no effect without a second head; leave it out, or choose one: "
-            "--head distilled-last, distilled, cls-distilled or tinymim-star."
-        )
+    checks.check_second_head(config.head, config.student, config.dist_head_init_std)
     if config.rel_pos is not None and config.head not in (None, "single"):
         raise UserError(f"rel_pos is for a single head, not {config.head}; leave one of them out.")
     if not config.student:
