@@ -9,6 +9,7 @@ from limbeck import config  # not its ``options`` alone: this package has a modu
 from limbeck.methods.options import (
     AttentionMapOptions,
     ClsTokenOptions,
+    DecoderFeatureOptions,
     DinoOptions,
     FeatureOptions,
     LogitOptions,
@@ -24,6 +25,7 @@ METHODS: dict[str, str] = {
     "feature": "limbeck.methods.feature:Feature",
     "cls-token": "limbeck.methods.cls_token:ClsToken",
     "attention-map": "limbeck.methods.attention_map:AttentionMap",
+    "decoder-feature": "limbeck.methods.decoder_feature:DecoderFeature",
     "masked-pixel": "limbeck.methods.masked_pixel:MaskedPixel",
     "simmim": "limbeck.methods.simmim:SimMim",
     "moco-v3": "limbeck.methods.moco_v3:MocoV3",
@@ -53,6 +55,7 @@ class PerMethodOptions:
     feature: FeatureOptions = FeatureOptions()
     cls_token: ClsTokenOptions = ClsTokenOptions()
     attention_map: AttentionMapOptions = AttentionMapOptions()
+    decoder_feature: DecoderFeatureOptions = DecoderFeatureOptions()
     masked_pixel: MaskedPixelOptions = MaskedPixelOptions()
     simmim: SimMimOptions = SimMimOptions()
     moco_v3: MocoV3Options = MocoV3Options()

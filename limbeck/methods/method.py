@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from limbeck.engine.health import Health
 from limbeck.errors import UserError
 from limbeck.methods.options import MethodOptions
 from limbeck.models.encoder import EncoderFacts
@@ -58,6 +59,9 @@ class Method(nn.Module, ABC):
 
     needs_labels: bool = False
     """True where it learns from ``Batch.labels`` too; they must be the teacher's classes."""
+
+    health: Health | None = None
+    """Where its losses state ``at_zero``: how low they should get, and why they may not."""
 
     def prepare(self, batch: Batch) -> Batch:
         """Set what both sides must share (``ids_keep``), drawn from the batch's view seeds."""

@@ -87,8 +87,29 @@ def feature_loss(
 
     0.5 e^2 / beta where abs(e) <= beta, else abs(e) - 0.5 beta. The teacher is taken as a constant.
     """
-    target = whiten(teacher.detach())
-    return F.smooth_l1_loss(student.to(target.dtype), target, beta=beta)
+    return smooth_l1_error(student, whiten(teacher.detach()), beta)
+
+
+def smooth_l1_error(
+    student: Float[Tensor, "*axes"], teacher: Float[Tensor, "*axes"], beta: float
+) -> Float[Tensor, ""]:
+    """0.5 e^2 / beta where abs(e) < beta, else abs(e) - 0.5 beta; mean over all entries.
+
+    e = student - teacher, in float32 or wider.
+    """
+    dtype = torch.promote_types(student.dtype, torch.float32)
+    return F.smooth_l1_loss(student.to(dtype), teacher.to(dtype), beta=beta)
+
+
+def cosine_error(
+    student: Float[Tensor, "*axes D"], teacher: Float[Tensor, "*axes D"]
+) -> Float[Tensor, ""]:
+    """1 - the cosine between the channels of each token, mean over tokens; 1 of a zero vector.
+
+    In float32 or wider.
+    """
+    dtype = torch.promote_types(student.dtype, torch.float32)
+    return 1 - F.cosine_similarity(student.to(dtype), teacher.to(dtype), dim=-1).mean()
 
 
 def channel_divergence(

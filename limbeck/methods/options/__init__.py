@@ -10,6 +10,7 @@ from limbeck.methods.options.comparison import (
     RelationOptions,
     TransferOptions,
 )
+from limbeck.methods.options.decoder_feature import DecoderFeatureOptions
 from limbeck.methods.options.masked import (
     DecoderOptions,
     MaskedPixelOptions,
@@ -25,6 +26,7 @@ __all__ = [
     "ClassifierOptions",
     "ClsTokenOptions",
     "ComparisonOptions",
+    "DecoderFeatureOptions",
     "DecoderOptions",
     "DinoOptions",
     "FeatureOptions",

@@ -120,7 +120,8 @@ def _is_bare(weights: Weights) -> bool:
     return is_plain and not any(name in weights for name in beyond)
 
 
-def _is_initial(weights: Weights, name: str) -> bool:
+def is_initial(weights: Weights, name: str) -> bool:
+    """Whether a norm is there and has the weights that it started with."""
     weight, bias = weights.get(f"{name}.weight"), weights.get(f"{name}.bias")
     if weight is None or bias is None:
         return False
@@ -133,8 +134,8 @@ def _is_tinymim(weights: Weights) -> bool:
     tail = (f"blocks.{depth_of(weights) - 1}.norm2", "norm")
     return (
         _is_bare(weights)
-        and all(_is_initial(weights, name) for name in tail)
-        and not _is_initial(weights, "blocks.0.norm1")
+        and all(is_initial(weights, name) for name in tail)
+        and not is_initial(weights, "blocks.0.norm1")
     )
 
 
@@ -182,6 +183,10 @@ def place_registers(weights: Weights) -> Weights:
 
 
 _DECODER = (("decoder_", "the decoder"), ("mask_token", "the decoder's mask token"))
+_FEATURE_PROJECTIONS = (
+    ("decoderfeature_pred.", "the projection of the decoder's tokens"),
+    ("encoderfeature_pred.", "the projection of the encoder's tokens"),
+)
 
 
 def _is_fine_tuned(weights: Weights) -> bool:
@@ -193,6 +198,13 @@ def _is_fine_tuned(weights: Weights) -> bool:
 
 
 LAYOUTS: tuple[Layout, ...] = (
+    Layout(
+        "g2sd",
+        "G2SD's generic stage: encoder, decoder, projections to the teacher's tokens",
+        lambda weights: _is_vit(weights) and "decoderfeature_pred.fc1.weight" in weights,
+        STANDARD_HEADS,
+        left_out=(*_DECODER, *_FEATURE_PROJECTIONS),
+    ),
     Layout(
         "mae_lite",
         "MAE-Lite pre-training, encoder and its small decoder",
