@@ -15,6 +15,7 @@ from limbeck.methods.options import (
     LogitOptions,
     MaskedPixelOptions,
     MocoV3Options,
+    NkdOptions,
     RelationOptions,
     SimMimOptions,
     SparseLogitOptions,
@@ -36,6 +37,7 @@ METHODS: dict[str, str] = {
 
 TASK_METHODS: dict[str, str] = {
     "logit": "limbeck.methods.logit:Logit",
+    "nkd": "limbeck.methods.nkd:Nkd",
 }
 """Likewise the methods by which a teacher helps in fine-tuning, beside a task's own loss."""
 
@@ -45,6 +47,7 @@ class PerTaskMethodOptions:
     """One section per built-in method of fine-tuning, named as in ``PerMethodOptions``."""
 
     logit: LogitOptions = LogitOptions()
+    nkd: NkdOptions = NkdOptions()
 
 
 @config.options

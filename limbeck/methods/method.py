@@ -27,7 +27,8 @@ class Method(nn.Module, ABC):
 
     share: float = 1.0
     """Its share of the total where a task is trained beside it, which has the rest: a method for
-    fine-tuning must set it, between 0 and 1."""
+    fine-tuning must set it, between 0 and 1; 1, for one that learns from the labels itself
+    (``needs_labels``), replaces the task's loss."""
 
     student_taps: tuple[Tap, ...]
     teacher_taps: tuple[Tap, ...]
@@ -97,6 +98,16 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Losses:
         """The losses of one batch; gradients flow to ``student`` and the method's own weights."""
+
+
+def check_same_classes(student: EncoderFacts, teacher: EncoderFacts) -> None:
+    """Raise UserError for a teacher without a classifier of as many classes as the student's."""
+    check_classifies(teacher)
+    if teacher.num_classes != student.num_classes:
+        raise UserError(
+            f"The teacher knows {teacher.num_classes} classes and the student learns "
+            f"{student.num_classes}; choose a teacher that was fine-tuned on the same classes."
+        )
 
 
 def check_classifies(teacher: EncoderFacts) -> None:

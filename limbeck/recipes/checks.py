@@ -175,7 +175,8 @@ def check_task_method(config: Any, teacher: TeacherOptions) -> None:
     """The method of a fine-tuning exists, and is chosen and set only with a teacher."""
     check_method(config.method, config.method_options, TASK_METHODS)
     check_unused(config, PerTaskMethodOptions, config.method, "--method")
-    if teacher.source is None and ":" in config.method:
+    default = next(f.default for f in fields(config) if f.name == "method")
+    if teacher.source is None and config.method != default:
         raise UserError(f"--method {config.method} has no effect without --teacher SOURCE.")
     for field in fields(PerTaskMethodOptions):
         if teacher.source is None and getattr(config, field.name) != field.default:
