@@ -65,11 +65,12 @@ class FinetuneConfig(PerTaskMethodOptions):
     """Image side in pixels; the student's own if not given (positions are interpolated)."""
     head: HeadKind | None = None
     """single: one classifier; distilled: DeiT's distillation token with a second one;
-    cls-distilled: MAE-Lite's, the class token has the second one; tinymim-star: TinyMIM*'s, wide
-    features for both. The student's own kind if not given."""
+    distilled-last: G2SD's, last in the sequence, without a position; cls-distilled: MAE-Lite's, the
+    class token has the second one; tinymim-star: TinyMIM*'s, wide features for both. The student's
+    own kind if not given."""
     global_pool: GlobalPool | None = None
     """avg: mean of the patch tokens and a fresh norm; token: the CLS token. avg if not given, token
-    with --head distilled, which has no other."""
+    with --head distilled or distilled-last, which have no other."""
     rel_pos: RelPos | None = None
     """MAE-Lite's variant of a plain ViT: biases of relative positions and layer scale in every
     block. qkv-bias: with the ViT's biases of queries, keys and values; qv-bias: without the keys',
@@ -79,6 +80,8 @@ class FinetuneConfig(PerTaskMethodOptions):
     head_init_std: Annotated[float, pydantic.Field(ge=0)] = 2e-5
     """Standard deviation of a fresh classifier's weights (trunc-normal): 2e-5 in MAE's and
     TinyMIM's fine-tuning, 0.02 in MAE-Lite's."""
+    dist_head_init_std: Annotated[float, pydantic.Field(ge=0)] | None = None
+    """Likewise of a second head: 0.02 in G2SD's; head_init_std's if not given."""
     head_index: Path | None = None
     """Start the classifier from the student's own: a file with the old class (counted from 0) of
     each new one, a line each; -1 starts from the mean of those."""
@@ -94,7 +97,7 @@ class FinetuneConfig(PerTaskMethodOptions):
     drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.2
     """Stochastic depth, rising linearly from 0 in the first block to this in the last."""
     method: str = "logit"
-    """How a teacher helps: logit (DeiT), or your own as module:Class."""
+    """How a teacher helps: logit (DeiT), nkd (in the labels' place), or your own as module:Class."""
     method_options: tuple[str, ...] = ()
     """Options of your own method, such as beta=2.0 (values as in TOML)."""
 
@@ -131,6 +134,8 @@ def check(config: FinetuneConfig) -> None:
     if config.head is not None:
         choose_pool(config.head, config.global_pool)
     _check_head(config)
+    if config.dist_head_init_std is not None:
+        checks.check_second_head(config.head, config.student)
     if config.rel_pos is not None and config.head not in (None, "single"):
         raise UserError(f"rel_pos is for a single head, not {config.head}; leave one of them out.")
     if not config.student:
@@ -167,8 +172,9 @@ def _check_head(config: FinetuneConfig) -> None:
             f"{name} has no effect with keep_blocks, after which the classifier starts afresh, "
             "too; leave one of them out."
         )
-    if config.head_init_std != FinetuneConfig().head_init_std:
-        raise UserError(f"head_init_std has no effect with {name}; leave one of them out.")
+    for option in ("head_init_std", "dist_head_init_std"):
+        if getattr(config, option) != getattr(FinetuneConfig(), option):
+            raise UserError(f"{option} has no effect with {name}; leave one of them out.")
     if config.student and checks.is_bare_name(config.student):
         raise UserError(
             f"{name} has no effect with {config.student}, which starts from scratch; leave it out, "
@@ -293,6 +299,7 @@ def build_classifier(
         num_heads=config.num_heads,
         img_size=config.img_size,
         head_init_std=config.head_init_std,
+        dist_head_init_std=config.dist_head_init_std,
         q_pool=config.q_pool,
         head_rows=rows,
     )
