@@ -97,7 +97,7 @@ class FinetuneConfig(PerTaskMethodOptions):
     drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.2
     """Stochastic depth, rising linearly from 0 in the first block to this in the last."""
     method: str = "logit"
-    """How a teacher helps: logit (DeiT), nkd (its loss alone), or your own as module:Class."""
+    """How a teacher helps: logit (DeiT), nkd (in place of the labels), or your own module:Class."""
     method_options: tuple[str, ...] = ()
     """Options of your own method, such as beta=2.0 (values as in TOML)."""
 

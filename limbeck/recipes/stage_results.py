@@ -12,21 +12,24 @@ from limbeck.recipes.comparison import cell, time_unit
 from limbeck.recipes.stages import ARMS, Arm, arm_dir
 
 if TYPE_CHECKING:
+    from limbeck.evaluation.robustness import Robustness
     from limbeck.evaluation.scores import Claims, Score, Verdict
 
 TABLE_FILE, DATA_FILE = "table.md", "two_stage.json"
-SCORES = {"top1": "top-1 %", "top5": "top-5 %"}
+SCORES = {"top1": "top-1 %", "top5": "top-5 %", "corrupted_top1": "corrupted %"}
 TIMES = {"stage_one_seconds": "stage one", "tuning_seconds": "fine-tuning"}
 
 
 @dataclass(frozen=True)
 class Measured:
     """A classifier's scores on the held-out images, and its costs: "parameters", "macs",
-    "images_per_second", and the seconds of ``TIMES`` that it took.
+    "images_per_second", and the seconds of ``TIMES`` that it took. ``corrupted``: its answers under
+    corruptions, where asked for.
     """
 
     scores: dict[str, Score]
     cost: dict[str, float]
+    corrupted: dict[str, Robustness] = field(default_factory=dict)
 
 
 @dataclass
@@ -72,6 +75,14 @@ class TwoStages:
             if both and arm.name != "both" and (others := self.scores(arm.name, "top1"))
         }
 
+    def corrupted(self) -> dict[str, Any]:
+        """The answers of teacher and arms under corruptions; empty where they were not asked."""
+        from limbeck.evaluation.robustness import summarize
+
+        groups = {arm: list(of_seed.values()) for arm, of_seed in self.results.items()}
+        groups |= {"teacher": [self.teacher]} if self.teacher else {}
+        return summarize({name: [run.corrupted for run in runs] for name, runs in groups.items()})
+
     def plain(self) -> dict[str, Any]:
         """JSON-ready data."""
 
@@ -90,6 +101,7 @@ class TwoStages:
                 for arm in self.arms
             },
             "verdicts": {name: vars(verdict) for name, verdict in self.verdicts().items()},
+            "corrupted": self.corrupted(),
             "equal": self.equal,
         }
 
@@ -108,13 +120,19 @@ def write(found: TwoStages) -> None:
     from limbeck.engine.checkpoint import write_json, write_whole
 
     write_json(found.out / DATA_FILE, found.plain())
-    text = "\n\n".join([table_of(found), verdict_of(found), *found.equal]) + "\n"
+    text = "\n\n".join(_findings(found)) + "\n"
     write_whole(found.out / TABLE_FILE, lambda stream: stream.write(text.encode()))
 
 
 def report(found: TwoStages) -> str:
     """The table, the verdict, what was equal, and what to do next, for people."""
-    return "\n\n".join([table_of(found), verdict_of(found), *found.equal, _what_next(found)])
+    return "\n\n".join([*_findings(found), _what_next(found)])
+
+
+def _findings(found: TwoStages) -> list[str]:
+    from limbeck.evaluation.robustness import tables
+
+    return [table_of(found), verdict_of(found), *tables(found.corrupted()), *found.equal]
 
 
 def table_of(found: TwoStages) -> str:
@@ -165,6 +183,7 @@ def _row(
         SCORES["top1"]: percent("top1"),
         "of the teacher's %": percent("top1", of_teacher) if of_teacher else None,
         SCORES["top5"]: percent("top5"),
+        SCORES["corrupted_top1"]: percent("corrupted_top1"),
         "M params": first("parameters", ".2f", 1e6),
         "G MACs": first("macs", ".3g", 1e9),
         "images/s": first("images_per_second", ".0f"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from limbeck.engine.checkpoint import write_json
 from limbeck.engine.distributed import Ranks
 from limbeck.errors import UserError
 from limbeck.evaluation.predictions import top_scores
+from limbeck.evaluation.robustness import Robustness
 from limbeck.evaluation.scores import Score, score_of
 from limbeck.models.encoder import Encoder
 from limbeck.models.finished import (
@@ -34,7 +36,9 @@ from limbeck.recipes.evaluate import EvaluateConfig, Prober
 from limbeck.recipes.finetune import finetune
 from limbeck.recipes.images import Images
 from limbeck.recipes.networks import start_student
+from limbeck.recipes.probes import EmbedOptions
 from limbeck.recipes.rehearsal import in_section, try_distillation, try_tuning
+from limbeck.recipes.robustness import corrupted_scores, notes_of
 from limbeck.recipes.stage_results import Measured
 from limbeck.recipes.stages import (
     Arm,
@@ -172,7 +176,7 @@ class StageTrials:
             spent = measured(tuning.out, self.ranks.device, partial(finetune, tuning))
             cost["tuning_seconds"] = spent["seconds"]
         found = self._measure(self.task_teacher, self.config.out / TEACHER_FILE)
-        return Measured(found.scores, found.cost | cost)
+        return replace(found, cost=found.cost | cost)
 
     def run(self, arm: Arm, seed: int) -> Measured:
         """Do what is left of an arm; its scores and what it costs. Raises as runs do."""
@@ -188,7 +192,7 @@ class StageTrials:
         tuning = self._tuning(arm, seed)
         cost["tuning_seconds"] = measured(tuning.out, device, partial(finetune, tuning))["seconds"]
         found = self._measure(str(tuning.out), tuning.out / FOUND_FILE)
-        return Measured(found.scores, found.cost | cost)
+        return replace(found, cost=found.cost | cost)
 
     def _save_start(self, seed: int) -> None:
         start, folder = (
@@ -219,7 +223,24 @@ class StageTrials:
             }
             write_json(file, known)
         scores = {name: _from_text(text, name) for name, text in known["scores"].items()}
-        return Measured(scores, dict(known["cost"]))
+        corrupted = self._corrupted(source, encoder, file.parent)
+        scores |= {name: each.score for name, each in corrupted.items()}
+        return Measured(scores, dict(known["cost"]), corrupted)
+
+    def _corrupted(self, source: str, encoder: Encoder, keep: Path) -> dict[str, Robustness]:
+        config = self.config
+        if not config.corruptions.wanted:
+            return {}
+        if "output" not in encoder.offered_taps():
+            log.warning("%s says its logits alone, so it is not shown corrupted images.", source)
+            return {}
+        shown = EmbedOptions(
+            crop_ratio=config.evaluation.crop_ratio, batch_size=config.evaluation.batch_size
+        )
+        return corrupted_scores(
+            {source: encoder}, self.images, config.corruptions, self.ranks.device,
+            data=config.data, embed=shown, skipped=self.skipped, keep=keep,
+        )[source]  # fmt: skip
 
     def _centre_crops(self, encoder: Encoder) -> Any:
         config = self.config
@@ -252,6 +273,8 @@ class StageTrials:
                 f"{before.total_steps:,} steps of {config.train.global_batch_size} of "
                 f"{before.num_images:,} images, without labels."
             )
+        if config.corruptions.wanted:
+            told += [f"Note: {note}" for note in notes_of({"": [self.start]}, config.corruptions)]
         if sees_test_images(config):
             told.append(
                 f"Note: {config.unlabelled} holds the test images too, so stage one has seen them, "

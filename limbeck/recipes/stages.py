@@ -154,6 +154,8 @@ def arm_config(
     is_fresh = not arm.is_generic and config.student.weights is None
     run["optim"] = without_layer_decay(specific.optim) if is_fresh else specific.optim
     if arm.is_taught:
+        if specific.head != "single" and specific.dist_head_init_std is None:
+            run["dist_head_init_std"] = DIST_HEAD_INIT_STD
         run["teacher"] = TeacherOptions(source=task_teacher, precision=config.teacher.precision)
         return tuning_run(specific, **run)
     # Without a teacher there is nothing for a second head to learn: the first one stays as it is.

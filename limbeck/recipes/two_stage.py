@@ -21,7 +21,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import pydantic
 
 from limbeck.config import options, to_plain
-from limbeck.data.options import CropOptions, DataOptions, MixOptions, ViewOptions
+from limbeck.data.options import (
+    CorruptionOptions,
+    CropOptions,
+    DataOptions,
+    MixOptions,
+    ViewOptions,
+)
 from limbeck.engine.options import AT_THE_END, OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.methods import PerMethodOptions, PerTaskMethodOptions
@@ -65,12 +71,15 @@ STRONG_MIX = MixOptions(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1)
 class SpecificOptions(TuningOptions, PerTaskMethodOptions):
     """Stage two, and the fine-tuning of the other arms. Defaults: G2SD's, in smaller batches."""
 
-    head: HeadKind = "distilled"
+    head: HeadKind = "distilled-last"
     """Of the arms with a teacher, as for limbeck finetune; the others have its first classifier."""
     head_init_std: Annotated[float, pydantic.Field(ge=0)] = 2e-5
     """Standard deviation of a fresh classifier's weights."""
+    dist_head_init_std: Annotated[float, pydantic.Field(ge=0)] | None = None
+    """Likewise of a second head: 0.02, G2SD's, if not given."""
     method: str = "logit"
-    """How the teacher helps, as for limbeck finetune: logit, or your own as module:Class."""
+    """How the teacher helps, as for limbeck finetune: logit, nkd (of a single head), or your own as
+    module:Class."""
     method_options: tuple[str, ...] = ()
     """Options of your own method, such as beta=2.0 (values as in TOML)."""
     views: ViewOptions = STRONG_VIEWS
@@ -123,9 +132,10 @@ class TwoStageConfig(PerMethodOptions):
     unlabelled: str | None = None
     """Other images for stage one, such as a larger folder without labels; those of --data if not
     given."""
-    method: str = "relation"
-    """Stage one's, as for limbeck distill: relation, feature or cls-token (TinyMIM), attention-map
-    (D-MAE), masked-pixel (MAE, without a teacher), ..., or your own as module:Class."""
+    method: str = "decoder-feature"
+    """Stage one's, as for limbeck distill: decoder-feature (G2SD), relation, feature or cls-token
+    (TinyMIM), attention-map (D-MAE), masked-pixel (MAE, without a teacher), ..., or your own as
+    module:Class."""
     method_options: tuple[str, ...] = ()
     """Options of your own method, such as beta=2.0 (values as in TOML)."""
     measure_speed: bool = True
@@ -142,6 +152,7 @@ class TwoStageConfig(PerMethodOptions):
     specific: SpecificOptions = SpecificOptions()
     tune_teacher: TuneTeacherOptions = TuneTeacherOptions()
     evaluation: CropEvalOptions = CropEvalOptions()
+    corruptions: CorruptionOptions = CorruptionOptions()
 
 
 def check(config: TwoStageConfig) -> list[Arm]:
@@ -202,7 +213,7 @@ def _check_effects(config: TwoStageConfig, arms: list[Arm]) -> None:
         _check_unset(config, names, "", f"{chosen}, which have no stage one")
     if not is_taught:
         names = [field.name for field in fields(PerTaskMethodOptions)]
-        names += ["method", "method_options"]
+        names += ["method", "method_options", "dist_head_init_std"]
         why = f"{chosen}, which have no teacher in stage two"
         _check_unset(config.specific, names, "specific.", why)
         _check_unset(config, ["tune_teacher"], "", why)
@@ -232,12 +243,14 @@ def two_stage(config: TwoStageConfig) -> TwoStages:
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import check_holdout, open_images
+    from limbeck.recipes.robustness import check_images
     from limbeck.recipes.stage_trials import StageTrials
 
     with ranks_session(config.specific.train.device) as ranks, lost_workers_explained():
         images = open_images(config.data)
         _check_labels(config, images)
         check_holdout(images)
+        check_images(images, config.corruptions)
         trials = StageTrials(config, arms, images, ranks)
         if any(arm.is_generic for arm in arms):
             data = stage_one_data(config)

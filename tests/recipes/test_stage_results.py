@@ -1,11 +1,13 @@
 """Table, verdict and data of two stages, from scores that are made up."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from limbeck.evaluation.robustness import Robustness
 from limbeck.evaluation.scores import score_of
 from limbeck.recipes.stage_results import Measured, TwoStages, report, table_of, verdict_of, write
 from limbeck.recipes.stages import ARMS
@@ -47,6 +49,18 @@ def test_the_table_has_means_spreads_and_shares_of_the_teacher():
     assert (both["M params"], both["G MACs"], both["images/s"]) == ("5.00", "1.25", "100")
     assert generic["stage one, min"] == "-" and generic["fine-tuning, min"] == "1.0 ± 0.0"
     assert "top-5 %" not in both
+
+
+def test_answers_under_corruptions_have_a_column_and_a_table():
+    stages = found(Path("out"), both=(0.7,))
+    hits = torch.ones(1, 2, 4, dtype=torch.bool)
+    answers = Robustness(("fog",), (1, 5), torch.ones(4, dtype=torch.bool), hits, "own classifier")
+    result = stages.results["both"][0]
+    result.scores["corrupted_top1"] = answers.score
+    stages.results["both"][0] = replace(result, corrupted={"corrupted_top1": answers})
+    assert cells_of(stages)[1]["corrupted %"] == "100.0"
+    assert stages.plain()["corrupted"]["corrupted_top1"]["rows"].keys() == {"both"}
+    assert "| fog " in report(stages)
 
 
 def test_without_a_teacher_there_is_no_share():

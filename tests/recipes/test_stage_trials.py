@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from limbeck.data.options import CorruptionOptions
 from limbeck.engine.distributed import Ranks
 from limbeck.models.origins.load import load_encoder
 from limbeck.recipes import stage_trials
@@ -49,6 +50,15 @@ def test_a_classifier_is_measured_once(trials, classifier, tmp_path, monkeypatch
     trials.config = replace(trials.config, measure_speed=True)
     with pytest.raises(TypeError):
         trials._measure(str(classifier), file)
+
+
+def test_corrupted_images_are_shown_where_asked_for(trials, classifier, tmp_path):
+    few = CorruptionOptions(names=("contrast",), severities=(5,))
+    trials.config = replace(trials.config, corruptions=few)
+    found = trials._measure(str(classifier), tmp_path / "found.json")
+    score = found.corrupted["corrupted_top1"].score
+    assert found.scores["corrupted_top1"] == score and score.num_test == 12
+    assert any("Corruptions were made here" in text for text in trials.sentences())
 
 
 def test_a_start_is_that_of_the_student_and_the_seed(trials, tmp_path):

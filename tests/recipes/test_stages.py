@@ -89,6 +89,7 @@ def test_both_has_all_that_the_section_says():
     assert (run.student, run.out) == ("out/seed_1/stage_one", Path("out/seed_1/both"))
     assert (run.head, run.logit.weight, run.num_heads, run.seed) == ("distilled", 0.3, 3, 1)
     assert run.optim == CONFIG.specific.optim and run.train.epochs == 7
+    assert (run.head_init_std, run.dist_head_init_std) == (0.5, 0.02)
     assert run.teacher == TeacherOptions(source="classifier", precision="fp32")
 
 

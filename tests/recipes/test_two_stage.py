@@ -11,7 +11,12 @@ from limbeck.data.options import DataOptions, MixOptions
 from limbeck.engine.loop import Interrupted
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
-from limbeck.methods.options import LogitOptions, RelationOptions
+from limbeck.methods.options import (
+    DecoderFeatureOptions,
+    LogitOptions,
+    MaskedPixelOptions,
+    RelationOptions,
+)
 from limbeck.models.options import TeacherOptions
 from limbeck.recipes import stage_trials
 from limbeck.recipes.distill import distill
@@ -27,6 +32,7 @@ from limbeck.recipes.two_stage import (
     two_stage,
 )
 from tests.recipes.runs import STUDENT_SHAPE, finetune_config, snapshot, weights_of
+from tests.recipes.runs import teacher_config as teacher_run
 
 TRAIN = TrainOptions(
     epochs=1, global_batch_size=16, precision="fp32", device="cpu", probe_every=100, log_every=1
@@ -264,3 +270,31 @@ def test_a_task_teacher_of_other_classes(images, teacher, tmp_path):
     config = config_of(images, teacher, tmp_path / "out", "specific", task_teacher=str(other))
     with pytest.raises(UserError, match="knows 2 classes and the student learns 3"):
         two_stage(config)
+
+
+def test_the_defaults_are_those_of_g2sd(images, tmp_path):
+    assert not TwoStageConfig().arms[1:]
+    deep = replace(
+        teacher_run(images, tmp_path / "deep"),
+        masked_pixel=MaskedPixelOptions(decoder_embed_dim=32, decoder_depth=4, mask_ratio=0.75),
+        train=TRAIN,
+    )
+    options = DecoderFeatureOptions(decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=2)
+    config = config_of(
+        images, distill(deep), tmp_path / "out", method="decoder-feature",
+        relation=RelationOptions(), decoder_feature=options,
+        specific=SpecificOptions(optim=OPTIM, train=TRAIN),
+    )  # fmt: skip
+    assert (config.method, config.specific.head) == (TwoStageConfig().method, "distilled-last")
+    two_stage(config)
+    assert limbeck.load(config.out / "seed_0" / "both").facts.has_dist_head
+
+
+def test_a_teacher_without_its_decoder_is_told_at_once(images, classifier, tmp_path):
+    config = config_of(
+        images, classifier, tmp_path / "out", "generic",
+        method="decoder-feature", relation=RelationOptions(),
+    )  # fmt: skip
+    with pytest.raises(UserError, match="no decoder"):
+        two_stage(config)
+    assert not config.out.exists()
