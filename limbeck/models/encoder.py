@@ -218,7 +218,8 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def layer_id(self, parameter_name: str) -> int:
-        """Depth of a parameter: 0 embedding, k + 1 block k, depth + 1 after.
+        """Depth of a parameter: 0 embedding, k + 1 block k, depth + 1 after, or learnt as the heads
+        are, as G2SD's distillation token.
 
         For layer decay, and for what of a teacher stays in float32: all that is after. (An encoder
         computes its logits outside autocast, in the type of the classifier's weights.)

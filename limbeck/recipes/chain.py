@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from limbeck.engine.distributed import Ranks
     from limbeck.models.encoder import Encoder
+    from limbeck.models.finished import Keepsake
+    from limbeck.models.timm_encoder import TimmEncoder
     from limbeck.recipes.distill import DistillConfig
     from limbeck.recipes.images import Images
     from limbeck.recipes.networks import Networks
@@ -166,30 +168,39 @@ def rehearse(
             if len(stages) == 1:
                 raise
             raise UserError(f"Stage {stage.out.name}: {error}") from error
-        load = _rebuilt(nets)
+        load = rebuilt(nets.student.facts.architecture)
+        if nets.method_options.reads_decoder:
+            load = _with_decoder(load, nets.method.keepsakes())
         yield stage, nets
 
 
-def _rebuilt(nets: Networks) -> Callable[..., Encoder]:
-    """A function like ``load_encoder`` for a student that is still to be trained.
+def rebuilt(architecture: dict[str, Any], **origin: Any) -> Callable[..., TimmEncoder]:
+    """A function like ``load_encoder`` for a network that is still to be trained.
 
-    Where the method reads a teacher's decoder, it has the one that the method will keep.
+    ``origin`` is what its facts will say of it, beside its source.
     """
-    from limbeck.models.origins.decoder import join_decoder
     from limbeck.models.vit import build_encoder
     from limbeck.models.windows import with_img_size
 
-    architecture, reads_decoder = nets.student.facts.architecture, nets.method_options.reads_decoder
-    kept = nets.method.keepsakes() if reads_decoder else {}
-
-    def load(source: str, img_size: int | None = None) -> Encoder:
+    def load(source: str, img_size: int | None = None, num_heads: int | None = None) -> TimmEncoder:
         kwargs = architecture["kwargs"]
         if img_size:
             kwargs = with_img_size(kwargs, (img_size, img_size))
-        encoder = build_encoder(architecture | {"kwargs": kwargs}, {"source": source})
-        return join_decoder(encoder, kept, source) if reads_decoder else encoder
+        encoder = build_encoder(architecture | {"kwargs": kwargs}, {"source": source} | origin)
+        for block in range(encoder.facts.depth if num_heads else 0):
+            encoder.set_num_heads(block, num_heads)
+        return encoder
 
     return load
+
+
+def _with_decoder(
+    load: Callable[..., Encoder], kept: dict[str, Keepsake]
+) -> Callable[..., Encoder]:
+    """Likewise as ``load_autoencoder``, with the decoder that will be kept beside the network."""
+    from limbeck.models.origins.decoder import join_decoder
+
+    return lambda source, **overrides: join_decoder(load(source, **overrides), kept, source)
 
 
 def distill_chain(

@@ -273,15 +273,19 @@ def load_teacher(
 
 
 def load_task_teacher(
-    config: FinetuneConfig, student: EncoderFacts, classes: Sequence[str], device: torch.device
+    config: FinetuneConfig,
+    student: EncoderFacts,
+    classes: Sequence[str],
+    device: torch.device,
+    load: Callable[..., Encoder] = load_encoder,
 ) -> tuple[Method, Teacher] | None:
     """The method of a fine-tuning and its teacher; None without a teacher.
 
-    ``student`` has its classifier already; ``classes`` are the names of the images' classes. Raises
-    UserError where the teacher classifies something else.
+    ``student`` has its classifier already; ``classes`` are the names of the images' classes. Where
+    the method compares patches, the teacher gets images of the size that gives it the student's
+    grid. Raises UserError where the teacher's logits are read and it classifies something else.
     """
-    teacher = load_teacher(config.teacher, None, device)
-    if teacher is None:
+    if config.teacher.source is None:
         return None
     kind = method_class(config.method)
     if config.method_options and issubclass(kind.Options, MethodOptions):
@@ -290,9 +294,20 @@ def load_task_teacher(
             "pre-training; give it an Options class of its own, or leave --method-options out."
         )
     options = method_options(config, kind)
-    with seeded(config.seed):
-        method = kind(options, student, teacher.facts)
-    check_classes(teacher.facts, classes, "teacher")
+
+    def build(grid_of: EncoderFacts | None) -> tuple[Method, Teacher]:
+        teacher = load_teacher(config.teacher, grid_of, device, load)
+        assert teacher is not None
+        with seeded(config.seed):
+            return kind(options, student, teacher.facts), teacher
+
+    method, teacher = build(None)
+    kinds = {tap.kind for tap in method.teacher_taps}
+    compares_patches = method.needs_same_grid and not kinds <= set(LOGIT_KINDS)
+    if compares_patches and teacher.facts.grid != student.grid:
+        method, teacher = build(student)
+    if kinds & set(LOGIT_KINDS):  # else it has no say in classes
+        check_classes(teacher.facts, classes, "teacher")
     return method, teacher
 
 

@@ -8,6 +8,7 @@ telling names only: that *every* tensor fits is checked by whoever loads them.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isqrt
 from typing import Any
 
 import torch
@@ -197,6 +198,14 @@ def _is_fine_tuned(weights: Weights) -> bool:
     )
 
 
+def _has_token_without_position(weights: Weights) -> bool:
+    """A distillation token, and rows of positions for one prefix token and a square of patches."""
+    if not _is_vit(weights) or "dist_token" not in weights or "pos_embed" not in weights:
+        return False
+    pos_embed = weights["pos_embed"]
+    return pos_embed.ndim == 3 and isqrt(pos_embed.shape[1] - 1) ** 2 == pos_embed.shape[1] - 1
+
+
 LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "g2sd",
@@ -273,6 +282,12 @@ LAYOUTS: tuple[Layout, ...] = (
         DINOV2_HEADS,
         convert=_convert_dinov2,
         left_out=(("mask_token", "the mask token of its pre-training"),),
+    ),
+    Layout(
+        "g2sd_specific",
+        "G2SD fine-tuned: a distillation token without a position, two classifiers",
+        _has_token_without_position,
+        STANDARD_HEADS,
     ),
     Layout(
         "deit_distilled",

@@ -4,6 +4,7 @@ from safetensors.torch import save_file
 
 from limbeck.errors import UserError
 from limbeck.models.finished import weight_hash
+from limbeck.models.heads import with_classifier
 from limbeck.models.origins.load import load_encoder
 from limbeck.ops.pos_embed import interpolate_pos_embed
 from limbeck.records import Tap
@@ -124,6 +125,62 @@ def test_a_tinymim_tstar_that_lacks_a_part_is_refused(tmp_path):
         del weights[name]
         with pytest.raises(UserError, match=f"1 missing .{name}"):
             load_encoder(save(tmp_path, weights))
+
+
+def test_published_counts_of_g2sds_second_stage():
+    """155 tensors of the student, 152 of its teacher, MAE's fine-tuned ViT."""
+    assert len(writers.g2sd_specific(depth=12)) == 155
+    assert len(writers.fine_tuned(depth=12)) == 152
+
+
+def test_g2sd_specific_loads_whole_with_its_token_at_the_end(tmp_path, images):
+    weights = writers.g2sd_specific(192)
+    file = writers.save_published(tmp_path / "checkpoint-199.pth", weights, scaler={"scale": 1.0})
+    encoder = load_encoder(file)
+    facts = encoder.facts
+    assert (facts.num_prefix_tokens, facts.num_heads, facts.num_classes) == (2, (3, 3), 5)
+    assert facts.has_dist_head and facts.architecture["kind"] == "distilled-last"
+    assert facts.origin["layout"] == "g2sd_specific"
+    own = encoder.model.state_dict()
+    assert own.keys() == weights.keys()
+    assert all(torch.equal(own[name], value) for name, value in weights.items())
+    tokens = writers.run_reference(weights, images, (3, 3))
+    of_class = tokens[:, 0] @ weights["head.weight"].T + weights["head.bias"]
+    of_dist = tokens[:, -1] @ weights["head_dist.weight"].T + weights["head_dist.bias"]
+    logits = encoder(images, taps=(Tap("logits"),)).taps[Tap("logits")]
+    torch.testing.assert_close(logits, (of_class + of_dist) / 2, **CLOSE)
+    bare = load_encoder(file, num_classes=0)
+    assert bare.facts.num_classes == 0 and bare(images).tokens.shape == (2, 18, 192)
+    larger = load_encoder(file, img_size=48)
+    table = interpolate_pos_embed(weights["pos_embed"], 1, (4, 4), (6, 6))
+    torch.testing.assert_close(larger.model.pos_embed, table)
+
+
+def test_g2sd_specific_that_lacks_a_part_or_has_one_more_is_refused(tmp_path):
+    for name in ("norm.weight", "head_dist.bias", "blocks.1.mlp.fc1.bias"):
+        weights = writers.g2sd_specific(192)
+        del weights[name]
+        with pytest.raises(UserError, match=f"1 missing .{name}"):
+            load_encoder(save(tmp_path, weights))
+    more = writers.g2sd_specific(192) | {"decoder_embed.bias": torch.zeros(3)}
+    with pytest.raises(UserError, match="1 unexpected .decoder_embed.bias"):
+        load_encoder(save(tmp_path, more))
+
+
+def test_g2sds_second_stage_starts_from_the_encoder_alone(tmp_path):
+    """Missing are the token and the heads; left out is the decoder; a lost tensor is an error."""
+    weights = writers.mae_full(192)
+    start = load_encoder(save(tmp_path, weights))
+    model = with_classifier(start, 5, None, seed=0, head="distilled-last")
+    own = model.model.state_dict()
+    added = {"dist_token", "head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
+    assert own.keys() - weights.keys() == added
+    left = weights.keys() - own.keys()
+    assert all(name.startswith(("decoder_", "mask_token")) for name in left)
+    assert all(torch.equal(own[name], weights[name]) for name in own.keys() & weights.keys())
+    del weights["blocks.1.norm2.bias"]
+    with pytest.raises(UserError, match=r"1 missing .blocks\.1\.norm2\.bias"):
+        load_encoder(save(tmp_path, weights))
 
 
 def test_fine_tuned_keeps_its_classifier(tmp_path, images):

@@ -216,6 +216,14 @@ def tinymim_tstar(width=192, wide=40, fc_norm_dim=40, num_classes=5, **shape):
     return weights
 
 
+def g2sd_specific(width=192, num_classes=5, **shape):
+    """A distillation token and a second classifier; the positions are those of a plain ViT."""
+    shapes = encoder_shapes(width, **shape) | {"dist_token": (1, 1, width)}
+    for head in ("head", "head_dist"):
+        shapes |= {f"{head}.weight": (num_classes, width), f"{head}.bias": (num_classes,)}
+    return draw(shapes)
+
+
 def dinov2(width=32, num_registers=0, **shape):
     shapes = encoder_shapes(width, **shape) | {"mask_token": (1, width)}
     depth = max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")) + 1
@@ -232,9 +240,13 @@ def run_reference(weights, images, num_heads, norm="norm"):
     patch = weights["patch_embed.proj.weight"].shape[-1]
     x = F.conv2d(x, weights["patch_embed.proj.weight"], weights["patch_embed.proj.bias"], patch)
     x = x.flatten(2).transpose(1, 2)
-    prefix = [weights[name] for name in ("cls_token", "dist_token") if name in weights]
+    is_last = "dist_token" in weights and weights["pos_embed"].shape[1] == 1 + x.shape[1]
+    names = ("cls_token",) if is_last else ("cls_token", "dist_token")
+    prefix = [weights[name] for name in names if name in weights]
     x = torch.cat([*(token.expand(len(x), -1, -1) for token in prefix), x], dim=1)
     x = x + weights["pos_embed"]
+    if is_last:  # G2SD: at the end of the sequence, without a position
+        x = torch.cat((x, weights["dist_token"].expand(len(x), -1, -1)), dim=1)
     if "register_tokens" in weights:  # inserted after the positions were added
         registers = weights["register_tokens"].expand(len(x), -1, -1)
         x = torch.cat((x[:, :1], registers, x[:, 1:]), dim=1)
