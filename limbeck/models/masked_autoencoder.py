@@ -78,7 +78,10 @@ class MaskedAutoencoder(Encoder):
         facts, blocks = self.encoder.facts, self.decoder.decoder_blocks
         width = self.decoder.mask_token.shape[-1]
         shape = {"embed_dim": width, "depth": len(blocks), "num_heads": blocks[0].attn.num_heads}
-        note = f"With its decoder: {len(blocks)} blocks, width {width}, {shape['num_heads']} heads."
+        note = (
+            f"The decoder is read, too: {len(blocks)} blocks, width {width}, "
+            f"{shape['num_heads']} heads."
+        )
         known = facts.origin.get("weight_hash")
         both = None if known is None else hashlib.sha256(f"{known} {self._decoder_hash}".encode())
         self.facts = replace(

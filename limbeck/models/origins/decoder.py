@@ -150,15 +150,16 @@ def load_autoencoder(source: str | Path, **overrides: Any) -> Encoder:
 
 
 def join_decoder(encoder: Encoder, kept: Mapping[str, Keepsake], source: str) -> MaskedAutoencoder:
-    """An encoder with the decoder among what is ``kept`` beside it, on its grid.
+    """An encoder with the decoder, on its grid, among what is ``kept`` beside it.
 
-    One that predicts features has neither final norm nor pixel head. Raises UserError, naming the
-    ``source``, where there is none and where it does not fit.
+    Raises UserError, naming the ``source``, where there is none and where it does not fit.
     """
     told = _choose(kept, source)
     remedy = "write a file that tells it: limbeck convert --layout mae-full --decoder-num-heads N"
     decoder = _build(told, source, encoder.facts.grid, None, remedy)
-    return MaskedAutoencoder(encoder, decoder, weight_hash(told.weights))
+    whole = MaskedAutoencoder(encoder, decoder, weight_hash(told.weights))
+    log.info("%s: %s", source, whole.facts.origin["notes"][-1])
+    return whole
 
 
 def _choose(kept: Mapping[str, Keepsake], source: str) -> Keepsake:
@@ -224,10 +225,10 @@ def keep_feature_decoder(decoder: MaeDecoder, projections: Mapping[str, nn.Modul
 def fill_feature_decoder(
     decoder: MaeDecoder, projections: Mapping[str, nn.Module], kept: Keepsake
 ) -> None:
-    """Likewise of ``fill_decoder`` what ``keep_feature_decoder`` gave; the decoder draws no pixels.
+    """Load what ``keep_feature_decoder`` kept into a decoder without pixels and its projections.
 
-    A projection that the start does not bring stays as it is, and it is said. Raises UserError
-    where the options, or the width of the teacher's tokens, ask for another shape.
+    A projection that is not brought starts anew, and it is said. Raises UserError where the
+    options, or the width of the teacher's tokens, ask for another shape.
     """
     _fill_as_asked(decoder, kept)
     for name, projection in projections.items():
@@ -380,8 +381,8 @@ def decoder_in(weights: Weights, info: FileInfo) -> dict[str, Keepsake]:
         return {}
     is_of_features = _predicts_features(own)
     told = info.metadata.get("decoder_num_heads", "")
-    embed = own.get("decoder_embed.weight")
-    width = 0 if embed is None else embed.shape[0]
+    embed = own.get("decoder_embed.weight", torch.empty(0, 0))
+    width = embed.shape[0] if embed.ndim == 2 else 0
     known = FEATURE_HEADS if is_of_features else NUM_HEADS
     num_heads = int(told) if told.isdecimal() else known.get(width)
     facts: dict[str, Any] = {} if num_heads is None else {"num_heads": num_heads}

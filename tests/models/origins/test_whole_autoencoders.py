@@ -67,7 +67,8 @@ def test_published_files_give_their_decoder_s_tokens(tmp_path, layout):
 
 
 @pytest.mark.parametrize("predicts", ["pixels", "features"])
-def test_a_run_that_kept_its_decoder(tmp_path, predicts):
+def test_a_run_that_kept_its_decoder(tmp_path, predicts, caplog):
+    caplog.set_level("INFO", "limbeck")
     encoder = load_encoder("timm:vit_tiny", pretrained=False, num_classes=0, **SMALL)
     decoder = feature_decoder() if predicts == "features" else trained(small_decoder())
     kept = {"decoder": keep_decoder(decoder)}
@@ -78,7 +79,8 @@ def test_a_run_that_kept_its_decoder(tmp_path, predicts):
     for path in (tmp_path, tmp_path / "student.json", tmp_path / "student.safetensors"):
         again = load_autoencoder(path)
         assert torch.equal(tokens_of(again, Tap("decoder_tokens")), expected)
-        assert again.facts.origin["notes"][-1] == ("With its decoder: 1 blocks, width 16, 2 heads.")
+        note = "The decoder is read, too: 1 blocks, width 16, 2 heads."
+        assert again.facts.origin["notes"][-1] == note and note in caplog.text
 
 
 def trained(decoder):
@@ -228,6 +230,8 @@ def test_a_function_of_one_s_own():
         (lambda: without(writers.mae_full(192, 96), "decoder_norm.bias"),
          "not whole, 1 tensors missing: decoder_norm.bias"),
         (lambda: without(writers.mae_full(192, 96), "decoder_pos_embed"), "is no whole decoder"),
+        (lambda: writers.mae_full(192, 96) | {"decoder_embed.weight": torch.zeros(())},
+         "is no whole decoder: decoder_embed.weight missing or of another form"),
         (lambda: writers.with_spare_block(writers.mae_full(192, 96)), "enters block 8 .D2-MAE"),
     ],
 )  # fmt: skip
