@@ -7,7 +7,17 @@ import pydantic
 import tyro
 
 from limbeck.config import options
-from limbeck.errors import UserError
+from limbeck.errors import UserError, did_you_mean
+
+# In the order of ImageNet-C (arXiv 1903.12261): noise, blur, weather, digital.
+# fmt: off
+CORRUPTIONS = (
+    "gaussian_noise", "shot_noise", "impulse_noise",
+    "defocus_blur", "glass_blur", "motion_blur", "zoom_blur",
+    "snow", "frost", "fog", "brightness",
+    "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+)
+# fmt: on
 
 Probability = Annotated[float, pydantic.Field(ge=0, le=1)]
 NotNegative = Annotated[float, pydantic.Field(ge=0)]
@@ -172,3 +182,50 @@ class StoreOptions:
     """Of stored tokens: int8 with a scale per token, or bf16, twice as large."""
     batch_size: Annotated[int, pydantic.Field(gt=0)] = 64
     """Views that the teacher sees at once."""
+
+
+@options
+class CorruptionOptions:
+    """Which corruptions (arXiv 1903.12261) test images are shown under. See docs/robustness.md."""
+
+    names: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--corruptions"])] = ()
+    """all (15), none, or some: gaussian_noise, shot_noise, impulse_noise, defocus_blur, glass_blur,
+    motion_blur, zoom_blur, snow, frost, fog, brightness, contrast, elastic_transform, pixelate,
+    jpeg_compression. None if not given."""
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """Of 1 (mild) to 5."""
+    num_images: Annotated[int, pydantic.Field(gt=0)] = 1000
+    """At most this many test images, as many of each class as of every other."""
+    root: str = ""
+    """The published files in place of corruptions made here: a folder with CIFAR-10-C's .npy files,
+    or ImageNet-C's folders CORRUPTION/SEVERITY/CLASS."""
+
+    def __post_init__(self) -> None:
+        known = ("all", "none", *CORRUPTIONS)
+        for name in self.names:
+            if name not in known:
+                raise UserError(
+                    f"There is no corruption '{name}'.{did_you_mean(name, known)} "
+                    f"Choose all, none, or some of {', '.join(CORRUPTIONS)}."
+                )
+        if len(self.names) > 1 and {"all", "none"} & set(self.names):
+            raise UserError("corruptions.names: all and none stand alone; leave the others out.")
+        if not self.severities or not set(self.severities) <= {1, 2, 3, 4, 5}:
+            raise UserError("corruptions.severities are one or more of 1, 2, 3, 4 and 5.")
+        if not self.wanted:
+            default = type(self).__dataclass_fields__  # type: ignore[attr-defined]
+            for name in ("severities", "num_images", "root"):
+                if getattr(self, name) != default[name].default:
+                    raise UserError(
+                        f"corruptions.{name} has no effect without --corruptions all or NAMES."
+                    )
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The corruptions by name, in the order of the paper."""
+        return tuple(name for name in CORRUPTIONS if {name, "all"} & set(self.names))
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The severities in their order, each once."""
+        return tuple(sorted(set(self.severities)))

@@ -13,6 +13,7 @@ from typing import Any
 from limbeck.errors import require_extra
 from limbeck.evaluation.findings import curves
 from limbeck.evaluation.report import FONT, save_figure
+from limbeck.evaluation.robustness import ANSWERERS, by_corruption
 
 # Okabe and Ito's colours, told apart with any kind of colour vision; markers and lines besides.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -162,6 +163,48 @@ def draw_layers(file: Path, runs: Sequence[Mapping[str, Any]]) -> list[Path]:
     spread = f" (bar: standard deviation over {most_seeds} seeds)" if most_seeds > 1 else ""
     put_title(figure, f"Fine-tuned with the first blocks kept, the rest afresh{spread}")
     put_legend(figure, [_wrapped(name) for name in handles], handles.values())
+    return save_figure(figure, file)
+
+
+def draw_corruptions(file: Path, summary: Mapping[str, Any]) -> list[Path]:
+    """Top-1 by severity (0: clean images) and by corruption, of the answerer most roles have.
+
+    ``summary``: that of ``robustness.summarize``. Means over runs; a bar is their standard
+    deviation.
+    """
+    who = max(summary, key=lambda name: len(summary[name]["rows"]))
+    rows = summary[who]["rows"]
+    figure, (by_level, by_name) = make_panels(2, width=4.6, height=3.6)
+    handles = {}
+    num_test, most_runs = 0, 1
+    for place, (role, row) in enumerate(rows.items()):
+        runs = row["runs"]
+        most_runs = max(most_runs, len(runs))
+        num_test = runs[0]["corrupted_top1"]["num_test"]
+        levels = runs[0]["severities"]
+        of_run = [zip(*run["top1"].values(), strict=True) for run in runs]
+        clean = [run["clean_top1"] for run in runs]
+        of_level = [clean, *zip(*(map(fmean, by_severity) for by_severity in of_run), strict=True)]
+        means = [100 * fmean(values) for values in of_level]
+        spreads = [100 * stdev(values) if len(values) > 1 else 0.0 for values in of_level]
+        handles[role] = by_level.errorbar([0, *levels], means, spreads, capsize=3, **_style(place))
+        names = list(runs[0]["top1"])
+        of_name = by_corruption(runs)
+        dots = _style(place) | {"linestyle": ""}
+        aside = 0.14 * (place - (len(rows) - 1) / 2)  # marks do not hide marks
+        by_name.plot(
+            [x + aside for x in range(len(names))], [100 * of_name[name] for name in names], **dots
+        )
+    by_level.set_xlabel("severity (0: clean)")
+    by_level.set_xticks([0, *levels])
+    by_level.set_ylabel("top-1 accuracy (%)")
+    by_level.set_title("mean of all corruptions", loc="left")
+    words = [name.replace("_", " ") for name in names]
+    by_name.set_xticks(range(len(names)), words, rotation=60, ha="right", fontsize=8)
+    by_name.set_title("mean of all severities", loc="left")
+    spread = f", bar: standard deviation over up to {most_runs} runs" if most_runs > 1 else ""
+    put_title(figure, f"Under corruptions: {ANSWERERS[who]}, {num_test:,} test images{spread}")
+    put_legend(figure, list(handles), handles.values())
     return save_figure(figure, file)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from limbeck.errors import RunError, UserError
 from limbeck.evaluation.embed import Embeddings
 from limbeck.evaluation.knn import knn
-from limbeck.evaluation.linear import few_label_probes, linear_probe
+from limbeck.evaluation.linear import LinearProbe, few_label_probes, linear_probe
 from limbeck.evaluation.neighbours import agreement
 from limbeck.evaluation.scores import Score, is_in_top, score_of
 
@@ -24,20 +24,21 @@ def probe_scores(
     seeds: int = 5,
     k: int = 20,
     device: torch.device | str = "cpu",
+    linear: LinearProbe | None = None,
 ) -> dict[str, Score]:
     """Scores by name of labelled embeddings.
 
     "knn_top1", "linear_top1" with all training labels; "few_N_top1" with N labels per class, mean
     of ``seeds`` draws; "top1" of the encoder's own classifier, where it has as many classes as the
     labels: logits of a foreign label set say nothing. "knn_top5", "linear_top5" and "top5" as well
-    with more than five classes.
+    with more than five classes. ``linear``: what ``fit_linear`` gave for the same, if it is there.
     Raises UserError for unlabelled data.
     """
     train_labels, test_labels, num_classes = _labels_of(train, test)
+    probe = linear or fit_linear(train, test, device)
     train, test = train.to(device), test.to(device)
     train_labels, test_labels = train_labels.to(device), test_labels.to(device)
     votes = knn(train.features, train_labels, test.features, num_classes=num_classes, k=k)
-    probe = linear_probe(train.features, train_labels, num_classes=num_classes)
     classifiers = {
         "knn_": (votes.votes, f"kNN, k = {votes.k}, of {len(train):,} labelled images"),
         "linear_": (
@@ -68,6 +69,15 @@ def probe_scores(
             f"labelled images per class, {seeds} draws",
         )
     return scores
+
+
+def fit_linear(
+    train: Embeddings, test: Embeddings, device: torch.device | str = "cpu"
+) -> LinearProbe:
+    """The linear probe on all of ``train``, of the classes of both; raises as ``probe_scores``."""
+    labels, _, num_classes = _labels_of(train, test)
+    features = train.features.to(device)
+    return linear_probe(features, labels.to(device), num_classes=num_classes)
 
 
 def quick_probe(train: Embeddings, test: Embeddings) -> dict[str, float]:

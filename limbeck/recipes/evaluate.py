@@ -17,15 +17,17 @@ import pydantic
 import tyro
 
 from limbeck.config import options, read_json, to_plain
-from limbeck.data.options import DataOptions
+from limbeck.data.options import CorruptionOptions, DataOptions
 from limbeck.errors import RunError, UserError
-from limbeck.recipes import checks
+from limbeck.recipes import checks, robustness
+from limbeck.recipes.claims import claims_of, untrained
 from limbeck.recipes.probes import EmbedOptions
 
 if TYPE_CHECKING:
     import torch
 
     from limbeck.evaluation.embed import Embeddings
+    from limbeck.evaluation.linear import LinearProbe
     from limbeck.evaluation.scores import Claims, Score, Verdict
     from limbeck.models.encoder import Encoder
     from limbeck.recipes.images import Images
@@ -66,6 +68,7 @@ class EvaluateConfig:
 
     data: DataOptions = DataOptions(holdout_ratio=0.2)
     embed: EmbedOptions = EmbedOptions()
+    corruptions: CorruptionOptions = CorruptionOptions()
 
 
 @dataclass(frozen=True)
@@ -80,12 +83,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What ``evaluate`` found: rows, a verdict by probe, the probe that decides, notes."""
+    """What ``evaluate`` found: rows, a verdict by probe, the probe that decides, notes.
+
+    ``corrupted``: answers under corruptions (``robustness.summarize``), where asked for.
+    """
 
     rows: list[Row]
     verdicts: dict[str, Verdict]
     deciding: str
     notes: list[str]
+    corrupted: dict[str, Any] | None = None
 
     def plain(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -102,6 +109,7 @@ class Evaluation:
             "verdicts": {name: vars(verdict) for name, verdict in self.verdicts.items()},
             "deciding": self.deciding,
             "notes": self.notes,
+            "corrupted": self.corrupted,
         }
 
 
@@ -122,6 +130,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         claim_out(config, config.out)
     from limbeck.data.skipped import SkippedLog
     from limbeck.engine.distributed import ranks_session
+    from limbeck.evaluation.robustness import summarize
     from limbeck.models.origins.load import load_encoder
     from limbeck.recipes.images import check_holdout, open_images
 
@@ -133,6 +142,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
                 "teacher's neighbourhoods; pass --teacher, or class sub-folders."
             )
         check_holdout(images)
+        robustness.check_images(images, config.corruptions)
         students = [load_encoder(source) for source in config.student]
         baselines = [load_encoder(source) for source in config.baseline]
         claims, notes = claims_of(students, bool(baselines))
@@ -147,11 +157,19 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             probe.target = probe.embed(teachers[0], images.holdout)
             groups.pop("teacher")  # it agrees with itself
         scores = {role: [probe.scores(each) for each in group] for role, group in groups.items()}
+        corrupted = None
+        if config.corruptions.wanted:
+            asked = (images, config.corruptions, ranks.device, config.data, config.embed)
+            answers = robustness.ask_roles(groups, probe.linear, *asked, skipped, config.out)
+            robustness.add_scores(scores, answers)
+            corrupted = summarize(answers)
+            notes += robustness.notes_of(groups, config.corruptions)
         rows = [
             Row(role, each, joined(each), probe.cost(groups[role][0]))
             for role, each in scores.items()
         ]
-    found = Evaluation(rows, *verdicts_of(scores["student"], scores["baseline"], claims), notes)
+    verdicts, deciding = verdicts_of(scores["student"], scores["baseline"], claims)
+    found = Evaluation(rows, verdicts, deciding, notes, corrupted)
     if skipped.reasons:
         found.notes.append(skipped.summary())
     if config.out is not None:
@@ -198,6 +216,7 @@ class Prober:
         self.config, self.images, self.device, self.skipped = config, images, device, skipped
         self.train = spread_slice(images.train, config.max_train)
         self.target: Embeddings | None = None
+        self.linear: dict[Encoder, LinearProbe] = {}
 
     def embed(self, encoder: Encoder, source: Any) -> Embeddings:
         """Embeddings of a source, on the prober's device."""
@@ -210,18 +229,21 @@ class Prober:
     def scores(self, encoder: Encoder) -> dict[str, Score]:
         """Its scores by probe, or its agreement with ``target`` where that is set."""
         from limbeck.evaluation.neighbours import agreement
-        from limbeck.evaluation.probes import probe_scores
+        from limbeck.evaluation.probes import fit_linear, probe_scores
 
         test = self.embed(encoder, self.images.holdout)
         if self.target is not None:
             return {"neighbours": agreement(test.features, self.target.features).neighbours}
+        train = self.embed(encoder, self.train)
+        self.linear[encoder] = fit_linear(train, test, self.device)
         return probe_scores(
-            self.embed(encoder, self.train),
+            train,
             test,
             num_labels=self.config.num_labels,
             seeds=self.config.label_draws,
             k=self.config.k,
             device=self.device,
+            linear=self.linear[encoder],
         )
 
     def cost(self, encoder: Encoder) -> dict[str, float]:
@@ -235,45 +257,6 @@ class Prober:
         if self.config.measure_speed:
             values["images_per_second"] = measure_speed(encoder, 32)
         return values
-
-
-def claims_of(students: list[Encoder], has_baseline: bool) -> tuple[Claims, list[str]]:
-    """What the comparison can claim, and a note where that is not the question."""
-    from limbeck.evaluation.scores import DISTILLED, better_than
-
-    if not has_baseline:
-        return better_than("untrained weights"), [
-            "The baseline is the student's architecture, untrained, which says nothing of "
-            "distillation; for that pass --baseline RUN (the same student without it)."
-        ]
-    if all(may_be_distilled(student.facts.origin) for student in students):
-        return DISTILLED, []
-    return better_than("the baseline"), []
-
-
-def may_be_distilled(origin: dict[str, Any]) -> bool:
-    """Whether a teacher is on record, at the end or before; or nothing is, as of a bare file."""
-    if origin.get("teacher"):
-        return True
-    if "student" in origin:  # what it was before it was fine-tuned
-        return may_be_distilled(origin["student"])
-    is_fresh = str(origin.get("source", "")).startswith("fresh, seed ")
-    return "teacher" not in origin and not is_fresh
-
-
-def untrained(student: Encoder, seed: int) -> Encoder:
-    """The student's architecture with fresh weights, without a classifier: it would only guess."""
-    from limbeck.models.build import build_fresh
-    from limbeck.models.vit import KINDS
-
-    architecture = dict(student.facts.architecture)
-    if architecture.get("kind") not in KINDS:
-        raise UserError(
-            f"The student {student.facts.origin.get('source', '')} can't be built untrained to "
-            "compare it with; pass --baseline, the same student without distillation."
-        )
-    architecture["kwargs"] = architecture["kwargs"] | {"num_classes": 0}
-    return build_fresh(architecture, {"source": f"untrained, seed {seed}"}, seed).eval()
 
 
 def seen_images(students: list[Encoder], images: Images) -> list[str]:
@@ -336,6 +319,8 @@ def verdicts_of(
 
 def report(found: Evaluation) -> str:
     """The table and the verdict, for people."""
+    from limbeck.evaluation.robustness import tables
+
     lines = [table_of(found), ""]
     verdict = found.verdicts[found.deciding]
     lines += [f"Verdict ({found.deciding}): {verdict.why}"]
@@ -345,6 +330,8 @@ def report(found: Evaluation) -> str:
         for name, each in found.verdicts.items()
         if name != found.deciding and not name.endswith("top5")
     ]
+    for text in tables(found.corrupted or {}):
+        lines += ["", text, ""]
     lines += [f"Note: {note}" for note in found.notes]
     return "\n".join(lines)
 
@@ -370,7 +357,8 @@ def table_of(found: Evaluation) -> str:
 
 
 def write(found: Evaluation, config: EvaluateConfig, out: Path, title: str) -> None:
-    """scores.json, table.md and, where matplotlib is installed, probes.png and probes.svg."""
+    """scores.json, table.md and, where matplotlib is installed, pictures as PNG and SVG."""
+    from limbeck.evaluation.pictures import draw_corruptions
     from limbeck.evaluation.report import save_bars
 
     probes = [name for name in found.rows[0].scores if not name.endswith("top5")]
@@ -385,6 +373,8 @@ def write(found: Evaluation, config: EvaluateConfig, out: Path, title: str) -> N
         (out / SCORES_FILE).write_text(json.dumps(scores, indent=2) + "\n")
         (out / "table.md").write_text(report(found) + "\n")
         save_bars(out / "probes.png", bars, title=title)
+        if found.corrupted:
+            draw_corruptions(out / "corruptions.png", found.corrupted)
     except OSError as error:
         log.info("%s", report(found))  # or the work would be lost
         raise RunError(f"Can't write in {out}: {error.strerror}; make room there.") from error

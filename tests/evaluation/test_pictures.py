@@ -8,8 +8,15 @@ from PIL import Image
 
 from limbeck.errors import UserError
 from limbeck.evaluation import pictures
-from limbeck.evaluation.pictures import draw_analysis, draw_attention, draw_similarity
+from limbeck.evaluation.pictures import (
+    draw_analysis,
+    draw_attention,
+    draw_corruptions,
+    draw_similarity,
+)
+from limbeck.evaluation.robustness import summarize
 from tests.evaluation.analyses import analysis, similarity
+from tests.evaluation.test_robustness import GROUPS
 
 NAMES = ["similarity", "attention_distance", "attention_entropy", "probing", "layers_kept"]
 LONG = "a_very_long_name_of_a_run_folder_that_goes_on_and_on_seed_0_of_three_and_more_words"
@@ -135,3 +142,13 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"limbeck\[plot\]"):
         draw_analysis(analysis(["one"], [4]), tmp_path)
+
+
+def test_corruptions_are_drawn_of_the_answerer_that_most_roles_have(tmp_path):
+    paths = draw_corruptions(tmp_path / "corruptions.png", summarize(GROUPS))
+    assert [path.name for path in paths] == ["corruptions.png", "corruptions.svg"]
+    words = words_of(paths[1])
+    assert "linear probe of clean images, 4 test images" in words
+    assert "standard deviation over up to 2 runs" in words
+    for word in ("student", "baseline", "teacher", "fog", "snow", "severity (0: clean)"):
+        assert word in words

@@ -9,14 +9,11 @@ import pytest
 from limbeck.data.options import DataOptions
 from limbeck.errors import RunError, UserError
 from limbeck.models.origins import load
-from limbeck.models.origins.load import load_encoder
 from limbeck.recipes.distill import distill
 from limbeck.recipes.evaluate import (
     EvaluateConfig,
     check,
-    claims_of,
     evaluate,
-    may_be_distilled,
     report,
     table_of,
 )
@@ -220,41 +217,6 @@ def test_an_own_network_needs_a_baseline(images):
         evaluate(config_of(images, own))
     found = evaluate(config_of(images, own, baseline=(own,), num_labels=()))
     assert found.verdicts["linear_top1"].difference == 0
-
-
-TAUGHT, ALONE = {"teacher": {"source": "t"}}, {"teacher": None}
-FRESH, BARE = {"source": "fresh, seed 0"}, {"source": "w.pth", "layout": "mae_encoder"}
-
-
-@pytest.mark.parametrize(
-    ("origin", "expected"),
-    [
-        (TAUGHT, True),
-        (ALONE, False),
-        (FRESH, False),
-        (BARE, True),  # it may have been distilled, for all one knows
-        ({}, True),
-        (ALONE | {"student": TAUGHT}, True),
-        (ALONE | {"student": ALONE}, False),
-        (ALONE | {"student": FRESH}, False),
-        (ALONE | {"student": BARE}, True),
-        (TAUGHT | {"student": ALONE}, True),
-        (TAUGHT | {"student": FRESH}, True),
-        (ALONE | {"student": TAUGHT | {"student": FRESH}}, True),
-        (ALONE | {"student": ALONE | {"student": TAUGHT}}, True),
-        (ALONE | {"student": ALONE | {"student": FRESH}}, False),
-    ],
-)
-def test_a_teacher_at_any_level_is_a_distillation(origin, expected):
-    assert may_be_distilled(origin) == expected
-
-
-def test_claims_are_as_large_as_the_comparison(student, teacher):
-    for run, is_distilled in ((student, True), (teacher, False)):
-        claims, notes = claims_of([load_encoder(run)], has_baseline=True)
-        assert ("Distillation" in claims[0]) == is_distilled and notes == []
-    claims, notes = claims_of([load_encoder(student)], has_baseline=False)
-    assert claims[0].startswith("Better than untrained weights: ") and len(notes) == 1
 
 
 def test_top5_stands_last(images, student, tmp_path):

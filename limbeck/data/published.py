@@ -1,0 +1,179 @@
+"""The published files of corrupted images (arXiv 1903.12261): CIFAR-10-C and ImageNet-C."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from limbeck.data.corrupted import Condition
+from limbeck.data.folder import FolderSource
+from limbeck.data.sample import draw_sample
+from limbeck.data.source import BadImage, RawImage, Source
+from limbeck.errors import UserError
+
+NUM_SEVERITIES = 5
+
+
+class ArraySource(Source):
+    """One severity's part of a CIFAR-10-C file, (5 n, H, W, 3) uint8, severity after severity."""
+
+    def __init__(self, file: Path, severity: int, labels: np.ndarray, num_classes: int) -> None:
+        self.file = file
+        self.first = (severity - 1) * len(labels)
+        self.labels = labels
+        self.classes = tuple(map(str, range(num_classes)))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def key(self, index: int) -> str:
+        return f"{index:05d}"
+
+    def label(self, index: int) -> int | None:
+        return int(self.labels[index])
+
+    def read(self, index: int) -> RawImage:
+        pixels = np.load(self.file, mmap_mode="r")[self.first + index]
+        encoded = io.BytesIO()
+        Image.fromarray(pixels).save(encoded, "BMP")
+        return RawImage(encoded.getvalue(), self.label(index))
+
+
+class FilesSource(Source):
+    """Named files below a folder with known labels."""
+
+    def __init__(
+        self, root: Path, keys: Sequence[str], labels: Sequence[int], classes: tuple[str, ...]
+    ) -> None:
+        self.root, self.keys, self.labels, self.classes = root, keys, labels, classes
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def key(self, index: int) -> str:
+        return self.keys[index]
+
+    def label(self, index: int) -> int | None:
+        return self.labels[index]
+
+    def read(self, index: int) -> RawImage:
+        try:
+            data = (self.root / self.keys[index]).read_bytes()
+        except OSError as error:
+            raise BadImage(f"the file can't be read: {error.strerror}") from error
+        return RawImage(data, self.labels[index])
+
+
+def open_published(
+    root: str,
+    names: Sequence[str],
+    severities: Sequence[int],
+    *,
+    classes: tuple[str, ...],
+    num_images: int,
+) -> dict[Condition, Source]:
+    """The same images, at most ``num_images``, under each corruption and severity.
+
+    ``root`` holds CIFAR-10-C's NAME.npy and labels.npy, or ImageNet-C's NAME/SEVERITY/CLASS/, of
+    which NAME may lie one folder deeper, as in its archives. Labels are places in ``classes``.
+    Raises UserError for what is missing, and for other classes.
+    """
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"corruptions.root: there is no folder {folder}.")
+    is_arrays = any(folder.glob("*.npy"))
+    open_layout = _open_arrays if is_arrays else _open_folders
+    return open_layout(folder, names, severities, classes, num_images)
+
+
+def _open_arrays(
+    root: Path,
+    names: Sequence[str],
+    severities: Sequence[int],
+    classes: tuple[str, ...],
+    num_images: int,
+) -> dict[Condition, Source]:
+    files = {name: root / f"{name}.npy" for name in ("labels", *names)}
+    _refuse_missing(root, [file.name for file in files.values() if not file.is_file()])
+    labels = np.asarray(_load(files.pop("labels")), dtype=np.int64)
+    num_classes = int(labels.max(initial=-1)) + 1
+    if num_classes != len(classes):
+        raise UserError(
+            f"{root} has {num_classes} classes, and the images have {len(classes)}; "
+            "corruptions.root needs the same ones."
+        )
+    sources: dict[Condition, Source] = {}
+    for name, file in files.items():
+        images = _load(file)
+        is_right = images.ndim == 4 and images.shape[3] == 3 and images.dtype == np.uint8
+        if not is_right or not len(images) == len(labels) or len(images) % NUM_SEVERITIES:
+            raise UserError(
+                f"{file} holds {images.dtype} of shape {images.shape}, not five severities of "
+                f"images for the {len(labels)} labels beside it; download it again."
+            )
+        own = labels[: len(labels) // NUM_SEVERITIES]
+        for severity in severities:
+            whole = ArraySource(file, severity, own, num_classes)
+            sources[name, severity] = draw_sample(whole, num_images, seed=0)
+    return sources
+
+
+def _load(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"Can't read {file} as a numpy array; download it again.") from error
+
+
+def _open_folders(
+    root: Path,
+    names: Sequence[str],
+    severities: Sequence[int],
+    classes: tuple[str, ...],
+    num_images: int,
+) -> dict[Condition, Source]:
+    folders: dict[Condition, Path] = {}
+    for name in names:
+        homes = [place for place in (root / name, *root.glob(f"*/{name}")) if place.is_dir()]
+        home = homes[0] if homes else root / name
+        folders |= {(name, severity): home / str(severity) for severity in severities}
+    lacking = [str(place.relative_to(root)) for place in folders.values() if not place.is_dir()]
+    _refuse_missing(root, lacking)
+    # Listed once: 75 folders of 50,000 files each would take longer than showing some of them.
+    first = next(iter(folders.values()))
+    whole = FolderSource(first)
+    place_of = _places(whole.classes, classes, first)
+    chosen = draw_sample(whole, num_images, seed=0)
+    keys = [chosen.key(index) for index in range(len(chosen))]
+    labels = [place_of[chosen.label(index)] for index in range(len(chosen))]
+    for place in folders.values():
+        gone = [str(place.relative_to(root) / key) for key in keys if not (place / key).is_file()]
+        _refuse_missing(root, gone)
+    return {
+        condition: FilesSource(place, keys, labels, classes) for condition, place in folders.items()
+    }
+
+
+def _places(own: tuple[str, ...], classes: tuple[str, ...], folder: Path) -> dict[int | None, int]:
+    """The place in ``classes`` of each class folder."""
+    if not own:
+        raise UserError(f"{folder} has no class folders; ImageNet-C's are SEVERITY/CLASS/.")
+    if all(name.isdigit() for name in classes) and len(own) == len(classes):
+        return {label: label for label in range(len(own))}  # numbered in the order of the names
+    if odd := sorted(set(own) - set(classes))[:5]:
+        raise UserError(
+            f"Classes of {folder} are not those of the images ({', '.join(odd)}); "
+            "corruptions.root needs the same class folders."
+        )
+    return {label: classes.index(name) for label, name in enumerate(own)}
+
+
+def _refuse_missing(root: Path, missing: Sequence[str]) -> None:
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise UserError(
+            f"corruptions.root {root} lacks {', '.join(missing[:3])}{more}; complete it, or name "
+            "what it has with --corruptions and --corruptions.severities."
+        )

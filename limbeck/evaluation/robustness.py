@@ -1,0 +1,190 @@
+"""What is left of a classifier's accuracy on corrupted images (arXiv 1903.12261)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from limbeck.evaluation.report import table
+from limbeck.evaluation.scores import Score, score_of
+
+OWN, LINEAR = "corrupted_top1", "corrupted_linear_top1"
+"""Who answers: the network's own classifier, or a linear probe learnt from clean images."""
+ANSWERERS = {OWN: "own classifier", LINEAR: "linear probe of clean images"}
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """Which test images a network gets right, clean and under every corruption and severity.
+
+    ``clean`` (m,) bool; ``corrupted`` (corruptions, severities, n) bool, whose first axes are
+    ``names`` and ``severities``. ``how`` says in words who answers.
+    """
+
+    names: tuple[str, ...]
+    severities: tuple[int, ...]
+    clean: Tensor
+    corrupted: Tensor
+    how: str
+
+    @property
+    def score(self) -> Score:
+        """The mean top-1 over all corruptions and severities, which are equal in it.
+
+        1 minus its mean is the mean corruption error. The interval, for the choice of images, takes
+        each image as one answer and not as one per condition, so it is rather too wide.
+        """
+        many = f"{len(self.names)} corruptions x {len(self.severities)} severities"
+        return score_of(self.corrupted.float().mean(dim=(0, 1)), f"top-1 of {self.how}, {many}")
+
+    @property
+    def clean_top1(self) -> float:
+        """Top-1 (0..1) of the images as they are."""
+        return float(self.clean.double().mean())
+
+    @property
+    def kept(self) -> float | None:
+        """The part of the clean top-1 that is left, relative robustness; None where that is 0."""
+        return self.score.mean / self.clean_top1 if self.clean_top1 else None
+
+    def top1(self) -> dict[str, list[float]]:
+        """Top-1 (0..1) of each corruption, by severity."""
+        means = self.corrupted.double().mean(dim=2).tolist()
+        return dict(zip(self.names, means, strict=True))
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-ready data; all but the single images."""
+        return {
+            "clean_top1": self.clean_top1,
+            "corrupted_top1": self.score.plain(),
+            "mean_corruption_error": 1 - self.score.mean,
+            "kept": self.kept,
+            "severities": list(self.severities),
+            "top1": self.top1(),
+        }
+
+
+def relative_error(runs: Sequence[Robustness], reference: Sequence[Robustness]) -> float | None:
+    """Mean over corruptions of the error in parts of the reference's (mCE, section 4 of the paper).
+
+    Both errors are means over severities and runs. The paper's reference is AlexNet: with another
+    one the value compares with nothing but values of the same reference. None where the reference
+    makes no error under some corruption.
+    """
+    errors, of_reference = (_errors(each) for each in (runs, reference))
+    if not all(of_reference.values()):
+        return None
+    return fmean(errors[name] / of_reference[name] for name in errors)
+
+
+def _errors(runs: Sequence[Robustness]) -> dict[str, float]:
+    tables = [run.top1() for run in runs]
+    return {name: 1 - fmean(fmean(each[name]) for each in tables) for name in runs[0].names}
+
+
+def summarize(groups: Mapping[str, Sequence[Mapping[str, Robustness]]]) -> dict[str, Any]:
+    """All answers of all roles' runs, JSON-ready: by who answers, then by role.
+
+    "relative_error" is relative to the first of baseline and teacher that is answered for, which
+    "relative_to" names.
+    """
+    found: dict[str, Any] = {}
+    for who in ANSWERERS:
+        able = {
+            role: [run[who] for run in runs]
+            for role, runs in groups.items()
+            if all(who in run for run in runs)
+        }
+        if not able:
+            continue
+        reference = next((role for role in ("baseline", "teacher") if role in able), None)
+        rows: dict[str, Any] = {role: {"runs": [e.plain() for e in able[role]]} for role in able}
+        for role, runs in able.items():
+            if reference is not None and role != reference:
+                rows[role]["relative_error"] = relative_error(runs, able[reference])
+        found[who] = {"relative_to": reference, "rows": rows}
+    return found
+
+
+def by_corruption(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Top-1 of each corruption: the mean over severities and over runs of a ``summarize`` row."""
+    return {name: fmean(fmean(run["top1"][name]) for run in runs) for name in runs[0]["top1"]}
+
+
+def tables(summary: Mapping[str, Any]) -> list[str]:
+    """A Markdown table for each answerer: corruptions down, roles across, means over runs in %."""
+    written = []
+    for who, found in summary.items():
+        columns: dict[str, dict[str, str]] = {}
+        for role, row in found["rows"].items():
+            runs = row["runs"]
+            cells = {"clean": _percent(fmean(run["clean_top1"] for run in runs))}
+            cells |= {
+                name.replace("_", " "): _percent(top1) for name, top1 in by_corruption(runs).items()
+            }
+            mean = fmean(run["corrupted_top1"]["mean"] for run in runs)
+            kept = [run["kept"] for run in runs if run["kept"] is not None]
+            relative = row.get("relative_error")
+            cells |= {
+                "mean of corruptions": _percent(mean),
+                "mean corruption error": _percent(1 - mean),
+                "kept of clean": _percent(fmean(kept)) if kept else "-",
+                f"error relative to the {found['relative_to']} (mCE)": (
+                    "-" if relative is None else _percent(relative)
+                ),
+            }
+            columns[role] = cells
+        lines = [name for name in next(iter(columns.values())) if "the None" not in name]
+        rows = [
+            {"top-1 (%)": name} | {role: cells[name] for role, cells in columns.items()}
+            for name in lines
+        ]
+        written.append(f"Under corruptions, {ANSWERERS[who]}:\n\n{table(rows)}")
+    return written
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def pack(robustness: Robustness) -> dict[str, Any]:
+    """All of it as plain data, eight images to a byte."""
+    return {
+        "names": list(robustness.names),
+        "severities": list(robustness.severities),
+        "how": robustness.how,
+        "clean": _to_hex(robustness.clean),
+        "corrupted": [[_to_hex(hits) for hits in of_name] for of_name in robustness.corrupted],
+        "num_images": robustness.corrupted.shape[2],
+        "num_clean": len(robustness.clean),
+    }
+
+
+def unpack(values: Mapping[str, Any]) -> Robustness:
+    """What ``pack`` packed."""
+    count = values["num_images"]
+    return Robustness(
+        names=tuple(values["names"]),
+        severities=tuple(values["severities"]),
+        clean=_from_hex(values["clean"], values["num_clean"]),
+        corrupted=torch.stack(
+            [
+                torch.stack([_from_hex(text, count) for text in of_name])
+                for of_name in values["corrupted"]
+            ]
+        ),
+        how=values["how"],
+    )
+
+
+def _to_hex(hits: Tensor) -> str:
+    return np.packbits(hits.cpu().numpy()).tobytes().hex()
+
+
+def _from_hex(text: str, count: int) -> Tensor:
+    packed = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)
+    return torch.from_numpy(np.unpackbits(packed, count=count).astype(bool))

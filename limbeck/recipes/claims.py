@@ -1,0 +1,50 @@
+"""What an evaluation of students may claim, and the baseline where none is named."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from limbeck.errors import UserError
+
+if TYPE_CHECKING:
+    from limbeck.evaluation.scores import Claims
+    from limbeck.models.encoder import Encoder
+
+
+def claims_of(students: list[Encoder], has_baseline: bool) -> tuple[Claims, list[str]]:
+    """What the comparison can claim, and a note where that is not the question."""
+    from limbeck.evaluation.scores import DISTILLED, better_than
+
+    if not has_baseline:
+        return better_than("untrained weights"), [
+            "The baseline is the student's architecture, untrained, which says nothing of "
+            "distillation; for that pass --baseline RUN (the same student without it)."
+        ]
+    if all(may_be_distilled(student.facts.origin) for student in students):
+        return DISTILLED, []
+    return better_than("the baseline"), []
+
+
+def may_be_distilled(origin: dict[str, Any]) -> bool:
+    """Whether a teacher is on record, at the end or before; or nothing is, as of a bare file."""
+    if origin.get("teacher"):
+        return True
+    if "student" in origin:  # what it was before it was fine-tuned
+        return may_be_distilled(origin["student"])
+    is_fresh = str(origin.get("source", "")).startswith("fresh, seed ")
+    return "teacher" not in origin and not is_fresh
+
+
+def untrained(student: Encoder, seed: int) -> Encoder:
+    """The student's architecture with fresh weights, without a classifier: it would only guess."""
+    from limbeck.models.build import build_fresh
+    from limbeck.models.vit import KINDS
+
+    architecture = dict(student.facts.architecture)
+    if architecture.get("kind") not in KINDS:
+        raise UserError(
+            f"The student {student.facts.origin.get('source', '')} can't be built untrained to "
+            "compare it with; pass --baseline, the same student without distillation."
+        )
+    architecture["kwargs"] = architecture["kwargs"] | {"num_classes": 0}
+    return build_fresh(architecture, {"source": f"untrained, seed {seed}"}, seed).eval()
