@@ -8,6 +8,7 @@ NUM_WINDOWS = 20  # of a run: short enough to tell early, long enough to smooth 
 MIN_STEPS = 10  # of a window
 NUM_COMPARED = 4  # windows, a fifth of the run, in which a plateau's loss hardly falls
 MIN_FALL = 0.03
+TINY = 1e-12  # of targets that are all the same there is nothing to predict
 
 
 @dataclass(frozen=True)
@@ -38,27 +39,26 @@ class Watch:
         self.total_steps = total_steps
         self.window = max(MIN_STEPS, math.ceil(total_steps / NUM_WINDOWS))
         self.first_window = math.ceil(warmup_steps / self.window)
-        self.step = 0
         self.sums = [0.0, 0.0]  # of loss and at_zero, in the window under way
         self.shares: list[float] = []
         self.plateau_step: int | None = None
 
-    def add(self, losses: dict[str, float]) -> str | None:
-        """A step's losses; returns what there is to say, if anything."""
+    def add(self, step: int, losses: dict[str, float]) -> str | None:
+        """The losses of the ``step``-th step, from 1; returns what there is to say, if anything."""
         if self.health is None or "at_zero" not in losses:
             return None
-        self.step += 1
         self.sums = [self.sums[0] + losses["total"], self.sums[1] + losses["at_zero"]]
-        is_last = self.step == self.total_steps
-        if self.step % self.window == 0 or is_last:
-            self.shares.append(self.sums[0] / self.sums[1])
+        is_last = step == self.total_steps
+        is_window = step % self.window == 0
+        if is_window or is_last:
+            self.shares.append(self.sums[0] / max(self.sums[1], TINY))
             self.sums = [0.0, 0.0]
-        if self.step == 1:
+        if step == 1:
             return self._start(losses["at_zero"])
         if is_last:
             return self._warn("ends at") if self.shares[-1] > self.health.healthy_share else None
-        if self.step % self.window == 0 and self.plateau_step is None and self._is_plateau():
-            self.plateau_step = self.step
+        if is_window and self.plateau_step is None and self._is_plateau():
+            self.plateau_step = step
             return self._warn(f"has hardly fallen for {NUM_COMPARED * self.window} steps and is")
         return None
 
@@ -92,14 +92,9 @@ class Watch:
 
     def state_dict(self) -> dict[str, Any]:
         """What a continued run needs, plain data."""
-        return {
-            "step": self.step,
-            "sums": self.sums,
-            "shares": self.shares,
-            "plateau_step": self.plateau_step,
-        }
+        return {"sums": self.sums, "shares": self.shares, "plateau_step": self.plateau_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where ``state_dict`` was taken."""
-        self.step, self.plateau_step = state["step"], state["plateau_step"]
         self.sums, self.shares = list(state["sums"]), list(state["shares"])
+        self.plateau_step = state["plateau_step"]

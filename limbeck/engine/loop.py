@@ -189,7 +189,7 @@ def fit(
                 seconds=time.perf_counter() - started,
                 wait_seconds=done.wait_seconds,
             )
-            if finding := watch.add(losses):
+            if finding := watch.add(state.step, losses):
                 log.add_finding(state.step, finding)
 
             is_last = state.step == total_steps

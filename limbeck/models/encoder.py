@@ -235,8 +235,13 @@ class Encoder(nn.Module, ABC):
 
 def check_taps(encoder: Encoder, taps: tuple[Tap, ...], role: str) -> None:
     """Raise UserError unless the encoder offers every tap; ``role`` is "student" or "teacher"."""
-    facts = encoder.facts
-    offered = encoder.offered_taps()
+    check_offered(encoder.facts, encoder.offered_taps(), taps, role)
+
+
+def check_offered(
+    facts: EncoderFacts, offered: tuple[str, ...], taps: tuple[Tap, ...], role: str
+) -> None:
+    """Likewise of an encoder of these facts that offers these kinds."""
     for tap in taps:
         if tap.kind not in offered:
             raise UserError(

@@ -78,6 +78,7 @@ class MaskedAutoencoder(Encoder):
         facts, blocks = self.encoder.facts, self.decoder.decoder_blocks
         width = self.decoder.mask_token.shape[-1]
         shape = {"embed_dim": width, "depth": len(blocks), "num_heads": blocks[0].attn.num_heads}
+        note = f"With its decoder: {len(blocks)} blocks, width {width}, {shape['num_heads']} heads."
         known = facts.origin.get("weight_hash")
         both = None if known is None else hashlib.sha256(f"{known} {self._decoder_hash}".encode())
         self.facts = replace(
@@ -85,7 +86,11 @@ class MaskedAutoencoder(Encoder):
             decoder_depth=len(blocks),
             decoder_dim=width,
             architecture=facts.architecture | {"decoder": shape},
-            origin=facts.origin | {"weight_hash": both and both.hexdigest()},
+            origin=facts.origin
+            | {
+                "weight_hash": both and both.hexdigest(),
+                "notes": [*facts.origin.get("notes", ()), note],
+            },
         )
 
 

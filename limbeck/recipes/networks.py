@@ -77,8 +77,7 @@ def build_networks(
     check_needs_teacher(config.method, options, config.teacher, config.targets)
     student = start_student(config.student, options.drop_path_rate, config.seed)
     reader = None if config.targets.source is None else open_store(config.targets)
-    if load is None:
-        load = load_autoencoder if options.reads_decoder else load_encoder
+    load = load or loader_of(options)
     teacher: Answering | None
     if reader is None:
         # Of a classifier the logits alone are wanted, which are best at its own image size.
@@ -110,6 +109,11 @@ def build_networks(
     if teacher is not None:
         _check_drop_path(config.teacher, teacher.facts, method.teacher_taps, "teacher")
     return Networks(student, teacher, method, options, reader)
+
+
+def loader_of(options: MethodOptions) -> Callable[..., Encoder]:
+    """What makes the teacher of a method with these options from its source."""
+    return load_autoencoder if options.reads_decoder else load_encoder
 
 
 def _with_classes_of(
@@ -269,7 +273,11 @@ def load_teacher(
 
 
 def load_task_teacher(
-    config: FinetuneConfig, student: EncoderFacts, classes: Sequence[str], device: torch.device
+    config: FinetuneConfig,
+    student: EncoderFacts,
+    classes: Sequence[str],
+    device: torch.device,
+    load: Callable[..., Encoder] = load_encoder,
 ) -> tuple[Method, Teacher] | None:
     """The method of a fine-tuning and its teacher; None without a teacher.
 
@@ -288,7 +296,7 @@ def load_task_teacher(
     options = method_options(config, kind)
 
     def build(grid_of: EncoderFacts | None) -> tuple[Method, Teacher]:
-        teacher = load_teacher(config.teacher, grid_of, device)
+        teacher = load_teacher(config.teacher, grid_of, device, load)
         assert teacher is not None
         with seeded(config.seed):
             return kind(options, student, teacher.facts), teacher

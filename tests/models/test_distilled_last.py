@@ -158,6 +158,14 @@ def test_it_is_fine_tuned_again_at_another_size_and_is_no_deit():
             with_classifier(encoder, 3, None, seed=0, head=head)
 
 
+def test_both_heads_may_go_on_with_rows_of_their_own():
+    first = student_of(head_init_std=0.02)
+    second = with_classifier(first, 3, None, seed=5, head_rows=[4, 0, 2])
+    for own, old in ((second.model.head, first.model.head),
+                     (second.model.head_dist, first.model.head_dist)):  # fmt: skip
+        assert torch.equal(own.weight, old.weight[[4, 0, 2]])
+
+
 def test_it_reads_its_token_alone_and_can_be_without_heads():
     with pytest.raises(UserError, match="distilled-last head has only token pooling, not avg"):
         with_classifier(build_student(SMALL, seed=0), 3, "avg", seed=0, head="distilled-last")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import limbeck
+from limbeck.cli import main
 from limbeck.config import from_plain, read_preset
 from limbeck.data.options import DataOptions, MixOptions, ViewOptions
 from limbeck.engine.optim import build_optimizer, set_lr
@@ -31,6 +32,7 @@ from limbeck.recipes.networks import layer_of
 from limbeck.recipes.steps import resolve
 from limbeck.records import Batch, Tap
 from limbeck.tasks.classification import Classification
+from tests.end_to_end.commands import train_words
 from tests.fakes import FakeEncoder
 from tests.models.origins import writers
 from tests.recipes.runs import finetune_config, metrics_of, snapshot, weights_of
@@ -225,13 +227,20 @@ def test_a_run_of_the_second_stage_loads_and_says_where_it_comes_from(
     assert not own["dist_token"].eq(0).all()
 
 
-def test_it_is_evaluated_analysed_and_inspected(specific, images, tmp_path):
+def test_it_is_evaluated_and_inspected(specific, images, tmp_path):
     data = DataOptions(root=str(images), holdout_ratio=0.25, num_workers=0)
     found = evaluate(
         EvaluateConfig(student=(str(specific),), data=data, out=tmp_path / "e", measure_speed=False)
     )
     told = json.loads((specific / "student.json").read_text())["scores"]
     assert found.rows[0].scores["top1"].mean == pytest.approx(told["top1"])
+    seen = inspect_file(specific)
+    assert (seen.num_prefix_tokens, seen.num_classes, seen.num_heads) == (2, 3, (3, 4))
+    assert not seen.unmatched
+
+
+def test_it_is_analysed(specific, images, tmp_path):
+    data = DataOptions(root=str(images), holdout_ratio=0.25, num_workers=0)
     done = analyze(
         AnalyzeConfig(
             runs=(str(specific),), data=data, out=tmp_path / "a", device="cpu",
@@ -239,9 +248,8 @@ def test_it_is_evaluated_analysed_and_inspected(specific, images, tmp_path):
         )
     )  # fmt: skip
     assert set(done.found["parts"]) == {"similarity", "attention"}
-    seen = inspect_file(specific)
-    assert (seen.num_prefix_tokens, seen.num_classes, seen.num_heads) == (2, 3, (3, 4))
-    assert not seen.unmatched
+    ((pair,),) = [done.found["parts"]["similarity"]]
+    assert len(pair["cka"]) == 3  # two blocks and the output
 
 
 def test_what_maes_layout_can_not_hold_is_said(specific, tmp_path):
@@ -289,6 +297,19 @@ def test_teachers_of_other_origins(images, student, tmp_path, origin):
     run = finetune(small(images, tmp_path / "run", student, source))
     assert all(step["losses"]["logit"] > 0 for step in metrics_of(run)[0])
     assert limbeck.load(run).facts.has_dist_head
+
+
+def test_the_commands_of_the_second_stage(images, student, classifier, tmp_path, capsys):
+    """The preset by its name; NKD in its place asks for one head."""
+    words = ["finetune", "--preset", "g2sd_specific", *train_words(images, tmp_path / "run")]
+    words += ["--student", str(student), "--teacher", str(classifier), "--train.epochs", "0.5"]
+    words += ["--optim.warmup-epochs", "0.1"]
+    main(words)
+    assert "Held-out images at the end: top1 " in capsys.readouterr().out
+    assert limbeck.load(tmp_path / "run").facts.architecture["kind"] == "distilled-last"
+    words += ["--method", "nkd", "--head", "single", "--global-pool", "token"]
+    main([*words, "--dist-head-init-std", "None", "--out", str(tmp_path / "nkd")])
+    assert set(metrics_of(tmp_path / "nkd")[0][0]["losses"]) == {"total", "nkd"}
 
 
 def test_nkd_from_the_same_teachers(images, student, classifier, tmp_path):

@@ -23,11 +23,11 @@ from limbeck.models.masked_autoencoder import MaskedAutoencoder
 from limbeck.models.origins.checkpoint import check_match, interpolation_note
 from limbeck.models.origins.companions import DECOUPLED_BLOCK
 from limbeck.models.origins.files import SUFFIXES, FileInfo, read_weights
-from limbeck.models.origins.huggingface import FAMILIES, to_timm_names
+from limbeck.models.origins.huggingface import read_mae_decoder
 from limbeck.models.origins.layouts import Grid, Weights, is_initial, name_list, to_float32
 from limbeck.models.origins.load import load_encoder
 from limbeck.models.origins.names import check_source, split_source
-from limbeck.models.origins.repository import WEIGHT_FILES, find_file, read_all, read_hub_config
+from limbeck.models.origins.repository import read_hub_config
 from limbeck.ops.pos_embed import interpolate_pos_embed
 
 log = logging.getLogger("limbeck")
@@ -57,8 +57,7 @@ def load_keepsakes(source: str) -> dict[str, Keepsake]:
     check_source(source)
     scheme, name = split_source(source)
     if scheme == "hf":
-        decoder = _read_hub(name)
-        return {} if decoder is None else {DECODER: decoder}
+        return _of_hub(name)
     if scheme is not None:
         return {}
     path = Path(name)
@@ -70,8 +69,7 @@ def load_keepsakes(source: str) -> dict[str, Keepsake]:
     is_hub_file = path.name in ("model.safetensors", "pytorch_model.bin")
     folder = path.parent if is_hub_file else path
     if read_hub_config(folder / "config.json") is not None:
-        decoder = _read_hub(folder)
-        return {} if decoder is None else {DECODER: decoder}
+        return _of_hub(folder)
     if path.suffix in SUFFIXES and path.is_file():
         return decoder_in(*read_weights(path))
     return {}
@@ -135,7 +133,13 @@ def load_autoencoder(source: str | Path, **overrides: Any) -> Encoder:
             "%s looks like MAE's file for pictures, which is another model than %s: it predicts "
             "pixels that are not normalised, and its tensors look the same.", source, FULL_FILE,
         )  # fmt: skip
+    if overrides.get("model_name") is not None:
+        raise UserError(
+            f"{source} is a masked autoencoder, whose tensors tell its architecture; leave "
+            "model_name out."
+        )
     told = _choose(kept, source)
+    _read_shape(told, source)
     check_reads_output(told, f"The decoder of {source}", "choose another teacher")
     if is_initial(told.weights, "decoder_blocks.0.norm1"):
         raise UserError(
@@ -179,8 +183,13 @@ def describe_decoder(kept: Mapping[str, Keepsake], source: str) -> str:
     told = _choose(kept, source)
     try:
         width, depth, _, _ = _read_shape(told, source)
+        with torch.device("meta"):
+            own = _skeleton(told, source, None, 1).state_dict()  # shapes do not depend on heads
     except UserError as error:
         return str(error)
+    missing = sorted(own.keys() - told.weights.keys())
+    if missing:
+        return f"not whole, {len(missing)} tensors missing: {name_list(missing)}"
     heads = told.facts.get("num_heads")
     predicts = "pixels" if DECODER in kept else "a teacher's features (G2SD)"
     early = told.facts.get("before_block")
@@ -280,13 +289,21 @@ def _build(
     kept: Keepsake, source: str, grid: Grid | None, num_heads: int | None, remedy: str
 ) -> MaeDecoder:
     """A decoder of the shape of the tensors, filled with them, in evaluation mode."""
-    width, depth, own_grid, has_cls_token = _read_shape(kept, source)
+    width = _read_shape(kept, source)[0]
     heads = num_heads or kept.facts.get("num_heads")
     if heads is None:
         raise UserError(
             f"The decoder of {source} is {width} wide, which does not tell its head count, and a "
             f"weights file does not store it; {remedy}."
         )
+    with torch.random.fork_rng(devices=[]):
+        decoder = _skeleton(kept, source, grid, heads)
+    _fill(decoder, kept, source)
+    return decoder.eval()
+
+
+def _skeleton(kept: Keepsake, source: str, grid: Grid | None, num_heads: int) -> MaeDecoder:
+    width, depth, own_grid, has_cls_token = _read_shape(kept, source)
     patch_size = None
     if not _predicts_features(kept.weights):
         rows = kept.weights["decoder_pred.weight"].shape[0]
@@ -296,12 +313,9 @@ def _build(
                 f"The decoder of {source} predicts {rows} values, which are no RGB patch."
             )
     embed_dim = kept.weights["decoder_embed.weight"].shape[1]
-    with torch.random.fork_rng(devices=[]):
-        decoder = MaeDecoder(
-            embed_dim, grid or own_grid, patch_size, width, depth, heads, has_cls_token
-        )
-    _fill(decoder, kept, source)
-    return decoder.eval()
+    return MaeDecoder(
+        embed_dim, grid or own_grid, patch_size, width, depth, num_heads, has_cls_token
+    )
 
 
 def _fill(decoder: MaeDecoder, kept: Keepsake, where: str) -> None:
@@ -314,8 +328,19 @@ def _fill(decoder: MaeDecoder, kept: Keepsake, where: str) -> None:
         )
         weights = weights | {"decoder_pos_embed": table}
         log.info("%s: %s", where, interpolation_note(grid, decoder.grid))
-    check_match(decoder.state_dict(), weights, where)
+    own = decoder.state_dict()
+    missing = sorted(own.keys() - weights.keys())
+    if missing:
+        raise _not_whole(where, f"{len(missing)} missing ({name_list(missing)})")
+    check_match(own, weights, where)
     decoder.load_state_dict(weights)
+
+
+def _not_whole(where: str, what: str) -> UserError:
+    return UserError(
+        f"{where} is no whole decoder: {what}; get the file again (MAE's with its decoder is "
+        f"{FULL_FILE})."
+    )
 
 
 def _predicts_features(weights: Weights) -> bool:
@@ -331,10 +356,7 @@ def _read_shape(kept: Keepsake, where: str) -> tuple[int, int, Grid, bool]:
     wrong = [n for n, axes in num_axes.items() if n not in weights or weights[n].ndim != axes]
     numbers = [int(name.split(".")[1]) for name in weights if name.startswith("decoder_blocks.")]
     if wrong or not numbers:
-        raise UserError(
-            f"{where} is no whole decoder ({name_list(wrong) or 'its blocks'} missing or of "
-            f"another form); get the file again (MAE's with its decoder is {FULL_FILE})."
-        )
+        raise _not_whole(where, f"{name_list(wrong) or 'its blocks'} missing or of another form")
     width, rows = weights["decoder_embed.weight"].shape[0], weights["decoder_pos_embed"].shape[1]
     if "grid" in kept.facts:
         grid = (kept.facts["grid"][0], kept.facts["grid"][1])
@@ -371,21 +393,6 @@ def decoder_in(weights: Weights, info: FileInfo) -> dict[str, Keepsake]:
     return {FEATURE_DECODER: Keepsake(own, facts)}
 
 
-def _read_hub(place: str | Path) -> Keepsake | None:
-    """The decoder of transformers' ViTMAEForPreTraining; None where a repository has none."""
-    source = str(place) if isinstance(place, Path) else f"hf:{place}"
-    config = read_hub_config(find_file(place, ("config.json",), source))
-    if config is None or config.get("model_type") != "vit_mae":
-        return None
-    weights = read_all(find_file(place, WEIGHT_FILES, source), place, source)
-    # The second is what transformers 5 writes, the first what is published.
-    start, layers = "decoder.", ("decoder_layers.", "decoder_encoder.layer.")
-    own = {n.removeprefix(start): v for n, v in weights.items() if n.startswith(start)}
-    if not own:
-        return None
-    blocks = {n.removeprefix("decoder_"): v for n, v in own.items() if n.startswith(layers)}
-    named, _ = to_timm_names(blocks, FAMILIES["vit_mae"])
-    others = {name: value for name, value in own.items() if not name.startswith(layers)}
-    renamed = to_float32(others) | {f"decoder_{name}": value for name, value in named.items()}
-    # 16 is what transformers' config stands for where it does not say.
-    return Keepsake(renamed, {"num_heads": config.get("decoder_num_attention_heads", 16)})
+def _of_hub(place: str | Path) -> dict[str, Keepsake]:
+    found = read_mae_decoder(place)
+    return {} if found is None else {DECODER: Keepsake(found[0], {"num_heads": found[1]})}

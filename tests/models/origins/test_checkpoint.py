@@ -52,6 +52,28 @@ def test_mae_with_decoder_names_the_decoder_as_left_out(tmp_path, images):
     assert any(note.startswith("Left out the decoder (19 tensors)") for note in notes)
 
 
+@pytest.mark.parametrize("num_heads", [None, 12])
+def test_g2sd_s_student_is_read_without_what_it_learnt_with(tmp_path, images, num_heads):
+    weights = writers.g2sd(192)
+    torch.save(writers.in_g2sd(weights), tmp_path / "checkpoint-299.pth")
+    encoder = load_encoder(tmp_path / "checkpoint-299.pth", num_heads=num_heads)
+    heads = (num_heads or 3,) * 2
+    torch.testing.assert_close(
+        encoder(images).tokens, writers.run_reference(weights, images, heads), **CLOSE
+    )
+    assert encoder.facts.origin["layout"] == "g2sd"
+    notes = encoder.facts.origin["notes"]
+    assert "Left out the decoder (55 tensors)." in notes
+    for what in ("decoder", "encoder"):
+        assert f"Left out the projection of the {what}'s tokens (4 tensors)." in notes
+    assert any("pass num_heads=12" in note for note in notes) == (num_heads is None)
+
+
+def test_a_shallow_decoder_does_not_make_g2sd_s_student_one_of_mae_lite(tmp_path):
+    file = save(tmp_path, writers.g2sd(192, 96, decoder_depth=1))
+    assert load_encoder(file).facts.num_heads == (3, 3)
+
+
 def test_tinymim_pretraining_gives_the_relations_it_was_trained_for(tmp_path, images):
     weights = writers.tinymim(192)
     encoder = load_encoder(writers.save_published(tmp_path / "TinyMIM-PT-T.pth", weights))
