@@ -42,6 +42,7 @@ _PUBLIC = {
     "load": "limbeck.models.finished",
     "load_encoder": "limbeck.models.origins.load",
     "load_decoder": "limbeck.models.origins.decoder",
+    "load_autoencoder": "limbeck.models.origins.decoder",
     # contracts
     "Encoder": "limbeck.models.encoder",
     "EncoderFacts": "limbeck.models.encoder",

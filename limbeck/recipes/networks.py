@@ -264,8 +264,8 @@ def load_teacher(
     if options.drop_path_rate:
         if not isinstance(encoder, TimmEncoder):
             raise UserError(
-                f"teacher.drop_path_rate needs a Transformer of timm, and '{options.source}' is "
-                "none; leave it out."
+                "teacher.drop_path_rate is for an encoder alone that is a Transformer of timm, and "
+                f"'{options.source}' is none, or is read with its decoder; leave it out."
             )
         set_constant_drop_path(encoder, options.drop_path_rate)
         keep_dropping_paths(encoder)  # of a teacher, which is in evaluation mode for good
