@@ -58,11 +58,11 @@ class DecoderFeature(Method):
         healthy_share=0.5,
         expected_share=0.1,
         plateau_causes=(
-            "the teacher's decoder is not the one that was trained with its encoder, or is not "
-            "trained at all (of MAE's files mae_pretrain_vit_base_full.pth has the right one; "
-            "mae_pretrain_vit_base.pth is the encoder alone)",
-            "the learning rate is too low or too high (optim.base_lr)",
-            "the run is too short (train.epochs)",
+            "the learning rate is too low or too high (optim.base_lr), or the run too short "
+            "(train.epochs)",
+            "the teacher's decoder is not the one that was trained with its encoder (of MAE's "
+            "files mae_pretrain_vit_base_full.pth has both; mae_pretrain_vit_base.pth is the "
+            "encoder alone)",
             "the teacher was trained on images that are normalised otherwise",
         ),
     )
