@@ -194,6 +194,6 @@ def main(source: Source, repeats: int) -> None:
                 f"| {name} | {precision} | {reference} | {statistics.median(seconds[fast]):.3f} | "
                 f"{statistics.median(seconds[slow]):.3f} | "
                 f"{median_ratio(seconds[slow], seconds[fast]):.2f} | {target} | "
-                f"{peak[fast]:.0f} | {peak[slow]:.0f} |",
+                f"{peak[fast]:.1f} | {peak[slow]:.1f} |",
                 flush=True,
             )
