@@ -16,8 +16,8 @@ from experiments.cifar10 import Arm, Budget, run
 from limbeck.data.options import CorruptionOptions
 from limbeck.methods.options import DecoderFeatureOptions, RelationOptions
 
-BUDGET = Budget(pretrain=128_000, finetune=64_000)
-ALONE = 3  # 192,000 images in one stage, as the others in two
+BUDGET = Budget(pretrain=96_000, finetune=48_000)
+ALONE = 3  # 144,000 images in one stage, as the others in two
 BLOCK = 5  # the sixth of eight, as TinyMIM's eighteenth of twenty-four
 
 # Both read the class token, so that only what teaches differs.
