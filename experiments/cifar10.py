@@ -1,7 +1,8 @@
 """What the CIFAR-10 experiments share: a teacher, a student, and arms under one budget.
 
-An arm is what a student is pre-trained with before it is fine-tuned with labels: a distillation
-method with its options, masked pixels alone, or nothing. All arms and seeds of an experiment have
+An arm is what a student is pre-trained with before it is fine-tuned with labels (a distillation
+method with its options, masked pixels alone, or nothing), and whether the fine-tuned teacher helps
+with that. All arms and seeds of an experiment have
 the same student, crops, steps and fine-tuning. Every run is an ordinary run folder: a stopped
 experiment is continued by the same command.
 """
@@ -21,18 +22,21 @@ import torch
 
 import limbeck
 from limbeck.config import read_json
-from limbeck.data.options import DataOptions, MixOptions, ViewOptions
+from limbeck.data.options import CorruptionOptions, DataOptions, MixOptions, ViewOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.evaluation.report import table
 from limbeck.methods.options import MethodOptions
 from limbeck.models.build import build_student
 from limbeck.models.finished import save_student
-from limbeck.models.options import StudentOptions, TeacherOptions
+from limbeck.models.options import GlobalPool, HeadKind, StudentOptions, TeacherOptions
+from limbeck.recipes.images import open_images
 from limbeck.recipes.networks import method_class
-from limbeck.recipes.probes import CropEvalOptions, ProbeOptions
+from limbeck.recipes.probes import CropEvalOptions, EmbedOptions, ProbeOptions
+from limbeck.recipes.robustness import corrupted_scores
 
 NUM_IMAGES = 50_000
 BATCH_SIZE = 64
+TOP1 = "finetuned top-1"
 AT_THE_END = 1_000_000  # probe_every: once, with the last step
 STUDENT = StudentOptions(
     name="vit_tiny_patch16_224", img_size=32, patch_size=4, embed_dim=96, depth=4, num_heads=3
@@ -41,12 +45,19 @@ STUDENT = StudentOptions(
 
 @dataclass(frozen=True)
 class Arm:
-    """``method`` None: fine-tuned from scratch, ``more`` times as long as the others."""
+    """``method`` None: fine-tuned from scratch, ``more`` times as long as the others.
+
+    ``head``, ``global_pool``: of the fine-tuning. Where ``is_taught``, its teacher is the
+    classifier of ``--classifier``.
+    """
 
     method: str | None
     options: MethodOptions | None = None
     teacher: Mapping[str, float] = field(default_factory=dict)
     more: int = 1
+    head: HeadKind | None = None
+    global_pool: GlobalPool | None = None
+    is_taught: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,16 +76,21 @@ def run(
     notes: Mapping[str, Mapping[str, Any]] | None = None,
     student: StudentOptions = STUDENT,
     fractions: Sequence[float] = (1.0,),
+    corruptions: CorruptionOptions | None = None,
 ) -> None:
     """The command line of an experiment: run all arms, then print the table.
 
     ``notes``: further cells for the rows of arms. ``fractions``: parts of the labels that each
-    student is fine-tuned with, for as many steps each.
+    student is fine-tuned with, for as many steps each. ``corruptions``: the test images under
+    which each fine-tuned student is asked again. Where arms are taught, the classifier that does it
+    has a row of its own.
     """
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=description, formatter_class=formatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with cifar10_*.parquet")
     parser.add_argument("--teacher", type=Path, required=True, help="a run of teacher.toml")
+    if any(arm.is_taught for arm in arms.values()):
+        parser.add_argument("--classifier", type=Path, required=True, help="the same, fine-tuned")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--pretrain", type=int, default=default.pretrain)
@@ -95,6 +111,18 @@ def run(
     rows = {
         name: [results[name, seed] for seed in range(arguments.seeds)] for name in arguments.arms
     }
+    classifier = getattr(arguments, "classifier", None)
+    folders = {job: _folder(arguments.out, *job) / "finetune" for job in jobs}
+    if classifier is not None:
+        results["teacher", 0] = {TOP1: _score_of(classifier)}
+        rows["teacher"] = [results["teacher", 0]]
+        folders["teacher", 0] = classifier
+        for scores in results.values():
+            scores["of the teacher's top-1"] = scores[TOP1] / results["teacher", 0][TOP1]
+    if corruptions is not None:
+        found = _corrupted(folders, corruptions, arguments)
+        for job, scores in results.items():
+            scores["corrupted top-1"] = found[job]
     notes = notes or {}
     print(table([{"arm": name, **_cells(rows[name]), **notes.get(name, {})} for name in rows]))
 
@@ -110,12 +138,7 @@ def run_arm(
 ) -> dict[str, float]:
     """One student: its scores on the test images, frozen and fine-tuned, in 0..1."""
     logging.getLogger("limbeck").setLevel(logging.WARNING)
-    out = arguments.out / (re.sub(r"\W+", "_", name) + f"_{seed}")
-    data = DataOptions(
-        root=str(arguments.data / "cifar10_train.parquet"),
-        eval_root=str(arguments.data / "cifar10_test.parquet"),
-        num_workers=0,
-    )
+    out, data = _folder(arguments.out, name, seed), _data(arguments)
     scores: dict[str, float] = {}
     if arm.method is None:
         pretrained = out / "untrained"
@@ -125,12 +148,24 @@ def run_arm(
             arm, student, data, seed, out / "pretrain", budget, arguments.teacher
         )
         frozen = read_json(pretrained / "student.json")["scores"]
-        scores |= {"linear": frozen["linear_top1"], "knn": frozen["knn_top1"]}
+        scores |= {"linear top-1": frozen["linear_top1"], "knn top-1": frozen["knn_top1"]}
     for fraction in fractions:
         scores[_finetuned(fraction)] = _finetune(
-            arm, student, data, seed, fraction, pretrained, out, budget
+            arm, student, data, seed, fraction, pretrained, out, budget, arguments
         )
     return scores
+
+
+def _folder(out: Path, name: str, seed: int) -> Path:
+    return out / (re.sub(r"\W+", "_", name) + f"_{seed}")
+
+
+def _data(arguments: argparse.Namespace) -> DataOptions:
+    return DataOptions(
+        root=str(arguments.data / "cifar10_train.parquet"),
+        eval_root=str(arguments.data / "cifar10_test.parquet"),
+        num_workers=0,
+    )
 
 
 def _finetune(
@@ -142,6 +177,7 @@ def _finetune(
     pretrained: Path,
     out: Path,
     budget: Budget,
+    arguments: argparse.Namespace,
 ) -> float:
     """Top-1 (0..1) after fine-tuning with a part of the labels, another part with each seed."""
     if fraction < 1:
@@ -151,6 +187,9 @@ def _finetune(
             student=str(pretrained),
             out=out / ("finetune" if fraction == 1 else f"finetune_{fraction:g}"),
             seed=seed,
+            head=arm.head,
+            global_pool=arm.global_pool,
+            teacher=TeacherOptions(source=str(arguments.classifier) if arm.is_taught else None),
             drop_path_rate=0.0,
             num_heads=student.num_heads,  # as TinyMIM did: an adapted block goes back
             data=data,
@@ -166,7 +205,32 @@ def _finetune(
             evaluation=CropEvalOptions(crop_ratio=1.0, batch_size=250),
         )
     )
+    return _score_of(run_dir)
+
+
+def _score_of(run_dir: Path) -> float:
     return float(read_json(run_dir / "student.json")["scores"]["top1"])
+
+
+def _corrupted(
+    folders: Mapping[tuple[str, int], Path],
+    corruptions: CorruptionOptions,
+    arguments: argparse.Namespace,
+) -> dict[tuple[str, int], float]:
+    """Mean top-1 (0..1) over all corruptions and severities; every network sees the same."""
+    data = _data(arguments)
+    named = {f"{name} {seed}": folder for (name, seed), folder in folders.items()}
+    found = corrupted_scores(
+        {name: limbeck.load(folder) for name, folder in named.items()},
+        open_images(data),
+        corruptions,
+        torch.device("cpu"),
+        data=data,
+        embed=EmbedOptions(crop_ratio=1.0, batch_size=250),
+        keep=arguments.out / "corrupted",
+    )
+    means = [each["corrupted_top1"].score.mean for each in found.values()]
+    return dict(zip(folders, means, strict=True))
 
 
 def _pretrain(
@@ -207,7 +271,7 @@ def _train(num_images: float, fraction: float = 1.0) -> TrainOptions:
 
 
 def _finetuned(fraction: float) -> str:
-    return "finetuned" if fraction == 1 else f"finetuned, {100 * fraction:g} % of the labels"
+    return TOP1 if fraction == 1 else f"finetuned, {100 * fraction:g} % of the labels top-1"
 
 
 def _place(name: str) -> bool:
@@ -220,5 +284,5 @@ def _cells(scores: Sequence[Mapping[str, float]]) -> dict[str, str]:
         values = [100 * one[name] for one in scores if name in one]
         if values:
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            cells[f"{name} top-1 %"] = f"{statistics.mean(values):.1f}{spread}"
+            cells[f"{name} %"] = f"{statistics.mean(values):.1f}{spread}"
     return cells

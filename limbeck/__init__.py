@@ -18,6 +18,7 @@ _PUBLIC = {
     "evaluate": "limbeck.recipes.evaluate",
     "analyze": "limbeck.recipes.analyze",
     "compare": "limbeck.recipes.compare",
+    "two_stage": "limbeck.recipes.two_stage",
     "search": "limbeck.recipes.search",
     "doctor": "limbeck.recipes.doctor",
     "inspect": "limbeck.recipes.inspect",
@@ -31,6 +32,7 @@ _PUBLIC = {
     "EvaluateConfig": "limbeck.recipes.evaluate",
     "AnalyzeConfig": "limbeck.recipes.analyze",
     "CompareConfig": "limbeck.recipes.compare",
+    "TwoStageConfig": "limbeck.recipes.two_stage",
     "SearchConfig": "limbeck.recipes.search",
     "DoctorConfig": "limbeck.recipes.doctor",
     "InspectConfig": "limbeck.recipes.inspect",
@@ -40,6 +42,7 @@ _PUBLIC = {
     "load": "limbeck.models.finished",
     "load_encoder": "limbeck.models.origins.load",
     "load_decoder": "limbeck.models.origins.decoder",
+    "load_autoencoder": "limbeck.models.origins.decoder",
     # contracts
     "Encoder": "limbeck.models.encoder",
     "EncoderFacts": "limbeck.models.encoder",

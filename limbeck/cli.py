@@ -36,6 +36,9 @@ VERBS = {
     "evaluate": Verb("does it help? kNN, linear and few-label probes, verdict", "EvaluateConfig"),
     "analyze": Verb("look into networks: layers, attention, probes by block", "AnalyzeConfig"),
     "compare": Verb("which method is best on these images?", "CompareConfig", "compare", True),
+    "two-stage": Verb(
+        "stage one without labels, stage two with them and a teacher", "TwoStageConfig", "two-stage"
+    ),
     "search": Verb("a smaller, faster shape, contracted step by step", "SearchConfig", "distill"),
     "doctor": Verb(
         "check images, memory, disk and time before a run", "DoctorConfig", "distill", True

@@ -165,7 +165,7 @@ class Losses:
     """``total``, a scalar with gradient, and its named parts for the log (detached scalars).
 
     ``at_zero`` (detached, a scalar), where a method knows it: what the total would be of a student
-    that predicts nothing, which is about where it starts.
+    that predicts nothing, which a run soon falls below.
     """
 
     total: Tensor

@@ -4,7 +4,7 @@ import torch
 
 from limbeck.models.encoder import Encoder, EncoderFacts
 from limbeck.ops.masking import is_masked
-from limbeck.records import LOGIT_KINDS, Features, Tap
+from limbeck.records import DECODER_KINDS, LOGIT_KINDS, Features, Tap
 
 INSIDE = (
     "block_input",
@@ -30,6 +30,7 @@ class FakeEncoder(Encoder):
         num_heads=2,
         num_prefix_tokens=1,
         has_dist_head=False,
+        decoder_depth=0,
         seed=0,
     ):
         super().__init__()
@@ -45,6 +46,8 @@ class FakeEncoder(Encoder):
             std=(0.5, 0.5, 0.5),
             num_classes=3,
             has_dist_head=has_dist_head,
+            decoder_depth=decoder_depth,
+            decoder_dim=embed_dim // 2 if decoder_depth else 0,
             architecture={"kind": "fake"},
             origin={"source": "fake", "weight_hash": "0" * 64},
         )
@@ -77,7 +80,7 @@ class FakeEncoder(Encoder):
         tokens = qkv[..., : facts.embed_dim]
         values = {}
         for tap in taps:
-            heads = tap.num_heads or facts.num_heads[tap.block]
+            heads = tap.num_heads or facts.num_heads[tap.block % facts.depth]
             here = (1 + 0.25 * (tap.block % facts.depth)) * qkv
             q, k, v = here.reshape(B, N, 3, heads, -1).permute(2, 0, 3, 1, 4)
             inside = {
@@ -90,6 +93,7 @@ class FakeEncoder(Encoder):
                 "values": v,
                 "scores": q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5,
                 "output": tokens,
+                "decoder_tokens": self.decode(tokens, ids_keep, tap.block),
                 **inside,
                 **self.logits(tokens),
             }[tap.kind]
@@ -104,9 +108,22 @@ class FakeEncoder(Encoder):
         mean = (of_class + of_dist) / 2
         return {"logits": mean, "class_logits": of_class, "dist_logits": of_dist}
 
+    def decode(self, tokens, ids_keep, block):
+        """The CLS token and all places of the patches, where those not kept have a mean."""
+        facts = self.facts
+        if not facts.decoder_depth:
+            return None
+        cls, patches = tokens[:, :1], tokens[:, facts.num_prefix_tokens :]
+        places = patches.mean(1, keepdim=True).repeat(1, 4, 1)
+        if ids_keep is not None:
+            patches = places.scatter(1, ids_keep[..., None].expand_as(patches), patches)
+        x = torch.cat([cls, patches] if facts.has_cls_token else [patches], 1)
+        return (1 + 0.25 * (block % facts.decoder_depth)) * x[..., 1::2]
+
     def offered_taps(self):
         logits = LOGIT_KINDS if self.facts.has_dist_head else ("logits",)
-        return ("queries", "keys", "values", "scores", *INSIDE, "output", *logits)
+        decoded = DECODER_KINDS if self.facts.decoder_depth else ()
+        return ("queries", "keys", "values", "scores", *INSIDE, "output", *decoded, *logits)
 
     def layer_id(self, parameter_name):
         return 0 if parameter_name == "weight" else self.facts.depth + 1

@@ -3,16 +3,18 @@
 import pytest
 
 from experiments.cifar10_ablation.run import ARMS as ABLATION
+from experiments.cifar10_g2sd.run import ALONE, BUDGET
+from experiments.cifar10_g2sd.run import ARMS as G2SD
 from experiments.cifar10_mae_lite.run import ARMS as MAE_LITE
 from experiments.cifar10_tinymim.run import ARMS as TINYMIM
 from experiments.cifar10_tinyvit import run as tinyvit
 from limbeck.methods import PerMethodOptions
 from limbeck.models.build import build_student
-from limbeck.models.options import StudentOptions, TeacherOptions
+from limbeck.models.options import StudentOptions, TeacherOptions, choose_pool
 from limbeck.recipes.networks import method_class
 from tests.fakes import FakeEncoder
 
-ARMS = {name: arm for name, (_, arm) in ABLATION.items()} | TINYMIM | MAE_LITE
+ARMS = {name: arm for name, (_, arm) in ABLATION.items()} | TINYMIM | MAE_LITE | G2SD
 
 
 @pytest.mark.parametrize("name", ARMS)
@@ -21,12 +23,20 @@ def test_every_arm_builds_its_method(name):
     if arm.method is None:
         assert arm.options is None and not arm.teacher
         return
-    student, teacher = FakeEncoder(depth=6), FakeEncoder(depth=8, seed=1)
+    student, teacher = FakeEncoder(depth=6), FakeEncoder(depth=8, seed=1, decoder_depth=8)
     kind = method_class(arm.method)
     options = arm.options or getattr(PerMethodOptions(), arm.method.replace("-", "_"))
     method = kind(options, student.facts, teacher.facts if options.needs_teacher else None)
     assert bool(method.teacher_taps) is options.needs_teacher
     TeacherOptions(source="timm:vit_tiny", **arm.teacher)
+
+
+def test_one_stage_sees_as_many_images_as_two():
+    assert ALONE * BUDGET.finetune == BUDGET.pretrain + BUDGET.finetune
+    for arm in G2SD.values():
+        assert arm.more == (1 if arm.method else ALONE)
+        assert arm.is_taught == (arm.head == "distilled-last")
+        assert choose_pool(arm.head or "single", arm.global_pool) == "token"
 
 
 def test_soft_labels_by_classes_and_views():

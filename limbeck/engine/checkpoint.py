@@ -96,8 +96,11 @@ def _open_run(
             return Run(out, config, is_finished="finished.json" in entries)
         # Before its first checkpoint a run has nothing to lose, and most likely failed.
         marks = ("checkpoint.pt", "finished.json")
-        # A chain's are in the folders of its stages.
-        has_results = any(mark in entries or any(out.glob(f"*/{mark}")) for mark in marks)
+        # A chain's are in the folders of its stages, with several seeds one folder deeper.
+        has_results = any(
+            mark in entries or any(out.glob(f"*/{mark}")) or any(out.glob(f"*/*/{mark}"))
+            for mark in marks
+        )
         if has_results and not overwrite:
             more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
             raise UserError(
@@ -181,8 +184,15 @@ def _differences(there: dict[str, Any], here: dict[str, Any], what: str) -> list
     return [
         f"{what}{name} is {_short(old, name)} there and {_short(new, name)} here"
         for name in {**new, **old}
-        if name not in MAY_CHANGE and _short(old, name) != _short(new, name)
+        if not _may_change(name) and _short(old, name) != _short(new, name)
     ]
+
+
+def _may_change(name: str) -> bool:
+    # A fine-tuning within something larger has sections of its own, such as tune.train.
+    return name in MAY_CHANGE or any(
+        "." in each and name.endswith(f".{each}") for each in MAY_CHANGE
+    )
 
 
 def _short(values: dict[str, Any], name: str) -> str:

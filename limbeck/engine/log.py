@@ -30,9 +30,9 @@ class Log:
     On a terminal there is a live view, elsewhere a plain line every few seconds and at probes, both
     on ``console`` (standard error if None). ``metrics.jsonl`` gets one line every
     ``train.log_every`` steps (step, epoch, lr, losses of that step, grad_norm, images_per_second,
-    data_wait_share) and one per probe; TensorBoard and wandb get the same numbers. A record's step
-    is the number of steps done. Use it in a ``with`` statement; ``start`` comes before the first
-    step. Raises UserError where wandb is asked for and not installed.
+    data_wait_share), one per probe and one per finding; TensorBoard and wandb get the same numbers.
+    A record's step is the number of steps done. Use it in a ``with`` statement; ``start`` comes
+    before the first step. Raises UserError where wandb is asked for and not installed.
     """
 
     def __init__(
@@ -146,6 +146,13 @@ class Log:
         self._write({"step": step, "epoch": epoch, "probe": scores})
         self._show_line()
 
+    def add_finding(self, step: int, text: str) -> None:
+        """Something to say about the losses after ``step``, which the records keep."""
+        if not self.ranks.is_main:
+            return
+        self._write({"step": step, "finding": text})
+        self.note(text)
+
     def note(self, text: str) -> None:
         """Show a line of text, above the live view where there is one."""
         if self.ranks.is_main:
@@ -184,7 +191,7 @@ class Log:
             with disk_errors(self.run.dir / "tensorboard"):
                 for name, value in scalars.items():
                     self._board.add_scalar(name, value, record["step"])
-        if self._wandb is not None:
+        if self._wandb is not None and scalars:
             self._wandb.log(scalars, step=record["step"])
 
     def _show_line(self) -> None:

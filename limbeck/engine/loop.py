@@ -26,6 +26,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from limbeck.engine.checkpoint import Run, load_checkpoint, save_checkpoint, write_json
 from limbeck.engine.distributed import Ranks, gather, mean_over_ranks, on_main_rank, wrap
+from limbeck.engine.health import Health, Watch
 from limbeck.engine.log import Log
 from limbeck.engine.optim import Average, build_optimizer, set_lr
 from limbeck.engine.options import OptimOptions, TrainOptions
@@ -48,11 +49,13 @@ class Interrupted(RunError):
 
 @dataclass(frozen=True)
 class FitResult:
-    """The end of a run: steps done, the last step's losses and the last probe's scores."""
+    """The end of a run: steps done, the last step's losses, the last probe's scores, and what the
+    watch over its loss has found (``Watch.record``)."""
 
     step: int
     losses: dict[str, float]
     probes: dict[str, float]
+    health: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -63,6 +66,7 @@ class _State:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: Average | None
+    watch: Watch
     step: int = 0
     losses: dict[str, float] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
@@ -76,6 +80,7 @@ class _State:
             "step": self.step,
             "losses": self.losses,
             "scores": self.scores,
+            "watch": self.watch.state_dict(),
             "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
         }
         on_main_rank(lambda: save_checkpoint(run, state))
@@ -89,6 +94,8 @@ class _State:
         self.scaler.load_state_dict(state["scaler"])
         if self.average:
             self.average.load_state_dict(state["average"])
+        if "watch" in state:  # not in the checkpoints of earlier versions
+            self.watch.load_state_dict(state["watch"])
         self.step, self.losses, self.scores = state["step"], state["losses"], state["scores"]
 
 
@@ -108,6 +115,7 @@ def fit(
     num_layers: int | None = None,
     probes: Callable[[nn.Module, int], dict[str, float]] | None = None,
     after_step: Callable[[int, int], None] | None = None,
+    health: Health | None = None,
 ) -> FitResult:
     """Train ``module`` (on ``ranks.device``) to ``total_steps``, from the run's checkpoint if any.
 
@@ -116,7 +124,8 @@ def fit(
     steps. ``probes(module, step)`` is called on rank 0 only, with the averaged weights
     where there are any, which are also what the module ends with. ``layer_id`` and ``num_layers``
     are for ``optim.layer_decay``. ``after_step(steps done, total_steps)`` is called on every rank
-    after each step, to change what of the module is not trained.
+    after each step, to change what of the module is not trained. ``health``: how low the losses
+    should get, where they state ``at_zero``; the log says where they don't.
 
     Raises UserError for options that do not fit, RunError for a loss or gradient that is not
     finite (details in ``nonfinite.json``) and for a full disk, Interrupted after SIGTERM or Ctrl-C.
@@ -127,7 +136,8 @@ def fit(
     optimizer = build_optimizer(module, optim, layer_id, num_layers)
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=train.precision == "fp16")
     average = Average(module, train.ema_decay) if train.ema_decay else None
-    state = _State(module, optimizer, scaler, average)
+    watch = Watch(health, total_steps, round(warmup_epochs * steps_per_epoch))
+    state = _State(module, optimizer, scaler, average, watch)
     state.load(run)
     probe_every = train.probe_every or math.ceil(total_steps / 10)
     peak = peak_lr(optim.base_lr, train.global_batch_size)
@@ -179,6 +189,8 @@ def fit(
                 seconds=time.perf_counter() - started,
                 wait_seconds=done.wait_seconds,
             )
+            if finding := watch.add(state.step, losses):
+                log.add_finding(state.step, finding)
 
             is_last = state.step == total_steps
             if probes and (is_last or state.step % probe_every == 0):
@@ -210,7 +222,7 @@ def _check(warmup_epochs: float, train: TrainOptions, ranks: Ranks) -> None:
 def _result(state: _State) -> FitResult:
     if state.average:
         state.average.copy_to_module()
-    return FitResult(state.step, state.losses, state.scores)
+    return FitResult(state.step, state.losses, state.scores, state.watch.record())
 
 
 @dataclass(frozen=True)
@@ -249,9 +261,11 @@ def _backward(
             with torch.autocast(kind, DTYPES[train.precision], enabled=is_lower):
                 losses = model(batch)
             scaler.scale(losses.total / train.accumulate_steps).backward()
-        names = ("total", *losses.parts)
-        parts = [losses.total.detach(), *losses.parts.values()]
-        values.append(torch.stack([part.double() for part in parts]))
+        parts = {"total": losses.total.detach(), **losses.parts}
+        if losses.at_zero is not None:
+            parts["at_zero"] = losses.at_zero
+        names = tuple(parts)
+        values.append(torch.stack([part.double() for part in parts.values()]))
         keys.append(batch.keys)
         num_images += len(batch.keys)  # of several views each image counts once
     return _Done(names, torch.stack(values), keys, num_images, wait_seconds)

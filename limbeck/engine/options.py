@@ -10,6 +10,9 @@ from limbeck.errors import UserError
 PositiveInt = Annotated[int, pydantic.Field(gt=0)]
 NotNegative = Annotated[float, pydantic.Field(ge=0)]
 
+AT_THE_END = 1_000_000_000
+"""A ``probe_every``: with the last step only."""
+
 
 @options
 class OptimOptions:

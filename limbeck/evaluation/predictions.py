@@ -1,6 +1,6 @@
 """Which class a network takes each image for, and how often two of them agree."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from limbeck.errors import NotFiniteError, RunError, UserError
 from limbeck.evaluation.embed import evaluating
+from limbeck.evaluation.scores import Score, is_in_top, score_of
 from limbeck.methods.teacher import DTYPES
 from limbeck.models.encoder import Encoder
 from limbeck.ops.resize import resize_images
@@ -50,7 +51,6 @@ class Predictions:
         return sum(same) / len(same)
 
 
-@torch.no_grad()
 def predict(
     encoder: Encoder,
     batches: Iterable[Batch],
@@ -61,20 +61,47 @@ def predict(
     ``precision`` is that to which a teacher's matrices were cast. Raises UserError where there is
     no image, NotFiniteError for logits that are not.
     """
+    classes, labels, keys = [], [], []
+    for batch, logits in _said(encoder, batches, precision):
+        classes.append(logits.argmax(dim=1).cpu())
+        if batch.labels is not None:
+            labels.append(batch.labels.cpu())
+        keys += batch.keys
+    if not keys:
+        raise UserError("There are no images to predict; check the data folder and its split.")
+    known = torch.cat(labels) if len(labels) == len(classes) else None
+    return Predictions(torch.cat(classes), known, tuple(keys))
+
+
+def top_scores(encoder: Encoder, batches: Iterable[Batch]) -> dict[str, Score]:
+    """ "top1" of a classifier, image by image, and "top5" where it has more than five classes.
+
+    All images must be labelled. Raises as ``predict`` does.
+    """
+    depths = {"top1": 1} | ({"top5": 5} if encoder.facts.num_classes > 5 else {})
+    hits: dict[str, list[Tensor]] = {name: [] for name in depths}
+    for batch, logits in _said(encoder, batches, "fp32"):
+        assert batch.labels is not None
+        for name, k in depths.items():
+            hits[name].append(is_in_top(logits, batch.labels.to(logits.device), k).cpu())
+    if not hits["top1"]:
+        raise UserError("There are no images to predict; check the data folder and its split.")
+    return {
+        name: score_of(torch.cat(each), f"top-{depths[name]} of the network's own classifier")
+        for name, each in hits.items()
+    }
+
+
+@torch.no_grad()
+def _said(
+    encoder: Encoder, batches: Iterable[Batch], precision: Literal["fp32", "bf16", "fp16"]
+) -> Iterator[tuple[Batch, Tensor]]:
     device = next(encoder.parameters()).device
     lower = precision != "fp32"
-    classes, labels, keys = [], [], []
     with evaluating(encoder), torch.autocast(device.type, DTYPES[precision], enabled=lower):
         for batch in batches:
             images = resize_images(batch.images.to(device), encoder.facts.img_size)
             logits = encoder(images, None, (LOGITS,)).taps[LOGITS]
             if not logits.isfinite().all():
                 raise NotFiniteError("The classifier's logits are not finite; lower the base_lr.")
-            classes.append(logits.argmax(dim=1).cpu())
-            if batch.labels is not None:
-                labels.append(batch.labels.cpu())
-            keys += batch.keys
-    if not keys:
-        raise UserError("There are no images to predict; check the data folder and its split.")
-    known = torch.cat(labels) if len(labels) == len(classes) else None
-    return Predictions(torch.cat(classes), known, tuple(keys))
+            yield batch, logits

@@ -9,11 +9,13 @@ from limbeck import config  # not its ``options`` alone: this package has a modu
 from limbeck.methods.options import (
     AttentionMapOptions,
     ClsTokenOptions,
+    DecoderFeatureOptions,
     DinoOptions,
     FeatureOptions,
     LogitOptions,
     MaskedPixelOptions,
     MocoV3Options,
+    NkdOptions,
     RelationOptions,
     SimMimOptions,
     SparseLogitOptions,
@@ -24,6 +26,7 @@ METHODS: dict[str, str] = {
     "feature": "limbeck.methods.feature:Feature",
     "cls-token": "limbeck.methods.cls_token:ClsToken",
     "attention-map": "limbeck.methods.attention_map:AttentionMap",
+    "decoder-feature": "limbeck.methods.decoder_feature:DecoderFeature",
     "masked-pixel": "limbeck.methods.masked_pixel:MaskedPixel",
     "simmim": "limbeck.methods.simmim:SimMim",
     "moco-v3": "limbeck.methods.moco_v3:MocoV3",
@@ -34,6 +37,7 @@ METHODS: dict[str, str] = {
 
 TASK_METHODS: dict[str, str] = {
     "logit": "limbeck.methods.logit:Logit",
+    "nkd": "limbeck.methods.nkd:Nkd",
 }
 """Likewise the methods by which a teacher helps in fine-tuning, beside a task's own loss."""
 
@@ -43,6 +47,7 @@ class PerTaskMethodOptions:
     """One section per built-in method of fine-tuning, named as in ``PerMethodOptions``."""
 
     logit: LogitOptions = LogitOptions()
+    nkd: NkdOptions = NkdOptions()
 
 
 @config.options
@@ -53,6 +58,7 @@ class PerMethodOptions:
     feature: FeatureOptions = FeatureOptions()
     cls_token: ClsTokenOptions = ClsTokenOptions()
     attention_map: AttentionMapOptions = AttentionMapOptions()
+    decoder_feature: DecoderFeatureOptions = DecoderFeatureOptions()
     masked_pixel: MaskedPixelOptions = MaskedPixelOptions()
     simmim: SimMimOptions = SimMimOptions()
     moco_v3: MocoV3Options = MocoV3Options()

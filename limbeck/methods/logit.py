@@ -9,7 +9,7 @@ token learns both from its one head.
 from dataclasses import replace
 
 from limbeck.errors import UserError
-from limbeck.methods.method import Method, check_classifies
+from limbeck.methods.method import Method, check_same_classes
 from limbeck.methods.options import LogitOptions
 from limbeck.models.encoder import EncoderFacts
 from limbeck.ops.losses import logit_divergence, soft_cross_entropy
@@ -35,15 +35,11 @@ class Logit(Method):
         super().__init__()
         if teacher is None:
             raise UserError("Logit distillation needs a teacher; name one with --teacher.")
-        check_classifies(teacher)
-        if teacher.num_classes != student.num_classes:
-            raise UserError(
-                f"The teacher knows {teacher.num_classes} classes and the student learns "
-                f"{student.num_classes}; choose a teacher that was fine-tuned on the same classes."
-            )
+        check_same_classes(student, teacher)
         self.is_hard = options.kind == "hard"
         self.temperature = options.temperature or TEMPERATURE
-        self.share = options.weight or WEIGHTS[options.kind]
+        self.own_weight = options.weight or WEIGHTS[options.kind]
+        self.task_weight = 1 - self.own_weight
         self.student_tap = Tap("dist_logits" if student.has_dist_head else "logits")
         self.student_taps = (self.student_tap,)
         self.teacher_taps = (Tap("logits"),)

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from limbeck.engine.health import Health
 from limbeck.errors import UserError
 from limbeck.methods.options import MethodOptions
 from limbeck.models.encoder import EncoderFacts
@@ -24,9 +25,11 @@ class Method(nn.Module, ABC):
     Options: type[Any] = MethodOptions
     """The class of its options; a subclass of ``MethodOptions`` unless it is for fine-tuning."""
 
-    share: float = 1.0
-    """Its share of the total where a task is trained beside it, which has the rest: a method for
-    fine-tuning must set it, between 0 and 1."""
+    own_weight: float = 1.0
+    task_weight: float = 1.0
+    """Beside a task the total is task_weight * task + own_weight * method. A ``task_weight`` of 0
+    is for one that learns from the labels itself (``needs_labels``): it replaces the task's loss.
+    """
 
     student_taps: tuple[Tap, ...]
     teacher_taps: tuple[Tap, ...]
@@ -58,6 +61,9 @@ class Method(nn.Module, ABC):
 
     needs_labels: bool = False
     """True where it learns from ``Batch.labels`` too; they must be the teacher's classes."""
+
+    health: Health | None = None
+    """Where its losses state ``at_zero``: how low they should get, and why they may not."""
 
     def prepare(self, batch: Batch) -> Batch:
         """Set what both sides must share (``ids_keep``), drawn from the batch's view seeds."""
@@ -93,6 +99,16 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Losses:
         """The losses of one batch; gradients flow to ``student`` and the method's own weights."""
+
+
+def check_same_classes(student: EncoderFacts, teacher: EncoderFacts) -> None:
+    """Raise UserError for a teacher without a classifier of as many classes as the student's."""
+    check_classifies(teacher)
+    if teacher.num_classes != student.num_classes:
+        raise UserError(
+            f"The teacher knows {teacher.num_classes} classes and the student learns "
+            f"{student.num_classes}; choose a teacher that was fine-tuned on the same classes."
+        )
 
 
 def check_classifies(teacher: EncoderFacts) -> None:

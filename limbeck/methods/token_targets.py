@@ -1,10 +1,11 @@
-"""Stored token states: what enters a block of the teacher, from which follows all that it does.
+"""Stored token states: tokens of the teacher at one point, from which follows what is learnt.
 
 Stored answers in the place of a teacher are TinyViT's idea (arXiv 2207.10666), which stores class
 probabilities. The tokens before a block and this block's weights give its queries, keys, values,
 scores and features, so that relations (TinyMIM, arXiv 2301.01296), attention scores (MAE-Lite,
-arXiv 2205.14443) and features are learnt without the rest of the teacher. Of masked methods only
-the tokens are stored that the teacher computes: the mask follows from the view's seed.
+arXiv 2205.14443) and features are learnt without the rest of the teacher. A decoder's tokens (G2SD,
+arXiv 2302.14771) are stored as they are learnt, and nothing of the teacher with them. Of masked
+methods only the tokens are stored that the teacher computes: the mask follows from the view's seed.
 """
 
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ from limbeck.methods.method import Method
 from limbeck.methods.targets import Targets
 from limbeck.methods.teacher import Precision, Teacher
 from limbeck.models.attention import choose_attention
-from limbeck.models.encoder import EncoderFacts, check_taps
+from limbeck.models.encoder import EncoderFacts, check_offered, check_taps
 from limbeck.models.part import build_part, fill_part
 from limbeck.ops.masking import count_kept
 from limbeck.ops.token_codes import (
@@ -29,15 +30,15 @@ from limbeck.ops.token_codes import (
     encode_bf16,
     encode_int8,
 )
-from limbeck.records import LOGIT_KINDS, Features, Tap
+from limbeck.records import DECODER_KINDS, LOGIT_KINDS, Features, Tap
 
 
 class TokenTargets(Targets):
-    """Tokens (N, D) that enter a block, as int8 with a scale per token or as bfloat16.
+    """Tokens (N, D) of one point, as int8 with a scale per token or as bfloat16.
 
-    ``params``: "point" and "block" say which tokens, "dtype" how they are coded, "num_tokens" how
-    many there are, "shown" what of a view the teacher saw (``Method.shown_to_teacher``),
-    "has_mask_token" whether it has its own.
+    ``params``: "point" ("block_input" or "decoder_tokens") and "block" are the tap that is stored,
+    "dtype" how its tokens are coded, "num_tokens" how many there are, "shown" what of a view the
+    teacher saw (``Method.shown_to_teacher``), "has_mask_token" whether it has its own.
     """
 
     kind = "tokens"
@@ -51,26 +52,32 @@ class TokenTargets(Targets):
     ) -> None:
         self._params, self._facts, self._weights = params, teacher, weights
         self.tap = Tap(params["point"], params["block"])
-        self.encoder = build_part(teacher.architecture, weights)
+        self.encoder = build_part(teacher.architecture, weights) if weights else None
+        """What goes on from the tokens; None where they are all that can be asked for."""
 
     @classmethod
     def plan(cls, options: StoreOptions, method: Method, teacher: Teacher) -> "TokenTargets":
-        """See ``Targets.plan``: the tokens before the one block that the method reads."""
+        """See ``Targets.plan``: the tokens of the one point that the method reads."""
         facts, encoder = teacher.facts, teacher.encoder
-        block = _block_read(method, facts)
+        tap = _point_read(method, facts)
         teacher.check(method)
         has_mask_token = encoder.mask_token is not None
         shown = _shown(method, has_mask_token)
         is_dropping = shown.get("masking") == "drop"
-        weights = encoder.weights_from(block, is_dropping=is_dropping)
         num_patches = facts.grid[0] * facts.grid[1]
-        if is_dropping:
-            num_patches = count_kept(shown["num_units"], shown["mask_ratio"])
+        if tap.kind in DECODER_KINDS:  # which has a token in every place
+            weights: dict[str, Tensor] = {}
+            num_prefix_tokens = int(facts.has_cls_token)
+        else:
+            weights = encoder.weights_from(tap.block, is_dropping=is_dropping)
+            num_prefix_tokens = facts.num_prefix_tokens
+            if is_dropping:
+                num_patches = count_kept(shown["num_units"], shown["mask_ratio"])
         params = {
-            "point": "block_input",
-            "block": block,
+            "point": tap.kind,
+            "block": tap.block,
             "dtype": options.token_dtype,
-            "num_tokens": facts.num_prefix_tokens + num_patches,
+            "num_tokens": num_prefix_tokens + num_patches,
             "shown": shown,
             "has_mask_token": has_mask_token,
         }
@@ -80,7 +87,7 @@ class TokenTargets(Targets):
     def from_store(
         cls, params: dict[str, Any], teacher: EncoderFacts, weights: dict[str, Tensor]
     ) -> "TokenTargets":
-        """See ``Targets.from_store``: of the teacher only the block is in memory."""
+        """See ``Targets.from_store``: of the teacher only the block, if any, is in memory."""
         return cls(params, teacher, weights)
 
     @property
@@ -90,7 +97,8 @@ class TokenTargets(Targets):
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The teacher's block and what it needs besides, in the types in which it computes."""
+        """The teacher's block and what it needs besides, in the types in which it computes; none of
+        a decoder's tokens."""
         return {name: value.cpu().contiguous() for name, value in self._weights.items()}
 
     @property
@@ -108,7 +116,7 @@ class TokenTargets(Targets):
 
     @property
     def taps(self) -> tuple[Tap, ...]:
-        """The tokens before the block alone: a live teacher then stops there."""
+        """The tokens of the point alone: a live teacher then stops there."""
         return (self.tap,)
 
     def encode(self, features: Features) -> dict[str, Tensor]:
@@ -116,7 +124,7 @@ class TokenTargets(Targets):
         tokens = features.taps[self.tap]
         if not tokens.abs().amax() <= LARGEST:  # nor of NaN
             raise NotFiniteError(
-                f"The teacher's tokens before block {self.tap.block} are not finite, or beyond "
+                f"The teacher's tokens {_place(self.tap)} are not finite, or beyond "
                 f"{LARGEST:g}; set teacher.precision fp32, or choose another block."
             )
         if self._params["dtype"] == "bf16":
@@ -125,11 +133,14 @@ class TokenTargets(Targets):
         return dict(zip(names, encode_int8(tokens), strict=True))
 
     def decode(self, arrays: dict[str, Tensor], taps: tuple[Tap, ...]) -> Features:
-        """See ``Targets.decode``: under the teacher's autocast the block goes on as it did."""
+        """See ``Targets.decode``: under the teacher's autocast a block goes on as it did."""
         if self._params["dtype"] == "bf16":
             tokens = decode_bf16(arrays["tokens"])
         else:
             tokens = decode_int8(*(arrays[name] for name in self.arrays))
+        if self.encoder is None:
+            facts = self._facts
+            return Features(None, facts.num_prefix_tokens, facts.grid, dict.fromkeys(taps, tokens))
         return self.encoder.continue_from(self.tap.block, tokens, taps)
 
     def distance(self, stored: dict[str, Tensor], fresh: dict[str, Tensor]) -> Tensor:
@@ -141,12 +152,12 @@ class TokenTargets(Targets):
         return (first - second).norm(dim=1) / first.norm(dim=1).clamp(min=1e-12)
 
     def check(self, method: Method) -> None:
-        """See ``Targets.check``: the same block, and the same patches shown to the teacher."""
-        block = _block_read(method, self._facts)
-        if block != self.tap.block:
+        """See ``Targets.check``: the same point, and the same patches shown to the teacher."""
+        tap = _point_read(method, self._facts)
+        if tap != self.tap:
             raise UserError(
-                f"{_name(method)} reads block {block} of the teacher and the store has the tokens "
-                f"before block {self.tap.block}; set that block, or store targets for this method."
+                f"{_name(method)} reads {_block(tap)} of the teacher and the store has the tokens "
+                f"{_place(self.tap)}; set that block, or store targets for this method."
             )
         shown = _shown(method, self._params["has_mask_token"])
         if shown != self._params["shown"]:
@@ -155,10 +166,15 @@ class TokenTargets(Targets):
                 f"that saw {_in_words(self._params['shown'])}; set the same mask, or store targets "
                 "for this method."
             )
-        check_taps(self.encoder, method.teacher_taps, "teacher")
+        if self.encoder is None:
+            check_offered(self._facts, (self.tap.kind,), method.teacher_taps, "teacher")
+        else:
+            check_taps(self.encoder, method.teacher_taps, "teacher")
 
     def to(self, device: torch.device) -> "TokenTargets":
         """See ``Targets.to``."""
+        if self.encoder is None:
+            return self
         self._weights = {name: value.to(device) for name, value in self._weights.items()}
         fill_part(self.encoder, self._weights)
         # The matrices are of the type in which the teacher computes, all else is float32.
@@ -168,8 +184,11 @@ class TokenTargets(Targets):
         return self
 
 
-def _block_read(method: Method, teacher: EncoderFacts) -> int:
-    """The one block of the teacher that a method reads, from 0; UserError unless there is one."""
+def _point_read(method: Method, teacher: EncoderFacts) -> Tap:
+    """The one point from which all that a method reads of its teacher follows, its block from 0.
+
+    Raises UserError unless there is one.
+    """
     if not method.teacher_taps or method.momentum is not None:
         raise UserError(
             f"{_name(method)} has no teacher, so there is nothing to store; choose another method."
@@ -182,17 +201,37 @@ def _block_read(method: Method, teacher: EncoderFacts) -> int:
         )
     if not teacher.depth:
         raise UserError("The teacher has no blocks, so no tokens of them; choose a plain ViT.")
-    last = teacher.depth - 1
-    blocks = {
-        last if tap.kind == "output" else tap.block % teacher.depth for tap in method.teacher_taps
-    }
-    if len(blocks) > 1:
+    points = {_point_of(tap, teacher) for tap in method.teacher_taps}
+    if len({point.kind for point in points}) > 1:
         raise UserError(
-            f"{_name(method)} reads blocks {', '.join(map(str, sorted(blocks)))} of the teacher, "
-            "and the tokens before one block are stored; let it read one, or train with a live "
-            "teacher."
+            f"{_name(method)} reads both the teacher's decoder and its encoder, and the tokens of "
+            "one point are stored; let it read the decoder alone, or train with a live teacher."
         )
-    return blocks.pop()
+    if len(points) > 1:
+        blocks = ", ".join(str(block) for block in sorted(point.block for point in points))
+        raise UserError(
+            f"{_name(method)} reads blocks {blocks} of the teacher, and the tokens of one are "
+            "stored; let it read one, or train with a live teacher."
+        )
+    return points.pop()
+
+
+def _point_of(tap: Tap, teacher: EncoderFacts) -> Tap:
+    """The stored point that a tap follows from; that there is such a tap is checked elsewhere."""
+    if tap.kind in DECODER_KINDS:
+        depth = teacher.decoder_depth
+        return Tap(tap.kind, tap.block % depth if -depth <= tap.block < depth else tap.block)
+    block = teacher.depth - 1 if tap.kind == "output" else tap.block % teacher.depth
+    return Tap("block_input", block)
+
+
+def _place(point: Tap) -> str:
+    place = "after" if point.kind in DECODER_KINDS else "before"
+    return f"{place} {_block(point)}"
+
+
+def _block(point: Tap) -> str:
+    return f"block {point.block}{' of the decoder' if point.kind in DECODER_KINDS else ''}"
 
 
 def _shown(method: Method, has_mask_token: bool) -> dict[str, Any]:

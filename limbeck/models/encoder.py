@@ -218,7 +218,8 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def layer_id(self, parameter_name: str) -> int:
-        """Depth of a parameter: 0 embedding, k + 1 block k, depth + 1 after.
+        """Depth of a parameter: 0 embedding, k + 1 block k, depth + 1 after, or learnt as the heads
+        are, as G2SD's distillation token.
 
         For layer decay, and for what of a teacher stays in float32: all that is after. (An encoder
         computes its logits outside autocast, in the type of the classifier's weights.)
@@ -234,8 +235,13 @@ class Encoder(nn.Module, ABC):
 
 def check_taps(encoder: Encoder, taps: tuple[Tap, ...], role: str) -> None:
     """Raise UserError unless the encoder offers every tap; ``role`` is "student" or "teacher"."""
-    facts = encoder.facts
-    offered = encoder.offered_taps()
+    check_offered(encoder.facts, encoder.offered_taps(), taps, role)
+
+
+def check_offered(
+    facts: EncoderFacts, offered: tuple[str, ...], taps: tuple[Tap, ...], role: str
+) -> None:
+    """Likewise of an encoder of these facts that offers these kinds."""
     for tap in taps:
         if tap.kind not in offered:
             raise UserError(

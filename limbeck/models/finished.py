@@ -2,7 +2,7 @@
 
 Nothing of the training is needed to load it, and the JSON says the exact call with which timm
 alone loads the weights, where timm has the model (it has no TinyMIM*, no second head on the class
-token, no BEiT with a bias of the keys).
+token, no distillation token without a position, no BEiT with a bias of the keys).
 """
 
 import errno

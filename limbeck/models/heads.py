@@ -14,6 +14,7 @@ from limbeck.errors import UserError
 from limbeck.models.beit_bias import resize_tables
 from limbeck.models.build import choose_pooling, seeded
 from limbeck.models.cls_distilled import ClsDistilledVit
+from limbeck.models.distilled_last import DistilledLastVit
 from limbeck.models.encoder import EncoderFacts
 from limbeck.models.head_rows import copy_rows
 from limbeck.models.options import GlobalPool, HeadKind, choose_pool
@@ -30,21 +31,26 @@ log = logging.getLogger("limbeck")
 
 _KIND_OF: dict[type, HeadKind] = {
     VisionTransformerDistilled: "distilled",
+    DistilledLastVit: "distilled-last",
     ClsDistilledVit: "cls-distilled",
     TinyMimStar: "tinymim-star",
 }
 # What a plain ViT gets and loses for a second head.
 _ADDED = {
     "distilled": ("dist_token",),
+    "distilled-last": ("dist_token",),
     "cls-distilled": ("dist_norm",),
     "tinymim-star": ("dist_token", "conv1x1", "fc_norm"),
 }
 _DROPPED = {
     "distilled": (),
+    "distilled-last": (),
     "cls-distilled": (),
     "tinymim-star": ("norm", "fc_norm"),
 }
-_WIDENED = {"distilled": {}, "tinymim-star": {"conv1x1.1.weight": OUT_DIM}}  # name: rows
+# Where the new token takes over the class token's position: what else is wider, name: rows.
+_WIDENED = {"distilled": {}, "tinymim-star": {"conv1x1.1.weight": OUT_DIM}}
+_NAMES = {"cls-distilled": "vit_cls_distilled", "distilled-last": "vit_distilled_last"}
 
 
 def with_classifier(
@@ -57,6 +63,7 @@ def with_classifier(
     num_heads: int | None = None,
     img_size: int | None = None,
     head_init_std: float = 2e-5,
+    dist_head_init_std: float | None = None,
     q_pool: int | None = None,
     head_rows: Sequence[int] | None = None,
 ) -> TimmEncoder:
@@ -66,14 +73,15 @@ def with_classifier(
     two, "tinymim-star" TinyMIM*'s. A plain ViT that becomes one of these gets a distillation
     token (trunc-normal with std 0.02) after its class token, and for it the class token's row of
     positions; TinyMIM*'s wide layer starts as any of its linear layers (trunc-normal, std 0.02).
+    "distilled-last" is G2SD's: the token is without a position, and the positions stay as they are.
     "cls-distilled" are MAE-Lite's two, of which the class token has the second, with a fresh norm.
 
     ``global_pool``: of a single classifier "avg" (if not given) pools the patches and norms
-    afterwards (timm's fc_norm), "token" norms and takes the CLS token; "distilled" can only do the
-    latter, "cls-distilled" and "tinymim-star" only the former. A norm in another place than the
-    encoder's starts fresh, and the encoder's is dropped. Heads start trunc-normal with
-    ``head_init_std`` and zero bias, or from these rows of the encoder's own (``copy_rows``): one
-    per class in ``head_rows``.
+    afterwards (timm's fc_norm), "token" norms and takes the CLS token; "distilled" and
+    "distilled-last" can only do the latter, "cls-distilled" and "tinymim-star" only the former. A
+    norm in another place than the encoder's starts fresh, and the encoder's is dropped. Heads start
+    trunc-normal with ``head_init_std`` (the second with ``dist_head_init_std``, if given) and zero
+    bias, or from these rows of the encoder's own (``copy_rows``): one per class in ``head_rows``.
 
     Adapted head counts are kept unless ``num_heads`` sets one for all blocks. Another ``img_size``
     (pixels) interpolates the positions. ``q_pool``: of a Hiera, three times if not given. Raises
@@ -89,6 +97,8 @@ def with_classifier(
         raise UserError(
             f"{facts.architecture['name']} has no class token; leave --global-pool out."
         )
+    if dist_head_init_std is not None and head == "single":
+        raise UserError("dist_head_init_std is for a second head, and this has one; leave it out.")
     weights, architecture, added, dropped = _become(encoder, own_kind, head)
     changes: dict[str, Any] = {"num_classes": num_classes, "global_pool": global_pool}
     changes |= choose_pooling(architecture["name"], num_classes, q_pool)
@@ -97,12 +107,13 @@ def with_classifier(
         architecture["kwargs"] = with_img_size(architecture["kwargs"], (img_size, img_size))
     if num_heads is not None:
         architecture["num_heads"] = [num_heads] * facts.depth
+    of_dist = head_init_std if dist_head_init_std is None else dist_head_init_std
     with seeded(seed):
         classifier = build_encoder(architecture, facts.origin)
-        for linear in _heads(classifier.model):
+        for linear, std in zip(_heads(classifier.model), (head_init_std, of_dist), strict=False):
             nn.init.zeros_(linear.weight)
-            if head_init_std:  # torch divides by it
-                nn.init.trunc_normal_(linear.weight, std=head_init_std)
+            if std:  # torch divides by it
+                nn.init.trunc_normal_(linear.weight, std=std)
             nn.init.zeros_(linear.bias)
     own = _without_head(classifier.model.state_dict())
     for fresh, old in (("fc_norm", "norm"), ("norm", "fc_norm")):
@@ -147,12 +158,12 @@ def _become(
         return weights, architecture, (), ()
     added, dropped = _ADDED[head], _DROPPED[head]
     weights = {name: value for name, value in weights.items() if _first(name) not in dropped}
-    if "dist_token" in added:
+    if head in _WIDENED:
         pos_embed = weights["pos_embed"]
         weights["pos_embed"] = torch.cat((pos_embed[:, :1], pos_embed), dim=1)
         architecture |= _architecture_of(weights, head, facts)
     else:
-        architecture |= {"kind": head, "name": "vit_cls_distilled"}
+        architecture |= {"kind": head, "name": _NAMES[head]}
         architecture["kwargs"] = plain_shape(encoder)
     return weights, architecture, added, dropped
 

@@ -5,7 +5,7 @@ the patches: other prefix tokens (registers) are no part of MAE and stay in the 
 """
 
 import torch
-from timm.layers import LayerNorm
+from timm.layers import LayerNorm, Mlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -19,14 +19,16 @@ class MaeDecoder(nn.Module):
     ``grid`` (gh, gw) is the full patch grid, ``has_cls_token`` the encoder's. Initialised as MAE is
     (xavier-uniform, zero biases, mask token normal with std 0.02) from torch's generator. Raises
     UserError where heads do not divide ``decoder_embed_dim``. ``has_learned_positions``: they start
-    trunc-normal with std 0.02 and are trained (Hiera), instead of fixed sin-cos.
+    trunc-normal with std 0.02 and are trained (Hiera), instead of fixed sin-cos. Without a
+    ``patch_size`` there are no pixels to draw, so neither the last norm nor the pixel head: such a
+    decoder has ``decode`` alone.
     """
 
     def __init__(
         self,
         embed_dim: int,
         grid: tuple[int, int],
-        patch_size: int,
+        patch_size: int | None,
         decoder_embed_dim: int,
         decoder_depth: int,
         decoder_num_heads: int,
@@ -51,13 +53,11 @@ class MaeDecoder(nn.Module):
         self.decoder_blocks = nn.ModuleList(
             Block(decoder_embed_dim, decoder_num_heads, qkv_bias=True) for _ in range(decoder_depth)
         )
-        self.decoder_norm = LayerNorm(decoder_embed_dim, eps=1e-6)
-        self.decoder_pred = nn.Linear(decoder_embed_dim, patch_size**2 * 3)
+        if patch_size is not None:
+            self.decoder_norm = LayerNorm(decoder_embed_dim, eps=1e-6)
+            self.decoder_pred = nn.Linear(decoder_embed_dim, patch_size**2 * 3)
         nn.init.normal_(self.mask_token, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        _start_linears(self)
 
     def decode(
         self, tokens: Tensor, ids_keep: Tensor | None = None, last_block: int = -1
@@ -89,3 +89,17 @@ class MaeDecoder(nn.Module):
         if ids_draw is not None:
             x = x.gather(1, ids_draw.unsqueeze(-1).expand(-1, -1, x.shape[-1]))  # [B, M, Dd]
         return self.decoder_pred(self.decoder_norm(x))  # [B, L or M, patch_size**2 * 3]
+
+
+def build_projection(in_dim: int, out_dim: int) -> nn.Module:
+    """Linear, GELU, Linear (``fc1``, ``fc2``; hidden width ``out_dim``), started as the decoder."""
+    projection = Mlp(in_dim, out_dim, out_dim)
+    _start_linears(projection)
+    return projection
+
+
+def _start_linears(module: nn.Module) -> None:
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            nn.init.zeros_(part.bias)

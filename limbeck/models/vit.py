@@ -25,6 +25,7 @@ from limbeck.models.attention import (
 )
 from limbeck.models.beit_bias import QkvBiasBeit
 from limbeck.models.cls_distilled import ClsDistilledVit
+from limbeck.models.distilled_last import DistilledLastVit
 from limbeck.models.encoder import EncoderFacts, check_taps
 from limbeck.models.hiera import HieraEncoder
 from limbeck.models.patch_embed import embed_patches
@@ -152,6 +153,12 @@ class VitEncoder(TimmEncoder):
         of_class, of_dist = _TWO_HEADS[type(self.model)](self.model, x)
         mean = (of_class + of_dist) / 2
         return {"logits": mean, "class_logits": of_class, "dist_logits": of_dist}
+
+    def layer_id(self, parameter_name: str) -> int:
+        """See ``TimmEncoder.layer_id``; of G2SD the distillation token learns with the heads."""
+        if type(self.model) is DistilledLastVit and parameter_name.endswith("dist_token"):
+            return self.facts.depth + 1
+        return super().layer_id(parameter_name)
 
     def _per_head_weights(self, attn: nn.Module) -> str:
         return per_head_weights(self.model, attn)
@@ -345,6 +352,7 @@ def _read_deit_heads(model: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 _TWO_HEADS: dict[type, Callable[..., tuple[Tensor, Tensor]]] = {
     deit.VisionTransformerDistilled: _read_deit_heads,
+    DistilledLastVit: _read_deit_heads,
     ClsDistilledVit: ClsDistilledVit.read_heads,
     TinyMimStar: TinyMimStar.read_heads,
 }
@@ -355,6 +363,7 @@ _TWO_HEADS: dict[type, Callable[..., tuple[Tensor, Tensor]]] = {
 _EMBED: dict[type, Callable[..., tuple[Tensor, list[BlockContext]]]] = {
     vision_transformer.VisionTransformer: _embed_vit,
     deit.VisionTransformerDistilled: _embed_vit,
+    DistilledLastVit: _embed_vit,
     ClsDistilledVit: _embed_vit,
     TinyMimStar: _embed_vit,
     eva.Eva: _embed_eva,
@@ -366,6 +375,7 @@ KINDS: dict[str, Callable[[str, dict[str, Any]], nn.Module]] = {
     "timm": lambda name, kwargs: create_model(name, **timm_kwargs(name, kwargs)),
     "tinymim-star": lambda name, kwargs: TinyMimStar(**kwargs),
     "cls-distilled": lambda name, kwargs: ClsDistilledVit(**kwargs),
+    "distilled-last": lambda name, kwargs: DistilledLastVit(**kwargs),
     "beit-qkv-bias": lambda name, kwargs: QkvBiasBeit(**kwargs),
 }
 """How an ``architecture`` of each kind is built from its name and kwargs."""

@@ -74,6 +74,32 @@ def logit_divergence(
     return temperature**2 * (target.exp() * (target - own)).sum(dim=-1).mean()
 
 
+def normalised_divergence(
+    student: Float[Tensor, "B C"],
+    teacher: Float[Tensor, "B C"],
+    targets: Int[Tensor, " B"],
+    temperature: float,
+    alpha: float,
+) -> Float[Tensor, ""]:
+    """-w log p_t - alpha T^2 sum over i other than t of q_i log s_i (NKD, arXiv 2303.13005).
+
+    t is the target, p = softmax(student), w = softmax(teacher)_t at temperature 1; q and s are the
+    softmaxes of teacher / T and student / T over all classes but t. Mean over the batch, in float32
+    or wider; at least 2 classes. The teacher is taken as a constant.
+    """
+    dtype = torch.promote_types(student.dtype, torch.float32)
+    own, target = student.to(dtype), teacher.detach().to(dtype)
+    place = targets[:, None]  # [B, 1]
+    weight = target.softmax(dim=-1).gather(1, place)
+    of_target = -weight * own.log_softmax(dim=-1).gather(1, place)
+    is_target = torch.zeros_like(own, dtype=torch.bool).scatter(1, place, True)
+    others = (target / temperature).masked_fill(is_target, -torch.inf).softmax(dim=-1)
+    log_probs = (own / temperature).masked_fill(is_target, -torch.inf).log_softmax(dim=-1)
+    # Filled again: 0 times the logarithm of 0 is no number.
+    of_others = -(others * log_probs.masked_fill(is_target, 0.0)).sum(dim=-1, keepdim=True)
+    return (of_target + alpha * temperature**2 * of_others).mean()
+
+
 def whiten(features: Float[Tensor, "*axes D"]) -> Float[Tensor, "*axes D"]:
     """LayerNorm without affine weights over the channels (eps 1e-6), in float32 or wider."""
     wide = features.to(torch.promote_types(features.dtype, torch.float32))
@@ -87,8 +113,29 @@ def feature_loss(
 
     0.5 e^2 / beta where abs(e) <= beta, else abs(e) - 0.5 beta. The teacher is taken as a constant.
     """
-    target = whiten(teacher.detach())
-    return F.smooth_l1_loss(student.to(target.dtype), target, beta=beta)
+    return smooth_l1_error(student, whiten(teacher.detach()), beta)
+
+
+def smooth_l1_error(
+    student: Float[Tensor, "*axes"], teacher: Float[Tensor, "*axes"], beta: float
+) -> Float[Tensor, ""]:
+    """0.5 e^2 / beta where abs(e) < beta, else abs(e) - 0.5 beta; mean over all entries.
+
+    e = student - teacher, in float32 or wider.
+    """
+    dtype = torch.promote_types(student.dtype, torch.float32)
+    return F.smooth_l1_loss(student.to(dtype), teacher.to(dtype), beta=beta)
+
+
+def cosine_error(
+    student: Float[Tensor, "*axes D"], teacher: Float[Tensor, "*axes D"]
+) -> Float[Tensor, ""]:
+    """1 - the cosine between the channels of each token, mean over tokens; 1 of a zero vector.
+
+    In float32 or wider.
+    """
+    dtype = torch.promote_types(student.dtype, torch.float32)
+    return 1 - F.cosine_similarity(student.to(dtype), teacher.to(dtype), dim=-1).mean()
 
 
 def channel_divergence(

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from limbeck.engine.distributed import Ranks
     from limbeck.models.encoder import Encoder
+    from limbeck.models.finished import Keepsake
+    from limbeck.models.timm_encoder import TimmEncoder
     from limbeck.recipes.distill import DistillConfig
     from limbeck.recipes.images import Images
     from limbeck.recipes.networks import Networks
@@ -166,22 +168,39 @@ def rehearse(
             if len(stages) == 1:
                 raise
             raise UserError(f"Stage {stage.out.name}: {error}") from error
-        load = _rebuilt(nets.student.facts.architecture)
+        load = rebuilt(nets.student.facts.architecture)
+        if nets.method_options.reads_decoder:
+            load = _with_decoder(load, nets.method.keepsakes())
         yield stage, nets
 
 
-def _rebuilt(architecture: dict[str, Any]) -> Callable[..., Encoder]:
-    """A function like ``load_encoder`` for a student that is still to be trained."""
+def rebuilt(architecture: dict[str, Any], **origin: Any) -> Callable[..., TimmEncoder]:
+    """A function like ``load_encoder`` for a network that is still to be trained.
+
+    ``origin`` is what its facts will say of it, beside its source.
+    """
     from limbeck.models.vit import build_encoder
     from limbeck.models.windows import with_img_size
 
-    def load(source: str, img_size: int | None = None) -> Encoder:
+    def load(source: str, img_size: int | None = None, num_heads: int | None = None) -> TimmEncoder:
         kwargs = architecture["kwargs"]
         if img_size:
             kwargs = with_img_size(kwargs, (img_size, img_size))
-        return build_encoder(architecture | {"kwargs": kwargs}, {"source": source})
+        encoder = build_encoder(architecture | {"kwargs": kwargs}, {"source": source} | origin)
+        for block in range(encoder.facts.depth if num_heads else 0):
+            encoder.set_num_heads(block, num_heads)
+        return encoder
 
     return load
+
+
+def _with_decoder(
+    load: Callable[..., Encoder], kept: dict[str, Keepsake]
+) -> Callable[..., Encoder]:
+    """Likewise as ``load_autoencoder``, with the decoder that will be kept beside the network."""
+    from limbeck.models.origins.decoder import join_decoder
+
+    return lambda source, **overrides: join_decoder(load(source, **overrides), kept, source)
 
 
 def distill_chain(
@@ -259,9 +278,9 @@ def _open_stages(stages: list[DistillConfig], identities: list[Identity]) -> Non
     """
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import on_main_rank
-    from limbeck.models.origins.load import load_encoder
-    from limbeck.recipes.networks import teacher_identity
+    from limbeck.recipes.networks import loader_of, method_class, method_options, teacher_identity
 
+    load = loader_of(method_options(stages[0], method_class(stages[0].method)))
     is_ready = True
     for index, (stage, (config, fingerprint)) in enumerate(zip(stages, identities, strict=True)):
         if not on_main_rank(stage.out.exists):
@@ -269,7 +288,7 @@ def _open_stages(stages: list[DistillConfig], identities: list[Identity]) -> Non
             continue
         if index:
             source = stages[index - 1].out
-            teacher = teacher_identity(str(source), load_encoder(source).facts) if is_ready else {}
+            teacher = teacher_identity(str(source), load(source).facts) if is_ready else {}
             fingerprint = fingerprint | {"teacher": teacher or {"weights": "not trained yet"}}
         run = open_run(stage.out, config, fingerprint, overwrite=stage.overwrite)
         is_ready = run.is_finished

@@ -13,7 +13,14 @@ from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError, did_you_mean, require_extra
 from limbeck.methods import TASK_METHODS, PerTaskMethodOptions
 from limbeck.methods.options import MethodOptions
-from limbeck.models.options import HEAD_DIM, SHAPE, StudentOptions, TeacherOptions
+from limbeck.models.options import (
+    HEAD_DIM,
+    POOLS,
+    SHAPE,
+    HeadKind,
+    StudentOptions,
+    TeacherOptions,
+)
 from limbeck.models.origins.names import check_source
 from limbeck.models.shape_names import is_shape
 from limbeck.models.shapes import check_model_name, check_stated
@@ -175,12 +182,24 @@ def check_task_method(config: Any, teacher: TeacherOptions) -> None:
     """The method of a fine-tuning exists, and is chosen and set only with a teacher."""
     check_method(config.method, config.method_options, TASK_METHODS)
     check_unused(config, PerTaskMethodOptions, config.method, "--method")
-    if teacher.source is None and ":" in config.method:
+    default = next(f.default for f in fields(config) if f.name == "method")
+    if teacher.source is None and config.method != default:
         raise UserError(f"--method {config.method} has no effect without --teacher SOURCE.")
     for field in fields(PerTaskMethodOptions):
         if teacher.source is None and getattr(config, field.name) != field.default:
             name = field.name.replace("_", "-")
             raise UserError(f"Options of --{name} have no effect without --teacher SOURCE.")
+
+
+def check_second_head(head: HeadKind | None, student: str, init_std: float | None) -> None:
+    """A start is stated of a second head only where there may be one: a student's file may."""
+    is_fresh = bool(student) and is_bare_name(student)
+    if init_std is not None and (head == "single" or (head is None and is_fresh)):
+        two = ", ".join(kind for kind in POOLS if kind != "single")
+        raise UserError(
+            "dist_head_init_std has no effect without a second head; leave it out, or choose one: "
+            f"--head {two}."
+        )
 
 
 def check_train(train: TrainOptions, optim: OptimOptions) -> None:

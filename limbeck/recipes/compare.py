@@ -21,16 +21,10 @@ import pydantic
 import tyro
 
 from limbeck.config import options, to_plain
-from limbeck.data.options import (
-    CropOptions,
-    DataOptions,
-    LabelFraction,
-    MixOptions,
-    ViewOptions,
-)
-from limbeck.engine.options import OptimOptions, TrainOptions
+from limbeck.data.options import CropOptions, DataOptions, LabelFraction
+from limbeck.engine.options import AT_THE_END, OptimOptions, TrainOptions
 from limbeck.errors import UserError
-from limbeck.models.options import GlobalPool, StudentOptions, TeacherOptions
+from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes import checks
 from limbeck.recipes import distill as distillation
 from limbeck.recipes import finetune as finetuning
@@ -44,7 +38,9 @@ from limbeck.recipes.arms import (
 )
 from limbeck.recipes.comparison import Comparison, Result, report, write
 from limbeck.recipes.probes import EmbedOptions
+from limbeck.recipes.rehearsal import open_existing, try_distillation
 from limbeck.recipes.trials import Trials, tuning_config
+from limbeck.recipes.tuning import TuningOptions
 
 if TYPE_CHECKING:
     from limbeck.engine.distributed import Ranks
@@ -53,28 +49,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("limbeck")
 
 __all__ = ["CompareConfig", "TuningOptions", "check", "compare", "report"]
-
-AT_THE_END = 1_000_000_000  # probe_every: with the last step only
-
-
-@options
-class TuningOptions:
-    """The fine-tuning at the end of every arm. Defaults: the light augmentation of MAE-Lite."""
-
-    global_pool: GlobalPool | None = None
-    """avg (if not given) or token."""
-    drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
-    views: ViewOptions = ViewOptions(scale=(0.08, 1.0))
-    mix: MixOptions = MixOptions(mixup_alpha=0.2)
-    optim: OptimOptions = OptimOptions(
-        base_lr=1e-3,
-        min_lr=1e-6,
-        betas=(0.9, 0.999),
-        layer_decay=0.85,
-        no_decay_names=("pos_embed", "cls_token"),
-    )
-    """layer_decay is for pre-trained weights: the arm 'scratch' has none."""
-    train: TrainOptions = TrainOptions(epochs=100, probe_every=AT_THE_END)
 
 
 @options
@@ -275,33 +249,16 @@ def _rehearse(seeds: list[distillation.DistillConfig], images: Images, ranks: Ra
 
     Raises UserError where a folder holds another run, before any arm has trained.
     """
-    from limbeck.data.skipped import SkippedLog
-    from limbeck.engine.checkpoint import open_run
-    from limbeck.methods.distiller import Distiller
-    from limbeck.recipes.networks import build_networks
-
-    config = seeds[0]
     identities: list[Any] = []
 
     def build() -> None:
-        import torch
-
-        nets = build_networks(config, ranks.device)
+        nets = try_distillation(seeds[0], images, ranks)
         identities.extend(distillation.identify(each, nets, images, ranks) for each in seeds)
-        distiller = Distiller(nets.student, nets.method, nets.teacher).to(ranks.device)
-        small = replace(
-            config,
-            data=replace(config.data, num_workers=0),
-            train=replace(config.train, global_batch_size=2, accumulate_steps=1),
-        )
-        skipped = SkippedLog(None, images.num_images, config.data.max_bad_ratio)
-        batch = next(distillation.train_stream(small, images, nets, ranks, skipped, 0, 1))
-        with torch.no_grad():
-            distiller(batch)
 
     if reason := _caught(build):
         return reason
-    for each, identity in zip(seeds, identities, strict=True):
-        if each.out.exists():
-            open_run(each.out, *identity, overwrite=each.overwrite)
+    open_existing(
+        (each.out, each.overwrite, identity)
+        for each, identity in zip(seeds, identities, strict=True)
+    )
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
@@ -109,19 +110,18 @@ def table_of(found: Comparison) -> str:
     times = {"seconds": "pre-training"} | {
         f"{finetuned(part)}_seconds": _of_labels("fine-tuning", part) for part in found.parts
     }
-    longest = max(
-        (v for arm in found.arms for n in times for v in found.values(arm.name, n)), default=0
+    unit, each = time_unit(
+        v for arm in found.arms for n in times for v in found.values(arm.name, n)
     )
-    unit, each = ("min", 60) if longest >= SHORT else ("s", 1)
     rows = []
     for arm in found.arms:
         cells: dict[str, Any] = {"arm": arm.name}
         for name, title in found.columns.items():
             if any(found.values(other.name, name) for other in found.arms):
-                cells[title] = _cell([100 * value for value in found.values(arm.name, name)])
+                cells[title] = cell([100 * value for value in found.values(arm.name, name)])
         for name, title in times.items():
             if any(found.values(other.name, name) for other in found.arms):
-                cells[f"{title}, {unit}"] = _cell([v / each for v in found.values(arm.name, name)])
+                cells[f"{title}, {unit}"] = cell([v / each for v in found.values(arm.name, name)])
         for name, title in (("images_per_second", "images/s"), ("memory_mib", "MiB")):
             values = found.values(arm.name, name)
             cells[title] = f"{fmean(values):.0f}" if values else None
@@ -160,7 +160,13 @@ def _of_labels(words: str, part: float) -> str:
     return f"{words} ({100 * part:g} % of labels)" if part < 1 else words
 
 
-def _cell(values: list[float]) -> str | None:
+def time_unit(seconds: Iterable[float]) -> tuple[str, int]:
+    """In what times are told, and its seconds: minutes where one is long."""
+    return ("min", 60) if max(seconds, default=0) >= SHORT else ("s", 1)
+
+
+def cell(values: list[float]) -> str | None:
+    """Mean and standard deviation for people; None without values."""
     if not values:
         return None
     spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""

@@ -43,8 +43,8 @@ class DistillConfig(PerMethodOptions):
     """Folder of the run: checkpoints, logs, and at the end the finished student."""
     method: str = "relation"
     """relation, feature or cls-token (TinyMIM's default and other arms), attention-map (D-MAE and
-    D2-MAE); without a teacher masked-pixel (MAE), simmim, moco-v3 or dino; or your own as
-    module:Class."""
+    D2-MAE), decoder-feature (G2SD); without a teacher masked-pixel (MAE), simmim, moco-v3 or dino;
+    or your own as module:Class."""
     seed: int = 0
     overwrite: bool = False
     """Start afresh where the folder holds another run."""
@@ -172,6 +172,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
             num_layers=facts.depth,
             seed=config.seed,
             after_step=distiller.after_step,
+            health=nets.method.health,
             probes=_after(
                 restore,
                 build_probe(
@@ -198,6 +199,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
                     "positions": describe_positions(student),
                     "steps": resolved.total_steps,
                     "scores": result.probes,
+                    **({"health": result.health} if result.health else {}),
                     **_class_names(nets),
                 },
             )

@@ -63,6 +63,8 @@ class Forecast:
     teacher: str
     student: str
     losses: dict[str, float]
+    at_zero: float | None = None
+    """What the losses would add up to if the student predicted nothing, where the method knows."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,7 @@ def try_step(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     idle = _memory_in_use(ranks)
     data_times, step_times = [], []
     losses: dict[str, float] = {}
+    at_zero = None
     for _ in range(NUM_STEPS):
         start = time.perf_counter()
         batch = next(stream)
@@ -225,6 +228,7 @@ def try_step(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
             result = distiller(batch)
         result.total.backward()
         losses = {name: float(value) for name, value in result.parts.items()}  # waits for the GPU
+        at_zero = None if result.at_zero is None else float(result.at_zero)
         data_times.append(ready - start)
         step_times.append(time.perf_counter() - ready)
     per_image = max(0, _memory_in_use(ranks) - idle) / count
@@ -255,6 +259,7 @@ def try_step(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
         teacher=_describe_teacher(nets),
         student=describe(nets.student),
         losses=losses,
+        at_zero=at_zero,
     )
 
 
@@ -263,9 +268,10 @@ def describe(encoder: Encoder) -> str:
     facts = encoder.facts
     heads = "/".join(map(str, dict.fromkeys(facts.num_heads)))
     name = facts.architecture.get("name", facts.origin["source"])
+    decoder = f"a decoder of {facts.decoder_depth} blocks, width {facts.decoder_dim}, "
     return (
         f"{name}: {facts.depth} blocks, width {facts.embed_dim}, "
-        f"{heads} heads, {facts.img_size[0]} px, "
+        f"{heads} heads, {facts.img_size[0]} px, {decoder if facts.decoder_depth else ''}"
         f"{sum(each.numel() for each in encoder.parameters()) / 1e6:.1f} M parameters"
     )
 
@@ -333,7 +339,8 @@ def report(diagnosis: Diagnosis) -> str:
             f"teacher     {forecast.teacher}",
             f"one step    {forecast.step_seconds:.2f} s of arithmetic, "
             f"{forecast.data_seconds:.2f} s of images in the background; losses "
-            + ", ".join(f"{name} {value:.3f}" for name, value in forecast.losses.items()),
+            + ", ".join(f"{name} {value:.3f}" for name, value in forecast.losses.items())
+            + _nothing(forecast.at_zero),
             f"whole run   {forecast.total_steps:,} steps, about "
             f"{_duration(forecast.total_seconds)}",
             f"memory      about {_bytes(forecast.memory)} of {_bytes(forecast.memory_total)} "
@@ -349,6 +356,10 @@ def report(diagnosis: Diagnosis) -> str:
             else "The images are ready; add --teacher (or --targets) to try a step."
         )
     return "\n".join(lines)
+
+
+def _nothing(at_zero: float | None) -> str:
+    return "" if at_zero is None else f" (predicting nothing gives {at_zero:.3f})"
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -6,7 +6,7 @@ Imports of torch are inside the functions: the config and its checks must answer
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -65,11 +65,12 @@ class FinetuneConfig(PerTaskMethodOptions):
     """Image side in pixels; the student's own if not given (positions are interpolated)."""
     head: HeadKind | None = None
     """single: one classifier; distilled: DeiT's distillation token with a second one;
-    cls-distilled: MAE-Lite's, the class token has the second one; tinymim-star: TinyMIM*'s, wide
-    features for both. The student's own kind if not given."""
+    distilled-last: G2SD's, last in the sequence, without a position; cls-distilled: MAE-Lite's, the
+    class token has the second one; tinymim-star: TinyMIM*'s, wide features for both. The student's
+    own kind if not given."""
     global_pool: GlobalPool | None = None
     """avg: mean of the patch tokens and a fresh norm; token: the CLS token. avg if not given, token
-    with --head distilled, which has no other."""
+    with --head distilled or distilled-last, which have no other."""
     rel_pos: RelPos | None = None
     """MAE-Lite's variant of a plain ViT: biases of relative positions and layer scale in every
     block. qkv-bias: with the ViT's biases of queries, keys and values; qv-bias: without the keys',
@@ -79,6 +80,8 @@ class FinetuneConfig(PerTaskMethodOptions):
     head_init_std: Annotated[float, pydantic.Field(ge=0)] = 2e-5
     """Standard deviation of a fresh classifier's weights (trunc-normal): 2e-5 in MAE's and
     TinyMIM's fine-tuning, 0.02 in MAE-Lite's."""
+    dist_head_init_std: Annotated[float, pydantic.Field(ge=0)] | None = None
+    """Likewise of a second head: 0.02 in G2SD's; head_init_std's if not given."""
     head_index: Path | None = None
     """Start the classifier from the student's own: a file with the old class (counted from 0) of
     each new one, a line each; -1 starts from the mean of those."""
@@ -94,7 +97,7 @@ class FinetuneConfig(PerTaskMethodOptions):
     drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.2
     """Stochastic depth, rising linearly from 0 in the first block to this in the last."""
     method: str = "logit"
-    """How a teacher helps: logit (DeiT), or your own as module:Class."""
+    """How a teacher helps: logit (DeiT), nkd (in place of the labels), or your own module:Class."""
     method_options: tuple[str, ...] = ()
     """Options of your own method, such as beta=2.0 (values as in TOML)."""
 
@@ -131,6 +134,7 @@ def check(config: FinetuneConfig) -> None:
     if config.head is not None:
         choose_pool(config.head, config.global_pool)
     _check_head(config)
+    checks.check_second_head(config.head, config.student, config.dist_head_init_std)
     if config.rel_pos is not None and config.head not in (None, "single"):
         raise UserError(f"rel_pos is for a single head, not {config.head}; leave one of them out.")
     if not config.student:
@@ -167,8 +171,9 @@ def _check_head(config: FinetuneConfig) -> None:
             f"{name} has no effect with keep_blocks, after which the classifier starts afresh, "
             "too; leave one of them out."
         )
-    if config.head_init_std != FinetuneConfig().head_init_std:
-        raise UserError(f"head_init_std has no effect with {name}; leave one of them out.")
+    for option in ("head_init_std", "dist_head_init_std"):
+        if getattr(config, option) != getattr(FinetuneConfig(), option):
+            raise UserError(f"{option} has no effect with {name}; leave one of them out.")
     if config.student and checks.is_bare_name(config.student):
         raise UserError(
             f"{name} has no effect with {config.student}, which starts from scratch; leave it out, "
@@ -204,60 +209,32 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.log import Log
     from limbeck.engine.loop import fit
-    from limbeck.methods.distiller import Distiller
-    from limbeck.methods.teacher import DTYPES
-    from limbeck.models.attention import choose_attention
     from limbeck.models.finished import save_student
     from limbeck.recipes import lineage
-    from limbeck.recipes.networks import (
-        check_classes,
-        layer_of,
-        load_task_teacher,
-        teacher_identity,
-    )
-    from limbeck.recipes.steps import resolve
-    from limbeck.records import Tap
-    from limbeck.tasks.classification import Classification
+    from limbeck.recipes.networks import layer_of
+    from limbeck.recipes.steps import Resolved
+    from limbeck.recipes.tuning_networks import build_tuning, identify
 
     classes = list(images.train.classes)
-    student = build_classifier(config, len(classes))
-    choose_attention(student, ranks.device, DTYPES[config.train.precision])
-    facts = student.facts
-    if config.keep_head:
-        check_classes(facts, classes, "student")
-    taught = load_task_teacher(config, facts, classes, ranks.device)
-    teacher = taught and taught[1].facts
-    resolved = resolve(
-        len(images.train), facts.img_size[0], facts.architecture, config.optim, config.train,
-        ranks.world_size,
-    )  # fmt: skip
-    run = open_run(
-        config.out,
-        {"verb": "finetune", **to_plain(config), "resolved": asdict(resolved)},
-        {
-            "data": images.fingerprint,
-            "student": facts.origin.get("weight_hash"),
-            "teacher": teacher_identity(config.teacher.source, teacher),
-        },
-        overwrite=config.overwrite,
-    )
+    nets = build_tuning(config, classes, ranks.device)
+    student, facts, task = nets.student, nets.student.facts, nets.task
+    identity = identify(config, nets, images, ranks)
+    resolved = Resolved(**identity[0]["resolved"])
+    run = open_run(config.out, *identity, overwrite=config.overwrite)
     if run.is_finished:
         log.info("%s is finished already; nothing to do.", run.dir)
         return run.dir
     skipped = SkippedLog(run.dir / "skipped.jsonl", images.num_images, config.data.max_bad_ratio)
-    if facts.has_dist_head and not taught:
+    if facts.has_dist_head and not nets.taught:
         log.warning("No --teacher is named, so the labels teach the distillation head as well.")
-    # Where the teacher has the distillation head to itself, the labels have the other one.
-    is_shared = taught is None or Tap("dist_logits") not in taught[0].student_taps
-    task = Classification(student, Tap("logits" if is_shared else "class_logits"))
-    module = (Distiller(student, *taught, task) if taught else task).to(ranks.device)
+    module = nets.module.to(ranks.device)
     with Log(
         run, config.train, ranks, stage="finetune", total_steps=resolved.total_steps
     ) as report:
         report.note(resolved.sentence())
         result = fit(
             module,
-            partial(_batches, config, images, student, ranks, skipped, resolved.total_steps),
+            partial(tuning_stream, config, images, student, ranks, skipped, resolved.total_steps),
             total_steps=resolved.total_steps,
             steps_per_epoch=resolved.steps_per_epoch,
             optim=config.optim,
@@ -274,7 +251,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
             record = lineage.record(
                 verb="finetune",
                 config=to_plain(config),
-                teacher=teacher,
+                teacher=nets.teacher,
                 data=images.lineage,
                 extra={
                     "classes": classes,
@@ -289,8 +266,10 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     return run.dir
 
 
-def build_classifier(config: FinetuneConfig, num_classes: int) -> TimmEncoder:
-    """The student with its classifier and its drop path."""
+def build_classifier(
+    config: FinetuneConfig, num_classes: int, load: Callable[..., TimmEncoder] | None = None
+) -> TimmEncoder:
+    """The student with its classifier and its drop path; ``load`` makes it from its source."""
     from limbeck.models.batch_norm import fix_batch_norm
     from limbeck.models.build import build_student, keep_blocks, set_drop_path
     from limbeck.models.head_rows import read_head_index
@@ -304,7 +283,7 @@ def build_classifier(config: FinetuneConfig, num_classes: int) -> TimmEncoder:
     else:
         # A weights file of an unusual width can't be read without it.
         heads = {} if config.num_heads is None else {"num_heads": config.num_heads}
-        encoder = load_vit(config.student, **heads)
+        encoder = (load or load_vit)(config.student, **heads)
         if config.keep_blocks is not None:
             keep_blocks(encoder, config.keep_blocks, config.seed)
     rows = list(range(encoder.facts.num_classes)) if config.keep_head else None
@@ -319,6 +298,7 @@ def build_classifier(config: FinetuneConfig, num_classes: int) -> TimmEncoder:
         num_heads=config.num_heads,
         img_size=config.img_size,
         head_init_std=config.head_init_std,
+        dist_head_init_std=config.dist_head_init_std,
         q_pool=config.q_pool,
         head_rows=rows,
     )
@@ -332,7 +312,7 @@ def build_classifier(config: FinetuneConfig, num_classes: int) -> TimmEncoder:
     return classifier.train()
 
 
-def _batches(
+def tuning_stream(
     config: FinetuneConfig,
     images: Images,
     student: TimmEncoder,
@@ -341,6 +321,7 @@ def _batches(
     total_steps: int,
     start_step: int,
 ) -> Iterator[Batch]:
+    """This rank's mixed micro-batches for the steps from ``start_step`` on."""
     from limbeck.data.mixing import mix
     from limbeck.recipes.images import stream
 

@@ -55,6 +55,7 @@ def report(found: Inspection | StoreInspection) -> str:
         + ", ".join(f"{count} x {dtype}" for dtype, count in found.dtypes.items()),
         "network": _network(found),
         "heads": _heads(found),
+        "decoder": found.decoder,
     }
     lines = [str(found.path)]
     lines += [f"  {name:<10}{value}" for name, value in facts.items() if value]

@@ -77,8 +77,7 @@ def build_networks(
     check_needs_teacher(config.method, options, config.teacher, config.targets)
     student = start_student(config.student, options.drop_path_rate, config.seed)
     reader = None if config.targets.source is None else open_store(config.targets)
-    if load is None:
-        load = load_autoencoder if options.reads_decoder else load_encoder
+    load = load or loader_of(options)
     teacher: Answering | None
     if reader is None:
         # Of a classifier the logits alone are wanted, which are best at its own image size.
@@ -110,6 +109,11 @@ def build_networks(
     if teacher is not None:
         _check_drop_path(config.teacher, teacher.facts, method.teacher_taps, "teacher")
     return Networks(student, teacher, method, options, reader)
+
+
+def loader_of(options: MethodOptions) -> Callable[..., Encoder]:
+    """What makes the teacher of a method with these options from its source."""
+    return load_autoencoder if options.reads_decoder else load_encoder
 
 
 def _with_classes_of(
@@ -260,8 +264,8 @@ def load_teacher(
     if options.drop_path_rate:
         if not isinstance(encoder, TimmEncoder):
             raise UserError(
-                f"teacher.drop_path_rate needs a Transformer of timm, and '{options.source}' is "
-                "none; leave it out."
+                "teacher.drop_path_rate is for an encoder alone that is a Transformer of timm, and "
+                f"'{options.source}' is none, or is read with its decoder; leave it out."
             )
         set_constant_drop_path(encoder, options.drop_path_rate)
         keep_dropping_paths(encoder)  # of a teacher, which is in evaluation mode for good
@@ -269,15 +273,19 @@ def load_teacher(
 
 
 def load_task_teacher(
-    config: FinetuneConfig, student: EncoderFacts, classes: Sequence[str], device: torch.device
+    config: FinetuneConfig,
+    student: EncoderFacts,
+    classes: Sequence[str],
+    device: torch.device,
+    load: Callable[..., Encoder] = load_encoder,
 ) -> tuple[Method, Teacher] | None:
     """The method of a fine-tuning and its teacher; None without a teacher.
 
-    ``student`` has its classifier already; ``classes`` are the names of the images' classes. Raises
-    UserError where the teacher classifies something else.
+    ``student`` has its classifier already; ``classes`` are the names of the images' classes. Where
+    the method compares patches, the teacher gets images of the size that gives it the student's
+    grid. Raises UserError where the teacher's logits are read and it classifies something else.
     """
-    teacher = load_teacher(config.teacher, None, device)
-    if teacher is None:
+    if config.teacher.source is None:
         return None
     kind = method_class(config.method)
     if config.method_options and issubclass(kind.Options, MethodOptions):
@@ -286,9 +294,20 @@ def load_task_teacher(
             "pre-training; give it an Options class of its own, or leave --method-options out."
         )
     options = method_options(config, kind)
-    with seeded(config.seed):
-        method = kind(options, student, teacher.facts)
-    check_classes(teacher.facts, classes, "teacher")
+
+    def build(grid_of: EncoderFacts | None) -> tuple[Method, Teacher]:
+        teacher = load_teacher(config.teacher, grid_of, device, load)
+        assert teacher is not None
+        with seeded(config.seed):
+            return kind(options, student, teacher.facts), teacher
+
+    method, teacher = build(None)
+    kinds = {tap.kind for tap in method.teacher_taps}
+    compares_patches = method.needs_same_grid and not kinds <= set(LOGIT_KINDS)
+    if compares_patches and teacher.facts.grid != student.grid:
+        method, teacher = build(student)
+    if kinds & set(LOGIT_KINDS):  # else it has no say in classes
+        check_classes(teacher.facts, classes, "teacher")
     return method, teacher
 
 

@@ -20,7 +20,7 @@ import pydantic
 
 from limbeck.config import options, to_plain
 from limbeck.data.options import CropOptions, DataOptions, TargetsOptions
-from limbeck.engine.options import OptimOptions, TrainOptions
+from limbeck.engine.options import AT_THE_END, OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.methods import PerMethodOptions
 from limbeck.models.contraction import factors_of
@@ -37,7 +37,6 @@ log = logging.getLogger("limbeck")
 
 __all__ = ["LimitOptions", "SearchConfig", "check", "report", "search"]
 
-AT_THE_END = 1_000_000_000  # probe_every: with the last step only
 COUNTS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
 LIMITS = {
     "params": ("params", COUNTS), "macs": ("macs", COUNTS), "latency": ("latency_ms", {"ms": 1.0}),

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from limbeck.config import read_json, to_plain
 from limbeck.recipes.arms import SCRATCH, UNTRAINED, Arm, run_dir, tuned_dir
 from limbeck.recipes.comparison import finetuned
+from limbeck.recipes.costs import measured
 from limbeck.recipes.distill import DistillConfig, distill
 from limbeck.recipes.evaluate import EvaluateConfig, Prober
 from limbeck.recipes.finetune import FinetuneConfig, finetune, with_labels
 from limbeck.recipes.probes import CropEvalOptions
+from limbeck.recipes.tuning import tuning_run, without_layer_decay
 
 if TYPE_CHECKING:
     import torch
 
+    from limbeck.models.encoder import Encoder
     from limbeck.recipes.compare import CompareConfig
     from limbeck.recipes.comparison import Result
     from limbeck.recipes.images import Images
 
-COST_FILE, PROBES_FILE = "cost.json", "probes.json"
+PROBES_FILE = "probes.json"
 
 
 class Trials:
@@ -46,9 +46,7 @@ class Trials:
             teacher = load_encoder(config.teacher.source)
             self.prober.target = self.prober.embed(teacher, images.holdout)
         start = start_student(config.student, 0.0, 0)
-        # A head count that a method needed in its last block is taken back for the fine-tuning.
-        heads = set(start.facts.num_heads)
-        self.num_heads = min(heads) if len(heads) == 1 else None
+        self.num_heads = own_num_heads(start)
         if config.fine_tune and images.is_labelled:
             # A student that can't be fine-tuned so is told before any arm has trained.
             num_classes = len(images.train.classes)
@@ -61,7 +59,7 @@ class Trials:
         if own is None:
             self._save_start(seed, folder)
         else:
-            result.cost |= self._measured(folder, lambda: distill(own))
+            result.cost |= measured(folder, self.device, lambda: distill(own))
         if arm.name != SCRATCH:
             result.scores |= self._probe(folder)
         if config.fine_tune and self.images.is_labelled and arm.name != UNTRAINED:
@@ -71,7 +69,7 @@ class Trials:
                     student=str(folder),
                     num_heads=self.num_heads,
                 )
-                cost = self._measured(tuning.out, partial(finetune, tuning))
+                cost = measured(tuning.out, self.device, partial(finetune, tuning))
                 name = finetuned(fraction)
                 result.cost |= {f"{name}_{key}": value for key, value in cost.items()}
                 scores = read_json(tuning.out / "student.json")["scores"]
@@ -103,58 +101,26 @@ class Trials:
             write_json(file, known)
         return dict(known["scores"])
 
-    def _measured(self, folder: Path, work: Callable[[], Any]) -> dict[str, float]:
-        """Do the work of a run and add what it costs to what earlier attempts did."""
-        from limbeck.engine.checkpoint import write_json
-        from limbeck.evaluation.cost import peak_memory_mib, reset_peak_memory
 
-        file = folder / COST_FILE
-        was_finished = (folder / "finished.json").exists()
-        before = read_json(file) if file.exists() else {}
-        started = time.monotonic()
-        reset_peak_memory(self.device)
-        try:
-            work()
-        finally:
-            is_new = not (was_finished and file.exists())  # a run that is replaced loses its file
-            if is_new and folder.is_dir():
-                earlier = before if file.exists() else {}
-                peak = peak_memory_mib(self.device)
-                cost = {"seconds": earlier.get("seconds", 0.0) + time.monotonic() - started}
-                if peak is not None:
-                    cost["memory_mib"] = max(peak, earlier.get("memory_mib", 0.0))
-                write_json(file, cost)
-        cost = read_json(file) if file.exists() else {}
-        return cost | images_per_second(folder)
+def own_num_heads(start: Encoder) -> int | None:
+    """The head count of an untrained student's blocks, None where they differ.
+
+    A count that a method needed in the last block is taken back for the fine-tuning.
+    """
+    heads = set(start.facts.num_heads)
+    return min(heads) if len(heads) == 1 else None
 
 
 def tuning_config(config: CompareConfig, arm: Arm, seed: int, fraction: float) -> FinetuneConfig:
     """The fine-tuning of an arm with a part of the labels; its student is still to be named."""
     tune, embed = config.tune, asdict(config.embed)
     del embed["pool"]
-    optim = tune.optim
-    if arm.method is None:
-        # Layer decay spares what was learnt before; a fresh student has learnt nothing.
-        optim = replace(optim, layer_decay=1.0, layer_decay_count="layers", head_lr_scale=1.0)
-    return FinetuneConfig(
+    return tuning_run(
+        tune,
         out=tuned_dir(config.out, arm, seed, fraction),
         seed=seed,
         overwrite=config.overwrite,
-        global_pool=tune.global_pool,
-        drop_path_rate=tune.drop_path_rate,
         data=with_labels(config.data, fraction, seed),
-        views=tune.views,
-        mix=tune.mix,
-        optim=optim,
-        train=tune.train,
+        optim=without_layer_decay(tune.optim) if arm.method is None else tune.optim,
         evaluation=CropEvalOptions(**embed),
     )
-
-
-def images_per_second(folder: Path) -> dict[str, float]:
-    """The speed of a run's steps, as its log has it: the harmonic mean of its records."""
-    file = folder / "metrics.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    records = [json.loads(line) for line in lines]
-    speeds = [each["images_per_second"] for each in records if each.get("images_per_second")]
-    return {"images_per_second": len(speeds) / sum(1 / v for v in speeds)} if speeds else {}

@@ -22,7 +22,9 @@ def build(arm, *, student=None, teacher=None):
     method_class, values = ARMS[arm]
     student = student or FakeEncoder()
     options = method_class.Options(**values)
-    teacher = (teacher or FakeEncoder(embed_dim=16, seed=1)) if options.needs_teacher else None
+    decoder_depth = 4 if options.reads_decoder else 0
+    stand_in = FakeEncoder(embed_dim=16, decoder_depth=decoder_depth, seed=1)
+    teacher = (teacher or stand_in) if options.needs_teacher else None
     method = method_class(options, student.facts, teacher and teacher.facts)
     for tap in method.student_taps:
         if tap.num_heads is not None:

@@ -12,6 +12,8 @@ from limbeck.methods.options import LogitOptions
 from limbeck.methods.targets import TARGETS, Targets, plan_targets, targets_class
 from limbeck.methods.teacher import Teacher
 from limbeck.models.build import build_student
+from limbeck.models.mae import MaeDecoder
+from limbeck.models.masked_autoencoder import MaskedAutoencoder
 from limbeck.models.options import StudentOptions
 from tests.methods.arms import ARMS
 
@@ -22,16 +24,25 @@ NO_TEACHER = "has no teacher"
 NOT_STORED = {
     **dict.fromkeys(("masked-pixel", "moco-v3", "dino", "simmim", "simmim-block"), NO_TEACHER),
     "attention-map-tokens": "reads blocks 0, 1 of the teacher",
+    **dict.fromkeys(
+        ("decoder-feature-smooth-l1", "decoder-feature-mse", "decoder-feature-cosine"),
+        "reads both the teacher's decoder and its encoder",
+    ),
 }
 """The arms that no kind of target serves, and what is said of them."""
 
 
 def build(kind, options):
-    """The method and its live teacher, both networks a tiny ViT with a classifier."""
+    """The method and its live teacher, both networks a tiny ViT with a classifier.
+
+    The teacher has a decoder of four blocks where the method reads one.
+    """
     student, teacher = (
         build_student(StudentOptions(name="vit_tiny", **SHAPE), num_classes=3, seed=seed)
         for seed in (0, 1)
     )
+    if getattr(options, "reads_decoder", False):
+        teacher = MaskedAutoencoder(teacher, MaeDecoder(16, (2, 2), 4, 16, 4, 2, True))
     needs_teacher = getattr(options, "needs_teacher", True)
     method = kind(options, student.facts, teacher.facts if needs_teacher else None)
     return method, Teacher(teacher.eval(), CPU, "fp32")

@@ -8,16 +8,16 @@ import pytest
 from limbeck import cli
 from limbeck.config import read_json
 from tests.end_to_end.commands import STUDENT, data_words, process, train_words
-from tests.end_to_end.test_processes import TORCHRUN
 from tests.recipes.runs import metrics_of
 
 LABELS = ("--method", "sparse-logit")
 RELATIONS = ("--method", "relation", "--relation.drop-path-rate", "0")
 MAPS = ("--method", "attention-map", "--attention-map.mask-ratio", "0.5")
+DECODER = ("--method", "tests.methods.decoder_reader:DecoderReader")
 # What is stored is rounded: probabilities to a twelfth of a per cent or so, bf16 tokens to 0.4 %.
-TOLERANCES = {LABELS: 2e-3, RELATIONS: 5e-3, MAPS: 5e-3}
+TOLERANCES = {LABELS: 2e-3, RELATIONS: 5e-3, MAPS: 5e-3, DECODER: 5e-3}
 KINDS = {LABELS: ("--store.top-k", "3"), RELATIONS: ("--store.token-dtype", "bf16")}
-KINDS[MAPS] = KINDS[RELATIONS]
+KINDS[MAPS] = KINDS[DECODER] = KINDS[RELATIONS]
 
 
 def store_words(images, out, teacher, method, *more):
@@ -65,13 +65,13 @@ def test_stored_and_live_losses_agree(folder_of, images, tmp_path, method, num_w
 @pytest.mark.slow
 def test_two_processes_read_what_two_processes_wrote(folder_of, images, classifier, tmp_path):
     words = store_words(images, tmp_path / "store", classifier, LABELS, "--store.num-views", "4")
-    done = process(words, cwd=tmp_path, launcher=TORCHRUN)
+    done = process(words, cwd=tmp_path, num_processes=2)
     assert done.returncode == 0, done.stderr
     one = folder_of(LABELS) / "store"
     for part in sorted(one.glob("part-*.safetensors")):
         assert (tmp_path / "store" / part.name).read_bytes() == part.read_bytes()
     train = ["distill", *train_words(images, tmp_path / "run"), *STUDENT, *LABELS]
-    done = process([*train, "--targets", str(one)], cwd=tmp_path, launcher=TORCHRUN)
+    done = process([*train, "--targets", str(one)], cwd=tmp_path, num_processes=2)
     assert done.returncode == 0, done.stderr
     live = losses_of(folder_of(LABELS) / "live")
     assert losses_of(tmp_path / "run") == pytest.approx(live, rel=TOLERANCES[LABELS])

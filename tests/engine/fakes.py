@@ -5,7 +5,6 @@ python -m tests.engine.fakes OUT JSON    (the keyword arguments of ``train``)
 
 import io
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import nn
 
 from limbeck.engine.checkpoint import open_run
 from limbeck.engine.distributed import Ranks, ranks_session
+from limbeck.engine.health import Health
 from limbeck.engine.log import Log
 from limbeck.engine.loop import fit
 from limbeck.engine.options import OptimOptions, TrainOptions
@@ -92,6 +92,8 @@ def train(
     console: Console | None = None,
     overwrite: bool = False,
     after_step=None,
+    module: nn.Module | None = None,
+    health: Health | None = None,
 ):
     """Run or continue a run of the tiny module on the CPU; returns (module, FitResult)."""
     optim_options = OptimOptions(**{"base_lr": 0.3, "warmup_epochs": 1.0, **(optim or {})})
@@ -113,7 +115,7 @@ def train(
             yield batch
 
     with ranks_session("cpu") as ranks:
-        module = TinyModule(drop_path)
+        module = module or TinyModule(drop_path)
         config = {"optim": vars(optim_options), "train": vars(train_options)}
         run = open_run(out, config, {"data": "fake"}, overwrite=overwrite)
         accumulate = train_options.accumulate_steps
@@ -139,6 +141,7 @@ def train(
                 seed=7,
                 probes=probes,
                 after_step=after_step,
+                health=health,
             )
     return module, result
 
@@ -154,8 +157,3 @@ def assert_same_weights(one: nn.Module, other: nn.Module, **tolerances) -> None:
         torch.testing.assert_close(
             tensor, other.state_dict()[name], msg=lambda m, n=name: f"{n}: {m}", **tolerances
         )
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    train(Path(sys.argv[1]), **json.loads(sys.argv[2]))

@@ -198,3 +198,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_whole(file, write)
     assert file.read_text() == "old"
     assert os.listdir(tmp_path) == ["table.json"]
+
+
+def test_what_may_change_may_also_in_a_section_of_its_own(tmp_path):
+    def config(epochs, every):
+        return {"tune": {"train": {"epochs": epochs, "save_every": every}}}
+
+    open_run(tmp_path, config(1, 10), {}).finish()
+    assert open_run(tmp_path, config(1, 20), {}).is_finished
+    with pytest.raises(UserError, match="tune.train.epochs is 1 there and 2 here"):
+        open_run(tmp_path, config(2, 10), {})

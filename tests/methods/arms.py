@@ -3,6 +3,7 @@
 from limbeck.data.options import PairMixOptions
 from limbeck.methods.attention_map import AttentionMap
 from limbeck.methods.cls_token import ClsToken
+from limbeck.methods.decoder_feature import DecoderFeature
 from limbeck.methods.dino import Dino
 from limbeck.methods.feature import Feature
 from limbeck.methods.masked_pixel import MaskedPixel
@@ -68,6 +69,18 @@ ARMS = {
         AttentionMap,
         {"mask_ratio": 0.5, "masking": "mask-token", "decoupled": True, "regression": EARLY_L1},
     ),
+    "decoder-feature": (DecoderFeature, {}),
+    **{
+        f"decoder-feature-{positions}": (
+            DecoderFeature,
+            {"positions": positions, "mask_ratio": 0.5, "target_block": -1},
+        )
+        for positions in ("masked", "visible", "patches")
+    },
+    **{
+        f"decoder-feature-{loss}": (DecoderFeature, {"loss": loss, "encoder_weight": 0.5})
+        for loss in ("smooth-l1", "mse", "cosine")
+    },
     "sparse-logit": (SparseLogit, {}),
     "sparse-logit-top-1": (SparseLogit, {"top_k": 1, "temperature": 2.0}),
     "sparse-logit-mixed": (SparseLogit, {"mix": PairMixOptions(mixup_alpha=0.8, cutmix_alpha=1.0)}),

@@ -1,12 +1,18 @@
 """The distiller: the teacher's precision, size and grid; what each side sees."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.nn import functional as F
 
 from limbeck.errors import UserError
 from limbeck.methods.distiller import Distiller
 from limbeck.methods.method import Method
 from limbeck.methods.teacher import Teacher
+from limbeck.models.build import build_student
+from limbeck.models.encoder import Encoder
+from limbeck.models.options import StudentOptions
 from limbeck.records import Batch, Losses, Tap
 from limbeck.tasks.classification import Classification
 from tests.fakes import FakeEncoder
@@ -59,17 +65,16 @@ def test_patch_grids_that_differ_are_refused():
         Distiller(FakeEncoder(), Recorder(), Teacher(Wide(), CPU))
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_a_method_beside_a_task_leaves_a_share_to_both(share):
+@pytest.mark.parametrize(("own", "task"), [(0.0, 1.0), (1.0, 0.0), (-1.0, 1.0), (1.0, -1.0)])
+def test_a_method_beside_a_task_silences_neither(own, task):
     student, method = FakeEncoder(), Recorder()
-    method.share = share
-    with pytest.raises(UserError, match="silences the labels or the teacher; .* between 0 and 1"):
+    method.own_weight, method.task_weight = own, task
+    with pytest.raises(UserError, match="silences the labels or the teacher; state weights above"):
         Distiller(student, method, Teacher(FakeEncoder(), CPU), Classification(student))
 
 
 def test_the_student_is_saved_once():
     student, method = FakeEncoder(), Recorder()
-    method.share = 0.5
     distiller = Distiller(student, method, None, Classification(student))
     assert set(distiller.state_dict()) == {f"student.{name}" for name in student.state_dict()}
 
@@ -78,3 +83,115 @@ def test_a_method_without_teacher_gets_none():
     distiller = Distiller(FakeEncoder(), Recorder(), None)
     distiller(batch())
     assert distiller.method.seen[1] is None
+
+
+# --- A dense task, as segmentation will be: nothing of the distiller knows of classes or logits ---
+
+DEEP, DENSE = Tap("tokens", -1), Tap("logits")
+
+
+class DenseEncoder(Encoder):
+    """A real ViT and a head for every patch: its logits are a map (B, C, gh, gw)."""
+
+    def __init__(self, embed_dim, seed):
+        super().__init__()
+        shape = StudentOptions(
+            name="vit_tiny", img_size=32, patch_size=8, embed_dim=embed_dim, depth=2, num_heads=2
+        )
+        self.backbone = build_student(shape, seed=seed)
+        self.head = torch.nn.Conv2d(embed_dim, 3, 1)
+        self.facts = replace(self.backbone.facts, num_classes=3)
+        self.num_calls = 0
+
+    def forward(self, images, ids_keep=None, taps=(), mask_token=None):
+        self.num_calls += 1
+        said = self.backbone(images, ids_keep, (DEEP,), mask_token)
+        maps = self.head(as_map(said))
+        return replace(said, taps={tap: maps if tap == DENSE else said.taps[tap] for tap in taps})
+
+    def offered_taps(self):
+        return ("tokens", "logits")
+
+    def layer_id(self, parameter_name):
+        owner, _, own_name = parameter_name.partition(".")
+        return self.facts.depth + 1 if owner == "head" else self.backbone.layer_id(own_name)
+
+    def set_num_heads(self, block, num_heads):
+        self.backbone.set_num_heads(block, num_heads)
+
+
+def as_map(said):
+    """The patches' tokens after the last block, (B, D, gh, gw)."""
+    return said.taps[DEEP][:, said.num_prefix_tokens :].mT.unflatten(2, said.grid)
+
+
+class Segmentation:
+    """A task's loss: cross entropy of every patch; 255 is no class."""
+
+    taps = (DENSE,)
+
+    def loss(self, features, batch):
+        loss = F.cross_entropy(features.taps[DENSE], batch.labels, ignore_index=255)
+        return Losses(total=loss, parts={"segment": loss.detach()})
+
+
+class DenseMethod(Method):
+    """Channel-wise distillation of class maps, and feature maps through a layer of its own.
+
+    Softmax over places, cross entropy, mean over images and channels, as in G2SD's segmentation
+    (arXiv 2302.14771). The features' weight rises over two steps.
+    """
+
+    own_weight = 0.25
+    student_taps = teacher_taps = (DENSE, DEEP)
+
+    def __init__(self, student, teacher):
+        super().__init__()
+        self.adapter = torch.nn.Conv2d(student.embed_dim, teacher.embed_dim, 3, padding=1)
+        self.register_buffer("ramp", torch.tensor(0.0))
+
+    def after_step(self, step, total_steps):
+        self.ramp.fill_(min(1.0, step / 2))
+
+    def forward(self, student, teacher, batch):
+        own, target = (said.taps[DENSE].flatten(2) for said in (student, teacher))
+        maps = -(target.softmax(-1) * own.log_softmax(-1)).sum(-1).mean()
+        error = self.ramp * (self.adapter(as_map(student)) - as_map(teacher)).square().mean()
+        return Losses(maps + error, {"maps": maps.detach(), "features": error.detach()})
+
+
+def test_a_dense_task_and_its_method_fit_the_seam():
+    """Maps of classes and features, labels by place, a warm-up: the same distiller."""
+    student, teacher = DenseEncoder(16, 0), DenseEncoder(24, 1)
+    method = DenseMethod(student.facts, teacher.facts)
+    distiller = Distiller(student, method, Teacher(teacher, CPU, "fp32"), Segmentation())
+    labels = torch.randint(3, (2, 4, 4))
+    labels[:, 0] = 255
+    images = torch.rand(2, 3, 32, 32)
+    one = Batch(images, images, labels, ("a", "b"), torch.arange(2))
+    assert distiller(one).parts["features"] == 0
+    distiller.after_step(1, 10)
+    student.num_calls = teacher.num_calls = 0
+    losses = distiller(one)
+    assert (student.num_calls, teacher.num_calls) == (1, 1)
+    own = student(images, None, (DENSE, DEEP))
+    target = teacher(images, None, (DENSE, DEEP))
+    kept = labels != 255
+    expected = F.cross_entropy(own.taps[DENSE].movedim(1, -1)[kept], labels[kept])
+    for b in range(2):
+        for c in range(3):
+            s, t = own.taps[DENSE][b, c].flatten(), target.taps[DENSE][b, c].flatten()
+            expected = expected - 0.25 * (t.softmax(0) * s.log_softmax(0)).sum() / 6
+    error = (method.adapter(as_map(own)) - as_map(target)).square().mean()
+    torch.testing.assert_close(losses.total, expected + 0.25 * 0.5 * error)
+    assert set(losses.parts) == {"segment", "maps", "features"}
+    torch.testing.assert_close(sum(losses.parts.values()), losses.total.detach())
+    losses.total.backward()
+    untrained = {name for name, p in distiller.named_parameters() if p.grad is None}
+    # The fixed table of positions, and the final norm, which no tap reads.
+    ends = ("pos_embed", "norm.weight", "norm.bias")
+    assert untrained == {f"student.backbone.model.{name}" for name in ends}
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    names = {f"student.{name}" for name in student.state_dict()}
+    own_names = {"method.adapter.weight", "method.adapter.bias", "method.ramp"}
+    assert set(distiller.state_dict()) == names | own_names

@@ -24,8 +24,11 @@ from limbeck.methods.relation import Relation
 from limbeck.methods.targets import StoredTeacher, plan_targets
 from limbeck.methods.teacher import Teacher
 from limbeck.models.build import keep_dropping_paths, set_drop_path
+from limbeck.models.mae import MaeDecoder
+from limbeck.models.masked_autoencoder import MaskedAutoencoder
 from limbeck.records import Batch, Features, Tap
 from tests.fakes import FakeEncoder
+from tests.methods.decoder_reader import DecoderReader
 from tests.models.families import DEPTH, EMBED_DIM, small_encoder
 
 CPU = torch.device("cpu")
@@ -277,3 +280,74 @@ def test_tokens_that_are_not_finite_are_never_stored(dtype):
     tokens[0, 3, 3] = torch.inf
     with pytest.raises(NotFiniteError, match="before block 2 are not finite"):
         targets.encode(Features(None, 1, (4, 4), {Tap("block_input", 2): tokens}))
+
+
+# --- A decoder's tokens --------------------------------------------------------------------------
+
+
+def build_reader(precision="fp32", **options):
+    """Student, method and a live masked autoencoder with two blocks in its decoder."""
+    student, encoder = small_encoder("augreg"), small_encoder("dinov2-registers-swiglu")
+    decoder = MaeDecoder(EMBED_DIM, (4, 4), 8, 24, 2, 3, True)
+    teacher = Teacher(MaskedAutoencoder(encoder, decoder), CPU, precision)
+    method = DecoderReader(DecoderReader.Options(**options), student.facts, teacher.facts)
+    return student, method, teacher
+
+
+@every_code
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("block", [0, -1])
+def test_a_decoder_s_tokens_are_those_of_the_live_teacher(block, precision, dtype):
+    live, stored = both_losses(*build_reader(precision, block=block), dtype)
+    torch.testing.assert_close(stored.total, live.total, rtol=CLOSE[dtype], atol=0)
+
+
+def test_of_a_decoder_nothing_but_its_tokens_is_stored():
+    _, method, teacher = build_reader(block=-2)
+    targets = plan(method, teacher, "bf16")
+    assert targets.weights == {} and targets.tap == Tap("decoder_tokens", 0)
+    # The CLS token and every place, with a mask token where nothing was seen; no registers.
+    assert targets.params["num_tokens"] == 1 + NUM_PATCHES
+    arrays = targets.encode(teacher.answer(method.prepare(batch()), targets.taps))
+    assert arrays["tokens"].shape == (4, 17, 24)
+    torch.testing.assert_close(targets.distance(arrays, arrays), torch.zeros(4))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"block": 1}, "reads block 1 of the decoder of the teacher and .* after block 0 of the d"),
+        ({"block": 2}, "reads block 2 of the decoder .* after block 0 of the decoder"),
+        ({"encoder_too": True}, "both the teacher's decoder and its encoder.* the decoder alone"),
+    ],
+)
+def test_what_a_store_of_decoder_tokens_does_not_tell_is_refused(options, words):
+    student, method, teacher = build_reader()
+    stored = reopened(plan(method, teacher), teacher)
+    stored.check(build_reader(block=-2)[1])
+    other = DecoderReader(DecoderReader.Options(**options), student.facts, teacher.facts)
+    with pytest.raises(UserError, match=words):
+        stored.check(other)
+
+
+def test_a_store_of_one_network_is_not_one_of_the_other():
+    _, method, teacher = build_reader()
+    stored = reopened(plan(method, teacher), teacher)
+    relation = Relation(Relation.Options(), small_encoder("augreg").facts, teacher.facts)
+    with pytest.raises(UserError, match="reads block 2 of the teacher .* after block 0 of the dec"):
+        stored.check(relation)
+
+
+def test_a_block_that_the_decoder_lacks_is_never_planned():
+    student, _, teacher = build_reader()
+    method = DecoderReader(DecoderReader.Options(block=2), student.facts, teacher.facts)
+    with pytest.raises(UserError, match="there is no block 2 in it"):
+        plan(method, teacher)
+
+
+def test_decoder_tokens_that_are_not_finite_are_told_by_their_place():
+    _, method, teacher = build_reader()
+    targets = plan(method, teacher)
+    tokens = torch.full((1, 17, 24), torch.nan)
+    with pytest.raises(NotFiniteError, match="after block 0 of the decoder are not finite"):
+        targets.encode(Features(None, 1, (4, 4), {targets.tap: tokens}))

@@ -63,6 +63,7 @@ FAMILIES |= HIERARCHICAL
 FAMILIES = {family: entry for family, entry in FAMILIES.items() if timm.is_model(entry[0])}
 BIASED = {"use_abs_pos_emb": True, "use_rel_pos_bias": True, "init_values": 0.1}
 FAMILIES |= {
+    "distilled-last": ("vit_distilled_last", {}),
     "cls-distilled": ("vit_cls_distilled", {}),
     "beit-qkv-bias": ("beit", BIASED),
     "tinymim-star": ("tinymim_star", {"out_dim": 40}),
@@ -70,6 +71,7 @@ FAMILIES |= {
 }
 KINDS = {
     "tinymim_star": "tinymim-star",
+    "vit_distilled_last": "distilled-last",
     "vit_cls_distilled": "cls-distilled",
     "beit": "beit-qkv-bias",
 }

@@ -5,7 +5,7 @@ import torch
 
 from limbeck.errors import UserError
 from limbeck.models.build import build_student
-from limbeck.models.mae import MaeDecoder
+from limbeck.models.mae import MaeDecoder, build_projection
 from limbeck.models.options import StudentOptions
 from limbeck.ops.pos_embed import sincos_2d
 
@@ -106,3 +106,29 @@ def test_runs_under_autocast():
 def test_heads_must_divide_the_width():
     with pytest.raises(UserError, match="8 wide, which does not divide into 3 heads"):
         MaeDecoder(12, (2, 3), 4, 8, 1, 3, True)
+
+
+def test_without_pixels_there_is_neither_norm_nor_head():
+    whole = small_decoder()
+    bare = MaeDecoder(12, (2, 3), None, 8, 2, 2, True)
+    pixels = {name for name in whole.state_dict() if name.startswith(("decoder_norm", "decoder_p"))}
+    gone = whole.state_dict().keys() - bare.state_dict().keys()
+    assert gone == pixels - {"decoder_pos_embed"} and len(gone) == 4
+    bare.load_state_dict({n: v for n, v in whole.state_dict().items() if n not in gone})
+    tokens, ids_keep = torch.randn(2, 3, 12), torch.tensor([[5, 0], [1, 2]])
+    assert torch.equal(bare.decode(tokens, ids_keep), whole.decode(tokens, ids_keep))
+
+
+def test_a_projection_has_two_layers_of_the_target_s_width():
+    projection = build_projection(256, 512)
+    shapes = {name: tuple(value.shape) for name, value in projection.state_dict().items()}
+    assert shapes == {
+        "fc1.weight": (512, 256), "fc1.bias": (512,),
+        "fc2.weight": (512, 512), "fc2.bias": (512,),
+    }  # fmt: skip
+    for layer in (projection.fc1, projection.fc2):
+        bound = (6 / sum(layer.weight.shape)) ** 0.5
+        assert 0.99 * bound < layer.weight.abs().max() <= bound and not layer.bias.any()
+    tokens = torch.randn(2, 5, 256)
+    hidden = torch.nn.functional.gelu(projection.fc1(tokens))
+    torch.testing.assert_close(projection(tokens), projection.fc2(hidden))

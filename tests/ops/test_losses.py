@@ -6,11 +6,15 @@ import pytest
 import torch
 
 from limbeck.ops.losses import (
+    cosine_error,
+    feature_loss,
     masked_l1_loss,
     normalise_patches,
     patchify,
+    smooth_l1_error,
     soft_cross_entropy,
     squared_error,
+    whiten,
 )
 
 
@@ -100,3 +104,31 @@ def test_masked_l1_is_the_mean_over_masked_pixels():
     torch.testing.assert_close(loss, (prediction - target)[hidden].abs().mean())
     half = masked_l1_loss(prediction.bfloat16(), target, hidden)
     assert half.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("error", "loss"), [(0.5, 0.0625), (1, 0.25), (1.5, 0.5625), (2, 1), (3, 2), (-4, 3)]
+)
+def test_golden_smooth_l1(error, loss):
+    target = torch.randn(2, 3, 8)
+    assert smooth_l1_error(target + error, target, 2.0).item() == pytest.approx(loss, rel=1e-5)
+
+
+def test_feature_loss_is_smooth_l1_to_the_whitened_target():
+    student, teacher = torch.randn(2, 3, 8), 5 * torch.randn(2, 3, 8) + 1
+    target = whiten(teacher)
+    assert target.mean(-1).abs().max() < 1e-6
+    # 1e-6 in the root, of variances of about 25.
+    torch.testing.assert_close(target.var(-1, correction=0), torch.ones(2, 3))
+    assert feature_loss(student, teacher, 2.0) == smooth_l1_error(student, target, 2.0)
+
+
+def test_cosine_error_is_a_mean_over_tokens():
+    student, teacher = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
+    cosines = [
+        (s @ t / (s.norm() * t.norm())).item()
+        for s, t in zip(student.flatten(0, 1), teacher.flatten(0, 1), strict=True)
+    ]
+    assert cosine_error(student, teacher).item() == pytest.approx(1 - sum(cosines) / 6, abs=1e-6)
+    assert cosine_error(torch.zeros(2, 3, 8), teacher) == 1
+    assert cosine_error(student.bfloat16(), teacher).dtype == torch.float32

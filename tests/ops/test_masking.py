@@ -79,3 +79,30 @@ def test_golden_masks(is_reversed):
 )
 def test_golden_counts(num_patches, mask_ratio, kept):
     assert random_ids_keep(torch.arange(2), num_patches, mask_ratio).shape == (2, kept)
+
+
+@pytest.mark.parametrize(
+    ("noise", "first_kept", "last_kept", "restore"),
+    [
+        (torch.arange(196), [0, 1, 2, 3, 4], 48, list(range(196))),
+        (196 - torch.arange(196), [195, 194, 193, 192, 191], 147, list(range(195, -1, -1))),
+        (37 * torch.arange(196) % 196, [0, 53, 106, 159, 16], 192, [0, 37, 74, 111]),
+    ],
+    ids=["ascending", "descending", "scattered"],
+)
+def test_golden_masks_of_noise(noise, first_kept, last_kept, restore, monkeypatch):
+    """The 49 smallest, in the order of the noise; where each patch comes in that order."""
+    monkeypatch.setattr("limbeck.ops.masking.counter_uniform", lambda seeds, n: noise[None] / 196)
+    kept = random_ids_keep(torch.zeros(1, dtype=torch.int64), 196, 0.75)[0]
+    assert kept.shape == (49,)
+    assert kept[:5].tolist() == first_kept and kept[-1] == last_kept
+    everything = random_ids_keep(torch.zeros(1, dtype=torch.int64), 196, 0.0)[0]
+    assert everything[:49].equal(kept)
+    order = everything.argsort()
+    assert order[: len(restore)].tolist() == restore
+    assert everything[order].equal(torch.arange(196))
+    hidden = is_masked(kept[None], 196)[0]
+    assert hidden.equal(order >= 49)
+    if first_kept[1] == 53:
+        assert kept.sum() == 4704
+        assert hidden[:8].int().tolist() == [0, 0, 1, 1, 1, 1, 0, 1]

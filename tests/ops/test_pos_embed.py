@@ -16,6 +16,7 @@ GOLDEN = [  # width, row, channel, value (14 x 14 patches, one prefix row)
     (192, 2, 48, 0.54030231),
     (192, 2, 96, 0.0),
     (192, 2, 144, 1.0),
+    (192, 14, 1, -0.96500867),  # row 0, column 13
     (192, 15, 0, 0.0),
     (192, 15, 48, 1.0),
     (192, 15, 96, 0.84147098),
@@ -56,9 +57,11 @@ def test_golden_sums(width, total):
     assert table.double().sum().item() == pytest.approx(total, abs=2e-4)
 
 
-def test_golden_sum_of_squares():
-    # Half a sine's and half a cosine's square in every channel: 96 for each of 196 patches.
-    assert sincos_2d(192, (14, 14), 1).double().square().sum().item() == pytest.approx(18816)
+@pytest.mark.parametrize("width", [192, 384, 768])
+def test_golden_sum_of_squares(width):
+    # Half a sine's and half a cosine's square in every channel: D / 2 for each of 196 patches.
+    table = sincos_2d(width, (14, 14), 1)
+    assert table.double().square().sum().item() == pytest.approx(196 * width / 2)
 
 
 @pytest.mark.parametrize("num_prefix_tokens", [0, 1, 5])

@@ -14,8 +14,9 @@ from limbeck.methods.masked_pixel import MaskedPixel
 from limbeck.models.options import TeacherOptions
 from limbeck.recipes import trials
 from limbeck.recipes.arms import read_arms
-from limbeck.recipes.compare import CompareConfig, TuningOptions, compare, report
+from limbeck.recipes.compare import CompareConfig, compare, report
 from limbeck.recipes.probes import EmbedOptions
+from limbeck.recipes.tuning import TuningOptions
 from tests.recipes.runs import STUDENT_SHAPE, snapshot, weights_of
 
 TRAIN = TrainOptions(

@@ -325,7 +325,7 @@ def test_a_teacher_for_fine_tuning_must_name_the_same_classes(caplog):
     with pytest.raises(UserError, match="Class 1 of the teacher is 'green' and that of the images"):
         load(f"{own}:named", ["blue", "red", "green"])
     method, _ = load(f"{own}:nameless", ["a", "b", "c"])
-    assert method.share == 0.1
+    assert (method.task_weight, method.own_weight) == (0.9, 0.1)
     assert load(f"{own}:named", ["a", "b", "c"]) is not None
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         (
@@ -334,6 +334,51 @@ def test_a_teacher_for_fine_tuning_must_name_the_same_classes(caplog):
         )
         for what in ("does not name its classes", "names its classes otherwise")
     ]
+
+
+TASK_METHOD = """
+import limbeck
+from limbeck.config import options
+
+
+@options
+class OwnOptions:
+    '''Options.'''
+
+
+class Tokens(limbeck.Method):
+    '''Compares tokens, beside any task.'''
+
+    Options = OwnOptions
+    student_taps = teacher_taps = (limbeck.Tap("tokens"),)
+
+    def __init__(self, options, student, teacher):
+        super().__init__()
+        self.grids = student.grid, teacher.grid
+
+    def forward(self, student, teacher, batch):
+        raise NotImplementedError
+"""
+
+
+def test_a_task_s_method_that_compares_patches_needs_no_classes_of_its_teacher(
+    tmp_path, monkeypatch, caplog
+):
+    (tmp_path / "own_task_method.py").write_text(TASK_METHOD)
+    monkeypatch.syspath_prepend(tmp_path)
+    student = build_student(replace(STUDENT_SHAPE, img_size=48), seed=0)
+    save_student(build_student(STUDENT_SHAPE, seed=1), tmp_path / "bare", {})
+    config = FinetuneConfig(
+        teacher=TeacherOptions(source=str(tmp_path / "bare")), method="own_task_method:Tokens"
+    )
+    method, teacher = load_task_teacher(config, student.facts, ["a", "b", "c"], CPU)
+    assert method.grids == ((6, 6), (6, 6)) and teacher.facts.img_size == (48, 48)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    other = replace(config, teacher=replace(config.teacher, img_size=32))
+    method, teacher = load_task_teacher(other, student.facts, ["a", "b", "c"], CPU)
+    assert teacher.facts.grid == (4, 4)  # as asked for; the distiller refuses it
+    with pytest.raises(UserError, match="set --teacher.img-size 48"):
+        Distiller(student, method, teacher)
 
 
 def test_a_teacher_is_known_by_what_it_computes(teacher):

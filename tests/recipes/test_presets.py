@@ -9,11 +9,15 @@ import torch
 from limbeck.config import PRESETS_DIR, from_plain, preset_names, read_preset
 from limbeck.data.options import DataOptions
 from limbeck.models.build import build_student
+from limbeck.models.mae import MaeDecoder
+from limbeck.models.masked_autoencoder import MaskedAutoencoder
 from limbeck.models.options import StudentOptions, TeacherOptions
-from limbeck.recipes import compare, distill, finetune
+from limbeck.ops.schedules import cosine_lr, peak_lr
+from limbeck.recipes import compare, distill, finetune, two_stage
 from limbeck.recipes.arms import arm_config, table_needs_teacher
 from limbeck.recipes.chain import split_chain
 from limbeck.recipes.networks import build_networks, method_class, method_options
+from limbeck.recipes.stages import stage_one_config
 
 DATA = DataOptions(root=str(PRESETS_DIR))  # any folder that is there
 
@@ -27,6 +31,13 @@ def teacher_of(name, num_classes):
     return build_student(shape, num_classes=num_classes, seed=1)
 
 
+def with_decoder(encoder):
+    """A whole masked autoencoder with eight decoder blocks."""
+    facts = encoder.facts
+    decoder = MaeDecoder(facts.embed_dim, facts.grid, facts.patch_size, 32, 8, 2, True)
+    return MaskedAutoencoder(encoder, decoder)
+
+
 def networks_of(config):
     options = method_options(config, method_class(config.method))
     student = config.student
@@ -36,9 +47,12 @@ def networks_of(config):
     config = replace(config, data=DATA, student=student, teacher=teacher or TeacherOptions())
     distill.check(config)
     num_classes = 5 if options.trains_classifier else 0
-    nets = build_networks(
-        config, torch.device("cpu"), lambda *_, **__: teacher_of(student.name, num_classes)
-    )
+
+    def load(*_, **__):
+        encoder = teacher_of(student.name, num_classes)
+        return with_decoder(encoder) if options.reads_decoder else encoder
+
+    nets = build_networks(config, torch.device("cpu"), load)
     assert nets.student.facts.num_classes == num_classes
     return nets
 
@@ -60,6 +74,15 @@ def test_fine_tuning(name):
     source = "timm:vit_base_patch16_224" if needs_teacher else None
     config = replace(config, data=DATA, student=student, teacher=TeacherOptions(source=source))
     finetune.check(config)
+
+
+@pytest.mark.parametrize("name", preset_names("two-stage"))
+def test_two_stages(name):
+    config = from_plain(two_stage.TwoStageConfig, read_preset(name, "two-stage"), name)
+    teacher = TeacherOptions(source="timm:vit_base_patch16_224.mae")
+    config = replace(config, data=replace(config.data, root=DATA.root), teacher=teacher)
+    assert two_stage.check(config)
+    assert networks_of(stage_one_config(config, 0)).method.student_taps
 
 
 def test_the_contenders_are_eight_and_the_untrained_one():
@@ -86,3 +109,40 @@ def test_the_contenders_are_eight_and_the_untrained_one():
     coupled, decoupled = (built[name].method for name in ("d-mae", "d2-mae"))
     assert coupled.extra_block is None and coupled.reconstruction.tap.kind == "output"
     assert decoupled.extra_block is not None and decoupled.reconstruction.tap.block == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "decoder", "widths"),
+    [("g2sd_vit_small", (256, 4, 8), (384, 6)), ("g2sd_vit_tiny", (128, 4, 4), (192, 3))],
+)
+def test_generic_distillation_as_released(name, decoder, widths):
+    config = from_plain(distill.DistillConfig, read_preset(name, "distill"), name)
+    own, optim, train, crop = config.decoder_feature, config.optim, config.train, config.crop
+    assert (own.decoder_embed_dim, own.decoder_depth, own.decoder_num_heads) == decoder
+    assert (own.target_block, own.mask_ratio, own.beta, own.encoder_weight) == (3, 0.75, 2.0, 0)
+    assert (own.positions, own.loss, own.drop_path_rate) == ("all", "smooth-l1", 0)
+    assert own.color_jitter == (0, 0, 0)
+    assert (crop.scale, crop.interpolation) == ((0.2, 1.0), "bicubic")
+    assert (optim.optimizer, optim.betas, optim.eps) == ("adamw", (0.9, 0.95), 1e-8)
+    assert (optim.weight_decay, optim.layer_decay, optim.clip_grad) == (0.05, 1, None)
+    assert not optim.no_decay_names and not optim.decay_all  # CLS and mask tokens are decayed
+    assert train.ema_decay is None
+    with torch.device("meta"):
+        facts = build_student(config.student, seed=0).facts
+    assert (facts.embed_dim, facts.num_heads[0], facts.depth) == (*widths, 12)
+    peak = peak_lr(optim.base_lr, train.global_batch_size)
+    assert peak == pytest.approx(2.4e-3)
+    rates = [
+        cosine_lr(
+            round(312 * epoch),
+            steps_per_epoch=312,
+            epochs=train.epochs,
+            warmup_epochs=optim.warmup_for(train.epochs),
+            peak_lr=peak,
+            min_lr=optim.min_lr,
+            warmup_lr=optim.warmup_lr,
+        )
+        for epoch in (0, 5, 10, 155, 299, 300)
+    ]
+    golden = [0, 1.2e-3, 2.4e-3, 1.20125e-3, 2.570339e-6, 2.5e-6]
+    assert rates == pytest.approx(golden, rel=1e-6)

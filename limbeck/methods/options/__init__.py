@@ -1,7 +1,12 @@
 """Options of the methods, one class each, by subject (no torch here, see ``limbeck.config``)."""
 
 from limbeck.methods.options.base import MethodOptions, NotNegative, PositiveInt
-from limbeck.methods.options.classifier import ClassifierOptions, LogitOptions, SparseLogitOptions
+from limbeck.methods.options.classifier import (
+    ClassifierOptions,
+    LogitOptions,
+    NkdOptions,
+    SparseLogitOptions,
+)
 from limbeck.methods.options.comparison import (
     AttentionMapOptions,
     ClsTokenOptions,
@@ -10,6 +15,7 @@ from limbeck.methods.options.comparison import (
     RelationOptions,
     TransferOptions,
 )
+from limbeck.methods.options.decoder_feature import DecoderFeatureOptions
 from limbeck.methods.options.masked import (
     DecoderOptions,
     MaskedPixelOptions,
@@ -25,6 +31,7 @@ __all__ = [
     "ClassifierOptions",
     "ClsTokenOptions",
     "ComparisonOptions",
+    "DecoderFeatureOptions",
     "DecoderOptions",
     "DinoOptions",
     "FeatureOptions",
@@ -33,6 +40,7 @@ __all__ = [
     "MaskedPixelOptions",
     "MethodOptions",
     "MocoV3Options",
+    "NkdOptions",
     "NotNegative",
     "PositiveInt",
     "ReconstructionOptions",

@@ -32,6 +32,17 @@ class LogitOptions:
 
 
 @options
+class NkdOptions:
+    """A teacher's logits in the place of the labels' cross entropy: of the labels only the
+    likeliest class counts. Defaults: G2SD's."""
+
+    temperature: Annotated[float, pydantic.Field(gt=0)] = 1.0
+    """Divides the logits of both sides, of all classes but the target."""
+    alpha: Annotated[float, pydantic.Field(gt=0)] = 1.0
+    """Weight of these classes."""
+
+
+@options
 class ClassifierOptions(MethodOptions):
     """What all methods share that train the student's classifier from the start."""
 

@@ -1,5 +1,6 @@
 """The architecture of a plain ViT, read from its tensors (timm's names)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isqrt
 from typing import Any
@@ -86,9 +87,11 @@ def read_shape(weights: Weights, img_size: Grid | None = None) -> VitShape:
     patch_size = patch_weight.shape[-1]
     num_reg_tokens = weights["reg_token"].shape[1] if "reg_token" in weights else 0
     num_prefix = ("cls_token" in weights) + ("dist_token" in weights) + num_reg_tokens
-    grid, num_prefix_rows = _read_grid(
-        weights["pos_embed"].shape[1], num_prefix, num_reg_tokens > 0, patch_size, img_size
-    )
+    # Without a hint both may be squares; tables with registers are mostly for the patches alone.
+    order = [0, num_prefix] if num_reg_tokens else [num_prefix, 0]
+    if "dist_token" in weights:
+        order.insert(1, num_prefix - 1)  # G2SD's distillation token has no position
+    grid, num_prefix_rows = _read_grid(weights["pos_embed"].shape[1], order, patch_size, img_size)
     hidden_dim = weights["blocks.0.mlp.fc1.weight"].shape[0]
     return VitShape(
         embed_dim=patch_weight.shape[0],
@@ -120,11 +123,12 @@ def _num_rows(weights: Weights, name: str) -> int:
 
 
 def _read_grid(
-    num_rows: int, num_prefix: int, has_registers: bool, patch_size: int, img_size: Grid | None
+    num_rows: int, order: Sequence[int], patch_size: int, img_size: Grid | None
 ) -> tuple[Grid, int]:
-    """The grid of a position table, and how many of its rows are of prefix tokens."""
-    # Without a hint both may be squares; tables with registers are mostly for the patches alone.
-    order = (0, num_prefix) if has_registers else (num_prefix, 0)
+    """The grid of a position table, and how many of its rows are of prefix tokens.
+
+    ``order``: the numbers that they may be, the likeliest first.
+    """
     for rows in order:
         side = isqrt(max(num_rows - rows, 0))
         if side > 0 and side * side == num_rows - rows:
@@ -135,7 +139,7 @@ def _read_grid(
             if grid[0] * grid[1] == num_rows - rows:
                 return grid, rows
     raise UserError(
-        f"A position table of {num_rows} rows with {num_prefix} prefix tokens is for no square "
+        f"A position table of {num_rows} rows with {max(order)} prefix tokens is for no square "
         f"grid; name the image size it was made for (img_size=(height, width))."
     )
 
@@ -169,6 +173,8 @@ def to_architecture(
         return _to_star(shape, num_heads, img_size)
     if shape.has_separate_bias or shape.num_heads:
         return _to_beit(shape, num_heads, img_size)
+    if shape.has_dist_token and shape.num_prefix_rows == 1:
+        return _to_distilled_last(shape, num_heads, img_size)
     if shape.has_dist_token:
         name, eps = "deit_base_distilled_patch16_224", 1e-6
     elif shape.is_gated:
@@ -236,6 +242,18 @@ def _to_star(shape: VitShape, num_heads: tuple[int, ...], img_size: Grid) -> dic
     return {
         "kind": "tinymim-star",
         "name": "tinymim_star",
+        "kwargs": kwargs,
+        "num_heads": list(num_heads),
+    }
+
+
+def _to_distilled_last(
+    shape: VitShape, num_heads: tuple[int, ...], img_size: Grid
+) -> dict[str, Any]:
+    kwargs = {"img_size": list(img_size), **_sizes(shape, num_heads)}
+    return {
+        "kind": "distilled-last",
+        "name": "vit_distilled_last",
         "kwargs": kwargs,
         "num_heads": list(num_heads),
     }

@@ -353,3 +353,26 @@ def _read_classes(config: dict[str, Any]) -> dict[str, Any]:
     # What transformers writes by itself are no names.
     is_named = all(name not in (None, f"LABEL_{index}") for index, name in enumerate(classes))
     return {"classes": classes} if classes and is_named else {}
+
+
+def read_mae_decoder(place: str | Path) -> tuple[Weights, int] | None:
+    """The decoder of a ViTMAEForPreTraining by MAE's names, and its head count; None without one.
+
+    ``place`` is a repository's name or a folder. Raises UserError where it can't be read.
+    """
+    source = str(place) if isinstance(place, Path) else f"hf:{place}"
+    config = read_hub_config(find_file(place, ("config.json",), source))
+    if config is None or config.get("model_type") != "vit_mae":
+        return None
+    weights = read_all(find_file(place, WEIGHT_FILES, source), place, source)
+    # The second is what transformers 5 writes, the first what is published.
+    start, layers = "decoder.", ("decoder_layers.", "decoder_encoder.layer.")
+    own = {n.removeprefix(start): v for n, v in weights.items() if n.startswith(start)}
+    if not own:
+        return None
+    blocks = {n.removeprefix("decoder_"): v for n, v in own.items() if n.startswith(layers)}
+    named, _ = to_timm_names(blocks, FAMILIES["vit_mae"])
+    others = {name: value for name, value in own.items() if not name.startswith(layers)}
+    renamed = to_float32(others) | {f"decoder_{name}": value for name, value in named.items()}
+    # 16 is what transformers' config stands for where it does not say.
+    return renamed, config.get("decoder_num_attention_heads", 16)

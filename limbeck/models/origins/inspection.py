@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import UserError
-from limbeck.models.finished import is_finished_student, load_kept
+from limbeck.models.finished import is_finished_student
 from limbeck.models.origins.architecture import read_shape, to_architecture
 from limbeck.models.origins.checkpoint import compare, heads_text
+from limbeck.models.origins.decoder import decoder_in, describe_decoder, load_keepsakes
 from limbeck.models.origins.files import (
     SUFFIXES,
     FileInfo,
@@ -42,7 +43,8 @@ class Inspection:
     ``kind`` is "finished student", "Hugging Face folder", "timm folder", "limbeck checkpoint",
     "weights file" or "file without weights"; ``layout`` and ``description`` say which published
     layout. ``shapes`` has every tensor, ``dtypes`` how many tensors have which type. ``num_heads``
-    is per block, ``heads_known_from`` says how it is known. ``unmatched`` has every tensor that
+    is per block, ``heads_known_from`` says how it is known. ``decoder`` says what decoder there is
+    and what it predicts, '' without one. ``unmatched`` has every tensor that
     keeps the file from being loaded; it is loadable only if this is empty.
     """
 
@@ -62,6 +64,7 @@ class Inspection:
     num_classes: int | None = None
     num_heads: tuple[int, ...] | None = None
     heads_known_from: str = ""
+    decoder: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
     unmatched: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -168,6 +171,7 @@ def _inspect_weights(path: Path, weights: Weights, info: FileInfo) -> Inspection
             **found,
         )
     found |= {"layout": layout.name, "description": layout.description}
+    found["decoder"] = describe_decoder(decoder_in(weights, info), str(path))
     try:
         named, left = split_left_out(layout, layout.convert(weights))
     except UserError as error:
@@ -248,9 +252,10 @@ def _inspect_loadable(path: Path, kind: str, config: dict[str, Any] | None = Non
         return Inspection(path, kind, name, f"{kind} that can't be loaded", notes=(str(error),))
     facts, origin = encoder.facts, dict(encoder.facts.origin)
     notes = tuple(origin.pop("notes", ()))
+    kept = load_keepsakes(str(path))
     notes += tuple(
         f"{name}.safetensors beside it has {len(keepsake.weights)} tensors"
-        for name, keepsake in (load_kept(path) if is_finished_student(path) else {}).items()
+        for name, keepsake in (kept if is_finished_student(path) else {}).items()
     )
     return Inspection(
         path=path,
@@ -265,6 +270,7 @@ def _inspect_loadable(path: Path, kind: str, config: dict[str, Any] | None = Non
         num_classes=facts.num_classes,
         num_heads=facts.num_heads,
         heads_known_from="stated in its record or config",
+        decoder=describe_decoder(kept, str(path)),
         metadata=origin,
         notes=notes,
         **_count(encoder.model.state_dict()),

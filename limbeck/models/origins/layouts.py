@@ -8,6 +8,7 @@ telling names only: that *every* tensor fits is checked by whoever loads them.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isqrt
 from typing import Any
 
 import torch
@@ -120,7 +121,8 @@ def _is_bare(weights: Weights) -> bool:
     return is_plain and not any(name in weights for name in beyond)
 
 
-def _is_initial(weights: Weights, name: str) -> bool:
+def is_initial(weights: Weights, name: str) -> bool:
+    """Whether a norm is there and has the weights that it started with."""
     weight, bias = weights.get(f"{name}.weight"), weights.get(f"{name}.bias")
     if weight is None or bias is None:
         return False
@@ -133,8 +135,8 @@ def _is_tinymim(weights: Weights) -> bool:
     tail = (f"blocks.{depth_of(weights) - 1}.norm2", "norm")
     return (
         _is_bare(weights)
-        and all(_is_initial(weights, name) for name in tail)
-        and not _is_initial(weights, "blocks.0.norm1")
+        and all(is_initial(weights, name) for name in tail)
+        and not is_initial(weights, "blocks.0.norm1")
     )
 
 
@@ -182,6 +184,10 @@ def place_registers(weights: Weights) -> Weights:
 
 
 _DECODER = (("decoder_", "the decoder"), ("mask_token", "the decoder's mask token"))
+_FEATURE_PROJECTIONS = (
+    ("decoderfeature_pred.", "the projection of the decoder's tokens"),
+    ("encoderfeature_pred.", "the projection of the encoder's tokens"),
+)
 
 
 def _is_fine_tuned(weights: Weights) -> bool:
@@ -192,7 +198,22 @@ def _is_fine_tuned(weights: Weights) -> bool:
     )
 
 
+def _has_token_without_position(weights: Weights) -> bool:
+    """A distillation token, and rows of positions for one prefix token and a square of patches."""
+    if not _is_vit(weights) or "dist_token" not in weights or "pos_embed" not in weights:
+        return False
+    pos_embed = weights["pos_embed"]
+    return pos_embed.ndim == 3 and isqrt(pos_embed.shape[1] - 1) ** 2 == pos_embed.shape[1] - 1
+
+
 LAYOUTS: tuple[Layout, ...] = (
+    Layout(
+        "g2sd",
+        "G2SD's generic stage: encoder, decoder, projections to the teacher's tokens",
+        lambda weights: _is_vit(weights) and "decoderfeature_pred.fc1.weight" in weights,
+        STANDARD_HEADS,
+        left_out=(*_DECODER, *_FEATURE_PROJECTIONS),
+    ),
     Layout(
         "mae_lite",
         "MAE-Lite pre-training, encoder and its small decoder",
@@ -261,6 +282,12 @@ LAYOUTS: tuple[Layout, ...] = (
         DINOV2_HEADS,
         convert=_convert_dinov2,
         left_out=(("mask_token", "the mask token of its pre-training"),),
+    ),
+    Layout(
+        "g2sd_specific",
+        "G2SD fine-tuned: a distillation token without a position, two classifiers",
+        _has_token_without_position,
+        STANDARD_HEADS,
     ),
     Layout(
         "deit_distilled",

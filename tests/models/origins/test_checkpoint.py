@@ -4,6 +4,7 @@ from safetensors.torch import save_file
 
 from limbeck.errors import UserError
 from limbeck.models.finished import weight_hash
+from limbeck.models.heads import with_classifier
 from limbeck.models.origins.load import load_encoder
 from limbeck.ops.pos_embed import interpolate_pos_embed
 from limbeck.records import Tap
@@ -49,6 +50,28 @@ def test_mae_with_decoder_names_the_decoder_as_left_out(tmp_path, images):
     )
     notes = encoder.facts.origin["notes"]
     assert any(note.startswith("Left out the decoder (19 tensors)") for note in notes)
+
+
+@pytest.mark.parametrize("num_heads", [None, 12])
+def test_g2sd_s_student_is_read_without_what_it_learnt_with(tmp_path, images, num_heads):
+    weights = writers.g2sd(192)
+    torch.save(writers.in_g2sd(weights), tmp_path / "checkpoint-299.pth")
+    encoder = load_encoder(tmp_path / "checkpoint-299.pth", num_heads=num_heads)
+    heads = (num_heads or 3,) * 2
+    torch.testing.assert_close(
+        encoder(images).tokens, writers.run_reference(weights, images, heads), **CLOSE
+    )
+    assert encoder.facts.origin["layout"] == "g2sd"
+    notes = encoder.facts.origin["notes"]
+    assert "Left out the decoder (55 tensors)." in notes
+    for what in ("decoder", "encoder"):
+        assert f"Left out the projection of the {what}'s tokens (4 tensors)." in notes
+    assert any("pass num_heads=12" in note for note in notes) == (num_heads is None)
+
+
+def test_a_shallow_decoder_does_not_make_g2sd_s_student_one_of_mae_lite(tmp_path):
+    file = save(tmp_path, writers.g2sd(192, 96, decoder_depth=1))
+    assert load_encoder(file).facts.num_heads == (3, 3)
 
 
 def test_tinymim_pretraining_gives_the_relations_it_was_trained_for(tmp_path, images):
@@ -102,6 +125,62 @@ def test_a_tinymim_tstar_that_lacks_a_part_is_refused(tmp_path):
         del weights[name]
         with pytest.raises(UserError, match=f"1 missing .{name}"):
             load_encoder(save(tmp_path, weights))
+
+
+def test_published_counts_of_g2sds_second_stage():
+    """155 tensors of the student, 152 of its teacher, MAE's fine-tuned ViT."""
+    assert len(writers.g2sd_specific(depth=12)) == 155
+    assert len(writers.fine_tuned(depth=12)) == 152
+
+
+def test_g2sd_specific_loads_whole_with_its_token_at_the_end(tmp_path, images):
+    weights = writers.g2sd_specific(192)
+    file = writers.save_published(tmp_path / "checkpoint-199.pth", weights, scaler={"scale": 1.0})
+    encoder = load_encoder(file)
+    facts = encoder.facts
+    assert (facts.num_prefix_tokens, facts.num_heads, facts.num_classes) == (2, (3, 3), 5)
+    assert facts.has_dist_head and facts.architecture["kind"] == "distilled-last"
+    assert facts.origin["layout"] == "g2sd_specific"
+    own = encoder.model.state_dict()
+    assert own.keys() == weights.keys()
+    assert all(torch.equal(own[name], value) for name, value in weights.items())
+    tokens = writers.run_reference(weights, images, (3, 3))
+    of_class = tokens[:, 0] @ weights["head.weight"].T + weights["head.bias"]
+    of_dist = tokens[:, -1] @ weights["head_dist.weight"].T + weights["head_dist.bias"]
+    logits = encoder(images, taps=(Tap("logits"),)).taps[Tap("logits")]
+    torch.testing.assert_close(logits, (of_class + of_dist) / 2, **CLOSE)
+    bare = load_encoder(file, num_classes=0)
+    assert bare.facts.num_classes == 0 and bare(images).tokens.shape == (2, 18, 192)
+    larger = load_encoder(file, img_size=48)
+    table = interpolate_pos_embed(weights["pos_embed"], 1, (4, 4), (6, 6))
+    torch.testing.assert_close(larger.model.pos_embed, table)
+
+
+def test_g2sd_specific_that_lacks_a_part_or_has_one_more_is_refused(tmp_path):
+    for name in ("norm.weight", "head_dist.bias", "blocks.1.mlp.fc1.bias"):
+        weights = writers.g2sd_specific(192)
+        del weights[name]
+        with pytest.raises(UserError, match=f"1 missing .{name}"):
+            load_encoder(save(tmp_path, weights))
+    more = writers.g2sd_specific(192) | {"decoder_embed.bias": torch.zeros(3)}
+    with pytest.raises(UserError, match="1 unexpected .decoder_embed.bias"):
+        load_encoder(save(tmp_path, more))
+
+
+def test_g2sds_second_stage_starts_from_the_encoder_alone(tmp_path):
+    """Missing are the token and the heads; left out is the decoder; a lost tensor is an error."""
+    weights = writers.mae_full(192)
+    start = load_encoder(save(tmp_path, weights))
+    model = with_classifier(start, 5, None, seed=0, head="distilled-last")
+    own = model.model.state_dict()
+    added = {"dist_token", "head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
+    assert own.keys() - weights.keys() == added
+    left = weights.keys() - own.keys()
+    assert all(name.startswith(("decoder_", "mask_token")) for name in left)
+    assert all(torch.equal(own[name], weights[name]) for name in own.keys() & weights.keys())
+    del weights["blocks.1.norm2.bias"]
+    with pytest.raises(UserError, match=r"1 missing .blocks\.1\.norm2\.bias"):
+        load_encoder(save(tmp_path, weights))
 
 
 def test_fine_tuned_keeps_its_classifier(tmp_path, images):

@@ -7,10 +7,13 @@ from safetensors.torch import save_file
 import limbeck
 from limbeck.errors import UserError
 from limbeck.models.finished import Keepsake, save_student
-from limbeck.models.mae import MaeDecoder
+from limbeck.models.mae import MaeDecoder, build_projection
 from limbeck.models.origins.decoder import (
+    FEATURE_DECODER,
     fill_decoder,
+    fill_feature_decoder,
     keep_decoder,
+    keep_feature_decoder,
     load_decoder,
     load_keepsakes,
 )
@@ -28,8 +31,8 @@ def save(tmp_path, weights, name="a.pth"):
     return tmp_path / name
 
 
-def small_decoder(width=16, depth=1, heads=2, grid=(4, 4)):
-    return MaeDecoder(32, grid, 8, width, depth, heads, True)
+def small_decoder(width=16, depth=1, heads=2, grid=(4, 4), patch_size=8):
+    return MaeDecoder(32, grid, patch_size, width, depth, heads, True)
 
 
 def test_it_is_public():
@@ -87,7 +90,7 @@ def test_one_lost_tensor_is_an_error_that_names_it(tmp_path, name):
 def test_a_decoder_without_its_shape_is_no_decoder(tmp_path, name):
     weights = writers.mae_full(192, 96)
     del weights[name]
-    with pytest.raises(UserError, match=f"no whole decoder .{name}"):
+    with pytest.raises(UserError, match=f"no whole decoder: {name}"):
         load_decoder(save(tmp_path, weights))
 
 
@@ -162,7 +165,8 @@ def test_a_decoupled_decoder_can_be_read_but_not_gone_on_with(tmp_path, caplog):
         fill_decoder(decoder, load_keepsakes(source)["decoder"])
 
 
-def test_transformers_masked_autoencoder(tmp_path):
+def vit_mae():
+    """A small ViTMAEForPreTraining whose decoder has weights of a scale that matters."""
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTMAEConfig(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64,
@@ -173,6 +177,11 @@ def test_transformers_masked_autoencoder(tmp_path):
     with torch.no_grad():
         for name, value in model.decoder.named_parameters():
             value.add_(0.1 * torch.randn(value.shape) * ("pos" not in name))
+    return model
+
+
+def test_transformers_masked_autoencoder(tmp_path):
+    model = vit_mae()
     model.save_pretrained(tmp_path)
     ids = torch.cat(
         (IDS_KEEP, torch.tensor([sorted({*range(16)} - {*k}) for k in IDS_KEEP.tolist()])), 1
@@ -186,3 +195,74 @@ def test_transformers_masked_autoencoder(tmp_path):
     assert decoder.decoder_blocks[0].attn.num_heads == 2 and len(decoder.decoder_blocks) == 2
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     assert load_keepsakes(str(tmp_path)) == {}
+
+
+# --- Decoders that predict features --------------------------------------------------------------
+
+
+def projections(width=16, teacher=40):
+    return {"decoderfeature_pred": build_projection(width, teacher)}
+
+
+def feature_decoder(**shape):
+    decoder = small_decoder(patch_size=None, **shape)
+    decoder.decoder_blocks[0].norm1.bias.data += 0.1  # as if trained
+    return decoder
+
+
+def test_a_published_student_s_decoder_is_no_pixel_decoder(tmp_path):
+    weights = writers.g2sd(192, 128)
+    torch.save(writers.in_g2sd(weights), tmp_path / "a.pth")
+    source = str(tmp_path / "a.pth")
+    kept = load_keepsakes(source)
+    assert [*kept] == [FEATURE_DECODER]
+    assert kept[FEATURE_DECODER].facts == {"num_heads": 4}
+    beside = {n for n in weights if n.startswith(("decoder", "mask_token", "encoderfeature"))}
+    assert kept[FEATURE_DECODER].weights.keys() == {
+        name for name in beside if not name.startswith(("decoder_norm", "decoder_pred"))
+    }
+    with pytest.raises(UserError, match="predicts a teacher's features, no pixels"):
+        load_decoder(source)
+
+
+@pytest.mark.parametrize(("width", "heads"), [(64, 4), (128, 4), (192, 8), (256, 8), (512, 16)])
+def test_the_released_students_heads_by_width(tmp_path, width, heads):
+    weights = writers.g2sd(192, width, 1, depth=1)
+    told = load_keepsakes(str(save(tmp_path, weights)))[FEATURE_DECODER].facts
+    assert told == {"num_heads": heads}
+
+
+def test_such_a_decoder_is_kept_and_goes_on():
+    decoder, own = feature_decoder(), projections()
+    kept = keep_feature_decoder(decoder, own)
+    assert kept.facts == {"num_heads": 2, "grid": [4, 4]}
+    assert kept.weights.keys() == {*decoder.state_dict()} | {
+        f"decoderfeature_pred.{part}.{value}" for part in ("fc1", "fc2")
+        for value in ("weight", "bias")
+    }  # fmt: skip
+    with_pixels = small_decoder()
+    assert keep_feature_decoder(with_pixels, own).weights.keys() == kept.weights.keys()
+    again, others = feature_decoder(grid=(6, 6)), projections()
+    fill_feature_decoder(again, others, kept)
+    assert torch.equal(again.decoder_embed.weight, decoder.decoder_embed.weight)
+    assert torch.equal(
+        others["decoderfeature_pred"].fc2.weight, own["decoderfeature_pred"].fc2.weight
+    )
+
+
+def test_a_projection_that_is_not_brought_starts_anew_and_says_so(caplog):
+    kept = keep_feature_decoder(feature_decoder(), projections())
+    both = projections() | {"encoderfeature_pred": build_projection(32, 48)}
+    before = both["encoderfeature_pred"].fc1.weight.clone()
+    with caplog.at_level("INFO", "limbeck"):
+        fill_feature_decoder(feature_decoder(), both, kept)
+    assert "student.weights bring no encoderfeature_pred: it starts anew." in caplog.text
+    assert torch.equal(both["encoderfeature_pred"].fc1.weight, before)
+
+
+def test_one_of_another_shape_is_refused_with_what_to_set():
+    kept = keep_feature_decoder(feature_decoder(), projections())
+    with pytest.raises(UserError, match="set decoder_embed_dim 16, decoder_depth 1 and"):
+        fill_feature_decoder(feature_decoder(depth=2), projections(), kept)
+    with pytest.raises(UserError, match="for a teacher of another width.*or set fresh_decoder"):
+        fill_feature_decoder(feature_decoder(), projections(teacher=24), kept)

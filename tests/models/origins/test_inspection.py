@@ -27,6 +27,32 @@ def test_a_published_file_is_described(tmp_path):
     assert found.unmatched == ()
 
 
+def test_a_student_of_g2sd_s_first_stage_is_described_whole(tmp_path):
+    torch.save(writers.in_g2sd(writers.g2sd(384, 256, depth=12)), tmp_path / "checkpoint-299.pth")
+    found = inspect_file(tmp_path / "checkpoint-299.pth")
+    assert (found.layout, found.num_tensors, found.unmatched) == ("g2sd", 214, ())
+    assert found.num_heads == (6,) * 12
+    assert found.decoder == ("4 blocks, width 256, 8 heads; predicts a teacher's features (G2SD)")
+    assert found.metadata["other entries"] == "epoch, args, optimizer, scaler"
+    assert [note.partition(" (")[0] for note in found.notes] == [
+        "the decoder's mask token", "the decoder",
+        "the projection of the decoder's tokens", "the projection of the encoder's tokens",
+    ]  # fmt: skip
+
+
+def test_a_decoder_that_is_not_whole_is_told(tmp_path):
+    weights = writers.mae_full(192, 96)
+    save_file(weights, tmp_path / "a.safetensors")
+    found = inspect_file(tmp_path / "a.safetensors")
+    assert found.decoder == "1 blocks, width 96, 3 heads; predicts pixels"
+    del weights["decoder_norm.bias"]
+    save_file(weights, tmp_path / "a.safetensors")
+    found = inspect_file(tmp_path / "a.safetensors")
+    assert found.decoder == "not whole, 1 tensors missing: decoder_norm.bias"
+    save_file(writers.mae_encoder(192), tmp_path / "b.safetensors")
+    assert inspect_file(tmp_path / "b.safetensors").decoder == ""
+
+
 def test_every_tensor_that_does_not_match_is_told(tmp_path):
     weights = writers.mae_full(32)
     del weights["blocks.1.norm1.bias"]

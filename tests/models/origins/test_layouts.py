@@ -14,6 +14,7 @@ from tests.models.origins import writers
         ("fine_tuned", writers.fine_tuned()),
         ("tinymim", writers.tinymim()),
         ("tinymim_tstar", writers.tinymim_tstar()),
+        ("g2sd_specific", writers.g2sd_specific()),
         ("dinov2", writers.dinov2()),
         ("dinov2", writers.dinov2(num_registers=4)),
         ("timm_vit", writers.draw(writers.encoder_shapes(32))),

@@ -71,6 +71,29 @@ def mae_full(width=32, decoder_width=16, decoder_depth=1, **shape):
     return encoder | draw(shapes, seed=1)
 
 
+def g2sd(width=192, decoder_width=128, decoder_depth=4, teacher=(48, 40), **shape):
+    """G2SD's student: MAE's tensors and two MLPs, to the teacher's decoder and encoder width.
+
+    ``teacher``: the widths of its encoder and of its decoder.
+    """
+    weights = mae_full(width, decoder_width, decoder_depth, **shape)
+    shapes = {}
+    sizes = {"encoderfeature_pred": (width, teacher[0])}
+    for name, (own, theirs) in (
+        {"decoderfeature_pred": (decoder_width, teacher[1])} | sizes
+    ).items():
+        shapes |= {f"{name}.fc1.weight": (theirs, own), f"{name}.fc1.bias": (theirs,)}
+        shapes |= {f"{name}.fc2.weight": (theirs, theirs), f"{name}.fc2.bias": (theirs,)}
+    return weights | draw(shapes, seed=2)
+
+
+def in_g2sd(network):
+    """The entries of its checkpoints."""
+    args = argparse.Namespace(model="student", lr=2.4e-3)
+    beside = {"optimizer": {"state": {}, "param_groups": []}, "scaler": {"scale": 1.0}}
+    return {"model": network, "epoch": 299, "args": args} | beside
+
+
 def in_mae_lite(network, **beside):
     """The entries and names of MAE-Lite's checkpoints; ``beside`` are other networks in the model.
 
@@ -193,6 +216,14 @@ def tinymim_tstar(width=192, wide=40, fc_norm_dim=40, num_classes=5, **shape):
     return weights
 
 
+def g2sd_specific(width=192, num_classes=5, **shape):
+    """A distillation token and a second classifier; the positions are those of a plain ViT."""
+    shapes = encoder_shapes(width, **shape) | {"dist_token": (1, 1, width)}
+    for head in ("head", "head_dist"):
+        shapes |= {f"{head}.weight": (num_classes, width), f"{head}.bias": (num_classes,)}
+    return draw(shapes)
+
+
 def dinov2(width=32, num_registers=0, **shape):
     shapes = encoder_shapes(width, **shape) | {"mask_token": (1, width)}
     depth = max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")) + 1
@@ -209,9 +240,13 @@ def run_reference(weights, images, num_heads, norm="norm"):
     patch = weights["patch_embed.proj.weight"].shape[-1]
     x = F.conv2d(x, weights["patch_embed.proj.weight"], weights["patch_embed.proj.bias"], patch)
     x = x.flatten(2).transpose(1, 2)
-    prefix = [weights[name] for name in ("cls_token", "dist_token") if name in weights]
+    is_last = "dist_token" in weights and weights["pos_embed"].shape[1] == 1 + x.shape[1]
+    names = ("cls_token",) if is_last else ("cls_token", "dist_token")
+    prefix = [weights[name] for name in names if name in weights]
     x = torch.cat([*(token.expand(len(x), -1, -1) for token in prefix), x], dim=1)
     x = x + weights["pos_embed"]
+    if is_last:  # G2SD: at the end of the sequence, without a position
+        x = torch.cat((x, weights["dist_token"].expand(len(x), -1, -1)), dim=1)
     if "register_tokens" in weights:  # inserted after the positions were added
         registers = weights["register_tokens"].expand(len(x), -1, -1)
         x = torch.cat((x[:, :1], registers, x[:, 1:]), dim=1)
@@ -243,8 +278,11 @@ def run_reference(weights, images, num_heads, norm="norm"):
     return x if norm is None else _norm(weights, norm, x)
 
 
-def run_decoder(weights, tokens, ids_keep, heads):
-    """MAE's decoder, one image at a time: pixels (B, L, patch_size**2 * 3)."""
+def run_decoder(weights, tokens, ids_keep, heads, last_block=None):
+    """MAE's decoder, one image at a time: pixels (B, L, patch_size**2 * 3).
+
+    With ``last_block`` all tokens (B, 1 + L, width) after this block, from 0.
+    """
     embedded = F.linear(tokens, weights["decoder_embed.weight"], weights["decoder_embed.bias"])
     rows = []
     for sample, kept in zip(embedded, ids_keep.tolist(), strict=True):
@@ -254,7 +292,7 @@ def run_decoder(weights, tokens, ids_keep, heads):
         rows.append(torch.stack([sample[0], *places]))
     x = torch.stack(rows) + weights["decoder_pos_embed"]
     depth = 1 + max(int(n.split(".")[1]) for n in weights if n.startswith("decoder_blocks."))
-    for index in range(depth):
+    for index in range(depth if last_block is None else last_block + 1):
         start = f"decoder_blocks.{index}."
         block = {n.removeprefix(start): v for n, v in weights.items() if n.startswith(start)}
         h = _norm(block, "norm1", x)
@@ -266,6 +304,8 @@ def run_decoder(weights, tokens, ids_keep, heads):
         h = _norm(block, "norm2", x)
         h = F.gelu(F.linear(h, block["mlp.fc1.weight"], block["mlp.fc1.bias"]))
         x = x + F.linear(h, block["mlp.fc2.weight"], block["mlp.fc2.bias"])
+    if last_block is not None:
+        return x
     x = _norm(weights, "decoder_norm", x)
     return F.linear(x, weights["decoder_pred.weight"], weights["decoder_pred.bias"])[:, 1:]
 

@@ -1,0 +1,64 @@
+"""Normalised distillation: a teacher's logits in the place of the labels' cross entropy.
+
+From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss
+and Customized Soft Labels (NKD), arXiv 2303.13005; as G2SD's released code has it (arXiv
+2302.14771), where it is an option of the fine-tuning. The teacher sees exactly the student's
+images, mixed and disturbed as they are.
+
+What is different there from NKD's own paper, and here: the labels have no cross entropy of their
+own beside it, and of a mixed image the target is the class that has the larger part of it.
+"""
+
+from dataclasses import replace
+
+from limbeck.errors import UserError
+from limbeck.methods.method import Method, check_same_classes
+from limbeck.methods.options import NkdOptions
+from limbeck.models.encoder import EncoderFacts
+from limbeck.ops.losses import normalised_divergence
+from limbeck.records import Batch, Features, Losses, Tap
+
+LOGITS = Tap("logits")
+
+
+class Nkd(Method):
+    """``normalised_divergence`` of the logits; the target is the likeliest class of the labels.
+
+    It is all of the loss: the task's has no weight. For a student with one head. The part is "nkd".
+    """
+
+    Options = NkdOptions
+    task_weight = 0.0
+    needs_labels = True
+    student_taps = teacher_taps = (LOGITS,)
+
+    def __init__(
+        self, options: NkdOptions, student: EncoderFacts, teacher: EncoderFacts | None
+    ) -> None:
+        super().__init__()
+        if teacher is None:
+            raise UserError("NKD needs a teacher; name one with --teacher.")
+        if student.has_dist_head:
+            raise UserError(
+                "NKD teaches one classifier, and the student has two heads; choose --head single, "
+                "or --method logit."
+            )
+        check_same_classes(student, teacher)
+        if student.num_classes < 2:
+            raise UserError("NKD compares the classes besides the target, and there are none.")
+        self.temperature = options.temperature
+        self.alpha = options.alpha
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Show the teacher what the student sees: its answer is a label for this very image."""
+        return replace(batch, teacher_images=batch.images)
+
+    def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Losses:
+        """The loss of one batch with labels, class indices (B,) or soft ones (B, C)."""
+        assert teacher is not None and batch.labels is not None
+        labels = batch.labels
+        targets = labels.argmax(dim=-1) if labels.ndim == 2 else labels
+        loss = normalised_divergence(
+            student.taps[LOGITS], teacher.taps[LOGITS], targets, self.temperature, self.alpha
+        )
+        return Losses(total=loss, parts={"nkd": loss.detach()})
