@@ -13,7 +13,7 @@ from benchmarks.photos import open_photos
 from benchmarks.timing import describe_machine
 
 BENCHMARKS = (
-    *("loader", "step", "relation", "tokens", "d_mae", "masked"),
+    *("loader", "step", "relation", "tokens", "d_mae", "g2sd", "masked"),
     *("soft_labels", "target_store", "stored_step", "compile", "gpu"),
 )
 """Modules of this folder; ``main(source, repeats)`` of each prints its table."""

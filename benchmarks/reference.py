@@ -103,23 +103,69 @@ def plain_d_mae_loss(
     """
     scores, tokens = plain_masked(student, images, ids_shuffle[:, :num_keep])
     mixed = torch.einsum("th,bhij->btij", mixer, scores)
-    x = decoder.decoder_embed(tokens)
-    B, L = ids_shuffle.shape
-    filled = torch.cat((x[:, 1:], decoder.mask_token.expand(B, L - num_keep, -1).to(x.dtype)), 1)
-    ids_restore = ids_shuffle.argsort(dim=1)
-    filled = filled.gather(1, ids_restore.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-    x = torch.cat((x[:, :1], filled), dim=1) + decoder.decoder_pos_embed
-    for block in decoder.decoder_blocks:
-        x, _ = _run_block(block, x)
+    x = plain_decoded(decoder, tokens, ids_shuffle, len(decoder.decoder_blocks))
     guess = decoder.decoder_pred(decoder.decoder_norm(x))[:, 1:]  # [B, L, p * p * 3]
     side = int((guess.shape[-1] / 3) ** 0.5)
     pixels = images.unfold(2, side, side).unfold(3, side, side)  # [B, 3, gh, gw, p, p]
     pixels = pixels.permute(0, 2, 3, 4, 5, 1).reshape(guess.shape)
     pixels = pixels - pixels.mean(dim=-1, keepdim=True)
     pixels = pixels / (pixels.var(dim=-1, keepdim=True) + 1e-6).sqrt()
-    is_masked = (ids_restore >= num_keep).float()
+    is_masked = (ids_shuffle.argsort(dim=1) >= num_keep).float()
     error = ((guess - pixels) ** 2).mean(dim=-1)
     return (error * is_masked).sum() / is_masked.sum() + F.mse_loss(mixed.float(), target.float())
+
+
+def plain_generic_loss(
+    student: nn.Module,
+    decoder: nn.Module,
+    projection: nn.Module,
+    target: Tensor,
+    images: Tensor,
+    ids_shuffle: Tensor,
+    num_keep: int,
+) -> Tensor:
+    """G2SD's generic loss of normalised images: smooth L1 (beta 2) to the normed ``target``.
+
+    ``target`` (B, 1 + L, D): of the teacher's decoder. The rest as of ``plain_d_mae_loss``.
+    """
+    _, tokens = plain_masked(student, images, ids_shuffle[:, :num_keep])
+    x = plain_decoded(decoder, tokens, ids_shuffle, len(decoder.decoder_blocks))
+    target = F.layer_norm(target.float(), target.shape[-1:], eps=1e-6)
+    return F.smooth_l1_loss(projection(x).float(), target, beta=2.0)
+
+
+def plain_specific_loss(
+    student: nn.Module, teacher: nn.Module, images: Tensor, labels: Tensor
+) -> Tensor:
+    """G2SD's specific loss: the distillation token, last, learns the teacher's arg-max.
+
+    ``teacher`` pools the patches before its norm. Both see images normalised alike.
+    """
+    with torch.no_grad():
+        pooled = _run(teacher, _embed(teacher, images))[:, 1:].mean(dim=1)
+        target = teacher.head(teacher.fc_norm(pooled)).argmax(dim=1)
+    token = student.dist_token.expand(len(images), -1, -1)
+    x = student.norm(_run(student, torch.cat((_embed(student, images), token), dim=1)))
+    from_labels = F.cross_entropy(student.head(x[:, 0]), labels)
+    return (from_labels + F.cross_entropy(student.head_dist(x[:, -1]), target)) / 2
+
+
+def plain_decoded(
+    decoder: nn.Module, tokens: Tensor, ids_shuffle: Tensor, num_blocks: int
+) -> Tensor:
+    """The tokens (B, 1 + L, Dd) of all patches after that many blocks of a decoder.
+
+    ``tokens`` (B, 1 + kept, D) are of the first patches of ``ids_shuffle`` (B, L).
+    """
+    x = decoder.decoder_embed(tokens)
+    B, L = ids_shuffle.shape
+    hidden = decoder.mask_token.expand(B, L + 1 - x.shape[1], -1).to(x.dtype)
+    ids_restore = ids_shuffle.argsort(dim=1).unsqueeze(-1).expand(-1, -1, x.shape[-1])
+    filled = torch.cat((x[:, 1:], hidden), dim=1).gather(1, ids_restore)
+    x = torch.cat((x[:, :1], filled), dim=1) + decoder.decoder_pos_embed
+    for block in decoder.decoder_blocks[:num_blocks]:
+        x, _ = _run_block(block, x)
+    return x
 
 
 def plain_masked(model: nn.Module, images: Tensor, ids_keep: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,6 +176,12 @@ def plain_masked(model: nn.Module, images: Tensor, ids_keep: Tensor) -> tuple[Te
     for block in model.blocks:
         x, (q, k, _) = _run_block(block, x)
     return (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5, model.norm(x)
+
+
+def _run(model: nn.Module, x: Tensor) -> Tensor:
+    for block in model.blocks:
+        x, _ = _run_block(block, x)
+    return x
 
 
 def _embed(model: nn.Module, images: Tensor) -> Tensor:

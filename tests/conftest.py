@@ -1,11 +1,22 @@
 """Shared fixtures: seeds, threads, and the real data where it is present."""
 
+import gc
 from pathlib import Path
 
 import pytest
 import torch
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: every later collection would look through it in vain."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish():
+    gc.unfreeze()  # or it is left behind at the end, which some libraries complain of
 
 
 @pytest.fixture(autouse=True)

@@ -1,12 +1,14 @@
 """The benchmarks run and compare like with like; their numbers are for a quiet machine."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
 from benchmarks import (
     d_mae,
+    g2sd,
     masked,
     networks,
     relation,
@@ -22,6 +24,7 @@ from benchmarks.photos import open_photos
 from benchmarks.reference import plain_batches, plain_relation_loss
 from benchmarks.timing import measure_peak_bytes, median_ratio, take_turns
 from limbeck.data.folder import FolderSource
+from limbeck.methods.options import DecoderFeatureOptions
 from limbeck.models.options import StudentOptions
 from limbeck.ops.relations import relation_loss
 from limbeck.ops.soft_labels import sparse_cross_entropy, top_k
@@ -80,6 +83,28 @@ def test_d_mae_prints_every_reference(photos, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(d_mae, "plain_d_mae_loss", lambda *_: torch.tensor(0.5))
     with pytest.raises(SystemExit, match="times do not compare"):
         d_mae.check_agreement(photos)
+
+
+def test_g2sd_prints_both_stages(photos, tmp_path, capsys, monkeypatch):
+    small = StudentOptions(
+        name="vit_tiny", img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3
+    )
+    decoder = {"decoder_embed_dim": 16, "decoder_depth": 4, "decoder_num_heads": 2}
+    monkeypatch.setattr(g2sd, "STUDENT", small)
+    monkeypatch.setattr(g2sd, "TEACHER", small)
+    monkeypatch.setattr(g2sd, "TEACHER_DECODER", decoder)
+    monkeypatch.setattr(g2sd, "OPTIONS", DecoderFeatureOptions(decoder_embed_dim=16))
+    monkeypatch.setattr(g2sd, "IMG_SIZE", 32)
+    stages = {name: replace(stage, batch_size=2) for name, stage in g2sd.STAGES.items()}
+    monkeypatch.setattr(g2sd, "STAGES", stages)
+    main(["g2sd", "--data", str(tmp_path), "--repeats", "1"])
+    rows = re.findall(r"\| (\w+) \| .* \| (?:1.8|) \| [1-9]\d* \| [1-9]", capsys.readouterr().out)
+    assert rows == ["generic"] * 3 + ["specific"] * 3
+    for name in ("plain_generic_loss", "plain_specific_loss"):
+        monkeypatch.setattr(g2sd, name, lambda *_: torch.tensor(0.5))
+    for stage in stages.values():
+        with pytest.raises(SystemExit, match="times do not compare"):
+            g2sd.check_agreement(photos, stage)
 
 
 def test_masked_prints_every_share(capsys, monkeypatch):

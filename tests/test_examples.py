@@ -1,18 +1,17 @@
 """The examples run as they are, and as a user would run them."""
 
-import subprocess
-import sys
 from pathlib import Path
+from runpy import run_path
 
 import pytest
+
+from tests.processes import Started
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda file: file.stem)
 def test_example_runs(example):
-    done = subprocess.run(
-        [sys.executable, str(example)], capture_output=True, text=True, timeout=120
-    )
+    done = Started(run_path, str(example), None, "__main__", folder=example.parent).end()
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()

@@ -46,8 +46,8 @@ class Distiller(nn.Module):
     """Student and method as one module for the loop; the teacher is at hand, not inside.
 
     Where the method states a momentum, a copy of the student that follows it is in the teacher's
-    place. With a ``task`` the student runs once for both, and the total is (1 - share) * task +
-    share * method, ``share`` being the method's. The parts, weighted alike, add up to it.
+    place. With a ``task`` the student runs once for both, and the total is the sum of both losses
+    with the method's ``task_weight`` and ``own_weight``. The parts, weighted alike, add up to it.
     """
 
     def __init__(
@@ -71,13 +71,12 @@ class Distiller(nn.Module):
         if self.follower is not None:
             check_taps(student, method.teacher_taps, "student")
         check_taps(student, self.student_taps, "student")
-        # A method that learns from the labels itself may be all there is.
-        is_alone = method.share == 1 and method.needs_labels
-        if task is not None and not (0 < method.share < 1 or is_alone):
+        is_alone = method.task_weight == 0 and method.needs_labels
+        if task is not None and not (method.own_weight > 0 < method.task_weight or is_alone):
             raise UserError(
-                f"{type(method).__name__}.share is {method.share:g}, which silences the labels or "
-                "the teacher; beside a task a method states a share between 0 and 1, and 1 only if "
-                "it needs_labels."
+                f"{type(method).__name__} weights the task {method.task_weight:g} and itself "
+                f"{method.own_weight:g}, which silences the labels or the teacher; state weights "
+                "above 0, or a task_weight of 0 only if it needs_labels."
             )
         if teacher is not None:
             teacher.check(method)
@@ -105,13 +104,14 @@ class Distiller(nn.Module):
         losses = self.method(student, teacher, batch)
         if self.task_loss is None:
             return losses
-        share = self.method.share
-        if share == 1:
-            return losses
-        task = self.task_loss(student, batch)
-        parts = {name: (1 - share) * part for name, part in task.parts.items()}
-        parts |= {name: share * part for name, part in losses.parts.items()}
-        return Losses(total=(1 - share) * task.total + share * losses.total, parts=parts)
+        own_weight, task_weight = self.method.own_weight, self.method.task_weight
+        total = own_weight * losses.total
+        parts = {name: own_weight * part for name, part in losses.parts.items()}
+        if task_weight:
+            task = self.task_loss(student, batch)
+            total = task_weight * task.total + total
+            parts = {name: task_weight * part for name, part in task.parts.items()} | parts
+        return Losses(total, parts)
 
     def after_step(self, step: int, total_steps: int) -> None:
         """For the loop, after each optimiser step; ``step`` counts those done."""

@@ -38,7 +38,8 @@ class Logit(Method):
         check_same_classes(student, teacher)
         self.is_hard = options.kind == "hard"
         self.temperature = options.temperature or TEMPERATURE
-        self.share = options.weight or WEIGHTS[options.kind]
+        self.own_weight = options.weight or WEIGHTS[options.kind]
+        self.task_weight = 1 - self.own_weight
         self.student_tap = Tap("dist_logits" if student.has_dist_head else "logits")
         self.student_taps = (self.student_tap,)
         self.teacher_taps = (Tap("logits"),)

@@ -25,10 +25,11 @@ class Method(nn.Module, ABC):
     Options: type[Any] = MethodOptions
     """The class of its options; a subclass of ``MethodOptions`` unless it is for fine-tuning."""
 
-    share: float = 1.0
-    """Its share of the total where a task is trained beside it, which has the rest: a method for
-    fine-tuning must set it, between 0 and 1; 1, for one that learns from the labels itself
-    (``needs_labels``), replaces the task's loss."""
+    own_weight: float = 1.0
+    task_weight: float = 1.0
+    """Beside a task the total is task_weight * task + own_weight * method. A ``task_weight`` of 0
+    is for one that learns from the labels itself (``needs_labels``): it replaces the task's loss.
+    """
 
     student_taps: tuple[Tap, ...]
     teacher_taps: tuple[Tap, ...]

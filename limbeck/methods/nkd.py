@@ -24,10 +24,11 @@ LOGITS = Tap("logits")
 class Nkd(Method):
     """``normalised_divergence`` of the logits; the target is the likeliest class of the labels.
 
-    It is all of the loss: its share is 1. For a student with one head. The part is "nkd".
+    It is all of the loss: the task's has no weight. For a student with one head. The part is "nkd".
     """
 
     Options = NkdOptions
+    task_weight = 0.0
     needs_labels = True
     student_taps = teacher_taps = (LOGITS,)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal
 
 import timm
@@ -305,6 +306,7 @@ def keep_blocks(encoder: TimmEncoder, count: int, seed: int) -> None:
         reinit_tail(encoder, after, "reinit", seed)
 
 
+@cache
 def _has_cls_token(name: str) -> bool:
     with torch.device("meta"):
         return timm.create_model(name, num_classes=0).cls_token is not None

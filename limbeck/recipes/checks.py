@@ -191,10 +191,10 @@ def check_task_method(config: Any, teacher: TeacherOptions) -> None:
             raise UserError(f"Options of --{name} have no effect without --teacher SOURCE.")
 
 
-def check_second_head(head: HeadKind | None, student: str) -> None:
-    """There will be a second head, as far as names tell: a student's file may have one."""
+def check_second_head(head: HeadKind | None, student: str, init_std: float | None) -> None:
+    """A start is stated of a second head only where there may be one: a student's file may."""
     is_fresh = bool(student) and is_bare_name(student)
-    if head == "single" or (head is None and is_fresh):
+    if init_std is not None and (head == "single" or (head is None and is_fresh)):
         two = ", ".join(kind for kind in POOLS if kind != "single")
         raise UserError(
             "dist_head_init_std has no effect without a second head; leave it out, or choose one: "

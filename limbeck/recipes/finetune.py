@@ -97,7 +97,7 @@ class FinetuneConfig(PerTaskMethodOptions):
     drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.2
     """Stochastic depth, rising linearly from 0 in the first block to this in the last."""
     method: str = "logit"
-    """How a teacher helps: logit (DeiT), nkd (in place of the labels), or your own module:Class."""
+    """How a teacher helps: logit (DeiT), nkd (its loss alone), or your own as module:Class."""
     method_options: tuple[str, ...] = ()
     """Options of your own method, such as beta=2.0 (values as in TOML)."""
 
@@ -134,8 +134,7 @@ def check(config: FinetuneConfig) -> None:
     if config.head is not None:
         choose_pool(config.head, config.global_pool)
     _check_head(config)
-    if config.dist_head_init_std is not None:
-        checks.check_second_head(config.head, config.student)
+    checks.check_second_head(config.head, config.student, config.dist_head_init_std)
     if config.rel_pos is not None and config.head not in (None, "single"):
         raise UserError(f"rel_pos is for a single head, not {config.head}; leave one of them out.")
     if not config.student:

@@ -1,9 +1,10 @@
 """Words of the command line for small runs, and the command as a process."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
+
+from limbeck.cli import main
+from tests.processes import start_ranks
 
 STUDENT = ["--student", "vit_tiny"] + [
     f"--student.{name}={value}"
@@ -39,13 +40,17 @@ def distill_words(images: Path, out: Path, teacher: Path) -> list[str]:
 
 
 def process(
-    words: list[str], *, cwd: Path, launcher: tuple[str, ...] = ()
+    words: list[str], *, cwd: Path, num_processes: int = 1
 ) -> subprocess.CompletedProcess[str]:
-    """``python -m limbeck``, or with a launcher such as torchrun, on one thread per process."""
-    return subprocess.run(
-        [sys.executable, *launcher, "-m", "limbeck", *words],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    """The command in a process of its own, or in several as torchrun starts them.
+
+    Of several: what all wrote, and the first exit status that is not 0.
+    """
+    ranks = start_ranks(main, words, folder=cwd, count=num_processes)
+    done = [rank.end() for rank in ranks]
+    return subprocess.CompletedProcess(
+        words,
+        next((each.returncode for each in done if each.returncode), 0),
+        "".join(each.stdout for each in done),
+        "".join(each.stderr for each in done),
     )

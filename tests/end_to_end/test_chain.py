@@ -6,7 +6,6 @@ import pytest
 
 from limbeck.cli import main
 from tests.end_to_end.commands import process, train_words
-from tests.end_to_end.test_processes import TORCHRUN
 from tests.recipes.runs import assert_same_student, metrics_of, snapshot, weights_of
 
 STAGES = (
@@ -121,7 +120,7 @@ def test_two_processes_make_the_chain_that_one_makes(words, tmp_path):
     one = [*words("one"), "--relation.drop-path-rate", "0"]
     two = [*words("two"), "--relation.drop-path-rate", "0"]
     main(one)
-    done = process(two, cwd=tmp_path, launcher=TORCHRUN)
+    done = process(two, cwd=tmp_path, num_processes=2)
     assert done.returncode == 0, done.stderr
     for folder in (FIRST, SECOND, "."):
         assert_same_student(tmp_path / "two" / folder, tmp_path / "one" / folder)

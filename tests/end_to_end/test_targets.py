@@ -8,7 +8,6 @@ import pytest
 from limbeck import cli
 from limbeck.config import read_json
 from tests.end_to_end.commands import STUDENT, data_words, process, train_words
-from tests.end_to_end.test_processes import TORCHRUN
 from tests.recipes.runs import metrics_of
 
 LABELS = ("--method", "sparse-logit")
@@ -65,13 +64,13 @@ def test_stored_and_live_losses_agree(folder_of, images, tmp_path, method, num_w
 @pytest.mark.slow
 def test_two_processes_read_what_two_processes_wrote(folder_of, images, classifier, tmp_path):
     words = store_words(images, tmp_path / "store", classifier, LABELS, "--store.num-views", "4")
-    done = process(words, cwd=tmp_path, launcher=TORCHRUN)
+    done = process(words, cwd=tmp_path, num_processes=2)
     assert done.returncode == 0, done.stderr
     one = folder_of(LABELS) / "store"
     for part in sorted(one.glob("part-*.safetensors")):
         assert (tmp_path / "store" / part.name).read_bytes() == part.read_bytes()
     train = ["distill", *train_words(images, tmp_path / "run"), *STUDENT, *LABELS]
-    done = process([*train, "--targets", str(one)], cwd=tmp_path, launcher=TORCHRUN)
+    done = process([*train, "--targets", str(one)], cwd=tmp_path, num_processes=2)
     assert done.returncode == 0, done.stderr
     live = losses_of(folder_of(LABELS) / "live")
     assert losses_of(tmp_path / "run") == pytest.approx(live, rel=TOLERANCES[LABELS])

@@ -5,7 +5,6 @@ python -m tests.engine.fakes OUT JSON    (the keyword arguments of ``train``)
 
 import io
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -158,8 +157,3 @@ def assert_same_weights(one: nn.Module, other: nn.Module, **tolerances) -> None:
         torch.testing.assert_close(
             tensor, other.state_dict()[name], msg=lambda m, n=name: f"{n}: {m}", **tolerances
         )
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    train(Path(sys.argv[1]), **json.loads(sys.argv[2]))

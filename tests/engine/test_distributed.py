@@ -1,14 +1,10 @@
 """Ranks, and whole runs in processes of their own: killed, and two together."""
 
-import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
+from runpy import run_path
 
 import pytest
 import torch
@@ -35,29 +31,7 @@ from tests.engine.fakes import (
     read_metrics,
     train,
 )
-
-ROOT = Path(__file__).parents[2]
-
-
-def start_process(out: Path, settings: dict, **environment: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.engine.fakes", str(out), json.dumps(settings)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def start_pair(out: Path, settings: dict) -> list[subprocess.Popen]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    return [
-        start_process(out, settings, RANK=str(rank), LOCAL_RANK=str(rank), **common)
-        for rank in range(2)
-    ]
+from tests.processes import Started, start_ranks
 
 
 def test_one_process_needs_no_group(monkeypatch):
@@ -137,14 +111,14 @@ def test_kill_9_and_again_ends_the_same(tmp_path):
         "optim": {"clip_grad": 0.3},
         "options": {"precision": "bf16", "ema_decay": 0.9, "save_every": 2},
     }
-    process = start_process(tmp_path / "killed", {**settings, "step_seconds": 0.02})
+    slow = partial(train, **settings, step_seconds=0.02)
+    started = Started(slow, tmp_path / "killed", folder=tmp_path)
     file = tmp_path / "killed" / "metrics.jsonl"
     while not (file.exists() and file.read_text().count("\n") > 3):
-        assert process.poll() is None, process.stderr.read()
+        assert started.process.exitcode is None, started.stderr.read_text()
         time.sleep(0.003)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    started.process.kill()
+    assert started.end().returncode == -signal.SIGKILL
     done = torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)["step"]
     assert 0 < done < 60
     killed, _ = train(tmp_path / "killed", **settings)
@@ -156,9 +130,10 @@ def test_kill_9_and_again_ends_the_same(tmp_path):
 
 def test_two_processes_equal_one_and_one_takes_over_from_two(tmp_path):
     settings = {"options": {"accumulate_steps": 2, "ema_decay": 0.9}, "optim": {"clip_grad": 0.3}}
-    pair = start_pair(tmp_path / "two", {**settings, "bad_step": 10})
+    poisoned = partial(train, **settings, bad_step=10)
+    pair = start_ranks(poisoned, tmp_path / "two", folder=tmp_path, count=2)
     whole, _ = train(tmp_path / "one", **settings)
-    errors = [process.communicate()[1] for process in pair]
+    errors = [started.end().stderr for started in pair]
     # Both ranks stop at the poisoned step, though only one of them was given the bad sample.
     assert all("Step 11 is not finite" in error for error in errors), errors
     assert "samples 10/0, 10/1 (all in" in errors[1]
@@ -202,19 +177,9 @@ with ranks_session("cpu") as ranks:
 
 def test_two_ranks_gather_and_add_with_gradients(tmp_path):
     (tmp_path / "two.py").write_text(TWO_RANKS)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(tmp_path / "two.py")],
-            cwd=ROOT,
-            env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank, "PYTHONPATH": str(ROOT)},
-        )
-        for rank in "01"
-    ]
-    assert [process.wait(60) for process in processes] == [0, 0]
+    pair = start_ranks(run_path, str(tmp_path / "two.py"), folder=tmp_path, count=2)
+    done = [started.end() for started in pair]
+    assert [each.returncode for each in done] == [0, 0], done
 
 
 class TwoViews(nn.Module):

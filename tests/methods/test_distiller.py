@@ -65,17 +65,16 @@ def test_patch_grids_that_differ_are_refused():
         Distiller(FakeEncoder(), Recorder(), Teacher(Wide(), CPU))
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_a_method_beside_a_task_leaves_a_share_to_both(share):
+@pytest.mark.parametrize(("own", "task"), [(0.0, 1.0), (1.0, 0.0), (-1.0, 1.0), (1.0, -1.0)])
+def test_a_method_beside_a_task_silences_neither(own, task):
     student, method = FakeEncoder(), Recorder()
-    method.share = share
-    with pytest.raises(UserError, match="silences the labels or the teacher; .* between 0 and 1"):
+    method.own_weight, method.task_weight = own, task
+    with pytest.raises(UserError, match="silences the labels or the teacher; state weights above"):
         Distiller(student, method, Teacher(FakeEncoder(), CPU), Classification(student))
 
 
 def test_the_student_is_saved_once():
     student, method = FakeEncoder(), Recorder()
-    method.share = 0.5
     distiller = Distiller(student, method, None, Classification(student))
     assert set(distiller.state_dict()) == {f"student.{name}" for name in student.state_dict()}
 
@@ -143,7 +142,7 @@ class DenseMethod(Method):
     (arXiv 2302.14771). The features' weight rises over two steps.
     """
 
-    share = 0.25
+    own_weight = 0.25
     student_taps = teacher_taps = (DENSE, DEEP)
 
     def __init__(self, student, teacher):
@@ -178,7 +177,7 @@ def test_a_dense_task_and_its_method_fit_the_seam():
     own = student(images, None, (DENSE, DEEP))
     target = teacher(images, None, (DENSE, DEEP))
     kept = labels != 255
-    expected = 0.75 * F.cross_entropy(own.taps[DENSE].movedim(1, -1)[kept], labels[kept])
+    expected = F.cross_entropy(own.taps[DENSE].movedim(1, -1)[kept], labels[kept])
     for b in range(2):
         for c in range(3):
             s, t = own.taps[DENSE][b, c].flatten(), target.taps[DENSE][b, c].flatten()

@@ -103,9 +103,13 @@ def test_finite_at_extreme_logits_and_in_half_precision(options, dtype):
 
 
 def test_deits_values_are_the_defaults():
-    assert (method_of(HARD).share, method_of(SOFT).share) == (0.5, 0.1)
+    assert [(m.task_weight, m.own_weight) for m in map(method_of, (HARD, SOFT))] == [
+        (0.5, 0.5),
+        (0.9, 0.1),
+    ]
     assert method_of(SOFT).temperature == 3.0
-    assert method_of(replace(HARD, weight=0.25)).share == 0.25
+    method = method_of(replace(HARD, weight=0.25))
+    assert (method.task_weight, method.own_weight) == (0.75, 0.25)
 
 
 @both_kinds
@@ -118,7 +122,7 @@ def test_with_a_task_the_student_runs_once_and_the_parts_add_up(options):
     assert (student.num_calls, teacher.num_calls) == (1, 1)
     own = student(one.images, None, (Tap("logits"),)).taps[Tap("logits")]
     target = teacher(one.images, None, (Tap("logits"),)).taps[Tap("logits")]
-    share = method.share
+    share = method.own_weight
     expected = {
         "class": (1 - share) * -(one.labels * own.log_softmax(-1)).sum(-1).mean(),
         "logit": share * loss_of(method, own, target),

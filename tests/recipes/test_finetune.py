@@ -24,11 +24,11 @@ from limbeck.ops.schedules import cosine_lr, peak_lr
 from limbeck.recipes.evaluate import EvaluateConfig, evaluate
 from limbeck.recipes.finetune import (
     FinetuneConfig,
-    _batches,
     build_classifier,
     check,
     finetune,
     report,
+    tuning_stream,
 )
 from tests.recipes.runs import finetune_config, metrics_of, snapshot, weights_of
 
@@ -322,7 +322,7 @@ class Own(limbeck.Method):
     """The mean distance of the logits after a layer of its own."""
 
     Options = OwnOptions
-    share = 0.25
+    task_weight, own_weight = 0.75, 0.25
     student_taps = teacher_taps = (limbeck.Tap("logits"),)
 
     def __init__(self, options, student, teacher):
@@ -444,7 +444,7 @@ def test_every_batch_is_mixed_by_a_seed_of_its_own_images(monkeypatch):
                 SimpleNamespace(view_seeds=torch.tensor([9, 7]))]  # fmt: skip
     monkeypatch.setattr("limbeck.recipes.images.stream", lambda *_, **__: iter(streamed))
     monkeypatch.setattr("limbeck.data.mixing.mix", lambda *given, seed: (given, seed))
-    mixed = list(_batches(config, None, network, None, None, 2, 0))
+    mixed = list(tuning_stream(config, None, network, None, None, 2, 0))
     assert [seed for _, seed in mixed] == [7, 9]
     assert [given for given, _ in mixed] == [(batch, config.mix, 3) for batch in streamed]
 

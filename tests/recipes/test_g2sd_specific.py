@@ -93,7 +93,7 @@ def test_the_preset_is_the_released_command():
     assert config.evaluation.crop_ratio == 224 / 256
     assert (config.method, config.logit.kind, config.logit.weight) == ("logit", "hard", None)
     facts = FakeEncoder(num_prefix_tokens=2, has_dist_head=True).facts
-    assert Logit(config.logit, facts, facts).share == 0.5
+    assert Logit(config.logit, facts, facts).own_weight == 0.5
 
 
 def test_the_preset_of_the_teachers_own_fine_tuning():
@@ -174,7 +174,7 @@ def test_the_total_is_equal_halves_and_no_smoothing_reaches_the_token():
     ).eval()
     teacher = with_classifier(build_student(shape, seed=1), 5, "avg", 1, head_init_std=0.2).eval()
     method = Logit(preset("g2sd_specific").logit, student.facts, teacher.facts)
-    assert method.share == 0.5
+    assert (method.task_weight, method.own_weight) == (0.5, 0.5)
     module = Distiller(
         student, method, Teacher(teacher, CPU, "fp32"), Classification(student, CLASS)
     )

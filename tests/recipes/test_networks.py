@@ -325,7 +325,7 @@ def test_a_teacher_for_fine_tuning_must_name_the_same_classes(caplog):
     with pytest.raises(UserError, match="Class 1 of the teacher is 'green' and that of the images"):
         load(f"{own}:named", ["blue", "red", "green"])
     method, _ = load(f"{own}:nameless", ["a", "b", "c"])
-    assert method.share == 0.1
+    assert (method.task_weight, method.own_weight) == (0.9, 0.1)
     assert load(f"{own}:named", ["a", "b", "c"]) is not None
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         (
@@ -350,7 +350,6 @@ class Tokens(limbeck.Method):
     '''Compares tokens, beside any task.'''
 
     Options = OwnOptions
-    share = 0.5
     student_taps = teacher_taps = (limbeck.Tap("tokens"),)
 
     def __init__(self, options, student, teacher):
