@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 COST_FILE = "cost.json"
 
 
-def measured(folder: Path, device: torch.device, work: Callable[[], Any]) -> dict[str, float]:
+def measured(
+    folder: Path, device: torch.device | None, work: Callable[[], Any]
+) -> dict[str, float]:
     """Do the work of a run and add what it costs to what earlier attempts did: "seconds", and
-    "memory_mib" and "images_per_second" of its steps where they are known.
+    "images_per_second" of its steps and the "memory_mib" of a device where they are known.
     """
     from limbeck.engine.checkpoint import write_json
     from limbeck.evaluation.cost import peak_memory_mib, reset_peak_memory
@@ -27,14 +29,15 @@ def measured(folder: Path, device: torch.device, work: Callable[[], Any]) -> dic
     was_finished = (folder / "finished.json").exists()
     before = read_json(file) if file.exists() else {}
     started = time.monotonic()
-    reset_peak_memory(device)
+    if device is not None:
+        reset_peak_memory(device)
     try:
         work()
     finally:
         is_new = not (was_finished and file.exists())  # a run that is replaced loses its file
         if is_new and folder.is_dir():
             earlier = before if file.exists() else {}
-            peak = peak_memory_mib(device)
+            peak = None if device is None else peak_memory_mib(device)
             cost = {"seconds": earlier.get("seconds", 0.0) + time.monotonic() - started}
             if peak is not None:
                 cost["memory_mib"] = max(peak, earlier.get("memory_mib", 0.0))

@@ -173,24 +173,23 @@ class StageTrials:
         if self.tunes_teacher:
             log.info("The teacher is fine-tuned.")
             tuning = teacher_config(self.config)
-            spent = measured(tuning.out, self.ranks.device, partial(finetune, tuning))
+            spent = measured(tuning.out, None, partial(finetune, tuning))
             cost["tuning_seconds"] = spent["seconds"]
         found = self._measure(self.task_teacher, self.config.out / TEACHER_FILE)
         return replace(found, cost=found.cost | cost)
 
     def run(self, arm: Arm, seed: int) -> Measured:
         """Do what is left of an arm; its scores and what it costs. Raises as runs do."""
-        config, device = self.config, self.ranks.device
         cost = {}
         if arm.is_generic:
-            stage = stage_one_config(config, seed)
-            cost["stage_one_seconds"] = measured(stage.out, device, partial(distill, stage))[
+            stage = stage_one_config(self.config, seed)
+            cost["stage_one_seconds"] = measured(stage.out, None, partial(distill, stage))[
                 "seconds"
             ]
         else:
             self._save_start(seed)
         tuning = self._tuning(arm, seed)
-        cost["tuning_seconds"] = measured(tuning.out, device, partial(finetune, tuning))["seconds"]
+        cost["tuning_seconds"] = measured(tuning.out, None, partial(finetune, tuning))["seconds"]
         found = self._measure(str(tuning.out), tuning.out / FOUND_FILE)
         return replace(found, cost=found.cost | cost)
 

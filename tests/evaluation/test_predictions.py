@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from limbeck.errors import NotFiniteError, RunError, UserError
-from limbeck.evaluation.predictions import LOGITS, Predictions, predict
+from limbeck.evaluation.predictions import LOGITS, Predictions, predict, top_scores
 from limbeck.records import Batch
 from tests.fakes import FakeEncoder
 
@@ -41,3 +41,13 @@ def test_nothing_and_nonsense_are_told():
     broken.head.weight.data.fill_(float("nan"))
     with pytest.raises(NotFiniteError, match="not finite"):
         predict(broken, batches())
+
+
+def test_top_scores_tell_every_image():
+    encoder = FakeEncoder()
+    said = predict(encoder, batches())
+    found = top_scores(encoder, batches())
+    assert found.keys() == {"top1"}  # of three classes five are all
+    assert found["top1"].per_image.bool().equal(said.classes == said.labels)
+    with pytest.raises(UserError, match="no images to predict"):
+        top_scores(encoder, [])

@@ -141,7 +141,7 @@ def test_stopped_in_any_run_it_goes_on(images, teacher, whole, tmp_path, monkeyp
     assert weights_of(config.out / "seed_0/both") == weights_of(whole[0].out / "seed_0/both")
 
 
-def test_arms_and_seeds_may_be_added_and_nothing_may_be_changed(images, classifier, tmp_path):
+def test_arms_and_seeds_may_be_added(images, classifier, tmp_path):
     config = config_of(images, classifier, tmp_path / "out", "generic")
     two_stage(config)
     generic = weights_of(config.out / "seed_0" / "generic")
@@ -151,25 +151,34 @@ def test_arms_and_seeds_may_be_added_and_nothing_may_be_changed(images, classifi
     assert [list(found.results[name]) for name in more.arms] == [[0, 1], [0, 1]]
     assert found.teacher.cost.keys() == {"parameters", "macs"}  # it classified them already
     assert weights_of(config.out / "seed_1" / "generic") != generic
-    assert "(seed 0 of 2; the others are beside it)" in report(found)
-    assert "±" in report(found)
+    text = report(found)
+    assert "(seed 0 of 2; the others are beside it)" in text and "±" in text
 
-    before = snapshot(config.out)
-    other = replace(more.specific, optim=replace(OPTIM, base_lr=0.5))
-    with pytest.raises(UserError, match="seed_0/both holds another run: optim.base_lr"):
-        two_stage(replace(more, seeds=3, specific=other))
-    with pytest.raises(UserError, match="stage_one holds another run: optim.base_lr"):
-        two_stage(replace(more, seeds=3, optim=OptimOptions(base_lr=0.5)))
-    with pytest.raises(UserError, match="out holds another run: data.holdout_ratio"):
-        two_stage(replace(more, data=replace(more.data, holdout_ratio=0.3)))
-    after = snapshot(config.out)
-    assert {name: kept[1] for name, kept in after.items()} == {
-        name: kept[1] for name, kept in before.items()
-    }
-    two_stage(
-        replace(more, arms=("generic",), seeds=1, optim=OptimOptions(base_lr=0.5), overwrite=True)
-    )
-    assert weights_of(config.out / "seed_0" / "generic") != generic
+
+def test_nothing_may_be_changed(whole):
+    config, _ = whole
+    before = {name: content for name, (_, content) in snapshot(config.out).items()}
+    other = replace(config.specific, optim=replace(OPTIM, base_lr=0.5))
+    for changes, message in (
+        ({"specific": other}, "seed_0/both holds another run: optim.base_lr"),
+        ({"optim": OptimOptions(base_lr=0.5)}, "stage_one holds another run: optim.base_lr"),
+        ({"data": replace(config.data, holdout_ratio=0.3)}, "out holds another run: data.holdout"),
+    ):
+        with pytest.raises(UserError, match=message):
+            two_stage(replace(config, seeds=2, **changes))
+    assert {name: content for name, (_, content) in snapshot(config.out).items()} == before
+
+
+def test_with_leave_to_overwrite_only_what_is_asked_for_is_replaced(
+    images, teacher, whole, tmp_path
+):
+    out = shutil.copytree(whole[0].out, tmp_path / "out")
+    other = SpecificOptions(head="distilled", optim=replace(OPTIM, base_lr=0.5), train=TRAIN)
+    config = config_of(images, teacher, out, "fine-tune", specific=other)
+    two_stage(replace(config, overwrite=True))
+    for name in ("both", "generic", "specific", "fine-tune"):
+        is_same = weights_of(out / "seed_0" / name) == weights_of(whole[0].out / "seed_0" / name)
+        assert is_same == (name != "fine-tune")
 
 
 def test_stage_one_may_learn_from_other_images(images, unlabelled, teacher, classifier, tmp_path):
