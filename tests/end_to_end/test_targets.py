@@ -13,7 +13,7 @@ from tests.recipes.runs import metrics_of
 LABELS = ("--method", "sparse-logit")
 RELATIONS = ("--method", "relation", "--relation.drop-path-rate", "0")
 MAPS = ("--method", "attention-map", "--attention-map.mask-ratio", "0.5")
-DECODER = ("--method", "tests.methods.decoder_reader:DecoderReader")
+DECODER = ("--method", "decoder-feature", "--decoder-feature.target-block", "-1")
 # What is stored is rounded: probabilities to a twelfth of a per cent or so, bf16 tokens to 0.4 %.
 TOLERANCES = {LABELS: 2e-3, RELATIONS: 5e-3, MAPS: 5e-3, DECODER: 5e-3}
 KINDS = {LABELS: ("--store.top-k", "3"), RELATIONS: ("--store.token-dtype", "bf16")}
