@@ -6,6 +6,7 @@ half the width). Decoders and targets are computed for masked patches alone, whe
 Of a hierarchical student the decoder reads all stages (Hiera, arXiv 2306.00989).
 """
 
+from functools import partial
 from math import ceil
 
 import torch
@@ -16,7 +17,12 @@ from limbeck.methods.options import DecoderOptions
 from limbeck.models.encoder import EncoderFacts
 from limbeck.models.finished import Keepsake
 from limbeck.models.mae import MaeDecoder
-from limbeck.models.origins.decoder import DECODER, fill_decoder, keep_decoder
+from limbeck.models.origins.decoder import (
+    DECODER,
+    complete_shape,
+    fill_decoder,
+    keep_decoder,
+)
 from limbeck.models.stage_fusion import StageFusion
 from limbeck.ops.losses import normalise_patches, patchify, squared_error
 from limbeck.ops.masking import ids_masked, split_units
@@ -61,24 +67,27 @@ class Reconstruction(nn.Module):
         width = options.decoder_embed_dim or student.embed_dim // 2
         if is_hierarchical and not options.decoder_embed_dim:
             width = 32 * ceil(student.embed_dim / 128)  # Hiera-46 of arXiv 2404.12210: 96 of 368
-        self.decoder = MaeDecoder(
+        rows, columns = (side // self.patch_size for side in student.img_size)
+        self.build_decoder = partial(
+            MaeDecoder,
             embed_dim=student.tap_dim(self.tap),
-            grid=(
-                student.img_size[0] // self.patch_size,
-                student.img_size[1] // self.patch_size,
-            ),
+            grid=(rows, columns),
             patch_size=self.patch_size,
-            decoder_embed_dim=width,
-            decoder_depth=options.decoder_depth,
-            decoder_num_heads=options.decoder_num_heads or max(1, width // 32),
             has_cls_token=student.has_cls_token,
             has_learned_positions=is_hierarchical,
+        )
+        shape = options.decoder_embed_dim, options.decoder_depth, options.decoder_num_heads
+        self.asked_shape = shape
+        self.decoder = self.build_decoder(
+            decoder_embed_dim=width,
+            decoder_depth=options.decoder_depth or 1,
+            decoder_num_heads=options.decoder_num_heads or max(1, width // 32),
         )
         self.register_buffer("mean", torch.tensor(student.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(student.std).view(3, 1, 1), persistent=False)
 
     def recall(self, kept: dict[str, Keepsake]) -> None:
-        """Load the decoder that the student's start brings.
+        """Load the decoder that the student's start brings, in its own shape unless one is asked.
 
         Raises UserError where it does not fit the options, and where starting it fresh is no
         choice because there is none. One that reads an inner block has nothing to go on with.
@@ -89,6 +98,11 @@ class Reconstruction(nn.Module):
                 "fresh_decoder has no effect: the student starts without a decoder; leave it out."
             )
         if decoder is not None and not self.fresh_decoder:
+            width, depth, num_heads = complete_shape(decoder, *self.asked_shape)
+            with torch.random.fork_rng(devices=[]):  # of weights that are replaced at once
+                self.decoder = self.build_decoder(
+                    decoder_embed_dim=width, decoder_depth=depth, decoder_num_heads=num_heads
+                )
             fill_decoder(self.decoder, decoder)
 
     def keepsakes(self) -> dict[str, Keepsake]:

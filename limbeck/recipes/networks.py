@@ -91,10 +91,10 @@ def build_networks(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)  # a method's own weights, if it has any
         method = kind(options, student.facts, teacher and teacher.facts)
-    rows, columns = student.facts.grid
-    choose_attention_of(method, rows * columns, device, DTYPES[config.train.precision])
     start = config.student.weights
     method.recall({} if start is None else load_keepsakes(start))
+    rows, columns = student.facts.grid
+    choose_attention_of(method, rows * columns, device, DTYPES[config.train.precision])
     if method.compares_samples and config.train.accumulate_steps > 1:
         raise UserError(
             f"The method {config.method} compares the images of a micro-batch with each other, so "

@@ -7,6 +7,7 @@ from limbeck.errors import UserError
 from limbeck.methods.options import DecoderOptions
 from limbeck.methods.reconstruction import Reconstruction
 from limbeck.models.finished import Keepsake
+from limbeck.models.origins.decoder import DECODER
 from limbeck.records import Batch, Features, Tap
 from tests.fakes import FakeEncoder
 from tests.models.families import small_encoder, small_images
@@ -75,7 +76,29 @@ def test_a_fresh_decoder_where_there_is_a_choice():
 def test_a_decoder_of_another_shape_is_refused():
     kept = Reconstruction(DecoderOptions(decoder_depth=2), FakeEncoder().facts).keepsakes()
     with pytest.raises(UserError, match="set decoder_embed_dim 4, decoder_depth 2"):
-        Reconstruction(DecoderOptions(), FakeEncoder().facts).recall(kept)
+        Reconstruction(DecoderOptions(decoder_depth=1), FakeEncoder().facts).recall(kept)
+
+
+def test_a_decoder_goes_on_in_its_own_shape_where_none_is_asked_for():
+    shape = DecoderOptions(decoder_embed_dim=6, decoder_depth=2, decoder_num_heads=3)
+    kept = Reconstruction(shape, FakeEncoder().facts).keepsakes()
+    state = torch.random.get_rng_state()
+    again = Reconstruction(DecoderOptions(decoder_embed_dim=6), FakeEncoder().facts)
+    drawn = torch.random.get_rng_state()
+    again.recall(kept)
+    assert torch.equal(torch.random.get_rng_state(), drawn) and not torch.equal(drawn, state)
+    torch.testing.assert_close(again.decoder.state_dict(), kept[DECODER].weights)
+    assert again.decoder.decoder_blocks[0].attn.num_heads == 3
+
+
+def test_a_decoder_whose_heads_nobody_tells_asks_for_them():
+    kept = Reconstruction(DecoderOptions(), FakeEncoder().facts).keepsakes()
+    untold = {DECODER: Keepsake(kept[DECODER].weights)}
+    with pytest.raises(UserError, match="4 wide, which does not tell its heads; set decoder_num_"):
+        Reconstruction(DecoderOptions(), FakeEncoder().facts).recall(untold)
+    told = Reconstruction(DecoderOptions(decoder_num_heads=2), FakeEncoder().facts)
+    told.recall(untold)
+    assert told.decoder.decoder_blocks[0].attn.num_heads == 2
 
 
 def test_a_decoder_that_reads_an_inner_block_is_not_kept():

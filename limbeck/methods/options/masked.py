@@ -12,11 +12,13 @@ from limbeck.methods.options.base import MethodOptions, NotNegative, PositiveInt
 
 @options
 class DecoderOptions:
-    """MAE's decoder and target. Defaults: MAE-Lite's decoder for ViT-Tiny (one block)."""
+    """MAE's decoder and target. Defaults: MAE-Lite's decoder for ViT-Tiny (one block), or the shape
+    of the one that student.weights bring."""
 
     decoder_embed_dim: PositiveInt | None = None
     """Decoder width; half of the encoder's if not given, of a hierarchical one a quarter."""
-    decoder_depth: PositiveInt = 1
+    decoder_depth: PositiveInt | None = None
+    """Decoder blocks; 1 if not given."""
     decoder_num_heads: PositiveInt | None = None
     """Decoder heads; one per 32 channels if not given."""
     norm_pix_loss: bool = True

@@ -248,6 +248,23 @@ def fill_feature_decoder(
         projection.load_state_dict(theirs)
 
 
+def complete_shape(
+    kept: Keepsake, width: int | None, depth: int | None, num_heads: int | None
+) -> tuple[int, int, int]:
+    """Width, blocks and heads that are asked for; where None, of what a student's start brings.
+
+    Raises UserError where nobody tells the heads.
+    """
+    own_width, own_depth, _, _ = _read_shape(kept, _START)
+    num_heads = num_heads or kept.facts.get("num_heads")
+    if num_heads is None:
+        raise UserError(
+            f"{_START} is {own_width} wide, which does not tell its heads; set decoder_num_heads, "
+            "or fresh_decoder to start it anew."
+        )
+    return width or own_width, depth or own_depth, num_heads
+
+
 def fill_decoder(decoder: MaeDecoder, kept: Keepsake) -> None:
     """Load the decoder that a student's start brings into one that is built from options.
 
