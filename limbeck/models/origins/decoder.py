@@ -66,8 +66,7 @@ def load_keepsakes(source: str) -> dict[str, Keepsake]:
         path = path.parent
     if is_finished_student(path):
         return load_kept(path)
-    is_hub_file = path.name in ("model.safetensors", "pytorch_model.bin")
-    folder = path.parent if is_hub_file else path
+    folder = path.parent if path.name in ("model.safetensors", "pytorch_model.bin") else path
     if read_hub_config(folder / "config.json") is not None:
         return _of_hub(folder)
     if path.suffix in SUFFIXES and path.is_file():
@@ -88,15 +87,13 @@ def load_decoder(
     source = str(source)
     everything = load_keepsakes(source)
     kept = everything.get(DECODER)
-    if kept is None and FEATURE_DECODER in everything:
-        raise UserError(
-            f"The decoder of {source} predicts a teacher's features, no pixels (G2SD); take the "
-            "run of a method that reconstructs pixels, or a full MAE file."
-        )
     if kept is None:
+        what = f"{source} has no decoder"
+        if FEATURE_DECODER in everything:
+            what = f"The decoder of {source} predicts a teacher's features, no pixels (G2SD)"
         raise UserError(
-            f"{source} has no decoder; the run of a plain ViT by a method that reconstructs "
-            "pixels has one (limbeck distill --method masked-pixel), and so has a full MAE file."
+            f"{what}; the run of a plain ViT by a method that reconstructs pixels has one (limbeck "
+            "distill --method masked-pixel), and so has a full MAE file."
         )
     decoder = _build(kept, source, grid, num_heads, "name it (num_heads=...)")
     if kept.facts.get("before_block") is not None:
@@ -351,6 +348,10 @@ def _predicts_features(weights: Weights) -> bool:
 def _read_shape(kept: Keepsake, where: str) -> tuple[int, int, Grid, bool]:
     """Width, depth, patch grid, and whether there is a CLS token."""
     weights = kept.weights
+    if "unlike_mae" in kept.facts:
+        raise UserError(
+            f"{where} has {kept.facts['unlike_mae']}, which MAE's has not; take another source."
+        )
     num_axes = {"decoder_embed.weight": 2, "decoder_pos_embed": 3}
     if not _predicts_features(weights):
         num_axes["decoder_pred.weight"] = 2
@@ -384,7 +385,7 @@ def decoder_in(weights: Weights, info: FileInfo) -> dict[str, Keepsake]:
     embed = own.get("decoder_embed.weight", torch.empty(0, 0))
     width = embed.shape[0] if embed.ndim == 2 else 0
     known = FEATURE_HEADS if is_of_features else NUM_HEADS
-    num_heads = int(told) if told.isdecimal() else known.get(width)
+    num_heads = int(told) if told.isdecimal() and int(told) else known.get(width)
     facts: dict[str, Any] = {} if num_heads is None else {"num_heads": num_heads}
     if info.network.is_decoupled:
         facts["before_block"] = DECOUPLED_BLOCK
@@ -396,4 +397,4 @@ def decoder_in(weights: Weights, info: FileInfo) -> dict[str, Keepsake]:
 
 def _of_hub(place: str | Path) -> dict[str, Keepsake]:
     found = read_mae_decoder(place)
-    return {} if found is None else {DECODER: Keepsake(found[0], {"num_heads": found[1]})}
+    return {} if found is None else {DECODER: Keepsake(*found)}

@@ -1,5 +1,6 @@
 """Encoder and decoder of one source, as a teacher of the decoder's tokens; and what is none."""
 
+import json
 import re
 
 import pytest
@@ -96,6 +97,18 @@ def test_of_transformers(tmp_path):
     tap = Tap("decoder_tokens", 0)
     assert torch.equal(tokens_of(encoder, tap), expected)
     assert (encoder.facts.decoder_depth, encoder.facts.decoder_dim) == (2, 16)
+
+
+def test_one_of_transformers_that_computes_otherwise_is_refused(tmp_path):
+    vit_mae().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_act": "quick_gelu"}))
+    words = "has the activation 'quick_gelu', which MAE's has not; take another source"
+    for load in (load_autoencoder, load_decoder):
+        with pytest.raises(UserError, match=words):
+            load(tmp_path)
+    assert words in describe_decoder(load_keepsakes(str(tmp_path)), str(tmp_path))
+    assert load_encoder(tmp_path).facts.depth == 1  # which is computed as it should be
 
 
 @pytest.fixture
@@ -203,6 +216,9 @@ def test_an_unusual_width_is_told_by_a_file_that_states_its_heads(tmp_path):
     )  # fmt: skip
     encoder = load_autoencoder(tmp_path / "a.safetensors")
     assert encoder.facts.identity["architecture"]["decoder"]["num_heads"] == 5
+    save_file(writers.mae_full(192, 40), tmp_path / "b.safetensors", {"decoder_num_heads": "0"})
+    with pytest.raises(UserError, match="does not tell its head count"):
+        load_autoencoder(tmp_path / "b.safetensors")
 
 
 def own_with_decoder(**overrides):
