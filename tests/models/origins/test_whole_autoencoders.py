@@ -197,6 +197,28 @@ def test_a_decoder_of_an_inner_block_is_refused(tmp_path):
         load_autoencoder(file)
 
 
+def test_a_decoder_of_another_encoder_is_refused(tmp_path):
+    """Interpolated from its 5 x 5 patches it would fit, and teach nonsense."""
+    weights = writers.mae_full(192, 96)
+    file = save(tmp_path, weights | {"decoder_pos_embed": torch.randn(1, 26, 96)})
+    for img_size in (None, 40):
+        with pytest.raises(UserError, match="has 26 positions and its encoder 17, which MAE's"):
+            load_autoencoder(file, **({"img_size": img_size} if img_size else {}))
+    save(tmp_path, weights | {"decoder_pos_embed": torch.randn(1, 16, 96)})
+    with pytest.raises(UserError, match="has a CLS token and the decoder has none; take both from"):
+        load_autoencoder(file)
+    save(tmp_path, weights | {"decoder_embed.weight": torch.randn(96, 100)})
+    with pytest.raises(UserError, match="reads tokens of width 100 .* take both from one source"):
+        load_autoencoder(file)
+
+
+def test_names_that_are_no_decoder_s_are_told(tmp_path):
+    more = {"decoder_blocks.last.norm1.bias": torch.zeros(96)}
+    file = save(tmp_path, writers.mae_full(192, 96) | more)
+    with pytest.raises(UserError, match="1 unexpected .decoder_blocks.last.norm1.bias"):
+        load_autoencoder(file)
+
+
 def test_mae_s_file_for_pictures_is_told_by_its_name(tmp_path, caplog):
     file = save(tmp_path, writers.mae_full(192, 96), "mae_visualize_vit_base.pth")
     load_autoencoder(file)
