@@ -219,6 +219,9 @@ def test_the_teachers_have_the_published_sizes(name, values, tensors):
     assert found == (values, tensors)
     assert sizes(encoder.model)[0] == {768: 85_798_656, 1024: 303_301_632}[encoder.facts.embed_dim]
     assert sizes(decoder)[1] == 104
+    with torch.device("meta"):  # of such a student: 406 tensors with ViT-L
+        both = build_projection(512, 512), build_projection(encoder.facts.embed_dim, 768)
+    assert sizes(encoder.model, decoder, *both)[1] == {254: 262, 398: 406}[tensors]
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,7 @@ def test_generic_distillation_as_released(name, decoder, widths):
     assert (own.positions, own.loss, own.drop_path_rate) == ("all", "smooth-l1", 0)
     assert own.color_jitter == (0, 0, 0)
     assert (crop.scale, crop.interpolation) == ((0.2, 1.0), "bicubic")
+    assert (crop.ratio, crop.flip_prob) == ((3 / 4, 4 / 3), 0.5)
     assert (optim.optimizer, optim.betas, optim.eps) == ("adamw", (0.9, 0.95), 1e-8)
     assert (optim.weight_decay, optim.layer_decay, optim.clip_grad) == (0.05, 1, None)
     assert not optim.no_decay_names and not optim.decay_all  # CLS and mask tokens are decayed
