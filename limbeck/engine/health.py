@@ -28,10 +28,11 @@ class Health:
 class Watch:
     """Says once that a loss has levelled off far above where a healthy run's would.
 
-    The run's steps are cut into windows, a twentieth of it each. A plateau is a window, after the
-    warm-up, whose mean loss is above ``healthy_share`` of the mean ``at_zero`` and has fallen by
-    less than 3 % in the last four windows. Without ``health``, or where the losses have no
-    "at_zero", it is silent. Its state is part of the checkpoint.
+    The run's steps are cut into windows, a twentieth of it each, of 10 steps at least. A plateau is
+    a window whose mean loss is above ``healthy_share`` of the mean ``at_zero`` and has fallen by
+    less than 3 % in the last four windows. The last window is judged too, fallen or not; none is
+    before the fifth after the warm-up, so that a very short run never is. Without ``health``, or
+    where the losses have no "at_zero", it is silent. Its state is part of the checkpoint.
     """
 
     def __init__(self, health: Health | None, total_steps: int, warmup_steps: int = 0) -> None:
@@ -50,36 +51,42 @@ class Watch:
         self.sums = [self.sums[0] + losses["total"], self.sums[1] + losses["at_zero"]]
         is_last = step == self.total_steps
         is_window = step % self.window == 0
-        if is_window or is_last:
+        if is_window or (is_last and not self.shares):  # a few steps at the end are no window
             self.shares.append(self.sums[0] / max(self.sums[1], TINY))
             self.sums = [0.0, 0.0]
         if step == 1:
             return self._start(losses["at_zero"])
+        if not self._is_high():
+            return None
         if is_last:
-            return self._warn("ends at") if self.shares[-1] > self.health.healthy_share else None
-        if is_window and self.plateau_step is None and self._is_plateau():
+            return self._warn("ends at")
+        if is_window and self.plateau_step is None and self._is_level():
             self.plateau_step = step
             return self._warn(f"has hardly fallen for {NUM_COMPARED * self.window} steps and is")
         return None
 
     def record(self) -> dict[str, Any]:
-        """The loss as a share of ``at_zero`` in the last window, and the step of a plateau."""
+        """The loss as a share of ``at_zero`` in the last window, and the step of a plateau.
+
+        Of a run that is shorter than a window: in all of it.
+        """
         if not self.shares:
             return {}
         return {"loss_share": self.shares[-1], "plateau_step": self.plateau_step}
 
-    def _is_plateau(self) -> bool:
+    def _is_high(self) -> bool:
         assert self.health is not None
-        judged = self.shares[self.first_window :]
-        if len(judged) <= NUM_COMPARED or judged[-1] <= self.health.healthy_share:
-            return False
-        return judged[-1] > (1 - MIN_FALL) * judged[-1 - NUM_COMPARED]
+        is_judged = len(self.shares) > self.first_window + NUM_COMPARED
+        return is_judged and self.shares[-1] > self.health.healthy_share
+
+    def _is_level(self) -> bool:
+        return self.shares[-1] > (1 - MIN_FALL) * self.shares[-1 - NUM_COMPARED]
 
     def _start(self, at_zero: float) -> str:
         assert self.health is not None
         return (
-            f"A student that predicts nothing has a loss of {at_zero:.3g}, soon passed in a "
-            f"healthy run; a long one ends near {self.health.expected_share:.0%} of that."
+            f"A student that predicts nothing has a loss of {at_zero:.3g}; a healthy run soon "
+            f"falls below it, and a long one ends near {self.health.expected_share * at_zero:.2g}."
         )
 
     def _warn(self, what: str) -> str:

@@ -7,16 +7,13 @@ CPU it ends with the same weights, bit for bit, as one that was never stopped.
 
 import logging
 import math
-import os
 import platform
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +27,7 @@ from limbeck.engine.health import Health, Watch
 from limbeck.engine.log import Log
 from limbeck.engine.optim import Average, build_optimizer, set_lr
 from limbeck.engine.options import OptimOptions, TrainOptions
+from limbeck.engine.signals import StopSignals
 from limbeck.errors import NotFiniteError, RunError, UserError
 from limbeck.ops.schedules import cosine_lr, peak_lr
 from limbeck.records import Batch
@@ -149,7 +147,7 @@ def fit(
         module.compile()  # in place, so that the names of the weights stay
     model = wrap(module, ranks)
     log.start(state.step, state.scores)
-    with _StopSignals(log) as stop:
+    with StopSignals(log) as stop:
         stream = batches(state.step)
         while state.step < total_steps:
             started = time.perf_counter()
@@ -364,43 +362,3 @@ def _interrupted(number: int, step: int, run: Run) -> Interrupted:
         "run the same command again to continue.",
         number,
     )
-
-
-class _StopSignals:
-    """Notes SIGTERM and Ctrl-C in ``number`` (0: none) for the loop to act on at a step's end."""
-
-    def __init__(self, log: Log) -> None:
-        self.log = log
-        self.number = 0
-        self._process = os.getpid()
-        self._noted_at = 0.0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        # Python lets only the main thread set handlers; in another one the program has its own.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        if os.getpid() != self._process:
-            # A forked loader process has inherited this handler: Ctrl-C is its parent's affair.
-            if number == signal.SIGTERM:
-                os._exit(128 + number)
-            return
-        # torchrun passes the terminal's Ctrl-C on to the ranks that already got it themselves;
-        # only a later one is a person's second.
-        is_later = self.number and time.monotonic() - self._noted_at > 1
-        if number == signal.SIGINT and is_later:
-            raise KeyboardInterrupt
-        if not self.number:
-            self.number, self._noted_at = number, time.monotonic()
-            text = "Stopping after this step; another Ctrl-C stops at once, without saving."
-            # From a thread: the main one may be in the middle of writing to the same stream.
-            threading.Thread(target=self.log.note, args=(text,), daemon=True).start()

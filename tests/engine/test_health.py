@@ -32,7 +32,7 @@ def test_a_constant_loss_is_a_plateau_told_once_and_at_the_end():
     said, watch = watched(lambda progress: 0.8)
     assert [step for step, _ in said] == [1, 100, 400]
     assert said[0][1].startswith("A student that predicts nothing has a loss of 0.25")
-    assert "ends near 10% of that" in said[0][1]
+    assert said[0][1].endswith("falls below it, and a long one ends near 0.025.")
     assert said[1][1] == (
         "WARNING: the loss has hardly fallen for 80 steps and is 80% of what predicting nothing "
         "gives; a healthy run gets below 50%. Likely causes: the first cause; the second."
@@ -75,10 +75,26 @@ def test_not_while_the_learning_rate_warms_up():
     assert [step for step, _ in said] == [1, 120 + 100, 400]
 
 
-def test_a_short_run_is_judged_at_its_end_alone():
-    said, watch = watched(lambda progress: 0.9, total=MIN_STEPS - 2)
-    assert [step for step, _ in said] == [1, MIN_STEPS - 2]
-    assert watch.record() == {"loss_share": pytest.approx(0.9), "plateau_step": None}
+@pytest.mark.parametrize("total", [1, 3, MIN_STEPS - 2, MIN_STEPS, 5 * MIN_STEPS - 1])
+def test_a_run_too_short_to_judge_is_not(total):
+    said, watch = watched(lambda progress: 1.7, total=total)
+    assert [step for step, _ in said] == [1]
+    assert watch.record() == {"loss_share": pytest.approx(1.7), "plateau_step": None}
+
+
+def test_the_warm_up_does_not_count_as_length():
+    judged = 5 * MIN_STEPS
+    said, _ = watched(lambda progress: 0.9, total=judged)
+    assert [step for step, _ in said] == [1, judged]
+    said, _ = watched(lambda progress: 0.9, total=judged, warmup=1)
+    assert [step for step, _ in said] == [1]
+
+
+def test_the_end_is_a_whole_window():
+    """Of 201 steps the last one alone, high by chance, says nothing."""
+    said, watch = watched(lambda progress: 0.9 if progress == 1 else 0.3, total=201)
+    assert [step for step, _ in said] == [1]
+    assert watch.record()["loss_share"] == pytest.approx(0.3)
 
 
 def test_silent_without_what_it_needs():

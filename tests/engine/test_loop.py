@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from limbeck.engine.loop import Interrupted, _StopSignals
+from limbeck.engine.loop import Interrupted
 from limbeck.errors import NotFiniteError, RunError, UserError
 from tests.engine.fakes import (
     TinyModule,
@@ -190,17 +190,6 @@ def test_torchruns_echo_of_ctrl_c_is_not_a_second_one(tmp_path):
     with pytest.raises(Interrupted):
         train(tmp_path, batches=signalled_at(6, signal.SIGINT, times=2))
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 7
-
-
-def test_a_forked_loader_process_leaves_stopping_to_its_parent(monkeypatch):
-    stop = _StopSignals(log=None)
-    stop._process = -1
-    stop._handle(signal.SIGINT, None)
-    assert stop.number == 0
-    codes = []
-    monkeypatch.setattr(os, "_exit", codes.append)
-    stop._handle(signal.SIGTERM, None)
-    assert codes == [143]
 
 
 def test_runs_outside_the_main_thread(tmp_path):

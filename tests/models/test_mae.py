@@ -103,6 +103,30 @@ def test_runs_under_autocast():
     assert pixels.isfinite().all()
 
 
+def test_compiled_it_is_one_graph_with_the_same_result():
+    decoder = small_decoder()
+    tokens, ids_keep = torch.randn(2, 3, 12), torch.tensor([[4, 1], [0, 5]])
+    compiled = torch.compile(decoder.decode, backend="eager", fullgraph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = (each(tokens, ids_keep, 0) for each in (compiled, decoder.decode))
+    assert torch.equal(found, expected)
+    assert found.dtype == torch.float32  # the residual stream, as the positions are
+
+
+def test_scores_beyond_half_precision_are_no_nan():
+    """The released code clamps them; torch's fused kernel keeps them in float32."""
+    decoder = small_decoder()
+    attn = decoder.decoder_blocks[0].attn
+    attn.qkv.weight.data *= 1000
+    tokens, ids_keep = torch.randn(2, 3, 12), torch.tensor([[4, 1], [0, 5]])
+    x = torch.randn(1, 5, 8)
+    q, k, _ = attn.qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+    assert (q @ k.transpose(-2, -1) / 2).abs().max() > torch.finfo(torch.float16).max
+    with torch.autocast("cpu", torch.float16):
+        assert attn(x).isfinite().all()
+        assert decoder.decode(tokens, ids_keep).isfinite().all()
+
+
 def test_heads_must_divide_the_width():
     with pytest.raises(UserError, match="8 wide, which does not divide into 3 heads"):
         MaeDecoder(12, (2, 3), 4, 8, 1, 3, True)

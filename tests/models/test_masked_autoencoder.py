@@ -219,14 +219,22 @@ def test_the_teachers_have_the_published_sizes(name, values, tensors):
     assert found == (values, tensors)
     assert sizes(encoder.model)[0] == {768: 85_798_656, 1024: 303_301_632}[encoder.facts.embed_dim]
     assert sizes(decoder)[1] == 104
+    with torch.device("meta"):  # of such a student: 406 tensors with ViT-L
+        both = build_projection(512, 512), build_projection(encoder.facts.embed_dim, 768)
+    assert sizes(encoder.model, decoder, *both)[1] == {254: 262, 398: 406}[tensors]
 
 
-def test_what_is_not_trained_of_a_student_is_its_positions():
+@pytest.mark.parametrize(
+    ("name", "decoder", "values"),
+    [("vit_tiny", (128, 4, 4), 7_471_360), ("vit_small", (256, 4, 8), 26_326_272)],
+)
+def test_what_is_not_trained_of_a_student_is_its_positions(name, decoder, values):
     with torch.device("meta"):
-        encoder = build_student(StudentOptions(name="vit_small"), seed=0)
+        encoder = build_student(StudentOptions(name=name), seed=0)
+        width = encoder.facts.embed_dim
         parts = (
-            encoder, MaeDecoder(384, *WIDE, 256, 4, 8, True),
-            build_projection(256, 512), build_projection(384, 768),
+            encoder, MaeDecoder(width, *WIDE, *decoder, True),
+            build_projection(decoder[0], 512), build_projection(width, 768),
         )  # fmt: skip
     trained = [p.numel() for part in parts for p in part.parameters() if p.requires_grad]
-    assert sum(trained) == 26_326_272
+    assert sum(trained) == values

@@ -92,6 +92,10 @@ def test_layer_scale(decay, scales):
     assert found == pytest.approx(scales, rel=1e-9)
 
 
+def test_layer_scale_of_24_blocks():
+    assert layer_scale(0, 24, 0.95) == pytest.approx(0.277390, rel=2e-6)  # G2SD's ViT-L
+
+
 def test_cosine_momentum_rises_from_its_start_to_one():
     assert cosine_momentum(0, 10, 0.99) == pytest.approx(0.99)
     assert cosine_momentum(5, 10, 0.99) == pytest.approx(0.995)

@@ -8,6 +8,9 @@ import torch
 
 from limbeck.config import PRESETS_DIR, from_plain, preset_names, read_preset
 from limbeck.data.options import DataOptions
+from limbeck.engine.optim import build_optimizer
+from limbeck.methods.decoder_feature import DecoderFeature
+from limbeck.methods.distiller import Distiller
 from limbeck.models.build import build_student
 from limbeck.models.mae import MaeDecoder
 from limbeck.models.masked_autoencoder import MaskedAutoencoder
@@ -123,6 +126,7 @@ def test_generic_distillation_as_released(name, decoder, widths):
     assert (own.positions, own.loss, own.drop_path_rate) == ("all", "smooth-l1", 0)
     assert own.color_jitter == (0, 0, 0)
     assert (crop.scale, crop.interpolation) == ((0.2, 1.0), "bicubic")
+    assert (crop.ratio, crop.flip_prob) == ((3 / 4, 4 / 3), 0.5)
     assert (optim.optimizer, optim.betas, optim.eps) == ("adamw", (0.9, 0.95), 1e-8)
     assert (optim.weight_decay, optim.layer_decay, optim.clip_grad) == (0.05, 1, None)
     assert not optim.no_decay_names and not optim.decay_all  # CLS and mask tokens are decayed
@@ -146,3 +150,24 @@ def test_generic_distillation_as_released(name, decoder, widths):
     ]
     golden = [0, 1.2e-3, 2.4e-3, 1.20125e-3, 2.570339e-6, 2.5e-6]
     assert rates == pytest.approx(golden, rel=1e-6)
+
+
+def test_generic_distillation_decays_its_tokens_and_leaves_its_positions():
+    """Of the released optimiser: decayed is what has two axes or more, CLS and mask tokens too."""
+    config = from_plain(distill.DistillConfig, read_preset("g2sd_vit_tiny", "distill"), "preset")
+    with torch.device("meta"):
+        student = build_student(config.student, seed=0)
+        teacher = replace(student.facts, decoder_depth=8, decoder_dim=512)
+        method = DecoderFeature(config.decoder_feature, student.facts, teacher)
+        module = Distiller(student, method, None)
+        optimizer = build_optimizer(module, config.optim)
+    parameters = dict(module.named_parameters())
+    of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    assert {group["lr_scale"] for group in optimizer.param_groups} == {1.0}
+    positions = {name for name, p in parameters.items() if id(p) not in of}
+    assert positions == {"student.model.pos_embed", "method.decoder.decoder_pos_embed"}
+    spared = {n for n, p in parameters.items() if id(p) in of and not of[id(p)]["weight_decay"]}
+    assert spared and all(name.endswith(("bias", "norm.weight", "norm1.weight", "norm2.weight"))
+                          for name in spared)  # fmt: skip
+    tokens = {"student.model.cls_token", "method.decoder.mask_token"}
+    assert tokens <= parameters.keys() - positions - spared

@@ -73,7 +73,7 @@ def load_weights_file(
     )
     if layout.name == "tinymim" and shape.embed_dim == 192 and num_heads is None:
         notes.append("TinyMIM*-T's own pre-training file looks the same; pass num_heads=12 for it.")
-    if layout.name == "g2sd" and shape.embed_dim == 192 and num_heads is None:
+    if layout.name.startswith("g2sd") and shape.embed_dim == 192 and num_heads is None:
         notes.append("G2SD's ViT-Ti with 12 heads looks the same; pass num_heads=12 for it.")
     if layout.name == "tinymim_tstar":
         notes.append(

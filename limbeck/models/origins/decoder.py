@@ -7,6 +7,7 @@ read from the tensors; of the head count, which they do not tell, the published 
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from math import isqrt
 from pathlib import Path
@@ -47,6 +48,8 @@ PIXEL_PARTS = ("decoder_norm.", "decoder_pred.")
 """What of a decoder only pixels need."""
 FULL_FILE = "mae_pretrain_vit_base_full.pth"
 """MAE's published file with its decoder; mae_pretrain_vit_base.pth is the encoder alone."""
+_START = "The decoder of student.weights"
+_BLOCK = re.compile(r"decoder_blocks\.(\d+)\.")
 
 
 def load_keepsakes(source: str) -> dict[str, Keepsake]:
@@ -66,8 +69,7 @@ def load_keepsakes(source: str) -> dict[str, Keepsake]:
         path = path.parent
     if is_finished_student(path):
         return load_kept(path)
-    is_hub_file = path.name in ("model.safetensors", "pytorch_model.bin")
-    folder = path.parent if is_hub_file else path
+    folder = path.parent if path.name in ("model.safetensors", "pytorch_model.bin") else path
     if read_hub_config(folder / "config.json") is not None:
         return _of_hub(folder)
     if path.suffix in SUFFIXES and path.is_file():
@@ -88,15 +90,13 @@ def load_decoder(
     source = str(source)
     everything = load_keepsakes(source)
     kept = everything.get(DECODER)
-    if kept is None and FEATURE_DECODER in everything:
-        raise UserError(
-            f"The decoder of {source} predicts a teacher's features, no pixels (G2SD); take the "
-            "run of a method that reconstructs pixels, or a full MAE file."
-        )
     if kept is None:
+        what = f"{source} has no decoder"
+        if FEATURE_DECODER in everything:
+            what = f"The decoder of {source} predicts a teacher's features, no pixels (G2SD)"
         raise UserError(
-            f"{source} has no decoder; the run of a plain ViT by a method that reconstructs "
-            "pixels has one (limbeck distill --method masked-pixel), and so has a full MAE file."
+            f"{what}; the run of a plain ViT by a method that reconstructs pixels has one (limbeck "
+            "distill --method masked-pixel), and so has a full MAE file."
         )
     decoder = _build(kept, source, grid, num_heads, "name it (num_heads=...)")
     if kept.facts.get("before_block") is not None:
@@ -233,13 +233,12 @@ def fill_feature_decoder(
     _fill_as_asked(decoder, kept)
     for name, projection in projections.items():
         start = f"{name}."
-        own = projection.state_dict()
         theirs = {n.removeprefix(start): v for n, v in kept.weights.items() if n.startswith(start)}
         if not theirs:
             log.info("student.weights bring no %s: it starts anew.", name)
             continue
         try:
-            check_match(own, theirs, f"{name} of student.weights")
+            check_match(projection.state_dict(), theirs, f"{name} of student.weights")
         except UserError as error:
             raise UserError(
                 f"{error} It was made for a teacher of another width: name such a teacher, or set "
@@ -272,9 +271,6 @@ def fill_decoder(decoder: MaeDecoder, kept: Keepsake) -> None:
     """
     check_reads_output(kept, _START, "set fresh_decoder to start it anew")
     _fill_as_asked(decoder, kept)
-
-
-_START = "The decoder of student.weights"
 
 
 def _fill_as_asked(decoder: MaeDecoder, kept: Keepsake) -> None:
@@ -327,9 +323,7 @@ def _skeleton(kept: Keepsake, source: str, grid: Grid | None, num_heads: int) ->
         rows = kept.weights["decoder_pred.weight"].shape[0]
         patch_size = isqrt(rows // 3)
         if patch_size**2 * 3 != rows:
-            raise UserError(
-                f"The decoder of {source} predicts {rows} values, which are no RGB patch."
-            )
+            raise UserError(f"The decoder of {source} predicts {rows} values: no RGB patch.")
     embed_dim = kept.weights["decoder_embed.weight"].shape[1]
     return MaeDecoder(
         embed_dim, grid or own_grid, patch_size, width, depth, num_heads, has_cls_token
@@ -341,9 +335,8 @@ def _fill(decoder: MaeDecoder, kept: Keepsake, where: str) -> None:
     weights = {n: v for n, v in kept.weights.items() if not n.startswith(starts)}
     _, _, grid, has_cls_token = _read_shape(kept, where)
     if grid != decoder.grid:
-        table = interpolate_pos_embed(
-            weights["decoder_pos_embed"], int(has_cls_token), grid, decoder.grid
-        )
+        old = weights["decoder_pos_embed"]
+        table = interpolate_pos_embed(old, int(has_cls_token), grid, decoder.grid)
         weights = weights | {"decoder_pos_embed": table}
         log.info("%s: %s", where, interpolation_note(grid, decoder.grid))
     own = decoder.state_dict()
@@ -368,11 +361,15 @@ def _predicts_features(weights: Weights) -> bool:
 def _read_shape(kept: Keepsake, where: str) -> tuple[int, int, Grid, bool]:
     """Width, depth, patch grid, and whether there is a CLS token."""
     weights = kept.weights
+    if "unlike_mae" in kept.facts:
+        raise UserError(
+            f"{where} has {kept.facts['unlike_mae']}, which MAE's has not; take another source."
+        )
     num_axes = {"decoder_embed.weight": 2, "decoder_pos_embed": 3}
     if not _predicts_features(weights):
         num_axes["decoder_pred.weight"] = 2
     wrong = [n for n, axes in num_axes.items() if n not in weights or weights[n].ndim != axes]
-    numbers = [int(name.split(".")[1]) for name in weights if name.startswith("decoder_blocks.")]
+    numbers = [int(found[1]) for name in weights if (found := _BLOCK.match(name))]
     if wrong or not numbers:
         raise _not_whole(where, f"{name_list(wrong) or 'its blocks'} missing or of another form")
     width, rows = weights["decoder_embed.weight"].shape[0], weights["decoder_pos_embed"].shape[1]
@@ -401,10 +398,14 @@ def decoder_in(weights: Weights, info: FileInfo) -> dict[str, Keepsake]:
     embed = own.get("decoder_embed.weight", torch.empty(0, 0))
     width = embed.shape[0] if embed.ndim == 2 else 0
     known = FEATURE_HEADS if is_of_features else NUM_HEADS
-    num_heads = int(told) if told.isdecimal() else known.get(width)
+    num_heads = int(told) if told.isdecimal() and int(told) else known.get(width)
     facts: dict[str, Any] = {} if num_heads is None else {"num_heads": num_heads}
     if info.network.is_decoupled:
         facts["before_block"] = DECOUPLED_BLOCK
+    both = [weights.get(name, embed) for name in ("decoder_pos_embed", "pos_embed")]
+    rows = [table.shape[1] for table in both if table.ndim == 3]
+    if len(rows) == 2 and abs(rows[0] - rows[1]) > 1 and "reg_token" not in weights:
+        facts["unlike_mae"] = f"{rows[0]} positions and its encoder {rows[1]}"
     if not is_of_features:
         return {DECODER: Keepsake(own, facts)}
     own = {name: value for name, value in own.items() if not name.startswith(PIXEL_PARTS)}
@@ -413,4 +414,4 @@ def decoder_in(weights: Weights, info: FileInfo) -> dict[str, Keepsake]:
 
 def _of_hub(place: str | Path) -> dict[str, Keepsake]:
     found = read_mae_decoder(place)
-    return {} if found is None else {DECODER: Keepsake(found[0], {"num_heads": found[1]})}
+    return {} if found is None else {DECODER: Keepsake(*found)}

@@ -355,10 +355,11 @@ def _read_classes(config: dict[str, Any]) -> dict[str, Any]:
     return {"classes": classes} if classes and is_named else {}
 
 
-def read_mae_decoder(place: str | Path) -> tuple[Weights, int] | None:
-    """The decoder of a ViTMAEForPreTraining by MAE's names, and its head count; None without one.
+def read_mae_decoder(place: str | Path) -> tuple[Weights, dict[str, Any]] | None:
+    """The decoder of a ViTMAEForPreTraining by MAE's names, and its facts; None without one.
 
-    ``place`` is a repository's name or a folder. Raises UserError where it can't be read.
+    The facts are "num_heads" and, where it computes otherwise, "unlike_mae", in words. ``place`` is
+    a repository's name or a folder. Raises UserError where it can't be read.
     """
     source = str(place) if isinstance(place, Path) else f"hf:{place}"
     config = read_hub_config(find_file(place, ("config.json",), source))
@@ -375,4 +376,8 @@ def read_mae_decoder(place: str | Path) -> tuple[Weights, int] | None:
     others = {name: value for name, value in own.items() if not name.startswith(layers)}
     renamed = to_float32(others) | {f"decoder_{name}": value for name, value in named.items()}
     # 16 is what transformers' config stands for where it does not say.
-    return renamed, config.get("decoder_num_attention_heads", 16)
+    facts = {"num_heads": config.get("decoder_num_attention_heads", 16)}
+    hidden_act = config.get("hidden_act", FAMILIES["vit_mae"].hidden_act)
+    if hidden_act != "gelu":
+        facts["unlike_mae"] = f"the activation '{hidden_act}'"
+    return renamed, facts

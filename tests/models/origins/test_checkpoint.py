@@ -141,6 +141,7 @@ def test_g2sd_specific_loads_whole_with_its_token_at_the_end(tmp_path, images):
     assert (facts.num_prefix_tokens, facts.num_heads, facts.num_classes) == (2, (3, 3), 5)
     assert facts.has_dist_head and facts.architecture["kind"] == "distilled-last"
     assert facts.origin["layout"] == "g2sd_specific"
+    assert any("ViT-Ti with 12 heads looks the same" in note for note in facts.origin["notes"])
     own = encoder.model.state_dict()
     assert own.keys() == weights.keys()
     assert all(torch.equal(own[name], value) for name, value in weights.items())

@@ -97,10 +97,11 @@ def test_a_decoder_without_its_shape_is_no_decoder(tmp_path, name):
 def test_sizes_that_can_not_be_are_refused(tmp_path):
     weights = writers.mae_full(192, 96)
     odd = weights | {"decoder_pos_embed": torch.zeros(1, 19, 96)}
+    del odd["pos_embed"]
     with pytest.raises(UserError, match="19 positions, which are no square grid"):
         load_decoder(save(tmp_path, odd))
     odd = weights | {"decoder_pred.weight": torch.zeros(100, 96)}
-    with pytest.raises(UserError, match="100 values, which are no RGB patch"):
+    with pytest.raises(UserError, match="100 values: no RGB patch"):
         load_decoder(save(tmp_path, odd))
 
 

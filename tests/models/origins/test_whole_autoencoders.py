@@ -1,5 +1,6 @@
 """Encoder and decoder of one source, as a teacher of the decoder's tokens; and what is none."""
 
+import json
 import re
 
 import pytest
@@ -98,6 +99,18 @@ def test_of_transformers(tmp_path):
     assert (encoder.facts.decoder_depth, encoder.facts.decoder_dim) == (2, 16)
 
 
+def test_one_of_transformers_that_computes_otherwise_is_refused(tmp_path):
+    vit_mae().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_act": "quick_gelu"}))
+    words = "has the activation 'quick_gelu', which MAE's has not; take another source"
+    for load in (load_autoencoder, load_decoder):
+        with pytest.raises(UserError, match=words):
+            load(tmp_path)
+    assert words in describe_decoder(load_keepsakes(str(tmp_path)), str(tmp_path))
+    assert load_encoder(tmp_path).facts.depth == 1  # which is computed as it should be
+
+
 @pytest.fixture
 def full_file(tmp_path):
     return save(tmp_path, writers.mae_full(192, 96, depth=1))
@@ -184,6 +197,28 @@ def test_a_decoder_of_an_inner_block_is_refused(tmp_path):
         load_autoencoder(file)
 
 
+def test_a_decoder_of_another_encoder_is_refused(tmp_path):
+    """Interpolated from its 5 x 5 patches it would fit, and teach nonsense."""
+    weights = writers.mae_full(192, 96)
+    file = save(tmp_path, weights | {"decoder_pos_embed": torch.randn(1, 26, 96)})
+    for img_size in (None, 40):
+        with pytest.raises(UserError, match="has 26 positions and its encoder 17, which MAE's"):
+            load_autoencoder(file, **({"img_size": img_size} if img_size else {}))
+    save(tmp_path, weights | {"decoder_pos_embed": torch.randn(1, 16, 96)})
+    with pytest.raises(UserError, match="has a CLS token and the decoder has none; take both from"):
+        load_autoencoder(file)
+    save(tmp_path, weights | {"decoder_embed.weight": torch.randn(96, 100)})
+    with pytest.raises(UserError, match="reads tokens of width 100 .* take both from one source"):
+        load_autoencoder(file)
+
+
+def test_names_that_are_no_decoder_s_are_told(tmp_path):
+    more = {"decoder_blocks.last.norm1.bias": torch.zeros(96)}
+    file = save(tmp_path, writers.mae_full(192, 96) | more)
+    with pytest.raises(UserError, match="1 unexpected .decoder_blocks.last.norm1.bias"):
+        load_autoencoder(file)
+
+
 def test_mae_s_file_for_pictures_is_told_by_its_name(tmp_path, caplog):
     file = save(tmp_path, writers.mae_full(192, 96), "mae_visualize_vit_base.pth")
     load_autoencoder(file)
@@ -203,6 +238,9 @@ def test_an_unusual_width_is_told_by_a_file_that_states_its_heads(tmp_path):
     )  # fmt: skip
     encoder = load_autoencoder(tmp_path / "a.safetensors")
     assert encoder.facts.identity["architecture"]["decoder"]["num_heads"] == 5
+    save_file(writers.mae_full(192, 40), tmp_path / "b.safetensors", {"decoder_num_heads": "0"})
+    with pytest.raises(UserError, match="does not tell its head count"):
+        load_autoencoder(tmp_path / "b.safetensors")
 
 
 def own_with_decoder(**overrides):
