@@ -80,10 +80,10 @@ def test_a_decoder_of_another_shape_is_refused():
 
 
 def test_a_decoder_goes_on_in_its_own_shape_where_none_is_asked_for():
-    shape = DecoderOptions(decoder_embed_dim=6, decoder_depth=2, decoder_num_heads=3)
+    shape = DecoderOptions(decoder_embed_dim=12, decoder_depth=2, decoder_num_heads=3)
     kept = Reconstruction(shape, FakeEncoder().facts).keepsakes()
     state = torch.random.get_rng_state()
-    again = Reconstruction(DecoderOptions(decoder_embed_dim=6), FakeEncoder().facts)
+    again = Reconstruction(DecoderOptions(decoder_embed_dim=12), FakeEncoder().facts)
     drawn = torch.random.get_rng_state()
     again.recall(kept)
     assert torch.equal(torch.random.get_rng_state(), drawn) and not torch.equal(drawn, state)
