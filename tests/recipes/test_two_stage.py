@@ -204,6 +204,16 @@ def test_part_of_the_labels_is_for_stage_two_alone(images, teacher, tmp_path):
     check(half)
 
 
+def test_the_precision_is_also_that_of_a_task_teacher(images, teacher, classifier, tmp_path):
+    config = config_of(
+        images, teacher, tmp_path, "specific",
+        task_teacher=str(classifier), teacher=TeacherOptions(precision="fp32"),
+    )  # fmt: skip
+    check(config)
+    run = arm_config(config, ARMS["specific"], 0, config.task_teacher, None)
+    assert run.teacher == TeacherOptions(source=str(classifier), precision="fp32")
+
+
 @pytest.mark.parametrize(
     ("arms", "changes", "message"),
     [
@@ -241,6 +251,19 @@ def test_part_of_the_labels_is_for_stage_two_alone(images, teacher, tmp_path):
             "tune_teacher.mix.mix_prob and tune_teacher.mix.switch_prob have no effect",
         ),
         (("both",), {"unlabelled": "no/such/folder"}, "does not exist"),
+        (
+            ("specific",),
+            {"teacher": TeacherOptions(source="TEACHER", drop_path_rate=0.1)},
+            "--teacher.drop-path-rate has no effect with --arms specific here",
+        ),
+        (
+            ("specific",),
+            {
+                "teacher": TeacherOptions(source="TEACHER"),
+                "task_teacher": "timm:vit_tiny_patch16_224",
+            },
+            "--teacher.source has no effect with --arms specific here",
+        ),
         (("both",), {"teacher": TeacherOptions(source="TEACHER", patch_size=8)}, "--task-teacher"),
     ],
 )
@@ -249,7 +272,7 @@ def test_what_can_not_be_meant_is_refused_at_once(
 ):
     given = changes.get("teacher")
     if given and given.source:
-        changes = {"teacher": replace(given, source=str(teacher))}
+        changes = changes | {"teacher": replace(given, source=str(teacher))}
     with pytest.raises(UserError, match=message):
         check(config_of(images, teacher, tmp_path, *arms, **changes))
 
