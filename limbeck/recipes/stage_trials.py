@@ -14,6 +14,7 @@ import torch
 from limbeck.config import read_json
 from limbeck.data.loader import eval_batches
 from limbeck.data.skipped import SkippedLog
+from limbeck.engine.checkpoint import is_finished_run
 from limbeck.engine.distributed import Ranks
 from limbeck.errors import UserError
 from limbeck.evaluation.predictions import top_scores
@@ -109,15 +110,14 @@ class StageTrials:
             try:
                 with in_section("tune_teacher", TuneTeacherOptions):
                     teacher = try_tuning(tuning, images, ranks)
-                    runs.append(
-                        (tuning.out, tuning.overwrite, identify(tuning, teacher, images, ranks))
-                    )
+                    identity = identify(tuning, teacher, images, ranks)
+                    runs.append((tuning.out, tuning.overwrite, identity))
             except UserError as error:
                 raise UserError(
                     f"The teacher can't be fine-tuned here: {error} Or name a classifier of these "
                     "classes with --task-teacher."
                 ) from error
-            if not is_finished_student(tuning.out):
+            if not is_finished_run(tuning.out, *identity):
                 facts = teacher.student.facts
                 load_teacher = rebuilt(facts.architecture, classes=self.classes)
             del teacher
@@ -261,7 +261,7 @@ class StageTrials:
             told += [f"Note: {note}" for note in notes_of({"": [self.start]}, config.corruptions)]
         if sees_test_images(config):
             told.append(
-                f"Note: {config.unlabelled} holds the test images too, so stage one has seen them, "
+                f"Note: {config.unlabelled} holds test images too, so stage one has seen them, "
                 "without their labels."
             )
             log.warning(told[-1])
