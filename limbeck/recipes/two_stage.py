@@ -69,7 +69,9 @@ STRONG_MIX = MixOptions(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1)
 
 @options
 class SpecificOptions(TuningOptions, PerTaskMethodOptions):
-    """Stage two, and the fine-tuning of the other arms. Defaults: G2SD's, in smaller batches."""
+    """Stage two, and the fine-tuning of the other arms. Defaults: G2SD's, in smaller
+    batches and with a relative warm-up.
+    """
 
     head: HeadKind = "distilled-last"
     """Of the arms with a teacher, as for limbeck finetune; the others have its first classifier."""
