@@ -10,7 +10,6 @@ experiment is continued by the same command.
 import argparse
 import logging
 import re
-import statistics
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -29,6 +28,7 @@ from limbeck.methods.options import MethodOptions
 from limbeck.models.build import build_student
 from limbeck.models.finished import save_student
 from limbeck.models.options import GlobalPool, HeadKind, StudentOptions, TeacherOptions
+from limbeck.recipes.comparison import cell
 from limbeck.recipes.images import open_images
 from limbeck.recipes.networks import method_class
 from limbeck.recipes.probes import CropEvalOptions, EmbedOptions, ProbeOptions
@@ -281,8 +281,6 @@ def _place(name: str) -> bool:
 def _cells(scores: Sequence[Mapping[str, float]]) -> dict[str, str]:
     cells = {}
     for name in dict.fromkeys(name for one in scores for name in sorted(one, key=_place)):
-        values = [100 * one[name] for one in scores if name in one]
-        if values:
-            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            cells[f"{name} %"] = f"{statistics.mean(values):.1f}{spread}"
+        if shown := cell([100 * one[name] for one in scores if name in one]):
+            cells[f"{name} %"] = shown
     return cells

@@ -13,8 +13,6 @@ that the search has not used, and scored on the test images, which it has not se
 
 import argparse
 import logging
-import statistics
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.evaluation.report import table
 from limbeck.methods.options import SparseLogitOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
+from limbeck.recipes.comparison import cell
 from limbeck.recipes.images import open_images
 from limbeck.recipes.networks import build_networks
 from limbeck.recipes.probes import ProbeOptions
@@ -104,19 +103,13 @@ def confirm(config: SearchConfig, found: Search, test: Path, epochs: float, seed
             {
                 "shape": candidate.shape.text,
                 "": name,
-                "test top-1 %": _cell(scores),
+                "test top-1 %": cell([100 * score for score in scores]),
                 "params, M": f"{costs['params'] / 1e6:.3f}",
                 "MACs, M": f"{costs['macs'] / 1e6:.2f}",
                 "latency, ms": f"{costs['latency_ms']:.2f}",
             }
         )
     return table(rows)
-
-
-def _cell(scores: Sequence[float]) -> str:
-    values = [100 * score for score in scores]
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
 
 
 def main() -> None:

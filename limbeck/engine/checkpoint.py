@@ -85,13 +85,9 @@ def open_run(
 def _open_run(
     out: Path, config: dict[str, Any], fingerprint: dict[str, Any], overwrite: bool
 ) -> Run:
-    # Compared as JSON reads it back: tuples are lists, keys are strings.
-    config, fingerprint = json.loads(json.dumps([config, fingerprint]))
     entries = _prepare_folder(out)
     if "config.json" in entries:
-        known = [(read_json(out / "config.json"), config, "")]
-        known += [(read_json(out / "fingerprint.json"), fingerprint, "fingerprint of ")]
-        differing = [text for args in known for text in _differences(*args)]
+        differing = _differing(out, config, fingerprint)
         if not differing:
             return Run(out, config, is_finished="finished.json" in entries)
         # Before its first checkpoint a run has nothing to lose, and most likely failed.
@@ -112,6 +108,20 @@ def _open_run(
     write_json(out / "fingerprint.json", fingerprint)
     write_json(out / "config.json", config)
     return Run(out, config)
+
+
+def is_finished_run(out: Path, config: dict[str, Any], fingerprint: dict[str, Any]) -> bool:
+    """Whether the folder holds just this run, finished; arguments as of ``open_run``."""
+    marks = [out / name for name in ("config.json", "finished.json")]
+    return all(mark.exists() for mark in marks) and not _differing(out, config, fingerprint)
+
+
+def _differing(out: Path, config: dict[str, Any], fingerprint: dict[str, Any]) -> list[str]:
+    # Compared as JSON reads it back: tuples are lists, keys are strings.
+    config, fingerprint = json.loads(json.dumps([config, fingerprint]))
+    known = [(read_json(out / "config.json"), config, "")]
+    known += [(read_json(out / "fingerprint.json"), fingerprint, "fingerprint of ")]
+    return [text for args in known for text in _differences(*args)]
 
 
 def _prepare_folder(out: Path) -> set[str]:

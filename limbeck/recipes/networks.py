@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from limbeck.config import from_plain, import_own, read_values
+from limbeck.config import from_plain, import_own, read_json, read_values
 from limbeck.data.target_store.reader import TargetReader
 from limbeck.engine.options import TrainOptions
 from limbeck.errors import UserError
@@ -28,6 +30,7 @@ from limbeck.models.build import (
     set_drop_path,
 )
 from limbeck.models.encoder import Encoder, EncoderFacts
+from limbeck.models.finished import RECORD_FILE, is_finished_student, save_student, weight_hash
 from limbeck.models.heads import with_classifier
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.models.origins.decoder import load_autoencoder, load_keepsakes
@@ -196,6 +199,16 @@ def start_student(options: StudentOptions, drop_path_rate: float, seed: int) -> 
             student.model.pos_embed.requires_grad_(False)
     set_constant_drop_path(student, drop_path_rate)
     return student
+
+
+def save_start(options: StudentOptions, seed: int, folder: Path) -> None:
+    """Keep the student's start in a folder, unless it is there; another one's is replaced."""
+    start = start_student(options, 0.0, seed)
+    own = {"architecture": start.facts.architecture}
+    own = json.loads(json.dumps(own | {"weight_hash": weight_hash(start.model.state_dict())}))
+    known = read_json(folder / RECORD_FILE) if is_finished_student(folder) else {}
+    if any(known.get(name) != value for name, value in own.items()):
+        save_student(start, folder, {})
 
 
 def set_constant_drop_path(encoder: TimmEncoder, rate: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -110,5 +110,7 @@ def in_section(section: str, kind: type) -> Iterator[None]:
         for field in fields(kind):
             name, dashed = field.name, field.name.replace("_", "-")
             text = re.sub(rf"--{dashed}(?![\w-])", f"--{section.replace('_', '-')}.{dashed}", text)
-            text = re.sub(rf"(?<![\w./-]){name}\.(?=\w)", f"{section}.{name}.", text)
+            if is_dataclass(field.default):  # and not a file's name, such as train.parquet
+                own = "|".join(each.name for each in fields(field.default))
+                text = re.sub(rf"(?<![\w./-]){name}\.(?=({own})\b)", f"{section}.{name}.", text)
         raise type(error)(text) from error

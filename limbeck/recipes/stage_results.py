@@ -204,7 +204,7 @@ def verdict_of(found: TwoStages) -> str:
             f"the same folder with --arms {missing}."
         )
     singles = {name: verdicts[name] for name in ("generic", "specific") if name in verdicts}
-    lines = [f"- {verdict.why}" for verdict in verdicts.values()]
+    lines = [f"- Against {name!r}: {verdict.why}" for name, verdict in verdicts.items()]
     if singles:
         lines.insert(0, _summary({name: verdict.kind for name, verdict in singles.items()}))
     return "\n".join(lines)

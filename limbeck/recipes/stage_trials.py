@@ -14,19 +14,14 @@ import torch
 from limbeck.config import read_json
 from limbeck.data.loader import eval_batches
 from limbeck.data.skipped import SkippedLog
-from limbeck.engine.checkpoint import write_json
+from limbeck.engine.checkpoint import is_finished_run
 from limbeck.engine.distributed import Ranks
 from limbeck.errors import UserError
 from limbeck.evaluation.predictions import top_scores
 from limbeck.evaluation.robustness import Robustness
 from limbeck.evaluation.scores import Score, score_of
 from limbeck.models.encoder import Encoder
-from limbeck.models.finished import (
-    RECORD_FILE,
-    is_finished_student,
-    save_student,
-    weight_hash,
-)
+from limbeck.models.finished import RECORD_FILE, is_finished_student
 from limbeck.models.origins.load import load_encoder
 from limbeck.recipes import distill as distillation
 from limbeck.recipes.chain import rebuilt
@@ -35,7 +30,7 @@ from limbeck.recipes.distill import distill
 from limbeck.recipes.evaluate import EvaluateConfig, Prober
 from limbeck.recipes.finetune import finetune
 from limbeck.recipes.images import Images
-from limbeck.recipes.networks import start_student
+from limbeck.recipes.networks import save_start, start_student
 from limbeck.recipes.probes import EmbedOptions
 from limbeck.recipes.rehearsal import in_section, try_distillation, try_tuning
 from limbeck.recipes.robustness import corrupted_scores, notes_of
@@ -50,7 +45,7 @@ from limbeck.recipes.stages import (
     teacher_dir,
 )
 from limbeck.recipes.steps import resolve
-from limbeck.recipes.trials import own_num_heads
+from limbeck.recipes.trials import own_num_heads, remembered
 from limbeck.recipes.tuning_networks import identify
 
 if TYPE_CHECKING:
@@ -115,15 +110,14 @@ class StageTrials:
             try:
                 with in_section("tune_teacher", TuneTeacherOptions):
                     teacher = try_tuning(tuning, images, ranks)
-                    runs.append(
-                        (tuning.out, tuning.overwrite, identify(tuning, teacher, images, ranks))
-                    )
+                    identity = identify(tuning, teacher, images, ranks)
+                    runs.append((tuning.out, tuning.overwrite, identity))
             except UserError as error:
                 raise UserError(
                     f"The teacher can't be fine-tuned here: {error} Or name a classifier of these "
                     "classes with --task-teacher."
                 ) from error
-            if not is_finished_student(tuning.out):
+            if not is_finished_run(tuning.out, *identity):
                 facts = teacher.student.facts
                 load_teacher = rebuilt(facts.architecture, classes=self.classes)
             del teacher
@@ -148,7 +142,8 @@ class StageTrials:
         config = self.config
         source = config.teacher.source
         assert source is not None
-        facts = load_encoder(source).facts
+        heads = {} if config.teacher.num_heads is None else {"num_heads": config.teacher.num_heads}
+        facts = load_encoder(source, **heads).facts
         if facts.num_classes and facts.origin.get("classes") == self.classes:
             log.info("The teacher %s classifies these classes already.", source)
             if config.tune_teacher != type(config.tune_teacher)():
@@ -187,19 +182,11 @@ class StageTrials:
                 "seconds"
             ]
         else:
-            self._save_start(seed)
+            save_start(self.config.student, seed, start_dir(self.config.out, seed))
         tuning = self._tuning(arm, seed)
         cost["tuning_seconds"] = measured(tuning.out, None, partial(finetune, tuning))["seconds"]
         found = self._measure(str(tuning.out), tuning.out / FOUND_FILE)
         return replace(found, cost=found.cost | cost)
-
-    def _save_start(self, seed: int) -> None:
-        start, folder = (
-            start_student(self.config.student, 0.0, seed),
-            start_dir(self.config.out, seed),
-        )
-        if _hash_in(folder) != weight_hash(start.model.state_dict()):
-            save_student(start, folder, {})
 
     def _measure(self, source: str, file: Path) -> Measured:
         """Scores and costs of a classifier, from a file where the same were measured before."""
@@ -211,16 +198,14 @@ class StageTrials:
             "evaluation": {"crop_ratio": config.evaluation.crop_ratio},
             "measure_speed": config.measure_speed,
         }
-        known = read_json(file) if file.exists() else {}
-        if known.get("asked") != asked:
+
+        def measure() -> dict[str, Any]:
             encoder.to(self.ranks.device)
             scores = top_scores(encoder, self._centre_crops(encoder))
-            known = {
-                "asked": asked,
-                "scores": {name: _to_text(score) for name, score in scores.items()},
-                "cost": self.prober.cost(encoder),
-            }
-            write_json(file, known)
+            texts = {name: _to_text(score) for name, score in scores.items()}
+            return {"scores": texts, "cost": self.prober.cost(encoder)}
+
+        known = remembered(file, asked, measure)
         scores = {name: _from_text(text, name) for name, text in known["scores"].items()}
         corrupted = self._corrupted(source, encoder, file.parent)
         scores |= {name: each.score for name, each in corrupted.items()}
@@ -276,7 +261,7 @@ class StageTrials:
             told += [f"Note: {note}" for note in notes_of({"": [self.start]}, config.corruptions)]
         if sees_test_images(config):
             told.append(
-                f"Note: {config.unlabelled} holds the test images too, so stage one has seen them, "
+                f"Note: {config.unlabelled} holds test images too, so stage one has seen them, "
                 "without their labels."
             )
             log.warning(told[-1])

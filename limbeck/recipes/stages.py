@@ -102,12 +102,14 @@ def stage_one_data(config: TwoStageConfig) -> DataOptions:
 
 
 def sees_test_images(config: TwoStageConfig) -> bool:
-    """Whether the other images of stage one lie around those that are held out."""
+    """Whether the other images of stage one lie around, or among, those that are held out."""
     if config.unlabelled is None:
         return False
-    around = Path(config.unlabelled).expanduser()
-    roots = [Path(root).expanduser() for root in (config.data.root, config.data.eval_root) if root]
-    return any(around.resolve() in (root.resolve(), *root.resolve().parents) for root in roots)
+    other, held_out = (
+        Path(root).expanduser().resolve()
+        for root in (config.unlabelled, config.data.eval_root or config.data.root)
+    )
+    return other.is_relative_to(held_out) or held_out.is_relative_to(other)
 
 
 def stage_one_config(config: TwoStageConfig, seed: int) -> DistillConfig:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from limbeck.config import read_json, to_plain
 from limbeck.recipes.arms import SCRATCH, UNTRAINED, Arm, run_dir, tuned_dir
@@ -54,10 +56,12 @@ class Trials:
 
     def run(self, arm: Arm, seed: int, own: DistillConfig | None, result: Result) -> None:
         """Do what is left of an arm; fills ``result`` as far as it comes. Raises as runs do."""
+        from limbeck.recipes.networks import save_start
+
         config = self.config
         folder = run_dir(config.out, arm, seed)
         if own is None:
-            self._save_start(seed, folder)
+            save_start(config.student, seed, folder)
         else:
             result.cost |= measured(folder, self.device, lambda: distill(own))
         if arm.name != SCRATCH:
@@ -75,31 +79,37 @@ class Trials:
                 scores = read_json(tuning.out / "student.json")["scores"]
                 result.scores |= {f"{name}_{key}": value for key, value in scores.items()}
 
-    def _save_start(self, seed: int, folder: Path) -> None:
-        from limbeck.models.finished import is_finished_student, save_student
-        from limbeck.recipes.networks import start_student
-
-        if not is_finished_student(folder):
-            save_student(start_student(self.config.student, 0.0, seed), folder, {})
-
     def _probe(self, folder: Path) -> dict[str, float]:
         """The scores of a frozen student, from its folder where the same were measured before."""
-        from limbeck.engine.checkpoint import write_json
         from limbeck.models.origins.load import load_encoder
 
         encoder = load_encoder(str(folder))
         asked = {
             "weights": encoder.facts.origin.get("weight_hash"),
+            "architecture": encoder.facts.architecture,
             "data": self.images.fingerprint,
             "embed": to_plain(self.config.embed),
         }
-        file = folder / PROBES_FILE
-        known = read_json(file) if file.exists() else {}
-        if known.get("asked") != asked:
+
+        def probe() -> dict[str, Any]:
             scores = self.prober.scores(encoder)
-            known = {"asked": asked, "scores": {name: each.mean for name, each in scores.items()}}
-            write_json(file, known)
-        return dict(known["scores"])
+            return {"scores": {name: each.mean for name, each in scores.items()}}
+
+        return dict(remembered(folder / PROBES_FILE, asked, probe)["scores"])
+
+
+def remembered(
+    file: Path, asked: dict[str, Any], measure: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """What ``measure`` finds, plain data: from the file where the same was asked before."""
+    from limbeck.engine.checkpoint import write_json
+
+    asked = json.loads(json.dumps(asked))  # as a file has it
+    known = read_json(file) if file.exists() else {}
+    if known.get("asked") != asked:
+        known = {"asked": asked, **measure()}
+        write_json(file, known)
+    return known
 
 
 def own_num_heads(start: Encoder) -> int | None:

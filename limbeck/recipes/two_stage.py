@@ -69,7 +69,9 @@ STRONG_MIX = MixOptions(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1)
 
 @options
 class SpecificOptions(TuningOptions, PerTaskMethodOptions):
-    """Stage two, and the fine-tuning of the other arms. Defaults: G2SD's, in smaller batches."""
+    """Stage two, and the fine-tuning of the other arms. Defaults: G2SD's, in smaller
+    batches and with a relative warm-up.
+    """
 
     head: HeadKind = "distilled-last"
     """Of the arms with a teacher, as for limbeck finetune; the others have its first classifier."""
@@ -219,8 +221,15 @@ def _check_effects(config: TwoStageConfig, arms: list[Arm]) -> None:
         _check_unset(config, ["tune_teacher"], "", why)
     elif config.task_teacher is not None:
         _check_unset(config, ["tune_teacher"], "", "--task-teacher")
-    if not reads_teacher and not (is_taught and config.task_teacher is None):
-        _check_unset(config, ["teacher"], "", f"{chosen} here, where nothing is learnt from it")
+    if reads_teacher:
+        return
+    names = [field.name for field in fields(TeacherOptions)]
+    why = f"{chosen} here, where nothing is learnt from it"
+    if is_taught:
+        names.remove("precision")  # of the classifier that helps, too
+        if config.task_teacher is None:
+            names, why = ["drop_path_rate"], f"{chosen} here: it is of stage one's teacher"
+    _check_unset(config.teacher, names, "teacher.", why)
 
 
 def _check_unset(section: Any, names: list[str], prefix: str, why: str) -> None:

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from limbeck.engine.checkpoint import load_checkpoint, open_run, save_checkpoint, write_whole
+from limbeck.engine.checkpoint import (
+    is_finished_run,
+    load_checkpoint,
+    open_run,
+    save_checkpoint,
+    write_whole,
+)
 from limbeck.errors import RunError, UserError
 from tests.engine.fakes import train
 
@@ -37,6 +43,17 @@ def test_overwrite_continues_the_same_run(tmp_path):
     run = open_run(tmp_path, CONFIG, DATA, overwrite=True)
     save_checkpoint(run, {"step": 3})
     assert load_checkpoint(open_run(tmp_path, CONFIG, DATA, overwrite=True))["step"] == 3
+
+
+def test_only_just_this_run_is_the_finished_one(tmp_path):
+    own = {"seed": 0, "sizes": (4, 4)}, {"data": "abc"}
+    assert not is_finished_run(tmp_path / "run", *own)
+    run = open_run(tmp_path / "run", *own)
+    assert not is_finished_run(run.dir, *own)
+    run.finish()
+    assert is_finished_run(run.dir, *own)
+    assert not is_finished_run(run.dir, own[0] | {"seed": 1}, own[1])
+    assert not is_finished_run(run.dir, own[0], {"data": "abd"})
 
 
 def test_two_processes_never_share_a_run(tmp_path):

@@ -55,6 +55,8 @@ def test_a_folder_with_another_run_is_told_before_anything_trains(tmp_path):
         ("optim.eps, not of pretrain.optim", "a_part.optim.eps, not of pretrain.optim"),
         ("--global-pool, --global-pooling", "--a-part.global-pool, --global-pooling"),
         ("no file runs/train.tar of --data.root", "no file runs/train.tar of --data.root"),
+        ("train.parquet has no labels", "train.parquet has no labels"),
+        ("lower train.epochs.", "lower a_part.train.epochs."),
     ],
 )
 def test_options_are_told_by_their_section(said, expected):

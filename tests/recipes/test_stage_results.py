@@ -79,13 +79,17 @@ def test_without_a_teacher_there_is_no_share():
 def test_the_verdict_is_on_each_single_stage(generic, specific, said):
     text = verdict_of(found(Path("out"), both=(0.8,), generic=(generic,), specific=(specific,)))
     assert text.splitlines()[0].startswith("Verdict: two stages ") and said in text
-    assert "points (95 % interval" in text
+    lines = text.splitlines()[1:]
+    assert [line.split(":")[0] for line in lines] == ["- Against 'generic'", "- Against 'specific'"]
+    assert all("points (95 % interval" in line for line in lines)
 
 
 def test_what_is_not_known_is_said():
     assert "--arms fine-tune specific generic both" in verdict_of(found(Path("out"), both=(0.8,)))
     with_labels = verdict_of(found(Path("out"), both=(0.8,), **{"fine-tune": (0.5,)}))
-    assert with_labels.startswith("- Two stages are better than neither: 80.0 % against 50.0 %")
+    assert with_labels.startswith(
+        "- Against 'fine-tune': Two stages are better than neither: 80.0 % against 50.0 %"
+    )
 
 
 def test_the_student_is_that_of_the_most_stages_and_the_first_seed(tmp_path):

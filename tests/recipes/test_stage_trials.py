@@ -1,4 +1,4 @@
-"""The runs of two stages: what is measured once, and starts that fit the student."""
+"""The runs of two stages: what is measured once, and teachers of any kind."""
 
 import json
 import logging
@@ -9,12 +9,10 @@ import torch
 
 from limbeck.data.options import CorruptionOptions
 from limbeck.engine.distributed import Ranks
-from limbeck.models.origins.load import load_encoder
 from limbeck.recipes import stage_trials
 from limbeck.recipes.images import open_images
 from limbeck.recipes.stage_trials import StageTrials
 from limbeck.recipes.stages import ARMS
-from tests.recipes.runs import weights_of
 from tests.recipes.test_two_stage import config_of
 
 RANKS = Ranks(device=torch.device("cpu"))
@@ -59,18 +57,6 @@ def test_corrupted_images_are_shown_where_asked_for(trials, classifier, tmp_path
     score = found.corrupted["corrupted_top1"].score
     assert found.scores["corrupted_top1"] == score and score.num_test == 12
     assert any("Corruptions were made here" in text for text in trials.sentences())
-
-
-def test_a_start_is_that_of_the_student_and_the_seed(trials, tmp_path):
-    folder = tmp_path / "out" / "seed_3" / "start"
-    trials._save_start(3)
-    assert load_encoder(folder).facts.num_heads == (3, 3)
-    before = weights_of(folder)
-    trials._save_start(3)
-    assert weights_of(folder) == before
-    trials.config = replace(trials.config, student=replace(trials.config.student, embed_dim=12))
-    trials._save_start(3)
-    assert load_encoder(folder).facts.embed_dim == 12
 
 
 def test_a_convolutional_network_can_be_the_task_teacher(

@@ -61,12 +61,25 @@ def test_other_images_of_stage_one_are_all_trained_on():
 
 
 @pytest.mark.parametrize(
-    ("unlabelled", "is_seen"), [("all", True), ("all/photos", True), ("all/others", False)]
+    ("unlabelled", "is_seen"),
+    [
+        ("all", True),
+        ("all/photos/", True),
+        ("all/photos/cats", True),
+        ("all/others", False),
+        ("all/photos2", False),
+    ],
 )
-def test_images_around_the_held_out_ones_are_noticed(unlabelled, is_seen):
+def test_images_around_the_held_out_ones_or_among_them_are_noticed(unlabelled, is_seen):
     data = DataOptions(root="all/photos")
     assert sees_test_images(TwoStageConfig(unlabelled=unlabelled, data=data)) == is_seen
     assert not sees_test_images(TwoStageConfig(data=data))
+
+
+@pytest.mark.parametrize(("unlabelled", "is_seen"), [("all", True), ("all/photos", False)])
+def test_none_of_the_root_is_held_out_where_other_images_are(unlabelled, is_seen):
+    data = DataOptions(root="all/photos", eval_root="all/test")
+    assert sees_test_images(TwoStageConfig(unlabelled=unlabelled, data=data)) == is_seen
 
 
 def test_a_method_without_a_teacher_gets_none():

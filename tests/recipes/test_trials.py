@@ -3,20 +3,13 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from limbeck.models.origins.load import load_encoder
 from limbeck.recipes.arms import Arm
 from limbeck.recipes.compare import CompareConfig
-from limbeck.recipes.trials import Trials, tuning_config
-from tests.recipes.runs import STUDENT_SHAPE
-
-
-@pytest.fixture
-def trials():
-    bare = Trials.__new__(Trials)
-    bare.device = torch.device("cpu")
-    return bare
+from limbeck.recipes.networks import save_start
+from limbeck.recipes.trials import remembered, tuning_config
+from tests.recipes.runs import STUDENT_SHAPE, snapshot, weights_of
 
 
 def test_a_fine_tuning_has_its_seed_its_labels_and_layer_decay_where_something_was_learnt(
@@ -32,13 +25,33 @@ def test_a_fine_tuning_has_its_seed_its_labels_and_layer_decay_where_something_w
     assert scratch.optim == replace(tuned.optim, layer_decay=1.0)
 
 
-def test_every_seed_has_a_start_of_its_own_which_is_kept(trials, tmp_path):
-    trials.config = CompareConfig(student=STUDENT_SHAPE)
+def test_every_seed_has_a_start_of_its_own_which_is_kept(tmp_path):
     folders = [tmp_path / name for name in "ab"]
     for seed, folder in enumerate(folders):
-        trials._save_start(seed, folder)
-    first, second = (load_encoder(str(folder)).state_dict() for folder in folders)
-    name = next(name for name in first if name.endswith("qkv.weight"))
-    assert not torch.equal(first[name], second[name])
-    trials._save_start(1, folders[0])
-    assert torch.equal(load_encoder(str(folders[0])).state_dict()[name], first[name])
+        save_start(STUDENT_SHAPE, seed, folder)
+    assert weights_of(folders[0]) != weights_of(folders[1])
+    before = [snapshot(folder) for folder in folders]
+    for seed, folder in enumerate(folders):
+        save_start(STUDENT_SHAPE, seed, folder)
+    assert [snapshot(folder) for folder in folders] == before
+
+
+@pytest.mark.parametrize("change", [{"embed_dim": 12}, {"num_heads": 2}])  # the latter: no weights
+def test_the_start_of_another_student_is_replaced(tmp_path, change):
+    save_start(STUDENT_SHAPE, 0, tmp_path)
+    save_start(replace(STUDENT_SHAPE, **change), 0, tmp_path)
+    facts = load_encoder(tmp_path).facts
+    expected = {"embed_dim": 24, "num_heads": 3} | change
+    assert (facts.embed_dim, facts.num_heads[0]) == tuple(expected.values())
+
+
+def test_what_was_measured_is_measured_again_where_something_else_is_asked(tmp_path):
+    calls = []
+
+    def measure():
+        calls.append(len(calls))
+        return {"scores": calls[-1]}
+
+    asked = [{"size": (4, 4)}, {"size": (4, 4)}, {"size": (8, 8)}]
+    found = [remembered(tmp_path / "found.json", each, measure)["scores"] for each in asked]
+    assert found == [0, 0, 1]

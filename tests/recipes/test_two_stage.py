@@ -21,6 +21,7 @@ from limbeck.models.options import TeacherOptions
 from limbeck.recipes import stage_trials
 from limbeck.recipes.distill import distill
 from limbeck.recipes.finetune import finetune
+from limbeck.recipes.images import open_images
 from limbeck.recipes.probes import CropEvalOptions
 from limbeck.recipes.stages import ARMS, arm_config, stage_one_config, teacher_config
 from limbeck.recipes.two_stage import (
@@ -181,6 +182,20 @@ def test_with_leave_to_overwrite_only_what_is_asked_for_is_replaced(
         assert is_same == (name != "fine-tune")
 
 
+def test_the_teacher_of_other_images_is_not_in_the_way(images, whole, tmp_path):
+    """Its folder is told as another run's, or replaced; its classes do not matter."""
+    two = tmp_path / "two"
+    for name in ("blue", "red"):
+        shutil.copytree(images / name, two / name)
+    out = shutil.copytree(whole[0].out, tmp_path / "out")
+    other = config_of(two, whole[0].teacher.source, out, "specific")
+    with pytest.raises(UserError, match="out holds another run: data.root"):
+        two_stage(other)
+    two_stage(replace(other, overwrite=True))
+    assert limbeck.load(out / "seed_0" / "specific").facts.num_classes == 2
+    assert weights_of(out / "seed_0" / "both") == weights_of(whole[0].out / "seed_0" / "both")
+
+
 def test_stage_one_may_learn_from_other_images(images, unlabelled, teacher, classifier, tmp_path):
     config = config_of(
         images,
@@ -202,6 +217,23 @@ def test_part_of_the_labels_is_for_stage_two_alone(images, teacher, tmp_path):
     assert stage_one_config(half, 0).data.label_fraction == 1
     assert arm_config(half, ARMS["both"], 1, "teacher", None).data == half.data
     check(half)
+    few, all_images = open_images(half.data), open_images(stage_one_config(half, 0).data)
+    kept, seen = (
+        {source.key(index) for index in range(len(source))}
+        for source in (few.holdout, all_images.train)
+    )
+    assert kept and not kept & seen
+    assert len(few.train) < len(seen) == len(all_images.whole) - len(kept)
+
+
+def test_the_precision_is_also_that_of_a_task_teacher(images, teacher, classifier, tmp_path):
+    config = config_of(
+        images, teacher, tmp_path, "specific",
+        task_teacher=str(classifier), teacher=TeacherOptions(precision="fp32"),
+    )  # fmt: skip
+    check(config)
+    run = arm_config(config, ARMS["specific"], 0, config.task_teacher, None)
+    assert run.teacher == TeacherOptions(source=str(classifier), precision="fp32")
 
 
 @pytest.mark.parametrize(
@@ -241,6 +273,19 @@ def test_part_of_the_labels_is_for_stage_two_alone(images, teacher, tmp_path):
             "tune_teacher.mix.mix_prob and tune_teacher.mix.switch_prob have no effect",
         ),
         (("both",), {"unlabelled": "no/such/folder"}, "does not exist"),
+        (
+            ("specific",),
+            {"teacher": TeacherOptions(source="TEACHER", drop_path_rate=0.1)},
+            "--teacher.drop-path-rate has no effect with --arms specific here",
+        ),
+        (
+            ("specific",),
+            {
+                "teacher": TeacherOptions(source="TEACHER"),
+                "task_teacher": "timm:vit_tiny_patch16_224",
+            },
+            "--teacher.source has no effect with --arms specific here",
+        ),
         (("both",), {"teacher": TeacherOptions(source="TEACHER", patch_size=8)}, "--task-teacher"),
     ],
 )
@@ -249,7 +294,7 @@ def test_what_can_not_be_meant_is_refused_at_once(
 ):
     given = changes.get("teacher")
     if given and given.source:
-        changes = {"teacher": replace(given, source=str(teacher))}
+        changes = changes | {"teacher": replace(given, source=str(teacher))}
     with pytest.raises(UserError, match=message):
         check(config_of(images, teacher, tmp_path, *arms, **changes))
 
