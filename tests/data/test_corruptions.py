@@ -62,9 +62,8 @@ def test_of_the_others_the_severest_is_farther_than_the_mildest(name):
     assert severest > 1.1 * mildest
 
 
-def test_severities_on_a_real_photo(shared_data):
-    file = sorted((shared_data / "photos_full_size").iterdir())[0]
-    image = eval_view(np.array(Image.open(file).convert("RGB")), 224, 1.0)
+def test_severities_on_a_real_photo(real_photos):
+    image = eval_view(np.array(Image.open(real_photos[0])), 224, 1.0)
     image = image.permute(1, 2, 0).numpy()
     for name in ("gaussian_noise", "defocus_blur", "contrast", "jpeg_compression", "zoom_blur"):
         distances = [distance(image, corrupt(image, name, level, "a")) for level in range(1, 6)]
@@ -159,6 +158,21 @@ def test_glass_takes_pixels_from_the_neighbourhood():
     assert (shattered != image).any()
     assert (shattered[:, :12] == 0).all() and (shattered[:, 31:] == 255).all()
     assert set(np.unique(shattered)) == {0, 255}
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("size", [8, 33])
+@pytest.mark.parametrize("value", [0, 255])
+def test_odd_sizes_and_flat_images_are_no_exception(name, size, value):
+    image = np.full((size, size, 3), value, np.uint8)
+    for severity in (1, 5):
+        assert corrupt(image, name, severity, "a").shape == image.shape
+
+
+def test_the_draws_are_the_same_in_every_process():
+    """A number from another process: nothing follows from Python's hashes, which differ."""
+    image = np.full((4, 4, 3), 128, np.uint8)
+    assert corrupt(image, "gaussian_noise", 1, "a")[0, 0].tolist() == [143, 113, 125]
 
 
 def test_ice_is_in_range_bluish_and_not_flat():
