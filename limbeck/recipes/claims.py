@@ -46,6 +46,18 @@ def classifies(encoder: Encoder, classes: Sequence[str]) -> bool:
     return encoder.facts.num_classes == len(classes) and not is_other
 
 
+def other_classes(groups: dict[str, list[Encoder]], classes: Sequence[str]) -> list[str]:
+    """A note for each role with a classifier of as many other classes, which is not asked."""
+    return [
+        f"The classifier of the {role} names other classes than the images have: it is not asked."
+        for role, encoders in groups.items()
+        if any(
+            each.facts.num_classes == len(classes) and not classifies(each, classes)
+            for each in encoders
+        )
+    ]
+
+
 def untrained(student: Encoder, seed: int) -> Encoder:
     """The student's architecture with fresh weights, without a classifier: it would only guess."""
     from limbeck.models.build import build_fresh

@@ -20,7 +20,7 @@ from limbeck.config import options, read_json, to_plain
 from limbeck.data.options import CorruptionOptions, DataOptions
 from limbeck.errors import RunError, UserError
 from limbeck.recipes import checks, robustness
-from limbeck.recipes.claims import claims_of, classifies, untrained
+from limbeck.recipes.claims import claims_of, classifies, other_classes, untrained
 from limbeck.recipes.probes import EmbedOptions
 
 if TYPE_CHECKING:
@@ -152,6 +152,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         skipped = SkippedLog(None, images.num_images, config.data.max_bad_ratio)
         groups = {"student": students, "baseline": baselines, "teacher": teachers}
         groups = {role: encoders for role, encoders in groups.items() if encoders}
+        notes += other_classes(groups, images.whole.classes)
         probe = Prober(config, images, ranks.device, skipped)
         if not images.is_labelled:
             probe.target = probe.embed(teachers[0], images.holdout)

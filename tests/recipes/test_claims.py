@@ -3,7 +3,7 @@
 import pytest
 
 from limbeck.models.origins.load import load_encoder
-from limbeck.recipes.claims import claims_of, classifies, may_be_distilled
+from limbeck.recipes.claims import claims_of, classifies, may_be_distilled, other_classes
 
 TAUGHT, ALONE = {"teacher": {"source": "t"}}, {"teacher": None}
 FRESH, BARE = {"source": "fresh, seed 0"}, {"source": "w.pth", "layout": "mae_encoder"}
@@ -51,7 +51,10 @@ def test_claims_are_as_large_as_the_comparison(student, teacher):
     ],
 )
 def test_whose_classifier_can_be_asked(classifier, classes, expected):
-    assert classifies(load_encoder(classifier), classes) == expected
+    encoder = load_encoder(classifier)
+    assert classifies(encoder, classes) == expected
+    notes = other_classes({"student": [encoder]}, classes)
+    assert bool(notes) == (len(classes) == 3 and not expected)
 
 
 def test_without_a_classifier_nobody_can(student):
