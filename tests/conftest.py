@@ -1,12 +1,11 @@
-"""Shared fixtures: seeds, threads, and the real data where it is present."""
+"""Shared fixtures: seeds, threads, and photos."""
 
 import gc
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import torch
-
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_collection_finish():
@@ -27,8 +26,7 @@ def _seeded():
 
 
 @pytest.fixture
-def shared_data() -> Path:
-    """The folder of real data; skips the test where it is absent."""
-    if not SHARED_DATA.is_dir():
-        pytest.skip("the real data folder (../shared/data) is not there")
-    return SHARED_DATA
+def real_photos() -> list[Path]:
+    """Two JPEG photos of 640 x 427 pixels, which scikit-learn brings."""
+    folder = Path(str(files("sklearn") / "datasets" / "images"))
+    return [folder / "china.jpg", folder / "flower.jpg"]

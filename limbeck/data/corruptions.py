@@ -200,7 +200,8 @@ def ice(size: int, rng: Rng) -> Pixels:
     for degrees in rng.uniform(0, 360, 4):
         seeds = np.where(rng.random((size, size)) < 0.02, rng.uniform(0.3, 1, (size, size)), 0.0)
         drawn = motion_blur(seeds, size / 14, size / 14, degrees)
-        needles = np.maximum(needles, drawn / drawn.max())
+        # Of some image of 16 px or less no needle starts at all.
+        needles = np.maximum(needles, drawn / (drawn.max() or 1))
     needles = gaussian_blur(needles, size / 400)
     clouds = _clouds(size, 1.6, rng)
     cover = (0.5 + 0.5 * (clouds - clouds.mean()) / clouds.std()).clip(0, 1)

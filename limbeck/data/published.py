@@ -113,7 +113,12 @@ def _open_arrays(
                 f"{file} holds {images.dtype} of shape {images.shape}, not five severities of "
                 f"images for the {len(labels)} labels beside it; download it again."
             )
-        own = labels[: len(labels) // NUM_SEVERITIES]
+        own, *others = np.split(labels, NUM_SEVERITIES)
+        if not all(np.array_equal(own, other) for other in others):
+            raise UserError(
+                f"{root / 'labels.npy'} does not hold the same labels for each severity, so it is "
+                "not of these images; download it again."
+            )
         for severity in severities:
             whole = ArraySource(file, severity, own, num_classes)
             sources[name, severity] = draw_sample(whole, num_images, seed=0)

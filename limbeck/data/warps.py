@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-Mode = Literal["edge", "symmetric", "reflect"]
+Mirror = Literal["symmetric", "reflect"]
+Mode = Literal["edge"] | Mirror
 
 
 @lru_cache(maxsize=64)
@@ -106,20 +107,24 @@ def zoom(image: np.ndarray, factor: float) -> np.ndarray:
     return columns.reshape(image.shape)
 
 
-def sample(image: np.ndarray, rows: np.ndarray, columns: np.ndarray, mode: Mode) -> np.ndarray:
-    """(H, W, 3) at real-valued places, (h, w) each, at most one side outside; bilinear."""
+def _reflected(places: np.ndarray, size: int, mode: Mirror) -> np.ndarray:
+    """The pixel at each place, however far outside: there and back, again and again."""
+    last = 2 * size - 1 if mode == "symmetric" else 2 * size - 2
+    period = 2 * size if mode == "symmetric" else last
+    within = places % period
+    return np.minimum(within, last - within)
+
+
+def sample(image: np.ndarray, rows: np.ndarray, columns: np.ndarray, mode: Mirror) -> np.ndarray:
+    """(H, W, 3), H and W above 1, at real-valued places, (h, w) each; bilinear."""
     height, width = image.shape[:2]
     top, left = np.floor(rows).astype(np.int64), np.floor(columns).astype(np.int64)
     down, right = (rows - top)[..., None], (columns - left)[..., None]
-    of_row, of_column = _mirrored(height, height, mode), _mirrored(width, width, mode)
     flat = image.reshape(height * width, -1)
-
-    def at(row: np.ndarray, column: np.ndarray) -> np.ndarray:
-        row = of_row[np.clip(row + height, 0, 3 * height - 1)]
-        return flat[row * width + of_column[np.clip(column + width, 0, 3 * width - 1)]]
-
-    upper = at(top, left) * (1 - right) + at(top, left + 1) * right
-    lower = at(top + 1, left) * (1 - right) + at(top + 1, left + 1) * right
+    this_row, next_row = (_reflected(top + by, height, mode) * width for by in (0, 1))
+    this_column, next_column = (_reflected(left + by, width, mode) for by in (0, 1))
+    upper = flat[this_row + this_column] * (1 - right) + flat[this_row + next_column] * right
+    lower = flat[next_row + this_column] * (1 - right) + flat[next_row + next_column] * right
     return upper * (1 - down) + lower * down
 
 

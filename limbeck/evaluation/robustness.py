@@ -128,20 +128,20 @@ def tables(summary: Mapping[str, Any]) -> list[str]:
             }
             mean = fmean(run["corrupted_top1"]["mean"] for run in runs)
             kept = [run["kept"] for run in runs if run["kept"] is not None]
-            relative = row.get("relative_error")
             cells |= {
                 "mean of corruptions": _percent(mean),
                 "mean corruption error": _percent(1 - mean),
                 "kept of clean": _percent(fmean(kept)) if kept else "-",
-                f"error relative to the {found['relative_to']} (mCE)": (
-                    "-" if relative is None else _percent(relative)
-                ),
             }
+            if found["relative_to"] is not None:
+                relative = row.get("relative_error")
+                cells[f"error relative to the {found['relative_to']} (mCE)"] = (
+                    "-" if relative is None else _percent(relative)
+                )
             columns[role] = cells
-        lines = [name for name in next(iter(columns.values())) if "the None" not in name]
         rows = [
             {"top-1 (%)": name} | {role: cells[name] for role, cells in columns.items()}
-            for name in lines
+            for name in next(iter(columns.values()))
         ]
         written.append(f"Under corruptions, {ANSWERERS[who]}:\n\n{table(rows)}")
     return written

@@ -1,7 +1,8 @@
-"""What an evaluation of students may claim, and the baseline where none is named."""
+"""What an evaluation may claim and ask, and the baseline where none is named."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import UserError
@@ -33,6 +34,28 @@ def may_be_distilled(origin: dict[str, Any]) -> bool:
         return may_be_distilled(origin["student"])
     is_fresh = str(origin.get("source", "")).startswith("fresh, seed ")
     return "teacher" not in origin and not is_fresh
+
+
+def classifies(encoder: Encoder, classes: Sequence[str]) -> bool:
+    """Whether its classifier can be asked about images: of as many classes, not named otherwise.
+
+    Names of which none is the images' (WordNet's, where these have words) say nothing.
+    """
+    named = encoder.facts.origin.get("classes") or classes
+    is_other = list(named) != list(classes) and bool(set(named) & set(classes))
+    return encoder.facts.num_classes == len(classes) and not is_other
+
+
+def other_classes(groups: dict[str, list[Encoder]], classes: Sequence[str]) -> list[str]:
+    """A note for each role with a classifier of as many other classes, which is not asked."""
+    return [
+        f"The classifier of the {role} names other classes than the images have: it is not asked."
+        for role, encoders in groups.items()
+        if any(
+            each.facts.num_classes == len(classes) and not classifies(each, classes)
+            for each in encoders
+        )
+    ]
 
 
 def untrained(student: Encoder, seed: int) -> Encoder:

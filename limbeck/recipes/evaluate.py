@@ -20,7 +20,7 @@ from limbeck.config import options, read_json, to_plain
 from limbeck.data.options import CorruptionOptions, DataOptions
 from limbeck.errors import RunError, UserError
 from limbeck.recipes import checks, robustness
-from limbeck.recipes.claims import claims_of, untrained
+from limbeck.recipes.claims import claims_of, classifies, other_classes, untrained
 from limbeck.recipes.probes import EmbedOptions
 
 if TYPE_CHECKING:
@@ -152,6 +152,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         skipped = SkippedLog(None, images.num_images, config.data.max_bad_ratio)
         groups = {"student": students, "baseline": baselines, "teacher": teachers}
         groups = {role: encoders for role, encoders in groups.items() if encoders}
+        notes += other_classes(groups, images.whole.classes)
         probe = Prober(config, images, ranks.device, skipped)
         if not images.is_labelled:
             probe.target = probe.embed(teachers[0], images.holdout)
@@ -235,6 +236,8 @@ class Prober:
         if self.target is not None:
             return {"neighbours": agreement(test.features, self.target.features).neighbours}
         train = self.embed(encoder, self.train)
+        if not classifies(encoder, self.images.whole.classes):
+            test = replace(test, logits=None)
         self.linear[encoder] = fit_linear(train, test, self.device)
         return probe_scores(
             train,
@@ -289,7 +292,7 @@ def other_crop(students: list[Encoder], crop_ratio: float) -> list[str]:
 
 
 def joined(scores: list[dict[str, Score]]) -> dict[str, Score]:
-    """One score per probe for several runs of the same recipe."""
+    """One score per probe that all have, for several runs of the same recipe."""
     import torch
 
     from limbeck.evaluation.scores import score_of
@@ -299,6 +302,7 @@ def joined(scores: list[dict[str, Score]]) -> dict[str, Score]:
     return {
         name: score_of(torch.stack([run[name].per_image for run in scores]), first.how)
         for name, first in scores[0].items()
+        if all(name in run for run in scores)
     }
 
 

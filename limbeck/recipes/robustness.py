@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.config import read_json
+from limbeck.config import read_json, to_plain
 from limbeck.errors import RunError, UserError
+from limbeck.recipes.claims import classifies
 from limbeck.recipes.probes import EmbedOptions
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def corrupted_scores(
 ) -> dict[str, dict[str, Robustness]]:
     """Each network's answers to held-out images under the wanted corruptions, by who answers.
 
-    "corrupted_top1" is its own classifier, where that is of as many classes as the images have;
+    "corrupted_top1" is its own classifier, where that is of the images' classes;
     "corrupted_linear_top1" the network's probe of ``probes``, on features pooled by ``embed.pool``.
     All networks of one image size see the same pixels, which are decoded once. ``keep``: a folder
     where measured scores stay, from which they are taken when the same is asked again. Networks are
@@ -72,7 +74,7 @@ def corrupted_scores(
     found: dict[str, dict[str, Robustness]] = {}
     for name, encoder in encoders.items():
         probe = (probes or {}).get(name)
-        answers = _answers(name, encoder, probe, len(images.whole.classes))
+        answers = _answers(name, encoder, probe, images.whole.classes)
         request = shower.request(encoder, probe)
         kept = _read_kept(keep, request)
         if kept is not None:
@@ -205,10 +207,11 @@ class _Shower:
             "pool": self.embed.pool,
             "crop_ratio": self.embed.crop_ratio,
             "images": data_fingerprint(self.clean),
+            "data": to_plain(replace(self.data, num_workers=None)),
             "corruptions": list(self.options.wanted),
             "severities": list(self.options.levels),
             "num_images": self.options.num_images,
-            "root": self.options.root,
+            "root": self.options.root and str(Path(self.options.root).expanduser().resolve()),
         }
 
     def batches(self, img_size: int, skipped: SkippedLog) -> Iterator[tuple[Condition, Batch]]:
@@ -285,19 +288,19 @@ def _hits(
 
 
 def _answers(
-    name: str, encoder: Encoder, probe: LinearProbe | None, num_classes: int
+    name: str, encoder: Encoder, probe: LinearProbe | None, classes: Sequence[str]
 ) -> dict[str, Any]:
     from limbeck.evaluation.robustness import LINEAR, OWN
 
     answers: dict[str, Any] = {}
-    if encoder.facts.num_classes == num_classes and "logits" in encoder.offered_taps():
+    if classifies(encoder, classes) and "logits" in encoder.offered_taps():
         answers[OWN] = lambda said: said.logits
     if probe is not None:
         answers[LINEAR] = lambda said: probe.logits(said.features.to(probe.weight.device)).cpu()
     if not answers:
         raise UserError(
             f"{name} ({encoder.facts.origin.get('source', '')}) has no classifier of the "
-            f"{num_classes} classes of these images, so it can't be asked about corrupted ones; "
+            f"{len(classes)} classes of these images, so it can't be asked about corrupted ones; "
             "fine-tune it first (limbeck finetune)."
         )
     return answers

@@ -2,6 +2,7 @@
 
 import colorsys
 import io
+from hashlib import blake2b
 
 import numpy as np
 import pytest
@@ -62,9 +63,8 @@ def test_of_the_others_the_severest_is_farther_than_the_mildest(name):
     assert severest > 1.1 * mildest
 
 
-def test_severities_on_a_real_photo(shared_data):
-    file = sorted((shared_data / "photos_full_size").iterdir())[0]
-    image = eval_view(np.array(Image.open(file).convert("RGB")), 224, 1.0)
+def test_severities_on_a_real_photo(real_photos):
+    image = eval_view(np.array(Image.open(real_photos[0])), 224, 1.0)
     image = image.permute(1, 2, 0).numpy()
     for name in ("gaussian_noise", "defocus_blur", "contrast", "jpeg_compression", "zoom_blur"):
         distances = [distance(image, corrupt(image, name, level, "a")) for level in range(1, 6)]
@@ -91,6 +91,12 @@ def test_tables_have_five_severities_of_all():
     for table in (CIFAR, IMAGENET):
         assert tuple(table) == CORRUPTIONS == tuple(APPLY)
         assert all(len(parameters) == 5 for parameters in table.values())
+
+
+def test_tables_are_those_of_the_released_code():
+    """Read against it number by number; who changes one changes the benchmark."""
+    digest = blake2b(repr((CIFAR, IMAGENET)).encode(), digest_size=8).hexdigest()
+    assert digest == "4d43b051b8270317"
 
 
 def test_larger_images_get_imagenet_s_severities():
@@ -151,6 +157,47 @@ def test_fog_keeps_the_range_of_the_image():
     assert corrupt(image, "fog", 5, "a").max() <= image.max()
 
 
+def test_what_is_left_where_nothing_is_drawn():
+    rng, image = np.random.default_rng(0), SMALL / 255
+    no_flakes = (0.1, 0.2, 1, 99, 8, 3, 0.95)
+    white = np.maximum(image, (image @ [0.299, 0.587, 0.114])[..., None] * 1.5 + 0.5)
+    assert np.allclose(APPLY["snow"](image, no_flakes, rng), 0.95 * image + 0.05 * white)
+    assert np.allclose(APPLY["frost"](image, (0.8, 0), rng), 0.8 * image)
+    assert np.allclose(APPLY["elastic_transform"](image, (0, 0, 0), rng), image)
+    for name, parameters in (("motion_blur", (6, 2)), ("zoom_blur", (1.26, 0.01))):
+        assert np.allclose(APPLY[name](np.full((32, 32, 3), 0.3), parameters, rng), 0.3)
+
+
+def test_an_elastic_image_shifts_where_its_corners_move_alike():
+    """Corners that move to the right take the picture with them."""
+
+    class OneShift:
+        def uniform(self, low, high, size):
+            return np.full(size, high) * [1, 0] if size == (3, 2) else np.zeros(size)
+
+    shifted = APPLY["elastic_transform"](SMALL / 255, (0, 0, 0.0625), OneShift())  # of 32: 2
+    assert np.allclose(shifted[:, 2:], SMALL[:, :-2] / 255)
+
+
+def test_fog_is_thickest_where_the_clouds_are_brightest():
+    gray = np.full((32, 32, 3), 0.5)
+    foggy = APPLY["fog"](gray, (1.5, 1.75), np.random.default_rng(0))
+    assert foggy.max() == pytest.approx(0.5)
+    assert foggy.min() == pytest.approx(0.5 * 0.5 / (0.5 + 1.5))
+
+
+def test_motion_is_rather_level_and_snow_falls():
+    point = np.zeros((63, 63, 3))
+    point[31, 31] = 1
+    for seed in range(5):
+        smeared = APPLY["motion_blur"](point, (10, 8), np.random.default_rng(seed))
+        rows, columns = np.nonzero(smeared[..., 0])
+        assert np.ptp(columns) >= np.ptp(rows)
+        flakes = (0.1, 0.3, 1, 0.9, 10, 8, 1)
+        fallen = APPLY["snow"](np.zeros((63, 63, 3)), flakes, np.random.default_rng(seed))[..., 0]
+        assert np.abs(np.diff(fallen, axis=0)).mean() < np.abs(np.diff(fallen, axis=1)).mean()
+
+
 def test_glass_takes_pixels_from_the_neighbourhood():
     """Far from any edge nothing can change, since all neighbours are alike."""
     image = np.zeros((32, 32, 3), np.uint8)
@@ -159,6 +206,21 @@ def test_glass_takes_pixels_from_the_neighbourhood():
     assert (shattered != image).any()
     assert (shattered[:, :12] == 0).all() and (shattered[:, 31:] == 255).all()
     assert set(np.unique(shattered)) == {0, 255}
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("size", [8, 33])
+@pytest.mark.parametrize("value", [0, 255])
+def test_odd_sizes_and_flat_images_are_no_exception(name, size, value):
+    image = np.full((size, size, 3), value, np.uint8)
+    for severity in (1, 5):
+        assert corrupt(image, name, severity, "a").shape == image.shape
+
+
+def test_the_draws_are_the_same_in_every_process():
+    """A number from another process: nothing follows from Python's hashes, which differ."""
+    image = np.full((4, 4, 3), 128, np.uint8)
+    assert corrupt(image, "gaussian_noise", 1, "a")[0, 0].tolist() == [143, 113, 125]
 
 
 def test_ice_is_in_range_bluish_and_not_flat():

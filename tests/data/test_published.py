@@ -111,6 +111,11 @@ def lose(path):
             "has 1 classes, and the images have 3",
         ),
         (
+            write_arrays,
+            lambda root: np.save(root / "labels.npy", np.arange(30, dtype=np.uint8) // 10),
+            "labels.npy does not hold the same labels for each severity",
+        ),
+        (
             lambda root: write_folders(root, classes=("ant", "bee", "elk")),
             lambda root: None,
             "are not those of the images (elk)",

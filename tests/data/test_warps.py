@@ -93,6 +93,14 @@ def test_sampling_between_pixels_and_beyond_the_border():
     assert np.allclose(sample(IMAGE, *beyond, "symmetric"), IMAGE[0, 0])
 
 
+@pytest.mark.parametrize("mode", ["symmetric", "reflect"])
+def test_far_beyond_the_border_the_image_goes_on_mirrored(mode):
+    """As a corner that moves far, of elastic_transform at its second severity, asks for."""
+    far = np.pad(IMAGE, ((50, 50), (50, 50), (0, 0)), mode=mode)
+    rows, columns = np.mgrid[-50:62, -50:62].astype(float)
+    assert np.allclose(sample(IMAGE, rows, columns, mode), far)
+
+
 def test_clouds_fill_their_range_and_are_smoother_the_faster_they_decay():
     rough, smooth = (plasma(64, decay, np.random.default_rng(0)) for decay in (1.2, 3.0))
     for clouds in (rough, smooth):

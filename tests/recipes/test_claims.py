@@ -3,7 +3,7 @@
 import pytest
 
 from limbeck.models.origins.load import load_encoder
-from limbeck.recipes.claims import claims_of, may_be_distilled
+from limbeck.recipes.claims import claims_of, classifies, may_be_distilled, other_classes
 
 TAUGHT, ALONE = {"teacher": {"source": "t"}}, {"teacher": None}
 FRESH, BARE = {"source": "fresh, seed 0"}, {"source": "w.pth", "layout": "mae_encoder"}
@@ -38,3 +38,24 @@ def test_claims_are_as_large_as_the_comparison(student, teacher):
         assert ("Distillation" in claims[0]) == is_distilled and notes == []
     claims, notes = claims_of([load_encoder(student)], has_baseline=False)
     assert claims[0].startswith("Better than untrained weights: ") and len(notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (("blue", "green", "red"), True),
+        (("n01", "n02", "n03"), True),  # as many, and no name tells
+        (("amber", "blue", "green"), False),
+        (("green", "blue", "red"), False),
+        (("blue", "green"), False),
+    ],
+)
+def test_whose_classifier_can_be_asked(classifier, classes, expected):
+    encoder = load_encoder(classifier)
+    assert classifies(encoder, classes) == expected
+    notes = other_classes({"student": [encoder]}, classes)
+    assert bool(notes) == (len(classes) == 3 and not expected)
+
+
+def test_without_a_classifier_nobody_can(student):
+    assert not classifies(load_encoder(student), ("blue", "green", "red"))

@@ -5,15 +5,18 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 
 from limbeck.data.options import DataOptions
 from limbeck.errors import RunError, UserError
+from limbeck.evaluation.scores import score_of
 from limbeck.models.origins import load
 from limbeck.recipes.distill import distill
 from limbeck.recipes.evaluate import (
     EvaluateConfig,
     check,
     evaluate,
+    joined,
     report,
     table_of,
 )
@@ -43,6 +46,15 @@ def evaluated(images, student, teacher, tmp_path_factory):
     out = tmp_path_factory.mktemp("evaluated") / "out"
     config = config_of(images, student, teacher=str(teacher), out=out, measure_speed=True)
     return evaluate(config), out
+
+
+def test_runs_of_which_one_has_a_classifier_share_the_other_scores():
+    right = torch.tensor([True, False, True])
+    both, bare = {"top1": score_of(right, "a"), "knn_top1": score_of(right, "b")}, {}
+    bare["knn_top1"] = score_of(~right, "b")
+    found = joined([both, bare])
+    assert list(found) == ["knn_top1"] and found["knn_top1"].mean == 0.5
+    assert list(joined([bare, both])) == ["knn_top1"]
 
 
 def test_rows_scores_and_costs(evaluated):

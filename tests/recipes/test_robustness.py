@@ -129,6 +129,22 @@ def test_a_network_without_a_classifier_of_these_classes(images, student):
         scores_of({"one": load_encoder(str(student))}, images)
 
 
+def test_a_classifier_of_other_classes_is_not_asked(images, classifier, tmp_path):
+    """As many, and one of the same name, but another place: its answers would be taken for ours."""
+    other = shutil.copytree(images, tmp_path / "other")
+    (other / "red").rename(other / "amber")
+    with pytest.raises(UserError, match="no classifier of the 3 classes of these images"):
+        scores_of({"one": load_encoder(str(classifier))}, other)
+
+
+def test_kept_scores_are_of_these_very_images(images, network, tmp_path):
+    """Same names and labels, other pixels."""
+    scores_of({"one": network}, images, keep=tmp_path / "kept")
+    other = draw_classes(tmp_path / "other")
+    scores_of({"one": network}, other, keep=tmp_path / "kept")
+    assert len(snapshot(tmp_path / "kept")) == 2
+
+
 def test_unlabelled_images(unlabelled, network):
     with pytest.raises(UserError, match="have no labels, .* or leave --corruptions out"):
         scores_of({"one": network}, unlabelled)
