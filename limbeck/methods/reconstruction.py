@@ -17,12 +17,7 @@ from limbeck.methods.options import DecoderOptions
 from limbeck.models.encoder import EncoderFacts
 from limbeck.models.finished import Keepsake
 from limbeck.models.mae import MaeDecoder
-from limbeck.models.origins.decoder import (
-    DECODER,
-    complete_shape,
-    fill_decoder,
-    keep_decoder,
-)
+from limbeck.models.origins.kept_decoder import DECODER, complete_shape, fill_decoder, keep_decoder
 from limbeck.models.stage_fusion import StageFusion
 from limbeck.ops.losses import normalise_patches, patchify, squared_error
 from limbeck.ops.masking import ids_masked, split_units

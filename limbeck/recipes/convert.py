@@ -87,12 +87,8 @@ def convert(config: ConvertConfig) -> Converted:
 
     from limbeck import __version__
     from limbeck.engine.checkpoint import write_whole
-    from limbeck.models.origins.decoder import (
-        DECODER,
-        check_reads_output,
-        load_decoder,
-        load_keepsakes,
-    )
+    from limbeck.models.origins.decoder import load_decoder, load_keepsakes
+    from limbeck.models.origins.kept_decoder import DECODER, check_reads_output
     from limbeck.models.origins.load import load_encoder
     from limbeck.models.origins.published import to_mae
     from limbeck.models.origins.tiny_vit import to_published

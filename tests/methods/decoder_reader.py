@@ -10,7 +10,7 @@ from limbeck.methods.masking import DropPatches
 from limbeck.methods.method import Method
 from limbeck.methods.options import MethodOptions
 from limbeck.models.mae import MaeDecoder
-from limbeck.models.origins.decoder import FEATURE_DECODER, keep_feature_decoder
+from limbeck.models.origins.kept_decoder import FEATURE_DECODER, keep_feature_decoder
 from limbeck.ops.losses import feature_loss
 from limbeck.records import Losses, Tap
 

@@ -7,7 +7,7 @@ from limbeck.errors import UserError
 from limbeck.methods.options import DecoderOptions
 from limbeck.methods.reconstruction import Reconstruction
 from limbeck.models.finished import Keepsake
-from limbeck.models.origins.decoder import DECODER
+from limbeck.models.origins.kept_decoder import DECODER
 from limbeck.records import Batch, Features, Tap
 from tests.fakes import FakeEncoder
 from tests.models.families import small_encoder, small_images

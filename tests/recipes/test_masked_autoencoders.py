@@ -10,7 +10,8 @@ from limbeck.errors import UserError
 from limbeck.methods.options import RelationOptions
 from limbeck.models.finished import Keepsake, load_kept, load_student, save_student
 from limbeck.models.options import StudentOptions, TeacherOptions
-from limbeck.models.origins.decoder import FEATURE_DECODER, load_autoencoder
+from limbeck.models.origins.decoder import load_autoencoder
+from limbeck.models.origins.kept_decoder import FEATURE_DECODER
 from limbeck.recipes.distill import distill
 from limbeck.recipes.doctor import DoctorConfig, doctor, report
 from limbeck.recipes.inspect import InspectConfig, inspect

@@ -11,15 +11,17 @@ from limbeck.errors import UserError
 from limbeck.models.finished import Keepsake, save_student
 from limbeck.models.masked_autoencoder import MaskedAutoencoder
 from limbeck.models.origins.decoder import (
-    DECODER,
-    FEATURE_DECODER,
     describe_decoder,
     join_decoder,
-    keep_decoder,
-    keep_feature_decoder,
     load_autoencoder,
     load_decoder,
     load_keepsakes,
+)
+from limbeck.models.origins.kept_decoder import (
+    DECODER,
+    FEATURE_DECODER,
+    keep_decoder,
+    keep_feature_decoder,
 )
 from limbeck.models.origins.load import load_encoder
 from limbeck.records import Tap
