@@ -13,6 +13,7 @@ from limbeck.methods.teacher import Teacher
 from limbeck.models.build import build_student
 from limbeck.models.encoder import Encoder
 from limbeck.models.options import StudentOptions
+from limbeck.ops.dense import channel_wise_loss
 from limbeck.records import Batch, Losses, Tap
 from limbeck.tasks.classification import Classification
 from tests.fakes import FakeEncoder
@@ -154,8 +155,7 @@ class DenseMethod(Method):
         self.ramp.fill_(min(1.0, step / 2))
 
     def forward(self, student, teacher, batch):
-        own, target = (said.taps[DENSE].flatten(2) for said in (student, teacher))
-        maps = -(target.softmax(-1) * own.log_softmax(-1)).sum(-1).mean()
+        maps = channel_wise_loss(student.taps[DENSE], teacher.taps[DENSE])
         error = self.ramp * (self.adapter(as_map(student)) - as_map(teacher)).square().mean()
         return Losses(maps + error, {"maps": maps.detach(), "features": error.detach()})
 
