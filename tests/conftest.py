@@ -1,6 +1,7 @@
 """Shared fixtures: seeds, threads, and photos."""
 
 import gc
+import logging
 from importlib.resources import files
 from pathlib import Path
 
@@ -30,3 +31,12 @@ def real_photos() -> list[Path]:
     """Two JPEG photos of 640 x 427 pixels, which scikit-learn brings."""
     folder = Path(str(files("sklearn") / "datasets" / "images"))
     return [folder / "china.jpg", folder / "flower.jpg"]
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before():
+    """The command line's log goes to the stream of its own test."""
+    logger = logging.getLogger("limbeck")
+    before = logger.handlers[:], logger.level
+    yield
+    logger.handlers[:], logger.level = before

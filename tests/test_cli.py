@@ -10,10 +10,7 @@ import pytest
 from limbeck import __version__
 from limbeck.cli import VERBS, config_class, main, overview, parse, take_option
 from limbeck.errors import UserError
-from tests.recipes.conftest import _log_as_before
 from tests.recipes.runs import draw_classes
-
-__all__ = ["_log_as_before"]
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
 """The images and runs of ``tests/recipes``."""
 
-from tests.recipes.conftest import _log_as_before, classifier, images, student, teacher, unlabelled
+from tests.recipes.conftest import classifier, images, student, teacher, unlabelled
 
-__all__ = ["_log_as_before", "classifier", "images", "student", "teacher", "unlabelled"]
+__all__ = ["classifier", "images", "student", "teacher", "unlabelled"]

@@ -146,8 +146,11 @@ def test_options_without_effect_are_refused(method_class, values, message):
 @pytest.mark.parametrize("arm", TRANSFERS)
 def test_gradients_by_finite_differences(arm):
     method_class, values = ARMS[arm]
-    student, teacher = FakeEncoder().double(), FakeEncoder(embed_dim=12, seed=1).double()
-    method = method_class(method_class.Options(**values), student.facts, teacher.facts).double()
+    options = method_class.Options(**values)
+    decoder_depth = 4 if options.reads_decoder else 0
+    student = FakeEncoder().double()
+    teacher = FakeEncoder(embed_dim=12, seed=1, decoder_depth=decoder_depth).double()
+    method = method_class(options, student.facts, teacher.facts).double()
     one = method.prepare(
         Batch(*2 * [torch.rand(2, 3, 8, 8).double()], None, ("a", "b"), torch.arange(2))
     )

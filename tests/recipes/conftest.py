@@ -1,7 +1,5 @@
 """Images and finished runs that the tests of recipes share; nothing may write into them."""
 
-import logging
-
 import pytest
 
 from limbeck.recipes.distill import distill
@@ -13,15 +11,6 @@ from tests.recipes.runs import (
     finetune_config,
     teacher_config,
 )
-
-
-@pytest.fixture(autouse=True)
-def _log_as_before():
-    """The command line's log goes to the stream of its own test."""
-    logger = logging.getLogger("limbeck")
-    before = logger.handlers[:], logger.level
-    yield
-    logger.handlers[:], logger.level = before
 
 
 @pytest.fixture(scope="session")

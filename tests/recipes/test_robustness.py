@@ -106,6 +106,7 @@ def test_measured_scores_are_kept(images, network, tmp_path, caplog):
     before = snapshot(tmp_path)
     assert len(before) == 1
     caplog.set_level("INFO", "limbeck")
+    caplog.clear()
     again = scores_of({"other name": network}, images, keep=tmp_path)["other name"][OWN]
     assert "measured before" in caplog.text and "Images under corruptions" not in caplog.text
     assert torch.equal(first.corrupted, again.corrupted) and torch.equal(first.clean, again.clean)
