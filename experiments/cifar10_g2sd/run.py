@@ -27,6 +27,9 @@ SPECIFIC: dict[str, Any] = {"head": "distilled-last", "global_pool": "token", "i
 ARMS = {
     "fine-tune only": Arm(None, more=ALONE, **PLAIN),
     "specific only": Arm(None, more=ALONE, **SPECIFIC),
+    # What the others have as their second stage.
+    "fine-tune only, a third": Arm(None, **PLAIN),
+    "specific only, a third": Arm(None, **SPECIFIC),
     "generic only": Arm("decoder-feature", DecoderFeatureOptions(), **PLAIN),
     "generic + specific": Arm("decoder-feature", DecoderFeatureOptions(), **SPECIFIC),
     "TinyMIM + specific": Arm("relation", RelationOptions(teacher_block=BLOCK), **SPECIFIC),
