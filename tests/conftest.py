@@ -34,9 +34,11 @@ def real_photos() -> list[Path]:
 
 
 @pytest.fixture(autouse=True)
-def _log_as_before():
-    """The command line's log goes to the stream of its own test."""
+def _own_log():
+    """The command line's log goes to the stream of its own test, not of a fixture or one before."""
     logger = logging.getLogger("limbeck")
-    before = logger.handlers[:], logger.level
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
     yield
-    logger.handlers[:], logger.level = before
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
