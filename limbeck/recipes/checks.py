@@ -26,6 +26,12 @@ from limbeck.models.shape_names import is_shape
 from limbeck.models.shapes import check_model_name, check_stated
 
 
+def check_one_process(does: str, remedy: str = "") -> None:
+    """Raise UserError where torchrun has started several; ``does`` is the verb and what it does."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"limbeck {does}; start it without torchrun{remedy}.")
+
+
 def check_choice(word: str, choices: Iterable[str], what: str) -> None:
     """Raise UserError with the nearest of the choices unless the word is one of them."""
     names = list(choices)

@@ -10,7 +10,6 @@ Imports of torch are inside the functions: the config and its checks must answer
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -92,11 +91,7 @@ def check(config: CompareConfig) -> list[Arm]:
     """All that can be wrong without torch; the arms. Raises UserError."""
     arms = read_arms(config.arms)
     checks.check_data(config.data)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            "limbeck compare is one process, and runs one arm after the other; start it without "
-            "torchrun."
-        )
+    checks.check_one_process("compare is one process, and runs one arm after the other")
     if not config.fine_tune:
         if config.tune != TuningOptions():
             raise UserError("Options of --tune have no effect with --no-fine-tune.")

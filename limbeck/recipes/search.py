@@ -10,7 +10,6 @@ Imports of torch are inside the functions: the config and its checks must answer
 from __future__ import annotations
 
 import logging
-import os
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -114,11 +113,7 @@ class SearchConfig(PerMethodOptions):
 
 def check(config: SearchConfig) -> None:
     """All that can be wrong without torch or an image; raises UserError."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            "limbeck search is one process, and trains one candidate after the other; start it "
-            "without torchrun."
-        )
+    checks.check_one_process("search is one process, and trains one candidate after the other")
     distillation.check(training(config))
     if config.student.weights is not None:
         raise UserError(

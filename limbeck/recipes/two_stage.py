@@ -13,7 +13,6 @@ checks must answer without it.
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -160,11 +159,10 @@ class TwoStageConfig(PerMethodOptions):
 def check(config: TwoStageConfig) -> list[Arm]:
     """All that can be wrong without opening an image or a weights file; the arms."""
     arms = read_arms(config.arms)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            "limbeck two-stage is one process, and runs one stage after the other; start it "
-            "without torchrun, or the stages by themselves with it: limbeck distill and finetune."
-        )
+    checks.check_one_process(
+        "two-stage is one process, and runs one stage after the other",
+        ", or the stages by themselves with it: limbeck distill and finetune",
+    )
     checks.check_data(config.data)
     if config.unlabelled is not None:
         if config.unlabelled == config.data.root:
