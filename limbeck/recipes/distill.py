@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -223,20 +222,13 @@ def identify(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The resolved config of a run and its fingerprint, plain data: what ``open_run`` compares."""
     from limbeck.recipes.networks import teacher_identity
-    from limbeck.recipes.steps import resolve
+    from limbeck.recipes.steps import identity_of
 
-    facts = nets.student.facts
-    resolved = resolve(
-        len(images.train), facts.img_size[0], facts.architecture, config.optim, config.train,
-        ranks.world_size,
+    return identity_of(
+        "distill", config, nets.student.facts, images, ranks,
+        teacher=teacher_identity(config.teacher.source, nets.teacher and nets.teacher.facts),
+        targets=nets.reader and nets.reader.manifest.identity,
     )  # fmt: skip
-    fingerprint = {
-        "data": images.fingerprint,
-        "teacher": teacher_identity(config.teacher.source, nets.teacher and nets.teacher.facts),
-        "student": facts.origin.get("weight_hash"),  # of student.weights
-        "targets": nets.reader and nets.reader.manifest.identity,
-    }
-    return {"verb": "distill", **to_plain(config), "resolved": asdict(resolved)}, fingerprint
 
 
 def _class_names(nets: Networks) -> dict[str, Any]:

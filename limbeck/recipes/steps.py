@@ -1,11 +1,22 @@
 """Values that follow from the config and the data, resolved once, shown and saved."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from limbeck.config import to_plain
 from limbeck.data.order import StepOrder, steps_per_epoch
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.ops.schedules import peak_lr
+
+if TYPE_CHECKING:
+    from limbeck.engine.distributed import Ranks
+    from limbeck.models.encoder import EncoderFacts
+    from limbeck.recipes.distill import DistillConfig
+    from limbeck.recipes.finetune import FinetuneConfig
+    from limbeck.recipes.images import Images
 
 
 @dataclass(frozen=True)
@@ -59,3 +70,25 @@ def resolve(
         img_size=img_size,
         student=student,
     )
+
+
+def identity_of(
+    verb: str,
+    config: DistillConfig | FinetuneConfig,
+    student: EncoderFacts,
+    images: Images,
+    ranks: Ranks,
+    **others: Any,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The resolved config of a run and its fingerprint, plain data: what ``open_run`` compares.
+
+    ``others``: what the fingerprint has beside the images and the weights that the student starts
+    from. Raises as ``resolve``.
+    """
+    resolved = resolve(
+        len(images.train), student.img_size[0], student.architecture, config.optim, config.train,
+        ranks.world_size,
+    )  # fmt: skip
+    fingerprint = {"data": images.fingerprint, "student": student.origin.get("weight_hash")}
+    own = {"verb": verb, **to_plain(config), "resolved": asdict(resolved)}
+    return own, fingerprint | others

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from limbeck.config import to_plain
 from limbeck.methods.distiller import Distiller
 from limbeck.methods.method import Method
 from limbeck.methods.teacher import DTYPES, Teacher
@@ -25,7 +24,7 @@ from limbeck.recipes.networks import (
     load_vit,
     teacher_identity,
 )
-from limbeck.recipes.steps import resolve
+from limbeck.recipes.steps import identity_of
 from limbeck.records import Tap
 from limbeck.tasks.classification import Classification
 
@@ -77,14 +76,5 @@ def identify(
     config: FinetuneConfig, nets: TuningNetworks, images: Images, ranks: Ranks
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The resolved config of a run and its fingerprint, plain data: what ``open_run`` compares."""
-    facts = nets.student.facts
-    resolved = resolve(
-        len(images.train), facts.img_size[0], facts.architecture, config.optim, config.train,
-        ranks.world_size,
-    )  # fmt: skip
-    fingerprint = {
-        "data": images.fingerprint,
-        "student": facts.origin.get("weight_hash"),
-        "teacher": teacher_identity(config.teacher.source, nets.teacher),
-    }
-    return {"verb": "finetune", **to_plain(config), "resolved": asdict(resolved)}, fingerprint
+    teacher = teacher_identity(config.teacher.source, nets.teacher)
+    return identity_of("finetune", config, nets.student.facts, images, ranks, teacher=teacher)
