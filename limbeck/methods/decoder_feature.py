@@ -23,9 +23,9 @@ from limbeck.methods.options import DecoderFeatureOptions
 from limbeck.models.encoder import EncoderFacts
 from limbeck.models.finished import Keepsake
 from limbeck.models.mae import MaeDecoder, build_projection
-from limbeck.models.origins.decoder import FEATURE_HEADS
 from limbeck.models.origins.kept_decoder import (
     FEATURE_DECODER,
+    FEATURE_HEADS,
     PROJECTIONS,
     fill_feature_decoder,
     keep_feature_decoder,

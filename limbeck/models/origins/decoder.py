@@ -25,6 +25,7 @@ from limbeck.models.origins.huggingface import read_mae_decoder
 from limbeck.models.origins.kept_decoder import (
     DECODER,
     FEATURE_DECODER,
+    FEATURE_HEADS,
     FULL_FILE,
     PIXEL_PARTS,
     PROJECTIONS,
@@ -42,8 +43,6 @@ log = logging.getLogger("limbeck")
 
 NUM_HEADS = {512: 16, 96: 3, 192: 6}
 """Decoder width -> heads: MAE's own, and MAE-Lite's for ViT-Tiny and ViT-Small."""
-FEATURE_HEADS = {64: 4, 128: 4, 192: 8, 256: 8, 512: 16}
-"""Likewise of the released students of G2SD (arXiv 2302.14771)."""
 
 
 def load_keepsakes(source: str) -> dict[str, Keepsake]:

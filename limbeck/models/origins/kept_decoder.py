@@ -26,6 +26,8 @@ DECODER = "decoder"
 FEATURE_DECODER = "feature_decoder"
 """The name under which methods keep one that predicts a teacher's features; see
 ``keep_feature_decoder``."""
+FEATURE_HEADS = {64: 4, 128: 4, 192: 8, 256: 8, 512: 16}
+"""Such a decoder's width -> heads, of the released students (arXiv 2302.14771)."""
 PROJECTIONS = ("decoderfeature_pred", "encoderfeature_pred")
 """What G2SD's students have beside the decoder: from its tokens, and from the encoder's."""
 PIXEL_PARTS = ("decoder_norm.", "decoder_pred.")
