@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 import limbeck
-from limbeck.config import read_json
 from limbeck.data.options import CorruptionOptions, DataOptions, MixOptions, ViewOptions
+from limbeck.documents import read_json
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.evaluation.report import table
 from limbeck.methods.options import MethodOptions

@@ -10,10 +10,8 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
-import json
 import os
 import sys
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, dataclass_transform
@@ -21,6 +19,7 @@ from typing import Any, TypeVar, cast, dataclass_transform
 import pydantic
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
+from limbeck.documents import parse_toml, read_toml
 from limbeck.errors import UserError, did_you_mean
 
 T = TypeVar("T")
@@ -72,10 +71,10 @@ def from_plain(kind: type[T], values: dict[str, Any], where: str) -> T:
 def read_values(lines: Sequence[str], option: str) -> dict[str, Any]:
     """Values given as NAME=VALUE, as in TOML; raises UserError that names the ``option``."""
     try:
-        return tomllib.loads("\n".join(lines))
-    except tomllib.TOMLDecodeError as error:
+        return parse_toml("\n".join(lines), where="it")
+    except UserError as error:
         raise UserError(
-            f"{option} {' '.join(lines)}: not NAME=VALUE as in TOML ({error})."
+            f"{option} {' '.join(lines)}: not NAME=VALUE as in TOML ({error.__cause__})."
         ) from error
 
 
@@ -113,7 +112,7 @@ def preset_names(verb: str) -> list[str]:
     """Names of the shipped presets for a verb ('distill', 'finetune')."""
     names = []
     for file in sorted(PRESETS_DIR.glob("*.toml")):
-        if tomllib.loads(file.read_text(encoding="utf-8")).get("verb") == verb:
+        if read_toml(file).get("verb") == verb:
             names.append(file.stem)
     return names
 
@@ -130,24 +129,10 @@ def read_preset(name: str, verb: str) -> dict[str, Any]:
             f"There is no preset '{name}' for 'limbeck {verb}'.{did_you_mean(name, names)} "
             f"Presets: {', '.join(names)}; or pass the path of a .toml file."
         )
-    try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"The preset {file} is not valid TOML: {error}.") from error
+    values: dict[str, Any] = read_toml(file)
     of_verb = values.pop("verb", verb)
     if of_verb != verb:
         raise UserError(f"The preset '{name}' is for 'limbeck {of_verb}', not 'limbeck {verb}'.")
-    return values
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a file; raises UserError if it is none."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"Can't read {file} as JSON: {error}.") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{file} holds no JSON object.")
     return values
 
 

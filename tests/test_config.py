@@ -14,7 +14,6 @@ from limbeck.config import (
     has_own_module,
     import_own,
     preset_names,
-    read_json,
     read_preset,
     to_plain,
 )
@@ -179,25 +178,8 @@ def test_a_preset_that_is_none(name, words):
 def test_a_preset_that_is_no_toml(tmp_path, content):
     file = tmp_path / "mine.toml"
     file.write_bytes(content)
-    with pytest.raises(UserError, match="is not valid TOML"):
+    with pytest.raises(UserError, match="as TOML"):
         read_preset(str(file), "distill")
-
-
-@pytest.mark.parametrize(
-    ("content", "words"), [("{", "Can't read"), ("[1]", "holds no JSON object"), (None, "Can't")]
-)
-def test_a_file_that_is_no_json_object(tmp_path, content, words):
-    file = tmp_path / "a.json"
-    if content is not None:
-        file.write_text(content)
-    with pytest.raises(UserError, match=words):
-        read_json(file)
-
-
-def test_a_json_object_is_read(tmp_path):
-    file = tmp_path / "a.json"
-    file.write_text('{"a": 1}')
-    assert read_json(file) == {"a": 1}
 
 
 def test_a_user_s_own_module_is_found_in_the_working_folder(tmp_path, monkeypatch):

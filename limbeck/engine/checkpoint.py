@@ -5,21 +5,20 @@ the run was started with) and ``checkpoint.pt``. A file is written under a tempo
 to the disk and renamed, so that at every moment either the old or the new one is whole.
 """
 
-import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
-from limbeck.config import read_json
+from limbeck.documents import read_json, write_json
 from limbeck.engine.distributed import on_main_rank
 from limbeck.errors import RunError, UserError
+from limbeck.files import TEMPORARY_SUFFIX, write_whole
 
 FORMAT = 1
 
@@ -44,7 +43,6 @@ MAY_CHANGE = (
 )
 """Options that may differ when a run is continued: they do not change what is learned."""
 
-TEMPORARY_SUFFIX = ".partial"
 LOCK_FILE = ".lock"
 _HELD: dict[Path, int] = {}  # the locks of this process, which last as long as it does
 
@@ -207,53 +205,6 @@ def _may_change(name: str) -> bool:
 
 def _short(values: dict[str, Any], name: str) -> str:
     return json.dumps(values[name]) if name in values else "absent"
-
-
-@contextmanager
-def disk_errors(file: Path) -> Iterator[None]:
-    """Turn a failure to write ``file`` into a RunError that says why and what to do."""
-    try:
-        yield
-    except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = "the disk is full" if is_full else error.strerror
-        raise RunError(
-            f"Can't write {file}: {reason}. The last good checkpoint is kept; make room, "
-            "then run the same command again to continue."
-        ) from error
-
-
-def write_whole(file: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that it is never seen half-written, even after a power cut.
-
-    Raises RunError where the disk is full or refuses; the old file then stays.
-    """
-    temporary = file.with_name(f".{file.name}{TEMPORARY_SUFFIX}")
-    with disk_errors(file):
-        try:
-            with open(temporary, "wb") as stream:
-                write(stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, file)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(file.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":  # elsewhere a folder can't be opened, and the rename is durable
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def write_json(file: Path, values: Any) -> None:
-    """Write plain data as readable JSON, whole or not at all."""
-    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
-    write_whole(file, lambda stream: stream.write(text.encode()))
 
 
 def save_checkpoint(run: Run, state: dict[str, Any]) -> None:

@@ -16,10 +16,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from limbeck.engine.checkpoint import Run, disk_errors, write_whole
+from limbeck.engine.checkpoint import Run
 from limbeck.engine.distributed import Ranks
 from limbeck.engine.options import TrainOptions
 from limbeck.errors import require_extra
+from limbeck.files import disk_errors, write_whole
 
 SECONDS_BETWEEN_LINES = 5.0
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from limbeck.engine.checkpoint import Run, load_checkpoint, save_checkpoint, write_json
+from limbeck.documents import write_json
+from limbeck.engine.checkpoint import Run, load_checkpoint, save_checkpoint
 from limbeck.engine.distributed import Ranks, gather, mean_over_ranks, on_main_rank, wrap
 from limbeck.engine.health import Health, Watch
 from limbeck.engine.log import Log

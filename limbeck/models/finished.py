@@ -5,10 +5,7 @@ alone loads the weights, where timm has the model (it has no TinyMIM*, no second
 token, no distillation token without a position, no BEiT with a bias of the keys).
 """
 
-import errno
 import hashlib
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from limbeck.config import read_json
-from limbeck.errors import RunError, UserError
+from limbeck.documents import read_json, write_json
+from limbeck.errors import UserError
+from limbeck.files import disk_errors, write_bytes
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import build_encoder, wrap
 from limbeck.models.windows import timm_kwargs
@@ -87,21 +85,14 @@ def save_student(
             name: {"weight_hash": weight_hash(beside[name]), "facts": keepsake.facts}
             for name, keepsake in kept.items()
         }
-    text = json.dumps(own | record, indent=2, ensure_ascii=False)
     folder = Path(folder)
-    try:
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(folder / WEIGHTS_FILE, save(weights, metadata={"format": "pt"}))
-        for name, tensors in beside.items():
-            _write_whole(folder / f"{name}.safetensors", save(tensors, metadata={"format": "pt"}))
-        # The record last: where it exists, the weights are complete.
-        _write_whole(folder / RECORD_FILE, text.encode())
-    except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = "the disk is full" if is_full else error.strerror
-        raise RunError(
-            f"Can't write the student to {folder}: {reason}; make room there, then try again."
-        ) from error
+    write_bytes(folder / WEIGHTS_FILE, save(weights, metadata={"format": "pt"}))
+    for name, tensors in beside.items():
+        write_bytes(folder / f"{name}.safetensors", save(tensors, metadata={"format": "pt"}))
+    # The record last: where it exists, the weights are complete.
+    write_json(folder / RECORD_FILE, own | record)
 
 
 def load_student(path: Path | str) -> TimmEncoder:
@@ -256,22 +247,3 @@ def _check_keys(own: dict[str, Tensor], weights: dict[str, Tensor], file: Path) 
             f"{file} does not match the architecture in {RECORD_FILE} ({'; '.join(problems)}); "
             "keep the two files of one run together."
         )
-
-
-def _write_whole(file: Path, content: bytes) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    # The rename itself must reach the disk too; a folder can be synced on POSIX only.
-    if os.name == "posix":
-        descriptor = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pydantic
 import tyro
 
-from limbeck.config import from_plain, options, read_json, read_preset, read_values, to_plain
+from limbeck.config import from_plain, options, read_preset, read_values, to_plain
 from limbeck.data.options import DataOptions, LabelFraction
+from limbeck.documents import read_json
 from limbeck.errors import UserError
 from limbeck.recipes import checks
 from limbeck.recipes.finetune import FinetuneConfig, with_labels
@@ -326,7 +327,7 @@ def _which_layers(
 
 def save(out: Path, found: dict[str, Any]) -> None:
     """Write analysis.json, whole or not at all."""
-    from limbeck.engine.checkpoint import write_json
+    from limbeck.documents import write_json
 
     write_json(out / DATA_FILE, found)
 

@@ -17,7 +17,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.config import from_plain, read_json, to_plain
+from limbeck.config import from_plain, to_plain
+from limbeck.documents import read_json
 from limbeck.errors import UserError, did_you_mean
 from limbeck.methods import METHODS
 from limbeck.methods.options import TransferOptions
@@ -296,7 +297,7 @@ def _open_stages(stages: list[DistillConfig], identities: list[Identity]) -> Non
 
 def copy_student(stage_dir: Path, out: Path) -> None:
     """Copy a finished student's files into another folder, each whole or not at all."""
-    from limbeck.engine.checkpoint import write_whole
+    from limbeck.files import write_whole
     from limbeck.models.finished import RECORD_FILE, WEIGHTS_FILE
 
     kept = [f"{name}.safetensors" for name in read_json(stage_dir / RECORD_FILE).get("kept", {})]

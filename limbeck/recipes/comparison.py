@@ -91,11 +91,12 @@ class Comparison:
 
 def write(found: Comparison) -> None:
     """table.md and comparison.json in the comparison's folder, each whole or not at all."""
-    from limbeck.engine.checkpoint import write_json, write_whole
+    from limbeck.documents import write_json
+    from limbeck.files import write_text
 
     write_json(found.out / DATA_FILE, found.plain())
     text = report(found) + "\n"
-    write_whole(found.out / TABLE_FILE, lambda stream: stream.write(text.encode()))
+    write_text(found.out / TABLE_FILE, text)
 
 
 def report(found: Comparison) -> str:

@@ -86,7 +86,7 @@ def convert(config: ConvertConfig) -> Converted:
     from safetensors.torch import save
 
     from limbeck import __version__
-    from limbeck.engine.checkpoint import write_whole
+    from limbeck.files import write_whole
     from limbeck.models.origins.decoder import load_decoder, load_keepsakes
     from limbeck.models.origins.kept_decoder import DECODER, check_reads_output
     from limbeck.models.origins.load import load_encoder

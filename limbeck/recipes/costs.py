@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.config import read_json
+from limbeck.documents import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,7 @@ def measured(
     """Do the work of a run and add what it costs to what earlier attempts did: "seconds", and
     "images_per_second" of its steps and the "memory_mib" of a device where they are known.
     """
-    from limbeck.engine.checkpoint import write_json
+    from limbeck.documents import write_json
     from limbeck.evaluation.cost import peak_memory_mib, reset_peak_memory
 
     file = folder / COST_FILE

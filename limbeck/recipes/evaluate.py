@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import pydantic
 import tyro
 
-from limbeck.config import options, read_json, to_plain
+from limbeck.config import options, to_plain
 from limbeck.data.options import CorruptionOptions, DataOptions
+from limbeck.documents import read_json
 from limbeck.errors import RunError, UserError
 from limbeck.recipes import checks, robustness
 from limbeck.recipes.claims import claims_of, classifies, other_classes, untrained

@@ -364,7 +364,7 @@ def _score(
 
 def report(run_dir: Path) -> str:
     """The scores of a finished run, for the command line."""
-    from limbeck.config import read_json
+    from limbeck.documents import read_json
 
     record = read_json(run_dir / "student.json")
     scores = ", ".join(f"{name} {100 * value:.1f} %" for name, value in record["scores"].items())

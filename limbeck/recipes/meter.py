@@ -6,8 +6,7 @@ from pathlib import Path
 
 import torch
 
-from limbeck.config import read_json
-from limbeck.engine.checkpoint import write_json
+from limbeck.documents import read_json, write_json
 from limbeck.evaluation.cost import count_macs
 from limbeck.evaluation.latency import Pass, describe_machine, interleaved, threads, torch_pass
 from limbeck.export.onnx import has_onnx, onnx_pass

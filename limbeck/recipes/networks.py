@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from limbeck.config import from_plain, import_own, read_json, read_values
+from limbeck.config import from_plain, import_own, read_values
 from limbeck.data.target_store.reader import TargetReader
+from limbeck.documents import read_json
 from limbeck.engine.options import TrainOptions
 from limbeck.errors import UserError
 from limbeck.methods import METHODS, TASK_METHODS

@@ -13,7 +13,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.config import read_json, to_plain
+from limbeck.config import to_plain
+from limbeck.documents import read_json
 from limbeck.errors import RunError, UserError
 from limbeck.recipes.claims import classifies
 from limbeck.recipes.probes import EmbedOptions
@@ -325,7 +326,7 @@ def _read_kept(keep: Path | None, request: dict[str, Any]) -> dict[str, Robustne
 def _write_kept(
     keep: Path | None, request: dict[str, Any], answers: Mapping[str, Robustness]
 ) -> None:
-    from limbeck.engine.checkpoint import write_json
+    from limbeck.documents import write_json
     from limbeck.evaluation.robustness import pack
 
     if keep is None:

@@ -53,12 +53,13 @@ class Search:
 
 def write(found: Search) -> None:
     """table.md, search.json and, with matplotlib, pareto.png and .svg in the search's folder."""
-    from limbeck.engine.checkpoint import write_json, write_whole
+    from limbeck.documents import write_json
     from limbeck.errors import UserError
+    from limbeck.files import write_text
 
     write_json(found.out / DATA_FILE, found.plain())
     text = f"{table_of(found)}\n\n{verdict(found)}\n\n{found.how}\n"
-    write_whole(found.out / TABLE_FILE, lambda stream: stream.write(text.encode()))
+    write_text(found.out / TABLE_FILE, text)
     try:
         from limbeck.evaluation.pareto import draw_pareto
 

@@ -7,11 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limbeck.config import read_json
 from limbeck.data.loader import eval_batches
 from limbeck.data.skipped import SkippedLog
 from limbeck.data.target_store.located import LocatedTargets
 from limbeck.data.view_batches import view_batches
+from limbeck.documents import read_json
 from limbeck.errors import UserError
 from limbeck.evaluation.predictions import LOGITS, predict
 from limbeck.methods.targets import StoredTeacher

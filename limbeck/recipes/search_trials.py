@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from limbeck.config import read_json
-from limbeck.engine.checkpoint import write_json
+from limbeck.documents import read_json, write_json
 from limbeck.models.build import build_student
 from limbeck.models.finished import load_student, save_student
 from limbeck.models.inherit import inherit

@@ -117,11 +117,12 @@ def _claims(arm: Arm) -> Claims:
 
 def write(found: TwoStages) -> None:
     """table.md and two_stage.json in the folder of the runs, each whole or not at all."""
-    from limbeck.engine.checkpoint import write_json, write_whole
+    from limbeck.documents import write_json
+    from limbeck.files import write_text
 
     write_json(found.out / DATA_FILE, found.plain())
     text = "\n\n".join(_findings(found)) + "\n"
-    write_whole(found.out / TABLE_FILE, lambda stream: stream.write(text.encode()))
+    write_text(found.out / TABLE_FILE, text)
 
 
 def report(found: TwoStages) -> str:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from limbeck.config import read_json
 from limbeck.data.loader import eval_batches
 from limbeck.data.skipped import SkippedLog
+from limbeck.documents import read_json
 from limbeck.engine.checkpoint import is_finished_run
 from limbeck.engine.distributed import Ranks
 from limbeck.errors import UserError

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.config import read_json, to_plain
+from limbeck.config import to_plain
+from limbeck.documents import read_json
 from limbeck.recipes.arms import SCRATCH, UNTRAINED, Arm, run_dir, tuned_dir
 from limbeck.recipes.comparison import finetuned
 from limbeck.recipes.costs import measured
@@ -102,7 +103,7 @@ def remembered(
     file: Path, asked: dict[str, Any], measure: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
     """What ``measure`` finds, plain data: from the file where the same was asked before."""
-    from limbeck.engine.checkpoint import write_json
+    from limbeck.documents import write_json
 
     asked = json.loads(json.dumps(asked))  # as a file has it
     known = read_json(file) if file.exists() else {}

@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 
 from limbeck import cli
-from limbeck.config import read_json
+from limbeck.documents import read_json
 from tests.end_to_end.commands import STUDENT, data_words, process, train_words
 from tests.recipes.runs import metrics_of
 

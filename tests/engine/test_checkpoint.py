@@ -7,13 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from limbeck.engine.checkpoint import (
-    is_finished_run,
-    load_checkpoint,
-    open_run,
-    save_checkpoint,
-    write_whole,
-)
+from limbeck.engine.checkpoint import is_finished_run, load_checkpoint, open_run, save_checkpoint
 from limbeck.errors import RunError, UserError
 from tests.engine.fakes import train
 
@@ -201,20 +195,6 @@ def test_a_damaged_checkpoint_is_said(tmp_path):
     torch.save({"step": 1}, run.checkpoint_file)
     with pytest.raises(RunError, match="no checkpoint of this version"):
         load_checkpoint(run)
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    file = tmp_path / "table.json"
-    file.write_text("old")
-
-    def write(stream):
-        stream.write(b"new")
-        raise ValueError
-
-    with pytest.raises(ValueError):
-        write_whole(file, write)
-    assert file.read_text() == "old"
-    assert os.listdir(tmp_path) == ["table.json"]
 
 
 def test_what_may_change_may_also_in_a_section_of_its_own(tmp_path):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import RunError, UserError, require_extra
+from limbeck.files import sync_folder
 
 PARTIAL = ".partial"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -135,7 +136,7 @@ class LocalPlace(Place):
             except OSError:
                 partial.unlink(missing_ok=True)  # On a full disk it would be in the way.
                 raise
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
 
     def free(self) -> int | None:
         """See ``Place``; before the folder exists, where it will be."""
@@ -157,7 +158,7 @@ class LocalPlace(Place):
                 os.ftruncate(descriptor, 0)
                 _write_through(descriptor, data)
                 os.replace(partial, final)
-                _sync_folder(self.folder)
+                sync_folder(self.folder)
 
         try:
             if final.exists():
@@ -352,12 +353,3 @@ def _lock_file(descriptor: int, wait: bool) -> None:
         ) from error
     except OSError:
         return  # File systems without locks go unguarded.
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":  # elsewhere a folder can't be opened, and the rename is durable
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Hostile inputs by the hundred, run through the command line: ``python -m tests.campaign``."""

@@ -1,0 +1,95 @@
+import json
+
+import pytest
+from typing_extensions import TypedDict
+
+from limbeck.documents import (
+    MAX_DEPTH,
+    fit,
+    parse_json,
+    parse_toml,
+    read_json,
+    read_toml,
+    to_json,
+    write_json,
+)
+from limbeck.errors import UserError
+
+
+class Shape(TypedDict, total=False):
+    side: int
+    names: list[str]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{", "Can't read .* as JSON: "),
+        (b"[1]", "not an object"),
+        (b"\xff", "it is not UTF-8 text"),
+        (b'{"a": NaN}', "it holds NaN"),
+        (b'{"a": %s1%s}' % (b"[" * 500, b"]" * 500), "nested deeper than 64"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a": %s}' % (b"1" * 5000), "Can't read"),
+        (None, "No such file"),
+    ],
+)
+def test_a_file_that_is_no_json_object(tmp_path, content, words):
+    file = tmp_path / "a.json"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        read_json(file)
+
+
+def test_a_large_file_is_not_begun(tmp_path):
+    with open(tmp_path / "a.json", "wb") as stream:
+        stream.truncate(2**30)
+    with pytest.raises(UserError, match="over the limit"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_json_object_is_read(tmp_path):
+    write_json(tmp_path / "a.json", {"a": 1})
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+    assert parse_json(b"\xef\xbb\xbf[1]", list[int]) == [1]
+
+
+def test_another_kind_is_named_with_its_place():
+    assert parse_json('{"side": 3, "names": ["a"]}', Shape) == {"side": 3, "names": ["a"]}
+    with pytest.raises(UserError, match="x.json: the entry 'side' is 'wide': input should be"):
+        parse_json('{"side": "wide"}', Shape, "x.json")
+    with pytest.raises(UserError, match="the entry 'names.1' is None"):
+        parse_json('{"names": ["a", null]}', Shape, "x.json")
+    with pytest.raises(UserError, match="x.json holds .*, not an object"):
+        parse_json("3", Shape, "x.json")
+
+
+def test_depth_is_counted_without_recursion():
+    deep: list = []
+    for _ in range(MAX_DEPTH - 1):
+        deep = [deep]
+    assert fit(deep, list, "it") == deep
+    with pytest.raises(UserError, match="deeper"):
+        fit([[deep]], list, "it")
+
+
+@pytest.mark.parametrize("content", ["a =", "a = " + "[" * 5000, "a = 1\na = 2"])
+def test_text_that_is_no_toml(content):
+    with pytest.raises(UserError, match="Can't read the text as TOML"):
+        parse_toml(content)
+
+
+def test_a_toml_file_is_read(tmp_path):
+    (tmp_path / "a.toml").write_text("[a]\nb = 1\n")
+    assert read_toml(tmp_path / "a.toml") == {"a": {"b": 1}}
+
+
+def test_names_that_are_no_utf_8_read_back(tmp_path):
+    values = {"caf\udce9": "ü"}
+    write_json(tmp_path / "a.json", values)
+    assert read_json(tmp_path / "a.json") == values
+    assert to_json({"ü": 1}, indent=None) == '{"ü": 1}'
+    with pytest.raises(ValueError):
+        to_json({"a": float("nan")})
+    assert json.loads(to_json(values)) == values
