@@ -207,9 +207,10 @@ def finetune(config: FinetuneConfig) -> Path:
 def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     from limbeck.data.skipped import SkippedLog
     from limbeck.engine.checkpoint import open_run
+    from limbeck.engine.distributed import on_main_rank
     from limbeck.engine.log import Log
     from limbeck.engine.loop import fit
-    from limbeck.models.finished import save_student
+    from limbeck.models.finished import save_student, verify_student
     from limbeck.recipes import lineage
     from limbeck.recipes.networks import layer_of
     from limbeck.recipes.steps import Resolved
@@ -222,6 +223,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     resolved = Resolved(**identity[0]["resolved"])
     run = open_run(config.out, *identity, overwrite=config.overwrite)
     if run.is_finished:
+        on_main_rank(lambda: verify_student(run.dir))
         log.info("%s is finished already; nothing to do.", run.dir)
         return run.dir
     skipped = SkippedLog(run.dir / "skipped.jsonl", images.num_images, config.data.max_bad_ratio)

@@ -23,7 +23,6 @@ from limbeck.models.origins.layouts import (
     name_list,
     recognise,
     split_left_out,
-    to_float32,
     to_grid,
 )
 from limbeck.models.shapes import pooling_of
@@ -51,12 +50,12 @@ def load_weights_file(
     not fit; nothing is ever loaded in part.
     """
     weights, info = read_weights(path)
-    staged = read_staged(to_float32(weights), img_size, num_heads)
+    staged = read_staged(weights, img_size, num_heads)
     if staged is not None:
         return load_staged(staged, info, path, img_size, patch_size, num_classes)
     check_indices(weights, str(path))
     layout = recognise(weights, info.network.program)
-    named, left = split_left_out(layout, to_float32(layout.convert(weights)))
+    named, left = split_left_out(layout, layout.convert(weights))
     left = info.network.left_out | left
     notes = left_out_notes(left) + info.notes
     shape = read_shape(named, img_size)

@@ -18,7 +18,7 @@ from limbeck.models.finished import weight_hash
 from limbeck.models.origins.checkpoint import interpolation_note, resized
 from limbeck.models.origins.files import left_out_notes, read_weights
 from limbeck.models.origins.hub import REMEDY, fetch
-from limbeck.models.origins.layouts import Grid, Weights, spread_heads, to_float32, to_grid
+from limbeck.models.origins.layouts import Grid, Weights, spread_heads, to_grid
 from limbeck.models.shapes import (
     check_model_name,
     is_hierarchical,
@@ -224,7 +224,7 @@ def _origin(
     label_names = (config or {}).get("label_names")
     # A dictionary stands for indices with gaps: no order of classes.
     if isinstance(label_names, list) and len(label_names) == num_classes:
-        origin["classes"] = label_names
+        origin["classes"] = list(map(str, label_names))
     return origin
 
 
@@ -288,7 +288,7 @@ def _before_resizing(model: nn.Module, weights: Weights | None, file: str | None
     resized = {
         name: read[name] for name in own.keys() & read.keys() if read[name].shape != own[name].shape
     }
-    return own | to_float32(resized)
+    return own | resized
 
 
 def _size_notes(encoder: TimmEncoder, own_size: Grid, weights: Weights | None) -> list[str]:
