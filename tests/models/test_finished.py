@@ -30,7 +30,11 @@ from tests.models.families import small_encoder, small_images
 SMALL = StudentOptions(
     name="vit_tiny", img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2
 )
-RECORD = {"teacher": {"source": "timm:x", "licence": "MIT"}, "data": {"fingerprint": "abc"}, "versions": {"a": "1"}}
+RECORD = {
+    "teacher": {"source": "timm:x", "licence": "MIT"},
+    "data": {"fingerprint": "abc"},
+    "versions": {"a": "1"},
+}
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import Any
 
+from torch import Tensor
+
 from limbeck.errors import UserError
 from limbeck.models.origins.layouts import Grid, Weights, depth_of, name_list
 
@@ -76,7 +78,7 @@ def read_shape(weights: Weights, img_size: Grid | None = None) -> VitShape:
     wrong = [
         name
         for name, num_axes in _NUM_AXES.items()
-        if (weights[name].ndim != num_axes if name in weights else name not in _OPTIONAL)
+        if (_is_odd(weights[name], num_axes) if name in weights else name not in _OPTIONAL)
     ]
     if wrong or depth_of(weights) > len(weights):
         raise UserError(
@@ -116,6 +118,10 @@ def read_shape(weights: Weights, img_size: Grid | None = None) -> VitShape:
         num_heads=max(weights[name].shape[-1] if name in weights else 0 for name in _TABLES),
         is_shared=_TABLES[1] in weights,
     )
+
+
+def _is_odd(value: Tensor, num_axes: int) -> bool:
+    return value.ndim != num_axes or not value.numel()
 
 
 def _num_rows(weights: Weights, name: str) -> int:

@@ -26,6 +26,7 @@ from limbeck.models.origins.layouts import (
     to_grid,
 )
 from limbeck.models.shapes import pooling_of
+from limbeck.models.stated import check_size
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import build_encoder, wrap
 from limbeck.models.windows import with_img_size
@@ -189,6 +190,7 @@ def assemble(
         notes.append(interpolation_note(grid, new_grid))
     weights = resize_tables(weights, skeleton.model)
     check_match(skeleton.model.state_dict(), weights, origin["source"])
+    check_size(skeleton, sum(value.numel() for value in weights.values()), origin["source"])
     persistent = skeleton.model.state_dict().keys()
     if all(name in persistent for name, _ in skeleton.model.named_buffers()):
         model = skeleton.model

@@ -17,6 +17,7 @@ from limbeck.models.finished import Keepsake
 from limbeck.models.mae import MaeDecoder
 from limbeck.models.origins.checkpoint import check_match, interpolation_note
 from limbeck.models.origins.layouts import Grid, Weights, name_list
+from limbeck.models.tensor_files import check_finite
 from limbeck.ops.pos_embed import interpolate_pos_embed
 
 log = logging.getLogger("limbeck")
@@ -155,6 +156,7 @@ def fill_whole(decoder: MaeDecoder, kept: Keepsake, where: str) -> None:
     if missing:
         raise not_whole(where, f"{len(missing)} missing ({name_list(missing)})")
     check_match(own, weights, where)
+    check_finite(weights, where)
     decoder.load_state_dict(weights)
 
 

@@ -7,6 +7,7 @@ import argparse
 import io
 import pickle
 import pickletools
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,9 @@ _RUN_STARTS = (
     "_pickle.", "dill.", "cloudpickle.", "io.open", "_io.open", "io.FileIO", "_io.FileIO",
     "types.FunctionType", "types.CodeType",
 )  # fmt: skip
-_KNOWN_ROOTS = frozenset((
-    "torch", "timm", "torchvision", "numpy", "collections", "argparse", "_codecs", "functools",
-    "datetime", "pathlib", "builtins", "__builtin__", "copyreg", "copy_reg", "math", "typing",
-    "enum",
-))  # fmt: skip
+_KNOWN_ROOTS = sys.stdlib_module_names | {
+    *("torch", "timm", "torchvision", "numpy", "__builtin__", "copy_reg")
+}
 
 
 def read_pickle(path: Path) -> Any:
@@ -125,7 +124,7 @@ def _explain(path: Path, error: Exception) -> str:
         culprit = named or _shown(own)
         what = f"holds Python objects beside tensors{f' ({culprit})' if culprit else ''}, "
         what += "which could run code, so it is not read"
-    where = f", where Python finds the code of {_shown(own)}" if own else ""
+    where = f" where Python finds the code of {_shown(own)}" if own else ""
     other = f" (or another key than '{key}')" if key else ""
     return f"{path} {what}. If you trust it, {_line(path, load, where, other)}"
 
@@ -147,7 +146,7 @@ def _line(path: Path, load: str, where: str = "", other: str = "") -> str:
     out = path.with_suffix(".weights.pth")
     load = load.replace("FILE", repr(str(path)))
     code = f"import torch; torch.save({load}, {str(out)!r})"
-    return f'convert it once{where}: python -c "{code}"{other}, and pass {out}.'
+    return f'convert it once{where}: python -c "{code}"{other}, and pass {out.name} instead.'
 
 
 def _shown(names: list[str]) -> str:

@@ -27,6 +27,7 @@ from limbeck.models.shapes import (
     narrowed,
     pooling_of,
 )
+from limbeck.models.stated import check_size
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import wrap
 from limbeck.models.windows import timm_kwargs
@@ -260,6 +261,8 @@ def _locate(name: str, source: str) -> dict[str, Any]:
 def _create(
     name: str, kwargs: dict[str, Any], overlay: dict[str, Any], pretrained: bool, source: str
 ) -> nn.Module:
+    if "state_dict" in overlay:
+        _check_size(name, kwargs, overlay["state_dict"], source)
     try:
         # The fresh weights that are overwritten must not cost the caller's random state.
         with torch.random.fork_rng(devices=[], enabled=pretrained):
@@ -278,6 +281,16 @@ def _create(
     # timm keeps the tensors it was handed; the model would hold them twice.
     model.pretrained_cfg.pop("state_dict", None)
     return model
+
+
+def _check_size(name: str, kwargs: dict[str, Any], weights: Weights, source: str) -> None:
+    """Raise UserError for a network far larger than its weights, before memory is taken for it."""
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            skeleton = timm.create_model(name, **timm_kwargs(name, kwargs))
+    except Exception:  # some can't be built without memory, and what is wrong says so itself
+        return
+    check_size(skeleton, sum(value.numel() for value in weights.values()), source)
 
 
 def _before_resizing(model: nn.Module, weights: Weights | None, file: str | None) -> Weights:

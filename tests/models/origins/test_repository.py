@@ -35,7 +35,6 @@ def test_a_file_that_is_not_there(tmp_path):
         ('{"model_type": "vit"}', True),
         ('{"architecture": "x"}', True),
         ("{}", False),
-        ("no", False),
     ],
 )
 def test_what_is_a_config_of_a_model(tmp_path, text, is_hub):

@@ -241,7 +241,7 @@ def test_an_unusual_width_is_told_by_a_file_that_states_its_heads(tmp_path):
     encoder = load_autoencoder(tmp_path / "a.safetensors")
     assert encoder.facts.identity["architecture"]["decoder"]["num_heads"] == 5
     save_file(writers.mae_full(192, 40), tmp_path / "b.safetensors", {"decoder_num_heads": "0"})
-    with pytest.raises(UserError, match="does not tell its head count"):
+    with pytest.raises(UserError, match="decoder_num_heads = '0', which is no head count"):
         load_autoencoder(tmp_path / "b.safetensors")
 
 
