@@ -8,6 +8,7 @@ import io
 import pickle
 import pickletools
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ def read_pickle(path: Path) -> Any:
     _check_archive(path)
     try:
         # The files of MAE and TinyMIM carry their command line under "args".
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of files that are then refused
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(
