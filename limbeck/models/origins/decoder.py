@@ -34,10 +34,11 @@ from limbeck.models.origins.kept_decoder import (
     predicts_features,
     read_shape,
 )
-from limbeck.models.origins.layouts import Grid, Weights, is_initial, name_list, to_float32
+from limbeck.models.origins.layouts import Grid, Weights, is_initial, name_list
 from limbeck.models.origins.load import load_encoder
 from limbeck.models.origins.names import check_source, split_source
 from limbeck.models.origins.repository import read_hub_config
+from limbeck.models.stated import check_size
 
 log = logging.getLogger("limbeck")
 
@@ -204,6 +205,9 @@ def _build(
             f"The decoder of {source} is {width} wide, which does not tell its head count, and a "
             f"weights file does not store it; {remedy}."
         )
+    with torch.device("meta"):
+        skeleton = _skeleton(kept, source, grid, heads)
+    check_size(skeleton, sum(value.numel() for value in kept.weights.values()), source)
     with torch.random.fork_rng(devices=[]):
         decoder = _skeleton(kept, source, grid, heads)
     fill_whole(decoder, kept, source)
@@ -227,7 +231,7 @@ def _skeleton(kept: Keepsake, source: str, grid: Grid | None, num_heads: int) ->
 def decoder_in(weights: Weights, info: FileInfo) -> dict[str, Keepsake]:
     """The decoder among a file's tensors under the name of its kind, whole or not; often none."""
     starts = ("decoder_", "mask_token", *(f"{name}." for name in PROJECTIONS))
-    own: Weights = {n: v for n, v in to_float32(weights).items() if n.startswith(starts)}
+    own: Weights = {n: v for n, v in weights.items() if n.startswith(starts)}
     # A Hiera's reads all stages at once, fused, and draws pixels channel by channel.
     is_of_stages = any(name.startswith("multi_scale_fusion_heads.") for name in weights)
     if is_of_stages or not any(name.startswith("decoder_") for name in own):

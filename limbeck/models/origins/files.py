@@ -72,6 +72,7 @@ def read_weights(path: Path | str) -> tuple[Weights, FileInfo]:
             "to finish it, then pass the run's folder."
         )
     weights, containers, others = unpack(content, path)
+    check_plain(weights, path)
     metadata = check_told(read_metadata(content), path)
     info = FileInfo("torch", containers, other_entries=others, metadata=metadata)
     return _usable(*take_network(weights, info), path)
@@ -129,7 +130,6 @@ def unpack(content: Any, path: Path) -> tuple[Weights, tuple[str, ...], tuple[st
             continue
         if weights:
             others += [str(key) for key in content if key not in weights]
-            check_plain(weights, path)
             return weights, tuple(containers), tuple(others)
         break
     found = name_list(map(str, content)) if isinstance(content, dict) else type(content).__name__

@@ -40,7 +40,7 @@ from limbeck.models.origins.load import load_encoder
 from limbeck.models.origins.names import check_path
 from limbeck.models.origins.pickled import read_pickle
 from limbeck.models.origins.repository import HubConfig, read_hub_config
-from limbeck.models.tensor_files import as_float32, find_not_finite, read_safetensors
+from limbeck.models.tensor_files import as_float32, check_plain, find_not_finite, read_safetensors
 from limbeck.models.vit import build_encoder
 
 _MAX_LEVELS = 16
@@ -119,6 +119,7 @@ def inspect_file(path: Path | str) -> Inspection:
         return Inspection(
             path, "file without weights", "unknown", "a file of torch", notes=(str(error),)
         )
+    check_plain(weights, path)
     info = FileInfo("torch", containers, other_entries=others, metadata=read_metadata(content))
     return _inspect_weights(path, weights, info)
 

@@ -185,7 +185,8 @@ def read_shape(kept: Keepsake, where: str) -> tuple[int, int, Grid, bool]:
         num_axes["decoder_pred.weight"] = 2
     wrong = [n for n, axes in num_axes.items() if n not in weights or weights[n].ndim != axes]
     numbers = [int(found[1]) for name in weights if (found := _BLOCK.match(name))]
-    if wrong or not numbers:
+    wrong += [n for n in num_axes if n not in wrong and not weights[n].numel()]
+    if wrong or not numbers or max(numbers) >= len(weights):
         raise not_whole(where, f"{name_list(wrong) or 'its blocks'} missing or of another form")
     width, rows = weights["decoder_embed.weight"].shape[0], weights["decoder_pos_embed"].shape[1]
     if "grid" in kept.facts:

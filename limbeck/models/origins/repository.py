@@ -37,7 +37,7 @@ def _spread(value: Any) -> Any:
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 Sides = Annotated[list[Side], Field(min_length=1, max_length=2), BeforeValidator(_as_list)]
 Three = Annotated[list[Finite], Field(min_length=3, max_length=3), BeforeValidator(_spread)]
-Above0 = Annotated[Finite, Field(gt=0)]
+Above0 = Annotated[Finite, Field(gt=1e-15)]
 ThreeAbove0 = Annotated[list[Above0], Field(min_length=3, max_length=3), BeforeValidator(_spread)]
 Heads = Annotated[int, Field(ge=1, le=1024)]
 _Name = str | int | float
@@ -83,7 +83,7 @@ class Processor(TypedDict, total=False):
     """What of an image processor's config is read."""
 
     do_rescale: bool
-    rescale_factor: Above0
+    rescale_factor: Annotated[float, Field(gt=1e-6, le=1000)]
     do_normalize: bool
     image_mean: Three
     image_std: ThreeAbove0
