@@ -27,7 +27,7 @@ _MOST = {
 _MOST_ELSE = 2**20
 _MAX_LIST = 64
 _MAX_TEXT = 64
-_SPARE = 2**26
+_SPARE = 2**27
 """Values that a network may have beyond those of its weights: tables that are computed."""
 
 

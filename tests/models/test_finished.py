@@ -19,6 +19,7 @@ from limbeck.models.finished import (
     load_kept,
     load_student,
     save_student,
+    verify_student,
     weight_hash,
 )
 from limbeck.models.heads import with_classifier
@@ -256,3 +257,70 @@ def test_most_students_keep_nothing_beside_them(tmp_path, student):
     save_student(student, tmp_path, {})
     assert load_kept(tmp_path) == {}
     assert "kept" not in json.loads((tmp_path / "student.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["student.json", "student.safetensors"])
+def test_a_file_that_is_gone_from_a_finished_run_has_a_way_on(folder, name):
+    verify_student(folder)
+    (folder / "finished.json").write_text("{}")
+    (folder / name).unlink()
+    for load in (load_student, verify_student, load_encoder):
+        with pytest.raises(UserError, match=f"its {name} is gone; put it back, or delete .*finish"):
+            load(folder)
+
+
+def test_a_file_that_was_changed_is_found(student, tmp_path):
+    kept = {"decoder": Keepsake({"a": torch.zeros(2)})}
+    save_student(student, tmp_path, {}, kept=kept)
+    verify_student(tmp_path)
+    save_file({"a": torch.ones(2)}, tmp_path / "decoder.safetensors")
+    with pytest.raises(UserError, match=r"decoder.safetensors is not .*delete .*finished\.json"):
+        verify_student(tmp_path)
+
+
+def change(folder, **entries):
+    record = json.loads((folder / "student.json").read_text())
+    (folder / "student.json").write_text(json.dumps(record | entries))
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/b", "C:\\x", ""])
+def test_what_is_kept_lies_in_the_folder(folder, name):
+    change(folder, kept={name: {"weight_hash": "0" * 64, "facts": {}}})
+    for load in (load_student, load_kept):
+        with pytest.raises(UserError, match="no file of its folder"):
+            load(folder)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"architecture": {"name": "hf-hub:someone/something"}}, "no vision Transformer of timm"),
+        ({"architecture": {"kwargs": {"checkpoint_path": "/etc/passwd"}}}, "'checkpoint_path'"),
+        ({"architecture": {"kwargs": {"embed_dim": 65536}}}, "norm.bias is .32. instead of .65536"),
+        ({"architecture": {"kwargs": {"depth": 10**6}}}, "depth = 1000000"),
+        ({"architecture": {"std": [0, 0, 0]}}, "'architecture.std.0' is 0"),
+        ({"architecture": {"num_heads": "two"}}, "'architecture.num_heads'"),
+        ({"format_version": "one"}, "'format_version'"),
+        ({"weight_hash": 7}, "'weight_hash'"),
+        ({"notes": "a note"}, "'notes'"),
+        ({"kept": []}, "'kept'"),
+        ({"student": {"student": 3}}, "'student.student'"),
+    ],
+)
+def test_entries_of_a_record_are_of_their_kind(folder, entries, message):
+    record = json.loads((folder / "student.json").read_text())
+    if "architecture" in entries:
+        own = record["architecture"]
+        inner = dict(entries["architecture"])
+        inner["kwargs"] = own["kwargs"] | inner.get("kwargs", {})
+        entries = {"architecture": own | inner}
+    change(folder, **entries)
+    with pytest.raises(UserError, match=message):
+        load_student(folder)
+
+
+def test_a_student_with_nan_is_named(student, tmp_path):
+    torch.nn.init.constant_(student.model.norm.weight, torch.nan)
+    save_student(student, tmp_path, {})
+    with pytest.raises(UserError, match=r"student\.safetensors .*'norm.weight' holds NaN"):
+        load_student(tmp_path)

@@ -87,3 +87,25 @@ def test_a_file_that_is_no_weights(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(UserError, match="notes.txt is no weights file"):
         inspect(InspectConfig(file=str(tmp_path / "notes.txt")))
+
+
+def test_the_summary_is_last_and_fits_the_terminal(teacher, student, tmp_path):
+    weights = limbeck.load(student).model.state_dict()
+    torch.save(weights | {"x" * 200: torch.zeros(3)}, tmp_path / "odd.pth")
+    for path in (teacher, student, student / "checkpoint.pt", tmp_path / "odd.pth"):
+        lines = said_of(path).splitlines()
+        kinds = [index for index, line in enumerate(lines) if line.startswith("  kind ")]
+        tensors = [
+            index for index, line in enumerate(lines) if line.endswith(" 24") or "UNM" in line
+        ]
+        assert kinds[0] > max(tensors, default=0)
+        assert all(len(line) <= 80 or " " not in line.strip() for line in lines[1:]), lines
+
+
+def test_weights_that_are_not_finite_are_said_to_be(student, tmp_path):
+    weights = limbeck.load(student).model.state_dict()
+    weights["norm.bias"][0] = torch.inf
+    torch.save(weights, tmp_path / "odd.pth")
+    said = said_of(tmp_path / "odd.pth")
+    assert "UNMATCHED 1 tensors; this file can't be loaded:" in said
+    assert "'norm.bias' holds NaN or infinity (1 of 24 values)" in said
