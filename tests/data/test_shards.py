@@ -3,8 +3,9 @@ import tarfile
 
 import pytest
 
-from limbeck.data.shards import TarSource, expand_braces, open_shards
+from limbeck.data.shards import TarSource, open_shards
 from limbeck.data.source import BadImage
+from limbeck.data.splits import expand_braces
 from limbeck.errors import UserError
 from tests.data.images import encode, photo, write_shard
 
