@@ -45,14 +45,16 @@ def match_classes(source: Source, classes: tuple[str, ...], place: str, other: s
 
 def _numbers(names: tuple[str, ...]) -> list[int]:
     """The names as numbers, each another; [] if they are none."""
-    if not all(name.isascii() and name.isdigit() and len(name) < 10 for name in names):
-        return []
-    numbers = [int(name) for name in names]
+    numbers = [int(name) for name in names] if _are_numbers(names) else []
     return numbers if len(set(numbers)) == len(numbers) else []
 
 
+def _are_numbers(names: tuple[str, ...]) -> bool:
+    return all(name.isascii() and name.isdigit() and len(name) < 10 for name in names)
+
+
 def _difference(mine: tuple[str, ...], theirs: tuple[str, ...]) -> str:
-    if bool(_numbers(mine)) != bool(_numbers(theirs)):
-        return f"numbers such as '{(mine if _numbers(mine) else theirs)[0]}' against words"
+    if _are_numbers(mine) != _are_numbers(theirs):
+        return f"numbers such as '{(mine if _are_numbers(mine) else theirs)[0]}' against words"
     odd = [*(set(mine) - set(theirs)), *(set(theirs) - set(mine))]
     return f"different: {', '.join(sorted(odd)[:NUM_LISTED])}"

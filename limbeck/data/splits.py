@@ -43,9 +43,9 @@ def find_files(root: str, is_wanted: Callable[[str], bool]) -> list[tuple[Path, 
     """
     path = Path(root)
     if is_pattern(root):
-        files = [Path(name) for name in expand_pattern(root)]
-        parent = Path(os.path.commonpath([file.parent for file in files]))
-        return [(file, file.relative_to(parent).as_posix()) for file in dict.fromkeys(files)]
+        files = list(dict.fromkeys(Path(name) for name in expand_pattern(root)))
+        parent = os.path.commonpath([os.path.abspath(file.parent) for file in files])
+        return [(file, Path(os.path.relpath(file, parent)).as_posix()) for file in files]
     if path.is_dir():
         return [(path / name, name) for name in walk(path) if is_wanted(name)]
     return [(path, path.name)]

@@ -70,6 +70,7 @@ class TableFile:
             else:
                 path = name if field is None else f"{name}.{field}"
                 column = self._parquet.read(columns=[path]).column(name)
+            self._check_rows(len(column))
             return struct_field(column, field).to_pylist()
 
     def places(self, name: str, field: str | None) -> Places:
@@ -80,6 +81,10 @@ class TableFile:
             if places is not None:
                 return self.file, *places
         return _unpack(self.file, self.num_rows, lambda: self._batches(name, field))
+
+    def _check_rows(self, number: int) -> None:
+        if number != self.num_rows:
+            raise BadTable(f"it has {number} values for its {self.num_rows} rows")
 
     def _checked(self, name: str) -> Any:
         alone = self._arrow.select([name])
@@ -94,8 +99,11 @@ class TableFile:
                 batches = self._arrow.select([name]).to_batches(max_chunksize=BATCH_ROWS)
             else:
                 batches = self._parquet.iter_batches(BATCH_ROWS, columns=[path])
+            number = 0
             for batch in batches:
+                number += len(batch)
                 yield struct_field(batch.column(name), field).to_pylist()
+            self._check_rows(number)
 
 
 @contextmanager
@@ -180,9 +188,12 @@ def _unpack(
         file = Path(_temporary_folder(cache, reason), name)
         _written(file, table, batches)
     with open_file(file) as stream:
-        stream.seek(-8 * num_rows, os.SEEK_END)
-        sizes = np.frombuffer(stream.read(), "<i8").astype(np.int64)
+        start = stream.seek(0, os.SEEK_END) - 8 * num_rows
+        stream.seek(max(start, 0))
+        sizes = np.frombuffer(stream.read(8 * num_rows), "<i8").astype(np.int64)
     ends = np.cumsum(np.maximum(sizes, 0))
+    if len(sizes) != num_rows or (num_rows and ends[-1] != start):
+        raise UserError(f"The unpacked images {file} are damaged; delete that file and try again.")
     return file, ends - np.maximum(sizes, 0), sizes
 
 
