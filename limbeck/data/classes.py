@@ -28,14 +28,13 @@ def match_classes(source: Source, classes: tuple[str, ...], place: str, other: s
         return Renumbered(source, classes, [index_of[name] for name in source.classes])
     mine, theirs = _numbers(source.classes), _numbers(classes)
     if mine and theirs:
-        labels = (source.label(index) for index in range(len(source)))
-        present = {mine[label] for label in labels if label is not None}
+        labels = {source.label(index) for index in range(len(source))} - {None}
         index_of_number = {number: index for index, number in enumerate(theirs)}
-        if present <= index_of_number.keys():
-            if {str(number) for number in present} - set(classes):
+        # A class that no image has leads nowhere.
+        new = [index_of_number.get(number, -1) for number in mine]
+        if all(new[label] >= 0 for label in labels):
+            if any(source.classes[label] != classes[new[label]] for label in labels):
                 log.warning("The classes of %s and %s are matched by number.", place, other)
-            # A class that no image has leads nowhere.
-            new = [index_of_number.get(number, -1) for number in mine]
             return Renumbered(source, classes, new)
     raise UserError(
         f"The classes of {place} are not those of {other} ({_difference(source.classes, classes)})"

@@ -16,7 +16,16 @@ from PIL import Image
 
 from tests.campaign.hostile import Hostile
 
-OPTIONS = ("--data.num-workers", "0", "--train.precision", "fp32", "--train.global-batch-size", "2")
+OPTIONS = (
+    "--data.num-workers",
+    "0",
+    "--data.holdout-ratio",
+    "0",
+    "--train.precision",
+    "fp32",
+    "--train.global-batch-size",
+    "2",
+)
 NUM_IMAGES = 6
 
 
