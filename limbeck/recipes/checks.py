@@ -60,14 +60,17 @@ def check_data(data: DataOptions) -> None:
             "No images are named; pass --data FOLDER (or a .parquet file, .tar shards, hf:NAME)."
         )
     for option, root in (("--data", data.root), ("--data.eval-root", data.eval_root)):
-        is_local = "://" not in root and not root.startswith("hf:") and "{" not in root
-        if root and is_local:
+        is_one = "://" not in root and not root.startswith("hf:") and not set(root) & set("{*?[")
+        if root and is_one:
             check_path(root, option)
     default = DataOptions()
     if data.eval_root and data.max_holdout != default.max_holdout:
         raise UserError("data.max_holdout has no effect with --data.eval-root; leave it out.")
-    if data.eval_split != default.eval_split and not data.eval_root.startswith("hf:"):
-        raise UserError("data.eval_split is for a hub data set in --data.eval-root; leave it out.")
+    if data.eval_split != default.eval_split and not data.eval_root:
+        raise UserError(
+            "data.eval_split is for --data.eval-root; pass the same place as --data there to score "
+            "on another split of it, or leave it out."
+        )
     if data.label_fraction == 1 and data.label_seed != default.label_seed:
         raise UserError("data.label_seed has no effect with data.label_fraction 1; leave it out.")
 
