@@ -17,7 +17,7 @@ import tyro
 
 from limbeck.config import options, to_plain
 from limbeck.data.options import DataOptions, MixOptions, ViewOptions
-from limbeck.engine.options import OptimOptions, TrainOptions
+from limbeck.engine.options import POSITIONS_AND_TOKENS, OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.methods import PerTaskMethodOptions
 from limbeck.models.options import (
@@ -113,7 +113,7 @@ class FinetuneConfig(PerTaskMethodOptions):
         min_lr=1e-6,
         betas=(0.9, 0.999),
         layer_decay=0.65,
-        no_decay_names=("pos_embed", "cls_token", "dist_token"),
+        no_decay_names=(*POSITIONS_AND_TOKENS, "dist_token"),
     )
     train: TrainOptions = TrainOptions(epochs=100)
     evaluation: CropEvalOptions = CropEvalOptions()
@@ -128,6 +128,7 @@ def check(config: FinetuneConfig) -> None:
     """All that can be wrong without opening an image or a weights file; raises UserError."""
     checks.check_data(config.data)
     checks.check_train(config.train, config.optim)
+    checks.check_mixing(config.mix, config.train)
     checks.check_optimizer(config.optim, FinetuneConfig().optim)
     checks.check_teacher(config.teacher, any_model=True)
     checks.check_task_method(config, config.teacher)
