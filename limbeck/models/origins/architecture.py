@@ -69,7 +69,8 @@ _OPTIONAL = ("reg_token", "head.weight", "conv1x1.1.weight", "fc_norm.weight")
 
 
 def read_shape(weights: Weights, img_size: Grid | None = None) -> VitShape:
-    """Read a ViT's shape. ``img_size`` (H, W) tells the grid where it is not square.
+    """Read a ViT's shape. ``img_size`` (H, W): where its patches are as many as the positions, the
+    grid is that of this size; else, and where it is not stated, a square.
 
     Raises UserError where a needed tensor is missing or the position table fits no grid.
     """
@@ -118,6 +119,17 @@ def read_shape(weights: Weights, img_size: Grid | None = None) -> VitShape:
     )
 
 
+def grid_note(shape: VitShape, img_size: Grid | None) -> str:
+    """The sentence that says how the grid of the positions is known."""
+    rows, columns = shape.grid
+    if img_size is not None and shape.grid == tuple(side // shape.patch_size for side in img_size):
+        return f"Positions of {rows} x {columns} patches, as the image size states."
+    return (
+        f"Positions of {rows} x {columns} patches: a square, for a weights file does not state the "
+        "image size; img_size=(height, width) does."
+    )
+
+
 def _num_rows(weights: Weights, name: str) -> int:
     return weights[name].shape[0] if name in weights else 0
 
@@ -129,15 +141,15 @@ def _read_grid(
 
     ``order``: the numbers that they may be, the likeliest first.
     """
-    for rows in order:
-        side = isqrt(max(num_rows - rows, 0))
-        if side > 0 and side * side == num_rows - rows:
-            return (side, side), rows
     if img_size is not None:
         grid = (img_size[0] // patch_size, img_size[1] // patch_size)
         for rows in order:
             if grid[0] * grid[1] == num_rows - rows:
                 return grid, rows
+    for rows in order:
+        side = isqrt(max(num_rows - rows, 0))
+        if side > 0 and side * side == num_rows - rows:
+            return (side, side), rows
     raise UserError(
         f"A position table of {num_rows} rows with {max(order)} prefix tokens is for no square "
         f"grid; name the image size it was made for (img_size=(height, width))."

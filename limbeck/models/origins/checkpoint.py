@@ -10,7 +10,12 @@ import torch
 from limbeck.errors import UserError
 from limbeck.models.beit_bias import resize_tables
 from limbeck.models.finished import weight_hash
-from limbeck.models.origins.architecture import VitShape, read_shape, to_architecture
+from limbeck.models.origins.architecture import (
+    VitShape,
+    grid_note,
+    read_shape,
+    to_architecture,
+)
 from limbeck.models.origins.beit import check_indices
 from limbeck.models.origins.files import FileInfo, left_out_notes, read_weights
 from limbeck.models.origins.hierarchical import Staged, read_staged
@@ -65,6 +70,7 @@ def load_weights_file(
     told = str(shape.num_heads or info.metadata.get("num_heads", ""))
     heads, known_from = find_heads(layout, shape.embed_dim, shape.depth, num_heads, told)
     notes.append(f"Head counts {heads_text(heads)}: {known_from}.")
+    notes.append(grid_note(shape, img_size))
     mean, std = IMAGENET_NORM
     notes.append(
         "ImageNet's mean and std, as this layout has."

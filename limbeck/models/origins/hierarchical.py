@@ -120,7 +120,7 @@ def _read_hiera(
     starts = [k for k in range(depth) if k == 0 or f"blocks.{k}.proj.weight" in weights]
     stages = [b - a for a, b in zip(starts, [*starts[1:], depth], strict=True)]
     heads, known_from = _hiera_heads(width, stages, num_heads)
-    grid = _square(positions.shape[1], img_size)
+    grid = _read_grid(positions.shape[1], img_size)
     num_classes = weights["head.fc.weight"].shape[0] if "head.fc.weight" in weights else 0
     name = "hiera_tiny_224"  # any of timm's: what differs is stated
     kwargs = {
@@ -173,14 +173,14 @@ def _hiera_heads(
     return tuple(counts), f"usual for a Hiera {width} wide"
 
 
-def _square(num_rows: int, img_size: Grid | None) -> Grid:
-    side = isqrt(num_rows)
-    if side * side == num_rows:
-        return side, side
+def _read_grid(num_rows: int, img_size: Grid | None) -> Grid:
     if img_size is not None:
         grid = img_size[0] // _PATCH_STRIDE, img_size[1] // _PATCH_STRIDE
         if grid[0] * grid[1] == num_rows:
             return grid
+    side = isqrt(num_rows)
+    if side * side == num_rows:
+        return side, side
     raise UserError(
         f"A position table of {num_rows} rows is for no square grid; name the image size it was "
         "made for (img_size=(height, width))."

@@ -40,6 +40,7 @@ def to_mae(
         _check_fit(encoder, decoder, str(source))
         weights |= decoder.state_dict()
         told["decoder_num_heads"] = str(decoder.decoder_blocks[0].attn.num_heads)
+        told["decoder_depth"] = str(len(decoder.decoder_blocks))
     # Copies: a file must not hold the storage of more than its tensors.
     return {name: value.detach().cpu().clone() for name, value in weights.items()}, told, left
 

@@ -4,6 +4,7 @@ import torch
 from limbeck.errors import UserError
 from limbeck.models.origins import architecture as arch
 from limbeck.models.origins import layouts
+from limbeck.models.origins.load import load_encoder
 from limbeck.models.vit import build_encoder
 from tests.models.origins import writers
 
@@ -43,6 +44,37 @@ def test_other_than_square_grids_need_the_image_size():
     with pytest.raises(UserError, match=r"13 rows .*img_size=\(height, width\)"):
         arch.read_shape(weights)
     assert arch.read_shape(weights, (16, 48)).grid == (2, 6)
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 2, 5])
+def test_the_stated_size_goes_before_a_square(prefix):
+    """16 patches: 4 x 4, 2 x 8, 8 x 2; class, distillation and register tokens with a position."""
+    weights = writers.mae_encoder()
+    tokens = {0: (), 1: ("cls_token",), 2: ("cls_token", "dist_token")}
+    tokens[5] = ("cls_token", "reg_token")
+    del weights["cls_token"]
+    for name in tokens[prefix]:
+        weights[name] = torch.zeros(1, 4 if name == "reg_token" else 1, 32)
+    weights["pos_embed"] = torch.zeros(1, prefix + 16, 32)
+    for size, grid in (((16, 64), (2, 8)), ((64, 16), (8, 2)), ((32, 32), (4, 4)), (None, (4, 4))):
+        shape = arch.read_shape(weights, size)
+        assert (shape.grid, shape.num_prefix_rows) == (grid, prefix)
+        said = "as the image size states" if size else "a square, for a weights file does not"
+        assert f"Positions of {grid[0]} x {grid[1]} patches" in arch.grid_note(shape, size)
+        assert said in arch.grid_note(shape, size)
+    assert arch.read_shape(weights, (48, 48)).grid == (4, 4)  # is to be interpolated
+    assert "a square" in arch.grid_note(arch.read_shape(weights, (48, 48)), (48, 48))
+
+
+def test_a_rectangle_s_positions_are_used_as_they_are(tmp_path):
+    weights = writers.mae_encoder(192)
+    torch.save(weights, tmp_path / "a.pth")
+    encoder = load_encoder(tmp_path / "a.pth", img_size=(16, 64))
+    assert encoder.facts.grid == (2, 8)
+    assert torch.equal(encoder.model.pos_embed, weights["pos_embed"])
+    assert "Positions of 2 x 8 patches, as the image size states." in encoder.facts.origin["notes"]
+    square = load_encoder(tmp_path / "a.pth").facts
+    assert square.grid == (4, 4) and "a square" in " ".join(square.origin["notes"])
 
 
 @pytest.mark.parametrize(("hidden", "width"), [(768, 192), (2048, 768), (1000, 301), (515, 192)])

@@ -230,6 +230,9 @@ def test_what_tensors_do_not_tell_is_asked_for(tmp_path):
         16,
         24,
     )
+    square = own_model("hiera", img_size=(32, 128)).state_dict()  # 256 places, also 16 x 16
+    assert read_staged(square, (32, 128)).grid == (8, 32)
+    assert read_staged(square).grid == read_staged(square, (96, 96)).grid == (16, 16)
     with pytest.raises(UserError, match="are for 1, 2, 2 heads"):
         read_staged(own_model("swin").state_dict(), num_heads=4)
 
