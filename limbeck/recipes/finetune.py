@@ -72,9 +72,12 @@ class FinetuneConfig(PerTaskMethodOptions):
     """avg: mean of the patch tokens and a fresh norm; token: the CLS token. avg if not given, token
     with --head distilled or distilled-last, which have no other."""
     rel_pos: RelPos | None = None
-    """MAE-Lite's variant of a plain ViT: biases of relative positions and layer scale in every
-    block. qkv-bias: with the ViT's biases of queries, keys and values; qv-bias: without the keys',
-    and the others start at 0, as once released."""
+    """MAE-Lite's variant of a plain ViT: biases of relative positions in every block. qkv-bias:
+    with the ViT's biases of queries, keys and values (released in 2025); qv-bias: without the
+    keys', and the others start at 0 (in 2023)."""
+    layer_scale: Annotated[float, pydantic.Field(ge=0)] = 0.0
+    """With rel_pos, scales of both branches in every block start at this: 0.1 in the release of
+    2023; without scales if not given, as in 2025."""
     num_heads: Annotated[int, pydantic.Field(gt=0)] | None = None
     """Head count of all blocks; the student's own, adapted last block included, if not given."""
     head_init_std: Annotated[float, pydantic.Field(ge=0)] = 2e-5
@@ -136,6 +139,8 @@ def check(config: FinetuneConfig) -> None:
         choose_pool(config.head, config.global_pool)
     _check_head(config)
     checks.check_second_head(config.head, config.student, config.dist_head_init_std)
+    if config.layer_scale and config.rel_pos is None:
+        raise UserError("layer_scale has no effect without --rel-pos; leave it out.")
     if config.rel_pos is not None and config.head not in (None, "single"):
         raise UserError(f"rel_pos is for a single head, not {config.head}; leave one of them out.")
     if not config.student:
@@ -306,7 +311,7 @@ def build_classifier(
     if config.freeze_batch_norm:
         fix_batch_norm(classifier)
     if config.rel_pos is not None:
-        classifier = with_rel_pos(classifier, config.rel_pos)
+        classifier = with_rel_pos(classifier, config.rel_pos, config.layer_scale)
     depth = classifier.facts.depth
     last = max(1, depth - 1)
     set_drop_path(classifier, [config.drop_path_rate * block / last for block in range(depth)])

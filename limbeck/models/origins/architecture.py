@@ -18,7 +18,7 @@ class VitShape:
     ``out_dim`` is the width of TinyMIM*'s wide tokens; it and ``fc_norm_dim`` are 0 without.
     ``has_separate_bias``: queries and values have biases of their own and keys have none (BEiT).
     ``num_heads`` is told by a table of relative positions alone, 0 without; ``is_shared``: all
-    blocks have the same one.
+    blocks have the same one. ``has_head_on_cls``: a second classifier reads the class token.
     """
 
     embed_dim: int
@@ -42,6 +42,7 @@ class VitShape:
     has_separate_bias: bool = False
     num_heads: int = 0
     is_shared: bool = False
+    has_head_on_cls: bool = False
 
     @property
     def img_size(self) -> Grid:
@@ -116,6 +117,7 @@ def read_shape(weights: Weights, img_size: Grid | None = None) -> VitShape:
         has_separate_bias="blocks.0.attn.q_bias" in weights,
         num_heads=max(weights[name].shape[-1] if name in weights else 0 for name in _TABLES),
         is_shared=_TABLES[1] in weights,
+        has_head_on_cls="dist_norm.weight" in weights and "dist_token" not in weights,
     )
 
 
@@ -186,7 +188,9 @@ def to_architecture(
     if shape.has_separate_bias or shape.num_heads:
         return _to_beit(shape, num_heads, img_size)
     if shape.has_dist_token and shape.num_prefix_rows == 1:
-        return _to_distilled_last(shape, num_heads, img_size)
+        return _to_own("distilled-last", "vit_distilled_last", shape, num_heads, img_size)
+    if shape.has_head_on_cls:
+        return _to_own("cls-distilled", "vit_cls_distilled", shape, num_heads, img_size)
     if shape.has_dist_token:
         name, eps = "deit_base_distilled_patch16_224", 1e-6
     elif shape.is_gated:
@@ -259,16 +263,11 @@ def _to_star(shape: VitShape, num_heads: tuple[int, ...], img_size: Grid) -> dic
     }
 
 
-def _to_distilled_last(
-    shape: VitShape, num_heads: tuple[int, ...], img_size: Grid
+def _to_own(
+    kind: str, name: str, shape: VitShape, num_heads: tuple[int, ...], img_size: Grid
 ) -> dict[str, Any]:
     kwargs = {"img_size": list(img_size), **_sizes(shape, num_heads)}
-    return {
-        "kind": "distilled-last",
-        "name": "vit_distilled_last",
-        "kwargs": kwargs,
-        "num_heads": list(num_heads),
-    }
+    return {"kind": kind, "name": name, "kwargs": kwargs, "num_heads": list(num_heads)}
 
 
 def _to_beit(shape: VitShape, num_heads: tuple[int, ...], img_size: Grid) -> dict[str, Any]:
@@ -280,8 +279,8 @@ def _to_beit(shape: VitShape, num_heads: tuple[int, ...], img_size: Grid) -> dic
         "use_abs_pos_emb": True,
         "use_rel_pos_bias": shape.num_heads > 0 and not shape.is_shared,
         "use_shared_rel_pos_bias": shape.is_shared,
-        # Any value that builds the scales: the weights overwrite it.
-        "init_values": 0.1 if shape.has_layer_scale else None,
+        # Any value that builds the scales: the weights overwrite it. (timm drops a None.)
+        "init_values": 0.1 if shape.has_layer_scale else 0.0,
     }
     if not shape.has_separate_bias and not shape.has_qkv_bias:
         kwargs["qkv_bias"] = False

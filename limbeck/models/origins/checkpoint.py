@@ -21,6 +21,7 @@ from limbeck.models.origins.files import FileInfo, left_out_notes, read_weights
 from limbeck.models.origins.hierarchical import Staged, read_staged
 from limbeck.models.origins.layouts import (
     IMAGENET_NORM,
+    MAE_LITE_HEADS,
     Grid,
     Layout,
     Weights,
@@ -81,6 +82,15 @@ def load_weights_file(
         notes.append("TinyMIM*-T's own pre-training file looks the same; pass num_heads=12 for it.")
     if layout.name.startswith("g2sd") and shape.embed_dim == 192 and num_heads is None:
         notes.append("G2SD's ViT-Ti with 12 heads looks the same; pass num_heads=12 for it.")
+    own = MAE_LITE_HEADS.get(shape.embed_dim, heads[:1])[0]
+    is_guess = num_heads is None and not told and not layout.name.startswith(("tinymim", "g2sd"))
+    if is_guess and own != heads[0]:
+        notes.append(
+            f"MAE-Lite's network of this width looks the same without its checkpoint's entries; "
+            f"pass num_heads={own} for it."
+        )
+    if layout.name == "mae_lite_distilled":
+        notes.append("The norm besides fc_norm is taken for the one of the class token.")
     if layout.name == "tinymim_tstar":
         notes.append(
             "The order of pooling, wide layer and fc_norm was never published; it is that of "

@@ -79,8 +79,8 @@ def load_decoder(
 
     A source is a full MAE or MAE-Lite file, a ViTMAEForPreTraining of Hugging Face (``hf:NAME`` or
     a folder), or the run of a method that reconstructs pixels. ``num_heads``: for files whose width
-    does not tell it. ``grid`` (gh, gw): another one than the decoder's interpolates its positions; one
-    of as many patches is the decoder's own.
+    does not tell it. ``grid`` (gh, gw): another one than the decoder's interpolates its positions;
+    one of as many patches is the decoder's own.
     Raises UserError for a source without a decoder and for tensors that do not fit.
     """
     source = str(source)

@@ -82,8 +82,9 @@ def _is_in_block(name: str) -> bool:
 
 def _is_vit(weights: Weights) -> bool:
     telling = ("patch_embed.proj.weight", "blocks.0.norm1.weight", "blocks.0.attn.qkv.weight")
-    is_eva = any(name.endswith(("attn.q_bias", ".gamma_1")) for name in weights)
-    return all(name in weights for name in telling) and not is_eva
+    other = ("attn.q_bias", ".gamma_1", "relative_position_bias_table")  # EVA's and BEiT's
+    is_other = any(name.endswith(other) for name in weights)
+    return all(name in weights for name in telling) and not is_other
 
 
 def _has_beit_parts(weights: Weights) -> bool:
@@ -198,6 +199,22 @@ def _is_fine_tuned(weights: Weights) -> bool:
     )
 
 
+def _has_head_on_class_token(weights: Weights) -> bool:
+    """Two classifiers and no token for the second: it reads the class token, through its norm."""
+    parts = {"cls_token", "fc_norm.weight", "head.weight", "head_dist.weight"}
+    has_norm = any(f"{name}.weight" in weights for name in ("norm", "dist_norm"))
+    return (
+        _is_vit(weights)
+        and parts <= weights.keys()
+        and has_norm
+        and not {"dist_token", "reg_token", "blocks.0.ls1.gamma"} & weights.keys()
+    )
+
+
+def _convert_cls_distilled(weights: Weights) -> Weights:
+    return rename(weights, lambda name: re.sub(r"^norm\.", "dist_norm.", name))
+
+
 def _has_token_without_position(weights: Weights) -> bool:
     """A distillation token, and rows of positions for one prefix token and a square of patches."""
     if not _is_vit(weights) or "dist_token" not in weights or "pos_embed" not in weights:
@@ -223,6 +240,13 @@ LAYOUTS: tuple[Layout, ...] = (
         program=MAE_LITE,
     ),
     Layout(
+        "mae_lite_distilled",
+        "MAE-Lite fine-tuned with a teacher: the class token has a second norm and classifier",
+        _has_head_on_class_token,
+        MAE_LITE_HEADS,
+        convert=_convert_cls_distilled,
+    ),
+    Layout(
         "mae_lite_fine_tuned",
         "MAE-Lite fine-tuned: mean pooling, fc_norm, classifier",
         _is_fine_tuned,
@@ -231,6 +255,13 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         "mae_lite_encoder", "an encoder of MAE-Lite", _is_bare, MAE_LITE_HEADS, program=MAE_LITE
+    ),
+    Layout(
+        "mae_lite_classifier",
+        "MAE-Lite fine-tuned: class token, final norm, classifier",
+        lambda weights: _is_vit(weights) and {"norm.weight", "head.weight"} <= weights.keys(),
+        MAE_LITE_HEADS,
+        program=MAE_LITE,
     ),
     Layout(
         "moco_v3",
@@ -255,7 +286,7 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         "mae_lite_beit",
-        "MAE-Lite fine-tuned with relative positions or layer scale (BEiT's names)",
+        "MAE-Lite fine-tuned in BEiT's names: biases apart or layer scale",
         _has_beit_parts,
         MAE_LITE_HEADS,
         convert=_convert_beit,
