@@ -20,6 +20,7 @@ from torch import Tensor
 from limbeck.documents import read_json, write_json
 from limbeck.errors import UserError
 from limbeck.files import disk_errors, write_bytes
+from limbeck.models.encoder import check_images
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import build_encoder, wrap
 from limbeck.models.windows import timm_kwargs
@@ -112,6 +113,17 @@ def load_student(path: Path | str) -> TimmEncoder:
     if MASK_TOKEN in record.get("kept", {}):
         encoder.mask_token = _load_keepsake(folder, record, MASK_TOKEN).weights[MASK_TOKEN]
     return encoder.eval()
+
+
+def load(path: Path | str) -> TimmEncoder:
+    """``load_student`` for people: in evaluation mode it also refuses images that it can't mean.
+
+    Those are whole numbers (uint8 pixels), NaN, and values that are far from 0..1, as of images
+    that were normalised before. Raises UserError as ``load_student``, and then for such images.
+    """
+    encoder = load_student(path)
+    encoder.register_forward_pre_hook(check_images, with_kwargs=True)
+    return encoder
 
 
 def load_kept(path: Path | str) -> dict[str, Keepsake]:
@@ -220,17 +232,24 @@ def _timm_calls(encoder: TimmEncoder) -> dict[str, Any] | None:
             std=facts.std,
         )
     # timm has one head count for all blocks (of a stage); an adapted one is set afterwards.
+    indices = [k for k, heads in enumerate(facts.num_heads) if heads != plain.facts.num_heads[k]]
     adapted = [
-        f"attn = model.blocks[{index}].attn; attn.{encoder.heads_name} = {num_heads}; "
-        f"attn.head_dim = attn.proj.in_features // {num_heads}; attn.scale = attn.head_dim ** -0.5"
-        for index, num_heads in enumerate(facts.num_heads)
-        if num_heads != plain.facts.num_heads[index]
+        f"attn = model.blocks[{index}].attn; attn.{encoder.heads_name} = {facts.num_heads[index]}; "
+        f"attn.head_dim = attn.proj.in_features // {facts.num_heads[index]}; "
+        "attn.scale = attn.head_dim ** -0.5"
+        for index in indices
     ]
+    own = {index: encoder.blocks[index].attn for index in indices}
+    attributes = (encoder.heads_name, "head_dim", "scale")
     return {
         "name": name,
         "kwargs": kwargs,
         "call": f"model = timm.create_model({name!r}{arguments})",
         "then": adapted,
+        "heads": {
+            f"blocks.{index}.attn": {name: getattr(attn, name) for name in attributes}
+            for index, attn in own.items()
+        },
     }
 
 
