@@ -183,7 +183,7 @@ def build_encoder(
     kwargs = architecture["kwargs"]
     try:
         model = KINDS[kind](name, kwargs)
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"timm can't build '{name}' with {kwargs}: {reason}; change these values."

@@ -64,7 +64,7 @@ def test_head_counts_that_only_the_user_knows(tmp_path):
 
 
 def test_a_student_with_an_adapted_block_and_without_decoder(student, tmp_path):
-    with pytest.raises(UserError, match=r"its blocks differ in heads \(3, 4\), and --num-heads 3 g"):
+    with pytest.raises(UserError, match=r"its blocks differ in heads \(3, 4\), and --num-heads 3"):
         run(student, tmp_path / "a.pth")
     with pytest.raises(UserError, match="has no decoder; .*--method masked-pixel"):
         run(student, tmp_path / "a.pth", layout="mae-full")

@@ -6,7 +6,7 @@ from math import isqrt
 from typing import Any
 
 from limbeck.errors import UserError
-from limbeck.models.origins.layouts import Grid, Weights, depth_of, name_list
+from limbeck.models.origins.layouts import Grid, Weights, check_telling, depth_of
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,11 @@ _NUM_AXES = {
     "head.weight": 2,
     "conv1x1.1.weight": 2,
     "fc_norm.weight": 1,
+    "blocks.0.attn.relative_position_bias_table": 2,
+    "rel_pos_bias.relative_position_bias_table": 2,
 }
-_TABLES = (
-    "blocks.0.attn.relative_position_bias_table",
-    "rel_pos_bias.relative_position_bias_table",
-)
-_OPTIONAL = ("reg_token", "head.weight", "conv1x1.1.weight", "fc_norm.weight")
+_TABLES = tuple(name for name in _NUM_AXES if name.endswith("_table"))
+_OPTIONAL = ("reg_token", "head.weight", "conv1x1.1.weight", "fc_norm.weight", *_TABLES)
 
 
 def read_shape(weights: Weights, img_size: Grid | None = None) -> VitShape:
@@ -75,16 +74,7 @@ def read_shape(weights: Weights, img_size: Grid | None = None) -> VitShape:
 
     Raises UserError where a needed tensor is missing or the position table fits no grid.
     """
-    wrong = [
-        name
-        for name, num_axes in _NUM_AXES.items()
-        if (weights[name].ndim != num_axes if name in weights else name not in _OPTIONAL)
-    ]
-    if wrong or depth_of(weights) > len(weights):
-        raise UserError(
-            f"These are no weights of a whole ViT ({', '.join(wrong) or 'blocks'} missing or of "
-            f"another form) among {len(weights)} tensors: {name_list(weights)}."
-        )
+    check_telling(weights, _NUM_AXES, _OPTIONAL, "ViT", depth_of(weights))
     patch_weight = weights["patch_embed.proj.weight"]  # [D, 3, p, p]
     patch_size = patch_weight.shape[-1]
     num_reg_tokens = weights["reg_token"].shape[1] if "reg_token" in weights else 0

@@ -83,7 +83,8 @@ def load_weights_file(
     if layout.name.startswith("g2sd") and shape.embed_dim == 192 and num_heads is None:
         notes.append("G2SD's ViT-Ti with 12 heads looks the same; pass num_heads=12 for it.")
     own = MAE_LITE_HEADS.get(shape.embed_dim, heads[:1])[0]
-    is_guess = num_heads is None and not told and not layout.name.startswith(("tinymim", "g2sd"))
+    others = ("tinymim", "g2sd", "mae_full")  # which are not MAE-Lite's, or have their own note
+    is_guess = num_heads is None and not told and not layout.name.startswith(others)
     if is_guess and own != heads[0]:
         notes.append(
             f"MAE-Lite's network of this width looks the same without its checkpoint's entries; "

@@ -16,7 +16,7 @@ from limbeck.errors import UserError
 from limbeck.models.finished import Keepsake
 from limbeck.models.mae import MaeDecoder
 from limbeck.models.origins.checkpoint import check_match, interpolation_note
-from limbeck.models.origins.layouts import Grid, Weights, name_list
+from limbeck.models.origins.layouts import Grid, Weights, has_axes, name_list
 from limbeck.ops.pos_embed import interpolate_pos_embed
 
 log = logging.getLogger("limbeck")
@@ -206,7 +206,7 @@ def check_form(kept: Keepsake, where: str) -> int:
     num_axes = {"decoder_embed.weight": 2, "decoder_pos_embed": 3}
     if not predicts_features(weights):
         num_axes["decoder_pred.weight"] = 2
-    wrong = [n for n, axes in num_axes.items() if n not in weights or weights[n].ndim != axes]
+    wrong = [n for n, k in num_axes.items() if n not in weights or not has_axes(weights[n], k)]
     numbers = [int(found[1]) for name in weights if (found := _BLOCK.match(name))]
     if wrong or not numbers:
         raise not_whole(where, f"{name_list(wrong) or 'its blocks'} missing or of another form")

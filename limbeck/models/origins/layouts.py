@@ -64,6 +64,31 @@ class Layout:
     program: str = ""
 
 
+def has_axes(tensor: Tensor, num_axes: int) -> bool:
+    """Whether a tensor has so many axes, and any values."""
+    return tensor.ndim == num_axes and tensor.numel() > 0
+
+
+def check_telling(
+    weights: Weights, num_axes: dict[str, int], optional: Sequence[str], what: str, parts: int
+) -> None:
+    """Raise UserError where a tensor that tells the shape is missing, empty or of another form.
+
+    ``num_axes`` of each; the ``optional`` ones may be absent. ``parts``: as many blocks (or stages)
+    as the highest number in a name says, of which there can't be more than tensors.
+    """
+    wrong = [
+        name
+        for name, axes in num_axes.items()
+        if not (has_axes(weights[name], axes) if name in weights else name in optional)
+    ]
+    if wrong or not 0 < parts <= len(weights):
+        raise UserError(
+            f"These are no weights of a whole {what} ({', '.join(wrong) or 'blocks'} missing or of "
+            f"another form) among {len(weights)} tensors: {name_list(weights)}."
+        )
+
+
 def to_grid(size: int | Sequence[int]) -> Grid:
     """(height, width) from both or from one side."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
@@ -143,7 +168,7 @@ def _is_tinymim(weights: Weights) -> bool:
 
 def _is_mae_encoder(weights: Weights) -> bool:
     # MAE's fixed sin-cos table has zeros in the CLS token's row; learned tables never do.
-    if not _is_bare(weights) or weights["pos_embed"].ndim != 3:
+    if not _is_bare(weights) or not has_axes(weights["pos_embed"], 3):
         return False
     return not weights["pos_embed"][:, 0].any()
 
@@ -220,7 +245,9 @@ def _has_token_without_position(weights: Weights) -> bool:
     if not _is_vit(weights) or "dist_token" not in weights or "pos_embed" not in weights:
         return False
     pos_embed = weights["pos_embed"]
-    return pos_embed.ndim == 3 and isqrt(pos_embed.shape[1] - 1) ** 2 == pos_embed.shape[1] - 1
+    if not has_axes(pos_embed, 3):
+        return False
+    return isqrt(pos_embed.shape[1] - 1) ** 2 == pos_embed.shape[1] - 1
 
 
 LAYOUTS: tuple[Layout, ...] = (

@@ -94,3 +94,18 @@ def test_shapes_are_read_back_from_any_timm_vit(kwargs):
     read = arch.to_architecture(arch.read_shape(own), (4, 4), img_size=(24, 24))
     again = build_encoder(read | NORM).model.state_dict()
     assert {n: v.shape for n, v in again.items()} == {n: v.shape for n, v in own.items()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("patch_embed.proj.weight", "pos_embed", "head.weight", "blocks.0.attn.qkv.weight"),
+        "blocks.0.attn.relative_position_bias_table",
+    ],
+)
+def test_what_tells_the_shape_has_one(name):
+    weights = writers.with_relative(writers.fine_tuned(192))
+    for wrong in (torch.tensor(1.0), torch.zeros([0] * weights[name].ndim), torch.zeros(2, 0)):
+        with pytest.raises(UserError, match=f"whole ViT .{name} missing or of another form"):
+            arch.read_shape(weights | {name: wrong})
+    arch.read_shape(weights)
