@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 from limbeck.documents import fit, read_json, write_json
 from limbeck.errors import UserError
 from limbeck.files import disk_errors, is_inside, printable, write_bytes
+from limbeck.models.encoder import check_images
 from limbeck.models.stated import check_size
 from limbeck.models.tensor_files import check_finite, read_safetensors
 from limbeck.models.timm_encoder import TimmEncoder
@@ -63,6 +64,7 @@ class KeptFacts(TypedDict, total=False):
     num_heads: Annotated[int, Field(ge=1, le=1024)]
     grid: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)]
     before_block: Count
+    depth: Count
     unlike_mae: str
 
 
@@ -205,6 +207,17 @@ def verify_student(folder: Path) -> None:
         _load_keepsake(folder, record, name)
 
 
+def load(path: Path | str) -> TimmEncoder:
+    """``load_student`` for people: in evaluation mode it also refuses images that it can't mean.
+
+    Those are whole numbers (uint8 pixels), NaN, and values that are far from 0..1, as of images
+    that were normalised before. Raises UserError as ``load_student``, and then for such images.
+    """
+    encoder = load_student(path)
+    encoder.register_forward_pre_hook(check_images, with_kwargs=True)
+    return encoder
+
+
 def load_kept(path: Path | str) -> dict[str, Keepsake]:
     """What a finished student's folder keeps beside it, by name; often nothing.
 
@@ -331,17 +344,24 @@ def _timm_calls(encoder: TimmEncoder) -> dict[str, Any] | None:
             std=facts.std,
         )
     # timm has one head count for all blocks (of a stage); an adapted one is set afterwards.
+    indices = [k for k, heads in enumerate(facts.num_heads) if heads != plain.facts.num_heads[k]]
     adapted = [
-        f"attn = model.blocks[{index}].attn; attn.{encoder.heads_name} = {num_heads}; "
-        f"attn.head_dim = attn.proj.in_features // {num_heads}; attn.scale = attn.head_dim ** -0.5"
-        for index, num_heads in enumerate(facts.num_heads)
-        if num_heads != plain.facts.num_heads[index]
+        f"attn = model.blocks[{index}].attn; attn.{encoder.heads_name} = {facts.num_heads[index]}; "
+        f"attn.head_dim = attn.proj.in_features // {facts.num_heads[index]}; "
+        "attn.scale = attn.head_dim ** -0.5"
+        for index in indices
     ]
+    own = {index: encoder.blocks[index].attn for index in indices}
+    attributes = (encoder.heads_name, "head_dim", "scale")
     return {
         "name": name,
         "kwargs": kwargs,
         "call": f"model = timm.create_model({name!r}{arguments})",
         "then": adapted,
+        "heads": {
+            f"blocks.{index}.attn": {name: getattr(attn, name) for name in attributes}
+            for index, attn in own.items()
+        },
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.config import has_own_module
-from limbeck.data.options import DataOptions, TargetsOptions
+from limbeck.data.options import DataOptions, MixOptions, TargetsOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError, did_you_mean, require_extra
 from limbeck.methods import TASK_METHODS, PerTaskMethodOptions
@@ -225,6 +225,20 @@ def check_train(train: TrainOptions, optim: OptimOptions) -> None:
         )
     if train.wandb_project is not None and importlib.util.find_spec("wandb") is None:
         raise require_extra("wandb", "wandb", "Logging to Weights & Biases")
+
+
+def check_mixing(mix: MixOptions, train: TrainOptions) -> None:
+    """Images that are mixed with each other meet another one in their micro-batch."""
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    size = train.global_batch_size // (train.accumulate_steps * num_processes)
+    if mix.is_on and size < 2:
+        raise UserError(
+            f"Mixup and cutmix mix the images of a micro-batch with each other, and one of "
+            f"train.global_batch_size {train.global_batch_size} / accumulate_steps "
+            f"{train.accumulate_steps} / {num_processes} processes has {size}: nothing would be "
+            "mixed; lower --train.accumulate-steps, raise --train.global-batch-size, or switch "
+            "mixing off with --mix.mixup-alpha 0 --mix.cutmix-alpha 0."
+        )
 
 
 def check_optimizer(optim: OptimOptions, default: OptimOptions) -> None:

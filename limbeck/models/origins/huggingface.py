@@ -395,8 +395,11 @@ def read_mae_decoder(place: str | Path) -> tuple[Weights, dict[str, Any]] | None
     named, _ = to_timm_names(blocks, FAMILIES["vit_mae"])
     others = {name: value for name, value in own.items() if not name.startswith(layers)}
     renamed = others | {f"decoder_{name}": value for name, value in named.items()}
-    # 16 is what transformers' config stands for where it does not say.
-    facts = {"num_heads": config.get("decoder_num_attention_heads", 16)}
+    # 16 and 8 are what transformers' config stands for where it does not say.
+    facts = {
+        "num_heads": config.get("decoder_num_attention_heads", 16),
+        "depth": config.get("decoder_num_hidden_layers", 8),
+    }
     hidden_act = config.get("hidden_act", FAMILIES["vit_mae"].hidden_act)
     if hidden_act != "gelu":
         facts["unlike_mae"] = f"the activation '{hidden_act}'"
