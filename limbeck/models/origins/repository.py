@@ -74,6 +74,7 @@ class HubConfig(Vision, Pretrained, total=False):
     vision_config: Vision
     id2label: dict[str, _Name]
     decoder_num_attention_heads: Heads
+    decoder_num_hidden_layers: Heads
     architecture: str
     pretrained_cfg: Pretrained
     model_args: dict[str, Any]
