@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.data.folder import is_image_name, walk
+from limbeck.data.folder import walk
+from limbeck.data.formats import is_image_name
 from limbeck.data.source import BadImage, Names, RawImage, Source, label_table, no_images
 from limbeck.errors import UserError
 

@@ -35,6 +35,8 @@ class Source(ABC):
 
     classes: tuple[str, ...]
     """Class names in label order; empty for unlabelled data."""
+    notes: tuple[str, ...] = ()
+    """What was passed over in opening it, and the like: a sentence each, logged once."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -97,11 +99,11 @@ class Subset(Source):
         return self.source.read(int(self.indices[index]))
 
 
-def no_images(root: str) -> UserError:
-    """The error for a place that holds no images at all."""
+def no_images(root: str, notes: Sequence[str] = ()) -> UserError:
+    """The error for a place that holds no images at all; ``notes`` say what it holds."""
     return UserError(
         f"There are no images in {root}; --data.root takes a folder of image files, .parquet or "
-        ".arrow files, .tar shards, or hf:NAME."
+        f".arrow files, .tar shards, or hf:NAME.{''.join(f' {note}' for note in notes)}"
     )
 
 

@@ -3,7 +3,8 @@ import os
 
 import pytest
 
-from limbeck.data.folder import FolderSource, is_image_name
+from limbeck.data.folder import FolderSource
+from limbeck.data.formats import is_image_name
 from limbeck.data.source import BadImage
 from limbeck.errors import UserError
 from tests.data.images import write_photos
@@ -42,7 +43,8 @@ def test_other_files_are_told_and_hidden_ones_left_out(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="limbeck"):
         source = FolderSource(tmp_path)
     assert keys(source) == ["a.jpg"]
-    assert "4 other files are left out (.csv 2, " in caplog.text and ".txt 1" in caplog.text
+    assert "4 other files (.csv 2, .txt 1, no suffix 1) left out." in source.notes
+    assert "3 hidden files and folders" in source.notes[-1] and source.notes[-1] in caplog.text
 
 
 @pytest.mark.parametrize("names", [("Train", "val"), ("testing", "train", "valid")])
