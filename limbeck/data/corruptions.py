@@ -8,8 +8,8 @@ from (sample key, corruption, severity), so an image looks the same in any order
 Differs from the released code, so that scores do not compare with those on its files, for which
 there is ``published.py``: frost is drawn, not cut from photographs; values are rounded, not cut
 off, and between two steps of one corruption (glass, motion and snow) they are not brought to whole
-numbers at all; warps interpolate exactly, where OpenCV has 1/32 of a pixel; all is done in float64,
-where it has float32; nothing is saved as a JPEG of quality 85 afterwards; random numbers are others.
+numbers at all; warps interpolate exactly, where OpenCV has 1/32 of a pixel; all is float64, where
+it has float32; nothing is saved as a JPEG of quality 85 afterwards; random numbers are others.
 """
 
 import io

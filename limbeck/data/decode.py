@@ -70,9 +70,7 @@ def decode_as_stored(data: bytes, max_image_pixels: int) -> np.ndarray:
     views whose boxes were drawn in such pixels.
     """
     with warnings.catch_warnings(action="ignore"):
-        return _with_pixels(
-            data, max_image_pixels, lambda image: np.array(image.convert("RGB"))
-        )
+        return _with_pixels(data, max_image_pixels, lambda image: np.array(image.convert("RGB")))
 
 
 def _with_pixels(data: bytes, max_image_pixels: int, use: Callable[[Image.Image], T]) -> T:

@@ -97,9 +97,7 @@ def walk(folder: Path, passed: Counter[str] | None = None) -> Iterator[str]:
     in ``passed``.
     """
     passed = Counter() if passed is None else passed
-    ancestors: list[tuple[int, int]] = []
-    stack = [("", _list(folder))]
-    ancestors.append(_identity(folder))
+    stack, ancestors = [("", _list(folder))], [_identity(folder)]
     while stack:
         prefix, entries = stack[-1]
         if not entries:
@@ -112,11 +110,10 @@ def walk(folder: Path, passed: Counter[str] | None = None) -> Iterator[str]:
         elif not _is_folder(entry):
             yield prefix + entry.name
         else:
-            inner = Path(entry.path)
             try:
-                identity = _identity(inner)
+                identity = _identity(entry.path)
                 if identity not in ancestors:
-                    stack.append((f"{prefix}{entry.name}/", _list(inner)))
+                    stack.append((f"{prefix}{entry.name}/", _list(entry.path)))
                     ancestors.append(identity)
             except OSError as error:
                 if error.errno != errno.ENAMETOOLONG:
@@ -131,12 +128,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
+def _identity(folder: Path | str) -> tuple[int, int]:
+    status = os.stat(folder)
     return status.st_dev, status.st_ino
 
 
-def _list(folder: Path) -> list[os.DirEntry[str]]:
+def _list(folder: Path | str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return list(entries)
