@@ -7,6 +7,7 @@ would hang its reader, a device or a sparse giant would fill the memory.
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,8 +70,9 @@ def is_inside(name: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """The text with what UTF-8 can't hold (of an old disk's file names) as backslash escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """The text for a screen: what UTF-8 can't hold (of an old disk's file names) and what would
+    steer a terminal, line ends and tabs apart, as backslash escapes."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def encode_text(text: str) -> bytes:
@@ -134,6 +136,8 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+# Control characters, marks that turn the direction of writing, and halves of UTF-16 pairs.
+_UNPRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 
 _KINDS = (

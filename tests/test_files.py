@@ -65,6 +65,8 @@ def test_names_that_lead_out(name):
 
 def test_text_that_is_no_utf_8_is_written(tmp_path):
     assert printable("caf\udce9") == "caf\\udce9"
+    assert printable("a\x1b[31m\r\u202egpj.b\0") == "a\\x1b[31m\\r\\u202egpj.b\\x00"
+    assert printable("ü 水 😀\n\tx") == "ü 水 😀\n\tx"
     write_text(tmp_path / "a.md", "caf\udce9 ü")
     assert (tmp_path / "a.md").read_text(encoding="utf-8") == "caf\\udce9 ü"
 

@@ -20,7 +20,7 @@ from limbeck.engine.checkpoint import Run
 from limbeck.engine.distributed import Ranks
 from limbeck.engine.options import TrainOptions
 from limbeck.errors import require_extra
-from limbeck.files import disk_errors, write_whole
+from limbeck.files import disk_errors, printable, write_whole
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -157,7 +157,7 @@ class Log:
     def note(self, text: str) -> None:
         """Show a line of text, above the live view where there is one."""
         if self.ranks.is_main:
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def flush(self) -> None:
         """Bring the records to the disk; a checkpoint must never be ahead of them."""

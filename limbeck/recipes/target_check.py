@@ -124,7 +124,7 @@ class Check:
             return None
         name = f"{self.address.rstrip('/').rsplit('/', 1)[-1]}.missing.jsonl"
         file = Path(name) if "://" in self.address else Path(self.address).with_name(name)
-        file.write_text("".join(json.dumps(key) + "\n" for key in missing), encoding="utf-8")
+        write_text(file, "".join(json.dumps(key) + "\n" for key in missing))
         return file
 
     def _compare_pixels(self, reader: TargetReader) -> tuple[int, list[str]]:

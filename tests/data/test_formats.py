@@ -120,17 +120,11 @@ def test_pixels_count_and_metadata_does_not():
     assert (upright == np.rot90(np.array(image), -1)).all()  # sound EXIF counts all the same
 
 
-@pytest.mark.parametrize("name", ["JPEG", "WEBP", "TIFF"])
-@pytest.mark.parametrize(
-    "exif", [b"Exif\0\0no TIFF!", b"Exif\0\0II*\0", b"Exif\0\0II*\0\x08\0\0\0"]
-)
+@pytest.mark.parametrize("name", ["JPEG", "WEBP"])
+@pytest.mark.parametrize("content", [b"no TIFF!", b"II*\0", b"II*\0\x08\0\0\0"])
 def test_broken_exif_beside_sound_pixels(name, content):
-    stream = io.BytesIO()
-    if name == "TIFF":  # EXIF lies in the image's own directory there
-        photo().save(stream, name)
-    else:
-        photo().save(stream, name, exif=b"Exif\0\0" + content)
-    assert decode_image(stream.getvalue(), 10**6).shape == (40, 48, 3)
+    data = encode(photo(), name, exif=b"Exif\0\0" + content)
+    assert (decode_image(data, 10**6) == np.array(Image.open(io.BytesIO(data)))).all()
 
 
 def test_pillow_s_settings_are_left_alone():
