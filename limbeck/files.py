@@ -62,11 +62,26 @@ def check_regular(file: Path | str) -> None:
     open_file(file).close()
 
 
+@contextmanager
+def utf8_name(file: Path) -> Iterator[str]:
+    """A name of the file for libraries that take UTF-8 alone; other names are known to Linux."""
+    if is_utf8(str(file)):
+        yield str(file)
+        return
+    with open_file(file) as stream:
+        yield f"/proc/self/fd/{stream.fileno()}"
+
+
 def is_inside(name: str) -> bool:
     """Whether a name that a file gives stays within that file's own folder."""
     parts = {*PurePosixPath(name).parts, *PureWindowsPath(name).parts}
     is_absolute = name.startswith(("/", "\\")) or bool(PureWindowsPath(name).drive)
     return bool(name) and ".." not in parts and not is_absolute and "\0" not in name
+
+
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can hold a text; a file name on an old disk may be bytes of something else."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def printable(text: str) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from limbeck.documents import read_json, write_json
 from limbeck.errors import UserError
-from limbeck.files import disk_errors, write_bytes
+from limbeck.files import disk_errors, utf8_name, write_bytes
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import build_encoder, wrap
 from limbeck.models.windows import timm_kwargs
@@ -185,7 +185,8 @@ def _read_record(path: Path | str) -> tuple[Path, dict[str, Any]]:
 
 def _load_tensors(file: Path) -> dict[str, Tensor]:
     try:
-        return load_file(file)
+        with utf8_name(file) as name:
+            return load_file(name)
     except SafetensorError as error:
         raise UserError(f"{file} can't be read as safetensors: {error}.") from error
 

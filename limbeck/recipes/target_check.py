@@ -21,6 +21,7 @@ from limbeck.data.source import Source
 from limbeck.data.target_store.manifest import Manifest, differences
 from limbeck.data.target_store.reader import MISSING, SKIPPED, TargetReader
 from limbeck.data.view_batches import view_batches
+from limbeck.files import write_text
 from limbeck.methods.targets import StoredTeacher, targets_class
 from limbeck.recipes.targets import drift, released_recipe, remade_fingerprints
 

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from limbeck.errors import UserError
+from limbeck.files import utf8_name
 from limbeck.models.origins.companions import Network, find_network
 from limbeck.models.origins.layouts import Weights, name_list
 
@@ -99,7 +100,7 @@ def read_metadata(content: Any) -> dict[str, str]:
 def read_safetensors(path: Path) -> tuple[Weights, dict[str, str]]:
     """Tensors and metadata of a safetensors file. Raises UserError if it can't be read."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with utf8_name(path) as name, safe_open(name, framework="pt") as file:
             metadata = file.metadata() or {}
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except (SafetensorError, OSError) as error:
