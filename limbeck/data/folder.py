@@ -14,9 +14,9 @@ from limbeck.data.formats import (
     format_of,
     is_image_name,
 )
-from limbeck.data.source import BadImage, Names, RawImage, Source, no_images
+from limbeck.data.source import MAX_IMAGE_BYTES, BadImage, Names, RawImage, Source, no_images
 from limbeck.errors import UserError
-from limbeck.files import MIB, open_file, read_file, reason_of
+from limbeck.files import open_file, read_file, reason_of
 
 log = logging.getLogger("limbeck")
 
@@ -32,8 +32,6 @@ OTHER_PROGRAMS = frozenset({
 # fmt: on
 NUM_NAMED = 3  # of what is left out
 NUM_SNIFFED = 20  # files without a suffix whose first bytes are looked at
-# As many as the default limit of pixels has in 16-bit colours, and a header.
-MAX_IMAGE_BYTES = 6 * 89_478_485 + MIB
 
 
 class FolderSource(Source):

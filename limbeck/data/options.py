@@ -54,15 +54,17 @@ class DataOptions:
     """Where images come from and what is done about bad ones."""
 
     root: Annotated[str, tyro.conf.arg(aliases=["--data"])] = ""
-    """A folder of images (class sub-folders are labels), a .parquet file or a folder of them, .tar
-    shards (a file, a folder, a pattern like shards-{000..009}.tar or an fsspec address), or hf:NAME
-    or hf:NAME:CONFIG for a data set of the Hugging Face hub."""
+    """A folder of images (class sub-folders are labels), .parquet or .arrow tables or .tar shards
+    (a file, a folder, a quoted pattern like "shards-{000..009}.tar" or "train-*.parquet"; shards at
+    an fsspec address, too), or hf:NAME or hf:NAME:CONFIG for a data set of the Hugging Face hub."""
     eval_root: str = ""
-    """Held-out images for probes and scores; a slice of root is held out if not given."""
+    """Held-out images for probes and scores; a slice of root is held out if not given. It may be
+    the same place as root, of which eval_split is then taken."""
     split: str = "train"
-    """Split of a hub data set."""
+    """Split of a hub data set, or of a folder of tables or shards that are called train-*, test-*;
+    train+validation takes both."""
     eval_split: str = "test"
-    """Split of the hub data set in eval_root."""
+    """Split of eval_root, likewise."""
     image_column: str | None = None
     """Image column of a table; found by its type if not given."""
     label_column: str | None = None

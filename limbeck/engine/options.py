@@ -13,6 +13,14 @@ NotNegative = Annotated[float, pydantic.Field(ge=0)]
 AT_THE_END = 1_000_000_000
 """A ``probe_every``: with the last step only."""
 
+POSITIONS_AND_TOKENS = (
+    *("pos_embed", "pos_embed_win", "freqs", "attention_biases"),
+    *("cls_token", "reg_token"),
+)
+"""Last names of what no fine-tuning decays: positions, and tokens that are learnt. TinyViT's biases
+of places are among them and BEiT's tables are not, each as published. (DeiT's distillation token is
+not decayed either, G2SD's is.)"""
+
 
 @options
 class OptimOptions:
@@ -48,7 +56,8 @@ class OptimOptions:
     """Another factor of what comes after the last block, where layer decay is on. The code released
     for Swin in arXiv 2404.12210 counts it two layers too low: 0.7225 with its layer_decay 0.85."""
     no_decay_names: tuple[str, ...] = ()
-    """Parameters without weight decay by last name, besides all 1-D ones."""
+    """Parameters without weight decay by last name, besides all 1-D ones. A Swin's recipe has
+    relative_position_bias_table among them, BEiT's (and its fine-tuning's default) has not."""
     decay_all: bool = False
     """Decay the 1-D ones (biases and norms), too: MoCo-v3's recipe."""
     clip_grad: Annotated[float, pydantic.Field(gt=0)] | None = None

@@ -218,6 +218,7 @@ def distill_chain(
     """
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import on_main_rank
+    from limbeck.models.finished import verify_student
     from limbeck.recipes.networks import build_networks
 
     stages = split_chain(config)
@@ -234,6 +235,7 @@ def distill_chain(
         overwrite=config.overwrite,
     )
     if run.is_finished:
+        on_main_rank(lambda: verify_student(run.dir))
         log.info("%s is finished already; nothing to do.", run.dir)
         return run.dir
     _open_stages(stages, identities)
@@ -298,9 +300,9 @@ def _open_stages(stages: list[DistillConfig], identities: list[Identity]) -> Non
 def copy_student(stage_dir: Path, out: Path) -> None:
     """Copy a finished student's files into another folder, each whole or not at all."""
     from limbeck.files import write_whole
-    from limbeck.models.finished import RECORD_FILE, WEIGHTS_FILE
+    from limbeck.models.finished import RECORD_FILE, WEIGHTS_FILE, read_record
 
-    kept = [f"{name}.safetensors" for name in read_json(stage_dir / RECORD_FILE).get("kept", {})]
+    kept = [f"{name}.safetensors" for name in read_record(stage_dir)[1].get("kept", {})]
     # The record last: where it exists, the weights are complete.
     for name in (*kept, WEIGHTS_FILE, RECORD_FILE):
         with (stage_dir / name).open("rb") as source:

@@ -33,7 +33,8 @@ class ConvertConfig:
     """mae: the encoder alone; mae-full: with its decoder, as for more pre-training; tiny-vit: a
     TinyViT with its classifier."""
     num_heads: Annotated[int, pydantic.Field(gt=0)] | None = None
-    """Head count, for a weights file that does not say it and whose width does not tell."""
+    """Head count of all blocks: for a weights file that does not say it and whose width does not
+    tell, and for a run whose last block was adapted to the teacher's."""
     decoder_num_heads: Annotated[int, pydantic.Field(gt=0)] | None = None
     """Likewise the decoder's."""
     overwrite: bool = False

@@ -119,7 +119,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     from limbeck.engine.loop import fit
     from limbeck.methods.distiller import Distiller
     from limbeck.models.build import describe_positions, parts_of, reinit_tail, remember
-    from limbeck.models.finished import save_student
+    from limbeck.models.finished import save_student, verify_student
     from limbeck.recipes import lineage
     from limbeck.recipes.networks import check_labels, check_pairs, layer_of
     from limbeck.recipes.probes import build_probe
@@ -136,6 +136,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     stored = nets.reader and locate(nets.reader, config, nets, images)
     run = open_run(config.out, *identity, overwrite=config.overwrite)
     if run.is_finished:
+        on_main_rank(lambda: verify_student(run.dir))
         log.info("%s is finished already; nothing to do.", run.dir)
         return run.dir
     skipped = SkippedLog(run.dir / "skipped.jsonl", images.num_images, config.data.max_bad_ratio)

@@ -278,12 +278,12 @@ def seen_images(students: list[Encoder], images: Images) -> list[str]:
 
 def other_crop(students: list[Encoder], crop_ratio: float) -> list[str]:
     """A note where a student's record asks for another crop than all networks are shown."""
-    from limbeck.models.finished import RECORD_FILE, is_finished_student
+    from limbeck.models.finished import is_finished_student, read_record
 
     for student in students:
         folder = Path(student.facts.origin.get("source", ""))
         if is_finished_student(folder):
-            recorded = read_json(folder / RECORD_FILE)["preprocessing"]["crop_ratio"]
+            recorded = read_record(folder)[1]["preprocessing"]["crop_ratio"]
             if recorded != crop_ratio:
                 return [
                     f"All networks were shown crops of {crop_ratio:g}, but {folder} records "

@@ -17,7 +17,7 @@ import tyro
 
 from limbeck.config import options, to_plain
 from limbeck.data.options import DataOptions, MixOptions, ViewOptions
-from limbeck.engine.options import OptimOptions, TrainOptions
+from limbeck.engine.options import POSITIONS_AND_TOKENS, OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.methods import PerTaskMethodOptions
 from limbeck.models.options import (
@@ -72,9 +72,12 @@ class FinetuneConfig(PerTaskMethodOptions):
     """avg: mean of the patch tokens and a fresh norm; token: the CLS token. avg if not given, token
     with --head distilled or distilled-last, which have no other."""
     rel_pos: RelPos | None = None
-    """MAE-Lite's variant of a plain ViT: biases of relative positions and layer scale in every
-    block. qkv-bias: with the ViT's biases of queries, keys and values; qv-bias: without the keys',
-    and the others start at 0, as once released."""
+    """MAE-Lite's variant of a plain ViT: biases of relative positions in every block. qkv-bias:
+    with the ViT's biases of queries, keys and values (released in 2025); qv-bias: without the
+    keys', and the others start at 0 (in 2023)."""
+    layer_scale: Annotated[float, pydantic.Field(ge=0)] = 0.0
+    """With rel_pos, scales of both branches in every block start at this: 0.1 in the release of
+    2023; without scales if not given, as in 2025."""
     num_heads: Annotated[int, pydantic.Field(gt=0)] | None = None
     """Head count of all blocks; the student's own, adapted last block included, if not given."""
     head_init_std: Annotated[float, pydantic.Field(ge=0)] = 2e-5
@@ -113,7 +116,7 @@ class FinetuneConfig(PerTaskMethodOptions):
         min_lr=1e-6,
         betas=(0.9, 0.999),
         layer_decay=0.65,
-        no_decay_names=("pos_embed", "cls_token", "dist_token"),
+        no_decay_names=(*POSITIONS_AND_TOKENS, "dist_token"),
     )
     train: TrainOptions = TrainOptions(epochs=100)
     evaluation: CropEvalOptions = CropEvalOptions()
@@ -128,6 +131,7 @@ def check(config: FinetuneConfig) -> None:
     """All that can be wrong without opening an image or a weights file; raises UserError."""
     checks.check_data(config.data)
     checks.check_train(config.train, config.optim)
+    checks.check_mixing(config.mix, config.train)
     checks.check_optimizer(config.optim, FinetuneConfig().optim)
     checks.check_teacher(config.teacher, any_model=True)
     checks.check_task_method(config, config.teacher)
@@ -135,6 +139,8 @@ def check(config: FinetuneConfig) -> None:
         choose_pool(config.head, config.global_pool)
     _check_head(config)
     checks.check_second_head(config.head, config.student, config.dist_head_init_std)
+    if config.layer_scale and config.rel_pos is None:
+        raise UserError("layer_scale has no effect without --rel-pos; leave it out.")
     if config.rel_pos is not None and config.head not in (None, "single"):
         raise UserError(f"rel_pos is for a single head, not {config.head}; leave one of them out.")
     if not config.student:
@@ -207,9 +213,10 @@ def finetune(config: FinetuneConfig) -> Path:
 def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     from limbeck.data.skipped import SkippedLog
     from limbeck.engine.checkpoint import open_run
+    from limbeck.engine.distributed import on_main_rank
     from limbeck.engine.log import Log
     from limbeck.engine.loop import fit
-    from limbeck.models.finished import save_student
+    from limbeck.models.finished import save_student, verify_student
     from limbeck.recipes import lineage
     from limbeck.recipes.networks import layer_of
     from limbeck.recipes.steps import Resolved
@@ -222,6 +229,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     resolved = Resolved(**identity[0]["resolved"])
     run = open_run(config.out, *identity, overwrite=config.overwrite)
     if run.is_finished:
+        on_main_rank(lambda: verify_student(run.dir))
         log.info("%s is finished already; nothing to do.", run.dir)
         return run.dir
     skipped = SkippedLog(run.dir / "skipped.jsonl", images.num_images, config.data.max_bad_ratio)
@@ -305,7 +313,7 @@ def build_classifier(
     if config.freeze_batch_norm:
         fix_batch_norm(classifier)
     if config.rel_pos is not None:
-        classifier = with_rel_pos(classifier, config.rel_pos)
+        classifier = with_rel_pos(classifier, config.rel_pos, config.layer_scale)
     depth = classifier.facts.depth
     last = max(1, depth - 1)
     set_drop_path(classifier, [config.drop_path_rate * block / last for block in range(depth)])

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from limbeck.data.classes import match_classes
 from limbeck.data.loader import StoredTargets, train_batches
 from limbeck.data.open import data_fingerprint, keep_labels, open_source, split_holdout
 from limbeck.data.options import DataOptions, ReleasedViews, ViewOptions
@@ -51,12 +52,8 @@ def open_images(data: DataOptions) -> Images:
     whole = open_source(data.root, data, data.split)
     if data.eval_root:
         train, holdout = whole, open_source(data.eval_root, data, data.eval_split)
-        if holdout.classes and whole.classes and holdout.classes != whole.classes:
-            odd = sorted(set(holdout.classes) ^ set(whole.classes))[:5]
-            raise UserError(
-                f"The classes of {data.eval_root} are not those of {data.root} (different: "
-                f"{', '.join(odd)}); both need the same class folders."
-            )
+        if holdout.classes and whole.classes:
+            holdout = match_classes(holdout, whole.classes, data.eval_root, data.root)
     else:
         train, holdout = split_holdout(whole, data)
     if data.label_fraction < 1:

@@ -36,6 +36,7 @@ from limbeck.models.heads import with_classifier
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.models.origins.decoder import load_autoencoder, load_keepsakes
 from limbeck.models.origins.load import load_encoder
+from limbeck.models.tensor_files import NotFiniteWeights
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.recipes.checks import check_needs_teacher
 from limbeck.recipes.targets import open_store
@@ -257,7 +258,10 @@ def load_teacher(
         return None
     names = ("img_size", "num_heads", "patch_size", "model_name")
     overrides = {name: getattr(options, name) for name in names if getattr(options, name)}
-    encoder = load(options.source, **overrides)
+    try:
+        encoder = load(options.source, **overrides)
+    except NotFiniteWeights as error:
+        raise UserError(f"The teacher can't teach: {error}") from error
     has_patches = any(kind not in LOGIT_KINDS for kind in encoder.offered_taps())
     is_other_grid = has_patches and student is not None and encoder.facts.grid != student.grid
     has_stages = len(set(encoder.facts.block_strides)) > 1

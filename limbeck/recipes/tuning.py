@@ -7,7 +7,7 @@ import pydantic
 
 from limbeck.config import options
 from limbeck.data.options import MixOptions, ViewOptions
-from limbeck.engine.options import AT_THE_END, OptimOptions, TrainOptions
+from limbeck.engine.options import AT_THE_END, POSITIONS_AND_TOKENS, OptimOptions, TrainOptions
 from limbeck.models.options import GlobalPool
 from limbeck.recipes.finetune import FinetuneConfig
 
@@ -26,7 +26,7 @@ class TuningOptions:
         min_lr=1e-6,
         betas=(0.9, 0.999),
         layer_decay=0.85,
-        no_decay_names=("pos_embed", "cls_token"),
+        no_decay_names=POSITIONS_AND_TOKENS,
     )
     """layer_decay is for pre-trained weights: an arm from scratch has none."""
     train: TrainOptions = TrainOptions(epochs=100, probe_every=AT_THE_END)

@@ -27,7 +27,7 @@ from limbeck.data.options import (
     MixOptions,
     ViewOptions,
 )
-from limbeck.engine.options import AT_THE_END, OptimOptions, TrainOptions
+from limbeck.engine.options import AT_THE_END, POSITIONS_AND_TOKENS, OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.methods import PerMethodOptions, PerTaskMethodOptions
 from limbeck.models.options import HeadKind, StudentOptions, TeacherOptions
@@ -90,7 +90,7 @@ class SpecificOptions(TuningOptions, PerTaskMethodOptions):
         min_lr=1e-6,
         betas=(0.9, 0.999),
         layer_decay=0.75,
-        no_decay_names=("pos_embed", "cls_token"),
+        no_decay_names=POSITIONS_AND_TOKENS,
     )
     """layer_decay keeps what stage one has learnt: an arm from scratch has none."""
     train: TrainOptions = TrainOptions(epochs=200, probe_every=AT_THE_END)
@@ -108,7 +108,7 @@ class TuneTeacherOptions(TuningOptions):
         min_lr=1e-6,
         betas=(0.9, 0.999),
         layer_decay=0.65,
-        no_decay_names=("pos_embed", "cls_token"),
+        no_decay_names=POSITIONS_AND_TOKENS,
     )
 
 

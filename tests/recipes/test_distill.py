@@ -182,6 +182,16 @@ def copy(student, tmp_path):
     return shutil.copytree(student, tmp_path / "run")
 
 
+def test_a_student_that_is_gone_is_written_anew(copy, student, images, teacher):
+    (copy / "student.safetensors").unlink()
+    with pytest.raises(UserError, match="its student.safetensors is gone; put it back, or delete"):
+        distill(distill_config(images, copy, teacher))
+    (copy / "finished.json").unlink()
+    distill(distill_config(images, copy, teacher))
+    own = (student / "student.safetensors").read_bytes()
+    assert (copy / "student.safetensors").read_bytes() == own
+
+
 def test_another_config_in_its_folder_is_refused(copy, images, teacher):
     before = snapshot(copy)
     with pytest.raises(UserError, match="holds another run: seed is 0 there and 1 here"):

@@ -7,7 +7,15 @@ from typing import Any
 from limbeck.config import import_own
 from limbeck.errors import UserError, did_you_mean
 from limbeck.models.encoder import Encoder
-from limbeck.models.finished import RECORD_FILE, WEIGHTS_FILE, is_finished_student, load_student
+from limbeck.models.finished import (
+    FINISHED_FILE,
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    describe_missing,
+    is_finished_student,
+    load_student,
+    read_record,
+)
 from limbeck.models.origins.checkpoint import (
     at_size,
     check_patch_size,
@@ -20,6 +28,7 @@ from limbeck.models.origins.layouts import Grid, spread_heads, to_grid
 from limbeck.models.origins.names import check_source, split_source
 from limbeck.models.origins.repository import read_hub_config
 from limbeck.models.origins.timm import load_timm
+from limbeck.models.tensor_files import check_finite
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import wrap
 
@@ -49,10 +58,22 @@ def load_encoder(
     where the tensors do not tell the architecture. A classifier of timm that is none of the vision
     Transformers whose inner tensors are known gives its logits alone.
 
-    Raises UserError for a source that can't be found or reached, and for weights that do not fit
-    to the last tensor.
+    Raises UserError for a source that can't be found or reached, for weights that do not fit to
+    the last tensor, and (NotFiniteWeights) for such with NaN or infinity.
     """
-    source = str(source)
+    encoder = _load(str(source), img_size, patch_size, num_heads, num_classes, overrides)
+    check_finite(encoder, source)
+    return encoder
+
+
+def _load(
+    source: str,
+    img_size: int | Sequence[int] | None,
+    patch_size: int | None,
+    num_heads: int | Sequence[int] | None,
+    num_classes: int | None,
+    overrides: dict[str, Any],
+) -> Encoder:
     check_source(source, any_model=True)
     _check_positive(img_size=img_size, patch_size=patch_size, num_heads=num_heads)
     size = None if img_size is None else to_grid(img_size)
@@ -121,6 +142,11 @@ def _describe_folder(folder: Path) -> str:
             f"{folder} has no student of its own yet; name one of the runs in it ({shown}), or "
             "run the same command again if that has not finished."
         )
+    if {RECORD_FILE, WEIGHTS_FILE} <= names:
+        read_record(folder)  # says what is wrong with it
+    missing = [name for name in (RECORD_FILE, WEIGHTS_FILE) if name not in names]
+    if FINISHED_FILE in names and missing:
+        return describe_missing(folder, missing[0])
     if {"checkpoint.pt", "fingerprint.json", RECORD_FILE, WEIGHTS_FILE} & names:
         return (
             f"The run in {folder} has not finished, so there is no student yet; run the same "

@@ -8,6 +8,7 @@ import limbeck
 from limbeck.errors import UserError
 from limbeck.models.finished import save_student, weight_hash
 from limbeck.models.origins.load import load_encoder
+from limbeck.models.tensor_files import NotFiniteWeights
 from limbeck.models.vit import build_encoder
 from limbeck.records import Tap
 from tests.models.origins import writers
@@ -98,3 +99,22 @@ def test_what_does_not_divide_is_refused(tmp_path, wrong, message):
     save_file(writers.mae_encoder(192), tmp_path / "mae.safetensors")
     with pytest.raises(UserError, match=message):
         load_encoder(tmp_path / "mae.safetensors", **wrong)
+
+
+@pytest.mark.parametrize("how", ["file", "student", "module"])
+def test_weights_that_are_not_finite_are_named(tmp_path, student, how, monkeypatch):
+    torch.nn.init.constant_(student.model.blocks[0].mlp.fc1.bias, torch.nan)
+    source = str(tmp_path)
+    if how == "file":
+        source = str(tmp_path / "a.safetensors")
+        save_file(student.model.state_dict(), source, {"num_heads": "2"})
+    elif how == "student":
+        save_student(student, tmp_path, {})
+    else:
+        (tmp_path / "own_nan_teacher.py").write_text("def load():\n    return ENCODER\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        import own_nan_teacher
+
+        own_nan_teacher.ENCODER, source = student, "own_nan_teacher:load"
+    with pytest.raises(NotFiniteWeights, match=r"'(model\.)?blocks\.0\.mlp\.fc1\.bias' holds NaN"):
+        load_encoder(source)
