@@ -1,5 +1,6 @@
 """The command line: verbs to recipes, and errors to one sentence. Nothing else."""
 
+import io
 import logging
 import os
 import sys
@@ -9,6 +10,7 @@ from importlib import import_module
 from types import ModuleType
 
 from limbeck.errors import UserError, did_you_mean
+from limbeck.files import printable
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ VERBS = {
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of the command ``limbeck``; exits with 0, 1 (run failed) or 2 (bad input)."""
+    let_all_be_written()
     words = list(sys.argv[1:] if args is None else args)
     is_debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -62,7 +65,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if is_debug:
             raise
         if is_main_rank():  # the others met the same
-            print(f"limbeck: {describe(error)}", file=sys.stderr)
+            print(printable(f"limbeck: {describe(error)}"), file=sys.stderr)
         sys.exit(exit_code(error))
 
 
@@ -110,7 +113,7 @@ def run(words: list[str]) -> None:
     show_log(logging.INFO if is_main_rank() else logging.WARNING)
     result = getattr(module, name.replace("-", "_"))(config)
     if is_main_rank():  # a run's files may not lie where the others are
-        print(module.report(result))
+        print(printable(module.report(result)))
     if verb.can_find_problems and result.problems:
         sys.exit(1)
 
@@ -189,11 +192,23 @@ def take_option(words: list[str], option: str) -> tuple[str | None, list[str]]:
     return None, words
 
 
+def let_all_be_written() -> None:
+    """Standard output and error write what their encoding does not have as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(record.getMessage())
+
+
 def show_log(level: int) -> None:
     """Show the package's notes from a level on, on standard error."""
     logger = logging.getLogger("limbeck")
     if not logger.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_Plain())
         logger.addHandler(handler)
     logger.setLevel(level)

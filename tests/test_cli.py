@@ -261,3 +261,20 @@ def test_one_of_several_processes_speaks(capsys, monkeypatch):
         main(["distil"])
     assert caught.value.code == 2
     assert capsys.readouterr().err == ""
+
+
+def test_any_text_can_be_printed_on_any_console(tmp_path):
+    """Old consoles know ASCII alone, and old disks have names that are no UTF-8."""
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9 \xe6\xb0\xb4 \x1b[31m")
+    draw_classes(tmp_path / "photos", num_per_class=6)
+    os.rename(tmp_path / "photos", odd)
+    words = ["doctor", "--data", odd, "--train.global-batch-size", "4", "--data.num-workers", "0"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii:strict", "LC_ALL": "C"}
+    done = subprocess.run(
+        [sys.executable, "-m", "limbeck", *words], capture_output=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"caf\\udce9 \\u6c34 \\x1b[31m" in done.stderr and b"images are ready" in done.stdout
+    gone = [sys.executable, "-m", "limbeck", "inspect", odd + "/gone"]
+    done = subprocess.run(gone, capture_output=True, env=environment)
+    assert done.returncode == 2 and b"caf\\udce9 \\u6c34" in done.stderr

@@ -117,3 +117,15 @@ def test_no_address_and_no_local_path_in_the_repository():
     for name in ("constraints.txt", "pyproject.toml", "Makefile"):
         text = (ROOT / name).read_text(encoding="utf-8")
         assert "://" not in text and "@ file" not in text
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_what_leaves_the_program_goes_through_its_doors(path):
+    """Text may hold names that are no UTF-8, and Pillow opens more than images."""
+    if path.as_posix() in ("files.py", "evaluation/cost.py", "data/formats.py"):  # /proc is no disk
+        return
+    for node in ast.walk(ast.parse((PACKAGE / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute):
+            assert node.attr != "write_text", f"{path}: limbeck.files writes text"
+            is_image_open = node.attr == "open" and ast.unparse(node.value) == "Image"
+            assert not is_image_open, f"{path}: limbeck.data.formats opens images"

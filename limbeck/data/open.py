@@ -6,7 +6,8 @@ from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path, PurePath
 
-from limbeck.data.folder import is_image_name, walk
+from limbeck.data.folder import walk
+from limbeck.data.formats import is_image_name
 from limbeck.data.options import DataOptions
 from limbeck.data.source import Source, Subset
 from limbeck.data.splits import expand_pattern, find_files, is_packed_name, is_pattern, splits_of

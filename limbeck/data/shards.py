@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from limbeck.data.folder import is_image_name
+from limbeck.data.formats import is_image_name
 from limbeck.data.source import (
     MAX_IMAGE_BYTES,
     BadImage,

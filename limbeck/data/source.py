@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from limbeck.errors import UserError
+from limbeck.files import MIB
 
 log = logging.getLogger("limbeck")
 
-MAX_IMAGE_BYTES = 2**30  # of one encoded image
+# Of one encoded image: what the default limit of pixels has in 16-bit colours, and a header.
+MAX_IMAGE_BYTES = 6 * 89_478_485 + MIB
 MAX_CLASSES = 100_000  # A larger number is an identifier, not a class index.
 
 
@@ -36,6 +38,8 @@ class Source(ABC):
 
     classes: tuple[str, ...]
     """Class names in label order; empty for unlabelled data."""
+    notes: tuple[str, ...] = ()
+    """What was passed over in opening it, and the like: a sentence each, logged once."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -119,11 +123,11 @@ class Renumbered(Source):
         return RawImage(self.source.read(index).data, self.label(index))
 
 
-def no_images(root: str) -> UserError:
-    """The error for a place that holds no images at all."""
+def no_images(root: str, notes: Sequence[str] = ()) -> UserError:
+    """The error for a place that holds no images at all; ``notes`` say what it holds."""
     return UserError(
         f"There are no images in {root}; --data.root takes a folder of image files, .parquet or "
-        ".arrow files, .tar shards, or hf:NAME."
+        f".arrow files, .tar shards, or hf:NAME.{''.join(f' {note}' for note in notes)}"
     )
 
 

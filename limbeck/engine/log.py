@@ -20,7 +20,7 @@ from limbeck.engine.checkpoint import Run
 from limbeck.engine.distributed import Ranks
 from limbeck.engine.options import TrainOptions
 from limbeck.errors import require_extra
-from limbeck.files import disk_errors, write_whole
+from limbeck.files import disk_errors, is_utf8, printable, write_whole
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -87,14 +87,18 @@ class Log:
         cut_metrics(file, step)
         with disk_errors(file):
             self._metrics = file.open("a", encoding="utf-8")
-        self._board = _open_board(self.run.dir / "tensorboard", step)
+        board_dir = self.run.dir / "tensorboard"
+        if is_utf8(str(board_dir)):
+            self._board = _open_board(board_dir, step)
+        else:
+            self.note("No TensorBoard files: it takes no folder whose name is no UTF-8.")
         if self._wandb is not None:
             # The config file is as old as the run: a continued run goes on under its old id.
             born = (self.run.dir / "config.json").stat().st_mtime_ns
             self._wandb.init(
                 project=self.train.wandb_project,
                 dir=str(self.run.dir),
-                name=self.run.dir.name,
+                name=printable(self.run.dir.name),
                 id=f"{born:x}",
                 resume="allow",
                 config=self.run.config,
@@ -157,7 +161,7 @@ class Log:
     def note(self, text: str) -> None:
         """Show a line of text, above the live view where there is one."""
         if self.ranks.is_main:
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def flush(self) -> None:
         """Bring the records to the disk; a checkpoint must never be ahead of them."""

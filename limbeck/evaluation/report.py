@@ -4,6 +4,7 @@ matplotlib is used here and in ``pictures.py`` alone, through its objects and ne
 so that no global state and no screen is involved. The same data gives the same bytes.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -11,6 +12,7 @@ from typing import Any
 
 from limbeck.errors import require_extra
 from limbeck.evaluation.scores import Score
+from limbeck.files import printable
 
 # No fill is so dark that a black whisker would be lost on it.
 FILLS = (("#707070", ""), ("#c8c8c8", ""), ("#ffffff", "///"), ("#ffffff", ""), ("#e8e8e8", "..."))
@@ -171,7 +173,25 @@ def save_figure(figure: Any, file: Path) -> list[Path]:
 
     file.parent.mkdir(parents=True, exist_ok=True)
     paths = [file.with_suffix(".png"), file.with_suffix(".svg")]
-    with matplotlib.rc_context(FONT):
+    _make_drawable(figure)
+    # A name may have letters that the font lacks; they are drawn as boxes.
+    with matplotlib.rc_context(FONT), warnings.catch_warnings(action="ignore"):
         figure.savefig(paths[0], dpi=160, metadata={"Software": None})
         figure.savefig(paths[1], metadata={"Date": None})
     return paths
+
+
+def _make_drawable(figure: Any) -> None:
+    """File names among a figure's texts may be no UTF-8, or look like formulas."""
+    from matplotlib.text import Text
+    from matplotlib.ticker import FixedLocator
+
+    def drawable(text: str) -> str:
+        return printable(text).replace("\\$", "$").replace("$", "\\$")
+
+    for text in figure.findobj(Text):
+        text.set_text(drawable(text.get_text()))
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if isinstance(axis.get_major_locator(), FixedLocator):  # its texts are set anew in drawing
+            labels = [drawable(label.get_text()) for label in axis.get_ticklabels()]
+            axis.set_ticks(axis.get_ticklocs(), labels=labels)

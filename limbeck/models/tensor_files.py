@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from limbeck.errors import UserError
-from limbeck.files import MIB, check_regular, reason_of
+from limbeck.files import MIB, check_regular, reason_of, utf8_name
 
 Tensors = dict[str, Tensor]
 
@@ -63,9 +63,9 @@ def read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
     """Tensors and metadata of a safetensors file. Raises UserError if it can't be read."""
     check_file(path)
     try:
-        with safe_open(path, framework="pt") as file:
+        with utf8_name(path) as name, safe_open(name, framework="pt") as file:
             metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except Exception as error:  # of a damaged header it raises more than its own error
         raise UserError(
             f"Can't read {path} as safetensors: {error}; it is damaged or no such file, get it "

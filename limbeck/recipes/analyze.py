@@ -20,6 +20,7 @@ from limbeck.config import from_plain, options, read_preset, read_values, to_pla
 from limbeck.data.options import DataOptions, LabelFraction
 from limbeck.documents import read_json
 from limbeck.errors import UserError
+from limbeck.files import write_text
 from limbeck.recipes import checks
 from limbeck.recipes.finetune import FinetuneConfig, with_labels
 from limbeck.recipes.finetune import check as check_finetune
@@ -176,7 +177,7 @@ def analyze(config: AnalyzeConfig) -> Analysis:
     if ranks.is_main:
         save(config.out, found)
         pictures = draw(found, config.out)
-        (config.out / REPORT_FILE).write_text(_words(found) + "\n", encoding="utf-8")
+        write_text(config.out / REPORT_FILE, _words(found) + "\n")
     return Analysis(found, config.out, pictures)
 
 

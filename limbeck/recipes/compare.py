@@ -119,7 +119,7 @@ def compare(config: CompareConfig) -> Comparison:
     An arm that fails is told in the table and does not end the others; Interrupted (Ctrl-C) does.
     """
     arms = check(config)
-    from limbeck.data.loader import lost_workers_explained
+    from limbeck.data.workers import lost_workers_explained
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import check_holdout, open_images

@@ -99,7 +99,7 @@ def distill(config: DistillConfig) -> Path:
     when asked to stop (after saving).
     """
     check(config)
-    from limbeck.data.loader import lost_workers_explained
+    from limbeck.data.workers import lost_workers_explained
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import open_images
     from limbeck.recipes.networks import build_networks

@@ -119,7 +119,9 @@ def judge_images(
     """What stops a run on these images, and what may surprise."""
     from limbeck.recipes.images import FEW_IMAGES
 
-    problems, warnings = [], []
+    problems, warnings = [], [*images.whole.notes]
+    if config.data.eval_root:
+        warnings += images.holdout.notes
     num_bad, batch = len(found.bad), config.train.global_batch_size
     if num_bad > config.data.max_bad_ratio * found.num_images:
         problems.append(

@@ -6,7 +6,6 @@ Imports of torch are inside the functions: the config and its checks must answer
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from dataclasses import dataclass, replace
@@ -18,8 +17,9 @@ import tyro
 
 from limbeck.config import options, to_plain
 from limbeck.data.options import CorruptionOptions, DataOptions
-from limbeck.documents import read_json
+from limbeck.documents import read_json, write_json
 from limbeck.errors import RunError, UserError
+from limbeck.files import disk_errors, write_text
 from limbeck.recipes import checks, robustness
 from limbeck.recipes.claims import claims_of, classifies, other_classes, untrained
 from limbeck.recipes.probes import EmbedOptions
@@ -375,13 +375,14 @@ def write(found: Evaluation, config: EvaluateConfig, out: Path, title: str) -> N
     }
     scores = {"config": request_of(config), **found.plain()}
     try:
-        (out / SCORES_FILE).write_text(json.dumps(scores, indent=2) + "\n")
-        (out / "table.md").write_text(report(found) + "\n")
-        save_bars(out / "probes.png", bars, title=title)
-        if found.corrupted:
-            draw_corruptions(out / "corruptions.png", found.corrupted)
-    except OSError as error:
+        write_json(out / SCORES_FILE, scores)
+        write_text(out / "table.md", report(found) + "\n")
+        with disk_errors(out):
+            save_bars(out / "probes.png", bars, title=title)
+            if found.corrupted:
+                draw_corruptions(out / "corruptions.png", found.corrupted)
+    except RunError:
         log.info("%s", report(found))  # or the work would be lost
-        raise RunError(f"Can't write in {out}: {error.strerror}; make room there.") from error
+        raise
     except UserError as error:
         log.info("No picture: %s", error)

@@ -194,7 +194,7 @@ def finetune(config: FinetuneConfig) -> Path:
     when asked to stop (after saving).
     """
     check(config)
-    from limbeck.data.loader import lost_workers_explained
+    from limbeck.data.workers import lost_workers_explained
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import check_holdout, open_images
 

@@ -154,7 +154,7 @@ def search(config: SearchConfig) -> Search:
     written there at once: the same command goes on where it was stopped.
     """
     check(config)
-    from limbeck.data.loader import lost_workers_explained
+    from limbeck.data.workers import lost_workers_explained
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import ranks_session
     from limbeck.evaluation.latency import describe_machine

@@ -108,7 +108,7 @@ def store_targets(config: StoreTargetsConfig) -> Stored | Checked:
     fails, and Interrupted when asked to stop (at once); what is finished is kept.
     """
     check(config)
-    from limbeck.data.loader import lost_workers_explained
+    from limbeck.data.workers import lost_workers_explained
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import open_images
     from limbeck.recipes.networks import build_networks

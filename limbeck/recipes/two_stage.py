@@ -246,7 +246,7 @@ def two_stage(config: TwoStageConfig) -> TwoStages:
     on, and Interrupted when asked to stop (after saving).
     """
     arms = check(config)
-    from limbeck.data.loader import lost_workers_explained
+    from limbeck.data.workers import lost_workers_explained
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import check_holdout, open_images

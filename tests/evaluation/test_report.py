@@ -64,3 +64,13 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"limbeck\[plot\]"):
         save_bars(tmp_path / "bars", BARS, title="t")
+
+
+def test_names_that_no_font_or_formula_knows_are_drawn(tmp_path):
+    from limbeck.evaluation.report import save_bars
+
+    odd = ["caf\udce9", "a_$x_^$", "水 😀", "\x1b[31m"]
+    title = "on /photos/r\udce9"
+    assert save_bars(tmp_path / "bars", {name: {odd[1]: [0.5]} for name in odd}, title=title)
+    svg = (tmp_path / "bars.svg").read_text(encoding="utf-8")
+    assert "caf\\udce9" in svg and "a_$x_^$" in svg
