@@ -21,7 +21,7 @@ from limbeck.data.options import CorruptionOptions, DataOptions
 from limbeck.documents import read_json
 from limbeck.errors import RunError, UserError
 from limbeck.recipes import checks, robustness
-from limbeck.recipes.claims import claims_of, classifies, other_classes, untrained
+from limbeck.recipes.claims import claims_of, class_notes, columns_of, in_order_of, untrained
 from limbeck.recipes.probes import EmbedOptions
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         skipped = SkippedLog(None, images.num_images, config.data.max_bad_ratio)
         groups = {"student": students, "baseline": baselines, "teacher": teachers}
         groups = {role: encoders for role, encoders in groups.items() if encoders}
-        notes += other_classes(groups, images.whole.classes)
+        notes += class_notes(groups, images.whole.classes)
         probe = Prober(config, images, ranks.device, skipped)
         if not images.is_labelled:
             probe.target = probe.embed(teachers[0], images.holdout)
@@ -237,8 +237,10 @@ class Prober:
         if self.target is not None:
             return {"neighbours": agreement(test.features, self.target.features).neighbours}
         train = self.embed(encoder, self.train)
-        if not classifies(encoder, self.images.whole.classes):
-            test = replace(test, logits=None)
+        columns = columns_of(encoder, self.images.whole.classes)
+        if test.logits is not None:
+            logits = None if columns is None else in_order_of(test.logits, columns)
+            test = replace(test, logits=logits)
         self.linear[encoder] = fit_linear(train, test, self.device)
         return probe_scores(
             train,

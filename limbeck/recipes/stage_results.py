@@ -154,7 +154,7 @@ def table_of(found: TwoStages) -> str:
             name: found.costs(arm.name, name)
             for name in ("parameters", "macs", "images_per_second", *TIMES)
         }
-        of_teacher = teacher.scores["top1"].mean if teacher else None
+        of_teacher = teacher.scores["top1"].mean if teacher and teacher.scores else None
         rows.append(
             _row(arm.name, scores, costs, of_teacher, unit, each)
             | {"runs": len(found.results.get(arm.name, {}))}

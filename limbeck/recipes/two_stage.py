@@ -274,6 +274,7 @@ def two_stage(config: TwoStageConfig) -> TwoStages:
         open_existing(runs)
         found = TwoStages(config.out, arms, trials.sentences())
         found.teacher = trials.teach()
+        found.equal += [f"Note: {note}" for note in trials.notes]
         for seed in range(config.seeds):
             for arm in arms:
                 log.info("Arm %s, seed %d of %d: %s.", arm.name, seed, config.seeds, arm.words)

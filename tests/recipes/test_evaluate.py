@@ -8,12 +8,15 @@ import pytest
 import torch
 
 from limbeck.data.options import DataOptions
+from limbeck.data.skipped import SkippedLog
 from limbeck.errors import RunError, UserError
 from limbeck.evaluation.scores import score_of
 from limbeck.models.origins import load
+from limbeck.models.origins.load import load_encoder
 from limbeck.recipes.distill import distill
 from limbeck.recipes.evaluate import (
     EvaluateConfig,
+    Prober,
     check,
     evaluate,
     joined,
@@ -21,6 +24,7 @@ from limbeck.recipes.evaluate import (
     table_of,
 )
 from limbeck.recipes.finetune import finetune
+from limbeck.recipes.images import open_images
 from limbeck.recipes.probes import EmbedOptions
 from tests.recipes.runs import distill_config, draw_classes, finetune_config, snapshot
 
@@ -141,6 +145,28 @@ def test_a_classifier_is_asked_itself(images, student, tmp_path):
     assert found.deciding == "linear_top1"
     both = evaluate(config_of(images, run, baseline=(str(run),), num_labels=()))
     assert both.deciding == "top1"
+
+
+def test_classes_in_another_order_are_matched_by_name(images, classifier):
+    config = config_of(images, classifier, num_labels=())
+    opened = open_images(config.data)
+    prober = Prober(config, opened, torch.device("cpu"), SkippedLog(None, 48, 0.0))
+    usual = load_encoder(str(classifier))
+    other = load_encoder(str(classifier))
+    for parameter in (other.model.head.weight, other.model.head.bias):
+        parameter.data = parameter.data[[2, 0, 1]]
+    other.facts.origin["classes"] = ["red", "blue", "green"]
+    right = [prober.scores(each)["top1"].per_image for each in (usual, other)]
+    assert torch.equal(*right)
+
+
+def test_a_classifier_of_other_names_decides_nothing(images, classifier, tmp_path):
+    other = shutil.copytree(images, tmp_path / "other")
+    for name, new in (("blue", "zebra"), ("green", "apple"), ("red", "mango")):
+        (other / name).rename(other / new)
+    both = evaluate(config_of(other, classifier, baseline=(str(classifier),), num_labels=()))
+    assert both.deciding == "linear_top1" and "top1" not in both.rows[0].scores
+    assert any("(blue, green, red): it is not asked" in note for note in both.notes)
 
 
 def test_seen_test_images_are_said(unlabelled, images, student, teacher):

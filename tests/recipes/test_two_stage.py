@@ -326,6 +326,16 @@ def test_a_task_teacher_of_other_classes(images, teacher, tmp_path):
         two_stage(config)
 
 
+def test_a_task_teacher_of_other_names_is_not_scored(images, classifier, tmp_path):
+    other = shutil.copytree(images, tmp_path / "other")
+    for name, new in (("blue", "zebra"), ("green", "apple"), ("red", "mango")):
+        (other / name).rename(other / new)
+    config = config_of(other, None, tmp_path / "out", "specific", task_teacher=str(classifier))
+    found = two_stage(config)
+    assert found.teacher.scores == {} and found.scores("specific", "top1")
+    assert "(blue, green, red): it is not asked." in report(found)
+
+
 def test_the_defaults_are_those_of_g2sd(images, tmp_path):
     assert not TwoStageConfig().arms[1:]
     deep = replace(
