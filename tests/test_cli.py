@@ -128,9 +128,7 @@ def test_help_of_a_verb_lists_options_and_presets(capsys, verb):
 
 def test_doctor_takes_the_presets_of_distill(capsys, monkeypatch, here):
     monkeypatch.chdir(here)
-    with pytest.raises(SystemExit) as caught:
-        main(["doctor", "--data", "photos", "--preset", "photos_vit_tiny"])
-    assert caught.value.code == 1
+    main(["doctor", "--data", "photos", "--preset", "photos_vit_tiny"])
     assert "do not fill a batch of 64" in capsys.readouterr().out
 
 

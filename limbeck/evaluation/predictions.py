@@ -85,8 +85,9 @@ def top_scores(
     hits: dict[str, list[Tensor]] = {name: [] for name in depths}
     for batch, logits in _said(encoder, batches, "fp32"):
         assert batch.labels is not None
+        labels, logits = batch.labels.to(logits.device), logits[:, columns]
         for name, k in depths.items():
-            hits[name].append(is_in_top(logits[:, columns], batch.labels.to(logits.device), k).cpu())
+            hits[name].append(is_in_top(logits, labels, k).cpu())
     if not hits["top1"]:
         raise UserError("There are no images to predict; check the data folder and its split.")
     return {

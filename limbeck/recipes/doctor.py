@@ -91,6 +91,7 @@ def doctor(config: DoctorConfig) -> Diagnosis:
     from limbeck.data.source import Chain
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import open_images
+    from limbeck.recipes.steps import fitting_batch
 
     with ranks_session(config.train.device) as ranks:
         images = open_images(config.data)
@@ -99,6 +100,8 @@ def doctor(config: DoctorConfig) -> Diagnosis:
         )
         found = scan(everything, config.data, progress=_show_progress())
         problems, warnings = judge_images(found, images, config)
+        batch = fitting_batch(len(images.train), config.train, ranks.world_size)
+        config = replace(config, train=replace(config.train, global_batch_size=batch))
         forecast = None
         if tries_step and not problems:
             forecast = try_steps(config, images, ranks)
@@ -117,7 +120,8 @@ def judge_images(
     found: ScanReport, images: Images, config: DoctorConfig
 ) -> tuple[list[str], list[str]]:
     """What stops a run on these images, and what may surprise."""
-    from limbeck.recipes.images import FEW_IMAGES
+    from limbeck.recipes.images import FEW_IMAGES, few_images
+    from limbeck.recipes.steps import fitting_batch
 
     problems, warnings = [], []
     num_bad, batch = len(found.bad), config.train.global_batch_size
@@ -129,10 +133,13 @@ def judge_images(
     elif num_bad:
         warnings.append(f"{num_bad} images can't be read and will be skipped.")
     if len(images.train) < batch:
-        problems.append(
-            f"{len(images.train)} training images do not fill a batch of {batch}; add images or "
-            f"set --train.global-batch-size {max(1, len(images.train) // 2)} or less."
+        fitted = fitting_batch(len(images.train), config.train)
+        warnings.append(
+            f"{len(images.train)} training images do not fill a batch of {batch}: a step will have "
+            f"{fitted} of them (--train.global-batch-size {fitted})."
         )
+    if len(images.holdout) and (few := few_images(len(images.holdout))):
+        warnings.append(few.strip())
     num_copies = sum(len(group) - 1 for group in found.duplicates)
     if num_copies:
         warnings.append(f"{num_copies} images are exact copies of others.")

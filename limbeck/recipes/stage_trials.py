@@ -30,7 +30,7 @@ from limbeck.recipes.costs import measured
 from limbeck.recipes.distill import distill
 from limbeck.recipes.evaluate import EvaluateConfig, Prober
 from limbeck.recipes.finetune import finetune
-from limbeck.recipes.images import Images
+from limbeck.recipes.images import Images, few_images
 from limbeck.recipes.networks import save_start, start_student
 from limbeck.recipes.probes import EmbedOptions
 from limbeck.recipes.rehearsal import in_section, try_distillation, try_tuning
@@ -268,6 +268,8 @@ class StageTrials:
             )
         if config.corruptions.wanted:
             told += [f"Note: {note}" for note in notes_of({"": [self.start]}, config.corruptions)]
+        if few := few_images(len(images.holdout)):
+            told.append(f"Note:{few}")
         if sees_test_images(config):
             told.append(
                 f"Note: {config.unlabelled} holds test images too, so stage one has seen them, "

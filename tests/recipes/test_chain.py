@@ -399,13 +399,6 @@ def test_stages_that_do_not_fit_are_told_before_the_first_trains(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_batch_that_is_too_large_is_told_before_there_is_a_folder(images, teacher, tmp_path):
-    config = chain_config(images, tmp_path / "run", teacher)
-    with pytest.raises(UserError, match="fewer than .* 256"):
-        distill(replace(config, train=replace(config.train, global_batch_size=256)))
-    assert not (tmp_path / "run").exists()
-
-
 # --- The rehearsal -------------------------------------------------------------------------------
 
 

@@ -125,12 +125,13 @@ def test_too_many_bad_files_are_a_problem(teacher, tmp_path):
     assert "eady" not in report(found)
 
 
-def test_a_batch_that_is_too_large_is_a_problem(unlabelled, tmp_path):
-    found = doctor(config_of(unlabelled, tmp_path, batch=64, holdout_ratio=0.0))
-    assert found.problems == [
-        "48 training images do not fill a batch of 64; add images or set "
-        "--train.global-batch-size 24 or less."
-    ]
+def test_a_batch_that_is_too_large_is_fitted_and_said(unlabelled, teacher, tmp_path):
+    found = doctor(config_of(unlabelled, tmp_path, teacher, batch=64, holdout_ratio=0.0))
+    assert found.problems == [] and found.forecast.total_steps == 4 * 48 // 8
+    assert (
+        "48 training images do not fill a batch of 64: a step will have 8 of them "
+        "(--train.global-batch-size 8)." in found.warnings
+    )
 
 
 def test_uneven_classes_are_a_warning(tmp_path):

@@ -306,8 +306,8 @@ def test_what_does_not_fit_is_told_before_anything_trains(
     config = config_of(images, teacher, out)
     with pytest.raises(UserError, match="has no labels, and stage two needs them"):
         two_stage(replace(config, data=replace(config.data, root=str(unlabelled))))
-    large = replace(config.specific, train=replace(TRAIN, global_batch_size=64))
-    with pytest.raises(UserError, match="--specific.train.global-batch-size"):
+    large = replace(config.specific, train=replace(TRAIN, epochs=1e-9))
+    with pytest.raises(UserError, match="specific.train.epochs"):
         two_stage(replace(config, specific=large))
     with pytest.raises(UserError, match="classifies these classes already; leave them out"):
         two_stage(replace(config, teacher=TeacherOptions(source=str(classifier))))
