@@ -22,7 +22,7 @@ import tyro
 from limbeck.config import options, to_plain
 from limbeck.data.options import CropOptions, DataOptions, LabelFraction
 from limbeck.engine.options import AT_THE_END, OptimOptions, TrainOptions
-from limbeck.errors import UserError
+from limbeck.errors import UserError, explain
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes import checks
 from limbeck.recipes import distill as distillation
@@ -249,7 +249,7 @@ def _caught(work: Callable[[], None]) -> str | None:
         return str(error)
     except Exception as error:  # an arm may be anybody's class, and memory may end
         log.debug("The arm's traceback:", exc_info=True)
-        return f"{type(error).__name__}: {error}"
+        return explain(error)
     return None
 
 
