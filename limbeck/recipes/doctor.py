@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 NUM_TRIED = 8  # images of the tried steps: enough to amortise a step, few enough for any machine
 NUM_STEPS = 3  # the first one warms up
 NUM_LISTED = 10
+LONG = 86400.0  # seconds: a run of more than a day is not just "ready"
 
 
 @options
@@ -358,11 +360,40 @@ def report(diagnosis: Diagnosis) -> str:
     lines += [f"PROBLEM     {text}" for text in diagnosis.problems]
     if not diagnosis.problems:
         lines.append(
-            "Ready."
+            _ready(forecast)
             if forecast
             else "The images are ready; add --teacher (or --targets) to try a step."
         )
-    return "\n".join(lines)
+    return "\n".join(_folded(line) for line in lines)
+
+
+def _ready(forecast: Forecast) -> str:
+    """That it fits, and, where it takes long, what makes it shorter."""
+    if forecast.total_seconds <= LONG:
+        return "Ready."
+    share = LONG / forecast.total_seconds
+    ways = [
+        f"{100 * share:.2g} % of the --train.epochs take a day",
+        "a smaller --student.img-size or student",
+    ]
+    if forecast.data_seconds > forecast.step_seconds:
+        ways.append("smaller images on the disk, or more --data.num-workers, which it waits for")
+    elif not forecast.teacher.startswith("none"):
+        ways.append("a smaller teacher, or its answers stored once (limbeck store-targets)")
+    if forecast.memory_of != "GPU memory":
+        ways.append("a GPU")
+    return (
+        f"It fits on this machine, but takes {_duration(forecast.total_seconds)}. Shorter: "
+        f"{'; '.join(ways)}."
+    )
+
+
+def _folded(line: str) -> str:
+    """Within the width of a terminal; what is below the first line begins where its text does."""
+    indent = " " * (12 if line[11:12] == " " else 0)
+    return textwrap.fill(
+        line, 80, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _nothing(at_zero: float | None) -> str:

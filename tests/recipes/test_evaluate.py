@@ -19,6 +19,7 @@ from limbeck.recipes.evaluate import (
     Prober,
     check,
     evaluate,
+    held_out_alike,
     joined,
     report,
     table_of,
@@ -175,6 +176,45 @@ def test_seen_test_images_are_said(unlabelled, images, student, teacher):
     assert any("Some test images were among those the student" in note for note in found.notes)
 
 
+@pytest.mark.parametrize(
+    ("ratios", "changes", "expected"),
+    [
+        ((0.05,), {}, 0.05),
+        ((0.1, 0.05), {}, 0.05),  # which lies within the other
+        ((0.0,), {}, 0.2),  # nothing to score on
+        ((0.5,), {}, 0.2),  # which lies within
+        ((0.05,), {"holdout_ratio": 0.3}, 0.3),  # asked for
+        ((0.05,), {"max_holdout": 7}, 0.2),
+        ((0.05,), {"eval_root": "elsewhere"}, 0.2),
+        ((0.05,), {"root": "elsewhere"}, 0.2),
+    ],
+)
+def test_whose_held_out_images_are_the_test(images, student, tmp_path, ratios, changes, expected):
+    runs = []
+    for ratio in ratios:
+        runs.append(shutil.copytree(student, tmp_path / str(ratio)))
+        record = json.loads((runs[-1] / "student.json").read_text())
+        record["config"]["data"] |= {"root": f"{images}/../{images.name}", "holdout_ratio": ratio}
+        (runs[-1] / "student.json").write_text(json.dumps(record))
+    data = replace(EvaluateConfig().data, **{"root": str(images)} | changes)
+    found = held_out_alike(config_of(images, *runs, data=data))
+    assert found.holdout_ratio == expected
+    assert replace(found, holdout_ratio=data.holdout_ratio, max_holdout=data.max_holdout) == data
+
+
+def test_a_student_is_not_asked_about_images_that_it_was_distilled_on(images, teacher, tmp_path):
+    data = DataOptions(root=str(images), holdout_ratio=0.1, num_workers=0)
+    run = distill(replace(distill_config(images, tmp_path / "run", teacher), data=data))
+    usual = EvaluateConfig().data
+    config = config_of(images, run, data=replace(usual, root=str(images), num_workers=0))
+    found = evaluate(replace(config, num_labels=(), out=tmp_path / "out"))
+    assert not any("were among those the student" in note for note in found.notes)
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["config"]["data"][
+        "holdout_ratio"
+    ] == 0.1  # fmt: skip
+    assert max(map(len, report(found).split("\n\n")[0].splitlines())) <= 80
+
+
 def test_another_crop_than_the_student_s_own_is_said(images, student):
     found = evaluate(config_of(images, student, embed=EmbedOptions(), num_labels=()))
     assert any(f"{student} records 1: pass --embed.crop-ratio 1 " in note for note in found.notes)
@@ -261,7 +301,8 @@ def test_top5_stands_last(images, student, tmp_path):
     for index in range(6):
         shutil.copytree(images / "red", tmp_path / str(index))
     found = evaluate(config_of(tmp_path, student, num_labels=(1,)))
-    columns = [column.strip() for column in table_of(found).splitlines()[0].split("|")[4:-1]]
+    heads = [text.splitlines()[0] for text in table_of(found).split("\n\n")]
+    columns = [each.strip() for head in heads for each in head.split("|")[2:-1]][2:]
     assert columns == ["knn_top1", "linear_top1", "few_1_top1", "knn_top5", "linear_top5"]
 
 
