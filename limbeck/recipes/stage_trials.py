@@ -45,7 +45,7 @@ from limbeck.recipes.stages import (
     teacher_config,
     teacher_dir,
 )
-from limbeck.recipes.steps import resolve
+from limbeck.recipes.steps import fitting_batch, resolve
 from limbeck.recipes.trials import own_num_heads, remembered
 from limbeck.recipes.tuning_networks import identify
 
@@ -109,6 +109,8 @@ class StageTrials:
         if self._must_tune_teacher():
             log.info("The teacher's fine-tuning is built once, likewise.")
             tuning = teacher_config(config)
+            batch = fitting_batch(len(images.train), tuning.train)  # as finetune itself will
+            tuning = replace(tuning, train=replace(tuning.train, global_batch_size=batch))
             try:
                 with in_section("tune_teacher", TuneTeacherOptions):
                     teacher = try_tuning(tuning, images, ranks)

@@ -262,7 +262,7 @@ def two_stage(config: TwoStageConfig) -> TwoStages:
         if any(arm.is_generic for arm in arms):
             data = stage_one_data(config)
             pool = images if data == config.data else open_images(data)
-        config = _with_batches_of(config, arms, images, pool)
+        config = _with_batches_of(config, images, pool)
         trials = StageTrials(config, arms, images, ranks)
         trials.pool = pool
         runs = trials.rehearse()
@@ -287,23 +287,14 @@ def two_stage(config: TwoStageConfig) -> TwoStages:
     return found
 
 
-def _with_batches_of(
-    config: TwoStageConfig, arms: list[Arm], images: Images, pool: Images | None
-) -> TwoStageConfig:
-    """The stages with batches that their images fill; ``pool`` are those of stage one."""
+def _with_batches_of(config: TwoStageConfig, images: Images, pool: Images | None) -> TwoStageConfig:
+    """Both stages with batches that their images fill; ``pool`` are those of stage one."""
     from limbeck.recipes.steps import fit_batch
 
     if pool is not None:
         config = replace(config, train=fit_batch(config.train, len(pool.train)))
-    sections = ["specific"]
-    if config.task_teacher is None and any(arm.is_taught for arm in arms):
-        sections.append("tune_teacher")
-    for name in sections:
-        section = getattr(config, name)
-        option = f"--{name.replace('_', '-')}.train"
-        train = fit_batch(section.train, len(images.train), option=option)
-        config = replace(config, **{name: replace(section, train=train)})
-    return config
+    train = fit_batch(config.specific.train, len(images.train), option="--specific.train")
+    return replace(config, specific=replace(config.specific, train=train))
 
 
 def _check_labels(config: TwoStageConfig, images: Images) -> None:
