@@ -151,6 +151,7 @@ def as_flags(text: str, kind: type, words: Sequence[str] = ()) -> str:
         path = nearest(paths) if paths else None
         return flags[path] if path else match[0]
 
+    text = re.sub(r"^\w+(?= has no effect)", dotted, text)
     text = re.sub(r"(?<![\w./\\'\"-])\w+(\.\w+)+(?![\w/-])", dotted, text)
     return re.sub(r"(?<![\w./\\'\"-])[a-z]+(_[a-z]+)+(?![\w/(-]|\.\w)", bare, text)
 

@@ -208,6 +208,7 @@ FINETUNE = {
     "TrainOptions: epochs = -1.0 is refused: too few.": "--train.epochs -1.0 is refused: too few.",
     "OptimOptions: betas.1 = 'x' is refused: no number.":
         "--optim.betas 'x' is refused: no number.",
+    "head has no effect without a head.": "--head has no effect without a head.",
     # Of one's own section where two have the name; of the one that the sentence names.
     "optim.head_lr_scale has no effect without layer_decay; set one.":
         "--optim.head-lr-scale has no effect without --optim.layer-decay; set one.",

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import nn
 
 from limbeck.errors import UserError
@@ -126,6 +127,11 @@ class Distiller(nn.Module):
                 f"The total of the losses of {name} is a tensor of shape "
                 f"{tuple(losses.total.shape)} and {losses.total.dtype}, not one number; take its "
                 "mean."
+            )
+        if torch.is_grad_enabled() and not losses.total.requires_grad:
+            raise UserError(
+                f"The total of the losses of {name} has no gradient, so nothing would be learnt; "
+                "compute it from the student's features, without detach() or no_grad()."
             )
 
     def after_step(self, step: int, total_steps: int) -> None:

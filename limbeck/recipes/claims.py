@@ -89,9 +89,11 @@ def class_notes(groups: Mapping[str, Sequence[Encoder]], classes: Sequence[str])
 
 def _names_of(encoder: Encoder) -> list[str]:
     """What a network calls its classes; empty where that is but their numbers."""
-    named = list(encoder.facts.origin.get("classes") or [])
+    named = encoder.facts.origin.get("classes")
+    if not isinstance(named, list | tuple) or not all(isinstance(name, str) for name in named):
+        return []  # what a record says of them is anybody's
     are_numbers = all(re.fullmatch(rf"(LABEL_)?{i}", name) for i, name in enumerate(named))
-    return [] if are_numbers else named
+    return [] if are_numbers else list(named)
 
 
 def _are_wordnet(names: Sequence[str]) -> bool:

@@ -30,7 +30,7 @@ from limbeck.models.build import (
     seeded,
     set_drop_path,
 )
-from limbeck.models.encoder import Encoder, EncoderFacts
+from limbeck.models.encoder import Encoder, EncoderFacts, check_taps
 from limbeck.models.finished import RECORD_FILE, is_finished_student, save_student, weight_hash
 from limbeck.models.heads import with_classifier
 from limbeck.models.options import StudentOptions, TeacherOptions
@@ -365,6 +365,7 @@ def layer_of(student: Encoder, name: str) -> int:
 
 def fit_heads(student: TimmEncoder, method: Method) -> None:
     """Give the student's blocks the head counts that the method's taps state."""
+    check_taps(student, method.student_taps, "student")
     for tap in method.student_taps:
         own = student.facts.num_heads[tap.block]
         if tap.num_heads not in (None, own):

@@ -207,6 +207,7 @@ def test_a_dense_task_and_its_method_fit_the_seam():
             r"tensor of shape \(2,\) and torch.float32, not one",
         ),
         (lambda total: Losses(total.long()), "torch.int64, not one number"),
+        (lambda total: Losses(total.detach()), "has no gradient, so nothing would be learnt"),
     ],
 )
 def test_losses_that_are_none_are_told_as_the_methods(returned, words):

@@ -82,7 +82,10 @@ def load_encoder(
 
 
 def _call_own(address: str, arguments: dict[str, Any]) -> Encoder:
-    encoder = import_own(address, "source")(**arguments)
+    build = import_own(address, "source")
+    if not callable(build):
+        raise UserError(f"'{address}' is a {type(build).__name__}, not a function of an Encoder.")
+    encoder = build(**arguments)
     if not isinstance(encoder, Encoder):
         raise UserError(
             f"'{address}' returned a {type(encoder).__name__}, not a limbeck.Encoder; see "
