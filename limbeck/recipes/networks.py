@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -365,7 +365,8 @@ def layer_of(student: Encoder, name: str) -> int:
 
 def fit_heads(student: TimmEncoder, method: Method) -> None:
     """Give the student's blocks the head counts that the method's taps state."""
-    check_taps(student, method.student_taps, "student")
+    asked = tuple(replace(tap, num_heads=None) for tap in method.student_taps)
+    check_taps(student, asked, "student")
     for tap in method.student_taps:
         own = student.facts.num_heads[tap.block]
         if tap.num_heads not in (None, own):
