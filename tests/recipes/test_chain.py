@@ -450,7 +450,7 @@ def test_doctor_forecasts_the_whole_chain(images, teacher, tmp_path):
     assert found.forecast.total_seconds == pytest.approx(
         16 * (found.forecast.step_seconds + found.forecast.data_seconds)
     )
-    said = report_diagnosis(found)
+    said = " ".join(report_diagnosis(found).split())
     assert "2 blocks, width 24, 3/4 heads, 32 px" in said
     assert "; then vit_tiny_patch16_224: 2 blocks, width 16, 2/4 heads, 32 px" in said
     assert "3 blocks, width 32, 4 heads, 32 px" in said

@@ -327,7 +327,7 @@ def test_too_few_images_for_the_batch_are_fitted_to(images, teacher, tmp_path):
     train = replace(config.train, global_batch_size=256)
     distill(replace(config, train=train))
     record = json.loads((tmp_path / "run" / "student.json").read_text())
-    assert record["config"]["train"]["global_batch_size"] == 8 and record["steps"] == 4 * 2
+    assert record["config"]["train"]["global_batch_size"] == 8 and record["steps"] == 4 * 4
     distill(replace(config, train=train))  # which goes on, so nothing is left to do
     train = replace(train, accumulate_steps=32)
     with pytest.raises(UserError, match="There are 36 images to train on, fewer than .* 256"):
