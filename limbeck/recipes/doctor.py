@@ -136,10 +136,13 @@ def judge_images(
         warnings.append(f"{num_bad} images can't be read and will be skipped.")
     if len(images.train) < batch:
         fitted = fitting_batch(len(images.train), config.train)
-        warnings.append(
-            f"{len(images.train)} training images do not fill a batch of {batch}: a step will have "
-            f"{fitted} of them (--train.global-batch-size {fitted})."
-        )
+        told = f"{len(images.train)} training images do not fill a batch of {batch}"
+        if fitted > len(images.train):
+            problems.append(f"{told}; add images, or lower --train.accumulate-steps.")
+        else:
+            warnings.append(
+                f"{told}: a step will have {fitted} of them (--train.global-batch-size {fitted})."
+            )
     if len(images.holdout) and (few := few_images(len(images.holdout))):
         warnings.append(few.strip())
     num_copies = sum(len(group) - 1 for group in found.duplicates)
