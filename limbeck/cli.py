@@ -7,10 +7,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
+from itertools import takewhile
 from types import ModuleType
 
-from limbeck.errors import UserError, did_you_mean
+from limbeck.errors import UserError, did_you_mean, explain, own_place
 from limbeck.files import printable
+from limbeck.papers import of_paper
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,9 @@ VERBS = {
     "demo": Verb("the whole story on 5,000 real digits, in about six minutes", "DemoConfig"),
 }
 
+ONE_PLACE = ("--data", "--data.root", "--data.eval-root", "--unlabelled", "--teacher")
+"""Options after which stray names are a pattern's."""
+
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of the command ``limbeck``; exits with 0, 1 (run failed) or 2 (bad input)."""
@@ -75,8 +80,10 @@ def describe(error: BaseException) -> str:
         return str(error)
     if isinstance(error, KeyboardInterrupt):
         return "stopped."
+    if own_place(error):
+        return f"{explain(error)}. That is your own code; --debug shows the traceback."
     return (
-        f"unexpected {type(error).__name__}: {error}. This should not happen; "
+        f"unexpected {explain(error)}. This should not happen; "
         "run again with --debug for the traceback and report it."
     )
 
@@ -95,6 +102,7 @@ def is_main_rank() -> bool:
 
 def run(words: list[str]) -> None:
     """Run one command line; raises UserError for bad input."""
+    words = _as_help(words)
     if not words or words[0] in ("-h", "--help"):
         print(overview())
         return
@@ -106,16 +114,47 @@ def run(words: list[str]) -> None:
     name, *rest = words
     if name not in VERBS:
         raise UserError(
-            f"There is no verb '{name}'.{did_you_mean(name, VERBS)} Verbs: {', '.join(VERBS)}."
+            f"There is no verb '{name}'.{of_paper(name) or did_you_mean(name, VERBS)} "
+            f"Verbs: {', '.join(VERBS)}."
         )
+    check_pattern(name, rest)
     verb, module = VERBS[name], recipe_of(name)
-    config = parse(name, verb, config_class(name), rest)
-    show_log(logging.INFO if is_main_rank() else logging.WARNING)
-    result = getattr(module, name.replace("-", "_"))(config)
+    kind = config_class(name)
+    try:
+        config = parse(name, verb, kind, rest)
+        show_log(logging.INFO if is_main_rank() else logging.WARNING)
+        result = getattr(module, name.replace("-", "_"))(config)
+    except UserError as error:
+        from limbeck.config import as_flags
+
+        error.args = (as_flags(str(error), kind, rest), *error.args[1:])
+        raise
     if is_main_rank():  # a run's files may not lie where the others are
         print(printable(module.report(result)))
     if verb.can_find_problems and result.problems:
         sys.exit(1)
+
+
+def _as_help(words: list[str]) -> list[str]:
+    """``limbeck help VERB`` and ``limbeck VERB help`` are ``limbeck VERB --help``."""
+    if words[:1] == ["help"]:
+        return [*words[1:2], "--help"]
+    if words[1:] == ["help"] and not os.path.exists("help"):
+        return [words[0], "--help"]
+    return words
+
+
+def check_pattern(name: str, words: Sequence[str]) -> None:
+    """Raise UserError for a pattern that the shell has turned into many names."""
+    for place, word in enumerate(words):
+        more = list(takewhile(lambda each: not each.startswith("-"), words[place + 1 :]))
+        if word in ONE_PLACE and len(more) > 1 and all(map(os.path.exists, more)):
+            raise UserError(
+                f"{word} takes one place and got {len(more)} ({more[0]}, {more[1]}, ...): has the "
+                "shell filled in a pattern such as *.jpg? Name the folder, such as limbeck "
+                f"{name} {word} {os.path.dirname(more[0]) or '.'}, which is read with all that "
+                "is in it."
+            )
 
 
 def recipe_of(verb: str) -> ModuleType:

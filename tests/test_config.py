@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from limbeck.cli import VERBS, parse
+from limbeck.cli import VERBS, config_class, parse
 from limbeck.config import (
+    as_flags,
     from_plain,
     has_own_module,
     import_own,
@@ -197,3 +198,40 @@ def test_a_module_that_is_not_there(address):
     assert not has_own_module(address)
     with pytest.raises(UserError, match="there is no module"):
         import_own(address, "method")
+
+
+FINETUNE = {
+    "train.global_batch_size 9 does not divide by train.accumulate_steps 2.":
+        "--train.global-batch-size 9 does not divide by --train.accumulate-steps 2.",
+    "keep_head and head_index exclude each other; leave one of them out.":
+        "--keep-head and --head-index exclude each other; leave one of them out.",
+    "TrainOptions: epochs = -1.0 is refused: too few.": "--train.epochs -1.0 is refused: too few.",
+    "OptimOptions: betas.1 = 'x' is refused: no number.":
+        "--optim.betas 'x' is refused: no number.",
+    "head has no effect without a head.": "--head has no effect without a head.",
+    # Of one's own section where two have the name; of the one that the sentence names.
+    "optim.head_lr_scale has no effect without layer_decay; set one.":
+        "--optim.head-lr-scale has no effect without --optim.layer-decay; set one.",
+    # Not what only looks like an option: files, keys of JSON, quoted words, what presets say.
+    "Can't read runs/train.epochs or data.root.json or 'data.root'.": None,
+    "There is no file or folder optim.pth: a/keep_head does not exist.": None,
+    "preset mine: there is no option 'trian'; train.epochs is one.": None,
+    "num_workers(): no such thing.": None,
+    "The method logit needs a teacher.": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), FINETUNE.items())
+def test_errors_are_spelled_as_the_command_line_is(text, expected):
+    assert as_flags(text, FinetuneConfig) == (expected or text)
+
+
+def test_of_sections_of_one_name_the_words_decide():
+    kind = config_class("compare")
+    text = "TrainOptions: epochs = -1.0 is refused: too few."
+    assert as_flags(text, kind).startswith("--train.epochs -1.0")
+    assert as_flags(text, kind, ["--tune.train.epochs", "-1"]).startswith(
+        "--tune.train.epochs -1.0"
+    )
+    told = "tune.train.epochs 1e-09 of 2 steps each is less than one step"
+    assert as_flags(told, kind).startswith("--tune.train.epochs 1e-09 of")

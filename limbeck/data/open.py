@@ -54,15 +54,16 @@ def split_holdout(source: Source, options: DataOptions) -> tuple[Source, Source]
     """Split ``source`` into (train, holdout) by a hash of each key.
 
     Whether an image is held out depends on its own key only, so adding images moves no other,
-    until ``max_holdout`` or one half of the source is reached: then the lowest hashes stay.
+    until ``max_holdout`` or one half of the source is reached: then the lowest hashes stay. Where
+    all of a few images have too high a hash, the lowest are taken, as many as the ratio means, and
+    at least one: something has to be scored on.
     """
     most = min(options.max_holdout, len(source) // 2)
-    ranked = sorted(
-        (fraction, index)
-        for index in range(len(source))
-        if (fraction := _key_fraction(source.key(index))) < options.holdout_ratio
-    )
-    held_out = sorted(index for _, index in ranked[:most])
+    ranked = sorted((_key_fraction(source.key(index)), index) for index in range(len(source)))
+    count = sum(fraction < options.holdout_ratio for fraction, _ in ranked)
+    if not count and options.holdout_ratio:
+        count = max(1, round(options.holdout_ratio * len(source)))
+    held_out = sorted(index for _, index in ranked[: min(count, most)])
     is_held_out = set(held_out)
     train = [index for index in range(len(source)) if index not in is_held_out]
     return Subset(source, train), Subset(source, held_out)

@@ -24,6 +24,7 @@ from limbeck.models.options import (
 from limbeck.models.origins.names import check_source
 from limbeck.models.shape_names import is_shape
 from limbeck.models.shapes import check_model_name, check_stated
+from limbeck.papers import of_paper
 
 
 def check_one_process(does: str, remedy: str = "") -> None:
@@ -179,6 +180,8 @@ def check_method(method: str, method_options: tuple[str, ...], methods: Iterable
                 "installed."
             )
         return
+    if (paper := of_paper(method)) and method not in methods:
+        raise UserError(f"There is no method '{method}'.{paper}")
     check_choice(method, methods, "method")
     if method_options:
         raise UserError(

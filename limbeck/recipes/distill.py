@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -103,9 +104,12 @@ def distill(config: DistillConfig) -> Path:
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import open_images
     from limbeck.recipes.networks import build_networks
+    from limbeck.recipes.steps import fit_batch
 
     with ranks_session(config.train.device) as ranks, lost_workers_explained():
         images = open_images(config.data)
+        train = fit_batch(config.train, len(images.train), ranks.world_size)
+        config = replace(config, train=train)
         if config.chain:
             return distill_chain(config, images, ranks, _distill)
         return _distill(config, build_networks(config, ranks.device), images, ranks)

@@ -6,6 +6,7 @@ Imports of torch are inside the functions: the config and its checks must answer
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
@@ -197,6 +198,7 @@ def finetune(config: FinetuneConfig) -> Path:
     from limbeck.data.workers import lost_workers_explained
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import check_holdout, open_images
+    from limbeck.recipes.steps import fit_batch
 
     with ranks_session(config.train.device) as ranks, lost_workers_explained():
         images = open_images(config.data)
@@ -207,7 +209,8 @@ def finetune(config: FinetuneConfig) -> Path:
                 "label column."
             )
         check_holdout(images)
-        return _finetune(config, images, ranks)
+        train = fit_batch(config.train, len(images.train), ranks.world_size)
+        return _finetune(replace(config, train=train), images, ranks)
 
 
 def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
@@ -373,10 +376,15 @@ def _score(
 def report(run_dir: Path) -> str:
     """The scores of a finished run, for the command line."""
     from limbeck.documents import read_json
+    from limbeck.recipes.images import few_images
 
     record = read_json(run_dir / "student.json")
     scores = ", ".join(f"{name} {100 * value:.1f} %" for name, value in record["scores"].items())
+    num_test = record["data"]["num_holdout"]
+    student = shlex.quote(str(run_dir))
     return (
-        f"Held-out images at the end: {scores}.\n"
-        f"The classifier is in {run_dir} (student.safetensors, student.json)."
+        f"Held-out images at the end: {scores}.{few_images(num_test)}\n"
+        f"The classifier is in {run_dir} (student.safetensors, student.json).\n"
+        f"Other images:  limbeck evaluate --student {student} --data LABELLED_IMAGES\n"
+        f'In Python:     classifier = limbeck.load("{run_dir}")'
     )

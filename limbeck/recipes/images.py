@@ -21,6 +21,8 @@ log = logging.getLogger("limbeck")
 
 FEW_IMAGES = 500  # a guess at where pre-training stops to make sense; it is said, not refused
 
+FEW_TEST_IMAGES = 100  # below it the 95 % interval of a score may be 10 points to each side
+
 
 @dataclass(frozen=True)
 class Images:
@@ -140,6 +142,14 @@ def stream(
         skipped=skipped,
         targets=targets,
     )
+
+
+def few_images(num_test: int) -> str:
+    """A sentence to append (with a leading space) where few images were scored, or ''."""
+    if num_test >= FEW_TEST_IMAGES:
+        return ""
+    images = f"{num_test} held-out image{'s' if num_test > 1 else ''}"
+    return f" {images} can't tell much: each is {100 / max(1, num_test):.3g} points."
 
 
 def check_holdout(images: Images) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from limbeck.models.build import (
     seeded,
     set_drop_path,
 )
-from limbeck.models.encoder import Encoder, EncoderFacts
+from limbeck.models.encoder import Encoder, EncoderFacts, check_taps
 from limbeck.models.finished import RECORD_FILE, is_finished_student, save_student, weight_hash
 from limbeck.models.heads import with_classifier
 from limbeck.models.options import StudentOptions, TeacherOptions
@@ -369,6 +369,8 @@ def layer_of(student: Encoder, name: str) -> int:
 
 def fit_heads(student: TimmEncoder, method: Method) -> None:
     """Give the student's blocks the head counts that the method's taps state."""
+    asked = tuple(replace(tap, num_heads=None) for tap in method.student_taps)
+    check_taps(student, asked, "student")
     for tap in method.student_taps:
         own = student.facts.num_heads[tap.block]
         if tap.num_heads not in (None, own):

@@ -70,6 +70,7 @@ def build_probe(
     the student's nearest neighbours among the held-out images are the teacher's.
     """
     from limbeck.evaluation.probes import quick_agreement, quick_probe
+    from limbeck.recipes.images import few_images
 
     fewest = 1 if images.is_labelled else 3  # neighbours need somebody to choose from
     if not (images.is_labelled or teacher):
@@ -81,6 +82,8 @@ def build_probe(
         )
         return None
     test = spread_slice(images.holdout, probes.num_test)
+    if few := few_images(len(test)):
+        log.info("Of the probes during the run:%s", few)
 
     def embed_all(encoder: Encoder, source: Source, precision: str = "fp32") -> Embeddings:
         return embed_source(encoder, source, probes, data, device, skipped, precision)

@@ -258,10 +258,13 @@ def two_stage(config: TwoStageConfig) -> TwoStages:
         _check_labels(config, images)
         check_holdout(images)
         check_images(images, config.corruptions)
-        trials = StageTrials(config, arms, images, ranks)
+        pool = None
         if any(arm.is_generic for arm in arms):
             data = stage_one_data(config)
-            trials.pool = images if data == config.data else open_images(data)
+            pool = images if data == config.data else open_images(data)
+        config = _with_batches_of(config, images, pool)
+        trials = StageTrials(config, arms, images, ranks)
+        trials.pool = pool
         runs = trials.rehearse()
         plain = to_plain(config)
         run = open_run(
@@ -274,6 +277,7 @@ def two_stage(config: TwoStageConfig) -> TwoStages:
         open_existing(runs)
         found = TwoStages(config.out, arms, trials.sentences())
         found.teacher = trials.teach()
+        found.equal += [f"Note: {note}" for note in trials.notes]
         for seed in range(config.seeds):
             for arm in arms:
                 log.info("Arm %s, seed %d of %d: %s.", arm.name, seed, config.seeds, arm.words)
@@ -281,6 +285,16 @@ def two_stage(config: TwoStageConfig) -> TwoStages:
                 write(found)
         run.finish()
     return found
+
+
+def _with_batches_of(config: TwoStageConfig, images: Images, pool: Images | None) -> TwoStageConfig:
+    """Both stages with batches that their images fill; ``pool`` are those of stage one."""
+    from limbeck.recipes.steps import fit_batch
+
+    if pool is not None:
+        config = replace(config, train=fit_batch(config.train, len(pool.train)))
+    train = fit_batch(config.specific.train, len(images.train), option="--specific.train")
+    return replace(config, specific=replace(config.specific, train=train))
 
 
 def _check_labels(config: TwoStageConfig, images: Images) -> None:

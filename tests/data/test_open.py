@@ -151,6 +151,14 @@ def test_holdout_is_capped():
     assert held_out_keys(MemorySource([b""]), holdout_ratio=0.9) == set()
 
 
+def test_of_few_images_at_least_one_is_held_out():
+    # All of their hashes are above the ratio.
+    few = MemorySource([b""] * 6)
+    assert len(held_out_keys(few, holdout_ratio=0.05)) == 1
+    assert held_out_keys(few, holdout_ratio=0.05) <= held_out_keys(few, holdout_ratio=0.5)
+    assert not held_out_keys(few, holdout_ratio=0.05, max_holdout=0)
+
+
 def test_holdout_is_the_same_in_any_order():
     source = MemorySource([b""] * 50)
     backwards = Subset(source, range(49, -1, -1))

@@ -36,6 +36,22 @@ def test_columns_choose_and_order():
     assert lines[0] == "| b | a |" and lines[2] == "| y | x |"
 
 
+def test_a_wide_table_goes_on_below():
+    rows = [{"net": "a", "one": "1" * 9, "two": "2" * 9, "three": "3" * 9}]
+    assert table(rows, width=34).splitlines() == [
+        "| net | one       | two       |",
+        "|-----|-----------|-----------|",
+        "| a   | 111111111 | 222222222 |",
+        "",
+        "| net | three     |",
+        "|-----|-----------|",
+        "| a   | 333333333 |",
+    ]
+    assert table(rows, width=45) == table(rows)  # which is 45 wide
+    # One column beside the first there must be, however wide.
+    assert len(table(rows, width=5).splitlines()) == 3 * 3 + 2
+
+
 def pixels(file):
     with Image.open(file) as image:
         return image.size, image.convert("L").getextrema()

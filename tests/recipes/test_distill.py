@@ -332,12 +332,17 @@ def test_too_many_corrupt_images_stop_with_the_list(teacher, tmp_path):
     assert all(json.loads(line)["key"] in str(caught.value) for line in listed)
 
 
-def test_too_few_images_for_the_batch(images, teacher, tmp_path):
+def test_too_few_images_for_the_batch_are_fitted_to(images, teacher, tmp_path):
     config = distill_config(images, tmp_path / "run", teacher)
     train = replace(config.train, global_batch_size=256)
+    distill(replace(config, train=train))
+    record = json.loads((tmp_path / "run" / "student.json").read_text())
+    assert record["config"]["train"]["global_batch_size"] == 8 and record["steps"] == 4 * 4
+    distill(replace(config, train=train))  # which goes on, so nothing is left to do
+    train = replace(train, accumulate_steps=32)
     with pytest.raises(UserError, match="There are 36 images to train on, fewer than .* 256"):
-        distill(replace(config, train=train))
-    assert not (tmp_path / "run").exists()
+        distill(replace(config, out=tmp_path / "other", train=train))
+    assert not (tmp_path / "other").exists()
 
 
 def test_unlabelled_images_give_probes_of_agreement(unlabelled, teacher, tmp_path):

@@ -92,7 +92,11 @@ def test_what_the_record_and_the_report_say(classifier, student):
     assert record["student"]["weight_hash"] == limbeck.load(student).facts.origin["weight_hash"]
     assert record["scores"] == metrics_of(classifier)[1][-1]["probe"]
     top1 = record["scores"]["top1"]
-    assert f"top1 {100 * top1:.1f} %, top5 100.0 %." in report(classifier)
+    said = report(classifier)
+    assert f"top1 {100 * top1:.1f} %, top5 100.0 %." in said
+    num_test = record["data"]["num_holdout"]
+    assert f"{num_test} held-out images can't tell much: each is {100 / num_test:.3g}" in said
+    assert f"limbeck evaluate --student {classifier} --data" in said
 
 
 def test_the_same_again_changes_nothing(classifier, images, student):

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from limbeck.config import import_own
 from limbeck.errors import UserError, did_you_mean
-from limbeck.models.encoder import Encoder
+from limbeck.models.encoder import Encoder, EncoderFacts
 from limbeck.models.finished import (
     FINISHED_FILE,
     RECORD_FILE,
@@ -31,6 +33,7 @@ from limbeck.models.origins.timm import load_timm
 from limbeck.models.tensor_files import check_finite
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import wrap
+from limbeck.records import Features, Tap
 
 
 def load_encoder(
@@ -100,13 +103,44 @@ def _load(
 
 
 def _call_own(address: str, arguments: dict[str, Any]) -> Encoder:
-    encoder = import_own(address, "source")(**arguments)
+    build = import_own(address, "source")
+    if not callable(build):
+        raise UserError(f"'{address}' is a {type(build).__name__}, not a function of an Encoder.")
+    encoder = build(**arguments)
     if not isinstance(encoder, Encoder):
         raise UserError(
             f"'{address}' returned a {type(encoder).__name__}, not a limbeck.Encoder; see "
             "examples/own_teacher.py."
         )
-    return encoder.eval()
+    _ask_own(address, encoder.eval())
+    return encoder
+
+
+@torch.no_grad()
+def _ask_own(address: str, encoder: Encoder) -> None:
+    """Show it two grey images, so that what no run could use is told before one begins."""
+    if not isinstance(getattr(encoder, "facts", None), EncoderFacts):
+        raise UserError(f"'{address}': its encoder has no EncoderFacts as facts.")
+    facts, offered = encoder.facts, encoder.offered_taps()
+    kind = next((kind for kind in ("output", "logits") if kind in offered), None)
+    if kind is None:
+        return
+    said = encoder(torch.full((2, 3, *facts.img_size), 0.5), None, (Tap(kind),))
+    if not isinstance(said, Features) or Tap(kind) not in said.taps:
+        what = f"without Tap('{kind}')" if isinstance(said, Features) else "in their place"
+        raise UserError(
+            f"'{address}': asked for Tap('{kind}'), its encoder returned a {type(said).__name__} "
+            f"{what}; it is to return limbeck.Features with just the taps that it was asked for."
+        )
+    num_tokens = facts.num_prefix_tokens + facts.grid[0] * facts.grid[1]
+    wanted = (2, facts.num_classes) if kind == "logits" else (2, num_tokens, facts.output_dim)
+    shape = tuple(said.taps[Tap(kind)].shape)
+    shape = shape[:2] if kind == "logits" else shape  # of a dense task they are maps
+    if shape != wanted:
+        raise UserError(
+            f"'{address}': Tap('{kind}') of two images has the shape {shape}, and by its encoder's "
+            f"facts it would be {wanted}; correct one of them."
+        )
 
 
 def _check_positive(**numbers: int | Sequence[int] | None) -> None:
