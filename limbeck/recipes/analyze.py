@@ -13,10 +13,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import pydantic
 import tyro
 
-from limbeck.config import from_plain, options, read_preset, read_values, to_plain
+from limbeck.config import (
+    Few,
+    PositiveFloat,
+    PositiveInt,
+    Repeats,
+    Seed,
+    from_plain,
+    options,
+    read_preset,
+    read_values,
+    to_plain,
+)
 from limbeck.data.options import DataOptions, LabelFraction
 from limbeck.documents import read_json
 from limbeck.errors import UserError
@@ -32,8 +42,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("limbeck")
 
-PositiveInt = Annotated[int, pydantic.Field(gt=0)]
-NotNegativeInt = Annotated[int, pydantic.Field(ge=0)]
 Part = Literal["similarity", "attention", "probing"]
 
 PARTS: tuple[Part, ...] = ("similarity", "attention", "probing")
@@ -72,20 +80,20 @@ class AnalyzeConfig:
     sampling: Literal["random", "stratified"] | None = None
     """How they are drawn: by chance, or as many of each class as of every other; stratified if not
     given, where there are labels."""
-    seed: int = 0
+    seed: Seed = 0
     """Another seed draws other images."""
     pooled_similarity: bool = False
     """Compare the mean patch token of each image instead of all its patches."""
-    cell_px: Annotated[float, pydantic.Field(gt=0)] | None = None
+    cell_px: PositiveFloat | None = None
     """Pixels that a patch counts in the attention distance; its true side if not given. The code
     released with MAE-Lite takes 14 for patches of 16."""
     num_train: PositiveInt = 5000
     """At most this many labelled images to learn probes from."""
-    keep_blocks: tuple[NotNegativeInt, ...] = ()
+    keep_blocks: tuple[Few, ...] = ()
     """Fine-tune with only the first so many blocks kept, for each of these numbers."""
     label_fractions: tuple[LabelFraction, ...] = (1.0,)
     """Each of them with these parts of the labels."""
-    num_seeds: PositiveInt = 1
+    num_seeds: Repeats = 1
     """And from so many seeds, for the spread."""
     finetune_preset: str | None = None
     """The recipe of these runs: a preset of limbeck finetune, or a .toml file of its options."""

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from limbeck.config import options, to_plain
+from limbeck.config import Seed, options, to_plain
 from limbeck.data.options import CropOptions, DataOptions, TargetsOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.methods import METHODS, PerMethodOptions
@@ -44,7 +44,7 @@ class DistillConfig(PerMethodOptions):
     """relation, feature or cls-token (TinyMIM's default and other arms), attention-map (D-MAE and
     D2-MAE), decoder-feature (G2SD); without a teacher masked-pixel (MAE), simmim, moco-v3 or dino;
     or your own as module:Class."""
-    seed: int = 0
+    seed: Seed = 0
     overwrite: bool = False
     """Start afresh where the folder holds another run."""
     chain: str = ""

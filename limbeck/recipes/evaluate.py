@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import pydantic
 import tyro
 
-from limbeck.config import options, to_plain
+from limbeck.config import PositiveInt, Repeats, options, to_plain
 from limbeck.data.options import CorruptionOptions, DataOptions
 from limbeck.documents import read_json
 from limbeck.errors import RunError, UserError
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("limbeck")
 
-PositiveInt = Annotated[int, pydantic.Field(gt=0)]
 
 SCORES_FILE = "scores.json"
 
@@ -56,7 +54,7 @@ class EvaluateConfig:
     """Replace the scores of another evaluation in that folder."""
     num_labels: tuple[PositiveInt, ...] = (1, 5, 20)
     """Labels per class of the few-label probes."""
-    label_draws: PositiveInt = 5
+    label_draws: Repeats = 5
     """Draws of these labels."""
     k: PositiveInt = 20
     """Neighbours of the kNN classifier."""

@@ -12,10 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import pydantic
 import tyro
 
-from limbeck.config import options, to_plain
+from limbeck.config import Depth, Few, NotNegative, Rate, Seed, Side, Width, options, to_plain
 from limbeck.data.options import DataOptions, MixOptions, ViewOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
@@ -58,10 +57,10 @@ class FinetuneConfig(PerTaskMethodOptions):
     scratch."""
     out: Path = Path("runs/finetune")
     """Folder of the run: checkpoints, logs, and at the end the finished classifier."""
-    seed: int = 0
+    seed: Seed = 0
     overwrite: bool = False
     """Start afresh where the folder holds another run."""
-    img_size: Annotated[int, pydantic.Field(gt=0)] | None = None
+    img_size: Side | None = None
     """Image side in pixels; the student's own if not given (positions are interpolated)."""
     head: HeadKind | None = None
     """single: one classifier; distilled: DeiT's distillation token with a second one;
@@ -75,12 +74,12 @@ class FinetuneConfig(PerTaskMethodOptions):
     """MAE-Lite's variant of a plain ViT: biases of relative positions and layer scale in every
     block. qkv-bias: with the ViT's biases of queries, keys and values; qv-bias: without the keys',
     and the others start at 0, as once released."""
-    num_heads: Annotated[int, pydantic.Field(gt=0)] | None = None
+    num_heads: Width | None = None
     """Head count of all blocks; the student's own, adapted last block included, if not given."""
-    head_init_std: Annotated[float, pydantic.Field(ge=0)] = 2e-5
+    head_init_std: NotNegative = 2e-5
     """Standard deviation of a fresh classifier's weights (trunc-normal): 2e-5 in MAE's and
     TinyMIM's fine-tuning, 0.02 in MAE-Lite's."""
-    dist_head_init_std: Annotated[float, pydantic.Field(ge=0)] | None = None
+    dist_head_init_std: NotNegative | None = None
     """Likewise of a second head: 0.02 in G2SD's; head_init_std's if not given."""
     head_index: Path | None = None
     """Start the classifier from the student's own: a file with the old class (counted from 0) of
@@ -89,12 +88,12 @@ class FinetuneConfig(PerTaskMethodOptions):
     """Go on with the student's own classifier, of the same classes: at a larger image size, say."""
     freeze_batch_norm: bool = False
     """Batch norm goes on with the statistics that it has; its weights and biases are trained."""
-    keep_blocks: Annotated[int, pydantic.Field(ge=0)] | None = None
+    keep_blocks: Few | None = None
     """Only the student's first blocks, so many, are kept; what comes after them starts afresh
     before the fine-tuning. All are kept if not given."""
-    q_pool: Annotated[int, pydantic.Field(gt=0)] | None = None
+    q_pool: Depth | None = None
     """How often a Hiera pools; 3 if not given, its pre-training mostly did it twice."""
-    drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.2
+    drop_path_rate: Rate = 0.2
     """Stochastic depth, rising linearly from 0 in the first block to this in the last."""
     method: str = "logit"
     """How a teacher helps: logit (DeiT), nkd (in place of the labels), or your own module:Class."""
