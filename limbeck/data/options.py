@@ -218,7 +218,7 @@ class CorruptionOptions:
                 )
         if len(self.names) > 1 and {"all", "none"} & set(self.names):
             raise UserError("corruptions.names: all and none stand alone; leave the others out.")
-        if not self.severities or not set(self.severities) <= {1, 2, 3, 4, 5}:
+        if not self.severities:
             raise UserError("corruptions.severities are one or more of 1, 2, 3, 4 and 5.")
         if not self.wanted:
             default = type(self).__dataclass_fields__  # type: ignore[attr-defined]

@@ -26,6 +26,7 @@ from limbeck.models.windows import timm_kwargs
 
 WEIGHTS_FILE = "student.safetensors"
 RECORD_FILE = "student.json"
+STUDENT_FILES = (WEIGHTS_FILE, RECORD_FILE)
 FORMAT = "limbeck-student"
 FORMAT_VERSION = 1
 MASK_TOKEN = "mask_token"

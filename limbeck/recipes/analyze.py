@@ -175,7 +175,7 @@ def analyze(config: AnalyzeConfig) -> Analysis:
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import open_images
 
-    with ranks_session(config.device) as ranks:
+    with ranks_session(config.device, to_plain(config)) as ranks:
         images = open_images(config.data)
         found, subjects = _measured(config, images, ranks, before)
     if config.keep_blocks:

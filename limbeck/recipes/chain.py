@@ -218,6 +218,7 @@ def distill_chain(
     """
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import on_main_rank
+    from limbeck.models.finished import STUDENT_FILES
     from limbeck.recipes.networks import build_networks
 
     stages = split_chain(config)
@@ -232,6 +233,7 @@ def distill_chain(
         {"verb": "distill", **plain, "resolved": resolved},
         {name: identities[0][1][name] for name in ("data", "teacher")},
         overwrite=config.overwrite,
+        makes=STUDENT_FILES,
     )
     if run.is_finished:
         log.info("%s is finished already; nothing to do.", run.dir)

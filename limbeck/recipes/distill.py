@@ -104,7 +104,7 @@ def distill(config: DistillConfig) -> Path:
     from limbeck.recipes.images import open_images
     from limbeck.recipes.networks import build_networks
 
-    with ranks_session(config.train.device) as ranks, lost_workers_explained():
+    with ranks_session(config.train.device, to_plain(config)) as ranks, lost_workers_explained():
         images = open_images(config.data)
         if config.chain:
             return distill_chain(config, images, ranks, _distill)
@@ -119,7 +119,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     from limbeck.engine.loop import fit
     from limbeck.methods.distiller import Distiller
     from limbeck.models.build import describe_positions, parts_of, reinit_tail, remember
-    from limbeck.models.finished import save_student
+    from limbeck.models.finished import STUDENT_FILES, save_student
     from limbeck.recipes import lineage
     from limbeck.recipes.networks import check_labels, check_pairs, layer_of
     from limbeck.recipes.probes import build_probe
@@ -134,7 +134,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     check_labels(nets, images.train.classes)
     check_pairs(nets.method, config.train, ranks.world_size)
     stored = nets.reader and locate(nets.reader, config, nets, images)
-    run = open_run(config.out, *identity, overwrite=config.overwrite)
+    run = open_run(config.out, *identity, overwrite=config.overwrite, makes=STUDENT_FILES)
     if run.is_finished:
         log.info("%s is finished already; nothing to do.", run.dir)
         return run.dir
@@ -209,7 +209,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
                 crop_ratio=config.probes.crop_ratio,
                 kept=nets.method.keepsakes(),
             )
-            run.finish()
+            run.finish(*(f"{name}.safetensors" for name in nets.method.keepsakes()))
             report.note(skipped.summary())
 
         # The other ranks wait: in a chain they load this student next.

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import TYPE_CHECKING
 
-from limbeck.config import options
+from limbeck.config import options, to_plain
 from limbeck.recipes.distill import DistillConfig, check, check_all_but_teacher
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def doctor(config: DoctorConfig) -> Diagnosis:
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import open_images
 
-    with ranks_session(config.train.device) as ranks:
+    with ranks_session(config.train.device, to_plain(config)) as ranks:
         images = open_images(config.data)
         everything = (
             Chain([images.whole, images.holdout]) if config.data.eval_root else images.whole

@@ -133,7 +133,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     from limbeck.models.origins.load import load_encoder
     from limbeck.recipes.images import check_holdout, open_images
 
-    with ranks_session(config.device) as ranks:
+    with ranks_session(config.device, to_plain(config)) as ranks:
         images = open_images(config.data)
         if not images.is_labelled and config.teacher is None:
             raise UserError(

@@ -191,7 +191,7 @@ def finetune(config: FinetuneConfig) -> Path:
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import check_holdout, open_images
 
-    with ranks_session(config.train.device) as ranks, lost_workers_explained():
+    with ranks_session(config.train.device, to_plain(config)) as ranks, lost_workers_explained():
         images = open_images(config.data)
         if not images.is_labelled:
             root = config.data.eval_root if images.train.classes else config.data.root
@@ -208,7 +208,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.log import Log
     from limbeck.engine.loop import fit
-    from limbeck.models.finished import save_student
+    from limbeck.models.finished import STUDENT_FILES, save_student
     from limbeck.recipes import lineage
     from limbeck.recipes.networks import layer_of
     from limbeck.recipes.steps import Resolved
@@ -219,7 +219,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     student, facts, task = nets.student, nets.student.facts, nets.task
     identity = identify(config, nets, images, ranks)
     resolved = Resolved(**identity[0]["resolved"])
-    run = open_run(config.out, *identity, overwrite=config.overwrite)
+    run = open_run(config.out, *identity, overwrite=config.overwrite, makes=STUDENT_FILES)
     if run.is_finished:
         log.info("%s is finished already; nothing to do.", run.dir)
         return run.dir

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from limbeck.config import PositiveFloat, PositiveInt, Seed, options
+from limbeck.config import PositiveFloat, PositiveInt, Seed, options, to_plain
 from limbeck.data.options import CropOptions, DataOptions, StoreOptions
 from limbeck.errors import UserError
 from limbeck.methods import PerMethodOptions
@@ -113,7 +113,11 @@ def store_targets(config: StoreTargetsConfig) -> Stored | Checked:
     from limbeck.recipes.networks import build_networks
     from limbeck.recipes.storing import stop_explained
 
-    with ranks_session(config.device) as ranks, stop_explained(), lost_workers_explained():
+    with (
+        ranks_session(config.device, to_plain(config)) as ranks,
+        stop_explained(),
+        lost_workers_explained(),
+    ):
         images = open_images(config.data)
         return _store(config, images, build_networks(as_distill(config), ranks.device), ranks)
 
@@ -126,7 +130,7 @@ def _store(
     from limbeck.data.target_store.parts import num_parts_for
     from limbeck.data.target_store.place import check_room
     from limbeck.data.target_store.writer import open_writer
-    from limbeck.engine.distributed import gather
+    from limbeck.engine.distributed import check_ranks, gather
     from limbeck.methods.targets import plan_targets
     from limbeck.recipes.lineage import versions
     from limbeck.recipes.storing import Job
@@ -158,6 +162,7 @@ def _store(
     )
     if config.check:
         return _check(config, images, nets, ranks, manifest)
+    check_ranks({"images": images.fingerprint, "teacher": manifest.teacher["weights"]})
     writer = open_writer(config.out, manifest, targets.weights)
     if targets.weights:  # Of those that were written first, should the last bits differ.
         kind, weights = type(targets), writer.weights()
