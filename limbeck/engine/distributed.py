@@ -195,10 +195,11 @@ def _is_lost(error: BaseException) -> bool:
 
 
 def _lost(error: BaseException) -> RunError:
-    why = re.sub(r"^\[[^]]*\] *", "", str(error)).partition(". ")[0]  # without gloo's file and line
+    # Without the file and line of gloo.
+    why = re.sub(r"^\[[^]]*\] *", "", str(error)).partition(". ")[0]
     return RunError(
-        f"Another process of this run is gone (killed, or out of memory) or does not answer: {why}. "
-        "Run the same command again: it goes on from the last checkpoint."
+        f"Another process of this run is gone (killed, or out of memory) or does not answer: {why}."
+        " Run the same command again: it goes on from the last checkpoint."
     )
 
 

@@ -306,6 +306,7 @@ def _which_layers(
 ) -> list[dict[str, Any]]:
     """Top-1 of every fine-tuning, each an ordinary run that can be continued."""
     from limbeck.recipes.finetune import finetune
+    from limbeck.recipes.lineage import scores_of
     from limbeck.recipes.measure import file_name
 
     if not images.is_labelled:
@@ -319,7 +320,7 @@ def _which_layers(
         runs = fine_tunings(config, file_name(subject.name), subject.source)
         for number, run in enumerate(runs, 1):
             log.info("%s: fine-tuning %d of %d (%s).", subject.name, number, len(runs), run.out)
-            scores = read_json(finetune(run) / "student.json")["scores"]
+            scores = scores_of(finetune(run))
             found.append(
                 {
                     "model": subject.name,

@@ -17,6 +17,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import TypedDict
+
 from limbeck.config import from_plain, to_plain
 from limbeck.documents import read_json
 from limbeck.errors import UserError, did_you_mean
@@ -112,10 +114,15 @@ def stage_dirs(out: Path, chain: str) -> list[Path]:
     return [out / f"{number}_{name}" for number, name in enumerate(names, 1)]
 
 
+class _Chained(TypedDict, total=False):
+    chain: str
+
+
 def finished_stages(run_dir: Path) -> list[Path]:
     """The stages' folders of a finished chain; none where the folder holds an ordinary run."""
     file = run_dir / "config.json"
-    chain = read_json(file).get("chain", "") if file.exists() else ""
+    said: _Chained = read_json(file, _Chained) if file.exists() else {}
+    chain = said.get("chain", "")
     return stage_dirs(run_dir, chain) if chain else []
 
 
@@ -297,12 +304,19 @@ def _open_stages(stages: list[DistillConfig], identities: list[Identity]) -> Non
         is_ready = run.is_finished
 
 
+class _Keeping(TypedDict, total=False):
+    kept: dict[str, Any]
+
+
 def copy_student(stage_dir: Path, out: Path) -> None:
     """Copy a finished student's files into another folder, each whole or not at all."""
     from limbeck.files import write_whole
     from limbeck.models.finished import RECORD_FILE, WEIGHTS_FILE
 
-    kept = [f"{name}.safetensors" for name in read_json(stage_dir / RECORD_FILE).get("kept", {})]
+    said: _Keeping = read_json(stage_dir / RECORD_FILE, _Keeping)
+    kept = [f"{name}.safetensors" for name in said.get("kept", {})]
+    if odd := next((name for name in kept if Path(name).name != name), None):
+        raise UserError(f"{stage_dir / RECORD_FILE} names {odd}, which is not beside it.")
     # The record last: where it exists, the weights are complete.
     for name in (*kept, WEIGHTS_FILE, RECORD_FILE):
         with (stage_dir / name).open("rb") as source:

@@ -363,10 +363,10 @@ def _score(
 
 def report(run_dir: Path) -> str:
     """The scores of a finished run, for the command line."""
-    from limbeck.documents import read_json
+    from limbeck.recipes.lineage import scores_of
 
-    record = read_json(run_dir / "student.json")
-    scores = ", ".join(f"{name} {100 * value:.1f} %" for name, value in record["scores"].items())
+    found = scores_of(run_dir).items()
+    scores = ", ".join(f"{name} {100 * value:.1f} %" for name, value in found)
     return (
         f"Held-out images at the end: {scores}.\n"
         f"The classifier is in {run_dir} (student.safetensors, student.json)."
