@@ -18,7 +18,6 @@ from limbeck.recipes.costs import measured, read_measured
 from limbeck.recipes.distill import DistillConfig, distill
 from limbeck.recipes.evaluate import EvaluateConfig, Prober
 from limbeck.recipes.finetune import FinetuneConfig, finetune, with_labels
-from limbeck.recipes.lineage import scores_of
 from limbeck.recipes.probes import CropEvalOptions
 from limbeck.recipes.tuning import tuning_run, without_layer_decay
 
@@ -63,6 +62,7 @@ class Trials:
 
     def run(self, arm: Arm, seed: int, own: DistillConfig | None, result: Result) -> None:
         """Do what is left of an arm; fills ``result`` as far as it comes. Raises as runs do."""
+        from limbeck.recipes.lineage import scores_of
         from limbeck.recipes.networks import save_start
 
         config = self.config

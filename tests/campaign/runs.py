@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,35 +12,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from limbeck.cli import main
 from tests.campaign.hostile import Hostile
 
 SHAPE = [
-    "--student.name",
-    "vit_tiny",
-    "--student.embed-dim",
-    "24",
-    "--student.depth",
-    "2",
-    "--student.num-heads",
-    "2",
-    "--student.img-size",
-    "16",
-    "--student.patch-size",
-    "8",
+    *("--student.name", "vit_tiny", "--student.embed-dim", "24", "--student.depth", "2"),
+    *("--student.num-heads", "2", "--student.img-size", "16", "--student.patch-size", "8"),
 ]
 LOOP = ["--train.precision", "fp32", "--train.device", "cpu", "--data.num-workers", "0"]
 SHORT = [
-    "--train.epochs",
-    "1",
-    "--train.global-batch-size",
-    "8",
-    "--optim.warmup-epochs",
-    "0",
-    "--data.holdout-ratio",
-    "0.25",
-    "--train.save-every",
-    "1",
+    *("--train.epochs", "1", "--train.global-batch-size", "8", "--train.save-every", "1"),
+    *("--optim.warmup-epochs", "0", "--data.holdout-ratio", "0.25"),
 ]
 STORED = ("config.json", "fingerprint.json", "finished.json", "metrics.jsonl", "student.json")
 NO_JSON = {
@@ -66,13 +49,13 @@ def inputs(folder: Path) -> Iterator[Hostile]:
     start = [*SHAPE, *LOOP, *SHORT, "--data", str(images)]
     distil = ["distill", "--method", "masked-pixel", *start]
     tune = ["finetune", *LOOP, *SHORT, "--data", str(images)]
-    main([*distil, "--out", str(folder / "whole")])
-    main([*tune, "--student", str(folder / "whole"), "--out", str(folder / "tuned")])
+    _run([*distil, "--out", str(folder / "whole")])
+    _run([*tune, "--student", str(folder / "whole"), "--out", str(folder / "tuned")])
     compare = [
         *("compare", "--arms", "untrained", "masked-pixel", "--seeds", "1", "--no-fine-tune"),
         *start,
     ]
-    main([*compare, "--out", str(folder / "compared")])
+    _run([*compare, "--out", str(folder / "compared")])
 
     def copy(whole: str, name: str, change: Callable[[Path], object]) -> Path:
         out = folder / name
@@ -115,15 +98,13 @@ def inputs(folder: Path) -> Iterator[Hostile]:
     )
     yield again(
         "checkpoint-of-a-newer-version",
-        lambda out: (unfinished(out), _change(out, lambda state: state.update(limbeck_checkpoint=9))),
+        lambda out: (unfinished(out), _change(out, lambda s: s.update(limbeck_checkpoint=9))),
         exits=(1,),
         says="version",
     )  # fmt: skip
-    yield again("student-gone", lambda out: (out / "student.safetensors").unlink(), exits=(0,))
+    yield again("student-gone", _remove("student.safetensors"), exits=(0,))
     yield again("student-and-checkpoint-gone", _strip, exits=(2,), says="--overwrite")
-    yield again(
-        "config-gone", lambda out: (out / "config.json").unlink(), exits=(2,), says="no run"
-    )
+    yield again("config-gone", _remove("config.json"), exits=(2,), says="no run")
     yield again(
         "newer-config", _json("config.json", {"some_new_option": 3}), exits=(2,), says="another run"
     )
@@ -131,25 +112,25 @@ def inputs(folder: Path) -> Iterator[Hostile]:
         "finished-names-outside", _json("finished.json", {"files": {"../../x": "00"}}), exits=(0,)
     )
     yield again("temporaries-of-a-killed-writer", _leave_temporaries, exits=(0,))
-    yield again("board-is-a-file", _file_for_folder("tensorboard"), exits=(0, 1))
-    yield again("board-is-a-file-unfinished", lambda out: (unfinished(out), (out / "checkpoint.pt").unlink(), _file_for_folder("tensorboard")(out)), exits=(0, 1))  # fmt: skip
-    yield Hostile("other-verbs-folder", [*distil, "--out", str(folder / "tuned")], (2,), "verb")
-    yield Hostile(
-        "a-comparisons-folder", [*distil, "--out", str(folder / "compared")], (2,), "verb"
-    )
-    yield Hostile("out-is-the-images", [*distil, "--out", str(images)], (2,), "holds no run")
-    yield Hostile(
-        "out-is-a-file", [*distil, "--out", str(images / "c0/0.png")], (2,), "Can't write"
-    )
-    yield Hostile("out-is-a-device", [*distil, "--out", "/dev/null/run"], (2,), "Can't write")
-    yield Hostile("out-is-in-proc", [*distil, "--out", "/proc/run"], (2,), "Can't write")
-    yield Hostile(
-        "out-has-a-long-name", [*distil, "--out", str(folder / ("x" * 300))], (2,), "long"
+    yield again("board-is-a-file", _no_board, exits=(0, 1))
+    yield again(
+        "board-is-a-file-of-a-run-under-way",
+        lambda out: (unfinished(out), _remove("checkpoint.pt")(out), _no_board(out)),
+        exits=(1,),
+        says="tensorboard",
     )
     _link(folder / "loop", "loop")
-    yield Hostile(
-        "out-is-a-link-to-itself", [*distil, "--out", str(folder / "loop")], (2,), "write"
-    )
+    for name, out, says in (
+        ("other-verbs-folder", folder / "tuned", "verb is"),
+        ("a-comparisons-folder", folder / "compared", "verb is"),
+        ("out-is-the-images", images, "holds no run"),
+        ("out-is-a-file", images / "c0/0.png", "Can't write"),
+        ("out-is-a-device", "/dev/null/run", "Can't write"),
+        ("out-is-in-proc", "/proc/run", "Can't write"),
+        ("out-has-a-long-name", folder / ("x" * 300), "name too long"),
+        ("out-is-a-link-to-itself", folder / "loop", "Can't write"),
+    ):
+        yield Hostile(name, [*distil, "--out", str(out)], (2,), says)
     yield Hostile("cleared-half", [*distil, "--out", str(_half_cleared(folder / "half"))], (0,))
     for file, content in {
         "masked-pixel_0/cost.json": b'{"seconds": "a week"}',
@@ -178,6 +159,11 @@ def _draw(images: Path) -> Path:
     return images
 
 
+def _run(words: list[str]) -> None:
+    # In a process of its own, which lets go of the folder's lock.
+    subprocess.run([sys.executable, "-m", "limbeck", *words], check=True, capture_output=True)
+
+
 def _replace(file: str, content: bytes) -> Callable[[Path], object]:
     return lambda out: (out / file).write_bytes(content)
 
@@ -198,8 +184,13 @@ def _make_pipe(file: str) -> Callable[[Path], object]:
     return lambda out: ((out / file).unlink(), os.mkfifo(out / file))
 
 
-def _file_for_folder(name: str) -> Callable[[Path], object]:
-    return lambda out: (shutil.rmtree(out / name), (out / name).write_text("no folder"))
+def _no_board(out: Path) -> None:
+    shutil.rmtree(out / "tensorboard")
+    (out / "tensorboard").write_text("no folder")
+
+
+def _remove(file: str) -> Callable[[Path], object]:
+    return lambda out: (out / file).unlink()
 
 
 def _flip(file: str, share: float) -> Callable[[Path], object]:
