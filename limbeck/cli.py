@@ -10,7 +10,7 @@ from importlib import import_module
 from itertools import takewhile
 from types import ModuleType
 
-from limbeck.errors import UserError, did_you_mean, explain, own_place
+from limbeck.errors import OfRank, UserError, did_you_mean, explain, own_place
 from limbeck.files import printable
 from limbeck.papers import of_paper
 
@@ -69,13 +69,18 @@ def main(args: Sequence[str] | None = None) -> None:
     except (Exception, KeyboardInterrupt) as error:
         if is_debug:
             raise
-        if is_main_rank():  # the others met the same
+        error = of_rank(error)
+        speaks = error.speaks if isinstance(error, OfRank) else is_main_rank()
+        if speaks:  # the others met the same
             print(printable(f"limbeck: {describe(error)}"), file=sys.stderr)
         sys.exit(exit_code(error))
 
 
 def describe(error: BaseException) -> str:
     """An error in one sentence."""
+    if isinstance(error, OfRank):
+        text = describe(error.cause)
+        return text if error.rank == 0 else f"rank {error.rank}: {text}"
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, KeyboardInterrupt):
@@ -93,6 +98,15 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, UserError):
         return error.exit_code
     return 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def of_rank(error: BaseException) -> BaseException:
+    """Of an error that one of torchrun's processes met before the others were there, an OfRank."""
+    if isinstance(error, OfRank | KeyboardInterrupt) or "WORLD_SIZE" not in os.environ:
+        return error
+    from limbeck.engine.distributed import told_by_one
+
+    return told_by_one(error) or error
 
 
 def is_main_rank() -> bool:

@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast, dataclass_transform
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform
 
 import pydantic
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -28,13 +28,48 @@ T = TypeVar("T")
 
 PRESETS_DIR = Path(__file__).parent / "presets"
 
+# The ranges of all numeric options (a house test wants one of each): beyond them a number is a slip
+# of the keyboard, and would end in an overflow or take all memory.
+PositiveInt = Annotated[int, pydantic.Field(gt=0, lt=2**31)]
+NotNegativeInt = Annotated[int, pydantic.Field(ge=0, lt=2**31)]
+PositiveFloat = Annotated[float, pydantic.Field(gt=0, le=1e6)]
+NotNegative = Annotated[float, pydantic.Field(ge=0, le=1e6)]
+Probability = Annotated[float, pydantic.Field(ge=0, le=1)]
+Rate = Annotated[float, pydantic.Field(ge=0, lt=1)]
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**63)]
+Epochs = Annotated[float, pydantic.Field(gt=0, le=1e6)]
+BatchSize = Annotated[int, pydantic.Field(gt=0, le=2**20)]
+Repeats = Annotated[int, pydantic.Field(gt=0, le=1000)]
+"""Of runs, draws or measurements."""
+Few = Annotated[int, pydantic.Field(ge=0, le=1000)]
+NumWorkers = Annotated[int, pydantic.Field(ge=0, le=1024)]
+NumThreads = Annotated[int, pydantic.Field(gt=0, le=1024)]
+Side = Annotated[int, pydantic.Field(gt=0, le=2**13)]
+"""Of an image or a patch, in pixels."""
+Width = Annotated[int, pydantic.Field(gt=0, le=2**18)]
+"""Channels, heads or prototypes."""
+Depth = Annotated[int, pydantic.Field(gt=0, le=1000)]
+BlockIndex = Annotated[int, pydantic.Field(gt=-1000, lt=1000)]
+"""Negative ones count from the end."""
+
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def options(cls: type[T]) -> type[T]:
     """Class decorator: a frozen, keyword-only, validated dataclass; unknown keys are errors.
 
-    A value of a wrong type or out of range raises UserError, in one sentence.
+    A value of a wrong type or out of range, or a text that holds a NUL, raises UserError, in one
+    sentence.
     """
+    check = getattr(cls, "__post_init__", lambda self: None)
+
+    def post_init(self: Any) -> None:
+        for name, value in vars(self).items():
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str | Path) and "\0" in str(text):
+                    raise UserError(f"{name} = {str(text)!r} holds a NUL, which no name can.")
+        check(self)
+
+    cast("Any", cls).__post_init__ = post_init
     strict = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
     made: Any = pydantic_dataclass(frozen=True, kw_only=True, config=strict)(cls)
     validate = made.__init__

@@ -17,6 +17,15 @@ class RunError(UserError):
     exit_code = 1
 
 
+class OfRank(RunError):
+    """What one of torchrun's processes has met, its ``cause``; one that ``speaks`` tells it."""
+
+    def __init__(self, cause: BaseException, rank: int, *, speaks: bool) -> None:
+        super().__init__(str(cause))
+        self.cause, self.rank, self.speaks = cause, rank, speaks
+        self.exit_code = getattr(cause, "exit_code", 1)
+
+
 class NotFiniteError(RunError):
     """A network gives infinity or NaN; the loop adds the step, its losses and its samples."""
 

@@ -101,6 +101,11 @@ def disk_errors(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno == errno.ENOENT and not file.parent.exists():
+            raise RunError(
+                f"Can't write {file}: its folder has vanished. Put it back to keep what was in it, "
+                "then run the same command again."
+            ) from error
         raise RunError(
             f"Can't write {file}: {reason_of(error)}. What was written before is kept; make room, "
             "then run the same command again to continue."

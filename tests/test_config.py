@@ -18,8 +18,10 @@ from limbeck.config import (
     read_preset,
     to_plain,
 )
+from limbeck.data.views import view_seed
 from limbeck.errors import UserError
 from limbeck.recipes.distill import DistillConfig
+from limbeck.recipes.evaluate import EvaluateConfig
 from limbeck.recipes.finetune import FinetuneConfig
 
 CONFIGS = {
@@ -235,3 +237,33 @@ def test_of_sections_of_one_name_the_words_decide():
     )
     told = "tune.train.epochs 1e-09 of 2 steps each is less than one step"
     assert as_flags(told, kind).startswith("--tune.train.epochs 1e-09 of")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (DistillConfig, {"seed": -1}),
+        (DistillConfig, {"seed": 2**63}),
+        (DistillConfig, {"data": {"label_seed": -1}}),
+        (DistillConfig, {"data": {"num_workers": 10**6}}),
+        (DistillConfig, {"train": {"epochs": 1e300}}),
+        (DistillConfig, {"train": {"global_batch_size": 10**12}}),
+        (DistillConfig, {"train": {"save_every": 10**400}}),
+        (DistillConfig, {"optim": {"betas": (0.9, 1.0)}}),
+        (DistillConfig, {"optim": {"weight_decay": 1e300}}),
+        (DistillConfig, {"student": {"img_size": 10**5}}),
+        (DistillConfig, {"student": {"name": "vit_tiny:depth=1000000"}}),
+        (DistillConfig, {"relation": {"teacher_block": 10**30}}),
+        (DistillConfig, {"out": "runs\0mine"}),
+        (DistillConfig, {"data": {"root": "a\0b"}}),
+        (EvaluateConfig, {"student": ("good", "bad\0")}),
+    ],
+)
+def test_what_can_not_be_meant_is_refused_in_a_sentence(kind, values):
+    with pytest.raises(UserError, match=r"(?s)^[^\n]*\.$"):
+        from_plain(kind, values, "the command line")
+
+
+def test_the_largest_seed_draws(tmp_path):
+    seed = from_plain(DistillConfig, {"seed": 2**63 - 1}, "the command line").seed
+    assert view_seed(seed, 0, "a.png") != view_seed(0, 0, "a.png")

@@ -1,10 +1,13 @@
 """House rules that no reviewer has to remember: floors, fences, the public list, mirrored tests."""
 
 import ast
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
+import pydantic
 import pytest
 
 import limbeck
@@ -96,6 +99,38 @@ def test_the_public_list_is_what_can_be_imported():
 def test_every_preset_builds_its_config(file):
     (verb,) = (name for name in VERBS if file.stem in preset_names(name))
     from_plain(config_class(verb), read_preset(file.stem, verb), file.stem)
+
+
+def unbounded(kind):
+    """Names of the numeric options of a config class, and of its sections, without a range."""
+    hints = get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        for number in numbers_of(hints[field.name], ()):
+            limits = {type(each).__name__[:1] for each in number}
+            if not {"G", "L"} <= limits:  # Gt or Ge, and Lt or Le
+                yield f"{kind.__name__}.{field.name}"
+        if dataclasses.is_dataclass(field.default):
+            yield from unbounded(type(field.default))
+
+
+def numbers_of(hint, stated):
+    """Of each number in a type: what is stated of its range."""
+    inner = get_args(hint)
+    if get_origin(hint) is Annotated:
+        if any(isinstance(each, pydantic.AfterValidator) for each in inner[1:]):
+            return
+        more = [limit for each in inner[1:] for limit in getattr(each, "metadata", ())]
+        yield from numbers_of(inner[0], (*stated, *more))
+    elif hint in (int, float):
+        yield stated
+    elif get_origin(hint) is not Literal:
+        for each in inner:
+            yield from numbers_of(each, stated)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_numeric_option_has_a_range(verb):
+    assert not list(unbounded(config_class(verb)))
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -32,6 +32,7 @@ WEIGHTS_FILE = "student.safetensors"
 RECORD_FILE = "student.json"
 FINISHED_FILE = "finished.json"
 """Lies beside both once a run has nothing left to do."""
+STUDENT_FILES = (WEIGHTS_FILE, RECORD_FILE)
 FORMAT = "limbeck-student"
 FORMAT_VERSION = 1
 MASK_TOKEN = "mask_token"
@@ -198,15 +199,6 @@ def load_student(path: Path | str) -> TimmEncoder:
     return encoder.eval()
 
 
-def verify_student(folder: Path) -> None:
-    """Raise UserError, with the way on, where the files of a finished student are not whole."""
-    folder, record = read_record(folder)
-    weights, _ = read_safetensors(folder / WEIGHTS_FILE)
-    _check_hash(weights, record["weight_hash"], folder / WEIGHTS_FILE)
-    for name in record.get("kept", {}):
-        _load_keepsake(folder, record, name)
-
-
 def load(path: Path | str) -> TimmEncoder:
     """``load_student`` for people: in evaluation mode it also refuses images that it can't mean.
 
@@ -319,7 +311,7 @@ def _check_hash(weights: dict[str, Tensor], expected: str, file: Path) -> None:
 
 
 def _anew(folder: Path) -> str:
-    return f"delete {folder / FINISHED_FILE} and run the same command again to write it anew"
+    return f"run the command of {folder} again, which writes it anew"
 
 
 def _folder_of(path: Path | str) -> Path:

@@ -13,10 +13,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import pydantic
 import tyro
 
-from limbeck.config import from_plain, options, read_preset, read_values, to_plain
+from limbeck.config import (
+    Few,
+    PositiveFloat,
+    PositiveInt,
+    Repeats,
+    Seed,
+    from_plain,
+    options,
+    read_preset,
+    read_values,
+    to_plain,
+)
 from limbeck.data.options import DataOptions, LabelFraction
 from limbeck.documents import read_json
 from limbeck.errors import UserError
@@ -33,8 +43,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("limbeck")
 
-PositiveInt = Annotated[int, pydantic.Field(gt=0)]
-NotNegativeInt = Annotated[int, pydantic.Field(ge=0)]
 Part = Literal["similarity", "attention", "probing"]
 
 PARTS: tuple[Part, ...] = ("similarity", "attention", "probing")
@@ -73,20 +81,20 @@ class AnalyzeConfig:
     sampling: Literal["random", "stratified"] | None = None
     """How they are drawn: by chance, or as many of each class as of every other; stratified if not
     given, where there are labels."""
-    seed: int = 0
+    seed: Seed = 0
     """Another seed draws other images."""
     pooled_similarity: bool = False
     """Compare the mean patch token of each image instead of all its patches."""
-    cell_px: Annotated[float, pydantic.Field(gt=0)] | None = None
+    cell_px: PositiveFloat | None = None
     """Pixels that a patch counts in the attention distance; its true side if not given. The code
     released with MAE-Lite takes 14 for patches of 16."""
     num_train: PositiveInt = 5000
     """At most this many labelled images to learn probes from."""
-    keep_blocks: tuple[NotNegativeInt, ...] = ()
+    keep_blocks: tuple[Few, ...] = ()
     """Fine-tune with only the first so many blocks kept, for each of these numbers."""
     label_fractions: tuple[LabelFraction, ...] = (1.0,)
     """Each of them with these parts of the labels."""
-    num_seeds: PositiveInt = 1
+    num_seeds: Repeats = 1
     """And from so many seeds, for the spread."""
     finetune_preset: str | None = None
     """The recipe of these runs: a preset of limbeck finetune, or a .toml file of its options."""
@@ -168,7 +176,7 @@ def analyze(config: AnalyzeConfig) -> Analysis:
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import open_images
 
-    with ranks_session(config.device) as ranks:
+    with ranks_session(config.device, to_plain(config)) as ranks:
         images = open_images(config.data)
         found, subjects = _measured(config, images, ranks, before)
     if config.keep_blocks:
@@ -299,6 +307,7 @@ def _which_layers(
 ) -> list[dict[str, Any]]:
     """Top-1 of every fine-tuning, each an ordinary run that can be continued."""
     from limbeck.recipes.finetune import finetune
+    from limbeck.recipes.lineage import scores_of
     from limbeck.recipes.measure import file_name
 
     if not images.is_labelled:
@@ -312,7 +321,7 @@ def _which_layers(
         runs = fine_tunings(config, file_name(subject.name), subject.source)
         for number, run in enumerate(runs, 1):
             log.info("%s: fine-tuning %d of %d (%s).", subject.name, number, len(runs), run.out)
-            scores = read_json(finetune(run) / "student.json")["scores"]
+            scores = scores_of(finetune(run))
             found.append(
                 {
                     "model": subject.name,

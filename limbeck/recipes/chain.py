@@ -17,6 +17,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import TypedDict
+
 from limbeck.config import from_plain, to_plain
 from limbeck.documents import read_json
 from limbeck.errors import UserError, did_you_mean
@@ -112,10 +114,15 @@ def stage_dirs(out: Path, chain: str) -> list[Path]:
     return [out / f"{number}_{name}" for number, name in enumerate(names, 1)]
 
 
+class _Chained(TypedDict, total=False):
+    chain: str
+
+
 def finished_stages(run_dir: Path) -> list[Path]:
     """The stages' folders of a finished chain; none where the folder holds an ordinary run."""
     file = run_dir / "config.json"
-    chain = read_json(file).get("chain", "") if file.exists() else ""
+    said: _Chained = read_json(file, _Chained) if file.exists() else {}
+    chain = said.get("chain", "")
     return stage_dirs(run_dir, chain) if chain else []
 
 
@@ -218,7 +225,7 @@ def distill_chain(
     """
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import on_main_rank
-    from limbeck.models.finished import verify_student
+    from limbeck.models.finished import STUDENT_FILES
     from limbeck.recipes.networks import build_networks
 
     stages = split_chain(config)
@@ -233,9 +240,9 @@ def distill_chain(
         {"verb": "distill", **plain, "resolved": resolved},
         {name: identities[0][1][name] for name in ("data", "teacher")},
         overwrite=config.overwrite,
+        makes=STUDENT_FILES,
     )
     if run.is_finished:
-        on_main_rank(lambda: verify_student(run.dir))
         log.info("%s is finished already; nothing to do.", run.dir)
         return run.dir
     _open_stages(stages, identities)
@@ -295,6 +302,10 @@ def _open_stages(stages: list[DistillConfig], identities: list[Identity]) -> Non
             fingerprint = fingerprint | {"teacher": teacher or {"weights": "not trained yet"}}
         run = open_run(stage.out, config, fingerprint, overwrite=stage.overwrite)
         is_ready = run.is_finished
+
+
+class _Keeping(TypedDict, total=False):
+    kept: dict[str, Any]
 
 
 def copy_student(stage_dir: Path, out: Path) -> None:

@@ -29,7 +29,7 @@ from limbeck.papers import of_paper
 
 def check_one_process(does: str, remedy: str = "") -> None:
     """Raise UserError where torchrun has started several; ``does`` is the verb and what it does."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if os.environ.get("WORLD_SIZE", "1").strip() not in ("", "1"):
         raise UserError(f"limbeck {does}; start it without torchrun{remedy}.")
 
 

@@ -16,10 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import pydantic
 import tyro
 
-from limbeck.config import options, to_plain
+from limbeck.config import Repeats, options, to_plain
 from limbeck.data.options import CropOptions, DataOptions, LabelFraction
 from limbeck.engine.options import AT_THE_END, OptimOptions, TrainOptions
 from limbeck.errors import UserError, explain
@@ -64,7 +63,7 @@ class CompareConfig:
     at its start) and scratch (fine-tuned from there). An arm may have a name and options of its
     own: NAME=METHOD,OPTION=VALUE,OPTION. Options are the method's, or begin with optim., crop. or
     teacher.: low=moco-v3,temperature=0.1,optim.base_lr=1e-4."""
-    seeds: Annotated[int, pydantic.Field(gt=0)] = 3
+    seeds: Repeats = 3
     """Runs of each arm, with the seeds 0, 1 and so on."""
     out: Path = Path("runs/compare")
     """Folder of the runs and of table.md and comparison.json."""

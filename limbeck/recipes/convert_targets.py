@@ -36,7 +36,7 @@ class ConvertTargetsConfig:
     out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")] = ""
     """The store: a folder, or an address such as s3://bucket/store."""
     num_classes: Annotated[
-        Annotated[int, pydantic.Field(gt=1)] | None, tyro.conf.arg(aliases=["--classes"])
+        Annotated[int, pydantic.Field(gt=1, le=2**20)] | None, tyro.conf.arg(aliases=["--classes"])
     ] = None
     """Classes of the teacher, which the layout does not tell: 21841 of ImageNet-22k."""
     keys: Literal["names", "positions"] | None = None

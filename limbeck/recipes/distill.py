@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from limbeck.config import options, to_plain
+from limbeck.config import Seed, options, to_plain
 from limbeck.data.options import CropOptions, DataOptions, TargetsOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.methods import METHODS, PerMethodOptions
@@ -45,7 +45,7 @@ class DistillConfig(PerMethodOptions):
     """relation, feature or cls-token (TinyMIM's default and other arms), attention-map (D-MAE and
     D2-MAE), decoder-feature (G2SD); without a teacher masked-pixel (MAE), simmim, moco-v3 or dino;
     or your own as module:Class."""
-    seed: int = 0
+    seed: Seed = 0
     overwrite: bool = False
     """Start afresh where the folder holds another run."""
     chain: str = ""
@@ -106,7 +106,7 @@ def distill(config: DistillConfig) -> Path:
     from limbeck.recipes.networks import build_networks
     from limbeck.recipes.steps import fit_batch
 
-    with ranks_session(config.train.device) as ranks, lost_workers_explained():
+    with ranks_session(config.train.device, to_plain(config)) as ranks, lost_workers_explained():
         images = open_images(config.data)
         train = fit_batch(config.train, len(images.train), ranks.world_size)
         config = replace(config, train=train)
@@ -123,7 +123,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     from limbeck.engine.loop import fit
     from limbeck.methods.distiller import Distiller
     from limbeck.models.build import describe_positions, parts_of, reinit_tail, remember
-    from limbeck.models.finished import save_student, verify_student
+    from limbeck.models.finished import STUDENT_FILES, save_student
     from limbeck.recipes import lineage
     from limbeck.recipes.networks import check_labels, check_pairs, layer_of
     from limbeck.recipes.probes import build_probe
@@ -138,9 +138,8 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     check_labels(nets, images.train.classes)
     check_pairs(nets.method, config.train, ranks.world_size)
     stored = nets.reader and locate(nets.reader, config, nets, images)
-    run = open_run(config.out, *identity, overwrite=config.overwrite)
+    run = open_run(config.out, *identity, overwrite=config.overwrite, makes=STUDENT_FILES)
     if run.is_finished:
-        on_main_rank(lambda: verify_student(run.dir))
         log.info("%s is finished already; nothing to do.", run.dir)
         return run.dir
     skipped = SkippedLog(run.dir / "skipped.jsonl", images.num_images, config.data.max_bad_ratio)
@@ -214,7 +213,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
                 crop_ratio=config.probes.crop_ratio,
                 kept=nets.method.keepsakes(),
             )
-            run.finish()
+            run.finish(*(f"{name}.safetensors" for name in nets.method.keepsakes()))
             report.note(skipped.summary())
 
         # The other ranks wait: in a chain they load this student next.

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import TYPE_CHECKING
 
-from limbeck.config import options
+from limbeck.config import options, to_plain
 from limbeck.recipes.distill import DistillConfig, check, check_all_but_teacher
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def doctor(config: DoctorConfig) -> Diagnosis:
     from limbeck.recipes.images import open_images
     from limbeck.recipes.steps import fitting_batch
 
-    with ranks_session(config.train.device) as ranks:
+    with ranks_session(config.train.device, to_plain(config)) as ranks:
         images = open_images(config.data)
         everything = (
             Chain([images.whole, images.holdout]) if config.data.eval_root else images.whole

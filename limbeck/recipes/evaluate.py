@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import pydantic
 import tyro
 from typing_extensions import TypedDict
 
-from limbeck.config import options, to_plain
+from limbeck.config import PositiveInt, Repeats, options, to_plain
 from limbeck.data.options import CorruptionOptions, DataOptions
 from limbeck.documents import read_json, write_json
 from limbeck.errors import RunError, UserError
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("limbeck")
 
-PositiveInt = Annotated[int, pydantic.Field(gt=0)]
 
 SCORES_FILE = "scores.json"
 
@@ -72,7 +70,7 @@ class EvaluateConfig:
     """Replace the scores of another evaluation in that folder."""
     num_labels: tuple[PositiveInt, ...] = (1, 5, 20)
     """Labels per class of the few-label probes."""
-    label_draws: PositiveInt = 5
+    label_draws: Repeats = 5
     """Draws of these labels."""
     k: PositiveInt = 20
     """Neighbours of the kNN classifier."""
@@ -154,7 +152,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     from limbeck.models.origins.load import load_encoder
     from limbeck.recipes.images import check_holdout, open_images
 
-    with ranks_session(config.device) as ranks:
+    with ranks_session(config.device, to_plain(config)) as ranks:
         images = open_images(config.data)
         if not images.is_labelled and config.teacher is None:
             raise UserError(

@@ -13,10 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import pydantic
 import tyro
 
-from limbeck.config import options, to_plain
+from limbeck.config import Depth, Few, NotNegative, Rate, Seed, Side, Width, options, to_plain
 from limbeck.data.options import DataOptions, MixOptions, ViewOptions
 from limbeck.engine.options import POSITIONS_AND_TOKENS, OptimOptions, TrainOptions
 from limbeck.errors import UserError
@@ -59,10 +58,10 @@ class FinetuneConfig(PerTaskMethodOptions):
     scratch."""
     out: Path = Path("runs/finetune")
     """Folder of the run: checkpoints, logs, and at the end the finished classifier."""
-    seed: int = 0
+    seed: Seed = 0
     overwrite: bool = False
     """Start afresh where the folder holds another run."""
-    img_size: Annotated[int, pydantic.Field(gt=0)] | None = None
+    img_size: Side | None = None
     """Image side in pixels; the student's own if not given (positions are interpolated)."""
     head: HeadKind | None = None
     """single: one classifier; distilled: DeiT's distillation token with a second one;
@@ -76,15 +75,15 @@ class FinetuneConfig(PerTaskMethodOptions):
     """MAE-Lite's variant of a plain ViT: biases of relative positions in every block. qkv-bias:
     with the ViT's biases of queries, keys and values (released in 2025); qv-bias: without the
     keys', and the others start at 0 (in 2023)."""
-    layer_scale: Annotated[float, pydantic.Field(ge=0)] = 0.0
+    layer_scale: NotNegative = 0.0
     """With rel_pos, scales of both branches in every block start at this: 0.1 in the release of
     2023; without scales if not given, as in 2025."""
-    num_heads: Annotated[int, pydantic.Field(gt=0)] | None = None
+    num_heads: Width | None = None
     """Head count of all blocks; the student's own, adapted last block included, if not given."""
-    head_init_std: Annotated[float, pydantic.Field(ge=0)] = 2e-5
+    head_init_std: NotNegative = 2e-5
     """Standard deviation of a fresh classifier's weights (trunc-normal): 2e-5 in MAE's and
     TinyMIM's fine-tuning, 0.02 in MAE-Lite's."""
-    dist_head_init_std: Annotated[float, pydantic.Field(ge=0)] | None = None
+    dist_head_init_std: NotNegative | None = None
     """Likewise of a second head: 0.02 in G2SD's; head_init_std's if not given."""
     head_index: Path | None = None
     """Start the classifier from the student's own: a file with the old class (counted from 0) of
@@ -93,12 +92,12 @@ class FinetuneConfig(PerTaskMethodOptions):
     """Go on with the student's own classifier, of the same classes: at a larger image size, say."""
     freeze_batch_norm: bool = False
     """Batch norm goes on with the statistics that it has; its weights and biases are trained."""
-    keep_blocks: Annotated[int, pydantic.Field(ge=0)] | None = None
+    keep_blocks: Few | None = None
     """Only the student's first blocks, so many, are kept; what comes after them starts afresh
     before the fine-tuning. All are kept if not given."""
-    q_pool: Annotated[int, pydantic.Field(gt=0)] | None = None
+    q_pool: Depth | None = None
     """How often a Hiera pools; 3 if not given, its pre-training mostly did it twice."""
-    drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.2
+    drop_path_rate: Rate = 0.2
     """Stochastic depth, rising linearly from 0 in the first block to this in the last."""
     method: str = "logit"
     """How a teacher helps: logit (DeiT), nkd (in place of the labels), or your own module:Class."""
@@ -200,7 +199,7 @@ def finetune(config: FinetuneConfig) -> Path:
     from limbeck.recipes.images import check_holdout, open_images
     from limbeck.recipes.steps import fit_batch
 
-    with ranks_session(config.train.device) as ranks, lost_workers_explained():
+    with ranks_session(config.train.device, to_plain(config)) as ranks, lost_workers_explained():
         images = open_images(config.data)
         if not images.is_labelled:
             root = config.data.eval_root if images.train.classes else config.data.root
@@ -216,10 +215,9 @@ def finetune(config: FinetuneConfig) -> Path:
 def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     from limbeck.data.skipped import SkippedLog
     from limbeck.engine.checkpoint import open_run
-    from limbeck.engine.distributed import on_main_rank
     from limbeck.engine.log import Log
     from limbeck.engine.loop import fit
-    from limbeck.models.finished import save_student, verify_student
+    from limbeck.models.finished import STUDENT_FILES, save_student
     from limbeck.recipes import lineage
     from limbeck.recipes.networks import layer_of
     from limbeck.recipes.steps import Resolved
@@ -230,9 +228,8 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     student, facts, task = nets.student, nets.student.facts, nets.task
     identity = identify(config, nets, images, ranks)
     resolved = Resolved(**identity[0]["resolved"])
-    run = open_run(config.out, *identity, overwrite=config.overwrite)
+    run = open_run(config.out, *identity, overwrite=config.overwrite, makes=STUDENT_FILES)
     if run.is_finished:
-        on_main_rank(lambda: verify_student(run.dir))
         log.info("%s is finished already; nothing to do.", run.dir)
         return run.dir
     skipped = SkippedLog(run.dir / "skipped.jsonl", images.num_images, config.data.max_bad_ratio)
@@ -375,13 +372,14 @@ def _score(
 
 def report(run_dir: Path) -> str:
     """The scores of a finished run, for the command line."""
-    from limbeck.documents import read_json
+    from limbeck.models.finished import read_record
     from limbeck.recipes.images import few_images
+    from limbeck.recipes.lineage import scores_of
 
-    record = read_json(run_dir / "student.json")
-    scores = ", ".join(f"{name} {100 * value:.1f} %" for name, value in record["scores"].items())
-    num_test = record["data"]["num_holdout"]
+    num_test = read_record(run_dir)[1]["data"]["num_holdout"]
     student = shlex.quote(str(run_dir))
+    found = scores_of(run_dir).items()
+    scores = ", ".join(f"{name} {100 * value:.1f} %" for name, value in found)
     return (
         f"Held-out images at the end: {scores}.{few_images(num_test)}\n"
         f"The classifier is in {run_dir} (student.safetensors, student.json).\n"

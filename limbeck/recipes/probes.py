@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import pydantic
 
-from limbeck.config import options
+from limbeck.config import BatchSize, PositiveInt, options
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("limbeck")
 
-PositiveInt = Annotated[int, pydantic.Field(gt=0)]
 Probe = Callable[["nn.Module", int], dict[str, float]]
 
 
@@ -34,7 +33,7 @@ class CropEvalOptions:
 
     crop_ratio: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.875
     """Side of the centre crop as a part of the resized image."""
-    batch_size: PositiveInt = 64
+    batch_size: BatchSize = 64
 
 
 @options

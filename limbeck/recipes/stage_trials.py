@@ -7,13 +7,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import pydantic
 import torch
+from typing_extensions import TypedDict
 
 from limbeck.data.loader import eval_batches
 from limbeck.data.skipped import SkippedLog
-from limbeck.documents import read_json
+from limbeck.documents import fit, read_json
 from limbeck.engine.checkpoint import is_finished_run
 from limbeck.engine.distributed import Ranks
 from limbeck.errors import UserError
@@ -57,6 +59,11 @@ log = logging.getLogger("limbeck")
 FOUND_FILE = "evaluation.json"
 TEACHER_FILE = "teacher.json"
 NOT_YET = "not trained yet"
+
+
+class _Known(TypedDict):
+    scores: dict[str, Annotated[str, pydantic.Field(pattern="^[01]+$")]]
+    cost: dict[str, float]
 
 
 class StageTrials:
@@ -214,7 +221,7 @@ class StageTrials:
             texts = {name: _to_text(score) for name, score in scores.items()}
             return {"scores": texts, "cost": self.prober.cost(encoder)}
 
-        known = remembered(file, asked, measure)
+        known: _Known = fit(remembered(file, asked, measure), _Known, str(file))
         scores = {name: _from_text(text, name) for name, text in known["scores"].items()}
         corrupted = self._corrupted(source, encoder, file.parent)
         scores |= {name: each.score for name, each in corrupted.items()}
@@ -281,10 +288,15 @@ class StageTrials:
         return told
 
 
+class _Hashed(TypedDict):
+    weight_hash: str
+
+
 def _hash_in(folder: Path) -> str:
     if not is_finished_student(folder):
         return NOT_YET
-    return str(read_json(folder / RECORD_FILE)["weight_hash"])
+    said: _Hashed = read_json(folder / RECORD_FILE, _Hashed)
+    return said["weight_hash"]
 
 
 def _to_text(score: Score) -> str:

@@ -11,10 +11,9 @@ import shlex
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import pydantic
 import tyro
 
-from limbeck.config import options
+from limbeck.config import PositiveFloat, PositiveInt, Seed, options, to_plain
 from limbeck.data.options import CropOptions, DataOptions, StoreOptions
 from limbeck.errors import UserError
 from limbeck.methods import PerMethodOptions
@@ -45,16 +44,16 @@ class StoreTargetsConfig(PerMethodOptions):
     method: str = "sparse-logit"
     """What is to be trained from it. sparse-logit: class probabilities are stored; a method that
     compares inner tensors: the tokens that enter its teacher block."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the views, which trainings then share."""
     resume: bool = False
     """Fill in what a store lacks: images that were added after it was begun."""
     check: bool = False
     """Write nothing; compare what is there with the images, their views and the teacher's answers.
     The other options are those of the store. Exits with 1 where it finds problems."""
-    num_checked: Annotated[int, pydantic.Field(gt=0)] = 256
+    num_checked: PositiveInt = 256
     """Views that the teacher answers again for --check."""
-    max_distance: Annotated[float, pydantic.Field(gt=0)] | None = None
+    max_distance: PositiveFloat | None = None
     """--check fails where more than one in a hundred answers are further from the stored ones: half
     of sum |p - q| of class probabilities (0.005 if not given; 0.08 of a bf16 teacher, 0.02 of
     fp16), the relative error of tokens (0.01; 0.03, 0.015)."""
@@ -114,7 +113,11 @@ def store_targets(config: StoreTargetsConfig) -> Stored | Checked:
     from limbeck.recipes.networks import build_networks
     from limbeck.recipes.storing import stop_explained
 
-    with ranks_session(config.device) as ranks, stop_explained(), lost_workers_explained():
+    with (
+        ranks_session(config.device, to_plain(config)) as ranks,
+        stop_explained(),
+        lost_workers_explained(),
+    ):
         images = open_images(config.data)
         return _store(config, images, build_networks(as_distill(config), ranks.device), ranks)
 
@@ -127,7 +130,7 @@ def _store(
     from limbeck.data.target_store.parts import num_parts_for
     from limbeck.data.target_store.place import check_room
     from limbeck.data.target_store.writer import open_writer
-    from limbeck.engine.distributed import gather
+    from limbeck.engine.distributed import check_ranks, gather
     from limbeck.methods.targets import plan_targets
     from limbeck.recipes.lineage import versions
     from limbeck.recipes.storing import Job
@@ -159,6 +162,7 @@ def _store(
     )
     if config.check:
         return _check(config, images, nets, ranks, manifest)
+    check_ranks({"images": images.fingerprint, "teacher": manifest.teacher["weights"]})
     writer = open_writer(config.out, manifest, targets.weights)
     if targets.weights:  # Of those that were written first, should the last bits differ.
         kind, weights = type(targets), writer.weights()

@@ -15,11 +15,9 @@ from __future__ import annotations
 import logging
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import pydantic
-
-from limbeck.config import options, to_plain
+from limbeck.config import NotNegative, Rate, Repeats, options, to_plain
 from limbeck.data.options import (
     CorruptionOptions,
     CropOptions,
@@ -74,9 +72,9 @@ class SpecificOptions(TuningOptions, PerTaskMethodOptions):
 
     head: HeadKind = "distilled-last"
     """Of the arms with a teacher, as for limbeck finetune; the others have its first classifier."""
-    head_init_std: Annotated[float, pydantic.Field(ge=0)] = 2e-5
+    head_init_std: NotNegative = 2e-5
     """Standard deviation of a fresh classifier's weights."""
-    dist_head_init_std: Annotated[float, pydantic.Field(ge=0)] | None = None
+    dist_head_init_std: NotNegative | None = None
     """Likewise of a second head: 0.02, G2SD's, if not given."""
     method: str = "logit"
     """How the teacher helps, as for limbeck finetune: logit, nkd (of a single head), or your own as
@@ -100,7 +98,7 @@ class SpecificOptions(TuningOptions, PerTaskMethodOptions):
 class TuneTeacherOptions(TuningOptions):
     """The fine-tuning of the teacher. Defaults: MAE's for ViT-B, in smaller batches."""
 
-    drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.1
+    drop_path_rate: Rate = 0.1
     views: ViewOptions = STRONG_VIEWS
     mix: MixOptions = STRONG_MIX
     optim: OptimOptions = OptimOptions(
@@ -121,7 +119,7 @@ class TwoStageConfig(PerMethodOptions):
     arms: tuple[str, ...] = ("both",)
     """What to run: both, generic (stage one, then labels alone), specific (stage two alone, from
     scratch), fine-tune (labels alone, from scratch). All four tell what each stage gives."""
-    seeds: Annotated[int, pydantic.Field(gt=0)] = 1
+    seeds: Repeats = 1
     """Runs of each arm, with the seeds 0, 1 and so on."""
     out: Path = Path("runs/two_stage")
     """Folder of the runs, of table.md and two_stage.json."""
