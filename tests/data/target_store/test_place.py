@@ -31,6 +31,7 @@ def test_the_class_follows_from_the_address(tmp_path):
 def test_files_are_written_and_read(place):
     assert place.sizes() == {}
     assert place.size("a") is None
+    place.begin()
     place.write("b", b"0123456789")
     place.write("a", b"old")
     place.write("a", b"new")
@@ -45,6 +46,7 @@ def test_files_are_written_and_read(place):
 
 
 def test_a_claimed_file_is_made_once(place):
+    place.begin()
     with place.claim("a") as publish:
         assert place.sizes() == {}
         publish(b"mine")
@@ -111,6 +113,7 @@ def test_what_is_not_installed_is_said(monkeypatch):
 def test_processes_that_wait_for_each_other_s_files_get_them_when_they_are_made(tmp_path):
     """Crosswise, as threads of two processes do: no deadlock, since other threads go on."""
     folder = tmp_path / "store"
+    folder.mkdir()
 
     def work(own, other):
         place, found = open_place(str(folder)), []
