@@ -11,10 +11,9 @@ from typing_extensions import TypedDict
 
 from limbeck.data.options import StoreOptions
 from limbeck.data.target_store import ArraySpec
-from limbeck.documents import fit
 from limbeck.errors import NotFiniteError, UserError
 from limbeck.methods.method import Method, check_classifies
-from limbeck.methods.targets import Targets
+from limbeck.methods.targets import Targets, fit_said, not_possible
 from limbeck.methods.teacher import Precision, Teacher
 from limbeck.models.encoder import EncoderFacts
 from limbeck.ops.label_codes import LabelCodec
@@ -76,11 +75,11 @@ class ProbTargets(Targets):
     ) -> "ProbTargets":
         """The same again from what ``params`` said."""
         del weights
-        values: _Params = fit(params, _Params, "The store's params")
+        values: _Params = fit_said(params, _Params)
         if values["num_classes"] != teacher.num_classes:
-            raise UserError(
-                f"The store's probabilities are of {values['num_classes']} classes and its teacher "
-                f"has {teacher.num_classes}; write it again in another place."
+            raise not_possible(
+                f"its probabilities are of {values['num_classes']} classes and its teacher has "
+                f"{teacher.num_classes}"
             )
         return cls(values["top_k"], teacher, values["shown"])
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from limbeck.data.options import StoreOptions
 from limbeck.data.target_store import ArraySpec, Manifest
+from limbeck.data.target_store.manifest import damage
 from limbeck.documents import fit
 from limbeck.errors import UserError
 from limbeck.methods.method import Method
@@ -103,23 +104,18 @@ class StoredTeacher:
     def __init__(
         self, manifest: Manifest, weights: dict[str, Tensor], device: torch.device
     ) -> None:
-        self.facts = fit(manifest.teacher.get("facts", {}), EncoderFacts, "The store's teacher")
+        self.facts = fit_said(manifest.teacher.get("facts", {}), EncoderFacts)
         self.precision: Precision = manifest.teacher.get("precision") or _precision_of(weights)
         self.device = device
         kind = targets_class(manifest.kind)
         try:
             self.targets = kind.from_store(manifest.params, self.facts, weights)
             arrays = self.targets.arrays
-        except (ValueError, KeyError, IndexError) as error:
-            raise UserError(
-                f"What the store says of its targets can't be ({error}); write it again in another "
-                "place."
-            ) from error
-        if any(manifest.arrays.get(name) != spec for name, spec in arrays.items()):
-            raise UserError(
-                f"The store's records are {manifest.arrays}, and its targets need {arrays}; write "
-                "it again in another place."
-            )
+        except (ValueError, KeyError, IndexError, AttributeError) as error:
+            raise not_possible(str(error)) from error
+        for name, spec in arrays.items():
+            if manifest.arrays.get(name) != spec:
+                raise not_possible(f"its records have no {name} of {spec.shape} {spec.dtype}")
         self.targets = self.targets.to(device)
 
     @torch.no_grad()
@@ -133,6 +129,22 @@ class StoredTeacher:
     def check(self, method: Method) -> None:
         """Raise UserError unless ``method`` can be trained from what is stored."""
         self.targets.check(method)
+
+
+def fit_said(values: dict[str, Any], kind: Any) -> Any:
+    """What a store says of its teacher or targets as ``kind``; raises UserError."""
+    try:
+        return fit(values, kind, "it")
+    except UserError as error:
+        raise not_possible(damage(error)) from error
+
+
+def not_possible(reason: str) -> UserError:
+    """The error for a store whose manifest is as it was written, and wrong."""
+    return UserError(
+        f"What the store says of its teacher and targets can't be ({reason.rstrip('.')}); write "
+        "it again in another place."
+    )
 
 
 def _precision_of(weights: dict[str, Tensor]) -> Precision:

@@ -17,10 +17,9 @@ from typing_extensions import TypedDict
 
 from limbeck.data.options import StoreOptions
 from limbeck.data.target_store import ArraySpec
-from limbeck.documents import fit
 from limbeck.errors import NotFiniteError, UserError
 from limbeck.methods.method import Method
-from limbeck.methods.targets import Targets
+from limbeck.methods.targets import Targets, fit_said, not_possible
 from limbeck.methods.teacher import Precision, Teacher
 from limbeck.models.attention import choose_attention
 from limbeck.models.encoder import EncoderFacts, check_offered, check_taps
@@ -100,24 +99,18 @@ class TokenTargets(Targets):
         cls, params: dict[str, Any], teacher: EncoderFacts, weights: dict[str, Tensor]
     ) -> "TokenTargets":
         """See ``Targets.from_store``: of the teacher only the block, if any, is in memory."""
-        values: _Params = fit(params, _Params, "The store's params")
+        values: _Params = fit_said(params, _Params)
         is_decoded = values["point"] in DECODER_KINDS
         depth = teacher.decoder_depth if is_decoded else teacher.depth
         if not 0 <= values["block"] < depth:
-            raise UserError(
-                f"The store's tokens are of block {values['block']}, and its teacher has {depth}; "
-                "write it again in another place."
-            )
+            raise not_possible(f"its tokens are of block {values['block']} of {depth}")
         targets = cls(dict(values), teacher, weights)
         encoder, wanted = targets.encoder, set[str]()
         if not is_decoded and encoder is not None:
             is_dropping = values["shown"].get("masking") == "drop"
             wanted = set(encoder.weights_from(values["block"], is_dropping=is_dropping))
         if is_decoded != (encoder is None) or wanted != weights.keys():
-            raise UserError(
-                "The store's weights are not those of the block that its tokens enter; write it "
-                "again in another place."
-            )
+            raise not_possible("its weights are not those of the block that its tokens enter")
         return targets
 
     @property

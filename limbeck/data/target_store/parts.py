@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import Annotated, NamedTuple
 
 import numpy as np
-from pydantic import ConfigDict, Field, with_config
+from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from limbeck.data.target_store.manifest import MAX_PARTS, PLAIN, ArraySpec, Count, Manifest, damage
@@ -72,8 +72,6 @@ class PartRecord:
     writer gave them, with the ``versions`` of the libraries that made them. ``store_id`` is the
     manifest's.
     """
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
 
     store_id: str
     num_images: Count

@@ -81,10 +81,11 @@ class Place(ABC):
 def open_place(address: str) -> Place:
     """The place at a path or an fsspec address; nothing is made or looked up yet."""
     address = os.path.expanduser(str(address).removeprefix("file://"))
-    if "\0" in address:
-        raise UserError(f"The store {address!r} can't be: its name has a NUL; correct it.")
-    address = address.rstrip("/") or address[:1]
-    return RemotePlace(address) if "://" in address else LocalPlace(address)
+    if not address or "\0" in address:
+        raise UserError(f"The store {address!r} can't be: that is no path; correct it.")
+    is_remote = "://" in address
+    address = address.rstrip("/") or "/"
+    return RemotePlace(address) if is_remote else LocalPlace(address)
 
 
 def check_room(place: Place, num_bytes: int, what: str, remedy: str) -> None:
@@ -353,9 +354,10 @@ class RemotePlace(Place):
 def _refused(verb: str, where: str, error: Exception) -> RunError:
     reason = str(error)
     if isinstance(error, OSError):
-        reason = "the disk is full" if error.errno in FULL else error.strerror or reason
-    if verb == "write" and isinstance(error, FileNotFoundError):
-        reason = "the store's folder is gone"
+        reason = error.strerror or reason
+    if verb == "write" and isinstance(error, OSError):
+        reason = "the disk is full" if error.errno in FULL else reason
+        reason = "the store's folder is gone" if error.errno == errno.ENOENT else reason
     remedy = (
         "finished parts are kept; remove the cause, then run the same command again to go on"
         if verb == "write"
