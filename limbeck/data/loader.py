@@ -319,14 +319,10 @@ def run_workers(
             pin_memory=pin_memory,
             # Otherwise it draws from the global generator, and a resumed run would differ.
             generator=torch.Generator(),
+            worker_init_fn=_ignore_signals,
         )
-        # Ctrl-C and torchrun signal the whole process group. The main process must finish its step
-        # and save, for which it needs its workers: they are born deaf, and end with it.
-        old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        try:
+        with _signals_held():
             results = iter(loader)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
     def stop() -> None:
         # Not left to the garbage collector: a traceback may hold the iterator until the program
@@ -341,6 +337,30 @@ def run_workers(
     finally:
         atexit.unregister(stop)
         stop()
+
+
+_DEAF_TO = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C and torchrun signal the whole process group. The main process must finish its step and
+save, for which it needs its workers: they are born deaf, and end with it."""
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, _DEAF_TO)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+def _ignore_signals(worker: int) -> None:
+    # One that a server starts (of Python 3.14) does not inherit what its parent holds.
+    del worker
+    for number in _DEAF_TO:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
