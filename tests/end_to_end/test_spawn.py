@@ -142,17 +142,6 @@ def test_every_verb_whose_loader_processes_get_what_is_pickled(run_watched):
     assert {verb for verb, counts in found.items() if max(counts) > 0} == {*verbs} - OWN_LOADERS
 
 
-@pytest.mark.parametrize(
-    "verb",
-    [
-        "store-targets",
-        *(
-            pytest.param(verb, marks=pytest.mark.slow)
-            for verb in VERBS
-            if verb not in LEFT_OUT | WITHOUT_LOADERS | {"store-targets"}
-        ),
-    ],
-)
-def test_a_verb_whose_loader_processes_are_spawned(run_watched, verb):
-    (counts,) = run_watched([verb], "spawn", 1).values()
-    assert max(counts) > 0 or verb in OWN_LOADERS
+def test_a_verb_whose_loader_processes_are_spawned(run_watched):
+    """Of one verb, because each process imports torch anew; what they get is that of the others."""
+    assert 1 in run_watched(["store-targets"], "spawn", 1)["store-targets"]
