@@ -88,6 +88,28 @@ def test_every_module_has_its_test_file(path):
     assert test.is_file(), f"{path} has no {test.relative_to(ROOT)}"
 
 
+CLOCKS = {
+    "time", "monotonic", "perf_counter", "process_time", "thread_time", "now", "today", "utcnow",
+    "time_ns", "monotonic_ns", "perf_counter_ns", "process_time_ns", "times", "getrusage",
+}  # fmt: skip
+
+
+TEST_FILES = sorted(
+    file.relative_to(ROOT)
+    for file in (ROOT / "tests").rglob("*.py")
+    if file.parent.name != "campaign"  # which is run by hand, and ends what hangs
+)
+
+
+@pytest.mark.parametrize("path", TEST_FILES, ids=str)
+def test_no_test_reads_a_clock(path):
+    """What takes long is counted (calls, passes, bytes, imports): seconds are a machine's."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            assert name not in CLOCKS, f"line {node.lineno} calls {name}"
+
+
 def test_the_public_list_is_what_can_be_imported():
     for name in limbeck.__all__:
         assert vars(limbeck).get(name) is not None or getattr(limbeck, name) is not None

@@ -123,6 +123,9 @@ def _abandon(error: OSError) -> None:
                 process.kill()
 
 
+_DEAF_TO = (signal.SIGINT, signal.SIGTERM)
+
+
 @contextmanager
 def _born_deaf() -> Iterator[None]:
     # Ctrl-C and torchrun signal the whole process group. The main process must finish its step
@@ -130,7 +133,7 @@ def _born_deaf() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows, which has no such signals
         yield
         return
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, _DEAF_TO)
     try:
         yield
     finally:
@@ -174,6 +177,8 @@ def _unchanged(batch: Any) -> Any:
 def _prepare(worker: int) -> None:
     """In a new worker: what its queue can't send by shared memory goes by value."""
     del worker
+    for number in _DEAF_TO:  # one that a server starts (of Python 3.14) inherits no mask
+        signal.signal(number, signal.SIG_IGN)
     # Python's own reaction is to print a traceback and go on: the main process would wait for ever.
     queues.Queue._on_queue_feeder_error = _send_by_value  # type: ignore[attr-defined]
 

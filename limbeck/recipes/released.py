@@ -18,7 +18,8 @@ from limbeck.data.released_keys import LISTINGS, indices_by_name, indices_by_pos
 from limbeck.data.released_logits import ReleasedLogits, soft_labels
 from limbeck.data.released_views import FRAME
 from limbeck.data.source import Source
-from limbeck.data.target_store import ArraySpec, Manifest
+from limbeck.data.target_store import Manifest
+from limbeck.data.target_store.located import SEED_SPEC
 from limbeck.data.target_store.parts import choose_views, key_hashes, num_parts_for
 from limbeck.data.target_store.writer import open_writer
 from limbeck.data.view_batches import view_fingerprints
@@ -129,6 +130,7 @@ class Conversion:
             if time.monotonic() - told > REPORT_EVERY:
                 told = time.monotonic()
                 log.info("%d of %d parts are written.", number, len(left))
+        writer.check_there(left)
         return num_new
 
     @cached_property
@@ -157,7 +159,7 @@ class Conversion:
         manifest = Manifest(
             kind=self._targets.kind,
             params=self._targets.params,
-            arrays=self._targets.arrays | {VIEW_SEEDS: ArraySpec((), "int32")},
+            arrays=self._targets.arrays | {VIEW_SEEDS: SEED_SPEC},
             teacher={"facts": asdict(self._facts), "precision": "fp32"},
             recipe=released_recipe(),
             num_views=self.released.num_views,

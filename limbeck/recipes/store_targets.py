@@ -184,12 +184,12 @@ def _store(
     left = job.left(tries_skipped=config.resume)
     num_left = sum(map(len, left.values()))
     begun_with = writer.manifest.data
-    is_other = begun_with["fingerprint"] != images.lineage["fingerprint"]
+    is_other = begun_with.get("fingerprint") != images.lineage["fingerprint"]
     if num_left and is_other and not config.resume:
         raise UserError(
             f"{num_left:,} of {len(images.whole):,} images have no targets in {config.out}, which "
-            f"was begun with {begun_with['num_images']:,} images of {begun_with['root']}; pass "
-            "--resume to fill them in."
+            f"was begun with {begun_with.get('num_images', 0):,} images of "
+            f"{begun_with.get('root')}; pass --resume to fill them in."
         )
     if num_left:
         check_before_writing(writer, images.whole, config.data, views, student.img_size[0])

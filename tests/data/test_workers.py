@@ -43,7 +43,7 @@ try:
     for number in stream:
         if number == 1:
             print("ready", flush=True)
-            time.sleep(60)
+            time.sleep(600)
 except KeyboardInterrupt:
     sys.exit(7)
 """
@@ -61,7 +61,7 @@ def test_ctrl_c_ends_quietly():
         assert process.stdout.readline() == "ready\n"
         os.killpg(process.pid, signal.SIGINT)
         try:
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=300)
         finally:
             process.kill()  # where it hangs, nothing would end it
     assert process.returncode == 7
@@ -161,7 +161,7 @@ def test_where_no_process_can_be_started_this_one_works(monkeypatch, caplog, par
     assert numbers(Full()) == list(range(12))
     assert "No loader process can be started" in caplog.text
     for process in multiprocessing.active_children():
-        process.join(timeout=30)
+        process.join(timeout=300)
     assert multiprocessing.active_children() == []
 
 
