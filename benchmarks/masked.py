@@ -29,7 +29,7 @@ def build_runs() -> dict[tuple[str, float], Callable[[], object]]:
     shape = {"img_size": IMG_SIZE, "num_heads": 12}
     student = build_student(StudentOptions(name=STUDENT, **shape), seed=0).to(DEVICE)
     choose_attention(student, DEVICE, DTYPES["bf16"])
-    teacher = Teacher(build_student(StudentOptions(name=TEACHER, **shape), seed=1), DEVICE)
+    teacher = Teacher(build_student(StudentOptions(name=TEACHER, **shape), seed=1), DEVICE, "bf16")
     images = torch.rand(BATCH_SIZE, 3, IMG_SIZE, IMG_SIZE, device=DEVICE)
     seeds = torch.arange(BATCH_SIZE, device=DEVICE)
     num_patches = student.facts.grid[0] * student.facts.grid[1]

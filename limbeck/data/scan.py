@@ -14,9 +14,10 @@ from typing import NamedTuple
 from torch.utils.data import Dataset
 
 from limbeck.data.decode import decode_image, read_header
-from limbeck.data.loader import num_cores, run_workers
+from limbeck.data.loader import run_workers
 from limbeck.data.options import DataOptions
 from limbeck.data.source import BadImage, Source
+from limbeck.limits import num_cores
 
 log = logging.getLogger("limbeck")
 

@@ -26,6 +26,7 @@ MAY_CHANGE = (
     "out",
     "overwrite",
     "teacher.source",  # what it computes is in the fingerprint, wherever its weights lie
+    "precision",  # what auto stands for in a study: kept, not compared
     "targets.cache",
     "data.num_workers",
     "data.max_bad_ratio",
@@ -106,6 +107,22 @@ def _open_run(
     write_json(out / "fingerprint.json", fingerprint)
     write_json(out / "config.json", config)
     return Run(out, config)
+
+
+def saved_config(out: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """The config of the run in a folder, by dotted name; empty where there is none or another.
+
+    Of what both have nothing differs, but for what may change and what is "auto" in ``asked``.
+    """
+    file = out / "config.json"
+    there = dict(_flatten(read_json(file))) if file.exists() else {}
+    here = {name: value for name, value in _flatten(asked) if value != "auto"}
+    is_other = any(
+        _short(there, name) != _short(here, name)
+        for name in there.keys() & here.keys()
+        if not _may_change(name)
+    )
+    return {} if is_other else there
 
 
 def is_finished_run(out: Path, config: dict[str, Any], fingerprint: dict[str, Any]) -> bool:
@@ -189,6 +206,9 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _differences(there: dict[str, Any], here: dict[str, Any], what: str) -> list[str]:
     old, new = dict(_flatten(there)), dict(_flatten(here))
+    if old.get("teacher.source") is None and new.get("teacher.source") is None:
+        for each in (old, new):  # earlier versions wrote one of a teacher that there is not
+            each.pop("teacher.precision", None)
     return [
         f"{what}{name} is {_short(old, name)} there and {_short(new, name)} here"
         for name in {**new, **old}

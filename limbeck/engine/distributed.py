@@ -15,6 +15,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from limbeck.errors import RunError, UserError
+from limbeck.limits import num_cores
 from limbeck.records import Batch
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ def ranks_session(device: str = "auto") -> Iterator[Ranks]:
     device is absent or shared, or the environment incomplete.
     """
     ranks = _read_environment(device)
+    _set_threads()
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
     if ranks.world_size == 1:
@@ -61,6 +63,14 @@ def ranks_session(device: str = "auto") -> Iterator[Ranks]:
         yield ranks
     finally:
         distributed.destroy_process_group()
+
+
+def _set_threads() -> None:
+    """As many as PyTorch would take, but no more than there are cores for this process."""
+    count = torch.get_num_threads()
+    if "OMP_NUM_THREADS" not in os.environ:  # which states it, as torchrun does
+        count = min(count, num_cores())
+    torch.set_num_threads(count)  # the same count, too: it settles how products are cut
 
 
 def _read_environment(device: str) -> Ranks:

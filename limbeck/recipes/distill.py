@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from limbeck.config import options, to_plain
+from limbeck.config import options
 from limbeck.data.options import CropOptions, DataOptions, TargetsOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.methods import METHODS, PerMethodOptions
@@ -103,8 +104,11 @@ def distill(config: DistillConfig) -> Path:
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import open_images
     from limbeck.recipes.networks import build_networks
+    from limbeck.recipes.precision import settle
 
     with ranks_session(config.train.device) as ranks, lost_workers_explained():
+        chain = "".join(config.chain.split())  # spaces mean nothing
+        config = settle(replace(config, chain=chain), ranks)
         images = open_images(config.data)
         if config.chain:
             return distill_chain(config, images, ranks, _distill)
@@ -122,6 +126,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     from limbeck.models.finished import save_student
     from limbeck.recipes import lineage
     from limbeck.recipes.networks import check_labels, check_pairs, layer_of
+    from limbeck.recipes.precision import resolved_plain
     from limbeck.recipes.probes import build_probe
     from limbeck.recipes.steps import Resolved
     from limbeck.recipes.targets import locate
@@ -190,7 +195,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
         def finish() -> None:
             record = lineage.record(
                 verb="distill",
-                config=to_plain(config),
+                config=resolved_plain(config),
                 teacher=nets.teacher and nets.teacher.facts,
                 data=images.lineage,
                 extra={

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import pydantic
 import tyro
 
-from limbeck.config import options, to_plain
+from limbeck.config import options
 from limbeck.data.options import DataOptions, MixOptions, ViewOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
@@ -191,8 +191,10 @@ def finetune(config: FinetuneConfig) -> Path:
     from limbeck.data.loader import lost_workers_explained
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import check_holdout, open_images
+    from limbeck.recipes.precision import settle
 
     with ranks_session(config.train.device) as ranks, lost_workers_explained():
+        config = settle(config, ranks)
         images = open_images(config.data)
         if not images.is_labelled:
             root = config.data.eval_root if images.train.classes else config.data.root
@@ -212,6 +214,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     from limbeck.models.finished import save_student
     from limbeck.recipes import lineage
     from limbeck.recipes.networks import layer_of
+    from limbeck.recipes.precision import resolved_plain
     from limbeck.recipes.steps import Resolved
     from limbeck.recipes.tuning_networks import build_tuning, identify
 
@@ -250,7 +253,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
         if ranks.is_main:
             record = lineage.record(
                 verb="finetune",
-                config=to_plain(config),
+                config=resolved_plain(config),
                 teacher=nets.teacher,
                 data=images.lineage,
                 extra={

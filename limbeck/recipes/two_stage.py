@@ -250,10 +250,12 @@ def two_stage(config: TwoStageConfig) -> TwoStages:
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import check_holdout, open_images
+    from limbeck.recipes.precision import settle, stands_for
     from limbeck.recipes.robustness import check_images
     from limbeck.recipes.stage_trials import StageTrials
 
     with ranks_session(config.specific.train.device) as ranks, lost_workers_explained():
+        asked, config = config, settle(config, ranks)
         images = open_images(config.data)
         _check_labels(config, images)
         check_holdout(images)
@@ -267,7 +269,11 @@ def two_stage(config: TwoStageConfig) -> TwoStages:
         run = open_run(
             config.out,
             # Arms and seeds may be added: each run in the folder knows the rest.
-            {"verb": "two-stage", **{name: plain[name] for name in ("student", "data")}},
+            {
+                "verb": "two-stage",
+                **{name: plain[name] for name in ("student", "data")},
+                "precision": stands_for(asked, config),
+            },
             {"data": images.fingerprint},
             overwrite=config.overwrite,
         )
