@@ -61,10 +61,12 @@ def settle(
         if wanted:
             values = " and ".join(dict.fromkeys(found.values()))
             tell(f"precision: {values}, {why}; {work_force(config, ranks)}")
+        by_value: dict[str, list[str]] = {}
         for name, value in _precisions(settled):
+            by_value.setdefault(value, []).append(name)
+        for value, names in by_value.items():
             if reason := slowness(ranks.device, value):
-                _warn(name, value, reason)
-                break
+                _warn(f"{value} ({', '.join(names)}) is slow here: {reason}")
     return settled
 
 
@@ -131,5 +133,5 @@ def _replaced(config: Config, values: dict[str, str], prefix: str = "") -> Confi
 
 
 @cache  # a study's runs would each say it again
-def _warn(name: str, value: str, reason: str) -> None:
-    log.warning("%s is %s, which is slow here: %s. A new run needs none.", name, value, reason)
+def _warn(text: str) -> None:
+    log.warning("%s. Without it a new run takes what is fast.", text)

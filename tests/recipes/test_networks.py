@@ -292,7 +292,9 @@ def test_a_teacher_s_own_image_size_is_obeyed(teacher):
 
 
 def test_a_classification_teacher_keeps_its_own_image_size(teacher):
-    assert load_teacher(TeacherOptions(precision="fp32", source=str(teacher)), None, CPU).facts.img_size == (32, 32)
+    assert load_teacher(
+        TeacherOptions(precision="fp32", source=str(teacher)), None, CPU
+    ).facts.img_size == (32, 32)
 
 
 def test_a_fine_tuned_hiera_as_a_teacher_pools_as_its_student_does(tmp_path):
@@ -369,7 +371,8 @@ def test_a_task_s_method_that_compares_patches_needs_no_classes_of_its_teacher(
     student = build_student(replace(STUDENT_SHAPE, img_size=48), seed=0)
     save_student(build_student(STUDENT_SHAPE, seed=1), tmp_path / "bare", {})
     config = FinetuneConfig(
-        teacher=TeacherOptions(precision="fp32", source=str(tmp_path / "bare")), method="own_task_method:Tokens"
+        teacher=TeacherOptions(precision="fp32", source=str(tmp_path / "bare")),
+        method="own_task_method:Tokens",
     )
     method, teacher = load_task_teacher(config, student.facts, ["a", "b", "c"], CPU)
     assert method.grids == ((6, 6), (6, 6)) and teacher.facts.img_size == (48, 48)
@@ -456,7 +459,9 @@ def test_method_class_and_options_of_the_table(images, tmp_path):
 def test_a_convolutional_teacher_by_name_of_its_file_is_for_fine_tuning_alone(images, tmp_path):
     file = tmp_path / "convnet.pth"
     torch.save(timm.create_model("test_resnet", num_classes=3).state_dict(), file)
-    options = TeacherOptions(precision="fp32", source=str(file), model_name="test_resnet", img_size=64)
+    options = TeacherOptions(
+        precision="fp32", source=str(file), model_name="test_resnet", img_size=64
+    )
     found = load_teacher(options, None, CPU)
     assert found.facts.num_classes == 3 and found.facts.img_size == (64, 64)
     config = distill_config(images, tmp_path, file)
