@@ -329,7 +329,8 @@ def _show_progress() -> Callable[[int, int], None] | None:
 def report(diagnosis: Diagnosis) -> str:
     """The diagnosis for people."""
     scan, forecast = diagnosis.scan, diagnosis.forecast
-    lines = [f"machine     {text}" for text in diagnosis.machine]
+    told = [part for text in diagnosis.machine for part in text.split("; ")]
+    lines = [f"{'' if place else 'machine':12}{part}" for place, part in enumerate(told)]
     lines += [
         f"images      {scan.num_readable:,} readable of {scan.num_images:,}, "
         f"{_bytes(scan.total_bytes)}",

@@ -80,7 +80,7 @@ def test_what_is_stated_is_obeyed_and_warned_of_once_where_it_is_slow(has_bf16, 
     settle(stated, RANKS)
     settle(stated, RANKS)
     (line,) = caplog.messages
-    assert line.startswith("train.precision is bf16, which IS: bf16 products are 73 times")
+    assert line.startswith("bf16 (train.precision) is slow here: bf16 products are 73 times slower")
 
 
 def test_a_teacher_that_there_is_not_has_none():
