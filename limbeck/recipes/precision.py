@@ -16,9 +16,10 @@ import torch
 
 from limbeck.config import to_plain
 from limbeck.data.loader import workers_for
+from limbeck.documents import fit
 from limbeck.engine.checkpoint import saved_config
 from limbeck.engine.distributed import Ranks, gather, on_main_rank
-from limbeck.engine.machine import agreed, choose, slowness
+from limbeck.engine.machine import Precision, agreed, choose, slowness
 from limbeck.engine.options import TrainOptions
 from limbeck.models.options import TeacherOptions
 
@@ -70,6 +71,12 @@ def settle(
     return settled
 
 
+def fit_precisions(values: dict[str, Any], where: str) -> dict[str, str]:
+    """What a file says of precisions; raises UserError where it can't be one."""
+    found: dict[str, str] = fit(values, dict[str, Precision], where)
+    return found
+
+
 def filled(config: Config, precision: str) -> Config:
     """The config of a run of a study that has decided: its precision for each ``auto``."""
     wanted = [name for name, value in _precisions(config) if value == AUTO]
@@ -118,7 +125,8 @@ def _saved(config: Any, wanted: list[str]) -> dict[str, str]:
     if not there:
         return {}
     default = there.get("precision") or BEFORE_AUTO
-    return {name: there.get(name, default) for name in wanted}
+    values = {name: there.get(name, default) for name in wanted}
+    return fit_precisions(values, str(config.out / "config.json"))
 
 
 def _replaced(config: Config, values: dict[str, str], prefix: str = "") -> Config:

@@ -191,6 +191,13 @@ def test_a_two_stage_of_an_earlier_version_was_in_bf16(tmp_path, has_bf16):
     assert settle(config, RANKS).train.precision == "bf16"
 
 
+@pytest.mark.parametrize("value", ["auto", "int4", 16, None, ["bf16"]])
+def test_what_can_be_no_precision_is_named_with_its_file(tmp_path, value):
+    (tmp_path / "config.json").write_text(json.dumps({"train": {"precision": value}}))
+    with pytest.raises(UserError, match=r"config\.json.*train\.precision"):
+        settle(DistillConfig(out=tmp_path), RANKS)
+
+
 def test_a_search_has_one(images, teacher, tmp_path, has_bf16):
     config = auto(search_config(images, tmp_path / "out", teacher))
     search(config)
