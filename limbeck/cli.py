@@ -4,7 +4,8 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from importlib import import_module
 from itertools import takewhile
@@ -137,7 +138,8 @@ def run(words: list[str]) -> None:
     try:
         config = parse(name, verb, kind, rest)
         show_log(logging.INFO if is_main_rank() else logging.WARNING)
-        result = getattr(module, name.replace("-", "_"))(config)
+        with saying_what_is_loaded(name):
+            result = getattr(module, name.replace("-", "_"))(config)
     except UserError as error:
         from limbeck.config import as_flags
 
@@ -169,6 +171,34 @@ def check_pattern(name: str, words: Sequence[str]) -> None:
                 f"{name} {word} {os.path.dirname(more[0]) or '.'}, which is read with all that "
                 "is in it."
             )
+
+
+@contextmanager
+def saying_what_is_loaded(verb: str) -> Iterator[None]:
+    """Say that PyTorch is being loaded, for seconds, when the verb asks for it, but not before."""
+    if "torch" in sys.modules:
+        yield
+        return
+    finder = _Announcing(f"limbeck {verb}: loading PyTorch ...")
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        if finder in sys.meta_path:
+            sys.meta_path.remove(finder)
+
+
+class _Announcing:
+    """A finder of modules that finds none: it is only asked first."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        """Called for each module that is not loaded yet."""
+        if fullname == "torch":
+            sys.meta_path.remove(self)
+            logging.getLogger("limbeck").info(self.text)
 
 
 def recipe_of(verb: str) -> ModuleType:

@@ -8,7 +8,16 @@ from operator import itemgetter
 import pytest
 
 from limbeck import __version__
-from limbeck.cli import VERBS, config_class, main, overview, parse, take_option
+from limbeck.cli import (
+    VERBS,
+    _Announcing,
+    config_class,
+    main,
+    overview,
+    parse,
+    saying_what_is_loaded,
+    take_option,
+)
 from limbeck.errors import UserError
 from tests.recipes.runs import draw_classes
 
@@ -292,6 +301,29 @@ def test_no_mistake_waits_for_torch(here):
     done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("limbeck: ") == len(MISTAKES)
+
+
+def test_what_is_loaded_is_said_when_a_verb_asks_for_it(here):
+    """Before the seconds that it takes, and not for who made a mistake."""
+    command = [sys.executable, "-m", "limbeck", "inspect"]
+    said = [
+        subprocess.run([*command, name], cwd=here, capture_output=True, text=True).stderr
+        for name in ("notes.txt", "nowhere.pth")
+    ]
+    assert said[0].startswith("limbeck inspect: loading PyTorch ...\n")
+    assert "loading" not in said[1]
+
+
+def test_only_who_loads_it_says_so(caplog):
+    with caplog.at_level("INFO", "limbeck"), saying_what_is_loaded("distill"):
+        pass  # torch is here already
+    finder = _Announcing("limbeck distill: loading PyTorch ...")
+    sys.meta_path.insert(0, finder)
+    with caplog.at_level("INFO", "limbeck"):
+        assert finder.find_spec("json", None) is None and finder in sys.meta_path
+        assert finder.find_spec("torch", None) is None
+    assert finder not in sys.meta_path
+    assert caplog.messages == ["limbeck distill: loading PyTorch ..."]
 
 
 def test_an_unexpected_error_is_one_line_too(capsys, monkeypatch):

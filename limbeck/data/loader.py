@@ -21,6 +21,7 @@ from limbeck.data.view_makers import EvalView, MakeView, view_maker
 from limbeck.data.views import DrawNoise, View, erase, view_noise, view_seed
 from limbeck.data.workers import run_workers
 from limbeck.errors import RunError, UserError
+from limbeck.limits import num_cores
 from limbeck.records import Batch
 
 VIEW_SEEDS = "view_seeds"
@@ -305,11 +306,3 @@ def workers_for(data: DataOptions, world_size: int) -> int:
     # torchrun tells how many of the ranks share this machine.
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
     return max(0, num_cores() // local_ranks - 1)
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # Linux only
-        return os.cpu_count() or 1

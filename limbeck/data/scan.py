@@ -14,10 +14,10 @@ from typing import IO, NamedTuple
 from torch.utils.data import Dataset
 
 from limbeck.data.decode import decode_image, read_header
-from limbeck.data.loader import num_cores
 from limbeck.data.options import DataOptions
 from limbeck.data.source import BadImage, Source
 from limbeck.data.workers import run_workers
+from limbeck.limits import num_cores
 
 log = logging.getLogger("limbeck")
 

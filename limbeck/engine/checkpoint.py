@@ -20,7 +20,7 @@ import torch
 from typing_extensions import TypedDict
 
 from limbeck.documents import read_json, write_json
-from limbeck.engine.differences import MAY_CHANGE, differences
+from limbeck.engine.differences import MAY_CHANGE, differences, flatten
 from limbeck.engine.distributed import check_ranks, on_main_rank
 from limbeck.errors import RunError, UserError
 from limbeck.files import MIB, TEMPORARY_SUFFIX, is_inside, open_file, reason_of, write_whole
@@ -122,6 +122,19 @@ def _open_run(
             f"Can't write in {out}: {reason_of(error)}; choose another --out."
         ) from error
     return Run(out, config, makes=makes)
+
+
+def saved_config(out: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """The config of the run in a folder, by dotted name; empty where there is none or another.
+
+    Of what both have nothing differs, but for what may change and what is "auto" in ``asked``.
+    """
+    file = out / "config.json"
+    there = dict(flatten(read_json(file))) if file.exists() else {}
+    here = {name: value for name, value in flatten(asked) if value != "auto"}
+    both = there.keys() & here.keys()
+    is_other = any(name in both for name, _, _ in differences(there, here, MAY_CHANGE))
+    return {} if is_other else there
 
 
 def is_finished_run(out: Path, config: dict[str, Any], fingerprint: dict[str, Any]) -> bool:

@@ -10,6 +10,7 @@ MAY_CHANGE = (
     "out",
     "overwrite",
     "teacher.source",  # what it computes is in the fingerprint, wherever its weights lie
+    "precision",  # what auto stands for in a study: kept, not compared
     "targets.cache",
     "data.num_workers",
     "data.max_bad_ratio",
@@ -41,7 +42,10 @@ def differences(
     """
     # Compared as JSON reads it back: tuples are lists, keys are strings.
     there, here = (json.loads(to_json(values)) for values in (there, here))
-    old, new = dict(_flatten(there)), dict(_flatten(here))
+    old, new = dict(flatten(there)), dict(flatten(here))
+    if old.get("teacher.source") is None and new.get("teacher.source") is None:
+        for each in (old, new):  # earlier versions wrote one of a teacher that there is not
+            each.pop("teacher.precision", None)
     found = [(name, _short(old, name), _short(new, name)) for name in {**new, **old}]
     return [
         (f"{what}{name}", before, after)
@@ -50,10 +54,11 @@ def differences(
     ]
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of nested plain data."""
     for key, value in values.items():
         if isinstance(value, dict) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

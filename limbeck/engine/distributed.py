@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from limbeck.documents import parse_json, to_json
 from limbeck.engine.differences import MAY_DIFFER, differences
 from limbeck.errors import OfRank, RunError, UserError
+from limbeck.limits import num_cores
 from limbeck.records import Batch
 
 T = TypeVar("T")
@@ -61,6 +62,7 @@ def ranks_session(device: str = "auto", config: dict[str, Any] | None = None) ->
     of them tells it; one that is lost ends the others.
     """
     ranks = _read_environment(device)
+    _set_threads()
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
     if ranks.world_size == 1:
@@ -201,6 +203,14 @@ def _lost(error: BaseException) -> RunError:
         f"Another process of this run is gone (killed, or out of memory) or does not answer: {why}."
         " Run the same command again: it goes on from the last checkpoint."
     )
+
+
+def _set_threads() -> None:
+    """As many as PyTorch would take, but no more than there are cores for this process."""
+    count = torch.get_num_threads()
+    if "OMP_NUM_THREADS" not in os.environ:  # which states it, as torchrun does
+        count = min(count, num_cores())
+    torch.set_num_threads(count)  # the same count, too: it settles how products are cut
 
 
 def _read_environment(device: str) -> Ranks:

@@ -29,6 +29,7 @@ from limbeck.engine.checkpoint import Run, load_checkpoint, save_checkpoint
 from limbeck.engine.distributed import Ranks, gather, mean_over_ranks, on_main_rank, wrap
 from limbeck.engine.health import Health, Watch
 from limbeck.engine.log import Log
+from limbeck.engine.machine import DTYPES
 from limbeck.engine.optim import Average, build_optimizer, set_lr
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.engine.signals import StopSignals
@@ -37,8 +38,6 @@ from limbeck.ops.schedules import cosine_lr, peak_lr
 from limbeck.records import Batch
 
 logger = logging.getLogger("limbeck")
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Interrupted(RunError):
@@ -257,6 +256,8 @@ def _check(warmup_epochs: float, train: TrainOptions, ranks: Ranks) -> None:
             f"optim.warmup_epochs {warmup_epochs:g} leaves nothing of train.epochs "
             f"{train.epochs:g}; lower --optim.warmup-epochs."
         )
+    if train.precision == "auto":
+        raise UserError("train.precision auto is settled before a loop begins; state one.")
     is_cuda = ranks.device.type == "cuda"
     if train.precision == "bf16" and is_cuda and not torch.cuda.is_bf16_supported():
         raise UserError("This GPU has no bf16; use --train.precision fp16 or fp32.")

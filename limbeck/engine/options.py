@@ -99,8 +99,9 @@ class TrainOptions:
     """Samples per optimiser step, over all ranks and accumulation steps."""
     accumulate_steps: BatchSize = 1
     """Micro-batches per optimiser step and rank."""
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    """Autocast type of the student's forward pass; weights and optimiser stay fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Autocast type of the student's forward pass; weights and optimiser stay fp32. auto: what is
+    fast on this machine, measured at the start; a run that goes on keeps what it was begun in."""
     compile: bool = False
     """torch.compile; pays on GPUs and long runs (see benchmarks/RESULTS.md)."""
     ema_decay: Annotated[float, pydantic.Field(gt=0, lt=1)] | None = None

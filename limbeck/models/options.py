@@ -112,8 +112,8 @@ class TeacherOptions:
     """Head count, for a weights file that does not say it and whose width does not tell."""
     patch_size: Side | None = None
     """Patch side, for a weights file that does not tell it."""
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    """fp32, bf16 or fp16: of the teacher's forward pass."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the teacher's forward pass; auto as of train.precision."""
     drop_path_rate: Rate = 0.0
     """Stochastic depth of the teacher: this rate in every block but the last. TinyMIM distils with
     0 and found 0.1 to be worse."""

@@ -179,8 +179,10 @@ def analyze(config: AnalyzeConfig) -> Analysis:
     with ranks_session(config.device, to_plain(config)) as ranks:
         images = open_images(config.data)
         found, subjects = _measured(config, images, ranks, before)
+        if config.keep_blocks and images.is_labelled:
+            _settle_recipe(config, found, ranks, goes_on=found is before)
     if config.keep_blocks:
-        found["parts"]["layers"] = _which_layers(config, images, subjects, found["notes"])
+        found["parts"]["layers"] = _which_layers(config, images, subjects, found)
     pictures = []
     if ranks.is_main:
         save(config.out, found)
@@ -302,27 +304,49 @@ def fine_tunings(config: AnalyzeConfig, name: str, source: str) -> list[Finetune
     ]
 
 
+def _settle_recipe(
+    config: AnalyzeConfig, found: dict[str, Any], ranks: Ranks, goes_on: bool
+) -> None:
+    """One precision for all fine-tunings, also those of a later call: kept in analysis.json."""
+    from limbeck.recipes.precision import BEFORE_AUTO, fit_precisions, settle, stands_for
+
+    def recall() -> str | None:
+        is_older = goes_on and (config.out / "layers").exists()
+        value = found.get("precision") or (BEFORE_AUTO if is_older else None)
+        own = {"precision": value} if value else {}
+        return fit_precisions(own, str(config.out / DATA_FILE)).get("precision")
+
+    recipe = recipe_of(config)
+    found["precision"] = stands_for(recipe, settle(recipe, ranks, recall))
+    if ranks.is_main:
+        save(config.out, found)
+
+
 def _which_layers(
-    config: AnalyzeConfig, images: Images, subjects: list[Subject], notes: list[str]
+    config: AnalyzeConfig, images: Images, subjects: list[Subject], found: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Top-1 of every fine-tuning, each an ordinary run that can be continued."""
     from limbeck.recipes.finetune import finetune
     from limbeck.recipes.lineage import scores_of
     from limbeck.recipes.measure import file_name
+    from limbeck.recipes.precision import filled
 
+    notes = found["notes"]
     if not images.is_labelled:
         note = "Which layers matter was not measured: the images have no labels."
         log.info(note)
         if note not in notes:
             notes.append(note)
         return []
-    found = []
+    scored = []
     for subject in subjects[: len(config.runs)]:
         runs = fine_tunings(config, file_name(subject.name), subject.source)
+        if found["precision"]:
+            runs = [filled(run, found["precision"]) for run in runs]
         for number, run in enumerate(runs, 1):
             log.info("%s: fine-tuning %d of %d (%s).", subject.name, number, len(runs), run.out)
             scores = scores_of(finetune(run))
-            found.append(
+            scored.append(
                 {
                     "model": subject.name,
                     "keep_blocks": run.keep_blocks,
@@ -332,7 +356,7 @@ def _which_layers(
                     "run": str(run.out),
                 }
             )
-    return found
+    return scored
 
 
 def save(out: Path, found: dict[str, Any]) -> None:

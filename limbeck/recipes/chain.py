@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
 
-from limbeck.config import from_plain, to_plain
+from limbeck.config import from_plain
 from limbeck.documents import read_json
 from limbeck.errors import UserError, did_you_mean
 from limbeck.methods import METHODS
@@ -227,6 +227,7 @@ def distill_chain(
     from limbeck.engine.distributed import on_main_rank
     from limbeck.models.finished import STUDENT_FILES
     from limbeck.recipes.networks import build_networks
+    from limbeck.recipes.precision import resolved_plain
 
     stages = split_chain(config)
     nets: Networks | None
@@ -234,10 +235,9 @@ def distill_chain(
     resolved = {
         stage.out.name: own["resolved"] for stage, (own, _) in zip(stages, identities, strict=True)
     }
-    plain = to_plain(config) | {"chain": "".join(config.chain.split())}  # spaces mean nothing
     run = open_run(
         config.out,
-        {"verb": "distill", **plain, "resolved": resolved},
+        {"verb": "distill", **resolved_plain(config), "resolved": resolved},
         {name: identities[0][1][name] for name in ("data", "teacher")},
         overwrite=config.overwrite,
         makes=STUDENT_FILES,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from limbeck.config import Repeats, options, to_plain
+from limbeck.config import Repeats, options
 from limbeck.data.options import CropOptions, DataOptions, LabelFraction
 from limbeck.engine.options import AT_THE_END, OptimOptions, TrainOptions
 from limbeck.errors import UserError, explain
@@ -122,15 +122,16 @@ def compare(config: CompareConfig) -> Comparison:
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import check_holdout, open_images
+    from limbeck.recipes.precision import resolved_plain, settle
 
     with ranks_session(config.train.device) as ranks, lost_workers_explained():
         images = open_images(config.data)
         check_holdout(images)
         _check_labels(config, arms, images)
-        config = _with_batches_of(config, images)
+        config = settle(_with_batches_of(config, images), ranks)
         equal = _what_is_equal(config, images, arms)
         # Arms, seeds and parts may be added: each run in the folder knows its own.
-        shared = to_plain(config)
+        shared = resolved_plain(config)
         for name in ("arms", "seeds", "label_fractions"):
             del shared[name]
         open_run(
@@ -228,12 +229,14 @@ def _what_is_equal(config: CompareConfig, images: Images, arms: list[Arm]) -> li
 
 def _configs(config: CompareConfig, arm: Arm) -> list[distillation.DistillConfig]:
     from limbeck.recipes.networks import method_class
+    from limbeck.recipes.precision import filled
 
     needs_teacher = table_needs_teacher(arm)
     if needs_teacher is None:
         assert arm.method is not None
         needs_teacher = bool(method_class(arm.method).Options.needs_teacher)
-    return [arm_config(config, arm, seed, needs_teacher) for seed in range(config.seeds)]
+    configs = (arm_config(config, arm, seed, needs_teacher) for seed in range(config.seeds))
+    return [filled(each, config.train.precision) for each in configs]  # of an arm's own "auto"
 
 
 def _caught(work: Callable[[], None]) -> str | None:

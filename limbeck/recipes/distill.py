@@ -104,12 +104,14 @@ def distill(config: DistillConfig) -> Path:
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import open_images
     from limbeck.recipes.networks import build_networks
+    from limbeck.recipes.precision import settle
     from limbeck.recipes.steps import fit_batch
 
     with ranks_session(config.train.device, to_plain(config)) as ranks, lost_workers_explained():
         images = open_images(config.data)
         train = fit_batch(config.train, len(images.train), ranks.world_size)
-        config = replace(config, train=train)
+        chain = "".join(config.chain.split())  # spaces mean nothing
+        config = settle(replace(config, chain=chain, train=train), ranks)
         if config.chain:
             return distill_chain(config, images, ranks, _distill)
         return _distill(config, build_networks(config, ranks.device), images, ranks)
@@ -126,6 +128,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     from limbeck.models.finished import STUDENT_FILES, save_student
     from limbeck.recipes import lineage
     from limbeck.recipes.networks import check_labels, check_pairs, layer_of
+    from limbeck.recipes.precision import resolved_plain
     from limbeck.recipes.probes import build_probe
     from limbeck.recipes.steps import Resolved
     from limbeck.recipes.targets import locate
@@ -194,7 +197,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
         def finish() -> None:
             record = lineage.record(
                 verb="distill",
-                config=to_plain(config),
+                config=resolved_plain(config),
                 teacher=nets.teacher and nets.teacher.facts,
                 data=images.lineage,
                 extra={

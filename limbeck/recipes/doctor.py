@@ -17,6 +17,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from limbeck.config import options, to_plain
+from limbeck.limits import memory_bytes
 from limbeck.recipes.distill import DistillConfig, check, check_all_but_teacher
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class Diagnosis:
     forecast: Forecast | None
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    machine: list[str] = field(default_factory=list)
+    """What it is, and what follows for precision, threads and loader processes."""
 
 
 def doctor(config: DoctorConfig) -> Diagnosis:
@@ -92,10 +95,16 @@ def doctor(config: DoctorConfig) -> Diagnosis:
     from limbeck.data.scan import scan
     from limbeck.data.source import Chain
     from limbeck.engine.distributed import ranks_session
+    from limbeck.engine.machine import build_unfit, describe
     from limbeck.recipes.images import open_images
+    from limbeck.recipes.precision import settle, work_force
     from limbeck.recipes.steps import fitting_batch
 
     with ranks_session(config.train.device, to_plain(config)) as ranks:
+        machine = [describe(ranks.device)]
+        config = settle(config, ranks, tell=machine.append)
+        if len(machine) == 1:  # the precision was stated
+            machine.append(work_force(config, ranks))
         images = open_images(config.data)
         everything = (
             Chain([images.whole, images.holdout]) if config.data.eval_root else images.whole
@@ -108,7 +117,8 @@ def doctor(config: DoctorConfig) -> Diagnosis:
         if tries_step and not problems:
             forecast = try_steps(config, images, ranks)
             problems += judge_forecast(forecast)
-    return Diagnosis(found, forecast, problems, warnings)
+    warnings += filter(None, [build_unfit()])
+    return Diagnosis(found, forecast, problems, warnings, machine)
 
 
 def _needs_teacher(config: DoctorConfig) -> bool:
@@ -206,7 +216,7 @@ def try_steps(config: DoctorConfig, images: Images, ranks: Ranks) -> Forecast:
 
 def try_step(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks) -> Forecast:
     """Time a few steps of a few real images."""
-    from limbeck.data.loader import num_cores
+    from limbeck.data.loader import workers_for
     from limbeck.data.skipped import SkippedLog
     from limbeck.methods.distiller import Distiller
     from limbeck.methods.teacher import autocast
@@ -219,6 +229,7 @@ def try_step(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     resolved = resolve(
         len(images.train), facts.img_size[0], facts.architecture, config.optim, config.train
     )
+    assert config.train.precision != "auto", "settled before"
     count = min(NUM_TRIED, config.train.global_batch_size)
     small = replace(
         config,
@@ -247,7 +258,7 @@ def try_step(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
         step_times.append(time.perf_counter() - ready)
     per_image = max(0, _memory_in_use(ranks) - idle) / count
     images_per_step = config.train.global_batch_size
-    workers = num_cores() - 1 if config.data.num_workers is None else config.data.num_workers
+    workers = workers_for(config.data, ranks.world_size)
     step_seconds = median(step_times[1:]) / count * images_per_step
     data_seconds = median(data_times[1:]) / count * images_per_step / max(1, workers)
     trained = sum(each.numel() for each in distiller.parameters() if each.requires_grad)
@@ -314,7 +325,7 @@ def _memory_total(ranks: Ranks) -> int:
 
     if ranks.device.type == "cuda":
         return torch.cuda.get_device_properties(ranks.device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return memory_bytes() or sys.maxsize
 
 
 def _show_progress() -> Callable[[int, int], None] | None:
@@ -332,7 +343,9 @@ def _show_progress() -> Callable[[int, int], None] | None:
 def report(diagnosis: Diagnosis) -> str:
     """The diagnosis for people."""
     scan, forecast = diagnosis.scan, diagnosis.forecast
-    lines = [
+    told = [part for text in diagnosis.machine for part in text.split("; ")]
+    lines = [f"{'' if place else 'machine':12}{part}" for place, part in enumerate(told)]
+    lines += [
         f"images      {scan.num_readable:,} readable of {scan.num_images:,}, "
         f"{_bytes(scan.total_bytes)}",
         f"size        width {scan.width.min:.0f} to {scan.width.max:.0f} (median "

@@ -197,6 +197,7 @@ def finetune(config: FinetuneConfig) -> Path:
     from limbeck.data.workers import lost_workers_explained
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import check_holdout, open_images
+    from limbeck.recipes.precision import settle
     from limbeck.recipes.steps import fit_batch
 
     with ranks_session(config.train.device, to_plain(config)) as ranks, lost_workers_explained():
@@ -209,7 +210,7 @@ def finetune(config: FinetuneConfig) -> Path:
             )
         check_holdout(images)
         train = fit_batch(config.train, len(images.train), ranks.world_size)
-        return _finetune(replace(config, train=train), images, ranks)
+        return _finetune(settle(replace(config, train=train), ranks), images, ranks)
 
 
 def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
@@ -220,6 +221,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     from limbeck.models.finished import STUDENT_FILES, save_student
     from limbeck.recipes import lineage
     from limbeck.recipes.networks import layer_of
+    from limbeck.recipes.precision import resolved_plain
     from limbeck.recipes.steps import Resolved
     from limbeck.recipes.tuning_networks import build_tuning, identify
 
@@ -258,7 +260,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
         if ranks.is_main:
             record = lineage.record(
                 verb="finetune",
-                config=to_plain(config),
+                config=resolved_plain(config),
                 teacher=nets.teacher,
                 data=images.lineage,
                 extra={

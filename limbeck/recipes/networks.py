@@ -278,6 +278,7 @@ def load_teacher(
             img_size, encoder.facts.patch_size, *student.grid,
         )  # fmt: skip
         encoder = load(options.source, **overrides | {"img_size": img_size})
+    assert options.precision != "auto", "settled before (limbeck.recipes.precision)"
     teacher = Teacher(encoder, device, options.precision)
     if options.drop_path_rate:
         if not isinstance(encoder, TimmEncoder):

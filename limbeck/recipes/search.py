@@ -15,7 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from limbeck.config import BatchSize, NumThreads, Repeats, Seed, options, to_plain
+from limbeck.config import BatchSize, NumThreads, Repeats, Seed, options
 from limbeck.data.options import CropOptions, DataOptions, TargetsOptions
 from limbeck.engine.options import AT_THE_END, OptimOptions, TrainOptions
 from limbeck.errors import UserError
@@ -160,6 +160,7 @@ def search(config: SearchConfig) -> Search:
     from limbeck.recipes.images import check_holdout, open_images
     from limbeck.recipes.meter import Meter, runtime_of
     from limbeck.recipes.networks import build_networks, teacher_identity
+    from limbeck.recipes.precision import resolved_plain, settle
     from limbeck.recipes.rounds import run_rounds
     from limbeck.recipes.search_scores import Scorer
     from limbeck.recipes.search_trials import Trials
@@ -167,13 +168,14 @@ def search(config: SearchConfig) -> Search:
     seed = whole_shape(config.student)
     _check_factors(config, seed)
     with ranks_session(config.train.device) as ranks, lost_workers_explained():
+        config = settle(config, ranks)
         images = open_images(config.data)
         check_holdout(images)
         nets = build_networks(training(config), ranks.device)
         scorer = Scorer(config, images, nets, ranks.device)
         run = open_run(
             config.out,
-            {"verb": "search", **to_plain(config)},
+            {"verb": "search", **resolved_plain(config)},
             {
                 "data": images.fingerprint,
                 "teacher": teacher_identity(

@@ -34,6 +34,7 @@ from limbeck.recipes.evaluate import EvaluateConfig, Prober
 from limbeck.recipes.finetune import finetune
 from limbeck.recipes.images import Images, few_images
 from limbeck.recipes.networks import save_start, start_student
+from limbeck.recipes.precision import filled
 from limbeck.recipes.probes import EmbedOptions
 from limbeck.recipes.rehearsal import in_section, try_distillation, try_tuning
 from limbeck.recipes.robustness import corrupted_scores, notes_of
@@ -157,7 +158,8 @@ class StageTrials:
         facts = load_encoder(source, **heads).facts
         if facts.num_classes and facts.origin.get("classes") == self.classes:
             log.info("The teacher %s classifies these classes already.", source)
-            if config.tune_teacher != type(config.tune_teacher)():
+            default = filled(type(config.tune_teacher)(), config.tune_teacher.train.precision)
+            if config.tune_teacher != default:
                 raise UserError(
                     f"Options of --tune-teacher have no effect: {source} classifies these classes "
                     "already; leave them out."

@@ -6,11 +6,11 @@ import logging
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from limbeck.config import to_plain
 from limbeck.data.order import StepOrder, steps_per_epoch
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.ops.schedules import peak_lr
+from limbeck.recipes.precision import resolved_plain
 
 if TYPE_CHECKING:
     from limbeck.engine.distributed import Ranks
@@ -125,5 +125,5 @@ def identity_of(
         ranks.world_size,
     )  # fmt: skip
     fingerprint = {"data": images.fingerprint, "student": student.origin.get("weight_hash")}
-    own = {"verb": verb, **to_plain(config), "resolved": asdict(resolved)}
+    own = {"verb": verb, **resolved_plain(config), "resolved": asdict(resolved)}
     return own, fingerprint | others

@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import shlex
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from limbeck.config import PositiveFloat, PositiveInt, Seed, options, to_plain
 from limbeck.data.options import CropOptions, DataOptions, StoreOptions
+from limbeck.engine.options import TrainOptions
 from limbeck.errors import UserError
 from limbeck.methods import PerMethodOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
@@ -86,7 +88,8 @@ def as_distill(config: StoreTargetsConfig) -> DistillConfig:
     names = {each.name for each in fields(DistillConfig)}
     own = {each.name: getattr(config, each.name) for each in fields(config)}
     same = {name: value for name, value in own.items() if name in names - {"out"}}
-    return DistillConfig(**same)
+    # The student is not run here; its precision is of no account.
+    return DistillConfig(**same, train=TrainOptions(precision=config.teacher.precision))
 
 
 def check(config: StoreTargetsConfig) -> None:
@@ -111,6 +114,7 @@ def store_targets(config: StoreTargetsConfig) -> Stored | Checked:
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import open_images
     from limbeck.recipes.networks import build_networks
+    from limbeck.recipes.precision import settle
     from limbeck.recipes.storing import stop_explained
 
     with (
@@ -118,8 +122,23 @@ def store_targets(config: StoreTargetsConfig) -> Stored | Checked:
         stop_explained(),
         lost_workers_explained(),
     ):
+        config = settle(config, ranks, recall=partial(precision_of, config.out))
         images = open_images(config.data)
         return _store(config, images, build_networks(as_distill(config), ranks.device), ranks)
+
+
+def precision_of(address: str) -> str | None:
+    """The precision of the teacher whose answers a store has; None where there is no store."""
+    from limbeck.data.target_store.manifest import MANIFEST, read_manifest
+    from limbeck.data.target_store.place import open_place
+    from limbeck.recipes.precision import BEFORE_AUTO, fit_precisions
+
+    place = open_place(address)
+    if MANIFEST not in place.sizes():
+        return None
+    teacher = read_manifest(place.read_all([MANIFEST])[0], place.address).teacher
+    own = {"precision": teacher.get("precision", BEFORE_AUTO)}
+    return fit_precisions(own, f"{place.address}/{MANIFEST}")["precision"]
 
 
 def _store(

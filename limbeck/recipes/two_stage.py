@@ -248,6 +248,7 @@ def two_stage(config: TwoStageConfig) -> TwoStages:
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import check_holdout, open_images
+    from limbeck.recipes.precision import settle, stands_for
     from limbeck.recipes.robustness import check_images
     from limbeck.recipes.stage_trials import StageTrials
 
@@ -260,7 +261,8 @@ def two_stage(config: TwoStageConfig) -> TwoStages:
         if any(arm.is_generic for arm in arms):
             data = stage_one_data(config)
             pool = images if data == config.data else open_images(data)
-        config = _with_batches_of(config, images, pool)
+        asked = _with_batches_of(config, images, pool)
+        config = settle(asked, ranks)
         trials = StageTrials(config, arms, images, ranks)
         trials.pool = pool
         runs = trials.rehearse()
@@ -268,7 +270,11 @@ def two_stage(config: TwoStageConfig) -> TwoStages:
         run = open_run(
             config.out,
             # Arms and seeds may be added: each run in the folder knows the rest.
-            {"verb": "two-stage", **{name: plain[name] for name in ("student", "data")}},
+            {
+                "verb": "two-stage",
+                **{name: plain[name] for name in ("student", "data")},
+                "precision": stands_for(asked, config),
+            },
             {"data": images.fingerprint},
             overwrite=config.overwrite,
         )

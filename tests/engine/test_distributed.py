@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from limbeck.engine import distributed as own_distributed
 from limbeck.engine.distributed import (
     Ranks,
     SumOverRanks,
@@ -34,6 +35,19 @@ from tests.engine.fakes import (
     train,
 )
 from tests.processes import Started, start_ranks
+
+
+def test_no_more_threads_than_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(own_distributed, "num_cores", lambda: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for before, after in ((8, 2), (1, 1)):
+        torch.set_num_threads(before)
+        with ranks_session("cpu"):
+            assert torch.get_num_threads() == after
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    torch.set_num_threads(3)
+    with ranks_session("cpu"):
+        assert torch.get_num_threads() == 3
 
 
 def test_one_process_needs_no_group(monkeypatch):

@@ -67,7 +67,7 @@ def distill_config(images: Path, out: Path, teacher: Path, /, **changes: object)
     values = {
         "out": out,
         "student": STUDENT_SHAPE,
-        "teacher": TeacherOptions(source=str(teacher)),
+        "teacher": TeacherOptions(source=str(teacher), precision="fp32"),
         "relation": RelationOptions(drop_path_rate=0.0),
         **_shared(images, epochs=4),
     }

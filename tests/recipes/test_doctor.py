@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from limbeck.data.options import CropOptions, DataOptions, TargetsOptions
+from limbeck.engine import machine
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.models.options import StudentOptions, TeacherOptions
@@ -95,6 +96,27 @@ def test_the_forecast_of_the_disk_holds(unlabelled, tmp_path):
     run = distill(DistillConfig(**values | {"out": tmp_path / "run"}))
     largest = (run / "checkpoint.pt").stat().st_size + (run / "student.safetensors").stat().st_size
     assert largest < doctor(config).forecast.disk < 5 * largest
+
+
+def test_what_machine_this_is_and_what_follows(unlabelled, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "cpu_kind", lambda: "AVX2, no bf16 instructions")
+    monkeypatch.setattr(machine, "product_seconds", lambda dtype: (1.0, 73.0))
+    monkeypatch.setattr(machine, "build_unfit", lambda: "The installed PyTorch is another.")
+    config = config_of(unlabelled, tmp_path)
+    auto = replace(config, method="masked-pixel", train=replace(config.train, precision="auto"))
+    said = report(doctor(auto)).splitlines()
+    assert said[0].startswith("machine     ") and "AVX2, no bf16 instructions" in said[0]
+    assert (
+        "            "
+        + (
+            "precision: fp32, because bf16 products are 73 times slower on this CPU (AVX2, no bf16 "
+            "instructions)"
+        )
+        in said
+    )
+    assert "WARNING     The installed PyTorch is another." in said
+    stated = doctor(config)
+    assert stated.machine[1:] == ["1 thread, 0 loader processes"] and stated.forecast is None
 
 
 def test_bad_files_and_copies_are_listed(tmp_path):

@@ -20,6 +20,7 @@ from limbeck.recipes import compare, distill, finetune, two_stage
 from limbeck.recipes.arms import arm_config, table_needs_teacher
 from limbeck.recipes.chain import split_chain
 from limbeck.recipes.networks import build_networks, method_class, method_options
+from limbeck.recipes.precision import filled
 from limbeck.recipes.stages import stage_one_config
 
 DATA = DataOptions(root=str(PRESETS_DIR))  # any folder that is there
@@ -55,7 +56,7 @@ def networks_of(config):
         encoder = teacher_of(student.name, num_classes)
         return with_decoder(encoder) if options.reads_decoder else encoder
 
-    nets = build_networks(config, torch.device("cpu"), load)
+    nets = build_networks(filled(config, "fp32"), torch.device("cpu"), load)
     assert nets.student.facts.num_classes == num_classes
     return nets
 
