@@ -3,10 +3,11 @@
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from importlib import import_module
 from itertools import takewhile
 from types import ModuleType
@@ -247,9 +248,11 @@ def parse(name: str, verb: Verb, kind: type, words: list[str]) -> object:
     if values and verb.presets not in (name, None):
         # Another verb's preset: sound as a whole, and of it what this verb has as well.
         from_plain(config_class(verb.presets), values, f"preset {preset}")
-        own = {field.name for field in fields(kind)}
+        own = {each.name for each in fields(kind)}
         values = {key: value for key, value in values.items() if key in own}
     default = from_plain(kind, values, f"preset {preset}") if values else None
+    if (config := _parse_named(kind, words, default)) is not None:
+        return config
     description = (kind.__doc__ or "").strip()
     if verb.presets:
         description += f"\n\nPresets (--preset NAME): {', '.join(preset_names(verb.presets))}."
@@ -261,6 +264,42 @@ def parse(name: str, verb: Verb, kind: type, words: list[str]) -> object:
         default=default,
         config=(tyro.conf.AvoidSubcommands,),
     )
+
+
+def _parse_named(kind: type, words: list[str], default: object) -> object:
+    """The config, by a parser of no other sections than the words name.
+
+    A verb has some hundred options more, whose parsers took most of the time to a mistake's answer.
+    None where help is wanted or anything does not fit: the whole parser then says what.
+    """
+    import typing
+
+    import tyro
+
+    from limbeck.config import option_paths
+
+    options = [word[2:].partition("=")[0].replace("-", "_") for word in words if word[:2] == "--"]
+    known = {path for path, _ in option_paths(kind)}
+    is_known = [{each, re.sub(r"(^|\.)no_", r"\1", each)} & known for each in options]
+    if "-h" in words or not all(is_known):
+        return None
+    named = {option.partition(".")[0] for option in options}
+    hints = typing.get_type_hints(kind, include_extras=True)
+    start = {each.name: getattr(default, each.name, each.default) for each in fields(kind)}
+    shown = [
+        (name, hints[name], field(default=value))
+        for name, value in start.items()
+        if name in named or not is_dataclass(value)
+    ]
+    part = make_dataclass(kind.__name__, shown, frozen=True, kw_only=True)
+    try:
+        found = tyro.cli(
+            part, args=words, config=(tyro.conf.AvoidSubcommands,), console_outputs=False
+        )
+    except SystemExit:
+        return None
+    result: object = kind(**start | vars(found))
+    return result
 
 
 def take_option(words: list[str], option: str) -> tuple[str | None, list[str]]:

@@ -154,7 +154,7 @@ def as_flags(text: str, kind: type, words: Sequence[str] = ()) -> str:
     """
     if text.startswith(("preset ", "arm '")):
         return text
-    owners = dict(_option_paths(kind))
+    owners = dict(option_paths(kind))
     flags = {path: f"--{path.replace('_', '-')}" for path in owners}
     given = {word.partition("=")[0] for word in words}
 
@@ -191,13 +191,13 @@ def as_flags(text: str, kind: type, words: Sequence[str] = ()) -> str:
     return re.sub(r"(?<![\w./\\'\"-])[a-z]+(_[a-z]+)+(?![\w/(-]|\.\w)", bare, text)
 
 
-def _option_paths(kind: type, prefix: str = "") -> Iterator[tuple[str, str]]:
+def option_paths(kind: type, prefix: str = "") -> Iterator[tuple[str, str]]:
     """The dotted name of every option, and the class that has it."""
     for field in dataclasses.fields(kind):
         path = f"{prefix}{field.name}"
         yield path, kind.__name__
         if dataclasses.is_dataclass(field.default):
-            yield from _option_paths(type(field.default), f"{path}.")
+            yield from option_paths(type(field.default), f"{path}.")
 
 
 def preset_names(verb: str) -> list[str]:

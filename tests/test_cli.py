@@ -11,6 +11,7 @@ from limbeck import __version__
 from limbeck.cli import (
     VERBS,
     _Announcing,
+    _parse_named,
     config_class,
     main,
     overview,
@@ -231,6 +232,21 @@ def test_an_error_of_own_code_is_shown_with_its_place(capsys, monkeypatch, tmp_p
     place = f"limbeck: {tmp_path / 'broken_own.py'}, line 2, in build: ZeroDivisionError: division"
     assert said.startswith(place) and said.endswith("That is your own code; --debug shows the "
                                                     "traceback.")  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_quick_parser_finds_what_the_whole_one_does(monkeypatch, verb):
+    words = {
+        "distill": ["--data", "x", "--train.epochs", "3"],
+        "two-stage": ["--data=x", "--specific.train.epochs", "3", "--no-measure-speed"],
+        "evaluate": ["-s", "a", "b", "--corruptions.names", "fog", "--embed.pool", "cls"],
+        "convert-targets": ["a", "b", "--num-classes", "7", "--data", "x"],
+        "compare": ["--arms", "scratch", "dino", "--tune.views.scale", "0.5", "1"],
+    }.get(verb, [])
+    config = _parse_named(config_class(verb), words, None)
+    monkeypatch.setattr("limbeck.cli._parse_named", lambda *_: None)
+    assert config == parse(verb, VERBS[verb], config_class(verb), words)
+    assert words == [] or config != config_class(verb)()
 
 
 def test_ctrl_c_is_no_traceback(capsys, monkeypatch):

@@ -146,10 +146,11 @@ def test_an_arm_that_fails_does_not_end_the_others(images, tmp_path):
     config = config_of(images, tmp_path / "out", *arms, fine_tune=False, tune=TuningOptions())
     found = compare(replace(config, seeds=2))
     assert found.failures.keys() == {"Failing", "masked-pixel"}
-    assert found.failures["Failing"] == "RuntimeError: a bug of one's own"
+    place = f"{__file__}, line {Failing.forward.__code__.co_firstlineno + 4}, in forward"
+    assert found.failures["Failing"] == f"{place}: RuntimeError: a bug of one's own"
     assert "keeps 0 of 16 patches" in found.failures["masked-pixel"]
     assert len(found.results["dino"]) == 2 and len(found.results["Failing"]) == 1
-    assert "Failing failed: RuntimeError" in report(found)
+    assert f"Failing failed: {place}: RuntimeError" in report(found)
 
 
 def test_where_no_arm_can_run_that_is_an_error(images, tmp_path):
