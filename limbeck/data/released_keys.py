@@ -74,7 +74,7 @@ def _in_folder(key: str) -> tuple[str, str, str]:
 
 
 def _in_tar(key: str) -> list[int | str]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", key.lower())]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", key.lower())]
 
 
 LISTINGS: dict[str, Callable[[str], Any]] = {"folder": _in_folder, "tar": _in_tar}
