@@ -28,7 +28,7 @@ def train_words(images: Path, out: Path) -> list[str]:
         *("--train.global-batch-size", "16"),
         *("--train.precision", "fp32"),
         *("--train.device", "cpu"),
-        *("--train.log-every", "1"),
+        *("--train.log-every", "1", "--train.probe-every", "100"),
         *("--optim.base-lr", "1e-2"),
     ]
 

@@ -37,6 +37,7 @@ def words(images, teacher, tmp_path, monkeypatch):
         words = distill_words(images, tmp_path / out, teacher)[:-2]
         return [
             *words,
+            *("--train.probe-every", "1"),
             *("--method", "own_stopped_method:Stopped", "--train.save-every", "4"),
             *("--method-options", "drop_path_rate=0.3", "color_jitter=[0.4, 0.4, 0.4]"),
         ]

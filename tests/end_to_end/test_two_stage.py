@@ -44,7 +44,8 @@ def section(name, epochs):
     """Two steps per epoch on the CPU, for the section of that name."""
     words = {
         "train.epochs": epochs, "train.global-batch-size": 16, "train.precision": "fp32",
-        "train.device": "cpu", "train.save-every": 2, "optim.base-lr": 1e-2,
+        "train.device": "cpu", "train.save-every": 2, "train.probe-every": 100,
+        "optim.base-lr": 1e-2,
     }  # fmt: skip
     return [text for key, value in words.items() for text in (f"--{name}{key}", str(value))]
 

@@ -92,7 +92,12 @@ def _shared(images: Path, epochs: float) -> dict[str, object]:
         "data": DataOptions(root=str(images), holdout_ratio=0.25, num_workers=0),
         "optim": OptimOptions(base_lr=1e-2),
         "train": TrainOptions(
-            epochs=epochs, global_batch_size=16, log_every=1, precision="fp32", device="cpu"
+            epochs=epochs,
+            global_batch_size=16,
+            log_every=1,
+            probe_every=100,
+            precision="fp32",
+            device="cpu",
         ),
         "probes": ProbeOptions(crop_ratio=1.0),
     }

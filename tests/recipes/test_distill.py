@@ -402,7 +402,7 @@ def test_rows_that_the_relation_leaves_untrained(images, teacher, tmp_path, how,
         optim=OptimOptions(base_lr=1e-2, weight_decay=100.0),
     )  # fmt: skip
     # The average is taken after the last probe.
-    run = distill(replace(config, train=replace(config.train, ema_decay=0.9)))
+    run = distill(replace(config, train=replace(config.train, ema_decay=0.9, probe_every=1)))
     tail = json.loads((run / "student.json").read_text())["untrained"]
     rows = {name for name in tail["parameters"] if "qkv" in name}
     assert rows == {
