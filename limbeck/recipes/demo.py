@@ -11,11 +11,9 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import pydantic
-
-from limbeck.config import options
+from limbeck.config import Epochs, Repeats, options
 from limbeck.data.options import CropOptions, DataOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import RunError, require_extra
@@ -40,10 +38,10 @@ class DemoConfig:
 
     out: Path = Path("demo")
     """Folder for the images, the runs, the table and the picture."""
-    seeds: Annotated[int, pydantic.Field(gt=0)] = 3
+    seeds: Repeats = 3
     """Students of each kind."""
-    teacher_epochs: Annotated[float, pydantic.Field(gt=0)] = 20
-    student_epochs: Annotated[float, pydantic.Field(gt=0)] = 8
+    teacher_epochs: Epochs = 20
+    student_epochs: Epochs = 8
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ import os
 import resource
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import TYPE_CHECKING
 
-from limbeck.config import options
+from limbeck.config import options, to_plain
 from limbeck.limits import memory_bytes
 from limbeck.recipes.distill import DistillConfig, check, check_all_but_teacher
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 NUM_TRIED = 8  # images of the tried steps: enough to amortise a step, few enough for any machine
 NUM_STEPS = 3  # the first one warms up
 NUM_LISTED = 10
+LONG = 86400.0  # seconds: a run of more than a day is not just "ready"
 
 
 @options
@@ -96,8 +98,9 @@ def doctor(config: DoctorConfig) -> Diagnosis:
     from limbeck.engine.machine import build_unfit, describe
     from limbeck.recipes.images import open_images
     from limbeck.recipes.precision import settle, work_force
+    from limbeck.recipes.steps import fitting_batch
 
-    with ranks_session(config.train.device) as ranks:
+    with ranks_session(config.train.device, to_plain(config)) as ranks:
         machine = [describe(ranks.device)]
         config = settle(config, ranks, tell=machine.append)
         if len(machine) == 1:  # the precision was stated
@@ -108,6 +111,8 @@ def doctor(config: DoctorConfig) -> Diagnosis:
         )
         found = scan(everything, config.data, progress=_show_progress())
         problems, warnings = judge_images(found, images, config)
+        batch = fitting_batch(len(images.train), config.train, ranks.world_size)
+        config = replace(config, train=replace(config.train, global_batch_size=batch))
         forecast = None
         if tries_step and not problems:
             forecast = try_steps(config, images, ranks)
@@ -127,9 +132,12 @@ def judge_images(
     found: ScanReport, images: Images, config: DoctorConfig
 ) -> tuple[list[str], list[str]]:
     """What stops a run on these images, and what may surprise."""
-    from limbeck.recipes.images import FEW_IMAGES
+    from limbeck.recipes.images import FEW_IMAGES, few_images
+    from limbeck.recipes.steps import fitting_batch
 
-    problems, warnings = [], []
+    problems, warnings = [], [*images.whole.notes]
+    if config.data.eval_root:
+        warnings += images.holdout.notes
     num_bad, batch = len(found.bad), config.train.global_batch_size
     if num_bad > config.data.max_bad_ratio * found.num_images:
         problems.append(
@@ -139,10 +147,16 @@ def judge_images(
     elif num_bad:
         warnings.append(f"{num_bad} images can't be read and will be skipped.")
     if len(images.train) < batch:
-        problems.append(
-            f"{len(images.train)} training images do not fill a batch of {batch}; add images or "
-            f"set --train.global-batch-size {max(1, len(images.train) // 2)} or less."
-        )
+        fitted = fitting_batch(len(images.train), config.train)
+        told = f"{len(images.train)} training images do not fill a batch of {batch}"
+        if fitted > len(images.train):
+            problems.append(f"{told}; add images, or lower --train.accumulate-steps.")
+        else:
+            warnings.append(
+                f"{told}: a step will have {fitted} of them (--train.global-batch-size {fitted})."
+            )
+    if len(images.holdout) and (few := few_images(len(images.holdout))):
+        warnings.append(few.strip())
     num_copies = sum(len(group) - 1 for group in found.duplicates)
     if num_copies:
         warnings.append(f"{num_copies} images are exact copies of others.")
@@ -364,11 +378,40 @@ def report(diagnosis: Diagnosis) -> str:
     lines += [f"PROBLEM     {text}" for text in diagnosis.problems]
     if not diagnosis.problems:
         lines.append(
-            "Ready."
+            _ready(forecast)
             if forecast
             else "The images are ready; add --teacher (or --targets) to try a step."
         )
-    return "\n".join(lines)
+    return "\n".join(_folded(line) for line in lines)
+
+
+def _ready(forecast: Forecast) -> str:
+    """That it fits, and, where it takes long, what makes it shorter."""
+    if forecast.total_seconds <= LONG:
+        return "Ready."
+    share = LONG / forecast.total_seconds
+    ways = [
+        f"{100 * share:.2g} % of the --train.epochs take a day",
+        "a smaller --student.img-size or student",
+    ]
+    if forecast.data_seconds > forecast.step_seconds:
+        ways.append("smaller images on the disk, or more --data.num-workers, which it waits for")
+    elif not forecast.teacher.startswith("none"):
+        ways.append("a smaller teacher, or its answers stored once (limbeck store-targets)")
+    if forecast.memory_of != "GPU memory":
+        ways.append("a GPU")
+    return (
+        f"It fits on this machine, but takes {_duration(forecast.total_seconds)}. Shorter: "
+        f"{'; '.join(ways)}."
+    )
+
+
+def _folded(line: str) -> str:
+    """Within the width of a terminal; what is below the first line begins where its text does."""
+    indent = " " * (12 if line[11:12] == " " else 0)
+    return textwrap.fill(
+        line, 80, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _nothing(at_zero: float | None) -> str:

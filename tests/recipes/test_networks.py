@@ -553,3 +553,12 @@ def test_labels_must_be_the_teacher_s_classes(images, classifier, tmp_path):
         check_labels(nets, ("red", "green", "blue"))
     alone = build_networks(taught(images, classifier, tmp_path), CPU)
     check_labels(alone, ())
+
+
+def test_a_teacher_whose_weights_are_not_finite_is_called_the_teacher(tmp_path):
+    weights = writers.mae_encoder(192)
+    weights["blocks.0.mlp.fc1.weight"][0, 0] = torch.nan
+    torch.save(weights, tmp_path / "big.pth")
+    options = TeacherOptions(source=str(tmp_path / "big.pth"))
+    with pytest.raises(UserError, match=r"teacher can't teach: .*big\.pth .*fc1.weight' holds N"):
+        load_teacher(options, None, CPU)
