@@ -25,7 +25,7 @@ def pytest_sessionfinish():
 def _any_machine():
     """On every machine ``precision auto`` is fp32 in the tests: bf16 is slow without instructions.
 
-    Of the test's own process; others that it starts measure for themselves.
+    Also in the processes of tests.processes; a command that is run by itself measures.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(machine, "product_seconds", lambda dtype: (1.0, 1.0))

@@ -128,7 +128,7 @@ def test_an_unknown_key_names_the_nearest(values, message):
     [
         ({"train": {"epochs": "many"}}, "epochs = 'many' is refused: input should be a valid"),
         ({"train": {"epochs": 0}}, "epochs = 0 is refused: input should be greater than 0"),
-        ({"train": {"precision": "fp8"}}, "precision = 'fp8' is refused: input should be 'fp32'"),
+        ({"train": {"precision": "fp8"}}, "precision = 'fp8' is refused: input should be 'auto'"),
         ({"optim": {"base_lr": float("nan")}}, "base_lr = nan is refused"),
         ({"crop": {"scale": [0.5, 2.0]}}, "a crop can't have more than the whole area"),
         ({"train": 3}, "train = 3 is refused"),

@@ -20,7 +20,7 @@ import torch
 from typing_extensions import TypedDict
 
 from limbeck.documents import read_json, write_json
-from limbeck.engine.differences import MAY_CHANGE, differences, flatten
+from limbeck.engine.differences import MAY_CHANGE, differences, flat
 from limbeck.engine.distributed import check_ranks, on_main_rank
 from limbeck.errors import RunError, UserError
 from limbeck.files import MIB, TEMPORARY_SUFFIX, is_inside, open_file, reason_of, write_whole
@@ -129,12 +129,13 @@ def saved_config(out: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
     Of what both have nothing differs, but for what may change and what is "auto" in ``asked``.
     """
-    file = out / "config.json"
-    there = dict(flatten(read_json(file))) if file.exists() else {}
-    here = {name: value for name, value in flatten(asked) if value != "auto"}
-    both = there.keys() & here.keys()
-    is_other = any(name in both for name, _, _ in differences(there, here, MAY_CHANGE))
-    return {} if is_other else there
+    try:
+        there = read_json(out / "config.json") if (out / "config.json").exists() else {}
+    except UserError:  # ``open_run`` tells it
+        return {}
+    found = differences(there, asked, MAY_CHANGE)
+    is_other = any(own != '"auto"' and "absent" not in (old, own) for _, old, own in found)
+    return {} if is_other else flat(there)
 
 
 def is_finished_run(out: Path, config: dict[str, Any], fingerprint: dict[str, Any]) -> bool:

@@ -42,7 +42,7 @@ def differences(
     """
     # Compared as JSON reads it back: tuples are lists, keys are strings.
     there, here = (json.loads(to_json(values)) for values in (there, here))
-    old, new = dict(flatten(there)), dict(flatten(here))
+    old, new = flat(there), flat(here)
     if old.get("teacher.source") is None and new.get("teacher.source") is None:
         for each in (old, new):  # earlier versions wrote one of a teacher that there is not
             each.pop("teacher.precision", None)
@@ -54,11 +54,15 @@ def differences(
     ]
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of nested plain data."""
+def flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Plain data by dotted name."""
+    return dict(_flatten(values))
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, dict) and value:
-            yield from flatten(value, f"{prefix}{key}.")
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

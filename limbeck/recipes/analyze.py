@@ -308,13 +308,11 @@ def _settle_recipe(
     config: AnalyzeConfig, found: dict[str, Any], ranks: Ranks, goes_on: bool
 ) -> None:
     """One precision for all fine-tunings, also those of a later call: kept in analysis.json."""
-    from limbeck.recipes.precision import BEFORE_AUTO, fit_precisions, settle, stands_for
+    from limbeck.recipes.precision import BEFORE_AUTO, settle, stands_for
 
     def recall() -> str | None:
         is_older = goes_on and (config.out / "layers").exists()
-        value = found.get("precision") or (BEFORE_AUTO if is_older else None)
-        own = {"precision": value} if value else {}
-        return fit_precisions(own, str(config.out / DATA_FILE)).get("precision")
+        return found.get("precision") or (BEFORE_AUTO if is_older else None)
 
     recipe = recipe_of(config)
     found["precision"] = stands_for(recipe, settle(recipe, ranks, recall))

@@ -16,10 +16,9 @@ import torch
 
 from limbeck.config import to_plain
 from limbeck.data.loader import workers_for
-from limbeck.documents import fit
 from limbeck.engine.checkpoint import saved_config
 from limbeck.engine.distributed import Ranks, gather, on_main_rank
-from limbeck.engine.machine import Precision, agreed, choose, slowness
+from limbeck.engine.machine import DTYPES, agreed, choose, slowness
 from limbeck.engine.options import TrainOptions
 from limbeck.models.options import TeacherOptions
 
@@ -52,6 +51,8 @@ def settle(
         return dict.fromkeys(wanted, value) if value else {}
 
     found = on_main_rank(saved) if wanted else {}
+    # A word that is none is of a damaged run, which is told where the run is taken up.
+    found = {name: value for name, value in found.items() if value in tuple(DTYPES)}
     why = "in which what is there was begun"
     if set(wanted) - set(found):
         choice = agreed(gather(choose(ranks.device)))
@@ -69,12 +70,6 @@ def settle(
             if reason := slowness(ranks.device, value):
                 _warn(f"{value} ({', '.join(names)}) is slow here: {reason}")
     return settled
-
-
-def fit_precisions(values: dict[str, Any], where: str) -> dict[str, str]:
-    """What a file says of precisions; raises UserError where it can't be one."""
-    found: dict[str, str] = fit(values, dict[str, Precision], where)
-    return found
 
 
 def filled(config: Config, precision: str) -> Config:
@@ -125,8 +120,7 @@ def _saved(config: Any, wanted: list[str]) -> dict[str, str]:
     if not there:
         return {}
     default = there.get("precision") or BEFORE_AUTO
-    values = {name: there.get(name, default) for name in wanted}
-    return fit_precisions(values, str(config.out / "config.json"))
+    return {name: there.get(name, default) for name in wanted}
 
 
 def _replaced(config: Config, values: dict[str, str], prefix: str = "") -> Config:

@@ -131,14 +131,12 @@ def precision_of(address: str) -> str | None:
     """The precision of the teacher whose answers a store has; None where there is no store."""
     from limbeck.data.target_store.manifest import MANIFEST, read_manifest
     from limbeck.data.target_store.place import open_place
-    from limbeck.recipes.precision import BEFORE_AUTO, fit_precisions
 
     place = open_place(address)
     if MANIFEST not in place.sizes():
         return None
     teacher = read_manifest(place.read_all([MANIFEST])[0], place.address).teacher
-    own = {"precision": teacher.get("precision", BEFORE_AUTO)}
-    return fit_precisions(own, f"{place.address}/{MANIFEST}")["precision"]
+    return teacher.get("precision")
 
 
 def _store(

@@ -36,7 +36,7 @@ def train_words(images: Path, out: Path) -> list[str]:
 def distill_words(images: Path, out: Path, teacher: Path) -> list[str]:
     """``limbeck distill`` without drop path."""
     words = ["distill", *train_words(images, out), *STUDENT, "--teacher", str(teacher)]
-    return [*words, "--relation.drop-path-rate", "0"]
+    return [*words, "--teacher.precision", "fp32", "--relation.drop-path-rate", "0"]
 
 
 def process(

@@ -106,14 +106,8 @@ def test_what_machine_this_is_and_what_follows(unlabelled, tmp_path, monkeypatch
     auto = replace(config, method="masked-pixel", train=replace(config.train, precision="auto"))
     said = report(doctor(auto)).splitlines()
     assert said[0].startswith("machine     ") and "AVX2, no bf16 instructions" in said[0]
-    assert (
-        "            "
-        + (
-            "precision: fp32, because bf16 products are 73 times slower on this CPU (AVX2, no bf16 "
-            "instructions)"
-        )
-        in said
-    )
+    words = " ".join(" ".join(said).split())  # without the folding
+    assert "precision: fp32, because bf16 products are 73 times slower on this CPU (AVX2" in words
     assert "WARNING     The installed PyTorch is another." in said
     stated = doctor(config)
     assert stated.machine[1:] == ["1 thread, 0 loader processes"] and stated.forecast is None

@@ -192,10 +192,10 @@ def test_a_two_stage_of_an_earlier_version_was_in_bf16(tmp_path, has_bf16):
 
 
 @pytest.mark.parametrize("value", ["auto", "int4", 16, None, ["bf16"]])
-def test_what_can_be_no_precision_is_named_with_its_file(tmp_path, value):
+def test_a_saved_word_that_is_none_is_decided_anew(tmp_path, value):
+    """Whose run that is, and that it is damaged, is told where it is taken up."""
     (tmp_path / "config.json").write_text(json.dumps({"train": {"precision": value}}))
-    with pytest.raises(UserError, match=r"config\.json.*train\.precision"):
-        settle(DistillConfig(out=tmp_path), RANKS)
+    assert settle(DistillConfig(out=tmp_path), RANKS).train.precision == "fp32"
 
 
 def test_a_search_has_one(images, teacher, tmp_path, has_bf16):
