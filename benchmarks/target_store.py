@@ -161,7 +161,7 @@ def write_ours(folder: Path, count: int) -> None:
         params={},
         arrays={"records": ArraySpec((PLAIN_BYTES,), "uint8")},
         teacher={},
-        recipe={},
+        recipe={"seed": 0},
         num_views=1,
         num_parts=num_parts_for(count, PLAIN_BYTES),
         data={},

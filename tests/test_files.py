@@ -96,5 +96,5 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 
 def test_a_folder_that_is_gone_is_said(tmp_path):
-    with pytest.raises(RunError, match="Can't write .*: No such file or directory"):
+    with pytest.raises(RunError, match="Can't write .*: its folder has vanished"):
         write_text(tmp_path / "gone" / "a", "")
