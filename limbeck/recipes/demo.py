@@ -192,7 +192,7 @@ def _shared(digits: Path, epochs: float) -> dict[str, object]:
     return {
         "data": _data(digits),
         "crop": CROP,
-        "optim": OptimOptions(base_lr=6e-3),
+        "optim": OptimOptions(base_lr=12e-3),
         "train": TrainOptions(
             epochs=epochs, global_batch_size=64, save_every=250, probe_every=124
         ),
