@@ -1,7 +1,8 @@
 """Run one benchmark, or all: ``python -m benchmarks [NAME] [--data FOLDER] [--repeats 5]``.
 
 Each prints its results as ratios to a plain version (``reference.py``; the loader to torchvision's
-transforms), measured in turn in one run, medians over the repeats.
+transforms), measured in turn in one run, medians over the repeats. Rows in bf16 are left out on a
+CPU that has no instructions for it.
 """
 
 import argparse
@@ -10,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 from benchmarks.photos import open_photos
-from benchmarks.timing import describe_machine
+from benchmarks.timing import describe_machine, kind_and_precision
 
 BENCHMARKS = (
     *("loader", "step", "relation", "tokens", "d_mae", "g2sd", "masked"),
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> None:
     print(describe_machine())
     with open_photos(chosen.data) as source:
         for name in (chosen.name,) if chosen.name else BENCHMARKS:
-            print(f"\n## {name}\n", flush=True)
+            print(f"\n## {name} ({kind_and_precision()})\n", flush=True)
             run = import_module(f"benchmarks.{name}").main
             run(*(() if name in WITHOUT_PHOTOS else (source,)), chosen.repeats)
 

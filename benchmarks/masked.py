@@ -3,7 +3,7 @@
     python -m benchmarks masked [--repeats 5]
 
 ViT-B without gradients (a teacher's pass) and 12-head ViT-Tiny forward and backward (a student's),
-224 px, batch 16, bf16, generated images and masks.
+224 px, batch 16, in what auto is, generated images and masks.
 """
 
 import statistics
@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.timing import DEVICE, take_turns
+from limbeck.engine.machine import choose
 from limbeck.methods.teacher import DTYPES, Teacher, autocast
 from limbeck.models.attention import choose_attention
 from limbeck.models.build import build_student
@@ -28,14 +29,16 @@ def build_runs() -> dict[tuple[str, float], Callable[[], object]]:
     """By pass and share: a function that runs it."""
     shape = {"img_size": IMG_SIZE, "num_heads": 12}
     student = build_student(StudentOptions(name=STUDENT, **shape), seed=0).to(DEVICE)
-    choose_attention(student, DEVICE, DTYPES["bf16"])
-    teacher = Teacher(build_student(StudentOptions(name=TEACHER, **shape), seed=1), DEVICE)
+    precision = choose(DEVICE).precision
+    choose_attention(student, DEVICE, DTYPES[precision])
+    network = build_student(StudentOptions(name=TEACHER, **shape), seed=1)
+    teacher = Teacher(network, DEVICE, precision)
     images = torch.rand(BATCH_SIZE, 3, IMG_SIZE, IMG_SIZE, device=DEVICE)
     seeds = torch.arange(BATCH_SIZE, device=DEVICE)
     num_patches = student.facts.grid[0] * student.facts.grid[1]
 
     def train(ids_keep: torch.Tensor | None) -> None:
-        with autocast(DEVICE, "bf16"):
+        with autocast(DEVICE, precision):
             tokens = student(images, ids_keep).tokens
         tokens.float().square().mean().backward()
         student.zero_grad(set_to_none=True)

@@ -10,9 +10,15 @@ must agree.
 
 import statistics
 
-from benchmarks.networks import build_our_step, build_plain_step, check_agreement, our_batches
+from benchmarks.networks import (
+    Step,
+    build_our_step,
+    build_plain_step,
+    check_agreement,
+    our_batches,
+)
 from benchmarks.reference import plain_batches
-from benchmarks.timing import median_ratio, take_turns
+from benchmarks.timing import median_ratio, runs_well, take_turns
 from limbeck.data.source import Source
 
 IMG_SIZE, BATCH_SIZE = 224, 8
@@ -29,17 +35,17 @@ def main(source: Source, repeats: int) -> None:
     check_agreement(source, BATCH_SIZE, IMG_SIZE)
     ours = our_batches(source, BATCH_SIZE, IMG_SIZE)
     plain = plain_batches(source, BATCH_SIZE, IMG_SIZE)
-    steps = {
-        "ours bf16": build_our_step(ours, IMG_SIZE, "bf16"),
-        "bf16, teacher fp32": build_plain_step(plain, IMG_SIZE, "bf16"),
-        "bf16, teacher bf16": build_plain_step(plain, IMG_SIZE, "bf16", "bf16"),
-        "ours fp32": build_our_step(ours, IMG_SIZE, "fp32"),
-        "fp32": build_plain_step(plain, IMG_SIZE, "fp32"),
-    }
+    rows = [row for row in ROWS if runs_well(row)]
+    steps: dict[str, Step] = {}
+    for precision in dict.fromkeys(row[0] for row in rows):
+        steps[f"ours {precision}"] = build_our_step(ours, IMG_SIZE, precision)
+    for reference in dict.fromkeys(row[1] for row in rows):
+        own, _, teacher = reference.partition(", teacher ")
+        steps[reference] = build_plain_step(plain, IMG_SIZE, own, teacher or "fp32")
     seconds = take_turns(steps, repeats)
     print("| ours | reference | ours, s/step | reference, s/step | ratio | target |")
     print("|---|---|---|---|---|---|")
-    for precision, reference, target in ROWS:
+    for precision, reference, target in rows:
         fast, slow = seconds[f"ours {precision}"], seconds[reference]
         print(
             f"| {precision} | {reference} | {statistics.median(fast):.3f} | "

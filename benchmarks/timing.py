@@ -4,10 +4,11 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+from limbeck.engine.machine import DTYPES, choose, cpu_kind, describe, gpu_of, slowness
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -62,19 +63,26 @@ def measure_peak_bytes(run: Run) -> int:
 
 
 def describe_machine() -> str:
-    """Processor or GPU, threads and versions, for the table's head."""
-    chip = torch.cuda.get_device_name() if DEVICE.type == "cuda" else _processor()
+    """Machine, threads and versions, for the head of all tables."""
     return (
-        f"{chip}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
-        f"torch {torch.__version__}"
+        f"{describe(DEVICE)}; {torch.get_num_threads()} threads, Python "
+        f"{platform.python_version()}, torch {torch.__version__}"
     )
 
 
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+def kind_and_precision() -> str:
+    """For the head of each table: the kind of processor, and the precision that auto is on it."""
+    kind = gpu_of(DEVICE).name if DEVICE.type == "cuda" else cpu_kind()
+    return f"{kind}; auto is {choose(DEVICE).precision}"
+
+
+def runs_well(row: tuple[str, ...]) -> bool:
+    """Whether a row of precisions and references, such as "bf16, teacher fp32", is worth its time.
+
+    One in bf16 takes up to a hundred times as long on a CPU without the instructions.
+    """
+    words = " ".join(row).replace(",", "").split()
+    return not any(slowness(DEVICE, word) for word in words if word in DTYPES)
 
 
 def _wait() -> None:

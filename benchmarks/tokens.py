@@ -2,16 +2,17 @@
 
     python -m benchmarks tokens [--data FOLDER] [--repeats 5]
 
-ViT-B to ViT-S, batch 2, bf16; the reference's student under the same autocast, its teacher in
-float32. Memory is the most that one step takes beyond weights and optimiser.
+ViT-B to ViT-S, batch 2, in what auto is; the reference's student under the same autocast, its
+teacher in float32. Memory is the most that one step takes beyond weights and optimiser.
 """
 
 import statistics
 
 from benchmarks.networks import build_our_step, build_plain_step, our_batches
 from benchmarks.reference import plain_batches
-from benchmarks.timing import measure_peak_bytes, median_ratio, take_turns
+from benchmarks.timing import DEVICE, measure_peak_bytes, median_ratio, take_turns
 from limbeck.data.source import Source
+from limbeck.engine.machine import choose
 
 IMG_SIZES, BATCH_SIZE = (224, 320, 448, 640), 2
 
@@ -21,12 +22,13 @@ def main(source: Source, repeats: int) -> None:
     print("| px | tokens | ours, s/step | reference, s/step | ratio | ours, MiB | reference, MiB | "
           "part |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|")
+    precision = choose(DEVICE).precision
     for img_size in IMG_SIZES:
         ours = our_batches(source, BATCH_SIZE, img_size)
         plain = plain_batches(source, BATCH_SIZE, img_size)
         steps = {
-            "ours": build_our_step(ours, img_size, "bf16"),
-            "plain": build_plain_step(plain, img_size, "bf16"),
+            "ours": build_our_step(ours, img_size, precision),
+            "plain": build_plain_step(plain, img_size, precision),
         }
         seconds = take_turns(steps, repeats)
         peak = {name: measure_peak_bytes(step) / 2**20 for name, step in steps.items()}

@@ -65,7 +65,7 @@ __all__ = ["__version__", *_PUBLIC]
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'limbeck' has no attribute '{name}'")
-    return getattr(import_module(_PUBLIC[name]), "load_student" if name == "load" else name)
+    return getattr(import_module(_PUBLIC[name]), name)
 
 
 def __dir__() -> list[str]:

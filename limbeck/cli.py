@@ -1,14 +1,20 @@
 """The command line: verbs to recipes, and errors to one sentence. Nothing else."""
 
+import io
 import logging
 import os
+import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from importlib import import_module
+from itertools import takewhile
 from types import ModuleType
 
-from limbeck.errors import UserError, did_you_mean
+from limbeck.errors import OfRank, UserError, did_you_mean, explain, own_place
+from limbeck.files import printable
+from limbeck.papers import of_paper
 
 
 @dataclass(frozen=True)
@@ -48,9 +54,13 @@ VERBS = {
     "demo": Verb("the whole story on 5,000 real digits, in about six minutes", "DemoConfig"),
 }
 
+ONE_PLACE = ("--data", "--data.root", "--data.eval-root", "--unlabelled", "--teacher")
+"""Options after which stray names are a pattern's."""
+
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of the command ``limbeck``; exits with 0, 1 (run failed) or 2 (bad input)."""
+    let_all_be_written()
     words = list(sys.argv[1:] if args is None else args)
     is_debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -61,19 +71,26 @@ def main(args: Sequence[str] | None = None) -> None:
     except (Exception, KeyboardInterrupt) as error:
         if is_debug:
             raise
-        if is_main_rank():  # the others met the same
-            print(f"limbeck: {describe(error)}", file=sys.stderr)
+        error = of_rank(error)
+        speaks = error.speaks if isinstance(error, OfRank) else is_main_rank()
+        if speaks:  # the others met the same
+            print(printable(f"limbeck: {describe(error)}"), file=sys.stderr)
         sys.exit(exit_code(error))
 
 
 def describe(error: BaseException) -> str:
     """An error in one sentence."""
+    if isinstance(error, OfRank):
+        text = describe(error.cause)
+        return text if error.rank == 0 else f"rank {error.rank}: {text}"
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, KeyboardInterrupt):
         return "stopped."
+    if own_place(error):
+        return f"{explain(error)}. That is your own code; --debug shows the traceback."
     return (
-        f"unexpected {type(error).__name__}: {error}. This should not happen; "
+        f"unexpected {explain(error)}. This should not happen; "
         "run again with --debug for the traceback and report it."
     )
 
@@ -85,6 +102,15 @@ def exit_code(error: BaseException) -> int:
     return 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
+def of_rank(error: BaseException) -> BaseException:
+    """Of an error that one of torchrun's processes met before the others were there, an OfRank."""
+    if isinstance(error, OfRank | KeyboardInterrupt) or "WORLD_SIZE" not in os.environ:
+        return error
+    from limbeck.engine.distributed import told_by_one
+
+    return told_by_one(error) or error
+
+
 def is_main_rank() -> bool:
     """Whether this is the one of torchrun's processes that speaks."""
     return os.environ.get("RANK", "0") == "0"
@@ -92,6 +118,7 @@ def is_main_rank() -> bool:
 
 def run(words: list[str]) -> None:
     """Run one command line; raises UserError for bad input."""
+    words = _as_help(words)
     if not words or words[0] in ("-h", "--help"):
         print(overview())
         return
@@ -103,16 +130,76 @@ def run(words: list[str]) -> None:
     name, *rest = words
     if name not in VERBS:
         raise UserError(
-            f"There is no verb '{name}'.{did_you_mean(name, VERBS)} Verbs: {', '.join(VERBS)}."
+            f"There is no verb '{name}'.{of_paper(name) or did_you_mean(name, VERBS)} "
+            f"Verbs: {', '.join(VERBS)}."
         )
+    check_pattern(name, rest)
     verb, module = VERBS[name], recipe_of(name)
-    config = parse(name, verb, config_class(name), rest)
-    show_log(logging.INFO if is_main_rank() else logging.WARNING)
-    result = getattr(module, name.replace("-", "_"))(config)
+    kind = config_class(name)
+    try:
+        config = parse(name, verb, kind, rest)
+        show_log(logging.INFO if is_main_rank() else logging.WARNING)
+        with saying_what_is_loaded(name):
+            result = getattr(module, name.replace("-", "_"))(config)
+    except UserError as error:
+        from limbeck.config import as_flags
+
+        error.args = (as_flags(str(error), kind, rest), *error.args[1:])
+        raise
     if is_main_rank():  # a run's files may not lie where the others are
-        print(module.report(result))
+        print(printable(module.report(result)))
     if verb.can_find_problems and result.problems:
         sys.exit(1)
+
+
+def _as_help(words: list[str]) -> list[str]:
+    """``limbeck help VERB`` and ``limbeck VERB help`` are ``limbeck VERB --help``."""
+    if words[:1] == ["help"]:
+        return [*words[1:2], "--help"]
+    if words[1:] == ["help"] and not os.path.exists("help"):
+        return [words[0], "--help"]
+    return words
+
+
+def check_pattern(name: str, words: Sequence[str]) -> None:
+    """Raise UserError for a pattern that the shell has turned into many names."""
+    for place, word in enumerate(words):
+        more = list(takewhile(lambda each: not each.startswith("-"), words[place + 1 :]))
+        if word in ONE_PLACE and len(more) > 1 and all(map(os.path.exists, more)):
+            raise UserError(
+                f"{word} takes one place and got {len(more)} ({more[0]}, {more[1]}, ...): has the "
+                "shell filled in a pattern such as *.jpg? Name the folder, such as limbeck "
+                f"{name} {word} {os.path.dirname(more[0]) or '.'}, which is read with all that "
+                "is in it."
+            )
+
+
+@contextmanager
+def saying_what_is_loaded(verb: str) -> Iterator[None]:
+    """Say that PyTorch is being loaded, for seconds, when the verb asks for it, but not before."""
+    if "torch" in sys.modules:
+        yield
+        return
+    finder = _Announcing(f"limbeck {verb}: loading PyTorch ...")
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        if finder in sys.meta_path:
+            sys.meta_path.remove(finder)
+
+
+class _Announcing:
+    """A finder of modules that finds none: it is only asked first."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        """Called for each module that is not loaded yet."""
+        if fullname == "torch":
+            sys.meta_path.remove(self)
+            logging.getLogger("limbeck").info(self.text)
 
 
 def recipe_of(verb: str) -> ModuleType:
@@ -161,9 +248,11 @@ def parse(name: str, verb: Verb, kind: type, words: list[str]) -> object:
     if values and verb.presets not in (name, None):
         # Another verb's preset: sound as a whole, and of it what this verb has as well.
         from_plain(config_class(verb.presets), values, f"preset {preset}")
-        own = {field.name for field in fields(kind)}
+        own = {each.name for each in fields(kind)}
         values = {key: value for key, value in values.items() if key in own}
     default = from_plain(kind, values, f"preset {preset}") if values else None
+    if (config := _parse_named(kind, words, default)) is not None:
+        return config
     description = (kind.__doc__ or "").strip()
     if verb.presets:
         description += f"\n\nPresets (--preset NAME): {', '.join(preset_names(verb.presets))}."
@@ -175,6 +264,42 @@ def parse(name: str, verb: Verb, kind: type, words: list[str]) -> object:
         default=default,
         config=(tyro.conf.AvoidSubcommands,),
     )
+
+
+def _parse_named(kind: type, words: list[str], default: object) -> object:
+    """The config, by a parser of no other sections than the words name.
+
+    A verb has some hundred options more, whose parsers took most of the time to a mistake's answer.
+    None where help is wanted or anything does not fit: the whole parser then says what.
+    """
+    import typing
+
+    import tyro
+
+    from limbeck.config import option_paths
+
+    options = [word[2:].partition("=")[0].replace("-", "_") for word in words if word[:2] == "--"]
+    known = {path for path, _ in option_paths(kind)}
+    is_known = [{each, re.sub(r"(^|\.)no_", r"\1", each)} & known for each in options]
+    if "-h" in words or not all(is_known):
+        return None
+    named = {option.partition(".")[0] for option in options}
+    hints = typing.get_type_hints(kind, include_extras=True)
+    start = {each.name: getattr(default, each.name, each.default) for each in fields(kind)}
+    shown = [
+        (name, hints[name], field(default=value))
+        for name, value in start.items()
+        if name in named or not is_dataclass(value)
+    ]
+    part = make_dataclass(kind.__name__, shown, frozen=True, kw_only=True)
+    try:
+        found = tyro.cli(
+            part, args=words, config=(tyro.conf.AvoidSubcommands,), console_outputs=False
+        )
+    except SystemExit:
+        return None
+    result: object = kind(**start | vars(found))
+    return result
 
 
 def take_option(words: list[str], option: str) -> tuple[str | None, list[str]]:
@@ -189,11 +314,23 @@ def take_option(words: list[str], option: str) -> tuple[str | None, list[str]]:
     return None, words
 
 
+def let_all_be_written() -> None:
+    """Standard output and error write what their encoding does not have as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(record.getMessage())
+
+
 def show_log(level: int) -> None:
     """Show the package's notes from a level on, on standard error."""
     logger = logging.getLogger("limbeck")
     if not logger.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_Plain())
         logger.addHandler(handler)
     logger.setLevel(level)

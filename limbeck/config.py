@@ -11,28 +11,65 @@ import functools
 import importlib
 import importlib.util
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast, dataclass_transform
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform
 
 import pydantic
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from limbeck.documents import parse_toml, read_toml
 from limbeck.errors import UserError, did_you_mean
+from limbeck.papers import of_paper
 
 T = TypeVar("T")
 
 PRESETS_DIR = Path(__file__).parent / "presets"
+
+# The ranges of all numeric options (a house test wants one of each): beyond them a number is a slip
+# of the keyboard, and would end in an overflow or take all memory.
+PositiveInt = Annotated[int, pydantic.Field(gt=0, lt=2**31)]
+NotNegativeInt = Annotated[int, pydantic.Field(ge=0, lt=2**31)]
+PositiveFloat = Annotated[float, pydantic.Field(gt=0, le=1e6)]
+NotNegative = Annotated[float, pydantic.Field(ge=0, le=1e6)]
+Probability = Annotated[float, pydantic.Field(ge=0, le=1)]
+Rate = Annotated[float, pydantic.Field(ge=0, lt=1)]
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**63)]
+Epochs = Annotated[float, pydantic.Field(gt=0, le=1e6)]
+BatchSize = Annotated[int, pydantic.Field(gt=0, le=2**20)]
+Repeats = Annotated[int, pydantic.Field(gt=0, le=1000)]
+"""Of runs, draws or measurements."""
+Few = Annotated[int, pydantic.Field(ge=0, le=1000)]
+NumWorkers = Annotated[int, pydantic.Field(ge=0, le=1024)]
+NumThreads = Annotated[int, pydantic.Field(gt=0, le=1024)]
+Side = Annotated[int, pydantic.Field(gt=0, le=2**13)]
+"""Of an image or a patch, in pixels."""
+Width = Annotated[int, pydantic.Field(gt=0, le=2**18)]
+"""Channels, heads or prototypes."""
+Depth = Annotated[int, pydantic.Field(gt=0, le=1000)]
+BlockIndex = Annotated[int, pydantic.Field(gt=-1000, lt=1000)]
+"""Negative ones count from the end."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def options(cls: type[T]) -> type[T]:
     """Class decorator: a frozen, keyword-only, validated dataclass; unknown keys are errors.
 
-    A value of a wrong type or out of range raises UserError, in one sentence.
+    A value of a wrong type or out of range, or a text that holds a NUL, raises UserError, in one
+    sentence.
     """
+    check = getattr(cls, "__post_init__", lambda self: None)
+
+    def post_init(self: Any) -> None:
+        for name, value in vars(self).items():
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str | Path) and "\0" in str(text):
+                    raise UserError(f"{name} = {str(text)!r} holds a NUL, which no name can.")
+        check(self)
+
+    cast("Any", cls).__post_init__ = post_init
     strict = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
     made: Any = pydantic_dataclass(frozen=True, kw_only=True, config=strict)(cls)
     validate = made.__init__
@@ -108,6 +145,61 @@ def _first_problem(error: pydantic.ValidationError, where: str) -> str:
     return f"{where}: {name} = {problem['input']!r} is refused: {message}."
 
 
+def as_flags(text: str, kind: type, words: Sequence[str] = ()) -> str:
+    """An error's sentence with options as the command line writes them.
+
+    train.global_batch_size, and what is said of it by its last name alone, becomes
+    --train.global-batch-size; of several sections with the same name the one that the ``words`` of
+    the command line or the sentence itself have. What presets and arms say stays as it is there.
+    """
+    if text.startswith(("preset ", "arm '")):
+        return text
+    owners = dict(option_paths(kind))
+    flags = {path: f"--{path.replace('_', '-')}" for path in owners}
+    given = {word.partition("=")[0] for word in words}
+
+    def nearest(paths: list[str]) -> str | None:
+        sections = [path.rpartition(".")[0] + "." for path in paths]
+        near = [
+            path
+            for path, section in zip(paths, sections, strict=True)
+            if flags[path] in given or (section != "." and section in text)
+        ]
+        return near[0] if near else paths[0] if len(paths) == 1 else None
+
+    refused = re.match(r"(\w+): (\w+)(?:\.\d+)* = (.*)", text, re.DOTALL)
+    if refused:
+        where, name, rest = refused.groups()
+        paths = [
+            path
+            for path, owner in owners.items()
+            if owner == where and path.rpartition(".")[2] == name
+        ]
+        if paths:
+            return f"{flags[nearest(paths) or paths[0]]} {rest}"
+
+    def dotted(match: re.Match[str]) -> str:
+        return flags.get(match[0], match[0])
+
+    def bare(match: re.Match[str]) -> str:
+        paths = [path for path in flags if path.rpartition(".")[2] == match[0]]
+        path = nearest(paths) if paths else None
+        return flags[path] if path else match[0]
+
+    text = re.sub(r"^\w+(?= has no effect)", dotted, text)
+    text = re.sub(r"(?<![\w./\\'\"-])\w+(\.\w+)+(?![\w/-])", dotted, text)
+    return re.sub(r"(?<![\w./\\'\"-])[a-z]+(_[a-z]+)+(?![\w/(-]|\.\w)", bare, text)
+
+
+def option_paths(kind: type, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The dotted name of every option, and the class that has it."""
+    for field in dataclasses.fields(kind):
+        path = f"{prefix}{field.name}"
+        yield path, kind.__name__
+        if dataclasses.is_dataclass(field.default):
+            yield from option_paths(type(field.default), f"{path}.")
+
+
 def preset_names(verb: str) -> list[str]:
     """Names of the shipped presets for a verb ('distill', 'finetune')."""
     names = []
@@ -126,7 +218,8 @@ def read_preset(name: str, verb: str) -> dict[str, Any]:
     if not file.is_file():
         names = preset_names(verb)
         raise UserError(
-            f"There is no preset '{name}' for 'limbeck {verb}'.{did_you_mean(name, names)} "
+            f"There is no preset '{name}' for 'limbeck {verb}'."
+            f"{of_paper(name) or did_you_mean(name, names)} "
             f"Presets: {', '.join(names)}; or pass the path of a .toml file."
         )
     values: dict[str, Any] = read_toml(file)

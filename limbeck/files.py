@@ -7,6 +7,7 @@ would hang its reader, a device or a sparse giant would fill the memory.
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,6 +62,16 @@ def check_regular(file: Path | str) -> None:
     open_file(file).close()
 
 
+@contextmanager
+def utf8_name(file: Path) -> Iterator[str]:
+    """A name of the file for libraries that take UTF-8 alone; other names are known to Linux."""
+    if is_utf8(str(file)):
+        yield str(file)
+        return
+    with open_file(file) as stream:
+        yield f"/proc/self/fd/{stream.fileno()}"
+
+
 def is_inside(name: str) -> bool:
     """Whether a name that a file gives stays within that file's own folder."""
     parts = {*PurePosixPath(name).parts, *PureWindowsPath(name).parts}
@@ -68,9 +79,15 @@ def is_inside(name: str) -> bool:
     return bool(name) and ".." not in parts and not is_absolute and "\0" not in name
 
 
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can hold a text; a file name on an old disk may be bytes of something else."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def printable(text: str) -> str:
-    """The text with what UTF-8 can't hold (of an old disk's file names) as backslash escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """The text for a screen: what UTF-8 can't hold (of an old disk's file names) and what would
+    steer a terminal, line ends and tabs apart, as backslash escapes."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def encode_text(text: str) -> bytes:
@@ -84,6 +101,11 @@ def disk_errors(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno == errno.ENOENT and not file.parent.exists():
+            raise RunError(
+                f"Can't write {file}: its folder has vanished. Put it back to keep what was in it, "
+                "then run the same command again."
+            ) from error
         raise RunError(
             f"Can't write {file}: {reason_of(error)}. What was written before is kept; make room, "
             "then run the same command again to continue."
@@ -134,6 +156,8 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+# Control characters, marks that turn the direction of writing, and halves of UTF-16 pairs.
+_UNPRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 
 _KINDS = (

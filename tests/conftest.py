@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from limbeck.engine import machine
+
 
 def pytest_collection_finish():
     """What is imported by now stays: every later collection would look through it in vain."""
@@ -17,6 +19,17 @@ def pytest_collection_finish():
 
 def pytest_sessionfinish():
     gc.unfreeze()  # or it is left behind at the end, which some libraries complain of
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _any_machine():
+    """On every machine ``precision auto`` is fp32 in the tests: bf16 is slow without instructions.
+
+    Of the test's own process; others that it starts measure for themselves.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "product_seconds", lambda dtype: (1.0, 1.0))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -45,7 +45,7 @@ class Started:
         )
         self.process.start()
 
-    def end(self, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def end(self, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """Wait for it. One that hangs is killed."""
         self.process.join(timeout)
         self.process.kill()

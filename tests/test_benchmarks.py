@@ -22,8 +22,9 @@ from benchmarks.__main__ import main
 from benchmarks.loader import mean_crop_areas
 from benchmarks.photos import open_photos
 from benchmarks.reference import plain_batches, plain_relation_loss
-from benchmarks.timing import measure_peak_bytes, median_ratio, take_turns
+from benchmarks.timing import measure_peak_bytes, median_ratio, runs_well, take_turns
 from limbeck.data.folder import FolderSource
+from limbeck.engine import machine
 from limbeck.methods.options import DecoderFeatureOptions
 from limbeck.models.options import StudentOptions
 from limbeck.ops.relations import relation_loss
@@ -59,6 +60,18 @@ def test_step_prints_every_reference(small, tmp_path, photos, capsys):
     main(["step", "--data", str(tmp_path), "--repeats", "1"])
     out = capsys.readouterr().out
     assert len(re.findall(r"\| \d+\.\d\d \| (2.0|1.1|) \|", out)) == len(step.ROWS)
+
+
+def test_rows_in_bf16_are_left_out_where_it_is_slow(small, tmp_path, photos, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "product_seconds", lambda dtype: (1.0, 73.0))
+    main(["step", "--data", str(tmp_path), "--repeats", "1"])
+    out = capsys.readouterr().out
+    assert len(re.findall(r"\| \d+\.\d\d \| (2.0|1.1|) \|", out)) == 1
+    assert "| fp32 | fp32 |" in out and "bf16, teacher" not in out
+    assert re.search(r"^## step \(.+; auto is fp32\)$", out, re.MULTILINE)
+    assert runs_well(("fp32", "fp32", "1.1"))
+    for row in (("bf16",), ("fp32", "bf16", ""), ("fp32", "fp32, teacher bf16", "")):
+        assert not runs_well(row)
 
 
 def test_tokens_prints_time_and_memory(small, tmp_path, photos, capsys):
@@ -132,7 +145,7 @@ def test_target_store_prints_every_way_of_reading(capsys, monkeypatch):
 def test_stored_step_prints_both_kinds_of_target(photos, tmp_path, capsys, monkeypatch):
     tiny = StudentOptions(name="vit_tiny", depth=2)
     monkeypatch.setattr(stored_step, "PAIRS", dict.fromkeys(stored_step.PAIRS, (tiny, tiny)))
-    monkeypatch.setattr(stored_step, "ROWS", (stored_step.ROWS[0], stored_step.ROWS[-1]))
+    monkeypatch.setattr(stored_step, "ROWS", (stored_step.ROWS[0], stored_step.ROWS[-2]))
     monkeypatch.setattr(stored_step, "IMG_SIZE", 32)
     monkeypatch.setattr(stored_step, "BATCH_SIZE", 2)
     main(["stored_step", "--data", str(tmp_path), "--repeats", "1"])

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from limbeck.cli import VERBS, parse
+from limbeck.cli import VERBS, config_class, parse
 from limbeck.config import (
+    as_flags,
     from_plain,
     has_own_module,
     import_own,
@@ -17,8 +18,10 @@ from limbeck.config import (
     read_preset,
     to_plain,
 )
+from limbeck.data.views import view_seed
 from limbeck.errors import UserError
 from limbeck.recipes.distill import DistillConfig
+from limbeck.recipes.evaluate import EvaluateConfig
 from limbeck.recipes.finetune import FinetuneConfig
 
 CONFIGS = {
@@ -197,3 +200,70 @@ def test_a_module_that_is_not_there(address):
     assert not has_own_module(address)
     with pytest.raises(UserError, match="there is no module"):
         import_own(address, "method")
+
+
+FINETUNE = {
+    "train.global_batch_size 9 does not divide by train.accumulate_steps 2.":
+        "--train.global-batch-size 9 does not divide by --train.accumulate-steps 2.",
+    "keep_head and head_index exclude each other; leave one of them out.":
+        "--keep-head and --head-index exclude each other; leave one of them out.",
+    "TrainOptions: epochs = -1.0 is refused: too few.": "--train.epochs -1.0 is refused: too few.",
+    "OptimOptions: betas.1 = 'x' is refused: no number.":
+        "--optim.betas 'x' is refused: no number.",
+    "head has no effect without a head.": "--head has no effect without a head.",
+    # Of one's own section where two have the name; of the one that the sentence names.
+    "optim.head_lr_scale has no effect without layer_decay; set one.":
+        "--optim.head-lr-scale has no effect without --optim.layer-decay; set one.",
+    # Not what only looks like an option: files, keys of JSON, quoted words, what presets say.
+    "Can't read runs/train.epochs or data.root.json or 'data.root'.": None,
+    "There is no file or folder optim.pth: a/keep_head does not exist.": None,
+    "preset mine: there is no option 'trian'; train.epochs is one.": None,
+    "num_workers(): no such thing.": None,
+    "The method logit needs a teacher.": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), FINETUNE.items())
+def test_errors_are_spelled_as_the_command_line_is(text, expected):
+    assert as_flags(text, FinetuneConfig) == (expected or text)
+
+
+def test_of_sections_of_one_name_the_words_decide():
+    kind = config_class("compare")
+    text = "TrainOptions: epochs = -1.0 is refused: too few."
+    assert as_flags(text, kind).startswith("--train.epochs -1.0")
+    assert as_flags(text, kind, ["--tune.train.epochs", "-1"]).startswith(
+        "--tune.train.epochs -1.0"
+    )
+    told = "tune.train.epochs 1e-09 of 2 steps each is less than one step"
+    assert as_flags(told, kind).startswith("--tune.train.epochs 1e-09 of")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (DistillConfig, {"seed": -1}),
+        (DistillConfig, {"seed": 2**63}),
+        (DistillConfig, {"data": {"label_seed": -1}}),
+        (DistillConfig, {"data": {"num_workers": 10**6}}),
+        (DistillConfig, {"train": {"epochs": 1e300}}),
+        (DistillConfig, {"train": {"global_batch_size": 10**12}}),
+        (DistillConfig, {"train": {"save_every": 10**400}}),
+        (DistillConfig, {"optim": {"betas": (0.9, 1.0)}}),
+        (DistillConfig, {"optim": {"weight_decay": 1e300}}),
+        (DistillConfig, {"student": {"img_size": 10**5}}),
+        (DistillConfig, {"student": {"name": "vit_tiny:depth=1000000"}}),
+        (DistillConfig, {"relation": {"teacher_block": 10**30}}),
+        (DistillConfig, {"out": "runs\0mine"}),
+        (DistillConfig, {"data": {"root": "a\0b"}}),
+        (EvaluateConfig, {"student": ("good", "bad\0")}),
+    ],
+)
+def test_what_can_not_be_meant_is_refused_in_a_sentence(kind, values):
+    with pytest.raises(UserError, match=r"(?s)^[^\n]*\.$"):
+        from_plain(kind, values, "the command line")
+
+
+def test_the_largest_seed_draws(tmp_path):
+    seed = from_plain(DistillConfig, {"seed": 2**63 - 1}, "the command line").seed
+    assert view_seed(seed, 0, "a.png") != view_seed(0, 0, "a.png")

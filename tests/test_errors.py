@@ -1,8 +1,19 @@
 """Errors: the nearest word, the missing extra, the exit codes."""
 
+import importlib.util
+import json
+from functools import partial
+
 import pytest
 
-from limbeck.errors import RunError, UserError, did_you_mean, require_extra
+from limbeck.errors import (
+    RunError,
+    UserError,
+    did_you_mean,
+    explain,
+    own_place,
+    require_extra,
+)
 
 
 @pytest.mark.parametrize(
@@ -35,3 +46,41 @@ def test_bad_input_exits_with_2_and_a_failed_run_with_1():
     assert UserError("").exit_code == 2
     assert RunError("").exit_code == 1
     assert issubclass(RunError, UserError)
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A function of a user's module, which raises."""
+    file = tmp_path / "mine.py"
+    file.write_text("def call(work):\n    return work()\n")
+    spec = importlib.util.spec_from_file_location("mine", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.call
+
+
+def caught(work):
+    with pytest.raises(BaseException) as found:
+        work()
+    return found.value
+
+
+def test_an_error_below_own_code_is_placed_in_it(own, tmp_path):
+    # Raised in a library that own code called, which ours called.
+    error = caught(lambda: did_you_mean("word", map(own, [partial(json.loads, "")])))
+    place = f"{tmp_path / 'mine.py'}, line 2, in call"
+    assert own_place(error) == place
+    assert explain(error).startswith(f"{place}: JSONDecodeError: Expecting value")
+
+
+def test_an_error_without_own_code_has_no_place():
+    error = caught(lambda: did_you_mean("word", 7))
+    assert own_place(error) is None
+    assert explain(error) == "TypeError: 'int' object is not iterable"
+    assert explain(ValueError()) == "ValueError"
+
+
+def test_own_code_that_is_no_python_is_placed_too(tmp_path):
+    file = tmp_path / "mine.py"
+    error = caught(lambda: compile("def :", str(file), "exec"))
+    assert own_place(error) == f"{file}, line 1"

@@ -11,6 +11,7 @@ from limbeck.files import (
     open_file,
     printable,
     read_file,
+    utf8_name,
     write_text,
     write_whole,
 )
@@ -65,8 +66,19 @@ def test_names_that_lead_out(name):
 
 def test_text_that_is_no_utf_8_is_written(tmp_path):
     assert printable("caf\udce9") == "caf\\udce9"
+    assert printable("a\x1b[31m\r\u202egpj.b\0") == "a\\x1b[31m\\r\\u202egpj.b\\x00"
+    assert printable("ü 水 😀\n\tx") == "ü 水 😀\n\tx"
     write_text(tmp_path / "a.md", "caf\udce9 ü")
     assert (tmp_path / "a.md").read_text(encoding="utf-8") == "caf\\udce9 ü"
+
+
+def test_a_name_for_libraries_that_take_utf_8_alone(tmp_path):
+    for name in ("plain \u00fc", "caf\udce9"):
+        (tmp_path / name).write_bytes(b"content")
+        with utf8_name(tmp_path / name) as other:
+            other.encode()
+            with open(other, "rb") as stream:
+                assert stream.read() == b"content"
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -1,10 +1,13 @@
 """House rules that no reviewer has to remember: floors, fences, the public list, mirrored tests."""
 
 import ast
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
+import pydantic
 import pytest
 
 import limbeck
@@ -15,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "limbeck"
 
 FLOORS = {
-    "errors": -3, "records": -3, "files": -2, "documents": -1,
+    "errors": -3, "papers": -3, "records": -3, "files": -2, "limits": -2, "documents": -1,
     "config": 0, "ops": 0,
     "data": 1, "models": 1, "engine": 1,
     "methods": 2, "tasks": 2,
@@ -85,6 +88,28 @@ def test_every_module_has_its_test_file(path):
     assert test.is_file(), f"{path} has no {test.relative_to(ROOT)}"
 
 
+CLOCKS = {
+    "time", "monotonic", "perf_counter", "process_time", "thread_time", "now", "today", "utcnow",
+    "time_ns", "monotonic_ns", "perf_counter_ns", "process_time_ns", "times", "getrusage",
+}  # fmt: skip
+
+
+TEST_FILES = sorted(
+    file.relative_to(ROOT)
+    for file in (ROOT / "tests").rglob("*.py")
+    if file.parent.name != "campaign"  # which is run by hand, and ends what hangs
+)
+
+
+@pytest.mark.parametrize("path", TEST_FILES, ids=str)
+def test_no_test_reads_a_clock(path):
+    """What takes long is counted (calls, passes, bytes, imports): seconds are a machine's."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            assert name not in CLOCKS, f"line {node.lineno} calls {name}"
+
+
 def test_the_public_list_is_what_can_be_imported():
     for name in limbeck.__all__:
         assert vars(limbeck).get(name) is not None or getattr(limbeck, name) is not None
@@ -96,6 +121,38 @@ def test_the_public_list_is_what_can_be_imported():
 def test_every_preset_builds_its_config(file):
     (verb,) = (name for name in VERBS if file.stem in preset_names(name))
     from_plain(config_class(verb), read_preset(file.stem, verb), file.stem)
+
+
+def unbounded(kind):
+    """Names of the numeric options of a config class, and of its sections, without a range."""
+    hints = get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        for number in numbers_of(hints[field.name], ()):
+            limits = {type(each).__name__[:1] for each in number}
+            if not {"G", "L"} <= limits:  # Gt or Ge, and Lt or Le
+                yield f"{kind.__name__}.{field.name}"
+        if dataclasses.is_dataclass(field.default):
+            yield from unbounded(type(field.default))
+
+
+def numbers_of(hint, stated):
+    """Of each number in a type: what is stated of its range."""
+    inner = get_args(hint)
+    if get_origin(hint) is Annotated:
+        if any(isinstance(each, pydantic.AfterValidator) for each in inner[1:]):
+            return
+        more = [limit for each in inner[1:] for limit in getattr(each, "metadata", ())]
+        yield from numbers_of(inner[0], (*stated, *more))
+    elif hint in (int, float):
+        yield stated
+    elif get_origin(hint) is not Literal:
+        for each in inner:
+            yield from numbers_of(each, stated)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_numeric_option_has_a_range(verb):
+    assert not list(unbounded(config_class(verb)))
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -117,3 +174,15 @@ def test_no_address_and_no_local_path_in_the_repository():
     for name in ("constraints.txt", "pyproject.toml", "Makefile"):
         text = (ROOT / name).read_text(encoding="utf-8")
         assert "://" not in text and "@ file" not in text
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_what_leaves_the_program_goes_through_its_doors(path):
+    """Text may hold names that are no UTF-8, and Pillow opens more than images."""
+    if path.as_posix() in ("files.py", "evaluation/cost.py", "data/formats.py"):  # /proc is no disk
+        return
+    for node in ast.walk(ast.parse((PACKAGE / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute):
+            assert node.attr != "write_text", f"{path}: limbeck.files writes text"
+            is_image_open = node.attr == "open" and ast.unparse(node.value) == "Image"
+            assert not is_image_open, f"{path}: limbeck.data.formats opens images"

@@ -28,6 +28,7 @@ from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes.comparison import cell
 from limbeck.recipes.images import open_images
 from limbeck.recipes.networks import build_networks
+from limbeck.recipes.precision import settle
 from limbeck.recipes.probes import ProbeOptions
 from limbeck.recipes.search import LatencyOptions, LimitOptions, SearchConfig, report, training
 from limbeck.recipes.search_results import Search
@@ -87,6 +88,7 @@ def confirm(config: SearchConfig, found: Search, test: Path, epochs: float, seed
         train=replace(config.train, epochs=epochs),
     )  # fmt: skip
     with ranks_session("auto") as ranks:
+        full = settle(full, ranks)
         nets = build_networks(training(full), ranks.device)
         scorer = Scorer(full, open_images(data), nets, ranks.device)
     rows = []

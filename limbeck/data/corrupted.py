@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from limbeck.data.corruptions import corrupt
-from limbeck.data.loader import eval_batches, run_workers, workers_for
+from limbeck.data.loader import eval_batches, workers_for
 from limbeck.data.options import DataOptions
 from limbeck.data.skipped import SkippedLog
 from limbeck.data.source import Source, Subset
+from limbeck.data.workers import run_workers
 from limbeck.records import Batch
 
 CLEAN = ("clean", 0)

@@ -1,45 +1,63 @@
 """Images in a folder, with or without class sub-folders."""
 
+import errno
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from limbeck.data.source import BadImage, Names, RawImage, Source, no_images
+from limbeck.data.formats import (
+    HEIF_ADVICE,
+    HEIF_SUFFIXES,
+    VIDEO_SUFFIXES,
+    format_of,
+    is_image_name,
+)
+from limbeck.data.source import MAX_IMAGE_BYTES, BadImage, Names, RawImage, Source, no_images
 from limbeck.errors import UserError
+from limbeck.files import open_file, read_file, reason_of
 
 log = logging.getLogger("limbeck")
 
 # fmt: off
-IMAGE_SUFFIXES = frozenset({
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2",
-})
 SPLIT_NAMES = frozenset({
     "train", "training", "val", "valid", "validation", "eval", "test", "testing",
 })
+# Thumbnails, snapshots and recycle bins of network drives, zips and systems, in small letters.
+OTHER_PROGRAMS = frozenset({
+    "@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot", "__macosx",
+    "$recycle.bin", "recycler", "system volume information", "lost+found",
+})
 # fmt: on
-NUM_SUFFIXES = 3  # named for the files that are left out
+NUM_NAMED = 3  # of what is left out
+NUM_SNIFFED = 20  # files without a suffix whose first bytes are looked at
 
 
 class FolderSource(Source):
     """Image files below ``root``; keys are their paths relative to it, with forward slashes.
 
     The first-level sub-folders are classes if every image lies in one and there are at least two.
-    Hidden files and folders are left out; links are followed, but never in a circle.
+    Hidden files and folders and those of other programs (``OTHER_PROGRAMS``) are left out; links
+    are followed, but never in a circle. ``notes`` says what is left out, and why there are no
+    labels where there might be.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        files = list(walk(root))
+        passed: Counter[str] = Counter()
+        files = list(walk(root, passed))
         images = sorted(file for file in files if is_image_name(file))
+        others = [file for file in files if not is_image_name(file)]
+        left_out = [*_note_others(root, others), *_note_passed(passed)]
         if not images:
-            raise no_images(str(root))
-        _tell_left_out([file for file in files if not is_image_name(file)])
+            raise no_images(str(root), left_out)
         tops = {key.partition("/")[0] if "/" in key else "" for key in images}
         self.classes = tuple(sorted(tops)) if "" not in tops and len(tops) > 1 else ()
         _refuse_splits(root, self.classes)
+        self.notes = (*_note_labels(root, images, tops), *left_out)
+        for note in self.notes:
+            log.info("%s", note)
         self._keys = Names(images)
         self._label_of = {name: label for label, name in enumerate(self.classes)}
 
@@ -53,16 +71,15 @@ class FolderSource(Source):
         return self._label_of.get(self._keys[index].partition("/")[0])
 
     def read(self, index: int) -> RawImage:
-        try:
-            data = (self.root / self._keys[index]).read_bytes()
-        except OSError as error:
-            raise BadImage(f"the file can't be read: {error.strerror}") from error
-        return RawImage(data, self.label(index))
+        return RawImage(read_image(self.root / self._keys[index]), self.label(index))
 
 
-def is_image_name(name: str) -> bool:
-    """Whether a file is an image by its suffix."""
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+def read_image(file: Path) -> bytes:
+    """The bytes of an image file; raises BadImage for what is no regular one, or too large."""
+    try:
+        return read_file(file, MAX_IMAGE_BYTES)
+    except OSError as error:
+        raise BadImage(f"the file can't be read: {reason_of(error)}") from error
 
 
 def open_folder(root: str, options: object, split: str) -> FolderSource:
@@ -71,25 +88,59 @@ def open_folder(root: str, options: object, split: str) -> FolderSource:
     return FolderSource(Path(root))
 
 
-def walk(folder: Path, prefix: str = "", ancestors: frozenset = frozenset()) -> Iterator[str]:
-    """Paths of all files below ``folder``, relative to it, without what is hidden."""
-    status = folder.stat()
-    identity = (status.st_dev, status.st_ino)
-    if identity in ancestors:
-        return
+def walk(folder: Path, passed: Counter[str] | None = None) -> Iterator[str]:
+    """Paths of all files below ``folder``, relative to it, however deep.
+
+    What is hidden, of other programs, or of too long a path is passed over, and its names counted
+    in ``passed``.
+    """
+    passed = Counter() if passed is None else passed
+    stack, ancestors = [("", _list(folder))], [_identity(folder)]
+    while stack:
+        prefix, entries = stack[-1]
+        if not entries:
+            stack.pop()
+            ancestors.pop()
+            continue
+        entry = entries.pop()
+        if entry.name.startswith(".") or entry.name.lower() in OTHER_PROGRAMS:
+            passed[entry.name] += 1
+        elif not _is_folder(entry):
+            yield prefix + entry.name
+        else:
+            try:
+                identity = _identity(entry.path)
+                if identity not in ancestors:
+                    stack.append((f"{prefix}{entry.name}/", _list(entry.path)))
+                    ancestors.append(identity)
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+                passed["a path that is too long"] += 1
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        entries = list(os.scandir(folder))
+        return entry.is_dir()
+    except OSError:  # a link to itself; if it has an image's name, it is a bad one
+        return False
+
+
+def _identity(folder: Path | str) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _list(folder: Path | str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise
         raise UserError(
             f"Can't list the folder {folder}: {error.strerror}; correct its permissions or move it."
         ) from error
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from walk(Path(entry.path), f"{prefix}{entry.name}/", ancestors | {identity})
-        else:
-            yield prefix + entry.name
 
 
 def _refuse_splits(root: Path, classes: tuple[str, ...]) -> None:
@@ -103,9 +154,90 @@ def _refuse_splits(root: Path, classes: tuple[str, ...]) -> None:
     )
 
 
-def _tell_left_out(files: list[str]) -> None:
-    if not files:
-        return
-    suffixes = Counter(PurePosixPath(file).suffix.lower() or "no suffix" for file in files)
-    named = ", ".join(f"{suffix} {count}" for suffix, count in suffixes.most_common(NUM_SUFFIXES))
-    log.info("%d other files are left out (%s).", len(files), named)
+def _note_labels(root: Path, images: Sequence[str], tops: set[str]) -> Iterator[str]:
+    """Why folders that might have been meant as classes are none."""
+    with os.scandir(root) as entries:
+        folders = {entry.name for entry in entries if _is_folder(entry)}
+    empty = sorted(
+        name
+        for name in folders - tops
+        if not name.startswith(".") and name.lower() not in OTHER_PROGRAMS
+    )
+    inner = tops - {""}
+    if empty and inner:
+        yield f"{_named(empty, 'folder')} without images: no class of {root}."
+    strays = [key for key in images if "/" not in key]
+    if strays and inner:
+        yield (
+            f"{_named(strays, 'image')} beside the folders of {root}: so these are no classes, and "
+            "the images have no labels; move what does not belong there away."
+        )
+    elif len(inner) == 1:
+        (top,) = inner
+        below = {key.split("/", 2)[1] if key.count("/") > 1 else "" for key in images}
+        if "" not in below and len(below) > 1:
+            yield (
+                f"All images lie in the one folder {top}, so they have no labels; for its folders "
+                f"({_listed(sorted(below))}) as classes pass {root / top} as --data."
+            )
+        else:
+            yield f"All images lie in the one folder {top}: one class is none; no labels."
+
+
+def _note_others(root: Path, files: Sequence[str]) -> Iterator[str]:
+    """What is left out, by kind, with what may be done about it."""
+    kinds: dict[str, list[str]] = {"heif": [], "video": [], "bare": [], "other": []}
+    for file in files:
+        suffix = PurePosixPath(file).suffix.lower()
+        is_heif, is_video = suffix in HEIF_SUFFIXES, suffix in VIDEO_SUFFIXES
+        kind = "heif" if is_heif else "video" if is_video else "other" if suffix else "bare"
+        kinds[kind].append(file)
+    bare = sorted(kinds["bare"])
+    formats = {_format_of_file(root / file) for file in bare[:NUM_SNIFFED]} - {None}
+    if kinds["heif"]:
+        yield f"{_suffixes(kinds['heif'], 'HEIC photo')} left out; to use them: {HEIF_ADVICE}."
+    if kinds["video"]:
+        yield (
+            f"{_suffixes(kinds['video'], 'video')} left out; to use their frames: "
+            "ffmpeg -i VIDEO -vf fps=1 FOLDER/%06d.jpg."
+        )
+    if formats:
+        yield (
+            f"{_named(bare, 'file')} without a suffix left out, among them images "
+            f"({_listed(sorted(map(str, formats)))}); to use these, give them one, such as .jpg."
+        )
+    others = kinds["other"] + ([] if formats else bare)
+    if others:
+        yield f"{_suffixes(others, 'other file')} left out."
+
+
+def _note_passed(passed: Counter[str]) -> Iterator[str]:
+    if passed:
+        shown = ", ".join(f"{name} {count}" for name, count in passed.most_common(NUM_NAMED))
+        more = ", ..." if len(passed) > NUM_NAMED else ""
+        yield (
+            f"{passed.total()} hidden files and folders, or those of other programs, left out "
+            f"({shown}{more})."
+        )
+
+
+def _format_of_file(file: Path) -> str | None:
+    try:
+        with open_file(file) as stream:
+            return format_of(stream.read(16))
+    except OSError:
+        return None
+
+
+def _suffixes(files: Sequence[str], what: str) -> str:
+    counts = Counter(PurePosixPath(file).suffix.lower() or "no suffix" for file in files)
+    named = ", ".join(f"{suffix} {count}" for suffix, count in counts.most_common(NUM_NAMED))
+    return f"{len(files)} {what}{'s' * (len(files) > 1)} ({named})"
+
+
+def _named(names: Sequence[str], what: str) -> str:
+    return f"{len(names)} {what}{'s' * (len(names) > 1)} ({_listed(names)})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:NUM_NAMED]) + (", ..." if len(names) > NUM_NAMED else "")

@@ -1,7 +1,9 @@
-"""Tables of images through Hugging Face ``datasets``: local parquet and arrow, and hub names."""
+"""Tables of images: local .parquet and .arrow files, and data sets of the Hugging Face hub through
+its own library, ``datasets``."""
 
+import os
 import ssl
-from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -9,41 +11,38 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 
-from limbeck.data.folder import walk
+from limbeck.data.columns import Columns
 from limbeck.data.options import DataOptions
-from limbeck.data.source import BadImage, Names, RawImage, Source, label_table, no_images
-from limbeck.errors import UserError, did_you_mean, require_extra
+from limbeck.data.source import MAX_IMAGE_BYTES, BadImage, Names, RawImage, Source, no_images
+from limbeck.data.splits import choose_split, find_files
+from limbeck.data.table_images import BadTable, Places, TableFile, struct_field
+from limbeck.errors import UserError, require_extra
+from limbeck.files import open_file, read_file, reason_of
 
-# fmt: off
-LABEL_NAMES = (
-    "label", "labels", "class", "target", "fine_label", "class_label", "class_id", "cls",
-)
-# fmt: on
 REACH_SECONDS = 5.0  # the hub's own client tries for half a minute
 
 
 class TableSource(Source):
-    """A ``datasets.Dataset`` with a column of encoded images.
+    """The rows of a table, each with one encoded image.
 
-    A key is the image's own path where every row has one and no two are the same, and otherwise
-    ``record_names[row]``.
+    ``read_row`` gives a row's bytes, or the path of its image file, or None. A key is the image's
+    own path where every row has one and no two are the same (``paths``), and otherwise
+    ``record_names[row]``. Files are read below ``folders`` alone: a table is a stranger's.
     """
 
-    def __init__(self, table: Any, record_names: list[str], options: DataOptions) -> None:
-        self.table = table
-        self._image_column = _find_image_column(table, options.image_column)
-        column = table.data.column(self._image_column)
-        self._is_struct = _has_bytes(column.type)
-        keys = record_names
-        if self._is_struct and column.type.get_field_index("path") >= 0:
-            import pyarrow.compute
-
-            # Only the paths are read, not the images beside them.
-            paths = pyarrow.compute.struct_field(column, "path").to_pylist()
-            if all(paths) and len(set(paths)) == len(paths):
-                keys = paths
-        self._keys = Names(keys)
-        self.classes, self._labels = _read_labels(table, options.label_column, self._image_column)
+    def __init__(
+        self,
+        read_row: Callable[[int], bytes | str | None],
+        record_names: list[str],
+        paths: list[str | None],
+        labels: tuple[tuple[str, ...], np.ndarray | None],
+        folders: Sequence[Path],
+    ) -> None:
+        self._read_row = read_row
+        is_unique = all(paths) and len(set(paths)) == len(record_names)
+        self._keys = Names(paths if is_unique else record_names)  # type: ignore[arg-type]
+        self.classes, self._labels = labels
+        self._folders = [os.path.abspath(folder) for folder in folders]
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -55,50 +54,76 @@ class TableSource(Source):
         return None if self._labels is None else int(self._labels[index])
 
     def read(self, index: int) -> RawImage:
-        value = self.table.data.column(self._image_column)[index].as_py()
-        data = value["bytes"] if self._is_struct and value else value
-        if data is None and value and value.get("path"):
-            try:
-                data = Path(value["path"]).read_bytes()
-            except OSError as error:
-                raise BadImage(f"the file can't be read: {error.strerror}") from error
+        try:
+            data = self._read_row(index)
+            if isinstance(data, str):
+                data = read_file(self._inside(data), MAX_IMAGE_BYTES)
+        except OSError as error:
+            raise BadImage(f"the file can't be read: {reason_of(error)}") from error
+        except ValueError as error:  # a name with a NUL
+            raise BadImage(f"the file can't be read: {error}") from error
         if data is None:
             raise BadImage("the record has no image")
         return RawImage(data, self.label(index))
 
+    def _inside(self, path: str) -> str:
+        for folder in self._folders:
+            place = os.path.normpath(os.path.join(folder, path))
+            if place.startswith(os.path.join(folder, "")):
+                return place
+        raise BadImage(f"its file {path} is not in the table's own folder, and no other is read")
+
 
 def open_table(root: str, options: DataOptions, split: str) -> TableSource:
-    """A .parquet or .arrow file, or a folder of them; there are no splits."""
-    del split
-    datasets = _import_datasets()
-    path = Path(root)
-    files = [path] if path.is_file() else sorted(path / f for f in walk(path) if is_table_name(f))
-    if not files:
-        raise no_images(root)
-    tables, record_names = [], []
-    names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files]
-    for file, name in zip(files, names, strict=True):
+    """A .parquet or .arrow file, a folder or a pattern of them; ``split`` chooses among several."""
+    files = choose_split(sorted(find_files(root, is_table_name)), split, root)
+    first: Columns | None = None
+    places: list[Places] = []
+    record_names: list[str] = []
+    keys: list[str | None] = []
+    paths: list[str | None] = []
+    values: list[object] = []
+    for file, name in files:
         try:
-            if file.suffix.lower() == ".arrow":
-                table = datasets.Dataset.from_file(str(file))
+            table = TableFile(file)
+            if first is None:
+                columns = first = Columns(table.schema, options, str(file))
             else:
-                table = datasets.Dataset.from_parquet(str(file))
-            tables.append(table)
-        except Exception as error:  # pyarrow and datasets have many; all mean a bad file here.
+                columns = _same_columns(first, table, options)
+            places.append(table.places(columns.image, columns.field))
+            own = table.values(columns.image, "path") if columns.has_paths else []
+            values += table.values(columns.label) if columns.label else []
+        except (OSError, BadTable) as error:
+            reason = reason_of(error) if isinstance(error, OSError) else str(error)
             raise UserError(
-                f"Can't read {file} as a table: {_first_line(error)}; copy it again or remove it."
+                f"Can't read {file} as a table: {reason}; copy it again or remove it."
             ) from error
-        record_names += [f"{name}#{row}" for row in range(len(table))]
-    try:
-        table = datasets.concatenate_datasets(tables)
-    except Exception as error:
-        raise UserError(
-            f"The tables in {root} have different columns ({_first_line(error)}); "
-            "pass one folder per kind of table."
-        ) from error
-    if not len(table):
+        record_names += [f"{name}#{row}" for row in range(table.num_rows)]
+        keys += own or [None] * table.num_rows
+        paths += [path and os.path.join(file.parent, path) for path in keys[len(paths) :]]
+    if first is None or not record_names:
         raise no_images(root)
-    return TableSource(table, record_names, options)
+    return TableSource(
+        _LocalRows(places, paths),
+        record_names,
+        keys,
+        first.read_labels(values),
+        [Path(root)] if Path(root).is_dir() else sorted({file.parent for file, _ in files}),
+    )
+
+
+def _same_columns(first: Columns, table: TableFile, options: DataOptions) -> Columns:
+    try:
+        columns = Columns(table.schema, options, str(table.file))
+        reason = "others are its images and labels"
+    except UserError as error:
+        columns, reason = None, str(error)
+    if columns is None or columns.kind != first.kind:
+        raise UserError(
+            f"{table.file} and {first.where} have different columns ({reason}); pass one folder "
+            "per kind of table."
+        )
+    return columns
 
 
 def open_hub(root: str, options: DataOptions, split: str) -> TableSource:
@@ -124,12 +149,65 @@ def open_hub(root: str, options: DataOptions, split: str) -> TableSource:
         datasets.config.HF_HUB_OFFLINE = is_offline
     if not len(table):
         raise no_images(root)
-    return TableSource(table, [f"{split}#{row}" for row in range(len(table))], options)
+    columns = Columns(table.features.arrow_schema, options, root)
+    image = table.data.column(columns.image)
+    label = table.data.column(columns.label).to_pylist() if columns.label else []
+    return TableSource(
+        _HubRows(table, columns),
+        [f"{split}#{row}" for row in range(len(table))],
+        struct_field(image, "path").to_pylist() if columns.has_paths else [None] * len(table),
+        columns.read_labels(label),
+        _hub_folders(datasets.config),
+    )
+
+
+def _hub_folders(config: Any) -> list[Path]:
+    """Where the image files of a data set are kept: not all of the cache, where tokens lie, too."""
+    hub = os.environ.get("HF_HUB_CACHE") or os.path.join(config.HF_CACHE_HOME, "hub")
+    return [Path(hub), Path(config.HF_DATASETS_CACHE), Path(config.EXTRACTED_DATASETS_PATH)]
 
 
 def is_table_name(name: str) -> bool:
     """Whether a file is a table by its suffix."""
     return name.lower().endswith((".parquet", ".arrow"))
+
+
+class _LocalRows:
+    """What each row has: an image's place in a file, or the path of an image file.
+
+    No file stays open, so the rows can be forked or pickled.
+    """
+
+    def __init__(self, places: list[Places], paths: list[str | None]) -> None:
+        self._files = [str(file) for file, _, _ in places]
+        self._numbers = np.repeat(np.arange(len(places)), [len(sizes) for _, _, sizes in places])
+        self._offsets = np.concatenate([offsets for _, offsets, _ in places])
+        self._sizes = np.concatenate([sizes for _, _, sizes in places])
+        self._paths = {row: paths[row] for row in np.flatnonzero(self._sizes < 0).tolist()}
+
+    def __call__(self, row: int) -> bytes | str | None:
+        size = int(self._sizes[row])
+        if size < 0:
+            return self._paths[row]
+        if size > MAX_IMAGE_BYTES:
+            raise BadImage(f"it has {size:,} bytes, over the limit of {MAX_IMAGE_BYTES:,}")
+        with open_file(self._files[self._numbers[row]]) as file:
+            file.seek(int(self._offsets[row]))
+            return file.read(size)
+
+
+class _HubRows:
+    """What each row has: an image, or the path of an image file."""
+
+    def __init__(self, table: Any, columns: Columns) -> None:
+        self._table, self._image, self._is_struct = table, columns.image, columns.field is not None
+
+    def __call__(self, row: int) -> bytes | str | None:
+        value = self._table.data.column(self._image)[row].as_py()
+        if not self._is_struct or not value:
+            return value
+        data: bytes | str | None = value["bytes"]
+        return value.get("path") if data is None else data
 
 
 def _why_unreachable(address: str) -> str:
@@ -158,89 +236,3 @@ def _import_datasets() -> Any:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _has_bytes(arrow_type: Any) -> bool:
-    return arrow_type.num_fields > 0 and arrow_type.get_field_index("bytes") >= 0
-
-
-def _is_other_media(feature: Any) -> bool:
-    """Sound and video are stored as bytes and path, too."""
-    return type(feature).__name__ in ("Audio", "Video", "Pdf")
-
-
-def _find_image_column(table: Any, asked: str | None) -> str:
-    schema = table.data.schema
-    if asked is not None:
-        if asked not in schema.names:
-            raise _no_column(asked, schema.names, "image")
-        arrow_type = schema.field(asked).type
-        if not _has_bytes(arrow_type) and "binary" not in str(arrow_type):
-            raise UserError(
-                f"The column '{asked}' holds {arrow_type}, not encoded images; pass another "
-                "--data.image-column."
-            )
-        return asked
-    other_media = [name for name in schema.names if _is_other_media(table.features[name])]
-    with_bytes = [name for name in schema.names if _has_bytes(schema.field(name).type)]
-    found = [name for name in with_bytes if name not in other_media]
-    if len(found) > 1 and "image" in found:
-        return "image"
-    if len(found) != 1:
-        raise UserError(
-            f"{'More than one' if found else 'No'} column of the table holds images (columns: "
-            f"{', '.join(found or schema.names)}); name it with --data.image-column."
-        )
-    return found[0]
-
-
-def _read_labels(
-    table: Any, asked: str | None, image_column: str
-) -> tuple[tuple[str, ...], np.ndarray | None]:
-    import pyarrow
-
-    schema = table.data.schema
-    if asked is not None and asked not in schema.names:
-        raise _no_column(asked, schema.names, "label")
-    name = asked or _find_label_column(table)
-    if name is None:
-        return (), None
-    arrow_type = schema.field(name).type
-    types = pyarrow.types
-    is_text = types.is_string(arrow_type) or types.is_large_string(arrow_type)
-    is_label = is_text or types.is_integer(arrow_type)
-    if name == image_column or not is_label:
-        raise UserError(
-            f"The column '{name}' holds {arrow_type}, not labels; pass another --data.label-column."
-        )
-    classes, labels = label_table(table.data.column(name).to_pylist(), asked)
-    names = getattr(table.features[name], "names", None)
-    return (tuple(names) if names and labels is not None else classes), labels
-
-
-def _find_label_column(table: Any) -> str | None:
-    """The column of ClassLabel type, by its name where there are several; else integers by name.
-
-    Other integers may be anything: an identifier, a width.
-    """
-    import datasets
-    import pyarrow
-
-    schema, features = table.data.schema, table.features
-    with_names = [n for n in schema.names if isinstance(features[n], datasets.ClassLabel)]
-    integers = [n for n in schema.names if pyarrow.types.is_integer(schema.field(n).type)]
-    usual = [name for name in LABEL_NAMES if name in (with_names or integers)]
-    if not usual and len(with_names) > 1:
-        raise UserError(
-            f"Several columns of the table could be the label ({', '.join(with_names)}); "
-            "name it with --data.label-column."
-        )
-    return next(iter(usual + with_names), None)
-
-
-def _no_column(name: str, names: list[str], kind: str) -> UserError:
-    counts = Counter(names)
-    return UserError(
-        f"The table has no {kind} column '{name}'.{did_you_mean(name, counts)} "
-        f"Columns: {', '.join(counts)}."
-    )

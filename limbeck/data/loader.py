@@ -5,18 +5,13 @@ key), so there is no reader state: resuming at a step is starting at it. One wor
 whole micro-batch; images stay uint8 until they are on the device.
 """
 
-import atexit
 import os
-import signal
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+from torch.utils.data import Dataset
 
 from limbeck.data.options import DataOptions, ReleasedViews, ViewOptions
 from limbeck.data.order import StepOrder
@@ -24,7 +19,9 @@ from limbeck.data.skipped import SkippedLog
 from limbeck.data.source import BadImage, Source
 from limbeck.data.view_makers import EvalView, MakeView, view_maker
 from limbeck.data.views import DrawNoise, View, erase, view_noise, view_seed
+from limbeck.data.workers import run_workers
 from limbeck.errors import RunError, UserError
+from limbeck.limits import num_cores
 from limbeck.records import Batch
 
 VIEW_SEEDS = "view_seeds"
@@ -302,79 +299,6 @@ def _to_float(images: Tensor, device: torch.device) -> Tensor:
     return images.to(device, non_blocking=True).float().div_(255)
 
 
-def run_workers(
-    dataset: Dataset[Any], requests: Iterable[Any], num_workers: int, pin_memory: bool = False
-) -> Iterator[Any]:
-    """``dataset[request]`` for each request, in order, computed ahead in ``num_workers`` processes.
-
-    Raises RunError if a worker dies. Workers start once and live until the end of the requests.
-    """
-    with warnings.catch_warnings(action="ignore"):  # Of more workers than cores, and of forking.
-        loader = DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=_Requests(requests),
-            num_workers=max(0, num_workers),
-            collate_fn=_unchanged,
-            pin_memory=pin_memory,
-            # Otherwise it draws from the global generator, and a resumed run would differ.
-            generator=torch.Generator(),
-        )
-        # Ctrl-C and torchrun signal the whole process group. The main process must finish its step
-        # and save, for which it needs its workers: they are born deaf, and end with it.
-        old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        try:
-            results = iter(loader)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, old)
-
-    def stop() -> None:
-        # Not left to the garbage collector: a traceback may hold the iterator until the program
-        # ends, where multiprocessing would wait for workers that ignore its SIGTERM.
-        if isinstance(results, _MultiProcessingDataLoaderIter):
-            results._shutdown_workers()
-
-    atexit.register(stop)
-    try:
-        with lost_workers_explained():
-            yield from results
-    finally:
-        atexit.unregister(stop)
-        stop()
-
-
-@contextmanager
-def lost_workers_explained() -> Iterator[None]:
-    """Turn torch's word of a dead loader process into a RunError with the remedy.
-
-    torch raises it in the main thread the moment a process dies, wherever that thread is: whoever
-    works between two batches needs this too.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise RunError(
-            "A loader process died, most likely for want of memory (RAM or /dev/shm); "
-            "run the same command again with a smaller --data.num-workers (0 uses none)."
-        ) from error
-
-
-class _Requests:
-    """A sampler, which DataLoader asks for an iterator, over what can be iterated but once."""
-
-    def __init__(self, requests: Iterable[Any]) -> None:
-        self.requests = requests
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.requests)
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
-
-
 def workers_for(data: DataOptions, world_size: int) -> int:
     """Loader processes: those asked for, or what the cores leave to this rank."""
     if data.num_workers is not None:
@@ -382,11 +306,3 @@ def workers_for(data: DataOptions, world_size: int) -> int:
     # torchrun tells how many of the ranks share this machine.
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
     return max(0, num_cores() // local_ranks - 1)
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # Linux only
-        return os.cpu_count() or 1

@@ -4,11 +4,13 @@ import os
 from collections.abc import Callable
 from hashlib import blake2b
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from limbeck.data.folder import is_image_name, walk
+from limbeck.data.folder import walk
+from limbeck.data.formats import is_image_name
 from limbeck.data.options import DataOptions
 from limbeck.data.source import Source, Subset
+from limbeck.data.splits import expand_pattern, find_files, is_packed_name, is_pattern, splits_of
 from limbeck.errors import UserError, did_you_mean
 
 FORMS = {
@@ -21,9 +23,10 @@ FORMS = {
 
 FORM_OF_SUFFIX = {".parquet": "table", ".arrow": "table", ".tar": "shards"}
 TABLES = {"table", "hub"}
+SPLITS = "a hub data set (hf:NAME) or files of several splits (train-*, test-*)"
 USES = {
-    "split": "a hub data set (hf:NAME) in --data.root",
-    "eval_split": "a hub data set (hf:NAME) in --data.eval-root",
+    "split": f"{SPLITS} in --data.root",
+    "eval_split": f"{SPLITS} in --data.eval-root",
     "image_column": "tables and hub data sets",
     "label_column": "tables and hub data sets",
 }
@@ -33,7 +36,8 @@ USES = {
 def open_source(root: str, options: DataOptions, split: str) -> Source:
     """Open ``root`` as a source of images, see ``DataOptions.root`` for its forms.
 
-    ``split`` is for hub data sets. Raises UserError for a missing place, a form that is not known,
+    ``split`` is for hub data sets and files of several splits. Raises UserError for a missing
+    place, a form that is not known,
     and a place without images.
     """
     if not root:
@@ -50,15 +54,16 @@ def split_holdout(source: Source, options: DataOptions) -> tuple[Source, Source]
     """Split ``source`` into (train, holdout) by a hash of each key.
 
     Whether an image is held out depends on its own key only, so adding images moves no other,
-    until ``max_holdout`` or one half of the source is reached: then the lowest hashes stay.
+    until ``max_holdout`` or one half of the source is reached: then the lowest hashes stay. Where
+    all of a few images have too high a hash, the lowest are taken, as many as the ratio means, and
+    at least one: something has to be scored on.
     """
     most = min(options.max_holdout, len(source) // 2)
-    ranked = sorted(
-        (fraction, index)
-        for index in range(len(source))
-        if (fraction := _key_fraction(source.key(index))) < options.holdout_ratio
-    )
-    held_out = sorted(index for _, index in ranked[:most])
+    ranked = sorted((_key_fraction(source.key(index)), index) for index in range(len(source)))
+    count = sum(fraction < options.holdout_ratio for fraction, _ in ranked)
+    if not count and options.holdout_ratio:
+        count = max(1, round(options.holdout_ratio * len(source)))
+    held_out = sorted(index for _, index in ranked[: min(count, most)])
     is_held_out = set(held_out)
     train = [index for index in range(len(source)) if index not in is_held_out]
     return Subset(source, train), Subset(source, held_out)
@@ -118,8 +123,8 @@ def _refuse_without_effect(root: str, form: str, options: DataOptions) -> None:
         for place in (options.root, options.eval_root)
     )
     heeded = {"image_column", "label_column"} if {form, train, held_out} & TABLES else set()
-    heeded |= {"split"} if (train or form) == "hub" else set()
-    heeded |= {"eval_split"} if held_out == "hub" else set()
+    heeded |= {"split"} if _has_splits(options.root or root, train or form) else set()
+    heeded |= {"eval_split"} if _has_splits(options.eval_root, held_out) else set()
     for name in sorted(changed - heeded):
         raise UserError(
             f"--data.{name.replace('_', '-')} has no effect with {root}: it is for {USES[name]}; "
@@ -127,19 +132,41 @@ def _refuse_without_effect(root: str, form: str, options: DataOptions) -> None:
         )
 
 
+def _has_splits(root: str, form: str | None) -> bool:
+    """Whether there is anything to choose from."""
+    if form not in {"table", "shards"} or "://" in root:
+        return form == "hub"
+    files = find_files(os.path.expanduser(root), lambda name: _form_of_file(name) == form)
+    return bool(splits_of([name for _, name in files]))
+
+
+def _form_of_file(name: str) -> str | None:
+    if is_packed_name(name):
+        return "shards"  # which say what to do with it
+    return FORM_OF_SUFFIX.get(PurePath(name).suffix.lower())
+
+
 def _find_form(root: str) -> str:
     if root.startswith("hf:"):
         return "hub"
-    if "://" in root or ("{" in root and not Path(root).exists()):
+    if "://" in root:
         if ".tar" in root.lower():
             return "shards"
         raise UserError(f"'{root}' is no address of .tar shards; only these are read remotely.")
+    if is_pattern(root):
+        forms = {_form_of_file(name) for name in expand_pattern(root)}
+        if len(forms) > 1 or None in forms:
+            raise UserError(
+                f"The pattern {root} must stand for .tar shards alone, or for .parquet or .arrow "
+                "files alone; correct it, or pass the folder as --data.root."
+            )
+        return str(*forms)
     path = Path(root)
-    if not path.exists():
+    if not os.path.exists(root):
         raise UserError(_missing(path))
     if path.is_dir():
         return _form_of_folder(path)
-    form = FORM_OF_SUFFIX.get(path.suffix.lower())
+    form = _form_of_file(path.name)
     if form is not None:
         return form
     if is_image_name(path.name):
@@ -156,7 +183,7 @@ def _form_of_folder(path: Path) -> str:
     for name in walk(path):
         if is_image_name(name):
             return "folder"
-        forms.add(FORM_OF_SUFFIX.get(Path(name).suffix.lower()))
+        forms.add(_form_of_file(name))
     return next((form for form in ("table", "shards") if form in forms), "folder")
 
 

@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 import pydantic
 import tyro
 
-from limbeck.config import options
+from limbeck.config import (
+    BatchSize,
+    NotNegative,
+    NotNegativeInt,
+    NumWorkers,
+    PositiveInt,
+    Probability,
+    Rate,
+    Seed,
+    options,
+)
 from limbeck.errors import UserError, did_you_mean
 
 # In the order of ImageNet-C (arXiv 1903.12261): noise, blur, weather, digital.
@@ -19,8 +29,6 @@ CORRUPTIONS = (
 )
 # fmt: on
 
-Probability = Annotated[float, pydantic.Field(ge=0, le=1)]
-NotNegative = Annotated[float, pydantic.Field(ge=0)]
 LabelFraction = Annotated[float, pydantic.Field(gt=0, le=1)]
 
 # Magnitude, operations, probability, spread and limit of the magnitude, increasing operations.
@@ -54,29 +62,31 @@ class DataOptions:
     """Where images come from and what is done about bad ones."""
 
     root: Annotated[str, tyro.conf.arg(aliases=["--data"])] = ""
-    """A folder of images (class sub-folders are labels), a .parquet file or a folder of them, .tar
-    shards (a file, a folder, a pattern like shards-{000..009}.tar or an fsspec address), or hf:NAME
-    or hf:NAME:CONFIG for a data set of the Hugging Face hub."""
+    """A folder of images (class sub-folders are labels), .parquet or .arrow tables or .tar shards
+    (a file, a folder, a quoted pattern like "shards-{000..009}.tar" or "train-*.parquet"; shards at
+    an fsspec address, too), or hf:NAME or hf:NAME:CONFIG for a data set of the Hugging Face hub."""
     eval_root: str = ""
-    """Held-out images for probes and scores; a slice of root is held out if not given."""
+    """Held-out images for probes and scores; a slice of root is held out if not given. It may be
+    the same place as root, of which eval_split is then taken."""
     split: str = "train"
-    """Split of a hub data set."""
+    """Split of a hub data set, or of a folder of tables or shards that are called train-*, test-*;
+    train+validation takes both."""
     eval_split: str = "test"
-    """Split of the hub data set in eval_root."""
+    """Split of eval_root, likewise."""
     image_column: str | None = None
     """Image column of a table; found by its type if not given."""
     label_column: str | None = None
     """Label column of a table; found by its type or usual name if not given."""
-    holdout_ratio: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.05
+    holdout_ratio: Rate = 0.05
     """Part of root held out for probes, chosen by a hash of each key."""
-    max_holdout: Annotated[int, pydantic.Field(ge=0)] = 5000
+    max_holdout: NotNegativeInt = 5000
     """At most this many images are held out."""
     label_fraction: LabelFraction = 1.0
     """Part of the labelled training images that is used: the same part of every class, and at least
     one image of each. What is held out stays as it is."""
-    label_seed: int = 0
+    label_seed: Seed = 0
     """Another seed draws another part."""
-    num_workers: Annotated[int, pydantic.Field(ge=0)] | None = None
+    num_workers: NumWorkers | None = None
     """Loader processes per rank; one less than this rank's share of the cores if not given."""
     max_bad_ratio: Probability = 0.01
     """The run stops when a larger part of the images can't be read."""
@@ -149,7 +159,7 @@ class PairMixOptions:
 class MixOptions(PairMixOptions):
     """Mixup and cutmix of a labelled batch, and label smoothing."""
 
-    label_smoothing: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
+    label_smoothing: Rate = 0.0
 
 
 @options
@@ -173,14 +183,14 @@ class TargetsOptions:
 class StoreOptions:
     """What is stored of each image."""
 
-    num_views: Annotated[int, pydantic.Field(gt=0)] = 1
+    num_views: PositiveInt = 1
     """Views of each image, one per epoch of training; a longer training uses them again."""
-    top_k: Annotated[int, pydantic.Field(gt=0)] | None = None
+    top_k: PositiveInt | None = None
     """Class probabilities that are kept of each view; 10 if not given, of more than 1,000 classes
     100 (TinyViT's)."""
     token_dtype: Literal["int8", "bf16"] = "int8"
     """Of stored tokens: int8 with a scale per token, or bf16, twice as large."""
-    batch_size: Annotated[int, pydantic.Field(gt=0)] = 64
+    batch_size: BatchSize = 64
     """Views that the teacher sees at once."""
 
 
@@ -192,9 +202,9 @@ class CorruptionOptions:
     """all (15), none, or some: gaussian_noise, shot_noise, impulse_noise, defocus_blur, glass_blur,
     motion_blur, zoom_blur, snow, frost, fog, brightness, contrast, elastic_transform, pixelate,
     jpeg_compression. None if not given."""
-    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    severities: tuple[Annotated[int, pydantic.Field(ge=1, le=5)], ...] = (1, 2, 3, 4, 5)
     """Of 1 (mild) to 5."""
-    num_images: Annotated[int, pydantic.Field(gt=0)] = 1000
+    num_images: PositiveInt = 1000
     """At most this many test images, as many of each class as of every other."""
     root: str = ""
     """The published files in place of corruptions made here: a folder with CIFAR-10-C's .npy files,
@@ -210,7 +220,7 @@ class CorruptionOptions:
                 )
         if len(self.names) > 1 and {"all", "none"} & set(self.names):
             raise UserError("corruptions.names: all and none stand alone; leave the others out.")
-        if not self.severities or not set(self.severities) <= {1, 2, 3, 4, 5}:
+        if not self.severities:
             raise UserError("corruptions.severities are one or more of 1, 2, 3, 4 and 5.")
         if not self.wanted:
             default = type(self).__dataclass_fields__  # type: ignore[attr-defined]

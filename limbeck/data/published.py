@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import open_memmap
 from PIL import Image
 
 from limbeck.data.corrupted import Condition
-from limbeck.data.folder import FolderSource
+from limbeck.data.folder import FolderSource, read_image
 from limbeck.data.sample import draw_sample
 from limbeck.data.source import BadImage, RawImage, Source
 from limbeck.errors import UserError
+from limbeck.files import check_regular
 
 NUM_SEVERITIES = 5
 
@@ -35,7 +37,10 @@ class ArraySource(Source):
         return int(self.labels[index])
 
     def read(self, index: int) -> RawImage:
-        pixels = np.load(self.file, mmap_mode="r")[self.first + index]
+        try:
+            pixels = open_memmap(self.file, mode="r")[self.first + index]
+        except (OSError, ValueError, IndexError) as error:
+            raise BadImage(f"{self.file} can't be read: {error}") from error
         encoded = io.BytesIO()
         Image.fromarray(pixels).save(encoded, "BMP")
         return RawImage(encoded.getvalue(), self.label(index))
@@ -59,11 +64,7 @@ class FilesSource(Source):
         return self.labels[index]
 
     def read(self, index: int) -> RawImage:
-        try:
-            data = (self.root / self.keys[index]).read_bytes()
-        except OSError as error:
-            raise BadImage(f"the file can't be read: {error.strerror}") from error
-        return RawImage(data, self.labels[index])
+        return RawImage(read_image(self.root / self.keys[index]), self.labels[index])
 
 
 def open_published(
@@ -97,7 +98,13 @@ def _open_arrays(
 ) -> dict[Condition, Source]:
     files = {name: root / f"{name}.npy" for name in ("labels", *names)}
     _refuse_missing(root, [file.name for file in files.values() if not file.is_file()])
-    labels = np.asarray(_load(files.pop("labels")), dtype=np.int64)
+    labels = _load(files.pop("labels"))
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
+        raise UserError(
+            f"{root / 'labels.npy'} holds {labels.dtype} of shape {labels.shape}, not class "
+            "numbers from 0; download it again."
+        )
+    labels = labels.astype(np.int64)
     num_classes = int(labels.max(initial=-1)) + 1
     if num_classes != len(classes):
         raise UserError(
@@ -127,7 +134,8 @@ def _open_arrays(
 
 def _load(file: Path) -> np.ndarray:
     try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
+        check_regular(file)
+        return open_memmap(file, mode="r")  # unlike np.load it reads no pickles and no zips
     except (OSError, ValueError) as error:
         raise UserError(f"Can't read {file} as a numpy array; download it again.") from error
 

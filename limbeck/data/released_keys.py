@@ -1,10 +1,13 @@
 """Which image a key of TinyViT's released layout (arXiv 2207.10666) stands for.
 
-A key is the image's name, as far as its data set had one, or else its position in the listing.
+A key is the image's name, as far as its data set had one, or else its position in the listing:
+and a folder is listed otherwise than the same images in a tar.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
+from typing import Any
 
 from limbeck.data.source import Source
 from limbeck.errors import UserError
@@ -44,13 +47,14 @@ def indices_by_name(source: Source, keys: Iterable[str]) -> dict[str, int]:
     )
 
 
-def indices_by_position(source: Source, keys: Iterable[str]) -> dict[str, int]:
-    """Key -> index in ``source`` of keys that are positions in its listing, 0..n - 1.
+def indices_by_position(source: Source, keys: Iterable[str], listing: str) -> dict[str, int]:
+    """Key -> index in ``source`` of keys that are positions in a ``LISTINGS``, 0..n - 1.
 
-    The listing of a folder is torchvision's: class by class, folder by folder, by name. One image
-    more or less would shift all that follow. Raises UserError unless there is one key for each.
+    One image more or less would shift all that follow. Raises UserError unless there is one key
+    for each.
     """
-    order = sorted(range(len(source)), key=lambda index: _place(source.key(index)))
+    place = LISTINGS[listing]
+    order = sorted(range(len(source)), key=lambda index: place(source.key(index)))
     found = {str(position): index for position, index in enumerate(order)}
     wanted = set(keys)
     if wanted != found.keys():
@@ -64,6 +68,16 @@ def indices_by_position(source: Source, keys: Iterable[str]) -> dict[str, int]:
     return found
 
 
-def _place(key: str) -> tuple[str, str, str]:
+def _in_folder(key: str) -> tuple[str, str, str]:
     folder, _, name = key.rpartition("/")
     return folder.partition("/")[0], folder, name
+
+
+def _in_tar(key: str) -> list[int | str]:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", key.lower())]
+
+
+LISTINGS: dict[str, Callable[[str], Any]] = {"folder": _in_folder, "tar": _in_tar}
+"""What a key is sorted by: in torchvision's listing of a folder class by class, folder by folder,
+by name (x_10 before x_2); in the released reader's of a tar the whole path, numbers by their value
+and small and capital letters alike (x_2 before x_10)."""

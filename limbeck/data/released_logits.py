@@ -8,23 +8,32 @@ checksum, so all that can be wrong is looked for, and told in one sentence.
 """
 
 import logging
+import os
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 
 from limbeck.errors import UserError
+from limbeck.files import MAX_FILE_BYTES, open_file, reason_of
 from limbeck.records import SoftLabels
 
 log = logging.getLogger("limbeck")
 
-FOLDER = re.compile(r"logits_top(\d+)_epoch(\d+)")
-FILE = re.compile(r"rank(\d+)-(keys\.txt|values\.bin)")
+NUMBER = r"(0|[1-9][0-9]{0,8})"
+FOLDER = re.compile(rf"logits_top{NUMBER}_epoch{NUMBER}")
+FILE = re.compile(rf"rank{NUMBER}-(keys\.txt|values\.bin)")
+MAX_KEYS_BYTES = 2**30  # of one process; 14 million file names have less
+MAX_KEY_BYTES = 4096
+NUM_NAMED = 5  # missing epochs that an error names
 MAX_CLASSES = 2**15  # ids are int16
 MAX_SUM = 1.01  # float16 moves the sum of probabilities by less than 0.001
 
@@ -47,9 +56,15 @@ class Rank:
 
     def keys(self) -> list[str]:
         """The keys, one per record. Raises UserError where the two files do not fit."""
-        text = self.keys_file.read_text(encoding="utf-8", errors="surrogateescape")
+        size, record_size = self.size(), 4 + 4 * self.num_kept
+        # Before it is in memory: what is longer can't be the keys of so many records.
+        longest = min(MAX_KEYS_BYTES, size // record_size * MAX_KEY_BYTES + MAX_KEY_BYTES)
+        with _opened(self.keys_file, longest) as stream:
+            begin = stream.read(MAX_KEY_BYTES)
+            if b"\0" in begin:
+                raise UserError(f"{self.keys_file} is no text; copy it again.")
+            text = (begin + stream.read()).decode("utf-8", "surrogateescape")
         keys = text.removesuffix("\n").split("\n") if text else []
-        size, record_size = self.values_file.stat().st_size, 4 + 4 * self.num_kept
         if size != len(keys) * record_size:
             raise UserError(
                 f"{self.values_file} has {size} bytes, but its {len(keys)} keys with top-"
@@ -60,6 +75,11 @@ class Rank:
         if "" in keys:
             raise UserError(f"{self.keys_file} has an empty line where a key should be.")
         return keys
+
+    def size(self) -> int:
+        """Bytes of its records."""
+        with _opened(self.values_file) as stream:
+            return os.fstat(stream.fileno()).st_size
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Some records, with the fields of ``Records``."""
@@ -100,9 +120,9 @@ class ReleasedLogits:
         """32 hex digits of the files' sizes and first records, which tell sets apart."""
         digest = blake2b(digest_size=16)
         for rank in (rank for epoch in self.epochs for rank in epoch):
-            size = rank.values_file.stat().st_size
-            with open(rank.values_file, "rb") as values:
-                digest.update(size.to_bytes(8, "little") + values.read(4 + 4 * self.num_kept))
+            digest.update(rank.size().to_bytes(8, "little"))
+            with _opened(rank.values_file) as values:
+                digest.update(values.read(4 + 4 * self.num_kept))
         return digest.hexdigest()
 
     def keys(self, epoch: int) -> dict[str, int]:
@@ -135,7 +155,7 @@ class ReleasedLogits:
     def read(self, epoch: int, places: np.ndarray) -> Records:
         """The records in these places (n,) of an epoch, checked."""
         ranks = self.epochs[epoch]
-        sizes = [rank.values_file.stat().st_size // (4 + 4 * self.num_kept) for rank in ranks]
+        sizes = [rank.size() // (4 + 4 * self.num_kept) for rank in ranks]
         starts = np.cumsum([0, *sizes])
         stored = np.empty(len(places), record_type(self.num_kept))
         for rank, start, end in zip(ranks, starts[:-1], starts[1:], strict=True):
@@ -200,8 +220,8 @@ def _epoch_folders(root: Path) -> list[_Folder]:
         raise UserError(f"There is no folder {root}.")
     found = [
         _Folder(int(match[2]), int(match[1]), path)
-        for path in root.iterdir()
-        if path.is_dir() and (match := FOLDER.fullmatch(path.name))
+        for path in _listed_in(root)
+        if (match := FOLDER.fullmatch(path.name)) and path.is_dir()
     ]
     if not found:
         raise UserError(
@@ -214,22 +234,25 @@ def _epoch_folders(root: Path) -> list[_Folder]:
         raise UserError(f"{root} mixes sets of several K ({names}); give each its own folder.")
     if found[0].num_kept == 0:
         raise UserError(f"{found[0].path} keeps no class at all; correct its name.")
-    missing = sorted(set(range(found[-1].epoch + 1)) - {folder.epoch for folder in found})
-    if missing:
+    last, there = found[-1].epoch, {folder.epoch for folder in found}
+    if len(there) <= last:
+        missing = list(islice((epoch for epoch in range(last) if epoch not in there), NUM_NAMED))
+        more = last + 1 - len(there) - len(missing)
         raise UserError(
-            f"{root} has epochs up to {found[-1].epoch}, but not {_listed(missing)}; add what is "
-            "missing, or number the folders from 0 without a gap."
+            f"{root} has epochs up to {last}, but not {', '.join(map(str, missing))}"
+            f"{f' and {more} more' if more else ''}; add what is missing, or number the folders "
+            "from 0 without a gap."
         )
     return found
 
 
 def _ranks(folder: Path, num_kept: int) -> list[Rank]:
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in _listed_in(folder)}
     numbers = sorted({int(match[1]) for name in names if (match := FILE.fullmatch(name))})
     if not numbers:
         raise UserError(f"{folder} has no rank0-keys.txt; copy its files again.")
     ranks = []
-    for number in range(numbers[-1] + 1):
+    for number in range(numbers[-1] + 1):  # raises at the first that is missing
         files = (f"rank{number}-keys.txt", f"rank{number}-values.bin")
         missing = [name for name in files if name not in names]
         if missing:
@@ -250,6 +273,19 @@ def _check_unique(keys: list[str], file: Path) -> None:
         )
 
 
-def _listed(numbers: list[int]) -> str:
-    shown = ", ".join(map(str, numbers[:5]))
-    return f"{shown} and {len(numbers) - 5} more" if len(numbers) > 5 else shown
+def _listed_in(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise UserError(
+            f"Can't read {folder}: {reason_of(error)}; correct its permissions."
+        ) from error
+
+
+@contextmanager
+def _opened(file: Path, max_bytes: int = MAX_FILE_BYTES) -> Iterator[BinaryIO]:
+    try:
+        with open_file(file, max_bytes) as stream:
+            yield stream
+    except OSError as error:
+        raise UserError(f"Can't read {file}: {reason_of(error)}; copy it again.") from error

@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from statistics import median
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from torch.utils.data import Dataset
 
 from limbeck.data.decode import decode_image, read_header
-from limbeck.data.loader import num_cores, run_workers
 from limbeck.data.options import DataOptions
 from limbeck.data.source import BadImage, Source
+from limbeck.data.workers import run_workers
+from limbeck.limits import num_cores
 
 log = logging.getLogger("limbeck")
 
@@ -132,7 +133,7 @@ class _Examine(Dataset[list[_Seen]]):
 def _standard_error() -> Iterator[bytearray]:
     """What is written to file descriptor 2 meanwhile: libjpeg tells of damage nowhere else."""
     said, kept = bytearray(), os.dup(2)
-    with tempfile.TemporaryFile() as file:
+    with _nameless_file() as file:
         os.dup2(file.fileno(), 2)
         try:
             yield said
@@ -141,6 +142,13 @@ def _standard_error() -> Iterator[bytearray]:
             os.close(kept)
             file.seek(0)
             said += file.read()
+
+
+def _nameless_file() -> IO[bytes]:
+    # In memory where that can be: the folder of temporary files may be gone, or full.
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("standard error"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def _digest(data: bytes) -> bytes:

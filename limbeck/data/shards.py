@@ -4,22 +4,42 @@ Each shard is indexed once, by its members' offsets; a sample is then read with 
 range request), so the shards can be shuffled like any other source.
 """
 
-import itertools
-import json
+import logging
+import posixpath
 import re
 import tarfile
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from limbeck.data.folder import is_image_name, walk
-from limbeck.data.source import BadImage, Names, RawImage, Source, label_table, no_images
+from limbeck.data.formats import is_image_name
+from limbeck.data.source import (
+    MAX_IMAGE_BYTES,
+    BadImage,
+    Names,
+    RawImage,
+    Source,
+    label_table,
+    no_images,
+    plain_label,
+)
+from limbeck.data.splits import choose_split, expand_braces, find_files, is_packed_name, is_pattern
+from limbeck.documents import parse_json
 from limbeck.errors import UserError
+from limbeck.files import MIB, open_file, printable, reason_of
+
+log = logging.getLogger("limbeck")
 
 JSON_LABEL_NAMES = ("label", "cls", "class", "class_id")
-BRACES = re.compile(r"\{([^{}]*)\}")
+MAX_LABEL_BYTES = MIB
+PACKED_BEGIN = {
+    b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd",
+}  # fmt: skip
+NUM_SUFFIXES = 3  # named for the members that are left out
+MAX_LINKS = 40  # after each other, as a Linux kernel follows them
 
 
 class TarSource(Source):
@@ -27,22 +47,29 @@ class TarSource(Source):
 
     ``shards`` are local paths or addresses that fsspec knows. Labels come from ``.cls`` members (a
     class index or word) or ``.json`` members (the entry "label", "cls", "class" or "class_id"), and
-    count only if every image has one.
+    count only if every image has one. What is passed over is told.
     """
 
     def __init__(self, shards: list[str]) -> None:
         self.shards = shards
+        indexed = [_index_shard(shard) for shard in shards]
+        told = _LeftOut()
+        for one in indexed:
+            told.add(one.left_out)
+        # What accompanies images ("seg.png" of masks) is none itself where its image is missing.
+        parts = {part for one in indexed for part in one.parts()}
         # One row per image: shard, offset and size in bytes. No file stays open, so the source
         # can be forked or pickled; opening a file again costs far less than decoding an image.
         places: list[tuple[int, int, int]] = []
         keys: list[str] = []
         raw_labels: list[int | str | None] = []
-        for number, shard in enumerate(shards):
-            shard_name = shard.rsplit("/", 1)[-1]
-            for name, offset, size, label in _index_shard(shard):
-                keys.append(f"{shard_name}/{name}")
-                places.append((number, offset, size))
-                raw_labels.append(label)
+        for number, (shard, one) in enumerate(zip(shards, indexed, strict=True)):
+            shard_name = shard.rsplit("/", 1)[-1] if "://" in shard else Path(shard).name
+            for image in one.chosen(parts, told):
+                keys.append(f"{shard_name}/{image.name}")
+                places.append((number, image.offset, image.size))
+                raw_labels.append(one.label_of(image))
+        told.tell()
         if not keys:
             raise no_images(", ".join(shards[:3]))
         if len(set(keys)) < len(keys):
@@ -64,6 +91,8 @@ class TarSource(Source):
 
     def read(self, index: int) -> RawImage:
         number, offset, size = self._places[index].tolist()
+        if size > MAX_IMAGE_BYTES:
+            raise BadImage(f"it has {size:,} bytes, over the limit of {MAX_IMAGE_BYTES:,}")
         try:
             data = _read_range(self.shards[number], offset, size)
         except Exception as error:  # Each of fsspec's stores has errors of its own.
@@ -72,18 +101,31 @@ class TarSource(Source):
 
 
 def open_shards(root: str, options: object, split: str) -> TarSource:
-    """Shards by a file, a folder, an address, or a pattern such as ``a-{000..009}.tar``."""
-    del options, split
-    if "://" not in root and Path(root).is_dir():
-        return TarSource(sorted(str(Path(root, f)) for f in walk(Path(root)) if is_shard_name(f)))
-    shards = expand_braces(root)
-    missing = [shard for shard in shards if "://" not in shard and not Path(shard).is_file()]
+    """Shards by a file, a folder, an address, or a pattern such as ``a-{000..009}.tar``.
+
+    ``split`` chooses among the files of a folder that are of several.
+    """
+    del options
+    if "://" in root:
+        return TarSource(expand_braces(root))
+    found = find_files(root, lambda name: is_shard_name(name) or is_packed_name(name))
+    packed = [file for file, _ in found if is_packed_name(file.name)]
+    files = [(file, name) for file, name in found if file not in packed]
+    if packed:
+        sentence = f"{len(packed)} compressed .tar files in {root} are left out ({packed[0].name})"
+        if not files:
+            raise UserError(f"{sentence}; unpack them to .tar first, their images can't be sought.")
+        log.warning("%s; unpack them to .tar first.", sentence)
+    if Path(root).is_dir() or (is_pattern(root) and "{" not in root):
+        files = choose_split(files, split, root)
+    shards = [str(file) for file, _ in files]
+    missing = [shard for shard in shards if not Path(shard).exists()]
     if missing:
         raise UserError(
             f"There is no shard {missing[0]} ({len(missing)} of {len(shards)} of {root} are "
             "missing); correct the pattern in --data.root."
         )
-    return TarSource(shards)
+    return TarSource(sorted(shards) if Path(root).is_dir() else shards)
 
 
 def is_shard_name(name: str) -> bool:
@@ -91,70 +133,235 @@ def is_shard_name(name: str) -> bool:
     return name.lower().endswith(".tar")
 
 
-def expand_braces(pattern: str) -> list[str]:
-    """``a-{00..02}.tar`` or ``a-{x,y}.tar`` as the list of names; several braces multiply."""
-    choices = [
-        _brace_choices(part) if is_brace else [part]
-        for part, is_brace in zip(BRACES.split(pattern), itertools.cycle((False, True)))
-    ]
-    return ["".join(parts) for parts in itertools.product(*choices)]
+class _Image(NamedTuple):
+    """A member that is an image by its suffix: ``sample`` up to the first dot, ``part`` after."""
+
+    name: str
+    sample: str
+    part: str
+    offset: int
+    size: int
+
+    @property
+    def is_plain(self) -> bool:
+        return "." not in self.part
 
 
-def _brace_choices(inner: str) -> list[str]:
-    limits = re.fullmatch(r"(\d+)\.\.(\d+)", inner)
-    if not limits:
-        return inner.split(",")
-    first, last = limits.groups()
-    return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+class _LeftOut:
+    """How many members are passed over, by the reason, with an example of each."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
+        self.others: Counter[str] = Counter()
+        """Members that are no images, by their suffix."""
+
+    def note(self, reason: str, name: str, count: int = 1) -> None:
+        self.counts[reason] += count
+        self.examples.setdefault(reason, name)
+
+    def add(self, other: "_LeftOut") -> None:
+        self.others += other.others
+        for reason, count in other.counts.items():
+            self.note(reason, other.examples[reason], count)
+
+    def tell(self) -> None:
+        if self.others:
+            common = self.others.most_common(NUM_SUFFIXES)
+            log.info(
+                "%d other members of the shards are left out (%s).",
+                self.others.total(), ", ".join(f"{suffix} {count}" for suffix, count in common),
+            )  # fmt: skip
+        for reason, count in self.counts.items():
+            log.warning(
+                "%d members of the shards are left out: %s (%s).",
+                count, reason, printable(self.examples[reason]),
+            )  # fmt: skip
 
 
-def _index_shard(shard: str) -> Iterator[tuple[str, int, int, int | str | None]]:
-    """(member, offset, size, raw label) of each sample's image, in the order of the shard."""
-    images: dict[str, tarfile.TarInfo] = {}
-    labels: dict[str, int | str | None] = {}
+@dataclass
+class _Shard:
+    """What the members of one shard are, and where the images among them lie."""
+
+    images: list[_Image] = field(default_factory=list)
+    labels: dict[str, int | str] = field(default_factory=dict)
+    """By a member's name without its last suffix."""
+    left_out: _LeftOut = field(default_factory=_LeftOut)
+
+    def parts(self) -> set[str]:
+        """What stands behind the first dot of images that lie beside the one of their sample."""
+        plain = {image.sample for image in self.images if image.is_plain}
+        return {image.part for image in self.images if image.sample in plain}
+
+    def chosen(self, parts: set[str], told: _LeftOut) -> list[_Image]:
+        """The images that are samples, one of each.
+
+        "0.jpg" is the sample's image; "0.seg.png" is something else that belongs to it. Where no
+        image has the plain name, a single one is the sample's all the same, and numbers after a dot
+        are no parts of a sample but of names ("shot.0001.jpg").
+        """
+        sizes = Counter(image.sample for image in self.images)
+        first: dict[str, _Image] = {}
+        for image in self.images:
+            if image.is_plain:
+                first.setdefault(image.sample, image)
+        chosen = []
+        for image in self.images:
+            if image.sample in first:
+                if image is first[image.sample]:
+                    chosen.append(image)
+                elif image.is_plain:
+                    told.note("a sample has one image, and it is an earlier one", image.name)
+                else:
+                    told.note("by the dots in their names they belong to an image", image.name)
+                continue
+            is_alone = sizes[image.sample] == 1 and image.part not in parts
+            if is_alone or re.fullmatch(r"[\d.]+\.\w+", image.part):
+                chosen.append(image)
+            else:
+                told.note(
+                    "by the dots in their names they are parts of a sample, and none is called its "
+                    "image; rename the one that is meant to the name before the first dot",
+                    image.name,
+                )
+        return chosen
+
+    def label_of(self, image: _Image) -> int | str | None:
+        label = self.labels.get(_without_suffix(image.name))
+        return self.labels.get(image.sample) if label is None else label
+
+
+def _index_shard(shard: str) -> _Shard:
+    found = _Shard()
+    places: dict[str, tuple[int, int]] = {}
+    links: dict[str, str] = {}
     try:
-        with _open_shard(shard) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            for member in archive:
-                folder, _, base = member.name.rpartition("/")
-                stem, _, extension = base.partition(".")
-                if not member.isfile() or not stem:
-                    continue
-                sample = f"{folder}/{stem}"
-                # "0.jpg" is the sample's image; "0.seg.png" is something else that belongs to it.
-                if is_image_name(f"x.{extension}") and "." not in extension:
-                    images.setdefault(sample, member)
-                elif extension.lower() in ("cls", "json"):
-                    content = archive.extractfile(member)
-                    assert content is not None
-                    label = _parse_label(content.read(), extension.lower())
-                    labels[sample] = labels.get(sample) if label is None else label
-    except (tarfile.TarError, OSError, ValueError, ImportError) as error:
+        with _open_shard(shard) as file:
+            _refuse_packed(file)
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                for member in archive:
+                    if member.size < 0:
+                        raise tarfile.ReadError(f"the member {member.name} has a size below 0")
+                    if not member.isdir():
+                        _note_member(member, archive, found, places, links)
+                _check_end(file, archive.offset)
+    # A stranger's headers provoke whatever tarfile has no check for.
+    except (
+        tarfile.TarError, OSError, ValueError, ImportError, RecursionError, OverflowError,
+    ) as error:  # fmt: skip
+        reason = reason_of(error) if isinstance(error, OSError) else str(error)
         raise UserError(
-            f"Can't read the shard {shard} as an uncompressed .tar file: {error}; "
+            f"Can't read the shard {shard} as an uncompressed .tar file: {printable(reason)}; "
             "correct the address, unpack it first if it is compressed, or copy it again."
         ) from error
-    for sample, member in images.items():
-        yield member.name, member.offset_data, member.size, labels.get(sample)
+    _follow(links, places, found.left_out)
+    for name, place in places.items():
+        folder, _, base = name.rpartition("/")
+        stem, _, part = base.partition(".")
+        if is_image_name(f"x.{part}"):
+            if stem:
+                found.images.append(_Image(name, f"{folder}/{stem}", part, *place))
+            else:
+                found.left_out.note("they are hidden", name)
+    return found
 
 
-def _parse_label(content: bytes, extension: str) -> int | str | None:
+def _note_member(
+    member: tarfile.TarInfo,
+    archive: tarfile.TarFile,
+    found: _Shard,
+    places: dict[str, tuple[int, int]],
+    links: dict[str, str],
+) -> None:
+    name = member.name
+    suffix = PurePosixPath(name).suffix.lower()
+    if name in places:
+        found.left_out.note("an earlier one has the same name", name)
+    elif member.issym() or member.islnk():
+        folder = posixpath.dirname(name) if member.issym() else ""
+        links[name] = posixpath.normpath(posixpath.join(folder, member.linkname))
+        places[name] = (0, 0)  # its place in the order
+    elif member.issparse() or not member.isfile():
+        found.left_out.note("they are sparse files or devices", name)
+    else:
+        places[name] = (member.offset_data, member.size)
+        label = None
+        if suffix in (".cls", ".json") and not posixpath.basename(name).startswith("."):
+            if member.size > MAX_LABEL_BYTES:
+                found.left_out.note(f"as labels they are larger than {MAX_LABEL_BYTES:,} B", name)
+                return
+            content = archive.extractfile(member)
+            assert content is not None
+            label = _parse_label(content.read(), suffix)
+            stem = _without_suffix(name)
+            if label is not None:
+                found.labels[stem] = label
+        if label is None and not is_image_name(name):
+            found.left_out.others[suffix or "no suffix"] += 1
+
+
+def _follow(links: dict[str, str], places: dict[str, tuple[int, int]], left_out: _LeftOut) -> None:
+    """Give links the place of what they lead to within the shard; nothing else is looked at."""
+    names = {posixpath.normpath(name): name for name in places}
+    for name, target in links.items():
+        for _ in range(MAX_LINKS):
+            end = names.get(target, "")
+            if end not in links:
+                break
+            target = links[end]
+        if end and end not in links:
+            places[name] = places[end]
+        else:
+            del places[name]
+            names.pop(posixpath.normpath(name), None)
+            left_out.note("they are links to what is not in the shard", name)
+
+
+def _refuse_packed(file: Any) -> None:
+    begin = file.read(6)
+    file.seek(0)
+    for magic, kind in PACKED_BEGIN.items():
+        if begin.startswith(magic):
+            raise tarfile.ReadError(f"it is compressed with {kind}")
+
+
+def _check_end(file: Any, offset: int) -> None:
+    """tarfile takes a damaged header, and a file that was cut between two members, for the end."""
+    file.seek(offset)
+    block = file.read(tarfile.BLOCKSIZE)
+    if not block:
+        raise tarfile.ReadError("it ends without a .tar file's end mark, so it was cut")
+    if len(block) < tarfile.BLOCKSIZE or any(block):
+        raise tarfile.ReadError(f"it is damaged or cut at byte {offset:,}")
+    if any(file.read(MIB)):
+        raise tarfile.ReadError(
+            f"something follows its end at byte {offset:,}; if .tar files were joined, keep them "
+            "apart"
+        )
+
+
+def _parse_label(content: bytes, suffix: str) -> int | str | None:
     value: Any = content.decode("utf-8", "replace").strip()
-    if extension == "json":
+    if suffix == ".json":
         try:
-            fields = json.loads(value)
-        except ValueError:
-            return None
-        if not isinstance(fields, dict):
+            fields = parse_json(content)
+        except UserError:
             return None
         value = next((fields[name] for name in JSON_LABEL_NAMES if name in fields), None)
-    if isinstance(value, str) and re.fullmatch(r"-?\d+", value):
+    if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value):
         return int(value)
-    return value if isinstance(value, int | str) and not isinstance(value, bool) else None
+    return plain_label(value) if value != "" else None
+
+
+def _without_suffix(name: str) -> str:
+    """A sample's name as its images have it: the folder, a slash, and the base name."""
+    folder, _, base = name.rpartition("/")
+    return f"{folder}/{base.rpartition('.')[0]}"
 
 
 def _open_shard(shard: str) -> Any:
     if "://" not in shard:
-        return open(shard, "rb")
+        return open_file(shard)
     import fsspec
 
     return fsspec.open(shard, "rb").open()
@@ -162,7 +369,7 @@ def _open_shard(shard: str) -> Any:
 
 def _read_range(shard: str, offset: int, size: int) -> bytes:
     if "://" not in shard:
-        with open(shard, "rb") as file:
+        with open_file(shard) as file:
             file.seek(offset)
             return file.read(size)
     import fsspec

@@ -5,11 +5,20 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from limbeck.errors import RunError
+from typing_extensions import TypedDict
+
+from limbeck.documents import MAX_BYTES, parse_json
+from limbeck.errors import RunError, UserError
+from limbeck.files import printable, read_file, reason_of
 
 log = logging.getLogger("limbeck")
 
 NUM_LISTED = 5  # bad files named in an error; the rest stands in skipped.jsonl
+
+
+class _Entry(TypedDict):
+    key: str
+    reason: str
 
 
 class SkippedLog:
@@ -41,7 +50,7 @@ class SkippedLog:
             if key not in self.reasons:
                 self.reasons[key] = reason
                 lines.append(json.dumps({"key": key, "reason": reason}) + "\n")
-                log.warning("Skipped the image %s: %s.", _printable(key), reason)
+                log.warning("Skipped the image %s: %s.", printable(key), reason)
         self._append("".join(lines))
         self.check()
 
@@ -49,7 +58,7 @@ class SkippedLog:
         """Raise RunError if too large a part of the images is bad."""
         if len(self.reasons) <= self.max_bad:
             return
-        listed = [f"{_printable(key)} ({reason})" for key, reason in self.reasons.items()][
+        listed = [f"{printable(key)} ({reason})" for key, reason in self.reasons.items()][
             :NUM_LISTED
         ]
         where = f"; all are listed in {self.file}" if self.file else ""
@@ -70,12 +79,16 @@ class SkippedLog:
     def _read(self) -> None:
         if self.file is None or not self.file.exists():
             return
-        for line in self.file.read_text(encoding="utf-8").splitlines():
+        try:
+            text = read_file(self.file, MAX_BYTES).decode("utf-8", "replace")
+        except OSError as error:
+            raise RunError(f"Can't read {self.file}: {reason_of(error)}.") from error
+        for line in text.splitlines():
             try:
-                entry = json.loads(line)
-                self.reasons.setdefault(entry["key"], entry["reason"])
-            except (ValueError, KeyError, TypeError):
+                entry = parse_json(line, _Entry, str(self.file))
+            except UserError:
                 continue  # A line that a kill cut short; the image will be met again.
+            self.reasons.setdefault(entry["key"], entry["reason"])
 
     def _append(self, lines: str) -> None:
         if self.file is None:
@@ -88,9 +101,4 @@ class SkippedLog:
                 torn = file.tell() > 0 and not self.file.read_bytes().endswith(b"\n")
                 file.write((b"\n" if torn else b"") + lines.encode())
         except OSError as error:
-            raise RunError(f"Can't write {self.file}: {error.strerror}.") from error
-
-
-def _printable(key: str) -> str:
-    """A file name that is no valid UTF-8 would break whatever it is printed on."""
-    return key.encode("utf-8", "backslashreplace").decode()
+            raise RunError(f"Can't write {self.file}: {reason_of(error)}.") from error

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from limbeck.errors import UserError
+from limbeck.files import MIB
 
 log = logging.getLogger("limbeck")
 
+# Of one encoded image: what the default limit of pixels has in 16-bit colours, and a header.
+MAX_IMAGE_BYTES = 6 * 89_478_485 + MIB
 MAX_CLASSES = 100_000  # A larger number is an identifier, not a class index.
 
 
@@ -35,6 +38,8 @@ class Source(ABC):
 
     classes: tuple[str, ...]
     """Class names in label order; empty for unlabelled data."""
+    notes: tuple[str, ...] = ()
+    """What was passed over in opening it, and the like: a sentence each, logged once."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -97,12 +102,45 @@ class Subset(Source):
         return self.source.read(int(self.indices[index]))
 
 
-def no_images(root: str) -> UserError:
-    """The error for a place that holds no images at all."""
+class Renumbered(Source):
+    """A source with its classes in the order of others: its class ``i`` is ``new[i]`` of them."""
+
+    def __init__(self, source: Source, classes: tuple[str, ...], new: Sequence[int]) -> None:
+        self.source, self.classes = source, classes
+        self._new = np.asarray(new, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def key(self, index: int) -> str:
+        return self.source.key(index)
+
+    def label(self, index: int) -> int | None:
+        label = self.source.label(index)
+        return None if label is None else int(self._new[label])
+
+    def read(self, index: int) -> RawImage:
+        return RawImage(self.source.read(index).data, self.label(index))
+
+
+def no_images(root: str, notes: Sequence[str] = ()) -> UserError:
+    """The error for a place that holds no images at all; ``notes`` say what it holds."""
     return UserError(
         f"There are no images in {root}; --data.root takes a folder of image files, .parquet or "
-        ".arrow files, .tar shards, or hf:NAME."
+        f".arrow files, .tar shards, or hf:NAME.{''.join(f' {note}' for note in notes)}"
     )
+
+
+def plain_label(value: object) -> int | str | None:
+    """A label as it is stored as an index or a word: truth values are words, whole floats indices.
+
+    None for anything else.
+    """
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int | str) else None
 
 
 def label_table(
@@ -114,7 +152,7 @@ def label_table(
     negative or beyond MAX_CLASSES, the whole source counts as unlabelled, () and None; but raises
     UserError if ``column`` was asked for by that name.
     """
-    num_missing = sum(not _is_label(value) for value in values)
+    num_missing = sum(not is_label(value) for value in values)
     if num_missing and column is not None:
         raise UserError(
             f"{num_missing} of {len(values)} rows of the column '{column}' hold no label (a word, "
@@ -122,7 +160,7 @@ def label_table(
         )
     if 0 < num_missing < len(values):
         log.warning(
-            "%d of %d labels are missing, so the data is taken as unlabelled.",
+            "%d of %d labels are missing or no class numbers, so the data is taken as unlabelled.",
             num_missing,
             len(values),
         )
@@ -137,7 +175,8 @@ def label_table(
     return tuple(str(index) for index in range(labels.max() + 1)), labels
 
 
-def _is_label(value: int | str | None) -> bool:
+def is_label(value: int | str | None) -> bool:
+    """Whether a raw label is a word or may be a class index."""
     return 0 <= value < MAX_CLASSES if isinstance(value, int) else value is not None
 
 

@@ -11,7 +11,6 @@ from torch.utils.data import Dataset
 from limbeck.data.decode import decode_image
 from limbeck.data.loader import (
     HostBatch,
-    run_workers,
     stack_views,
     to_device,
     workers_for,
@@ -20,6 +19,7 @@ from limbeck.data.options import DataOptions, ReleasedViews, ViewOptions
 from limbeck.data.source import BadImage, Source
 from limbeck.data.view_makers import MakeView, view_maker
 from limbeck.data.views import view_seed
+from limbeck.data.workers import run_workers
 from limbeck.records import Batch
 
 

@@ -1,11 +1,16 @@
 """Several processes: what torchrun says, PyTorch's own DDP, and the few things ranks agree on.
 
 Nothing home-made: one process per device, started by ``torchrun``, gradients averaged by DDP.
+What ranks tell each other before they compute together, and when one of them fails, goes through
+the store in which PyTorch lets them meet.
 """
 
+import itertools
 import os
+import re
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -14,13 +19,22 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from limbeck.errors import RunError, UserError
+from limbeck.documents import parse_json, to_json
+from limbeck.engine.differences import MAY_DIFFER, differences
+from limbeck.errors import OfRank, RunError, UserError
+from limbeck.limits import num_cores
 from limbeck.records import Batch
 
 T = TypeVar("T")
 
-# Ranks wait for one another in collectives, and rank 0's probes may take long.
+# Ranks wait for one another in collectives, and rank 0's probes may take long. A process that has
+# died is noticed at once.
 TIMEOUT = timedelta(hours=2)
+MEETING_TIMEOUT = timedelta(minutes=10)  # until all processes have started
+START_TIMEOUT = timedelta(seconds=30)  # likewise, to tell them that one has failed at once
+GRACE = timedelta(seconds=2)
+
+_SESSIONS = itertools.count()  # of this process: each has its own names in the store
 
 
 @dataclass(frozen=True)
@@ -39,28 +53,164 @@ class Ranks:
 
 
 @contextmanager
-def ranks_session(device: str = "auto") -> Iterator[Ranks]:
+def ranks_session(device: str = "auto", config: dict[str, Any] | None = None) -> Iterator[Ranks]:
     """The ranks that torchrun's environment states, joined; one alone without it.
 
-    ``device``: "cpu", "cuda", or "auto" for CUDA where there is one. Raises UserError where the
-    device is absent or shared, or the environment incomplete.
+    ``device``: "cpu", "cuda", or "auto" for CUDA where there is one. ``config``: plain data that
+    must be the same on all ranks. Raises UserError where the device is absent or shared, or the
+    environment incomplete. Of several ranks, whatever one raises comes out as OfRank, so that one
+    of them tells it; one that is lost ends the others.
     """
     ranks = _read_environment(device)
+    _set_threads()
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
     if ranks.world_size == 1:
         yield ranks
         return
     is_cuda = ranks.device.type == "cuda"
-    distributed.init_process_group(
-        "nccl" if is_cuda else "gloo",
-        timeout=TIMEOUT,
-        device_id=ranks.device if is_cuda else None,
-    )
+    store = _meet(MEETING_TIMEOUT)
     try:
+        _compare(_publish({"device": ranks.device.type, **(config or {})}, ranks, store))
+        distributed.init_process_group(
+            "nccl" if is_cuda else "gloo",
+            store=distributed.PrefixStore("group", store),
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            timeout=TIMEOUT,
+            device_id=ranks.device if is_cuda else None,
+        )
         yield ranks
+    except Exception as error:
+        told = _tell(error, ranks, store)
+        _end_group()  # the others notice
+        _leave(ranks, store)
+        raise told from error
     finally:
+        _end_group()
+
+
+def told_by_one(error: BaseException) -> OfRank | None:
+    """What an error that came before ``ranks_session`` is to the run; None without other ranks."""
+    try:
+        ranks = _read_environment("cpu")
+        if ranks.world_size == 1:
+            return None
+        store = _meet(START_TIMEOUT)
+    except UserError:
+        return None
+    told = _tell(error, ranks, store)
+    _leave(ranks, store)
+    return told
+
+
+def _end_group() -> None:
+    if distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def _meet(timeout: timedelta) -> distributed.Store:
+    """The store that all ranks have, once they are there."""
+    try:
+        store, _, _ = next(distributed.rendezvous("env://", timeout=timeout))
+    except ValueError as error:  # no address, or no port
+        raise UserError(f"WORLD_SIZE is set, but {error}; start with torchrun.") from error
+    except RuntimeError as error:
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        if "EADDRINUSE" in str(error):
+            raise UserError(
+                f"The port of {address}, where the processes of a run meet, is in use, most likely "
+                "by another run; choose another with torchrun's --master-port, or --standalone."
+            ) from error
+        raise UserError(
+            f"The {os.environ['WORLD_SIZE']} processes of this run have not met at {address} "
+            f"within {timeout.seconds} seconds; see that all have started."
+        ) from error
+    # torchrun's own store outlives a process that it starts again.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return distributed.PrefixStore(f"limbeck/{attempt}/{next(_SESSIONS)}", store)
+
+
+def _publish(
+    config: dict[str, Any], ranks: Ranks, store: distributed.Store
+) -> list[dict[str, Any]]:
+    """Every rank's config, in rank order. Raises RunError where one has failed before."""
+    store.set(f"config/{ranks.rank}", to_json(config))
+    names = [f"config/{rank}" for rank in range(ranks.world_size)]
+    if not _wait(store, names, MEETING_TIMEOUT, or_failed=True):
+        raise RunError("Another process of this run has ended before it began.")
+    return [parse_json(store.get(name)) for name in names]
+
+
+def check_ranks(values: dict[str, Any]) -> None:
+    """Raise UserError, on every rank, where plain data is not the same on all of them."""
+    _compare(gather(values))
+
+
+def _compare(of_rank: list[dict[str, Any]]) -> None:
+    for rank, values in enumerate(of_rank):
+        if found := differences(values, of_rank[0], MAY_DIFFER):
+            parts = [f"{name} is {own} there and {main} on rank 0" for name, own, main in found[:3]]
+            raise UserError(
+                f"Rank {rank} is not in the same run: {'; '.join(parts)}. Start all processes with "
+                "the same command, on the same images and weights."
+            )
+
+
+def _tell(error: BaseException, ranks: Ranks, store: distributed.Store) -> OfRank:
+    """What a rank's error is to the run: told by this rank, or by the one that met it first."""
+    cause = _lost(error) if _is_lost(error) else error
+    own = first = str(ranks.rank)
+    with suppress(RuntimeError):  # rank 0, which may have the store, is gone
+        if not ranks.is_main:
+            _wait(store, ["failed"], GRACE)  # for rank 0 to tell what all have met
+        first = store.compare_set("failed", "", own).decode()
+    return OfRank(cause, ranks.rank, speaks=first == own)
+
+
+def _leave(ranks: Ranks, store: distributed.Store) -> None:
+    """Say that this rank ends; rank 0, which may have the store, lets the others ask it before."""
+    with suppress(RuntimeError):
+        store.set(f"left/{ranks.rank}", "")
+        if ranks.is_main:
+            _wait(store, [f"left/{rank}" for rank in range(ranks.world_size)], 2 * GRACE)
+
+
+def _wait(
+    store: distributed.Store, names: list[str], timeout: timedelta, or_failed: bool = False
+) -> bool:
+    """Whether the names are there in time. (The store's own wait writes warnings of its own.)"""
+    end = time.monotonic() + timeout.total_seconds()
+    while not store.check(names):
+        if time.monotonic() > end or (or_failed and store.check(["failed"])):
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether it says that another process is gone: of gloo a bare RuntimeError."""
+    text = str(error)
+    return isinstance(error, distributed.DistError) or (
+        isinstance(error, RuntimeError) and ("/gloo/" in text or "Connection closed by" in text)
+    )
+
+
+def _lost(error: BaseException) -> RunError:
+    # Without the file and line of gloo.
+    why = re.sub(r"^\[[^]]*\] *", "", str(error)).partition(". ")[0]
+    return RunError(
+        f"Another process of this run is gone (killed, or out of memory) or does not answer: {why}."
+        " Run the same command again: it goes on from the last checkpoint."
+    )
+
+
+def _set_threads() -> None:
+    """As many as PyTorch would take, but no more than there are cores for this process."""
+    count = torch.get_num_threads()
+    if "OMP_NUM_THREADS" not in os.environ:  # which states it, as torchrun does
+        count = min(count, num_cores())
+    torch.set_num_threads(count)  # the same count, too: it settles how products are cut
 
 
 def _read_environment(device: str) -> Ranks:
@@ -79,6 +229,11 @@ def _read_environment(device: str) -> Ranks:
             f"WORLD_SIZE is set, but RANK or LOCAL_RANK is not a number ({error}); start with "
             "torchrun, or unset WORLD_SIZE for one process."
         ) from error
+    if not 0 <= rank < world_size or local_rank < 0:
+        raise UserError(
+            f"RANK {rank}, LOCAL_RANK {local_rank} and WORLD_SIZE {world_size} don't fit together; "
+            "start with torchrun, or unset WORLD_SIZE for one process."
+        )
     if kind == "cpu":
         return Ranks(rank, local_rank, world_size, torch.device("cpu"))
     if local_rank >= torch.cuda.device_count():

@@ -1,6 +1,6 @@
 """What a run says of itself: a live view or plain lines, metrics.jsonl, TensorBoard, wandb."""
 
-import json
+import logging
 import math
 import os
 import time
@@ -15,13 +15,18 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+from typing_extensions import TypedDict
 
+from limbeck.documents import parse_json, to_json
 from limbeck.engine.checkpoint import Run
 from limbeck.engine.distributed import Ranks
 from limbeck.engine.options import TrainOptions
-from limbeck.errors import require_extra
-from limbeck.files import disk_errors, write_whole
+from limbeck.errors import UserError, require_extra
+from limbeck.files import disk_errors, is_utf8, printable, read_file, write_bytes
 
+logger = logging.getLogger("limbeck")
+
+MAX_METRICS_BYTES = 2**30
 SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -87,14 +92,19 @@ class Log:
         cut_metrics(file, step)
         with disk_errors(file):
             self._metrics = file.open("a", encoding="utf-8")
-        self._board = _open_board(self.run.dir / "tensorboard", step)
+        board_dir = self.run.dir / "tensorboard"
+        if is_utf8(str(board_dir)):
+            with disk_errors(board_dir):
+                self._board = _open_board(board_dir, step)
+        else:
+            self.note("No TensorBoard files: it takes no folder whose name is no UTF-8.")
         if self._wandb is not None:
             # The config file is as old as the run: a continued run goes on under its old id.
             born = (self.run.dir / "config.json").stat().st_mtime_ns
             self._wandb.init(
                 project=self.train.wandb_project,
                 dir=str(self.run.dir),
-                name=self.run.dir.name,
+                name=printable(self.run.dir.name),
                 id=f"{born:x}",
                 resume="allow",
                 config=self.run.config,
@@ -157,7 +167,7 @@ class Log:
     def note(self, text: str) -> None:
         """Show a line of text, above the live view where there is one."""
         if self.ranks.is_main:
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def flush(self) -> None:
         """Bring the records to the disk; a checkpoint must never be ahead of them."""
@@ -185,7 +195,7 @@ class Log:
         if self._metrics is None:
             raise RuntimeError("Log.start comes before the first record")
         with disk_errors(self.run.dir / "metrics.jsonl"):
-            self._metrics.write(json.dumps(record) + "\n")
+            self._metrics.write(to_json(_finite(record), indent=None) + "\n")
             self._metrics.flush()
         scalars = dict(_scalars(record))
         if self._board is not None:
@@ -232,14 +242,53 @@ class Log:
         return Group(line, Text("  ".join(self._numbers())))
 
 
+def _finite(value: Any) -> Any:
+    """Plain data with None for what JSON does not have: infinity, and what is no number."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def cut_metrics(file: Path, step: int) -> None:
-    """Drop the records beyond ``step``, and a last line that a crash cut short."""
+    """Drop the records beyond ``step``, a last line that a crash cut short, and damaged ones."""
     if not file.exists():
         return
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    with disk_errors(file):
+        lines = read_file(file, MAX_METRICS_BYTES).splitlines(keepends=True)
+    kept, num_damaged = [], 0
+    for line in lines:
+        record = _read_record(line, _Step)
+        if record is not None and record["step"] <= step:
+            kept.append(line)
+        num_damaged += record is None and line is not lines[-1]
+    if num_damaged:
+        logger.warning("%s: %d damaged lines are dropped.", file, num_damaged)
     if kept != lines:
-        write_whole(file, lambda stream: stream.write("".join(kept).encode()))
+        write_bytes(file, b"".join(kept))
+
+
+def read_metrics(file: Path, kind: Any) -> list[Any]:
+    """The records of a run that are of a kind; what is damaged is left out."""
+    try:
+        lines = read_file(file, MAX_METRICS_BYTES).splitlines(keepends=True)
+    except OSError:
+        return []
+    records = [_read_record(line, kind) for line in lines]
+    return [record for record in records if record is not None]
+
+
+class _Step(TypedDict):
+    step: int
+
+
+def _read_record(line: bytes, kind: Any) -> Any:
+    """A line of metrics.jsonl, or None of one that is damaged or was cut short by a crash."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        return parse_json(line, kind)
+    except UserError:
+        return None
 
 
 def _open_board(folder: Path, step: int) -> Any:

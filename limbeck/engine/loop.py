@@ -13,19 +13,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
+import pydantic
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from typing_extensions import TypedDict
 
+from limbeck.documents import fit as fit_document
 from limbeck.documents import write_json
 from limbeck.engine.checkpoint import Run, load_checkpoint, save_checkpoint
 from limbeck.engine.distributed import Ranks, gather, mean_over_ranks, on_main_rank, wrap
 from limbeck.engine.health import Health, Watch
 from limbeck.engine.log import Log
+from limbeck.engine.machine import DTYPES
 from limbeck.engine.optim import Average, build_optimizer, set_lr
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.engine.signals import StopSignals
@@ -34,8 +38,6 @@ from limbeck.ops.schedules import cosine_lr, peak_lr
 from limbeck.records import Batch
 
 logger = logging.getLogger("limbeck")
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Interrupted(RunError):
@@ -85,17 +87,58 @@ class _State:
         on_main_rank(lambda: save_checkpoint(run, state))
 
     def load(self, run: Run) -> None:
-        state = on_main_rank(lambda: load_checkpoint(run))
-        if state is None:
+        loaded = on_main_rank(lambda: load_checkpoint(run))
+        if loaded is None:
             return
-        self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
+        try:
+            state: _Saved = fit_document(loaded, _Saved, "it")
+            self.module.load_state_dict(state["module"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            if self.average:
+                self.average.load_state_dict(state["average"] or {})
+        except Exception as error:  # torch's have no common class
+            raise RunError(
+                f"{run.checkpoint_file} is not of this run ({str(error).splitlines()[0]}). Restore "
+                "it from a copy, or delete it to start afresh."
+            ) from error
         if "watch" in state:  # not in the checkpoints of earlier versions
-            self.watch.load_state_dict(state["watch"])
+            self.watch.load_state_dict(dict(state["watch"]))
         self.step, self.losses, self.scores = state["step"], state["losses"], state["scores"]
+        if name := self._not_finite():
+            raise RunError(
+                f"{run.checkpoint_file} holds NaN or infinity ({name}), of which nothing more is "
+                "learnt. Restore it from a copy, or delete it to start afresh."
+            )
+
+    def _not_finite(self) -> str | None:
+        """A parameter of which the weight, the average or the optimiser's state is not finite."""
+        for name, parameter in self.module.named_parameters():
+            tensors = [parameter, *self.optimizer.state.get(parameter, {}).values()]
+            if self.average and name in self.average.averages:
+                tensors.append(self.average.averages[name])
+            if not all(t.isfinite().all() for t in tensors if isinstance(t, Tensor)):
+                return name
+        return None
+
+
+class _Watched(TypedDict):
+    sums: list[float]
+    shares: list[float]
+    plateau_step: int | None
+
+
+class _Saved(TypedDict):
+    """A checkpoint, as ``_State.save`` writes it."""
+
+    module: dict[str, Any]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    average: dict[str, Any] | None
+    step: Annotated[int, pydantic.Field(ge=0)]
+    losses: dict[str, float]
+    scores: dict[str, float]
+    watch: NotRequired[_Watched]
 
 
 def fit(
@@ -213,6 +256,8 @@ def _check(warmup_epochs: float, train: TrainOptions, ranks: Ranks) -> None:
             f"optim.warmup_epochs {warmup_epochs:g} leaves nothing of train.epochs "
             f"{train.epochs:g}; lower --optim.warmup-epochs."
         )
+    if train.precision == "auto":
+        raise UserError("train.precision auto is settled before a loop begins; state one.")
     is_cuda = ranks.device.type == "cuda"
     if train.precision == "bf16" and is_cuda and not torch.cuda.is_bf16_supported():
         raise UserError("This GPU has no bf16; use --train.precision fp16 or fp32.")

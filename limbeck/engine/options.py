@@ -4,14 +4,28 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from limbeck.config import options
+from limbeck.config import (
+    BatchSize,
+    Epochs,
+    NotNegative,
+    NotNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Rate,
+    options,
+)
 from limbeck.errors import UserError
-
-PositiveInt = Annotated[int, pydantic.Field(gt=0)]
-NotNegative = Annotated[float, pydantic.Field(ge=0)]
 
 AT_THE_END = 1_000_000_000
 """A ``probe_every``: with the last step only."""
+
+POSITIONS_AND_TOKENS = (
+    *("pos_embed", "pos_embed_win", "freqs", "attention_biases"),
+    *("cls_token", "reg_token"),
+)
+"""Last names of what no fine-tuning decays: positions, and tokens that are learnt. TinyViT's biases
+of places are among them and BEiT's tables are not, each as published. (DeiT's distillation token is
+not decayed either, G2SD's is.)"""
 
 
 @options
@@ -24,7 +38,7 @@ class OptimOptions:
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """sgd: with Nesterov's momentum of 0.9; it wants a base_lr some hundred times higher."""
-    base_lr: Annotated[float, pydantic.Field(gt=0)] = 1.5e-4
+    base_lr: PositiveFloat = 1.5e-4
     """Learning rate per 256 samples; the peak is base_lr * global_batch_size / 256."""
     min_lr: NotNegative = 0.0
     warmup_epochs: NotNegative | None = None
@@ -35,23 +49,24 @@ class OptimOptions:
     """Where the cosine begins: after the warm-up, or at the start, so that the rate steps down a
     little at the end of the warm-up (TinyViT)."""
     weight_decay: NotNegative = 0.05
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Rate, Rate] = (0.9, 0.95)
     """Of AdamW."""
-    eps: Annotated[float, pydantic.Field(gt=0)] = 1e-8
+    eps: PositiveFloat = 1e-8
     """Of AdamW."""
     layer_decay: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0
     """Learning-rate factor per block from the end; 1 is off."""
     layer_decay_count: Literal["layers", "blocks"] = "layers"
     """layers: the embedding and the head are layers of their own (MAE, BEiT); blocks: they have the
     factors of the first and of the last block, which is 1 (TinyViT)."""
-    head_lr_scale: Annotated[float, pydantic.Field(gt=0)] = 1.0
+    head_lr_scale: PositiveFloat = 1.0
     """Another factor of what comes after the last block, where layer decay is on. The code released
     for Swin in arXiv 2404.12210 counts it two layers too low: 0.7225 with its layer_decay 0.85."""
     no_decay_names: tuple[str, ...] = ()
-    """Parameters without weight decay by last name, besides all 1-D ones."""
+    """Parameters without weight decay by last name, besides all 1-D ones. A Swin's recipe has
+    relative_position_bias_table among them, BEiT's (and its fine-tuning's default) has not."""
     decay_all: bool = False
     """Decay the 1-D ones (biases and norms), too: MoCo-v3's recipe."""
-    clip_grad: Annotated[float, pydantic.Field(gt=0)] | None = None
+    clip_grad: PositiveFloat | None = None
     """Largest gradient norm."""
 
     def __post_init__(self) -> None:
@@ -79,20 +94,21 @@ class OptimOptions:
 class TrainOptions:
     """The loop."""
 
-    epochs: Annotated[float, pydantic.Field(gt=0)] = 300.0
-    global_batch_size: PositiveInt = 256
+    epochs: Epochs = 300.0
+    global_batch_size: BatchSize = 256
     """Samples per optimiser step, over all ranks and accumulation steps."""
-    accumulate_steps: PositiveInt = 1
+    accumulate_steps: BatchSize = 1
     """Micro-batches per optimiser step and rank."""
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    """Autocast type of the student's forward pass; weights and optimiser stay fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Autocast type of the student's forward pass; weights and optimiser stay fp32. auto: what is
+    fast on this machine, measured at the start; a run that goes on keeps what it was begun in."""
     compile: bool = False
     """torch.compile; pays on GPUs and long runs (see benchmarks/RESULTS.md)."""
     ema_decay: Annotated[float, pydantic.Field(gt=0, lt=1)] | None = None
     """Exponential moving average of the weights; the finished student is then the average."""
     save_every: PositiveInt = 500
     """Steps between checkpoints."""
-    probe_every: Annotated[int, pydantic.Field(ge=0)] = 0
+    probe_every: NotNegativeInt = 0
     """Steps between probes; 0 probes ten times a run."""
     log_every: PositiveInt = 20
     """Steps between lines of metrics.jsonl."""

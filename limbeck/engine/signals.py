@@ -40,8 +40,10 @@ class StopSignals:
             return
         # torchrun passes the terminal's Ctrl-C on to the ranks that already got it themselves;
         # only a later one is a person's second.
-        is_later = self.number and time.monotonic() - self._noted_at > 1
-        if number == signal.SIGINT and is_later:
+        if self.number and time.monotonic() - self._noted_at > 1:
+            if number == signal.SIGTERM:  # a step that never ends must not keep the process alive
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                signal.raise_signal(signal.SIGTERM)
             raise KeyboardInterrupt
         if not self.number:
             self.number, self._noted_at = number, time.monotonic()

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from limbeck.evaluation.report import table
+from limbeck.evaluation.report import TERMINAL, table
 
 STEP = 0.05  # a change of CKA from one layer to the next that is worth a word
 ALIKE = 0.02  # a difference of means over heads, as a part of the even map's, that is none
@@ -14,7 +14,7 @@ def describe(found: Mapping[str, Any]) -> str:
     """Markdown on an analysis (the plain data of ``limbeck analyze``), for people."""
     parts = found["parts"]
     lines = ["# Analysis", "", _of_images(found["images"]), ""]
-    lines += [table([_of_model(model) for model in found["models"]])]
+    lines += [table([_of_model(model) for model in found["models"]], width=TERMINAL)]
     sections = {
         "Similarity of layers": [_similarity(pair) for pair in parts.get("similarity", [])],
         "Attention": [_attention(*item) for item in parts.get("attention", {}).items()],

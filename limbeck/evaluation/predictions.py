@@ -1,6 +1,6 @@
 """Which class a network takes each image for, and how often two of them agree."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,17 +73,21 @@ def predict(
     return Predictions(torch.cat(classes), known, tuple(keys))
 
 
-def top_scores(encoder: Encoder, batches: Iterable[Batch]) -> dict[str, Score]:
+def top_scores(
+    encoder: Encoder, batches: Iterable[Batch], columns: Sequence[int]
+) -> dict[str, Score]:
     """ "top1" of a classifier, image by image, and "top5" where it has more than five classes.
 
-    All images must be labelled. Raises as ``predict`` does.
+    ``columns``: the output that answers for each label. All images must be labelled. Raises as
+    ``predict`` does.
     """
     depths = {"top1": 1} | ({"top5": 5} if encoder.facts.num_classes > 5 else {})
     hits: dict[str, list[Tensor]] = {name: [] for name in depths}
     for batch, logits in _said(encoder, batches, "fp32"):
         assert batch.labels is not None
+        labels, logits = batch.labels.to(logits.device), logits[:, columns]
         for name, k in depths.items():
-            hits[name].append(is_in_top(logits, batch.labels.to(logits.device), k).cpu())
+            hits[name].append(is_in_top(logits, labels, k).cpu())
     if not hits["top1"]:
         raise UserError("There are no images to predict; check the data folder and its split.")
     return {

@@ -4,6 +4,7 @@ matplotlib is used here and in ``pictures.py`` alone, through its objects and ne
 so that no global state and no screen is involved. The same data gives the same bytes.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -11,6 +12,7 @@ from typing import Any
 
 from limbeck.errors import require_extra
 from limbeck.evaluation.scores import Score
+from limbeck.files import printable
 
 # No fill is so dark that a black whisker would be lost on it.
 FILLS = (("#707070", ""), ("#c8c8c8", ""), ("#ffffff", "///"), ("#ffffff", ""), ("#e8e8e8", "..."))
@@ -22,11 +24,17 @@ FONT: dict[Any, Any] = {
 }
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
+TERMINAL = 80  # columns of characters, the narrowest that is common
+
+
+def table(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = (), width: int | None = None
+) -> str:
     """A Markdown table, aligned so that it also reads as plain text.
 
     ``columns`` chooses and orders the rows' keys; all keys of the rows if not given. Scores become
-    percent with their interval; a float has four digits; None and a missing key are a dash.
+    percent with their interval; a float has four digits; None and a missing key are a dash. What
+    does not fit a ``width`` goes on in a further table below, under the same first column.
     """
     columns = list(columns) or list(dict.fromkeys(key for row in rows for key in row))
     lines = [columns, *([_cell(row.get(column)) for column in columns] for row in rows)]
@@ -36,18 +44,30 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str
         for column in columns
     ]
 
-    def written(line: Sequence[str]) -> str:
+    def written(line: Sequence[str], shown: Sequence[int]) -> str:
         cells = (
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, is_number, strict=True)
+            line[i].rjust(widths[i]) if is_number[i] else line[i].ljust(widths[i]) for i in shown
         )
         return f"| {' | '.join(cells)} |"
 
-    rule = "|".join(
-        "-" * (width + 1) + (":" if right else "-")
-        for width, right in zip(widths, is_number, strict=True)
-    )
-    return "\n".join([written(lines[0]), f"|{rule}|", *map(written, lines[1:])])
+    written_out = []
+    for shown in _folded(widths, width):
+        rule = "|".join("-" * (widths[i] + 1) + (":" if is_number[i] else "-") for i in shown)
+        first, *rest = (written(line, shown) for line in lines)
+        written_out.append("\n".join([first, f"|{rule}|", *rest]))
+    return "\n\n".join(written_out)
+
+
+def _folded(widths: Sequence[int], most: int | None) -> list[list[int]]:
+    """The columns of each of the tables that are not wider than ``most``."""
+    tables, used = [[0]], widths[0] + 4
+    for column in range(1, len(widths)):
+        if most is not None and used + widths[column] + 3 > most and len(tables[-1]) > 1:
+            tables.append([0])
+            used = widths[0] + 4
+        tables[-1].append(column)
+        used += widths[column] + 3
+    return tables
 
 
 def _cell(value: Any) -> str:
@@ -171,7 +191,25 @@ def save_figure(figure: Any, file: Path) -> list[Path]:
 
     file.parent.mkdir(parents=True, exist_ok=True)
     paths = [file.with_suffix(".png"), file.with_suffix(".svg")]
-    with matplotlib.rc_context(FONT):
+    _make_drawable(figure)
+    # A name may have letters that the font lacks; they are drawn as boxes.
+    with matplotlib.rc_context(FONT), warnings.catch_warnings(action="ignore"):
         figure.savefig(paths[0], dpi=160, metadata={"Software": None})
         figure.savefig(paths[1], metadata={"Date": None})
     return paths
+
+
+def _make_drawable(figure: Any) -> None:
+    """File names among a figure's texts may be no UTF-8, or look like formulas."""
+    from matplotlib.text import Text
+    from matplotlib.ticker import FixedLocator
+
+    def drawable(text: str) -> str:
+        return printable(text).replace("\\$", "$").replace("$", "\\$")
+
+    for text in figure.findobj(Text):
+        text.set_text(drawable(text.get_text()))
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if isinstance(axis.get_major_locator(), FixedLocator):  # its texts are set anew in drawing
+            labels = [drawable(label.get_text()) for label in axis.get_ticklabels()]
+            axis.set_ticks(axis.get_ticklocs(), labels=labels)

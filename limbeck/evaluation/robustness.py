@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.evaluation.report import table
+from limbeck.evaluation.report import TERMINAL, table
 from limbeck.evaluation.scores import Score, score_of
 
 OWN, LINEAR = "corrupted_top1", "corrupted_linear_top1"
@@ -143,7 +143,7 @@ def tables(summary: Mapping[str, Any]) -> list[str]:
             {"top-1 (%)": name} | {role: cells[name] for role, cells in columns.items()}
             for name in next(iter(columns.values()))
         ]
-        written.append(f"Under corruptions, {ANSWERERS[who]}:\n\n{table(rows)}")
+        written.append(f"Under corruptions, {ANSWERERS[who]}:\n\n{table(rows, width=TERMINAL)}")
     return written
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import nn
 
 from limbeck.errors import UserError
@@ -102,6 +103,7 @@ class Distiller(nn.Module):
             local = self.student.forward_small(batch.local_images, self.student_taps)
             student = replace(student, local=local)
         losses = self.method(student, teacher, batch)
+        self._check_losses(losses)
         if self.task_loss is None:
             return losses
         own_weight, task_weight = self.method.own_weight, self.method.task_weight
@@ -112,6 +114,25 @@ class Distiller(nn.Module):
             total = task_weight * task.total + total
             parts = {name: task_weight * part for name, part in task.parts.items()} | parts
         return Losses(total, parts)
+
+    def _check_losses(self, losses: object) -> None:
+        name = type(self.method).__name__
+        if not isinstance(losses, Losses):
+            raise UserError(
+                f"The method {name} returned a {type(losses).__name__}, not limbeck.Losses; see "
+                "examples/own_method.py."
+            )
+        if losses.total.ndim or not losses.total.is_floating_point():
+            raise UserError(
+                f"The total of the losses of {name} is a tensor of shape "
+                f"{tuple(losses.total.shape)} and {losses.total.dtype}, not one number; take its "
+                "mean."
+            )
+        if torch.is_grad_enabled() and not losses.total.requires_grad:
+            raise UserError(
+                f"The total of the losses of {name} has no gradient, so nothing would be learnt; "
+                "compute it from the student's features, without detach() or no_grad()."
+            )
 
     def after_step(self, step: int, total_steps: int) -> None:
         """For the loop, after each optimiser step; ``step`` counts those done."""

@@ -5,13 +5,15 @@ TinyViT, arXiv 2207.10666. How many bytes they take is said in ``limbeck.ops.lab
 
 from typing import Any, ClassVar
 
+from pydantic import StrictInt
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from limbeck.data.options import StoreOptions
 from limbeck.data.target_store import ArraySpec
 from limbeck.errors import NotFiniteError, UserError
 from limbeck.methods.method import Method, check_classifies
-from limbeck.methods.targets import Targets
+from limbeck.methods.targets import Targets, fit_said, not_possible
 from limbeck.methods.teacher import Precision, Teacher
 from limbeck.models.encoder import EncoderFacts
 from limbeck.ops.label_codes import LabelCodec
@@ -22,6 +24,12 @@ RECORDS = "records"
 LOGITS = Tap("logits")
 MANY_CLASSES = 1000
 FEW_KEPT, MANY_KEPT = 10, 100  # the paper's, of 1,000 and of 21,841 classes
+
+
+class _Params(TypedDict):
+    top_k: StrictInt
+    num_classes: StrictInt
+    shown: dict[str, Any]
 
 
 class ProbTargets(Targets):
@@ -67,7 +75,13 @@ class ProbTargets(Targets):
     ) -> "ProbTargets":
         """The same again from what ``params`` said."""
         del weights
-        return cls(params["top_k"], teacher, params["shown"])
+        values: _Params = fit_said(params, _Params)
+        if values["num_classes"] != teacher.num_classes:
+            raise not_possible(
+                f"its probabilities are of {values['num_classes']} classes and its teacher has "
+                f"{teacher.num_classes}"
+            )
+        return cls(values["top_k"], teacher, values["shown"])
 
     @property
     def params(self) -> dict[str, Any]:

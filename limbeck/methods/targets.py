@@ -14,9 +14,11 @@ from torch import Tensor
 
 from limbeck.data.options import StoreOptions
 from limbeck.data.target_store import ArraySpec, Manifest
+from limbeck.data.target_store.manifest import damage
+from limbeck.documents import fit
 from limbeck.errors import UserError
 from limbeck.methods.method import Method
-from limbeck.methods.teacher import Precision, Teacher, autocast
+from limbeck.methods.teacher import DTYPES, Precision, Teacher, autocast
 from limbeck.models.encoder import EncoderFacts
 from limbeck.records import Batch, Features, Tap
 
@@ -102,11 +104,19 @@ class StoredTeacher:
     def __init__(
         self, manifest: Manifest, weights: dict[str, Tensor], device: torch.device
     ) -> None:
-        self.facts = EncoderFacts.from_plain(manifest.teacher["facts"])
-        self.precision: Precision = manifest.teacher["precision"]
+        self.facts = fit_said(manifest.teacher.get("facts", {}), EncoderFacts)
+        self.precision: Precision = manifest.teacher.get("precision") or _precision_of(weights)
         self.device = device
         kind = targets_class(manifest.kind)
-        self.targets = kind.from_store(manifest.params, self.facts, weights).to(device)
+        try:
+            self.targets = kind.from_store(manifest.params, self.facts, weights)
+            arrays = self.targets.arrays
+        except (ValueError, KeyError, IndexError, AttributeError) as error:
+            raise not_possible(str(error)) from error
+        for name, spec in arrays.items():
+            if manifest.arrays.get(name) != spec:
+                raise not_possible(f"its records have no {name} of {spec.shape} {spec.dtype}")
+        self.targets = self.targets.to(device)
 
     @torch.no_grad()
     def answer(self, batch: Batch, taps: tuple[Tap, ...]) -> Features:
@@ -119,6 +129,28 @@ class StoredTeacher:
     def check(self, method: Method) -> None:
         """Raise UserError unless ``method`` can be trained from what is stored."""
         self.targets.check(method)
+
+
+def fit_said(values: dict[str, Any], kind: Any) -> Any:
+    """What a store says of its teacher or targets as ``kind``; raises UserError."""
+    try:
+        return fit(values, kind, "it")
+    except UserError as error:
+        raise not_possible(damage(error)) from error
+
+
+def not_possible(reason: str) -> UserError:
+    """The error for a store whose manifest is as it was written, and wrong."""
+    return UserError(
+        f"What the store says of its teacher and targets can't be ({reason.rstrip('.')}); write "
+        "it again in another place."
+    )
+
+
+def _precision_of(weights: dict[str, Tensor]) -> Precision:
+    """That in which a teacher computes whose matrices are of this type."""
+    types = {value.dtype for value in weights.values()}
+    return next((name for name in ("bf16", "fp16") if DTYPES[name] in types), "fp32")
 
 
 def plan_targets(options: StoreOptions, method: Method, teacher: Teacher) -> Targets:

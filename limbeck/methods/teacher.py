@@ -12,7 +12,7 @@ from limbeck.ops.resize import resize_images
 from limbeck.records import Batch, Features, Tap
 
 Precision = Literal["fp32", "bf16", "fp16"]
-DTYPES: dict[Precision, torch.dtype] = {
+DTYPES: dict[str, torch.dtype] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
@@ -38,7 +38,7 @@ class Teacher:
         self,
         encoder: Encoder,
         device: torch.device,
-        precision: Precision = "bf16",
+        precision: Precision = "fp32",
     ) -> None:
         self.encoder = encoder.to(device).eval().requires_grad_(False)
         self.precision = precision

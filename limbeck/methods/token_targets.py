@@ -8,16 +8,18 @@ arXiv 2302.14771) are stored as they are learnt, and nothing of the teacher with
 methods only the tokens are stored that the teacher computes: the mask follows from the view's seed.
 """
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field, StrictBool, StrictInt
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from limbeck.data.options import StoreOptions
 from limbeck.data.target_store import ArraySpec
 from limbeck.errors import NotFiniteError, UserError
 from limbeck.methods.method import Method
-from limbeck.methods.targets import Targets
+from limbeck.methods.targets import Targets, fit_said, not_possible
 from limbeck.methods.teacher import Precision, Teacher
 from limbeck.models.attention import choose_attention
 from limbeck.models.encoder import EncoderFacts, check_offered, check_taps
@@ -31,6 +33,15 @@ from limbeck.ops.token_codes import (
     encode_int8,
 )
 from limbeck.records import DECODER_KINDS, LOGIT_KINDS, Features, Tap
+
+
+class _Params(TypedDict):
+    point: Literal["block_input", "decoder_tokens"]
+    block: StrictInt
+    dtype: Literal["int8", "bf16"]
+    num_tokens: Annotated[StrictInt, Field(gt=0)]
+    shown: dict[str, Any]
+    has_mask_token: StrictBool
 
 
 class TokenTargets(Targets):
@@ -88,7 +99,19 @@ class TokenTargets(Targets):
         cls, params: dict[str, Any], teacher: EncoderFacts, weights: dict[str, Tensor]
     ) -> "TokenTargets":
         """See ``Targets.from_store``: of the teacher only the block, if any, is in memory."""
-        return cls(params, teacher, weights)
+        values: _Params = fit_said(params, _Params)
+        is_decoded = values["point"] in DECODER_KINDS
+        depth = teacher.decoder_depth if is_decoded else teacher.depth
+        if not 0 <= values["block"] < depth:
+            raise not_possible(f"its tokens are of block {values['block']} of {depth}")
+        targets = cls(dict(values), teacher, weights)
+        encoder, wanted = targets.encoder, set[str]()
+        if not is_decoded and encoder is not None:
+            is_dropping = values["shown"].get("masking") == "drop"
+            wanted = set(encoder.weights_from(values["block"], is_dropping=is_dropping))
+        if is_decoded != (encoder is None) or wanted != weights.keys():
+            raise not_possible("its weights are not those of the block that its tokens enter")
+        return targets
 
     @property
     def params(self) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def resize_tables(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Ten
             continue
         if name.endswith(_OFFSETS) and value.ndim == 2 and len(value) == len(own[name]):
             resized[name] = resize_offsets(value, own[name].shape[1])
-        if not name.endswith(TABLE):
+        if not name.endswith(TABLE) or value.ndim != 2:
             continue
         window = model.get_submodule(name.removesuffix(f".{TABLE}")).window_size
         num_others = own[name].shape[0] - prod(2 * side - 1 for side in window)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pydantic
+import torch
 from torch import Tensor, nn
 
 from limbeck.errors import UserError
@@ -231,6 +232,37 @@ class Encoder(nn.Module, ABC):
 
         Raises UserError where ``embed_dim`` does not divide or the block has per-head weights.
         """
+
+
+def check_images(encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """A hook before ``forward``: raise UserError for images that are not meant to be in 0..1.
+
+    Not while training, where a disturbed view may leave 0..1. A resized image swings a little
+    beyond: half of the range is allowed on both sides.
+    """
+    images = args[0] if args else kwargs.get("images")
+    if encoder.training or not isinstance(images, Tensor) or torch.compiler.is_compiling():
+        return
+    if not images.is_floating_point():
+        raise UserError(
+            f"Images are {str(images.dtype).removeprefix('torch.')}, and an encoder takes floats "
+            "in 0..1, not normalised; pass images.float() / 255."
+        )
+    if not images.numel():
+        return
+    low, high = (float(value) for value in images.detach().aminmax())
+    if low >= -0.5 and high <= 1.5:
+        return
+    if low != low or high != high:
+        raise UserError("Images have NaN among their values; an encoder takes floats in 0..1.")
+    remedy = (
+        "leave the normalisation out: the encoder has its own mean and std"
+        if low < -0.5
+        else "divide pixels by 255, and leave out any normalisation: the encoder does it"
+    )
+    raise UserError(
+        f"Images have values from {low:.3g} to {high:.3g}, and an encoder takes 0..1; {remedy}."
+    )
 
 
 def check_taps(encoder: Encoder, taps: tuple[Tap, ...], role: str) -> None:

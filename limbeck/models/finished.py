@@ -9,27 +9,101 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from pydantic import ConfigDict, Field, StringConstraints
+from safetensors.torch import save
 from torch import Tensor
+from typing_extensions import TypedDict
 
-from limbeck.documents import read_json, write_json
+from limbeck.documents import fit, read_json, write_json
 from limbeck.errors import UserError
-from limbeck.files import disk_errors, write_bytes
+from limbeck.files import disk_errors, is_inside, printable, write_bytes
+from limbeck.models.encoder import check_images
+from limbeck.models.stated import check_size
+from limbeck.models.tensor_files import check_finite, read_safetensors
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import build_encoder, wrap
 from limbeck.models.windows import timm_kwargs
 
 WEIGHTS_FILE = "student.safetensors"
 RECORD_FILE = "student.json"
+FINISHED_FILE = "finished.json"
+"""Lies beside both once a run has nothing left to do."""
+STUDENT_FILES = (WEIGHTS_FILE, RECORD_FILE)
 FORMAT = "limbeck-student"
 FORMAT_VERSION = 1
 MASK_TOKEN = "mask_token"
 """The name under which a method keeps what stood for hidden patches, for ``Encoder.mask_token``."""
+
+
+Count = Annotated[int, Field(ge=0, le=2**20)]
+Finite = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+Mean = Annotated[list[Finite], Field(min_length=3, max_length=3)]
+Std = Annotated[list[Annotated[Finite, Field(gt=1e-9)]], Field(min_length=3, max_length=3)]
+_Hash = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+_MORE = ConfigDict(extra="allow")
+
+
+class Architecture(TypedDict):
+    """Of what an encoder is built."""
+
+    kind: str
+    name: str
+    kwargs: dict[str, Any]
+    num_heads: list[Count]
+    mean: Mean
+    std: Std
+
+
+class KeptFacts(TypedDict, total=False):
+    """What is known of a keepsake, as far as it is read again."""
+
+    __pydantic_config__ = _MORE  # type: ignore[misc]
+    num_heads: Annotated[int, Field(ge=1, le=1024)]
+    grid: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)]
+    before_block: Count
+    depth: Count
+    unlike_mae: str
+
+
+class _Kept(TypedDict):
+    weight_hash: _Hash
+    facts: KeptFacts
+
+
+class _Data(TypedDict, total=False):
+    __pydantic_config__ = _MORE  # type: ignore[misc]
+    num_holdout: int
+
+
+class _Origin(TypedDict, total=False):
+    """What a record says of where a student comes from, as far as it is read again."""
+
+    __pydantic_config__ = _MORE  # type: ignore[misc]
+    source: str
+    layout: str
+    licence: str | None
+    notes: list[str]
+    classes: list[str]
+    teacher: dict[str, Any] | None
+    student: "_Origin"
+    data: _Data
+    kept: dict[str, _Kept]
+
+
+class _Preprocessing(TypedDict):
+    crop_ratio: Annotated[float, Field(gt=0, le=1)]
+
+
+class _Record(_Origin):
+    format: str
+    format_version: int
+    architecture: Architecture
+    preprocessing: _Preprocessing
+    weight_hash: _Hash
 
 
 @dataclass(frozen=True)
@@ -101,17 +175,39 @@ def load_student(path: Path | str) -> TimmEncoder:
     ``facts.origin`` is what its record says. Raises UserError for a missing file, for anything else
     than a finished student, and for weights that do not match (the keys are listed).
     """
-    folder, record = _read_record(path)
+    folder, record = read_record(path)
     weights_file = folder / WEIGHTS_FILE
-    weights = _load_tensors(weights_file)
+    weights, _ = read_safetensors(weights_file)
     origin = {"source": str(folder)} | {k: v for k, v in record.items() if k not in _NOT_ORIGIN}
-    encoder = build_encoder(record["architecture"], origin)
-    _check_keys(encoder.model.state_dict(), weights, weights_file)
+    # Built without memory at first: whatever the record states, it must be of the weights' size.
+    with torch.device("meta"):
+        skeleton = build_encoder(record["architecture"], origin)
+    _check_keys(skeleton.model.state_dict(), weights, weights_file)
+    check_size(skeleton, sum(value.numel() for value in weights.values()), str(folder))
     _check_hash(weights, record["weight_hash"], weights_file)
+    check_finite(weights, weights_file)
+    encoder = build_encoder(record["architecture"], origin)
     encoder.model.load_state_dict(weights)
     if MASK_TOKEN in record.get("kept", {}):
-        encoder.mask_token = _load_keepsake(folder, record, MASK_TOKEN).weights[MASK_TOKEN]
+        kept = _load_keepsake(folder, record, MASK_TOKEN).weights
+        if MASK_TOKEN not in kept:
+            raise UserError(
+                f"{folder / MASK_TOKEN}.safetensors holds no '{MASK_TOKEN}'; keep the files of a "
+                "run together."
+            )
+        encoder.mask_token = kept[MASK_TOKEN]
     return encoder.eval()
+
+
+def load(path: Path | str) -> TimmEncoder:
+    """``load_student`` for people: in evaluation mode it also refuses images that it can't mean.
+
+    Those are whole numbers (uint8 pixels), NaN, and values that are far from 0..1, as of images
+    that were normalised before. Raises UserError as ``load_student``, and then for such images.
+    """
+    encoder = load_student(path)
+    encoder.register_forward_pre_hook(check_images, with_kwargs=True)
+    return encoder
 
 
 def load_kept(path: Path | str) -> dict[str, Keepsake]:
@@ -120,16 +216,17 @@ def load_kept(path: Path | str) -> dict[str, Keepsake]:
     ``path`` as for ``load_student``. Raises UserError for files that are missing or are not those
     of the record.
     """
-    folder, record = _read_record(path)
+    folder, record = read_record(path)
     return {name: _load_keepsake(folder, record, name) for name in record.get("kept", {})}
 
 
 def _load_keepsake(folder: Path, record: dict[str, Any], name: str) -> Keepsake:
     said, file = record["kept"][name], folder / f"{name}.safetensors"
     if not file.is_file():
-        raise UserError(f"There is no {file.name} in {folder}; keep the files of a run together.")
-    weights = _load_tensors(file)
+        raise UserError(describe_missing(folder, file.name))
+    weights, _ = read_safetensors(file)
     _check_hash(weights, said["weight_hash"], file)
+    check_finite(weights, file)
     return Keepsake(weights, said["facts"])
 
 
@@ -163,39 +260,58 @@ def _on_cpu(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in weights.items()}
 
 
-def _read_record(path: Path | str) -> tuple[Path, dict[str, Any]]:
+def read_record(path: Path | str) -> tuple[Path, dict[str, Any]]:
+    """The folder and the record of a finished student; ``path`` as for ``load_student``.
+
+    Raises UserError for anything else, and for entries that no record has.
+    """
     folder = _folder_of(path)
     record_file, weights_file = folder / RECORD_FILE, folder / WEIGHTS_FILE
     for file in (record_file, weights_file):
         if not file.is_file():
-            raise UserError(
-                f"There is no {file.name} in {folder}, so it holds no finished student; pass the "
-                "folder that a finished run wrote."
-            )
-    record = read_json(record_file)
-    if record.get("format") != FORMAT:
+            raise UserError(describe_missing(folder, file.name))
+    known = read_json(record_file)
+    if known.get("format") != FORMAT:
         raise UserError(f"{record_file} is not the record of a finished student.")
-    if record["format_version"] > FORMAT_VERSION:
+    version = known.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(
-            f"{record_file} has format version {record['format_version']}, newer than this "
-            f"limbeck reads ({FORMAT_VERSION}); update limbeck."
+            f"{record_file} has format version {version}, newer than this limbeck reads "
+            f"({FORMAT_VERSION}); update limbeck."
         )
+    record: dict[str, Any] = fit(known, _Record, str(record_file))
+    for name in record.get("kept", {}):
+        if not is_inside(name) or Path(name).name != name:
+            raise UserError(
+                f"{record_file} names '{printable(name)}' beside the student, which is no file of "
+                "its folder; get the folder again."
+            )
     return folder, record
 
 
-def _load_tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise UserError(f"{file} can't be read as safetensors: {error}.") from error
+def describe_missing(folder: Path, name: str) -> str:
+    """The sentence for a student of which the file ``name`` is not there."""
+    if (folder / FINISHED_FILE).is_file():
+        return (
+            f"The run in {folder} was finished, and its {name} is gone; put it back, or "
+            f"{_anew(folder)}."
+        )
+    return (
+        f"There is no {name} in {folder}, so it holds no finished student; pass the folder that a "
+        "finished run wrote."
+    )
 
 
 def _check_hash(weights: dict[str, Tensor], expected: str, file: Path) -> None:
     if weight_hash(weights) != expected:
         raise UserError(
             f"{file} is not the file that {RECORD_FILE} describes (another weight hash); "
-            "keep the two files of one run together."
+            f"keep the files of one run together, or {_anew(file.parent)}."
         )
+
+
+def _anew(folder: Path) -> str:
+    return f"run the command of {folder} again, which writes it anew"
 
 
 def _folder_of(path: Path | str) -> Path:
@@ -220,17 +336,24 @@ def _timm_calls(encoder: TimmEncoder) -> dict[str, Any] | None:
             std=facts.std,
         )
     # timm has one head count for all blocks (of a stage); an adapted one is set afterwards.
+    indices = [k for k, heads in enumerate(facts.num_heads) if heads != plain.facts.num_heads[k]]
     adapted = [
-        f"attn = model.blocks[{index}].attn; attn.{encoder.heads_name} = {num_heads}; "
-        f"attn.head_dim = attn.proj.in_features // {num_heads}; attn.scale = attn.head_dim ** -0.5"
-        for index, num_heads in enumerate(facts.num_heads)
-        if num_heads != plain.facts.num_heads[index]
+        f"attn = model.blocks[{index}].attn; attn.{encoder.heads_name} = {facts.num_heads[index]}; "
+        f"attn.head_dim = attn.proj.in_features // {facts.num_heads[index]}; "
+        "attn.scale = attn.head_dim ** -0.5"
+        for index in indices
     ]
+    own = {index: encoder.blocks[index].attn for index in indices}
+    attributes = (encoder.heads_name, "head_dim", "scale")
     return {
         "name": name,
         "kwargs": kwargs,
         "call": f"model = timm.create_model({name!r}{arguments})",
         "then": adapted,
+        "heads": {
+            f"blocks.{index}.attn": {name: getattr(attn, name) for name in attributes}
+            for index, attn in own.items()
+        },
     }
 
 

@@ -3,6 +3,7 @@
 From ImageNet-22k to 1k a file says for every new class which of the old ones it is.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import torch
 from torch import nn
 
 from limbeck.errors import UserError
+from limbeck.files import MIB, read_file, reason_of
 
+_ROW = re.compile(r"-1|[0-9]{1,9}")
 NO_ROW = -1
 """Stands for a class without an old one: it starts from the mean of all rows that are taken."""
 
@@ -18,10 +21,11 @@ NO_ROW = -1
 def read_head_index(file: Path) -> list[int]:
     """The old row of every new class, one number a line. Raises UserError for anything else."""
     try:
-        lines = file.read_text(encoding="utf-8").split()
+        lines = read_file(file, MIB).decode().split()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"Can't read {file} as text: {error}; name the file of indices.") from error
-    wrong = [line for line in lines if not line.removeprefix("-").isdecimal() or int(line) < NO_ROW]
+        why = reason_of(error) if isinstance(error, OSError) else "it is not UTF-8"
+        raise UserError(f"Can't read {file} as text: {why}; name the file of indices.") from error
+    wrong = [line[:40] for line in lines if not _ROW.fullmatch(line)]
     if wrong or not lines:
         raise UserError(
             f"{file} should have one row of the old classifier per line, counted from 0, or -1, "

@@ -7,15 +7,13 @@ import pydantic
 import tyro
 from pydantic_core import ArgsKwargs
 
-from limbeck.config import options
+from limbeck.config import Depth, PositiveFloat, Rate, Side, Width, options
 from limbeck.errors import UserError, did_you_mean
 from limbeck.models.shape_names import is_shape, join_shape, split_shape
 
-PositiveInt = Annotated[int, pydantic.Field(gt=0)]
-PositiveFloat = Annotated[float, pydantic.Field(gt=0)]
 HEAD_DIM = 32
 """Channels of a head of every released TinyViT, arXiv 2207.10666."""
-Stages = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
+Stages = tuple[Width, Width, Width, Width]
 
 GlobalPool = Literal["token", "avg"]
 HeadKind = Literal["single", "distilled", "distilled-last", "cls-distilled", "tinymim-star"]
@@ -48,22 +46,22 @@ class StudentOptions:
     """Name of a timm ViT, Hiera, Swin or TinyViT, or a short one: vit_tiny, vit_small, vit_base,
     hiera_46, swin_48, tiny_vit_5m, tiny_vit_11m, tiny_vit_21m. It may say the shape:
     vit_tiny:num_heads=6:depth=10."""
-    img_size: PositiveInt | None = None
+    img_size: Side | None = None
     """Image side in pixels; the name's own if not given."""
-    patch_size: PositiveInt | None = None
-    embed_dim: PositiveInt | None = None
-    depth: PositiveInt | None = None
-    num_heads: PositiveInt | None = None
+    patch_size: Side | None = None
+    embed_dim: Width | None = None
+    depth: Depth | None = None
+    num_heads: Width | None = None
     mlp_ratio: PositiveFloat | None = None
     embed_dims: Stages | None = None
     """Of a TinyViT, and the next four: width by stage; of stages 2 to 4 a multiple of head_dim."""
     depths: Stages | None = None
     window_sizes: Stages | None = None
     """Of stages 2 to 4; the first has none and ignores its number."""
-    head_dim: PositiveInt | None = None
+    head_dim: Width | None = None
     """32 if not given."""
     mbconv_expand_ratio: PositiveFloat | None = None
-    q_pool: PositiveInt | None = None
+    q_pool: Depth | None = None
     """How often a Hiera pools; 2 if not given, so that its last tokens stand for 16 x 16 pixels."""
     weights: str | None = None
     """Start from these weights (a source as for the teacher) instead of a fresh initialisation."""
@@ -107,15 +105,15 @@ class TeacherOptions:
     For finetune any classifier of timm will do, such as timm:regnety_160.deit_in1k."""
     model_name: str | None = None
     """timm's name of what is in a weights file that does not tell it."""
-    img_size: PositiveInt | None = None
+    img_size: Side | None = None
     """Image side in pixels. If not given: where inner tensors are compared, the one that makes the
     patch grids agree; where only logits are wanted (finetune), the teacher's own."""
-    num_heads: PositiveInt | None = None
+    num_heads: Width | None = None
     """Head count, for a weights file that does not say it and whose width does not tell."""
-    patch_size: PositiveInt | None = None
+    patch_size: Side | None = None
     """Patch side, for a weights file that does not tell it."""
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    """fp32, bf16 or fp16: of the teacher's forward pass."""
-    drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the teacher's forward pass; auto as of train.precision."""
+    drop_path_rate: Rate = 0.0
     """Stochastic depth of the teacher: this rate in every block but the last. TinyMIM distils with
     0 and found 0.1 to be worse."""

@@ -24,14 +24,18 @@ def build_part(architecture: dict[str, Any], weights: dict[str, Tensor]) -> Timm
 def fill_part(encoder: nn.Module, weights: dict[str, Tensor]) -> None:
     """Put tensors in the place of the encoder's of the same names: another type or device is fine.
 
-    ``Module.to`` would stumble over those that are not there. Raises KeyError as ``build_part``.
+    ``Module.to`` would stumble over those that are not there. Raises KeyError as ``build_part``,
+    ValueError for another shape.
     """
     for name, value in weights.items():
         owner, _, own_name = name.rpartition(".")
         module = encoder.get_submodule(owner)
+        there = (module._buffers | module._parameters).get(own_name)
+        if there is None:
+            raise KeyError(name)
+        if there.shape != value.shape:
+            raise ValueError(f"{name} is {tuple(value.shape)}, not {tuple(there.shape)}")
         if own_name in module._buffers:
             module._buffers[own_name] = value
-        elif own_name in module._parameters:
-            module._parameters[own_name] = nn.Parameter(value, requires_grad=False)
         else:
-            raise KeyError(name)
+            module._parameters[own_name] = nn.Parameter(value, requires_grad=False)

@@ -1,9 +1,10 @@
 """Relative positions for a plain ViT that is fine-tuned: a bias per block, and layer scale.
 
 MAE-Lite's variant (arXiv 2205.14443, 2404.12210) is BEiT's block (arXiv 2106.08254): every block
-has a table of biases (one per head and distance, three more for the class token) that starts at 0,
-and scales of both branches that start at 0.1. The absolute positions stay. Left out: BEiT's smaller
-start of the layers that end a branch, which loaded weights overwrite.
+has a table of biases (one per head and distance, three more for the class token) that starts at 0.
+The release of 2023 also has scales of both branches that start at 0.1, that of 2025 has none. The
+absolute positions stay. Left out: BEiT's smaller start of the layers that end a branch, which
+loaded weights overwrite.
 """
 
 import torch
@@ -14,7 +15,6 @@ from limbeck.models.heads import is_plain, plain_shape
 from limbeck.models.options import RelPos
 from limbeck.models.vit import VitEncoder, build_encoder
 
-LAYER_SCALE = 0.1
 # Any plain BEiT of timm: its sizes are stated.
 BUILT_AS: dict[RelPos, dict[str, str]] = {
     "qkv-bias": {"kind": "beit-qkv-bias", "name": "beit_qkv_bias"},
@@ -28,8 +28,10 @@ _FRESH_OF: dict[RelPos, tuple[str, ...]] = {
 _DROPPED: dict[RelPos, tuple[str, ...]] = {"qkv-bias": (), "qv-bias": ("attn.qkv.bias",)}
 
 
-def with_rel_pos(encoder: VitEncoder, rel_pos: RelPos) -> VitEncoder:
-    """The same weights with a relative position bias and layer scale in every block.
+def with_rel_pos(encoder: VitEncoder, rel_pos: RelPos, layer_scale: float = 0.0) -> VitEncoder:
+    """The same weights with a relative position bias in every block.
+
+    Scales of both branches start at ``layer_scale``; 0 is without them.
 
     "qkv-bias" keeps the biases of queries, keys and values. "qv-bias" is timm's BEiT as it is:
     biases of queries and values only, which start at 0 (as in the released 79.0 % run, whose
@@ -55,7 +57,7 @@ def with_rel_pos(encoder: VitEncoder, rel_pos: RelPos) -> VitEncoder:
             "global_pool": encoder.model.global_pool,
             "use_abs_pos_emb": True,
             "use_rel_pos_bias": True,
-            "init_values": LAYER_SCALE,
+            "init_values": layer_scale,
         },
     }
     with torch.random.fork_rng(devices=[]):  # for weights that are overwritten

@@ -7,6 +7,7 @@ at 224 pixels), attention is global.
 
 timm merges 2 x 2 tokens at the start of a stage, the published code at the end of the one before.
 Here the merging belongs to the block that it leads to: what enters that block is merged already.
+For layer decay alone it is of the block before, as in the published code.
 """
 
 from collections.abc import Sequence
@@ -134,6 +135,10 @@ class SwinEncoder(TimmEncoder):
 
     def _finish(self, x: Tensor) -> Tensor:
         return self.model.norm(x)
+
+    def layer_id(self, parameter_name: str) -> int:
+        """See ``Encoder.layer_id``; merging is of the last layer of the stage before."""
+        return super().layer_id(parameter_name) - (".downsample." in parameter_name)
 
     def _per_head_weights(self, attn: nn.Module) -> str:
         return "a relative position bias"

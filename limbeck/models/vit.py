@@ -29,6 +29,7 @@ from limbeck.models.distilled_last import DistilledLastVit
 from limbeck.models.encoder import EncoderFacts, check_taps
 from limbeck.models.hiera import HieraEncoder
 from limbeck.models.patch_embed import embed_patches
+from limbeck.models.stated import arguments_of, check_kwargs, check_name
 from limbeck.models.swin import SwinEncoder
 from limbeck.models.timm_encoder import Norm, TimmEncoder, check_class
 from limbeck.models.tiny_vit import TinyVitEncoder
@@ -173,7 +174,8 @@ def build_encoder(
 ) -> TimmEncoder:
     """Rebuild an encoder from ``facts.architecture`` with timm's fresh weights.
 
-    Draws from torch's global generator. Raises UserError where timm can't build it.
+    Draws from torch's global generator. Raises UserError where timm can't build it, and, before
+    anything is built, for a name or arguments that are none of a network's shape.
     """
     kind, name = architecture.get("kind"), architecture.get("name")
     if kind not in KINDS:
@@ -181,9 +183,13 @@ def build_encoder(
             f"An architecture of kind '{kind}' is unknown; the kinds are {', '.join(KINDS)}."
         )
     kwargs = architecture["kwargs"]
+    if kind == "timm":
+        check_name(name)
+    check_kwargs(name, kwargs, arguments_of(name) if kind == "timm" else None)
     try:
         model = KINDS[kind](name, kwargs)
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
+            ValueError) as error:  # fmt: skip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"timm can't build '{name}' with {kwargs}: {reason}; change these values."

@@ -13,13 +13,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import pydantic
 import tyro
 
-from limbeck.config import from_plain, options, read_preset, read_values, to_plain
+from limbeck.config import (
+    Few,
+    PositiveFloat,
+    PositiveInt,
+    Repeats,
+    Seed,
+    from_plain,
+    options,
+    read_preset,
+    read_values,
+    to_plain,
+)
 from limbeck.data.options import DataOptions, LabelFraction
 from limbeck.documents import read_json
 from limbeck.errors import UserError
+from limbeck.files import write_text
 from limbeck.recipes import checks
 from limbeck.recipes.finetune import FinetuneConfig, with_labels
 from limbeck.recipes.finetune import check as check_finetune
@@ -32,8 +43,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("limbeck")
 
-PositiveInt = Annotated[int, pydantic.Field(gt=0)]
-NotNegativeInt = Annotated[int, pydantic.Field(ge=0)]
 Part = Literal["similarity", "attention", "probing"]
 
 PARTS: tuple[Part, ...] = ("similarity", "attention", "probing")
@@ -72,20 +81,20 @@ class AnalyzeConfig:
     sampling: Literal["random", "stratified"] | None = None
     """How they are drawn: by chance, or as many of each class as of every other; stratified if not
     given, where there are labels."""
-    seed: int = 0
+    seed: Seed = 0
     """Another seed draws other images."""
     pooled_similarity: bool = False
     """Compare the mean patch token of each image instead of all its patches."""
-    cell_px: Annotated[float, pydantic.Field(gt=0)] | None = None
+    cell_px: PositiveFloat | None = None
     """Pixels that a patch counts in the attention distance; its true side if not given. The code
     released with MAE-Lite takes 14 for patches of 16."""
     num_train: PositiveInt = 5000
     """At most this many labelled images to learn probes from."""
-    keep_blocks: tuple[NotNegativeInt, ...] = ()
+    keep_blocks: tuple[Few, ...] = ()
     """Fine-tune with only the first so many blocks kept, for each of these numbers."""
     label_fractions: tuple[LabelFraction, ...] = (1.0,)
     """Each of them with these parts of the labels."""
-    num_seeds: PositiveInt = 1
+    num_seeds: Repeats = 1
     """And from so many seeds, for the spread."""
     finetune_preset: str | None = None
     """The recipe of these runs: a preset of limbeck finetune, or a .toml file of its options."""
@@ -167,16 +176,18 @@ def analyze(config: AnalyzeConfig) -> Analysis:
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import open_images
 
-    with ranks_session(config.device) as ranks:
+    with ranks_session(config.device, to_plain(config)) as ranks:
         images = open_images(config.data)
         found, subjects = _measured(config, images, ranks, before)
+        if config.keep_blocks and images.is_labelled:
+            _settle_recipe(config, found, ranks, goes_on=found is before)
     if config.keep_blocks:
-        found["parts"]["layers"] = _which_layers(config, images, subjects, found["notes"])
+        found["parts"]["layers"] = _which_layers(config, images, subjects, found)
     pictures = []
     if ranks.is_main:
         save(config.out, found)
         pictures = draw(found, config.out)
-        (config.out / REPORT_FILE).write_text(_words(found) + "\n", encoding="utf-8")
+        write_text(config.out / REPORT_FILE, _words(found) + "\n")
     return Analysis(found, config.out, pictures)
 
 
@@ -293,26 +304,49 @@ def fine_tunings(config: AnalyzeConfig, name: str, source: str) -> list[Finetune
     ]
 
 
+def _settle_recipe(
+    config: AnalyzeConfig, found: dict[str, Any], ranks: Ranks, goes_on: bool
+) -> None:
+    """One precision for all fine-tunings, also those of a later call: kept in analysis.json."""
+    from limbeck.recipes.precision import BEFORE_AUTO, fit_precisions, settle, stands_for
+
+    def recall() -> str | None:
+        is_older = goes_on and (config.out / "layers").exists()
+        value = found.get("precision") or (BEFORE_AUTO if is_older else None)
+        own = {"precision": value} if value else {}
+        return fit_precisions(own, str(config.out / DATA_FILE)).get("precision")
+
+    recipe = recipe_of(config)
+    found["precision"] = stands_for(recipe, settle(recipe, ranks, recall))
+    if ranks.is_main:
+        save(config.out, found)
+
+
 def _which_layers(
-    config: AnalyzeConfig, images: Images, subjects: list[Subject], notes: list[str]
+    config: AnalyzeConfig, images: Images, subjects: list[Subject], found: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Top-1 of every fine-tuning, each an ordinary run that can be continued."""
     from limbeck.recipes.finetune import finetune
+    from limbeck.recipes.lineage import scores_of
     from limbeck.recipes.measure import file_name
+    from limbeck.recipes.precision import filled
 
+    notes = found["notes"]
     if not images.is_labelled:
         note = "Which layers matter was not measured: the images have no labels."
         log.info(note)
         if note not in notes:
             notes.append(note)
         return []
-    found = []
+    scored = []
     for subject in subjects[: len(config.runs)]:
         runs = fine_tunings(config, file_name(subject.name), subject.source)
+        if found["precision"]:
+            runs = [filled(run, found["precision"]) for run in runs]
         for number, run in enumerate(runs, 1):
             log.info("%s: fine-tuning %d of %d (%s).", subject.name, number, len(runs), run.out)
-            scores = read_json(finetune(run) / "student.json")["scores"]
-            found.append(
+            scores = scores_of(finetune(run))
+            scored.append(
                 {
                     "model": subject.name,
                     "keep_blocks": run.keep_blocks,
@@ -322,7 +356,7 @@ def _which_layers(
                     "run": str(run.out),
                 }
             )
-    return found
+    return scored
 
 
 def save(out: Path, found: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from limbeck.config import from_plain, has_own_module, to_plain
 from limbeck.errors import UserError, did_you_mean
 from limbeck.methods import METHODS
 from limbeck.models.options import TeacherOptions
+from limbeck.papers import of_paper
 from limbeck.recipes.distill import DistillConfig
 from limbeck.recipes.probes import ProbeOptions
 
@@ -85,8 +86,9 @@ def _read_arm(text: str) -> Arm:
     elif method not in METHODS:
         choices = (*METHODS, *BASELINES)
         raise UserError(
-            f"arm '{text}': there is no method '{method}'.{did_you_mean(method, choices)} Choose "
-            f"one of {', '.join(choices)}, or your own as module:Class."
+            f"arm '{text}': there is no method '{method}'."
+            f"{of_paper(method) or did_you_mean(method, choices)} Choose one of "
+            f"{', '.join(choices)}, or your own as module:Class."
         )
     own: dict[str, Any] = {}
     for word in words:

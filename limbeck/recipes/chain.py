@@ -17,7 +17,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.config import from_plain, to_plain
+from typing_extensions import TypedDict
+
+from limbeck.config import from_plain
 from limbeck.documents import read_json
 from limbeck.errors import UserError, did_you_mean
 from limbeck.methods import METHODS
@@ -112,10 +114,15 @@ def stage_dirs(out: Path, chain: str) -> list[Path]:
     return [out / f"{number}_{name}" for number, name in enumerate(names, 1)]
 
 
+class _Chained(TypedDict, total=False):
+    chain: str
+
+
 def finished_stages(run_dir: Path) -> list[Path]:
     """The stages' folders of a finished chain; none where the folder holds an ordinary run."""
     file = run_dir / "config.json"
-    chain = read_json(file).get("chain", "") if file.exists() else ""
+    said: _Chained = read_json(file, _Chained) if file.exists() else {}
+    chain = said.get("chain", "")
     return stage_dirs(run_dir, chain) if chain else []
 
 
@@ -218,7 +225,9 @@ def distill_chain(
     """
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import on_main_rank
+    from limbeck.models.finished import STUDENT_FILES
     from limbeck.recipes.networks import build_networks
+    from limbeck.recipes.precision import resolved_plain
 
     stages = split_chain(config)
     nets: Networks | None
@@ -226,12 +235,12 @@ def distill_chain(
     resolved = {
         stage.out.name: own["resolved"] for stage, (own, _) in zip(stages, identities, strict=True)
     }
-    plain = to_plain(config) | {"chain": "".join(config.chain.split())}  # spaces mean nothing
     run = open_run(
         config.out,
-        {"verb": "distill", **plain, "resolved": resolved},
+        {"verb": "distill", **resolved_plain(config), "resolved": resolved},
         {name: identities[0][1][name] for name in ("data", "teacher")},
         overwrite=config.overwrite,
+        makes=STUDENT_FILES,
     )
     if run.is_finished:
         log.info("%s is finished already; nothing to do.", run.dir)
@@ -295,12 +304,16 @@ def _open_stages(stages: list[DistillConfig], identities: list[Identity]) -> Non
         is_ready = run.is_finished
 
 
+class _Keeping(TypedDict, total=False):
+    kept: dict[str, Any]
+
+
 def copy_student(stage_dir: Path, out: Path) -> None:
     """Copy a finished student's files into another folder, each whole or not at all."""
     from limbeck.files import write_whole
-    from limbeck.models.finished import RECORD_FILE, WEIGHTS_FILE
+    from limbeck.models.finished import RECORD_FILE, WEIGHTS_FILE, read_record
 
-    kept = [f"{name}.safetensors" for name in read_json(stage_dir / RECORD_FILE).get("kept", {})]
+    kept = [f"{name}.safetensors" for name in read_record(stage_dir)[1].get("kept", {})]
     # The record last: where it exists, the weights are complete.
     for name in (*kept, WEIGHTS_FILE, RECORD_FILE):
         with (stage_dir / name).open("rb") as source:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.config import has_own_module
-from limbeck.data.options import DataOptions, TargetsOptions
+from limbeck.data.options import DataOptions, MixOptions, TargetsOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError, did_you_mean, require_extra
 from limbeck.methods import TASK_METHODS, PerTaskMethodOptions
@@ -24,11 +24,12 @@ from limbeck.models.options import (
 from limbeck.models.origins.names import check_source
 from limbeck.models.shape_names import is_shape
 from limbeck.models.shapes import check_model_name, check_stated
+from limbeck.papers import of_paper
 
 
 def check_one_process(does: str, remedy: str = "") -> None:
     """Raise UserError where torchrun has started several; ``does`` is the verb and what it does."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if os.environ.get("WORLD_SIZE", "1").strip() not in ("", "1"):
         raise UserError(f"limbeck {does}; start it without torchrun{remedy}.")
 
 
@@ -60,14 +61,17 @@ def check_data(data: DataOptions) -> None:
             "No images are named; pass --data FOLDER (or a .parquet file, .tar shards, hf:NAME)."
         )
     for option, root in (("--data", data.root), ("--data.eval-root", data.eval_root)):
-        is_local = "://" not in root and not root.startswith("hf:") and "{" not in root
-        if root and is_local:
+        is_one = "://" not in root and not root.startswith("hf:") and not set(root) & set("{*?[")
+        if root and is_one:
             check_path(root, option)
     default = DataOptions()
     if data.eval_root and data.max_holdout != default.max_holdout:
         raise UserError("data.max_holdout has no effect with --data.eval-root; leave it out.")
-    if data.eval_split != default.eval_split and not data.eval_root.startswith("hf:"):
-        raise UserError("data.eval_split is for a hub data set in --data.eval-root; leave it out.")
+    if data.eval_split != default.eval_split and not data.eval_root:
+        raise UserError(
+            "data.eval_split is for --data.eval-root; pass the same place as --data there to score "
+            "on another split of it, or leave it out."
+        )
     if data.label_fraction == 1 and data.label_seed != default.label_seed:
         raise UserError("data.label_seed has no effect with data.label_fraction 1; leave it out.")
 
@@ -176,6 +180,8 @@ def check_method(method: str, method_options: tuple[str, ...], methods: Iterable
                 "installed."
             )
         return
+    if (paper := of_paper(method)) and method not in methods:
+        raise UserError(f"There is no method '{method}'.{paper}")
     check_choice(method, methods, "method")
     if method_options:
         raise UserError(
@@ -222,6 +228,20 @@ def check_train(train: TrainOptions, optim: OptimOptions) -> None:
         )
     if train.wandb_project is not None and importlib.util.find_spec("wandb") is None:
         raise require_extra("wandb", "wandb", "Logging to Weights & Biases")
+
+
+def check_mixing(mix: MixOptions, train: TrainOptions) -> None:
+    """Images that are mixed with each other meet another one in their micro-batch."""
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    size = train.global_batch_size // (train.accumulate_steps * num_processes)
+    if mix.is_on and size < 2:
+        raise UserError(
+            f"Mixup and cutmix mix the images of a micro-batch with each other, and one of "
+            f"train.global_batch_size {train.global_batch_size} / accumulate_steps "
+            f"{train.accumulate_steps} / {num_processes} processes has {size}: nothing would be "
+            "mixed; lower --train.accumulate-steps, raise --train.global-batch-size, or switch "
+            "mixing off with --mix.mixup-alpha 0 --mix.cutmix-alpha 0."
+        )
 
 
 def check_optimizer(optim: OptimOptions, default: OptimOptions) -> None:

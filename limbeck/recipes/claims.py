@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from limbeck.evaluation.scores import Claims
     from limbeck.models.encoder import Encoder
 
@@ -36,26 +39,65 @@ def may_be_distilled(origin: dict[str, Any]) -> bool:
     return "teacher" not in origin and not is_fresh
 
 
-def classifies(encoder: Encoder, classes: Sequence[str]) -> bool:
-    """Whether its classifier can be asked about images: of as many classes, not named otherwise.
+def columns_of(encoder: Encoder, classes: Sequence[str]) -> list[int] | None:
+    """Which output of its classifier answers for each class of the images; None: it is not asked.
 
-    Names of which none is the images' (WordNet's, where these have words) say nothing.
+    By name, where it names the same ones in whatever order. In their order, where it names none,
+    and where only one side has WordNet's ids: these sort all of ImageNet's classifiers. Other names
+    are other classes, or the same in an order of their own, so its answers would say nothing.
     """
-    named = encoder.facts.origin.get("classes") or classes
-    is_other = list(named) != list(classes) and bool(set(named) & set(classes))
-    return encoder.facts.num_classes == len(classes) and not is_other
+    named = _names_of(encoder)
+    if encoder.facts.num_classes != len(classes):
+        return None
+    if sorted(named) == sorted(classes):
+        place = {name: index for index, name in enumerate(named)}
+        return [place[name] for name in classes]
+    if not named or _are_wordnet(named) != _are_wordnet(classes):
+        return list(range(len(classes)))
+    return None
 
 
-def other_classes(groups: dict[str, list[Encoder]], classes: Sequence[str]) -> list[str]:
-    """A note for each role with a classifier of as many other classes, which is not asked."""
-    return [
-        f"The classifier of the {role} names other classes than the images have: it is not asked."
-        for role, encoders in groups.items()
-        if any(
-            each.facts.num_classes == len(classes) and not classifies(each, classes)
-            for each in encoders
-        )
-    ]
+def in_order_of(logits: Tensor, columns: list[int]) -> Tensor:
+    """Logits (n, C) in the order of the images' classes."""
+    return logits if columns == sorted(columns) else logits[:, columns]
+
+
+def class_notes(groups: Mapping[str, Sequence[Encoder]], classes: Sequence[str]) -> list[str]:
+    """A note for each role with a classifier of as many classes, unless it names just these."""
+    notes = []
+    for role, encoders in groups.items():
+        for encoder in encoders:
+            named, columns = _names_of(encoder), columns_of(encoder, classes)
+            if encoder.facts.num_classes != len(classes) or named == list(classes):
+                continue
+            shown = f"{', '.join(named[:3])}{', ...' if len(named) > 3 else ''}"
+            if not named:
+                how = "does not name its classes: its answers are taken for the images', in order"
+            elif columns is None:
+                how = f"names other classes than the images have ({shown}): it is not asked"
+            elif sorted(named) == sorted(classes):
+                how = "has the images' classes in another order: they are matched by name"
+            else:
+                how = (
+                    f"names its classes otherwise ({shown}): its answers are taken for the images' "
+                    "in the order of WordNet's ids"
+                )
+            notes.append(f"The classifier of the {role} {how}.")
+            break
+    return notes
+
+
+def _names_of(encoder: Encoder) -> list[str]:
+    """What a network calls its classes; empty where that is but their numbers."""
+    named = encoder.facts.origin.get("classes")
+    if not isinstance(named, list | tuple) or not all(isinstance(name, str) for name in named):
+        return []  # what a record says of them is anybody's
+    are_numbers = all(re.fullmatch(rf"(LABEL_)?{i}", name) for i, name in enumerate(named))
+    return [] if are_numbers else list(named)
+
+
+def _are_wordnet(names: Sequence[str]) -> bool:
+    return all(re.fullmatch(r"n\d{8}", name) for name in names)
 
 
 def untrained(student: Encoder, seed: int) -> Encoder:

@@ -16,13 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import pydantic
 import tyro
 
-from limbeck.config import options, to_plain
+from limbeck.config import Repeats, options
 from limbeck.data.options import CropOptions, DataOptions, LabelFraction
 from limbeck.engine.options import AT_THE_END, OptimOptions, TrainOptions
-from limbeck.errors import UserError
+from limbeck.errors import UserError, explain
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes import checks
 from limbeck.recipes import distill as distillation
@@ -64,7 +63,7 @@ class CompareConfig:
     at its start) and scratch (fine-tuned from there). An arm may have a name and options of its
     own: NAME=METHOD,OPTION=VALUE,OPTION. Options are the method's, or begin with optim., crop. or
     teacher.: low=moco-v3,temperature=0.1,optim.base_lr=1e-4."""
-    seeds: Annotated[int, pydantic.Field(gt=0)] = 3
+    seeds: Repeats = 3
     """Runs of each arm, with the seeds 0, 1 and so on."""
     out: Path = Path("runs/compare")
     """Folder of the runs and of table.md and comparison.json."""
@@ -119,18 +118,20 @@ def compare(config: CompareConfig) -> Comparison:
     An arm that fails is told in the table and does not end the others; Interrupted (Ctrl-C) does.
     """
     arms = check(config)
-    from limbeck.data.loader import lost_workers_explained
+    from limbeck.data.workers import lost_workers_explained
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import check_holdout, open_images
+    from limbeck.recipes.precision import resolved_plain, settle
 
     with ranks_session(config.train.device) as ranks, lost_workers_explained():
         images = open_images(config.data)
         check_holdout(images)
         _check_labels(config, arms, images)
+        config = settle(_with_batches_of(config, images), ranks)
         equal = _what_is_equal(config, images, arms)
         # Arms, seeds and parts may be added: each run in the folder knows its own.
-        shared = to_plain(config)
+        shared = resolved_plain(config)
         for name in ("arms", "seeds", "label_fractions"):
             del shared[name]
         open_run(
@@ -175,10 +176,22 @@ def _check_labels(config: CompareConfig, arms: list[Arm], images: Images) -> Non
         raise UserError("The arm 'scratch' needs labels, and the images have none; leave it out.")
 
 
+def _with_batches_of(config: CompareConfig, images: Images) -> CompareConfig:
+    """The comparison with batches that its images fill; each fine-tuning fits its part of them."""
+    from limbeck.recipes.steps import fit_batch
+
+    train = fit_batch(config.train, len(images.train))
+    if not (config.fine_tune and images.is_labelled):
+        return replace(config, train=train)
+    tune = fit_batch(config.tune.train, len(images.train), option="--tune.train")
+    return replace(config, train=train, tune=replace(config.tune, train=tune))
+
+
 def _what_is_equal(config: CompareConfig, images: Images, arms: list[Arm]) -> list[str]:
     """What all arms have in common, and what sets some of them apart, in sentences."""
     from limbeck.data.open import keep_labels
-    from limbeck.recipes.steps import resolve
+    from limbeck.recipes.images import few_images
+    from limbeck.recipes.steps import fitting_batch, resolve
 
     size = config.student.img_size or 0
     before = resolve(len(images.train), size, {}, config.optim, config.train)
@@ -194,17 +207,18 @@ def _what_is_equal(config: CompareConfig, images: Images, arms: list[Arm]) -> li
         tune, numbers = config.tune, []
         for fraction in config.label_fractions:
             train = keep_labels(images.train, fraction, 0) if fraction < 1 else images.train
+            batch = fitting_batch(len(train), tune.train)
+            fitted = replace(tune.train, global_batch_size=batch)
             try:
-                after = resolve(len(train), size, {}, tune.optim, tune.train)
+                after = resolve(len(train), size, {}, tune.optim, fitted)
             except UserError as error:
                 why = str(error).replace("train.", "tune.train.")
                 raise UserError(f"Tuning with {100 * fraction:g} % of the labels: {why}") from error
             part = f" with {100 * fraction:g} % of the labels" if fraction < 1 else ""
-            numbers.append(f"{after.total_steps:,} steps{part}")
-        sentences.append(
-            f"Fine-tuned alike, scratch without layer decay: {', '.join(numbers)}, of "
-            f"{tune.train.global_batch_size} images each."
-        )
+            numbers.append(f"{after.total_steps:,} steps of {batch} images{part}")
+        sentences.append(f"Fine-tuned alike, scratch without layer decay: {', '.join(numbers)}.")
+    if few := few_images(len(images.holdout)):
+        sentences.append(f"Note:{few}")
     sentences += [
         f"{arm.name} differs in {', '.join(f'{k} = {v}' for k, v in arm.of_run.items())}."
         for arm in arms
@@ -215,12 +229,14 @@ def _what_is_equal(config: CompareConfig, images: Images, arms: list[Arm]) -> li
 
 def _configs(config: CompareConfig, arm: Arm) -> list[distillation.DistillConfig]:
     from limbeck.recipes.networks import method_class
+    from limbeck.recipes.precision import filled
 
     needs_teacher = table_needs_teacher(arm)
     if needs_teacher is None:
         assert arm.method is not None
         needs_teacher = bool(method_class(arm.method).Options.needs_teacher)
-    return [arm_config(config, arm, seed, needs_teacher) for seed in range(config.seeds)]
+    configs = (arm_config(config, arm, seed, needs_teacher) for seed in range(config.seeds))
+    return [filled(each, config.train.precision) for each in configs]  # of an arm's own "auto"
 
 
 def _caught(work: Callable[[], None]) -> str | None:
@@ -235,7 +251,7 @@ def _caught(work: Callable[[], None]) -> str | None:
         return str(error)
     except Exception as error:  # an arm may be anybody's class, and memory may end
         log.debug("The arm's traceback:", exc_info=True)
-        return f"{type(error).__name__}: {error}"
+        return explain(error)
     return None
 
 

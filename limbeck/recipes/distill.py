@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from limbeck.config import options, to_plain
+from limbeck.config import Seed, options, to_plain
 from limbeck.data.options import CropOptions, DataOptions, TargetsOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.methods import METHODS, PerMethodOptions
@@ -44,7 +45,7 @@ class DistillConfig(PerMethodOptions):
     """relation, feature or cls-token (TinyMIM's default and other arms), attention-map (D-MAE and
     D2-MAE), decoder-feature (G2SD); without a teacher masked-pixel (MAE), simmim, moco-v3 or dino;
     or your own as module:Class."""
-    seed: int = 0
+    seed: Seed = 0
     overwrite: bool = False
     """Start afresh where the folder holds another run."""
     chain: str = ""
@@ -99,13 +100,18 @@ def distill(config: DistillConfig) -> Path:
     when asked to stop (after saving).
     """
     check(config)
-    from limbeck.data.loader import lost_workers_explained
+    from limbeck.data.workers import lost_workers_explained
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import open_images
     from limbeck.recipes.networks import build_networks
+    from limbeck.recipes.precision import settle
+    from limbeck.recipes.steps import fit_batch
 
-    with ranks_session(config.train.device) as ranks, lost_workers_explained():
+    with ranks_session(config.train.device, to_plain(config)) as ranks, lost_workers_explained():
         images = open_images(config.data)
+        train = fit_batch(config.train, len(images.train), ranks.world_size)
+        chain = "".join(config.chain.split())  # spaces mean nothing
+        config = settle(replace(config, chain=chain, train=train), ranks)
         if config.chain:
             return distill_chain(config, images, ranks, _distill)
         return _distill(config, build_networks(config, ranks.device), images, ranks)
@@ -119,9 +125,10 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     from limbeck.engine.loop import fit
     from limbeck.methods.distiller import Distiller
     from limbeck.models.build import describe_positions, parts_of, reinit_tail, remember
-    from limbeck.models.finished import save_student
+    from limbeck.models.finished import STUDENT_FILES, save_student
     from limbeck.recipes import lineage
     from limbeck.recipes.networks import check_labels, check_pairs, layer_of
+    from limbeck.recipes.precision import resolved_plain
     from limbeck.recipes.probes import build_probe
     from limbeck.recipes.steps import Resolved
     from limbeck.recipes.targets import locate
@@ -134,7 +141,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     check_labels(nets, images.train.classes)
     check_pairs(nets.method, config.train, ranks.world_size)
     stored = nets.reader and locate(nets.reader, config, nets, images)
-    run = open_run(config.out, *identity, overwrite=config.overwrite)
+    run = open_run(config.out, *identity, overwrite=config.overwrite, makes=STUDENT_FILES)
     if run.is_finished:
         log.info("%s is finished already; nothing to do.", run.dir)
         return run.dir
@@ -190,7 +197,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
         def finish() -> None:
             record = lineage.record(
                 verb="distill",
-                config=to_plain(config),
+                config=resolved_plain(config),
                 teacher=nets.teacher and nets.teacher.facts,
                 data=images.lineage,
                 extra={
@@ -209,7 +216,7 @@ def _distill(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
                 crop_ratio=config.probes.crop_ratio,
                 kept=nets.method.keepsakes(),
             )
-            run.finish()
+            run.finish(*(f"{name}.safetensors" for name in nets.method.keepsakes()))
             report.note(skipped.summary())
 
         # The other ranks wait: in a chain they load this student next.

@@ -9,13 +9,15 @@ import os
 import resource
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import TYPE_CHECKING
 
-from limbeck.config import options
+from limbeck.config import options, to_plain
+from limbeck.limits import memory_bytes
 from limbeck.recipes.distill import DistillConfig, check, check_all_but_teacher
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 NUM_TRIED = 8  # images of the tried steps: enough to amortise a step, few enough for any machine
 NUM_STEPS = 3  # the first one warms up
 NUM_LISTED = 10
+LONG = 86400.0  # seconds: a run of more than a day is not just "ready"
 
 
 @options
@@ -75,6 +78,8 @@ class Diagnosis:
     forecast: Forecast | None
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    machine: list[str] = field(default_factory=list)
+    """What it is, and what follows for precision, threads and loader processes."""
 
 
 def doctor(config: DoctorConfig) -> Diagnosis:
@@ -90,20 +95,30 @@ def doctor(config: DoctorConfig) -> Diagnosis:
     from limbeck.data.scan import scan
     from limbeck.data.source import Chain
     from limbeck.engine.distributed import ranks_session
+    from limbeck.engine.machine import build_unfit, describe
     from limbeck.recipes.images import open_images
+    from limbeck.recipes.precision import settle, work_force
+    from limbeck.recipes.steps import fitting_batch
 
-    with ranks_session(config.train.device) as ranks:
+    with ranks_session(config.train.device, to_plain(config)) as ranks:
+        machine = [describe(ranks.device)]
+        config = settle(config, ranks, tell=machine.append)
+        if len(machine) == 1:  # the precision was stated
+            machine.append(work_force(config, ranks))
         images = open_images(config.data)
         everything = (
             Chain([images.whole, images.holdout]) if config.data.eval_root else images.whole
         )
         found = scan(everything, config.data, progress=_show_progress())
         problems, warnings = judge_images(found, images, config)
+        batch = fitting_batch(len(images.train), config.train, ranks.world_size)
+        config = replace(config, train=replace(config.train, global_batch_size=batch))
         forecast = None
         if tries_step and not problems:
             forecast = try_steps(config, images, ranks)
             problems += judge_forecast(forecast)
-    return Diagnosis(found, forecast, problems, warnings)
+    warnings += filter(None, [build_unfit()])
+    return Diagnosis(found, forecast, problems, warnings, machine)
 
 
 def _needs_teacher(config: DoctorConfig) -> bool:
@@ -117,9 +132,12 @@ def judge_images(
     found: ScanReport, images: Images, config: DoctorConfig
 ) -> tuple[list[str], list[str]]:
     """What stops a run on these images, and what may surprise."""
-    from limbeck.recipes.images import FEW_IMAGES
+    from limbeck.recipes.images import FEW_IMAGES, few_images
+    from limbeck.recipes.steps import fitting_batch
 
-    problems, warnings = [], []
+    problems, warnings = [], [*images.whole.notes]
+    if config.data.eval_root:
+        warnings += images.holdout.notes
     num_bad, batch = len(found.bad), config.train.global_batch_size
     if num_bad > config.data.max_bad_ratio * found.num_images:
         problems.append(
@@ -129,10 +147,16 @@ def judge_images(
     elif num_bad:
         warnings.append(f"{num_bad} images can't be read and will be skipped.")
     if len(images.train) < batch:
-        problems.append(
-            f"{len(images.train)} training images do not fill a batch of {batch}; add images or "
-            f"set --train.global-batch-size {max(1, len(images.train) // 2)} or less."
-        )
+        fitted = fitting_batch(len(images.train), config.train)
+        told = f"{len(images.train)} training images do not fill a batch of {batch}"
+        if fitted > len(images.train):
+            problems.append(f"{told}; add images, or lower --train.accumulate-steps.")
+        else:
+            warnings.append(
+                f"{told}: a step will have {fitted} of them (--train.global-batch-size {fitted})."
+            )
+    if len(images.holdout) and (few := few_images(len(images.holdout))):
+        warnings.append(few.strip())
     num_copies = sum(len(group) - 1 for group in found.duplicates)
     if num_copies:
         warnings.append(f"{num_copies} images are exact copies of others.")
@@ -190,9 +214,15 @@ def try_steps(config: DoctorConfig, images: Images, ranks: Ranks) -> Forecast:
     )
 
 
-def try_step(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks) -> Forecast:
-    """Time a few steps of a few real images."""
-    from limbeck.data.loader import num_cores
+def try_step(
+    config: DistillConfig,
+    nets: Networks,
+    images: Images,
+    ranks: Ranks,
+    num_tried: int = NUM_TRIED,
+) -> Forecast:
+    """Time a few steps of a few real images, ``num_tried`` at a time."""
+    from limbeck.data.loader import workers_for
     from limbeck.data.skipped import SkippedLog
     from limbeck.methods.distiller import Distiller
     from limbeck.methods.teacher import autocast
@@ -205,7 +235,8 @@ def try_step(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
     resolved = resolve(
         len(images.train), facts.img_size[0], facts.architecture, config.optim, config.train
     )
-    count = min(NUM_TRIED, config.train.global_batch_size)
+    assert config.train.precision != "auto", "settled before"
+    count = min(num_tried, config.train.global_batch_size)
     small = replace(
         config,
         train=replace(config.train, global_batch_size=count, accumulate_steps=1),
@@ -233,7 +264,7 @@ def try_step(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
         step_times.append(time.perf_counter() - ready)
     per_image = max(0, _memory_in_use(ranks) - idle) / count
     images_per_step = config.train.global_batch_size
-    workers = num_cores() - 1 if config.data.num_workers is None else config.data.num_workers
+    workers = workers_for(config.data, ranks.world_size)
     step_seconds = median(step_times[1:]) / count * images_per_step
     data_seconds = median(data_times[1:]) / count * images_per_step / max(1, workers)
     trained = sum(each.numel() for each in distiller.parameters() if each.requires_grad)
@@ -300,7 +331,7 @@ def _memory_total(ranks: Ranks) -> int:
 
     if ranks.device.type == "cuda":
         return torch.cuda.get_device_properties(ranks.device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return memory_bytes() or sys.maxsize
 
 
 def _show_progress() -> Callable[[int, int], None] | None:
@@ -318,7 +349,9 @@ def _show_progress() -> Callable[[int, int], None] | None:
 def report(diagnosis: Diagnosis) -> str:
     """The diagnosis for people."""
     scan, forecast = diagnosis.scan, diagnosis.forecast
-    lines = [
+    told = [part for text in diagnosis.machine for part in text.split("; ")]
+    lines = [f"{'' if place else 'machine':12}{part}" for place, part in enumerate(told)]
+    lines += [
         f"images      {scan.num_readable:,} readable of {scan.num_images:,}, "
         f"{_bytes(scan.total_bytes)}",
         f"size        width {scan.width.min:.0f} to {scan.width.max:.0f} (median "
@@ -351,11 +384,40 @@ def report(diagnosis: Diagnosis) -> str:
     lines += [f"PROBLEM     {text}" for text in diagnosis.problems]
     if not diagnosis.problems:
         lines.append(
-            "Ready."
+            _ready(forecast)
             if forecast
             else "The images are ready; add --teacher (or --targets) to try a step."
         )
-    return "\n".join(lines)
+    return "\n".join(_folded(line) for line in lines)
+
+
+def _ready(forecast: Forecast) -> str:
+    """That it fits, and, where it takes long, what makes it shorter."""
+    if forecast.total_seconds <= LONG:
+        return "Ready."
+    share = LONG / forecast.total_seconds
+    ways = [
+        f"{100 * share:.2g} % of the --train.epochs take a day",
+        "a smaller --student.img-size or student",
+    ]
+    if forecast.data_seconds > forecast.step_seconds:
+        ways.append("smaller images on the disk, or more --data.num-workers, which it waits for")
+    elif not forecast.teacher.startswith("none"):
+        ways.append("a smaller teacher, or its answers stored once (limbeck store-targets)")
+    if forecast.memory_of != "GPU memory":
+        ways.append("a GPU")
+    return (
+        f"It fits on this machine, but takes {_duration(forecast.total_seconds)}. Shorter: "
+        f"{'; '.join(ways)}."
+    )
+
+
+def _folded(line: str) -> str:
+    """Within the width of a terminal; what is below the first line begins where its text does."""
+    indent = " " * (12 if line[11:12] == " " else 0)
+    return textwrap.fill(
+        line, 80, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _nothing(at_zero: float | None) -> str:

@@ -6,22 +6,22 @@ Imports of torch are inside the functions: the config and its checks must answer
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import pydantic
 import tyro
+from typing_extensions import TypedDict
 
-from limbeck.config import options, to_plain
+from limbeck.config import PositiveInt, Repeats, options, to_plain
 from limbeck.data.options import CorruptionOptions, DataOptions
-from limbeck.documents import read_json
+from limbeck.documents import read_json, write_json
 from limbeck.errors import RunError, UserError
+from limbeck.files import disk_errors, write_text
 from limbeck.recipes import checks, robustness
-from limbeck.recipes.claims import claims_of, classifies, other_classes, untrained
+from limbeck.recipes.claims import claims_of, class_notes, columns_of, in_order_of, untrained
 from limbeck.recipes.probes import EmbedOptions
 
 if TYPE_CHECKING:
@@ -35,9 +35,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("limbeck")
 
-PositiveInt = Annotated[int, pydantic.Field(gt=0)]
 
 SCORES_FILE = "scores.json"
+
+
+class _OwnData(TypedDict, total=False):
+    root: str
+    eval_root: str
+    holdout_ratio: float
+    max_holdout: int
+
+
+class _OwnConfig(TypedDict, total=False):
+    data: _OwnData
+
+
+class _Record(TypedDict, total=False):
+    config: _OwnConfig
 
 
 @options
@@ -56,7 +70,7 @@ class EvaluateConfig:
     """Replace the scores of another evaluation in that folder."""
     num_labels: tuple[PositiveInt, ...] = (1, 5, 20)
     """Labels per class of the few-label probes."""
-    label_draws: PositiveInt = 5
+    label_draws: Repeats = 5
     """Draws of these labels."""
     k: PositiveInt = 20
     """Neighbours of the kNN classifier."""
@@ -68,6 +82,8 @@ class EvaluateConfig:
     """auto, cpu or cuda."""
 
     data: DataOptions = DataOptions(holdout_ratio=0.2)
+    """holdout_ratio: of images that a student has seen, it is what that student's own run held out,
+    unless another one is given."""
     embed: EmbedOptions = EmbedOptions()
     corruptions: CorruptionOptions = CorruptionOptions()
 
@@ -127,6 +143,7 @@ def check(config: EvaluateConfig) -> None:
 def evaluate(config: EvaluateConfig) -> Evaluation:
     """Probe all networks on the same images; raises UserError for bad input."""
     check(config)
+    config = replace(config, data=held_out_alike(config))
     if config.out is not None:
         claim_out(config, config.out)
     from limbeck.data.skipped import SkippedLog
@@ -135,7 +152,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     from limbeck.models.origins.load import load_encoder
     from limbeck.recipes.images import check_holdout, open_images
 
-    with ranks_session(config.device) as ranks:
+    with ranks_session(config.device, to_plain(config)) as ranks:
         images = open_images(config.data)
         if not images.is_labelled and config.teacher is None:
             raise UserError(
@@ -153,7 +170,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         skipped = SkippedLog(None, images.num_images, config.data.max_bad_ratio)
         groups = {"student": students, "baseline": baselines, "teacher": teachers}
         groups = {role: encoders for role, encoders in groups.items() if encoders}
-        notes += other_classes(groups, images.whole.classes)
+        notes += class_notes(groups, images.whole.classes)
         probe = Prober(config, images, ranks.device, skipped)
         if not images.is_labelled:
             probe.target = probe.embed(teachers[0], images.holdout)
@@ -178,6 +195,42 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         title = f"Frozen features on {config.data.root}, {len(images.holdout):,} test images"
         write(found, config, config.out, title)
     return found
+
+
+def held_out_alike(config: EvaluateConfig) -> DataOptions:
+    """The data, holding out what the students' own runs did of the same images.
+
+    What one ratio holds out, every larger one does: of several students the smallest is taken.
+    """
+    data, default = config.data, EvaluateConfig().data
+    if data.eval_root or (data.holdout_ratio, data.max_holdout) != (
+        default.holdout_ratio,
+        default.max_holdout,
+    ):
+        return data
+    held_out = []
+    for source in config.student:
+        own = _data_of_run(Path(source).expanduser())
+        if own is not None and _is_same_place(own["root"], data.root) and not own["eval_root"]:
+            held_out.append((own["holdout_ratio"], own["max_holdout"], source))
+    ratio, most, source = min(held_out, default=(0.0, 0, ""))
+    if not 0 < ratio < data.holdout_ratio or not most:
+        return data
+    log.info("Test images are those that %s has held out (--data.holdout-ratio %g).", source, ratio)
+    return replace(data, holdout_ratio=ratio, max_holdout=min(most, data.max_holdout))
+
+
+def _data_of_run(folder: Path) -> _OwnData | None:
+    from limbeck.models.finished import RECORD_FILE, is_finished_student
+
+    if not is_finished_student(folder):
+        return None
+    own = read_json(folder / RECORD_FILE, _Record).get("config", {}).get("data", {})
+    return own if _OwnData.__annotations__.keys() <= own.keys() else None
+
+
+def _is_same_place(one: str, other: str) -> bool:
+    return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
 def claim_out(config: EvaluateConfig, out: Path) -> None:
@@ -237,8 +290,10 @@ class Prober:
         if self.target is not None:
             return {"neighbours": agreement(test.features, self.target.features).neighbours}
         train = self.embed(encoder, self.train)
-        if not classifies(encoder, self.images.whole.classes):
-            test = replace(test, logits=None)
+        columns = columns_of(encoder, self.images.whole.classes)
+        if test.logits is not None:
+            logits = None if columns is None else in_order_of(test.logits, columns)
+            test = replace(test, logits=logits)
         self.linear[encoder] = fit_linear(train, test, self.device)
         return probe_scores(
             train,
@@ -278,12 +333,12 @@ def seen_images(students: list[Encoder], images: Images) -> list[str]:
 
 def other_crop(students: list[Encoder], crop_ratio: float) -> list[str]:
     """A note where a student's record asks for another crop than all networks are shown."""
-    from limbeck.models.finished import RECORD_FILE, is_finished_student
+    from limbeck.models.finished import is_finished_student, read_record
 
     for student in students:
         folder = Path(student.facts.origin.get("source", ""))
         if is_finished_student(folder):
-            recorded = read_json(folder / RECORD_FILE)["preprocessing"]["crop_ratio"]
+            recorded = read_record(folder)[1]["preprocessing"]["crop_ratio"]
             if recorded != crop_ratio:
                 return [
                     f"All networks were shown crops of {crop_ratio:g}, but {folder} records "
@@ -343,7 +398,7 @@ def report(found: Evaluation) -> str:
 
 def table_of(found: Evaluation) -> str:
     """The rows as a Markdown table; percentages with their 95 % intervals."""
-    from limbeck.evaluation.report import table
+    from limbeck.evaluation.report import TERMINAL, table
 
     rows = []
     for row in found.rows:
@@ -358,7 +413,7 @@ def table_of(found: Evaluation) -> str:
             cells[name] = f"{100 * score.mean:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
         rows.append(cells)
     columns = dict.fromkeys(column for cells in rows for column in cells)
-    return table(rows, sorted(columns, key=lambda column: column.endswith("top5")))
+    return table(rows, sorted(columns, key=lambda column: column.endswith("top5")), TERMINAL)
 
 
 def write(found: Evaluation, config: EvaluateConfig, out: Path, title: str) -> None:
@@ -375,13 +430,14 @@ def write(found: Evaluation, config: EvaluateConfig, out: Path, title: str) -> N
     }
     scores = {"config": request_of(config), **found.plain()}
     try:
-        (out / SCORES_FILE).write_text(json.dumps(scores, indent=2) + "\n")
-        (out / "table.md").write_text(report(found) + "\n")
-        save_bars(out / "probes.png", bars, title=title)
-        if found.corrupted:
-            draw_corruptions(out / "corruptions.png", found.corrupted)
-    except OSError as error:
+        write_json(out / SCORES_FILE, scores)
+        write_text(out / "table.md", report(found) + "\n")
+        with disk_errors(out):
+            save_bars(out / "probes.png", bars, title=title)
+            if found.corrupted:
+                draw_corruptions(out / "corruptions.png", found.corrupted)
+    except RunError:
         log.info("%s", report(found))  # or the work would be lost
-        raise RunError(f"Can't write in {out}: {error.strerror}; make room there.") from error
+        raise
     except UserError as error:
         log.info("No picture: %s", error)

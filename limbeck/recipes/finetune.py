@@ -6,18 +6,18 @@ Imports of torch are inside the functions: the config and its checks must answer
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import pydantic
 import tyro
 
-from limbeck.config import options, to_plain
+from limbeck.config import Depth, Few, NotNegative, Rate, Seed, Side, Width, options, to_plain
 from limbeck.data.options import DataOptions, MixOptions, ViewOptions
-from limbeck.engine.options import OptimOptions, TrainOptions
+from limbeck.engine.options import POSITIONS_AND_TOKENS, OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.methods import PerTaskMethodOptions
 from limbeck.models.options import (
@@ -58,10 +58,10 @@ class FinetuneConfig(PerTaskMethodOptions):
     scratch."""
     out: Path = Path("runs/finetune")
     """Folder of the run: checkpoints, logs, and at the end the finished classifier."""
-    seed: int = 0
+    seed: Seed = 0
     overwrite: bool = False
     """Start afresh where the folder holds another run."""
-    img_size: Annotated[int, pydantic.Field(gt=0)] | None = None
+    img_size: Side | None = None
     """Image side in pixels; the student's own if not given (positions are interpolated)."""
     head: HeadKind | None = None
     """single: one classifier; distilled: DeiT's distillation token with a second one;
@@ -72,15 +72,18 @@ class FinetuneConfig(PerTaskMethodOptions):
     """avg: mean of the patch tokens and a fresh norm; token: the CLS token. avg if not given, token
     with --head distilled or distilled-last, which have no other."""
     rel_pos: RelPos | None = None
-    """MAE-Lite's variant of a plain ViT: biases of relative positions and layer scale in every
-    block. qkv-bias: with the ViT's biases of queries, keys and values; qv-bias: without the keys',
-    and the others start at 0, as once released."""
-    num_heads: Annotated[int, pydantic.Field(gt=0)] | None = None
+    """MAE-Lite's variant of a plain ViT: biases of relative positions in every block. qkv-bias:
+    with the ViT's biases of queries, keys and values (released in 2025); qv-bias: without the
+    keys', and the others start at 0 (in 2023)."""
+    layer_scale: NotNegative = 0.0
+    """With rel_pos, scales of both branches in every block start at this: 0.1 in the release of
+    2023; without scales if not given, as in 2025."""
+    num_heads: Width | None = None
     """Head count of all blocks; the student's own, adapted last block included, if not given."""
-    head_init_std: Annotated[float, pydantic.Field(ge=0)] = 2e-5
+    head_init_std: NotNegative = 2e-5
     """Standard deviation of a fresh classifier's weights (trunc-normal): 2e-5 in MAE's and
     TinyMIM's fine-tuning, 0.02 in MAE-Lite's."""
-    dist_head_init_std: Annotated[float, pydantic.Field(ge=0)] | None = None
+    dist_head_init_std: NotNegative | None = None
     """Likewise of a second head: 0.02 in G2SD's; head_init_std's if not given."""
     head_index: Path | None = None
     """Start the classifier from the student's own: a file with the old class (counted from 0) of
@@ -89,12 +92,12 @@ class FinetuneConfig(PerTaskMethodOptions):
     """Go on with the student's own classifier, of the same classes: at a larger image size, say."""
     freeze_batch_norm: bool = False
     """Batch norm goes on with the statistics that it has; its weights and biases are trained."""
-    keep_blocks: Annotated[int, pydantic.Field(ge=0)] | None = None
+    keep_blocks: Few | None = None
     """Only the student's first blocks, so many, are kept; what comes after them starts afresh
     before the fine-tuning. All are kept if not given."""
-    q_pool: Annotated[int, pydantic.Field(gt=0)] | None = None
+    q_pool: Depth | None = None
     """How often a Hiera pools; 3 if not given, its pre-training mostly did it twice."""
-    drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.2
+    drop_path_rate: Rate = 0.2
     """Stochastic depth, rising linearly from 0 in the first block to this in the last."""
     method: str = "logit"
     """How a teacher helps: logit (DeiT), nkd (in place of the labels), or your own module:Class."""
@@ -113,7 +116,7 @@ class FinetuneConfig(PerTaskMethodOptions):
         min_lr=1e-6,
         betas=(0.9, 0.999),
         layer_decay=0.65,
-        no_decay_names=("pos_embed", "cls_token", "dist_token"),
+        no_decay_names=(*POSITIONS_AND_TOKENS, "dist_token"),
     )
     train: TrainOptions = TrainOptions(epochs=100)
     evaluation: CropEvalOptions = CropEvalOptions()
@@ -128,6 +131,7 @@ def check(config: FinetuneConfig) -> None:
     """All that can be wrong without opening an image or a weights file; raises UserError."""
     checks.check_data(config.data)
     checks.check_train(config.train, config.optim)
+    checks.check_mixing(config.mix, config.train)
     checks.check_optimizer(config.optim, FinetuneConfig().optim)
     checks.check_teacher(config.teacher, any_model=True)
     checks.check_task_method(config, config.teacher)
@@ -135,6 +139,8 @@ def check(config: FinetuneConfig) -> None:
         choose_pool(config.head, config.global_pool)
     _check_head(config)
     checks.check_second_head(config.head, config.student, config.dist_head_init_std)
+    if config.layer_scale and config.rel_pos is None:
+        raise UserError("layer_scale has no effect without --rel-pos; leave it out.")
     if config.rel_pos is not None and config.head not in (None, "single"):
         raise UserError(f"rel_pos is for a single head, not {config.head}; leave one of them out.")
     if not config.student:
@@ -188,11 +194,13 @@ def finetune(config: FinetuneConfig) -> Path:
     when asked to stop (after saving).
     """
     check(config)
-    from limbeck.data.loader import lost_workers_explained
+    from limbeck.data.workers import lost_workers_explained
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import check_holdout, open_images
+    from limbeck.recipes.precision import settle
+    from limbeck.recipes.steps import fit_batch
 
-    with ranks_session(config.train.device) as ranks, lost_workers_explained():
+    with ranks_session(config.train.device, to_plain(config)) as ranks, lost_workers_explained():
         images = open_images(config.data)
         if not images.is_labelled:
             root = config.data.eval_root if images.train.classes else config.data.root
@@ -201,7 +209,8 @@ def finetune(config: FinetuneConfig) -> Path:
                 "label column."
             )
         check_holdout(images)
-        return _finetune(config, images, ranks)
+        train = fit_batch(config.train, len(images.train), ranks.world_size)
+        return _finetune(settle(replace(config, train=train), ranks), images, ranks)
 
 
 def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
@@ -209,9 +218,10 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.log import Log
     from limbeck.engine.loop import fit
-    from limbeck.models.finished import save_student
+    from limbeck.models.finished import STUDENT_FILES, save_student
     from limbeck.recipes import lineage
     from limbeck.recipes.networks import layer_of
+    from limbeck.recipes.precision import resolved_plain
     from limbeck.recipes.steps import Resolved
     from limbeck.recipes.tuning_networks import build_tuning, identify
 
@@ -220,7 +230,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
     student, facts, task = nets.student, nets.student.facts, nets.task
     identity = identify(config, nets, images, ranks)
     resolved = Resolved(**identity[0]["resolved"])
-    run = open_run(config.out, *identity, overwrite=config.overwrite)
+    run = open_run(config.out, *identity, overwrite=config.overwrite, makes=STUDENT_FILES)
     if run.is_finished:
         log.info("%s is finished already; nothing to do.", run.dir)
         return run.dir
@@ -250,7 +260,7 @@ def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
         if ranks.is_main:
             record = lineage.record(
                 verb="finetune",
-                config=to_plain(config),
+                config=resolved_plain(config),
                 teacher=nets.teacher,
                 data=images.lineage,
                 extra={
@@ -305,7 +315,7 @@ def build_classifier(
     if config.freeze_batch_norm:
         fix_batch_norm(classifier)
     if config.rel_pos is not None:
-        classifier = with_rel_pos(classifier, config.rel_pos)
+        classifier = with_rel_pos(classifier, config.rel_pos, config.layer_scale)
     depth = classifier.facts.depth
     last = max(1, depth - 1)
     set_drop_path(classifier, [config.drop_path_rate * block / last for block in range(depth)])
@@ -364,11 +374,17 @@ def _score(
 
 def report(run_dir: Path) -> str:
     """The scores of a finished run, for the command line."""
-    from limbeck.documents import read_json
+    from limbeck.models.finished import read_record
+    from limbeck.recipes.images import few_images
+    from limbeck.recipes.lineage import scores_of
 
-    record = read_json(run_dir / "student.json")
-    scores = ", ".join(f"{name} {100 * value:.1f} %" for name, value in record["scores"].items())
+    num_test = read_record(run_dir)[1]["data"]["num_holdout"]
+    student = shlex.quote(str(run_dir))
+    found = scores_of(run_dir).items()
+    scores = ", ".join(f"{name} {100 * value:.1f} %" for name, value in found)
     return (
-        f"Held-out images at the end: {scores}.\n"
-        f"The classifier is in {run_dir} (student.safetensors, student.json)."
+        f"Held-out images at the end: {scores}.{few_images(num_test)}\n"
+        f"The classifier is in {run_dir} (student.safetensors, student.json).\n"
+        f"Other images:  limbeck evaluate --student {student} --data LABELLED_IMAGES\n"
+        f'In Python:     classifier = limbeck.load("{run_dir}")'
     )

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from limbeck.data.classes import match_classes
 from limbeck.data.loader import StoredTargets, train_batches
 from limbeck.data.open import data_fingerprint, keep_labels, open_source, split_holdout
 from limbeck.data.options import DataOptions, ReleasedViews, ViewOptions
@@ -19,6 +20,8 @@ from limbeck.records import Batch
 log = logging.getLogger("limbeck")
 
 FEW_IMAGES = 500  # a guess at where pre-training stops to make sense; it is said, not refused
+
+FEW_TEST_IMAGES = 100  # below it the 95 % interval of a score may be 10 points to each side
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,8 @@ def open_images(data: DataOptions) -> Images:
     whole = open_source(data.root, data, data.split)
     if data.eval_root:
         train, holdout = whole, open_source(data.eval_root, data, data.eval_split)
-        if holdout.classes and whole.classes and holdout.classes != whole.classes:
-            odd = sorted(set(holdout.classes) ^ set(whole.classes))[:5]
-            raise UserError(
-                f"The classes of {data.eval_root} are not those of {data.root} (different: "
-                f"{', '.join(odd)}); both need the same class folders."
-            )
+        if holdout.classes and whole.classes:
+            holdout = match_classes(holdout, whole.classes, data.eval_root, data.root)
     else:
         train, holdout = split_holdout(whole, data)
     if data.label_fraction < 1:
@@ -143,6 +142,14 @@ def stream(
         skipped=skipped,
         targets=targets,
     )
+
+
+def few_images(num_test: int) -> str:
+    """A sentence to append (with a leading space) where few images were scored, or ''."""
+    if num_test >= FEW_TEST_IMAGES:
+        return ""
+    images = f"{num_test} held-out image{'s' if num_test > 1 else ''}"
+    return f" {images} can't tell much: each is {100 / max(1, num_test):.3g} points."
 
 
 def check_holdout(images: Images) -> None:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from limbeck.recipes.inspect_store import StoreInspection
 
 
+_WIDTH = 80
+
+
 @options
 class InspectConfig:
     """Say what a weights file is: layout, shapes, head count if known, keys that do not match; or
@@ -51,21 +54,39 @@ def report(found: Inspection | StoreInspection) -> str:
     facts = {
         "kind": f"{found.kind}: {found.description}" if found.description else found.kind,
         "layout": found.layout,
-        "tensors": f"{found.num_tensors:,} with {found.num_parameters:,} values "
+        "tensors": f"{found.num_tensors:,} with {found.num_parameters:,} values, "
         + ", ".join(f"{count} x {dtype}" for dtype, count in found.dtypes.items()),
         "network": _network(found),
         "heads": _heads(found),
         "decoder": found.decoder,
     }
+    told = [(name, value) for name, value in facts.items() if value]
+    told += [("says", f"{name} = {_short(value)}") for name, value in found.metadata.items()]
+    told += [("note", note) for note in found.notes]
     lines = [str(found.path)]
-    lines += [f"  {name:<10}{value}" for name, value in facts.items() if value]
-    lines += [f"  says      {name} = {_short(value)}" for name, value in found.metadata.items()]
-    lines += [f"  note      {note}" for note in found.notes]
-    lines += [f"  {name:<44} {_shape(shape)}" for name, shape in found.shapes.items()]
+    lines += [_row(name, _shape(shape)) for name, shape in found.shapes.items()]
     if found.unmatched:
         lines.append(f"  UNMATCHED {len(found.unmatched)} tensors; this file can't be loaded:")
-        lines += [f"    {name}" for name in found.unmatched]
+        for name in found.unmatched:
+            lines += _wrapped(name, "    ", "      ")
+    # Last, where it is still seen after a thousand names.
+    for name, value in told:
+        lines += _wrapped(value, f"  {name:<10}", " " * 12)
     return "\n".join(lines)
+
+
+def _wrapped(text: str, start: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent=start, subsequent_indent=indent, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def _row(name: str, shape: str) -> str:
+    """A tensor in a line of the terminal's width, however long its name."""
+    room = _WIDTH - 3 - len(shape)
+    name = name if len(name) <= room else f"{name[: room - 3]}..."
+    return f"  {name:<{min(44, room)}} {shape}"
 
 
 def _network(found: Inspection) -> str:

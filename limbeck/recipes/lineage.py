@@ -3,10 +3,15 @@
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from limbeck import __version__
+from limbeck.documents import read_json
 from limbeck.models.encoder import EncoderFacts
+from limbeck.models.finished import RECORD_FILE
 
 
 def versions() -> dict[str, str]:
@@ -14,6 +19,16 @@ def versions() -> dict[str, str]:
     names = ("torch", "torchvision", "timm", "numpy", "pillow")
     own = {"python": platform.python_version(), "limbeck": __version__}
     return own | {name: version(name) for name in names}
+
+
+class _Scored(TypedDict):
+    scores: dict[str, float]
+
+
+def scores_of(folder: Path) -> dict[str, float]:
+    """The scores with which a run ended; raises UserError for a damaged record of its student."""
+    said: _Scored = read_json(folder / RECORD_FILE, _Scored)
+    return said["scores"]
 
 
 def record(

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 
-from limbeck.documents import read_json, write_json
+from limbeck.documents import write_json
 from limbeck.evaluation.cost import count_macs
 from limbeck.evaluation.latency import Pass, describe_machine, interleaved, threads, torch_pass
 from limbeck.export.onnx import has_onnx, onnx_pass
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions
 from limbeck.models.whole_shape import build_outline
+from limbeck.recipes.costs import Amount, read_measured
 from limbeck.recipes.search import LatencyOptions
 
 RUNTIMES = {"torch": "PyTorch", "onnx": "ONNX Runtime"}
@@ -34,7 +35,7 @@ class Meter:
 
     def __init__(self, file: Path, seed: StudentOptions, options: LatencyOptions) -> None:
         self.file, self.seed, self.options = file, seed, options
-        self.known: dict[str, dict[str, float]] = read_json(file) if file.exists() else {}
+        self.known: dict[str, dict[str, float]] = read_measured(file, dict[str, dict[str, Amount]])
         self._reference: Pass | None = None
 
     def cost(self, shape: StudentOptions, name: str) -> float:

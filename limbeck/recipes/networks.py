@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +30,13 @@ from limbeck.models.build import (
     seeded,
     set_drop_path,
 )
-from limbeck.models.encoder import Encoder, EncoderFacts
+from limbeck.models.encoder import Encoder, EncoderFacts, check_taps
 from limbeck.models.finished import RECORD_FILE, is_finished_student, save_student, weight_hash
 from limbeck.models.heads import with_classifier
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.models.origins.decoder import load_autoencoder, load_keepsakes
 from limbeck.models.origins.load import load_encoder
+from limbeck.models.tensor_files import NotFiniteWeights
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.recipes.checks import check_needs_teacher
 from limbeck.recipes.targets import open_store
@@ -257,7 +258,10 @@ def load_teacher(
         return None
     names = ("img_size", "num_heads", "patch_size", "model_name")
     overrides = {name: getattr(options, name) for name in names if getattr(options, name)}
-    encoder = load(options.source, **overrides)
+    try:
+        encoder = load(options.source, **overrides)
+    except NotFiniteWeights as error:
+        raise UserError(f"The teacher can't teach: {error}") from error
     has_patches = any(kind not in LOGIT_KINDS for kind in encoder.offered_taps())
     is_other_grid = has_patches and student is not None and encoder.facts.grid != student.grid
     has_stages = len(set(encoder.facts.block_strides)) > 1
@@ -274,6 +278,7 @@ def load_teacher(
             img_size, encoder.facts.patch_size, *student.grid,
         )  # fmt: skip
         encoder = load(options.source, **overrides | {"img_size": img_size})
+    assert options.precision != "auto", "settled before (limbeck.recipes.precision)"
     teacher = Teacher(encoder, device, options.precision)
     if options.drop_path_rate:
         if not isinstance(encoder, TimmEncoder):
@@ -365,6 +370,8 @@ def layer_of(student: Encoder, name: str) -> int:
 
 def fit_heads(student: TimmEncoder, method: Method) -> None:
     """Give the student's blocks the head counts that the method's taps state."""
+    asked = tuple(replace(tap, num_heads=None) for tap in method.student_taps)
+    check_taps(student, asked, "student")
     for tap in method.student_taps:
         own = student.facts.num_heads[tap.block]
         if tap.num_heads not in (None, own):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import pydantic
 
-from limbeck.config import options
+from limbeck.config import BatchSize, PositiveInt, options
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("limbeck")
 
-PositiveInt = Annotated[int, pydantic.Field(gt=0)]
 Probe = Callable[["nn.Module", int], dict[str, float]]
 
 
@@ -34,7 +33,7 @@ class CropEvalOptions:
 
     crop_ratio: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.875
     """Side of the centre crop as a part of the resized image."""
-    batch_size: PositiveInt = 64
+    batch_size: BatchSize = 64
 
 
 @options
@@ -70,6 +69,7 @@ def build_probe(
     the student's nearest neighbours among the held-out images are the teacher's.
     """
     from limbeck.evaluation.probes import quick_agreement, quick_probe
+    from limbeck.recipes.images import few_images
 
     fewest = 1 if images.is_labelled else 3  # neighbours need somebody to choose from
     if not (images.is_labelled or teacher):
@@ -81,6 +81,8 @@ def build_probe(
         )
         return None
     test = spread_slice(images.holdout, probes.num_test)
+    if few := few_images(len(test)):
+        log.info("Of the probes during the run:%s", few)
 
     def embed_all(encoder: Encoder, source: Source, precision: str = "fp32") -> Embeddings:
         return embed_source(encoder, source, probes, data, device, skipped, precision)

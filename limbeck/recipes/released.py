@@ -14,11 +14,12 @@ import numpy as np
 from limbeck.data.loader import VIEW_SEEDS
 from limbeck.data.open import data_fingerprint
 from limbeck.data.options import DataOptions, ReleasedViews
-from limbeck.data.released_keys import indices_by_name, indices_by_position
+from limbeck.data.released_keys import LISTINGS, indices_by_name, indices_by_position
 from limbeck.data.released_logits import ReleasedLogits, soft_labels
 from limbeck.data.released_views import FRAME
 from limbeck.data.source import Source
-from limbeck.data.target_store import ArraySpec, Manifest
+from limbeck.data.target_store import Manifest
+from limbeck.data.target_store.located import SEED_SPEC
 from limbeck.data.target_store.parts import choose_views, key_hashes, num_parts_for
 from limbeck.data.target_store.writer import open_writer
 from limbeck.data.view_batches import view_fingerprints
@@ -36,11 +37,15 @@ SHOWN = {"images": "student"}
 
 
 def find_images(
-    source: Source, keys: Sequence[str], kind: Literal["names", "positions"] | None
+    source: Source,
+    keys: Sequence[str],
+    kind: Literal["names", "positions"] | None,
+    listing: str | None = None,
 ) -> dict[str, int]:
     """Key -> index in ``source``, of the keys that stand for one of its images.
 
-    Raises UserError where none does, and for numbers of which it is not said what they are.
+    Raises UserError where none does, and for numbers of which it is not said what they are, or in
+    which listing.
     """
     if kind is None and all(key.isdecimal() for key in keys):
         raise UserError(
@@ -50,13 +55,25 @@ def find_images(
         )
     if kind != "positions":
         return indices_by_name(source, keys)
-    found = indices_by_position(source, keys)
+    of_listing = {each: indices_by_position(source, keys, each) for each in LISTINGS}
+    if listing is None:
+        if len({tuple(each.values()) for each in of_listing.values()}) > 1:
+            place = next(p for p, i in of_listing["folder"].items() if of_listing["tar"][p] != i)
+            folder, tar = (source.key(each[place]) for each in of_listing.values())
+            raise UserError(
+                f"Image {place} is {folder} in the listing of a folder, and {tar} in that of a "
+                "tar, which the released code sorts otherwise: pass --listing folder or --listing "
+                "tar, whichever the soft labels were saved from."
+            )
+        listing = "folder"
+    found = of_listing[listing]
     first, last = (source.key(found[str(place)]) for place in (0, len(found) - 1))
     log.warning(
-        "The keys are taken as positions in the listing of the images, from %s to %s. If any of "
+        "The keys are taken as positions in the listing of the images, as of a %s, from %s to %s. "
+        "If it was saved from the other kind, of folder and tar, or any of "
         "them was added, removed or renamed since the soft labels were stored, those that follow "
         "have the soft labels of others, and nothing can tell.",
-        first, last,
+        listing, first, last,
     )  # fmt: skip
     return found
 
@@ -83,7 +100,7 @@ class Conversion:
     places: np.ndarray
     teacher: str
     keys: str
-    """What the keys were taken for."""
+    """What the keys were taken for: names, or positions, which are a folder's unless it says so."""
 
     def write(self, address: str) -> int:
         """Write what the store lacks, part by part; returns the number of images."""
@@ -113,6 +130,7 @@ class Conversion:
             if time.monotonic() - told > REPORT_EVERY:
                 told = time.monotonic()
                 log.info("%d of %d parts are written.", number, len(left))
+        writer.check_there(left)
         return num_new
 
     @cached_property
@@ -141,7 +159,7 @@ class Conversion:
         manifest = Manifest(
             kind=self._targets.kind,
             params=self._targets.params,
-            arrays=self._targets.arrays | {VIEW_SEEDS: ArraySpec((), "int32")},
+            arrays=self._targets.arrays | {VIEW_SEEDS: SEED_SPEC},
             teacher={"facts": asdict(self._facts), "precision": "fp32"},
             recipe=released_recipe(),
             num_views=self.released.num_views,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from limbeck.config import to_plain
 from limbeck.documents import read_json
 from limbeck.errors import RunError, UserError
-from limbeck.recipes.claims import classifies
+from limbeck.recipes.claims import columns_of, in_order_of
 from limbeck.recipes.probes import EmbedOptions
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def corrupted_scores(
         answers = _answers(name, encoder, probe, images.whole.classes)
         request = shower.request(encoder, probe)
         kept = _read_kept(keep, request)
-        if kept is not None:
+        if kept is not None and kept.keys() == answers.keys():
             log.info("%s: its scores under corruptions were measured before.", name)
             found[name] = kept
         else:
@@ -200,11 +200,14 @@ class _Shower:
         from limbeck.models.finished import weight_hash
 
         weights = None if probe is None else probe.weight.cpu().numpy().tobytes()
+        columns = columns_of(encoder, self.clean.classes)
+        is_usual = columns in (None, list(range(len(self.clean.classes))))
         return {
             "revision": REVISION,
             "network": encoder.facts.identity | {"weights": weight_hash(encoder.state_dict())},
             "img_size": list(encoder.facts.img_size),
             "linear": weights and blake2b(weights, digest_size=16).hexdigest(),
+            **({} if is_usual else {"columns": columns}),
             "pool": self.embed.pool,
             "crop_ratio": self.embed.crop_ratio,
             "images": data_fingerprint(self.clean),
@@ -294,8 +297,9 @@ def _answers(
     from limbeck.evaluation.robustness import LINEAR, OWN
 
     answers: dict[str, Any] = {}
-    if classifies(encoder, classes) and "logits" in encoder.offered_taps():
-        answers[OWN] = lambda said: said.logits
+    columns = columns_of(encoder, classes)
+    if columns is not None and "logits" in encoder.offered_taps():
+        answers[OWN] = lambda said: in_order_of(said.logits, columns)
     if probe is not None:
         answers[LINEAR] = lambda said: probe.logits(said.features.to(probe.weight.device)).cpu()
     if not answers:

@@ -13,11 +13,9 @@ import logging
 import re
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pydantic
-
-from limbeck.config import options, to_plain
+from limbeck.config import BatchSize, NumThreads, Repeats, Seed, options
 from limbeck.data.options import CropOptions, DataOptions, TargetsOptions
 from limbeck.engine.options import AT_THE_END, OptimOptions, TrainOptions
 from limbeck.errors import UserError
@@ -41,7 +39,6 @@ LIMITS = {
     "params": ("params", COUNTS), "macs": ("macs", COUNTS), "latency": ("latency_ms", {"ms": 1.0}),
 }  # fmt: skip
 """Options of ``LimitOptions``: the cost that each is of, and its units. The dear one last."""
-PositiveInt = Annotated[int, pydantic.Field(gt=0)]
 
 
 @options
@@ -63,9 +60,9 @@ class LatencyOptions:
     runtime: Literal["auto", "torch", "onnx"] = "auto"
     """torch: PyTorch; onnx: ONNX Runtime (extra: onnx), both on the CPU in fp32; auto: the latter
     where it is installed."""
-    threads: PositiveInt = 1
-    batch_size: PositiveInt = 1
-    num_turns: PositiveInt = 15
+    threads: NumThreads = 1
+    batch_size: BatchSize = 1
+    num_turns: Repeats = 15
 
 
 @options
@@ -78,15 +75,15 @@ class SearchConfig(PerMethodOptions):
     """Folder of the runs, of table.md, search.json and pictures, and of the winner."""
     overwrite: bool = False
     """Replace another search there."""
-    rounds: PositiveInt = 4
+    rounds: Repeats = 4
     """Rounds until the limits hold; in each the limits shrink by the same ratio."""
     factors: tuple[str, ...] = ()
     """What may shrink; all that the family has if not given: of a TinyViT width, embed_dims.0 to .3
     (a stage each), depths.0 to .3, window_sizes.1 to .3, mbconv_expand_ratio, mlp_ratio, head_dim;
     of a plain ViT width, depth, num_heads, mlp_ratio."""
-    seeds: PositiveInt = 1
+    seeds: Repeats = 1
     """Trainings of each candidate, whose mean counts."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the first of them."""
     inherit: bool = False
     """Candidates start from the weights of the shape that they were contracted from, cut to their
@@ -154,7 +151,7 @@ def search(config: SearchConfig) -> Search:
     written there at once: the same command goes on where it was stopped.
     """
     check(config)
-    from limbeck.data.loader import lost_workers_explained
+    from limbeck.data.workers import lost_workers_explained
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import ranks_session
     from limbeck.evaluation.latency import describe_machine
@@ -163,6 +160,7 @@ def search(config: SearchConfig) -> Search:
     from limbeck.recipes.images import check_holdout, open_images
     from limbeck.recipes.meter import Meter, runtime_of
     from limbeck.recipes.networks import build_networks, teacher_identity
+    from limbeck.recipes.precision import resolved_plain, settle
     from limbeck.recipes.rounds import run_rounds
     from limbeck.recipes.search_scores import Scorer
     from limbeck.recipes.search_trials import Trials
@@ -170,13 +168,14 @@ def search(config: SearchConfig) -> Search:
     seed = whole_shape(config.student)
     _check_factors(config, seed)
     with ranks_session(config.train.device) as ranks, lost_workers_explained():
+        config = settle(config, ranks)
         images = open_images(config.data)
         check_holdout(images)
         nets = build_networks(training(config), ranks.device)
         scorer = Scorer(config, images, nets, ranks.device)
         run = open_run(
             config.out,
-            {"verb": "search", **to_plain(config)},
+            {"verb": "search", **resolved_plain(config)},
             {
                 "data": images.fingerprint,
                 "teacher": teacher_identity(

@@ -71,13 +71,14 @@ def write(found: Search) -> None:
 def table_of(found: Search) -> str:
     """A Markdown table of all candidates in the order of their training."""
     from limbeck.evaluation.pareto import pareto_front
-    from limbeck.evaluation.report import table
+    from limbeck.evaluation.report import TERMINAL, table
 
     outcome = found.outcome
     whole = [each for each in outcome.candidates if each.scores]
     front = pareto_front([(each.costs["latency_ms"], each.score) for each in whole])
     best = {id(whole[place]) for place in front}
-    return table([_row(each, found, id(each) in best) for each in outcome.candidates])
+    rows = [_row(each, found, id(each) in best) for each in outcome.candidates]
+    return table(rows, width=TERMINAL)
 
 
 def _row(each: Candidate, found: Search, is_on_front: bool) -> dict[str, Any]:

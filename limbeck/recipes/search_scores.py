@@ -11,11 +11,11 @@ from limbeck.data.loader import eval_batches
 from limbeck.data.skipped import SkippedLog
 from limbeck.data.target_store.located import LocatedTargets
 from limbeck.data.view_batches import view_batches
-from limbeck.documents import read_json
 from limbeck.errors import UserError
 from limbeck.evaluation.predictions import LOGITS, predict
 from limbeck.methods.targets import StoredTeacher
 from limbeck.models.finished import load_student
+from limbeck.recipes.lineage import scores_of
 from limbeck.recipes.search import training
 from limbeck.recipes.targets import check_coverage, the_view
 from limbeck.records import Batch
@@ -71,7 +71,7 @@ class Scorer:
     def score(self, folder: Path) -> float:
         """The score of the finished student in a run's folder."""
         if self.name not in ("top1", "agreement"):
-            return float(read_json(folder / "student.json")["scores"][self.name])
+            return scores_of(folder)[self.name]
         student = load_student(folder).to(self.device)
         if self.name == "top1":
             return predict(student, self._centre_crops(student)).top1()

@@ -8,13 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
-from limbeck.documents import read_json, write_json
+import pydantic
+from typing_extensions import TypedDict
+
+from limbeck.documents import write_json
 from limbeck.models.build import build_student
 from limbeck.models.finished import load_student, save_student
 from limbeck.models.inherit import inherit
 from limbeck.models.options import StudentOptions
+from limbeck.recipes.costs import Amount, read_measured
 from limbeck.recipes.distill import distill
 from limbeck.recipes.meter import Meter
 from limbeck.recipes.rounds import Candidate, caught
@@ -25,13 +29,21 @@ log = logging.getLogger("limbeck")
 COSTS = ("params", "macs", "latency_ms")
 
 
+@pydantic.with_config(extra="allow")  # the rest is for people
+class _Record(TypedDict):
+    shape: str
+    scores: dict[str, float]
+    seconds: Amount
+    failure: NotRequired[str | None]
+
+
 class Trials:
     """Trains and scores candidates; what a folder has of them already is taken from there."""
 
     def __init__(self, config: SearchConfig, meter: Meter, score: Callable[[Path], float]) -> None:
         self.config, self.meter, self.score = config, meter, score
         self.file = config.out / "candidates.json"
-        self.records: dict[str, dict[str, Any]] = read_json(self.file) if self.file.exists() else {}
+        self.records: dict[str, dict[str, Any]] = read_measured(self.file, dict[str, _Record])
 
     def train_and_score(self, candidate: Candidate, parent: Candidate | None) -> None:
         """See ``rounds.TrainAndScore``."""

@@ -138,7 +138,7 @@ def _findings(found: TwoStages) -> list[str]:
 
 def table_of(found: TwoStages) -> str:
     """A Markdown table: percentages, mean and standard deviation over the seeds."""
-    from limbeck.evaluation.report import table
+    from limbeck.evaluation.report import TERMINAL, table
 
     teacher = found.teacher
     spent = [v for arm in found.arms for name in TIMES for v in found.costs(arm.name, name)]
@@ -154,14 +154,14 @@ def table_of(found: TwoStages) -> str:
             name: found.costs(arm.name, name)
             for name in ("parameters", "macs", "images_per_second", *TIMES)
         }
-        of_teacher = teacher.scores["top1"].mean if teacher else None
+        of_teacher = teacher.scores["top1"].mean if teacher and teacher.scores else None
         rows.append(
             _row(arm.name, scores, costs, of_teacher, unit, each)
             | {"runs": len(found.results.get(arm.name, {}))}
         )
     filled = dict.fromkeys(key for row in rows for key, value in row.items() if value is not None)
     order = dict.fromkeys(key for row in rows for key in row)
-    return table(rows, [key for key in order if key in filled])
+    return table(rows, [key for key in order if key in filled], TERMINAL)
 
 
 def _row(

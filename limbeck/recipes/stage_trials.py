@@ -7,13 +7,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import pydantic
 import torch
+from typing_extensions import TypedDict
 
 from limbeck.data.loader import eval_batches
 from limbeck.data.skipped import SkippedLog
-from limbeck.documents import read_json
+from limbeck.documents import fit, read_json
 from limbeck.engine.checkpoint import is_finished_run
 from limbeck.engine.distributed import Ranks
 from limbeck.errors import UserError
@@ -25,12 +27,14 @@ from limbeck.models.finished import RECORD_FILE, is_finished_student
 from limbeck.models.origins.load import load_encoder
 from limbeck.recipes import distill as distillation
 from limbeck.recipes.chain import rebuilt
+from limbeck.recipes.claims import class_notes, columns_of
 from limbeck.recipes.costs import measured
 from limbeck.recipes.distill import distill
 from limbeck.recipes.evaluate import EvaluateConfig, Prober
 from limbeck.recipes.finetune import finetune
-from limbeck.recipes.images import Images
+from limbeck.recipes.images import Images, few_images
 from limbeck.recipes.networks import save_start, start_student
+from limbeck.recipes.precision import filled
 from limbeck.recipes.probes import EmbedOptions
 from limbeck.recipes.rehearsal import in_section, try_distillation, try_tuning
 from limbeck.recipes.robustness import corrupted_scores, notes_of
@@ -44,7 +48,7 @@ from limbeck.recipes.stages import (
     teacher_config,
     teacher_dir,
 )
-from limbeck.recipes.steps import resolve
+from limbeck.recipes.steps import fitting_batch, resolve
 from limbeck.recipes.trials import own_num_heads, remembered
 from limbeck.recipes.tuning_networks import identify
 
@@ -56,6 +60,11 @@ log = logging.getLogger("limbeck")
 FOUND_FILE = "evaluation.json"
 TEACHER_FILE = "teacher.json"
 NOT_YET = "not trained yet"
+
+
+class _Known(TypedDict):
+    scores: dict[str, Annotated[str, pydantic.Field(pattern="^[01]+$")]]
+    cost: dict[str, float]
 
 
 class StageTrials:
@@ -77,6 +86,7 @@ class StageTrials:
         self.skipped = SkippedLog(None, images.num_images, config.data.max_bad_ratio)
         probing = EvaluateConfig(data=config.data, measure_speed=config.measure_speed)
         self.prober = Prober(probing, images, ranks.device, self.skipped)
+        self.notes: list[str] = []
 
     def rehearse(self) -> list[tuple[Path, bool, tuple[dict[str, Any], dict[str, Any]]]]:
         """Build every run once, and show it two images: folders, leaves to overwrite, identities.
@@ -107,6 +117,8 @@ class StageTrials:
         if self._must_tune_teacher():
             log.info("The teacher's fine-tuning is built once, likewise.")
             tuning = teacher_config(config)
+            batch = fitting_batch(len(images.train), tuning.train)  # as finetune itself will
+            tuning = replace(tuning, train=replace(tuning.train, global_batch_size=batch))
             try:
                 with in_section("tune_teacher", TuneTeacherOptions):
                     teacher = try_tuning(tuning, images, ranks)
@@ -146,7 +158,8 @@ class StageTrials:
         facts = load_encoder(source, **heads).facts
         if facts.num_classes and facts.origin.get("classes") == self.classes:
             log.info("The teacher %s classifies these classes already.", source)
-            if config.tune_teacher != type(config.tune_teacher)():
+            default = filled(type(config.tune_teacher)(), config.tune_teacher.train.precision)
+            if config.tune_teacher != default:
                 raise UserError(
                     f"Options of --tune-teacher have no effect: {source} classifies these classes "
                     "already; leave them out."
@@ -192,20 +205,25 @@ class StageTrials:
         """Scores and costs of a classifier, from a file where the same were measured before."""
         config = self.config
         encoder = load_encoder(source)
+        columns = columns_of(encoder, self.classes)
+        self.notes += class_notes({f"network {source}": [encoder]}, self.classes)
         asked = {
             "weights": encoder.facts.identity["weights"] or source,
             "data": self.images.fingerprint,
             "evaluation": {"crop_ratio": config.evaluation.crop_ratio},
             "measure_speed": config.measure_speed,
         }
+        if columns != list(range(len(self.classes))):
+            asked["columns"] = columns
 
         def measure() -> dict[str, Any]:
             encoder.to(self.ranks.device)
-            scores = top_scores(encoder, self._centre_crops(encoder))
+            shown = self._centre_crops(encoder)
+            scores = {} if columns is None else top_scores(encoder, shown, columns)
             texts = {name: _to_text(score) for name, score in scores.items()}
             return {"scores": texts, "cost": self.prober.cost(encoder)}
 
-        known = remembered(file, asked, measure)
+        known: _Known = fit(remembered(file, asked, measure), _Known, str(file))
         scores = {name: _from_text(text, name) for name, text in known["scores"].items()}
         corrupted = self._corrupted(source, encoder, file.parent)
         scores |= {name: each.score for name, each in corrupted.items()}
@@ -214,6 +232,8 @@ class StageTrials:
     def _corrupted(self, source: str, encoder: Encoder, keep: Path) -> dict[str, Robustness]:
         config = self.config
         if not config.corruptions.wanted:
+            return {}
+        if columns_of(encoder, self.classes) is None:
             return {}
         if "output" not in encoder.offered_taps():
             log.warning("%s says its logits alone, so it is not shown corrupted images.", source)
@@ -259,6 +279,8 @@ class StageTrials:
             )
         if config.corruptions.wanted:
             told += [f"Note: {note}" for note in notes_of({"": [self.start]}, config.corruptions)]
+        if few := few_images(len(images.holdout)):
+            told.append(f"Note:{few}")
         if sees_test_images(config):
             told.append(
                 f"Note: {config.unlabelled} holds test images too, so stage one has seen them, "
@@ -268,10 +290,15 @@ class StageTrials:
         return told
 
 
+class _Hashed(TypedDict):
+    weight_hash: str
+
+
 def _hash_in(folder: Path) -> str:
     if not is_finished_student(folder):
         return NOT_YET
-    return str(read_json(folder / RECORD_FILE)["weight_hash"])
+    said: _Hashed = read_json(folder / RECORD_FILE, _Hashed)
+    return said["weight_hash"]
 
 
 def _to_text(score: Score) -> str:

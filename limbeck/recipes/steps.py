@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import logging
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from limbeck.config import to_plain
 from limbeck.data.order import StepOrder, steps_per_epoch
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.ops.schedules import peak_lr
+from limbeck.recipes.precision import resolved_plain
 
 if TYPE_CHECKING:
     from limbeck.engine.distributed import Ranks
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from limbeck.recipes.distill import DistillConfig
     from limbeck.recipes.finetune import FinetuneConfig
     from limbeck.recipes.images import Images
+
+log = logging.getLogger("limbeck")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,38 @@ class Resolved:
             f"{self.total_steps:,} steps in all, peak learning rate {self.peak_lr:.3g} "
             f"after {self.warmup_epochs:g} epochs of warm-up, {self.img_size} px"
         )
+
+
+def fit_batch(
+    train: TrainOptions, num_images: int, world_size: int = 1, option: str = "--train"
+) -> TrainOptions:
+    """The loop's options with a batch that so few images fill; as they are, where they fill it.
+
+    ``option``: the section in words, for the warning.
+    """
+    batch = fitting_batch(num_images, train, world_size)
+    if batch == train.global_batch_size:
+        return train
+    log.warning(
+        "%d training images do not fill a batch of %d: a step has %d of them "
+        "(%s.global-batch-size %d).",
+        num_images, train.global_batch_size, batch, option, batch,
+    )  # fmt: skip
+    return replace(train, global_batch_size=batch)
+
+
+def fitting_batch(num_images: int, train: TrainOptions, world_size: int = 1) -> int:
+    """The batch, or of images that don't fill it at most a quarter, so that there are some steps.
+
+    A power of two for each micro-batch, and at least pairs, which mixing takes.
+    """
+    smallest = 2 * train.accumulate_steps * world_size
+    if num_images >= train.global_batch_size or num_images < smallest:
+        return train.global_batch_size
+    batch = smallest
+    while 2 * batch <= num_images // 4:
+        batch *= 2
+    return batch
 
 
 def resolve(
@@ -90,5 +125,5 @@ def identity_of(
         ranks.world_size,
     )  # fmt: skip
     fingerprint = {"data": images.fingerprint, "student": student.origin.get("weight_hash")}
-    own = {"verb": verb, **to_plain(config), "resolved": asdict(resolved)}
+    own = {"verb": verb, **resolved_plain(config), "resolved": asdict(resolved)}
     return own, fingerprint | others

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import shlex
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import pydantic
 import tyro
 
-from limbeck.config import options
+from limbeck.config import PositiveFloat, PositiveInt, Seed, options, to_plain
 from limbeck.data.options import CropOptions, DataOptions, StoreOptions
+from limbeck.engine.options import TrainOptions
 from limbeck.errors import UserError
 from limbeck.methods import PerMethodOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
@@ -45,16 +46,16 @@ class StoreTargetsConfig(PerMethodOptions):
     method: str = "sparse-logit"
     """What is to be trained from it. sparse-logit: class probabilities are stored; a method that
     compares inner tensors: the tokens that enter its teacher block."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the views, which trainings then share."""
     resume: bool = False
     """Fill in what a store lacks: images that were added after it was begun."""
     check: bool = False
     """Write nothing; compare what is there with the images, their views and the teacher's answers.
     The other options are those of the store. Exits with 1 where it finds problems."""
-    num_checked: Annotated[int, pydantic.Field(gt=0)] = 256
+    num_checked: PositiveInt = 256
     """Views that the teacher answers again for --check."""
-    max_distance: Annotated[float, pydantic.Field(gt=0)] | None = None
+    max_distance: PositiveFloat | None = None
     """--check fails where more than one in a hundred answers are further from the stored ones: half
     of sum |p - q| of class probabilities (0.005 if not given; 0.08 of a bf16 teacher, 0.02 of
     fp16), the relative error of tokens (0.01; 0.03, 0.015)."""
@@ -87,7 +88,8 @@ def as_distill(config: StoreTargetsConfig) -> DistillConfig:
     names = {each.name for each in fields(DistillConfig)}
     own = {each.name: getattr(config, each.name) for each in fields(config)}
     same = {name: value for name, value in own.items() if name in names - {"out"}}
-    return DistillConfig(**same)
+    # The student is not run here; its precision is of no account.
+    return DistillConfig(**same, train=TrainOptions(precision=config.teacher.precision))
 
 
 def check(config: StoreTargetsConfig) -> None:
@@ -108,15 +110,35 @@ def store_targets(config: StoreTargetsConfig) -> Stored | Checked:
     fails, and Interrupted when asked to stop (at once); what is finished is kept.
     """
     check(config)
-    from limbeck.data.loader import lost_workers_explained
+    from limbeck.data.workers import lost_workers_explained
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import open_images
     from limbeck.recipes.networks import build_networks
+    from limbeck.recipes.precision import settle
     from limbeck.recipes.storing import stop_explained
 
-    with ranks_session(config.device) as ranks, stop_explained(), lost_workers_explained():
+    with (
+        ranks_session(config.device, to_plain(config)) as ranks,
+        stop_explained(),
+        lost_workers_explained(),
+    ):
+        config = settle(config, ranks, recall=partial(precision_of, config.out))
         images = open_images(config.data)
         return _store(config, images, build_networks(as_distill(config), ranks.device), ranks)
+
+
+def precision_of(address: str) -> str | None:
+    """The precision of the teacher whose answers a store has; None where there is no store."""
+    from limbeck.data.target_store.manifest import MANIFEST, read_manifest
+    from limbeck.data.target_store.place import open_place
+    from limbeck.recipes.precision import BEFORE_AUTO, fit_precisions
+
+    place = open_place(address)
+    if MANIFEST not in place.sizes():
+        return None
+    teacher = read_manifest(place.read_all([MANIFEST])[0], place.address).teacher
+    own = {"precision": teacher.get("precision", BEFORE_AUTO)}
+    return fit_precisions(own, f"{place.address}/{MANIFEST}")["precision"]
 
 
 def _store(
@@ -127,7 +149,7 @@ def _store(
     from limbeck.data.target_store.parts import num_parts_for
     from limbeck.data.target_store.place import check_room
     from limbeck.data.target_store.writer import open_writer
-    from limbeck.engine.distributed import gather
+    from limbeck.engine.distributed import check_ranks, gather
     from limbeck.methods.targets import plan_targets
     from limbeck.recipes.lineage import versions
     from limbeck.recipes.storing import Job
@@ -159,6 +181,7 @@ def _store(
     )
     if config.check:
         return _check(config, images, nets, ranks, manifest)
+    check_ranks({"images": images.fingerprint, "teacher": manifest.teacher["weights"]})
     writer = open_writer(config.out, manifest, targets.weights)
     if targets.weights:  # Of those that were written first, should the last bits differ.
         kind, weights = type(targets), writer.weights()
@@ -180,12 +203,12 @@ def _store(
     left = job.left(tries_skipped=config.resume)
     num_left = sum(map(len, left.values()))
     begun_with = writer.manifest.data
-    is_other = begun_with["fingerprint"] != images.lineage["fingerprint"]
+    is_other = begun_with.get("fingerprint") != images.lineage["fingerprint"]
     if num_left and is_other and not config.resume:
         raise UserError(
             f"{num_left:,} of {len(images.whole):,} images have no targets in {config.out}, which "
-            f"was begun with {begun_with['num_images']:,} images of {begun_with['root']}; pass "
-            "--resume to fill them in."
+            f"was begun with {begun_with.get('num_images', 0):,} images of "
+            f"{begun_with.get('root')}; pass --resume to fill them in."
         )
     if num_left:
         check_before_writing(writer, images.whole, config.data, views, student.img_size[0])

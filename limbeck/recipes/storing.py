@@ -196,6 +196,7 @@ class Job:
                 fingerprints=self._fingerprints(good),
             )
             num_stored += len(good)
+        self.writer.check_there(own)
         return num_stored
 
     def _empty(self, num_images: int) -> dict[str, np.ndarray]:

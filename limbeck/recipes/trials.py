@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import TypedDict
+
 from limbeck.config import to_plain
-from limbeck.documents import read_json
+from limbeck.documents import Plain, fit, parse_json, to_json
 from limbeck.recipes.arms import SCRATCH, UNTRAINED, Arm, run_dir, tuned_dir
 from limbeck.recipes.comparison import finetuned
-from limbeck.recipes.costs import measured
+from limbeck.recipes.costs import measured, read_measured
 from limbeck.recipes.distill import DistillConfig, distill
 from limbeck.recipes.evaluate import EvaluateConfig, Prober
 from limbeck.recipes.finetune import FinetuneConfig, finetune, with_labels
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from limbeck.recipes.images import Images
 
 PROBES_FILE = "probes.json"
+
+
+class _Probed(TypedDict):
+    scores: dict[str, float]
 
 
 class Trials:
@@ -57,6 +62,7 @@ class Trials:
 
     def run(self, arm: Arm, seed: int, own: DistillConfig | None, result: Result) -> None:
         """Do what is left of an arm; fills ``result`` as far as it comes. Raises as runs do."""
+        from limbeck.recipes.lineage import scores_of
         from limbeck.recipes.networks import save_start
 
         config = self.config
@@ -77,7 +83,7 @@ class Trials:
                 cost = measured(tuning.out, self.device, partial(finetune, tuning))
                 name = finetuned(fraction)
                 result.cost |= {f"{name}_{key}": value for key, value in cost.items()}
-                scores = read_json(tuning.out / "student.json")["scores"]
+                scores = scores_of(tuning.out)
                 result.scores |= {f"{name}_{key}": value for key, value in scores.items()}
 
     def _probe(self, folder: Path) -> dict[str, float]:
@@ -96,7 +102,9 @@ class Trials:
             scores = self.prober.scores(encoder)
             return {"scores": {name: each.mean for name, each in scores.items()}}
 
-        return dict(remembered(folder / PROBES_FILE, asked, probe)["scores"])
+        file = folder / PROBES_FILE
+        found: _Probed = fit(remembered(file, asked, probe), _Probed, str(file))
+        return found["scores"]
 
 
 def remembered(
@@ -105,8 +113,8 @@ def remembered(
     """What ``measure`` finds, plain data: from the file where the same was asked before."""
     from limbeck.documents import write_json
 
-    asked = json.loads(json.dumps(asked))  # as a file has it
-    known = read_json(file) if file.exists() else {}
+    asked = parse_json(to_json(asked))  # as a file has it
+    known = read_measured(file, Plain)
     if known.get("asked") != asked:
         known = {"asked": asked, **measure()}
         write_json(file, known)

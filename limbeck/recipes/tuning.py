@@ -1,13 +1,11 @@
 """A fine-tuning that is a part of something larger: its options, and the run that they make."""
 
 from dataclasses import fields, replace
-from typing import Annotated, Any
+from typing import Any
 
-import pydantic
-
-from limbeck.config import options
+from limbeck.config import Rate, options
 from limbeck.data.options import MixOptions, ViewOptions
-from limbeck.engine.options import AT_THE_END, OptimOptions, TrainOptions
+from limbeck.engine.options import AT_THE_END, POSITIONS_AND_TOKENS, OptimOptions, TrainOptions
 from limbeck.models.options import GlobalPool
 from limbeck.recipes.finetune import FinetuneConfig
 
@@ -18,7 +16,7 @@ class TuningOptions:
 
     global_pool: GlobalPool | None = None
     """avg (if not given) or token."""
-    drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
+    drop_path_rate: Rate = 0.0
     views: ViewOptions = ViewOptions(scale=(0.08, 1.0))
     mix: MixOptions = MixOptions(mixup_alpha=0.2)
     optim: OptimOptions = OptimOptions(
@@ -26,7 +24,7 @@ class TuningOptions:
         min_lr=1e-6,
         betas=(0.9, 0.999),
         layer_decay=0.85,
-        no_decay_names=("pos_embed", "cls_token"),
+        no_decay_names=POSITIONS_AND_TOKENS,
     )
     """layer_decay is for pre-trained weights: an arm from scratch has none."""
     train: TrainOptions = TrainOptions(epochs=100, probe_every=AT_THE_END)

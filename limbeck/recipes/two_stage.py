@@ -15,11 +15,9 @@ from __future__ import annotations
 import logging
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import pydantic
-
-from limbeck.config import options, to_plain
+from limbeck.config import NotNegative, Rate, Repeats, options, to_plain
 from limbeck.data.options import (
     CorruptionOptions,
     CropOptions,
@@ -27,7 +25,7 @@ from limbeck.data.options import (
     MixOptions,
     ViewOptions,
 )
-from limbeck.engine.options import AT_THE_END, OptimOptions, TrainOptions
+from limbeck.engine.options import AT_THE_END, POSITIONS_AND_TOKENS, OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.methods import PerMethodOptions, PerTaskMethodOptions
 from limbeck.models.options import HeadKind, StudentOptions, TeacherOptions
@@ -74,9 +72,9 @@ class SpecificOptions(TuningOptions, PerTaskMethodOptions):
 
     head: HeadKind = "distilled-last"
     """Of the arms with a teacher, as for limbeck finetune; the others have its first classifier."""
-    head_init_std: Annotated[float, pydantic.Field(ge=0)] = 2e-5
+    head_init_std: NotNegative = 2e-5
     """Standard deviation of a fresh classifier's weights."""
-    dist_head_init_std: Annotated[float, pydantic.Field(ge=0)] | None = None
+    dist_head_init_std: NotNegative | None = None
     """Likewise of a second head: 0.02, G2SD's, if not given."""
     method: str = "logit"
     """How the teacher helps, as for limbeck finetune: logit, nkd (of a single head), or your own as
@@ -90,7 +88,7 @@ class SpecificOptions(TuningOptions, PerTaskMethodOptions):
         min_lr=1e-6,
         betas=(0.9, 0.999),
         layer_decay=0.75,
-        no_decay_names=("pos_embed", "cls_token"),
+        no_decay_names=POSITIONS_AND_TOKENS,
     )
     """layer_decay keeps what stage one has learnt: an arm from scratch has none."""
     train: TrainOptions = TrainOptions(epochs=200, probe_every=AT_THE_END)
@@ -100,7 +98,7 @@ class SpecificOptions(TuningOptions, PerTaskMethodOptions):
 class TuneTeacherOptions(TuningOptions):
     """The fine-tuning of the teacher. Defaults: MAE's for ViT-B, in smaller batches."""
 
-    drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.1
+    drop_path_rate: Rate = 0.1
     views: ViewOptions = STRONG_VIEWS
     mix: MixOptions = STRONG_MIX
     optim: OptimOptions = OptimOptions(
@@ -108,7 +106,7 @@ class TuneTeacherOptions(TuningOptions):
         min_lr=1e-6,
         betas=(0.9, 0.999),
         layer_decay=0.65,
-        no_decay_names=("pos_embed", "cls_token"),
+        no_decay_names=POSITIONS_AND_TOKENS,
     )
 
 
@@ -121,7 +119,7 @@ class TwoStageConfig(PerMethodOptions):
     arms: tuple[str, ...] = ("both",)
     """What to run: both, generic (stage one, then labels alone), specific (stage two alone, from
     scratch), fine-tune (labels alone, from scratch). All four tell what each stage gives."""
-    seeds: Annotated[int, pydantic.Field(gt=0)] = 1
+    seeds: Repeats = 1
     """Runs of each arm, with the seeds 0, 1 and so on."""
     out: Path = Path("runs/two_stage")
     """Folder of the runs, of table.md and two_stage.json."""
@@ -246,10 +244,11 @@ def two_stage(config: TwoStageConfig) -> TwoStages:
     on, and Interrupted when asked to stop (after saving).
     """
     arms = check(config)
-    from limbeck.data.loader import lost_workers_explained
+    from limbeck.data.workers import lost_workers_explained
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.images import check_holdout, open_images
+    from limbeck.recipes.precision import settle, stands_for
     from limbeck.recipes.robustness import check_images
     from limbeck.recipes.stage_trials import StageTrials
 
@@ -258,22 +257,31 @@ def two_stage(config: TwoStageConfig) -> TwoStages:
         _check_labels(config, images)
         check_holdout(images)
         check_images(images, config.corruptions)
-        trials = StageTrials(config, arms, images, ranks)
+        pool = None
         if any(arm.is_generic for arm in arms):
             data = stage_one_data(config)
-            trials.pool = images if data == config.data else open_images(data)
+            pool = images if data == config.data else open_images(data)
+        asked = _with_batches_of(config, images, pool)
+        config = settle(asked, ranks)
+        trials = StageTrials(config, arms, images, ranks)
+        trials.pool = pool
         runs = trials.rehearse()
         plain = to_plain(config)
         run = open_run(
             config.out,
             # Arms and seeds may be added: each run in the folder knows the rest.
-            {"verb": "two-stage", **{name: plain[name] for name in ("student", "data")}},
+            {
+                "verb": "two-stage",
+                **{name: plain[name] for name in ("student", "data")},
+                "precision": stands_for(asked, config),
+            },
             {"data": images.fingerprint},
             overwrite=config.overwrite,
         )
         open_existing(runs)
         found = TwoStages(config.out, arms, trials.sentences())
         found.teacher = trials.teach()
+        found.equal += [f"Note: {note}" for note in trials.notes]
         for seed in range(config.seeds):
             for arm in arms:
                 log.info("Arm %s, seed %d of %d: %s.", arm.name, seed, config.seeds, arm.words)
@@ -281,6 +289,16 @@ def two_stage(config: TwoStageConfig) -> TwoStages:
                 write(found)
         run.finish()
     return found
+
+
+def _with_batches_of(config: TwoStageConfig, images: Images, pool: Images | None) -> TwoStageConfig:
+    """Both stages with batches that their images fill; ``pool`` are those of stage one."""
+    from limbeck.recipes.steps import fit_batch
+
+    if pool is not None:
+        config = replace(config, train=fit_batch(config.train, len(pool.train)))
+    train = fit_batch(config.specific.train, len(images.train), option="--specific.train")
+    return replace(config, specific=replace(config.specific, train=train))
 
 
 def _check_labels(config: TwoStageConfig, images: Images) -> None:

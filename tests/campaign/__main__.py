@@ -29,7 +29,7 @@ FORBIDDEN = (
     "socket.getaddrinfo", "socket.gethostbyname", "urllib.Request", "webbrowser.open",
 )  # fmt: skip
 SYSTEM = ("/proc", "/sys", "/dev", "/usr", "/lib", "/etc", "/opt", "/run")
-WRONG_WORDS = ("Traceback (most recent call last)", "This should not happen", "unexpected")
+WRONG_WORDS = ("Traceback (most recent call last)", "This should not happen", "limbeck: unexpected")
 
 
 @dataclass(frozen=True)

@@ -147,9 +147,31 @@ def test_jpeg_and_pixelate_are_pillow_s():
 @pytest.mark.parametrize("parameters", [*CIFAR["defocus_blur"], *IMAGENET["defocus_blur"]])
 def test_a_disk_sums_to_one_and_is_symmetric(parameters):
     weights = disk(*parameters)
-    assert weights.sum() == pytest.approx(1)
+    # Of the two largest the window of the released code cuts the edge, and mirrors it.
+    more = {(8, 0.5): 0.012975, (10, 0.5): 0.010786}.get(parameters, 0)
+    assert weights.sum() == pytest.approx(1 + more, abs=1e-6)
     assert np.allclose(weights, weights.T) and np.allclose(weights, weights[::-1])
     assert weights[len(weights) // 2, len(weights) // 2] == weights.max()
+
+
+@pytest.mark.parametrize(("radius", "reach", "half"), [(6, 8, 1), (8, 8, 1), (10, 10, 2)])
+def test_a_disk_is_smoothed_within_the_window_of_the_released_code(radius, reach, half):
+    """OpenCV's Gaussian filter by hand: at a border it goes on with the mirrored window."""
+    places = range(-reach, reach + 1)
+    plain = np.array([[float(x * x + y * y <= radius**2) for x in places] for y in places])
+    plain /= plain.sum()
+    line = np.exp(-0.5 * (np.arange(-half, half + 1) / 0.5) ** 2)
+    line /= line.sum()
+    size, expected = 2 * reach + 1, np.zeros_like(plain)
+    mirrored = [*range(half, 0, -1), *range(size), *range(size - 2, size - 2 - half, -1)]
+    for row in range(size):
+        for column in range(size):
+            window = plain[np.ix_(mirrored[row : row + 2 * half + 1],
+                                  mirrored[column : column + 2 * half + 1])]  # fmt: skip
+            expected[row, column] = line @ window @ line
+    found = disk(radius, 0.5)
+    margin = (size - len(found)) // 2
+    assert np.allclose(np.pad(found, margin), expected, atol=1e-12)
 
 
 def test_fog_keeps_the_range_of_the_image():

@@ -1,9 +1,14 @@
 import logging
 import os
+import re
+import socket
+import subprocess
+from collections import Counter
 
 import pytest
 
-from limbeck.data.folder import FolderSource, is_image_name
+from limbeck.data.folder import FolderSource, walk
+from limbeck.data.formats import heif_plugin
 from limbeck.data.source import BadImage
 from limbeck.errors import UserError
 from tests.data.images import write_photos
@@ -42,7 +47,8 @@ def test_other_files_are_told_and_hidden_ones_left_out(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="limbeck"):
         source = FolderSource(tmp_path)
     assert keys(source) == ["a.jpg"]
-    assert "4 other files are left out (.csv 2, " in caplog.text and ".txt 1" in caplog.text
+    assert "4 other files (.csv 2, .txt 1, no suffix 1) left out." in source.notes
+    assert "3 hidden files and folders" in source.notes[-1] and source.notes[-1] in caplog.text
 
 
 @pytest.mark.parametrize("names", [("Train", "val"), ("testing", "train", "valid")])
@@ -85,6 +91,104 @@ def test_no_images(tmp_path):
         FolderSource(tmp_path)
 
 
-def test_image_names():
-    assert is_image_name("a/b.JPG") and is_image_name("b.tiff")
-    assert not is_image_name("jpg") and not is_image_name("a.jpg.txt")
+def test_folders_of_other_programs_are_no_classes(tmp_path):
+    write_photos(tmp_path, ["cat/a.jpg", "cat/@eaDir/a.jpg/T.jpg", "dog/b.jpg", "dog/Thumbs.db"])
+    others = ["@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "lost+found", ".thumbnails"]
+    write_photos(tmp_path, [f"{name}/cat/c.jpg" for name in others])
+    source = FolderSource(tmp_path)
+    assert keys(source) == ["cat/a.jpg", "dog/b.jpg"] and source.classes == ("cat", "dog")
+    assert "1 other file (.db 1) left out." in source.notes
+    assert "7 hidden files and folders, or those of other programs" in source.notes[-1]
+    assert "@eaDir 2" in source.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("names", "empty", "said"),
+    [
+        (["cat/a.jpg", "dog/b.jpg", "cover.jpg"], [], r"1 image \(cover\.jpg\) beside the folders"),
+        (["x/cat/a.jpg", "x/dog/b.jpg"], [], r"one folder x, .*\(cat, dog\) as classes pass .*/x "),
+        (["cat/a.jpg", "cat/b.jpg"], ["dog"], r"1 folder \(dog\) without images: no class"),
+        (["cat/a.jpg", "cat/b.jpg"], [], "one folder cat: one class is none; no labels"),
+        (["cat/a.jpg", "dog/b.jpg"], ["emu", "fox"], r"2 folders \(emu, fox\) without images"),
+    ],
+)
+def test_who_loses_labels_is_told_why(tmp_path, names, empty, said, caplog):
+    write_photos(tmp_path, names)
+    for name in empty:
+        (tmp_path / name).mkdir()
+    with caplog.at_level(logging.INFO, logger="limbeck"):
+        source = FolderSource(tmp_path)
+    assert keys(source) == sorted(names)
+    assert bool(source.classes) == ({"cat", "dog"} == {name.partition("/")[0] for name in names})
+    assert any(re.search(said, note) for note in source.notes)
+    assert all(caplog.text.count(note) == 1 for note in source.notes)
+
+
+def test_nothing_to_say_of_a_plain_folder(tmp_path):
+    write_photos(tmp_path, ["a.jpg", "b.jpg"])
+    (tmp_path / "empty").mkdir()
+    assert FolderSource(tmp_path).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a.heic", r"1 HEIC photo \(\.heic 1\) left out; to use them: pip install pillow-heif"),
+        ("a.MOV", r"1 video \(\.mov 1\) left out; to use their frames: ffmpeg"),
+        ("a", r"1 file \(a\) without a suffix left out, among them images \(JPEG\)"),
+        ("a.jpg_large", r"1 other file \(\.jpg_large 1\) left out"),
+    ],
+)
+def test_a_folder_of_what_is_not_read_says_what_to_do(tmp_path, monkeypatch, name, said):
+    monkeypatch.setattr("limbeck.data.formats.HEIF_PLUGINS", ())
+    heif_plugin.cache_clear()
+    write_photos(tmp_path, [name])
+    with pytest.raises(UserError, match=f"no images in .*{said}"):
+        FolderSource(tmp_path)
+    heif_plugin.cache_clear()
+
+
+def test_what_is_no_regular_file_is_a_bad_image(tmp_path):
+    write_photos(tmp_path, ["a.jpg"])
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "me.jpg").symlink_to("me.jpg")
+    (tmp_path / "one.jpg").symlink_to("other.jpg")
+    (tmp_path / "other.jpg").symlink_to("one.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    with open(tmp_path / "giant.jpg", "wb") as stream:
+        stream.truncate(2**40)
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "socket.jpg"))
+        source = FolderSource(tmp_path)
+        reasons = {}
+        for index, key in enumerate(keys(source)):
+            try:
+                source.read(index)
+            except BadImage as error:
+                reasons[key] = str(error)
+    assert len(source) == 8 and set(reasons) == set(keys(source)) - {"a.jpg"}
+    assert "named pipe" in reasons["pipe.jpg"] and "a device" in reasons["zero.jpg"]
+    assert "over the limit" in reasons["giant.jpg"] and "symbolic links" in reasons["me.jpg"]
+
+
+def test_a_link_to_itself_is_no_folder(tmp_path):
+    write_photos(tmp_path, ["cat/a.jpg", "dog/b.jpg"])
+    (tmp_path / "me").symlink_to("me")
+    assert FolderSource(tmp_path).classes == ("cat", "dog")
+
+
+def test_a_deep_folder_is_walked(tmp_path):
+    """Deeper than Python may call itself, and at last than a path may be long."""
+    write_photos(tmp_path, ["a/b.jpg", "c.jpg"])
+    here = os.open(tmp_path / "a", os.O_RDONLY)
+    for level in range(1115):
+        name = "d" * (1 if level < 1100 else 200)
+        os.mkdir(name, dir_fd=here)
+        inner = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+    passed = Counter()
+    assert sorted(walk(tmp_path, passed)) == ["a/b.jpg", "c.jpg"]
+    assert passed == {"a path that is too long": 1}
+    subprocess.run(["rm", "-rf", str(tmp_path / "a")], check=True)  # Python's own way recurs

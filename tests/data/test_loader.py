@@ -1,8 +1,6 @@
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -10,9 +8,7 @@ import torch
 from limbeck.data.loader import (
     HostBatch,
     eval_batches,
-    lost_workers_explained,
     num_cores,
-    run_workers,
     to_device,
     train_batches,
 )
@@ -232,13 +228,6 @@ def test_a_killed_worker_ends_the_run_with_a_clear_error():
         list(batches(source, num_workers=1))
 
 
-def test_a_worker_killed_between_two_batches_is_explained_too():
-    with pytest.raises(RunError, match="loader process died"), lost_workers_explained():
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
-    with pytest.raises(RuntimeError, match="another"), lost_workers_explained():
-        raise RuntimeError("another error")
-
-
 class PatientSource(MemorySource):
     def read(self, index: int) -> RawImage:
         for signum in (signal.SIGINT, signal.SIGTERM):
@@ -268,63 +257,6 @@ def test_leaving_early_ends_the_workers():
     assert len(multiprocessing.active_children()) == 2
     stream.close()
     assert multiprocessing.active_children() == []
-
-
-ENDLESS = """
-import signal, sys, time, torch
-from limbeck.data.loader import run_workers
-
-# A shell that starts the tests in the background lets them ignore Ctrl-C.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
-class Endless(torch.utils.data.Dataset):
-    def __getitem__(self, request):
-        return request
-
-stream = run_workers(Endless(), iter(range(10**9)), num_workers=2)
-is_held_to_the_end = [stream]
-is_held_to_the_end.append(is_held_to_the_end)
-try:
-    for number in stream:
-        if number == 1:
-            print("ready", flush=True)
-            time.sleep(60)
-except KeyboardInterrupt:
-    sys.exit(7)
-"""
-
-
-def test_ctrl_c_ends_quietly():
-    """The whole process group gets SIGINT; only the main process answers, and nothing hangs."""
-    with subprocess.Popen(
-        [sys.executable, "-c", ENDLESS],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        assert process.stdout.readline() == "ready\n"
-        os.killpg(process.pid, signal.SIGINT)
-        try:
-            _, errors = process.communicate(timeout=60)
-        finally:
-            process.kill()  # where it hangs, nothing would end it
-    assert process.returncode == 7
-    assert "Traceback" not in errors
-
-
-class _Doubles(torch.utils.data.Dataset):
-    def __getitem__(self, request):
-        return 2 * request, torch.get_num_threads()
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_run_workers_keeps_the_order(num_workers):
-    torch.set_num_threads(2)
-    found = list(run_workers(_Doubles(), iter(range(20)), num_workers))
-    assert [value for value, _ in found] == [2 * i for i in range(20)]
-    if num_workers:
-        assert {threads for _, threads in found} == {1}
 
 
 def test_pinned_batches_keep_their_kind():

@@ -74,6 +74,35 @@ def test_options_of_the_other_root_are_none_of_its_business(tmp_path, options):
     assert len(opened(tmp_path, root="hf:a/b", eval_root=str(tmp_path), **options)) == 1
 
 
+def test_splits_of_files_can_be_chosen(tmp_path):
+    for name in ("train.tar", "test.tar"):
+        write_shard(tmp_path / name, [(f"{name}.jpg", encode(photo()))])
+    root = str(tmp_path)
+    options = DataOptions(root=root, eval_root=root, split="test", eval_split="train")
+    assert open_source(root, options, "test").key(0) == "test.tar/test.tar.jpg"
+    with pytest.raises(UserError, match=r"--data\.split has no effect .* several splits"):
+        opened(tmp_path / "test.tar", root=str(tmp_path / "test.tar"), split="test")
+
+
+def test_patterns_stand_for_files_of_one_kind(tmp_path):
+    for name in ("a-0.tar", "a-1.tar", "b.tar"):
+        write_shard(tmp_path / name, [("x.jpg", encode(photo()))])
+    (tmp_path / "a.txt").touch()
+    assert len(opened(tmp_path / "a-*.tar")) == 2
+    for wrong in ("a*", "{a-0.tar,a.parquet}"):
+        with pytest.raises(UserError, match=r"must stand for \.tar shards alone"):
+            opened(tmp_path / wrong)
+    with pytest.raises(UserError, match="No file is called"):
+        opened(tmp_path / "*.jpg")
+
+
+def test_compressed_shards_are_named(tmp_path):
+    (tmp_path / "a.tar.gz").touch()
+    for root in (tmp_path, tmp_path / "a.tar.gz"):
+        with pytest.raises(UserError, match=r"unpack them to \.tar first"):
+            opened(root)
+
+
 def test_missing_folder_names_the_nearest(tmp_path):
     (tmp_path / "photos" / "summer").mkdir(parents=True)
     with pytest.raises(UserError, match=r"holds no 'fotos'. Did you mean 'photos'\?"):
@@ -120,6 +149,14 @@ def test_holdout_is_capped():
     assert len(few) == 7 and few <= held_out_keys(source, holdout_ratio=0.5, max_holdout=20)
     assert held_out_keys(source, holdout_ratio=0.0) == set()
     assert held_out_keys(MemorySource([b""]), holdout_ratio=0.9) == set()
+
+
+def test_of_few_images_at_least_one_is_held_out():
+    # All of their hashes are above the ratio.
+    few = MemorySource([b""] * 6)
+    assert len(held_out_keys(few, holdout_ratio=0.05)) == 1
+    assert held_out_keys(few, holdout_ratio=0.05) <= held_out_keys(few, holdout_ratio=0.5)
+    assert not held_out_keys(few, holdout_ratio=0.05, max_holdout=0)
 
 
 def test_holdout_is_the_same_in_any_order():

@@ -134,3 +134,29 @@ def test_what_is_incomplete_or_other(tmp_path, write, spoil, message):
     with pytest.raises(UserError) as caught:
         opened(root)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [np.array(["a", "b"]), np.array([0.5, 1]), np.array([[0], [1]]), np.array([-1, 0, 2, 1] * 5)],
+)
+def test_labels_that_are_no_class_numbers(tmp_path, labels):
+    np.save(write_arrays(tmp_path / "c") / "labels.npy", labels)
+    with pytest.raises(UserError, match=r"labels\.npy holds .*, not class numbers"):
+        opened(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x93NUMPY\x01\0\x10\0{'descr': (((((", b"PK\3\4 no zip"]
+)
+def test_a_file_that_is_no_array(tmp_path, content):
+    (write_arrays(tmp_path / "c") / "fog.npy").write_bytes(content)
+    with pytest.raises(UserError, match=r"Can't read .*fog\.npy as a numpy array"):
+        opened(tmp_path / "c")
+
+
+def test_an_array_that_vanishes_is_bad_images(tmp_path):
+    sources = opened(write_arrays(tmp_path / "c"))
+    (tmp_path / "c" / "fog.npy").unlink()
+    with pytest.raises(BadImage, match="can't be read"):
+        sources["fog", 1].read(0)

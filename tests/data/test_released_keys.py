@@ -48,9 +48,26 @@ def test_names_of_no_image_are_refused():
 def test_positions_are_those_of_an_image_folder():
     # In this order the names are sorted; a listing goes through the classes.
     source = NamedSource(["a-b/1.jpg", "a/2.jpg", "a/sub/0.jpg", "a/t.jpg"])
-    found = indices_by_position(source, ["3", "0", "1", "2"])
+    found = indices_by_position(source, ["3", "0", "1", "2"], "folder")
     assert [source.key(found[str(place)]) for place in range(4)] == [
         "a/2.jpg", "a/t.jpg", "a/sub/0.jpg", "a-b/1.jpg",
+    ]  # fmt: skip
+
+
+def test_positions_in_a_tar_are_by_the_value_of_numbers():
+    # As timm's reader of a tar, from which the released one comes, sorts: both lists by hand.
+    names = ["b/x_2.jpg", "b/X_10.jpg", "b/x_1.jpg", "a10/0.jpg", "a2/0.jpg", "a2/sub/0.jpg"]
+    source = NamedSource(names)
+
+    def listed(listing):
+        found = indices_by_position(source, map(str, range(6)), listing)
+        return [source.key(found[str(place)]) for place in range(6)]
+
+    assert listed("tar") == [
+        "a2/0.jpg", "a2/sub/0.jpg", "a10/0.jpg", "b/x_1.jpg", "b/x_2.jpg", "b/X_10.jpg",
+    ]  # fmt: skip
+    assert listed("folder") == [
+        "a10/0.jpg", "a2/0.jpg", "a2/sub/0.jpg", "b/X_10.jpg", "b/x_1.jpg", "b/x_2.jpg",
     ]  # fmt: skip
 
 
@@ -63,4 +80,4 @@ def test_positions_of_other_images_are_refused():
         (["00", "1", "2"], "one of them '00'"),
     ]:
         with pytest.raises(UserError, match=words):
-            indices_by_position(SOURCE, keys)
+            indices_by_position(SOURCE, keys, "folder")

@@ -1,3 +1,4 @@
+import os
 import re
 import shutil
 
@@ -250,3 +251,39 @@ def test_a_process_without_records_is_none_the_less_one(tmp_path):
     released = ReleasedLogits(tmp_path, 5)
     assert released.keys(0) == {"a": 0}
     assert released.read(0, np.array([0])).view_seeds.tolist() == [5]
+
+
+@pytest.mark.parametrize("name", ["keys.txt", "values.bin"])
+@pytest.mark.parametrize(
+    ("put", "said"),
+    [
+        (os.mkfifo, "it is a named pipe"),
+        (os.mkdir, "it is a folder"),
+        (lambda file: file.symlink_to("/dev/zero"), "it is a device"),
+    ],
+)
+def test_no_regular_file_is_opened(root, name, put, said):
+    file = root / "logits_top4_epoch1" / f"rank0-{name}"
+    file.unlink()
+    put(file)
+    with pytest.raises(UserError, match=f"Can't read .*rank0-{name}: {said}.*; copy it again"):
+        ReleasedLogits(root, 20).keys(1)
+
+
+def test_keys_that_can_not_be_are_not_taken_into_memory(root):
+    folder = root / "logits_top4_epoch1"
+    os.truncate(folder / "rank0-keys.txt", 2**40)
+    with pytest.raises(UserError, match="keys.txt: it has 1,099,511,627,776 bytes, over the limit"):
+        ReleasedLogits(root, 20).keys(1)
+    for name in ("keys.txt", "values.bin"):
+        os.truncate(folder / f"rank0-{name}", 2**30)
+    (folder / "rank0-keys.txt").write_bytes(b"")
+    os.truncate(folder / "rank0-keys.txt", 2**30)
+    with pytest.raises(UserError, match="rank0-keys.txt is no text; copy it again"):
+        ReleasedLogits(root, 20).keys(1)
+
+
+def test_an_epoch_of_a_hundred_million_is_told_at_once(root):
+    (root / "logits_top4_epoch99999999").mkdir()
+    with pytest.raises(UserError, match="epochs up to 99999999, but not .* and 9999999. more; add"):
+        ReleasedLogits(root, 20)

@@ -1,20 +1,18 @@
+import io
 import json
+import logging
+import os
+import random
 import tarfile
 
 import pytest
 
-from limbeck.data.shards import TarSource, expand_braces, open_shards
+from limbeck.data.shards import TarSource, open_shards
 from limbeck.data.source import BadImage
 from limbeck.errors import UserError
 from tests.data.images import encode, photo, write_shard
 
 IMAGES = [encode(photo(seed=seed)) for seed in range(4)]
-
-
-def test_expand_braces():
-    assert expand_braces("a.tar") == ["a.tar"]
-    assert expand_braces("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
-    assert expand_braces("{x,y}/{0..1}.tar") == ["x/0.tar", "x/1.tar", "y/0.tar", "y/1.tar"]
 
 
 def test_webdataset_samples_with_class_numbers(tmp_path):
@@ -124,3 +122,180 @@ def test_a_shard_that_vanished_gives_bad_images(tmp_path):
     (tmp_path / "a.tar").unlink()
     with pytest.raises(BadImage, match="can't be read"):
         source.read(0)
+
+
+def keys(source):
+    return [source.key(index).partition("/")[2] for index in range(len(source))]
+
+
+def write_members(file, *members):
+    """(name, type, link or bytes) each."""
+    with tarfile.open(file, "w") as archive:
+        for name, kind, content in members:
+            info = tarfile.TarInfo(name)
+            info.type = kind
+            if isinstance(content, str):
+                info.linkname = content
+            else:
+                info.size = len(content)
+            archive.addfile(info, io.BytesIO(content) if info.size else None)
+
+
+@pytest.fixture
+def told(caplog):
+    caplog.set_level(logging.INFO, logger="limbeck")
+    return caplog
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["0.jpg", "1.jpg", "shot_22.05.jpg", "shot_22.06.jpg"],
+        [f"img.{number:04d}.jpg" for number in range(4)],
+        [f"s{number}.input.jpg" for number in range(4)],
+        ["v1.2/a.jpg", "v1.2/b.jpg", "v1.3/a.jpg", "c.12.30.png"],
+    ],
+)
+def test_no_image_with_dots_in_its_name_vanishes(tmp_path, names, told):
+    write_shard(tmp_path / "a.tar", list(zip(names, IMAGES, strict=True)))
+    assert keys(TarSource([str(tmp_path / "a.tar")])) == names and not told.records
+
+
+def test_parts_of_samples_are_left_out_and_told(tmp_path, told):
+    names = ["0.jpg", "0.seg.png", "1.seg.png", "2.left.jpg", "2.right.jpg", "0.png"]
+    write_shard(tmp_path / "a.tar", [(name, IMAGES[0]) for name in names])
+    assert keys(TarSource([str(tmp_path / "a.tar")])) == ["0.jpg"]
+    assert "1 members of the shards are left out: by the dots in their names they belong to" in (
+        told.text
+    )
+    assert "3 members of the shards are left out: by the dots in their names they are parts" in (
+        told.text
+    )
+    assert "1 members of the shards are left out: a sample has one image" in told.text
+
+
+def test_labels_of_names_with_dots(tmp_path):
+    members = [("a.01.jpg", IMAGES[0]), ("a.02.jpg", IMAGES[1]), ("b.in.jpg", IMAGES[2])]
+    labels = [("a.01.cls", b"2"), ("a.02.cls", b"1"), ("b.cls", b"0")]
+    write_shard(tmp_path / "a.tar", [*members, *labels])
+    source = TarSource([str(tmp_path / "a.tar")])
+    assert [source.label(index) for index in range(3)] == [2, 1, 0]
+
+
+def test_links_are_followed_within_the_shard_alone(tmp_path, told):
+    (tmp_path / "outside.jpg").write_bytes(IMAGES[3])
+    write_members(
+        tmp_path / "a.tar",
+        ("./0.jpg", tarfile.REGTYPE, IMAGES[0]),
+        ("hard.jpg", tarfile.LNKTYPE, "0.jpg"),
+        ("sub/soft.jpg", tarfile.SYMTYPE, "../hard.jpg"),
+        ("early.jpg", tarfile.SYMTYPE, "late.jpg"),
+        ("late.jpg", tarfile.REGTYPE, IMAGES[1]),
+        ("out.jpg", tarfile.SYMTYPE, "../outside.jpg"),
+        ("far.jpg", tarfile.SYMTYPE, str(tmp_path / "outside.jpg")),
+        ("round.jpg", tarfile.SYMTYPE, "round.jpg"),
+        ("ping.jpg", tarfile.SYMTYPE, "pong.jpg"),
+        ("pong.jpg", tarfile.SYMTYPE, "ping.jpg"),
+    )
+    source = TarSource([str(tmp_path / "a.tar")])
+    assert keys(source) == ["./0.jpg", "hard.jpg", "sub/soft.jpg", "early.jpg", "late.jpg"]
+    images = [source.read(index).data for index in range(5)]
+    assert images == [IMAGES[0]] * 3 + [IMAGES[1]] * 2
+    assert "5 members of the shards are left out: they are links to what is not" in told.text
+
+
+def test_other_members_are_counted(tmp_path, told):
+    write_members(
+        tmp_path / "a.tar",
+        ("dir", tarfile.DIRTYPE, b""),
+        ("0.jpg", tarfile.REGTYPE, IMAGES[0]),
+        ("0.cls", tarfile.REGTYPE, b"1"),
+        ("0.txt", tarfile.REGTYPE, b"a caption"),
+        ("0.json", tarfile.REGTYPE, b'{"caption": "x"}'),
+        ("README", tarfile.REGTYPE, b"x"),
+        ("._0.jpg", tarfile.REGTYPE, b"of a Mac"),
+        ("pipe.jpg", tarfile.FIFOTYPE, b""),
+        ("0.jpg", tarfile.REGTYPE, IMAGES[1]),
+    )
+    source = TarSource([str(tmp_path / "a.tar")])
+    assert keys(source) == ["0.jpg"] and source.read(0).data == IMAGES[0] and source.label(0) == 1
+    assert "3 other members of the shards are left out (.txt 1, .json 1, no suffix 1)" in told.text
+    for reason in ("they are hidden (._0.jpg)", "devices (pipe.jpg)", "the same name (0.jpg)"):
+        assert reason in told.text
+
+
+def test_labels_that_are_too_large_or_too_deep(tmp_path, told):
+    large, deep = b'{"label": 1, "x": "' + b"x" * 2**20 + b'"}', b"[" * 10_000
+    write_shard(tmp_path / "a.tar", [("0.jpg", IMAGES[0]), ("0.json", large), ("1.json", deep)])
+    assert TarSource([str(tmp_path / "a.tar")]).classes == ()
+    assert "as labels they are larger than 1,048,576 B (0.json)" in told.text
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [(["true", "false"], ("False", "True")), (["1.0", "0"], ("0", "1")), (['""', "1"], ())],
+)
+def test_kinds_of_json_labels(tmp_path, labels, classes):
+    members = [(f"{row}.json", f'{{"label": {text}}}'.encode()) for row, text in enumerate(labels)]
+    write_shard(tmp_path / "a.tar", [*members, ("0.jpg", IMAGES[0]), ("1.jpg", IMAGES[1])])
+    assert TarSource([str(tmp_path / "a.tar")]).classes == classes
+
+
+def test_a_shard_that_is_cut_or_damaged_anywhere_is_refused(tmp_path):
+    write_shard(tmp_path / "a.tar", [(f"{row}.jpg", IMAGES[row]) for row in range(4)])
+    sound = (tmp_path / "a.tar").read_bytes()
+    with tarfile.open(tmp_path / "a.tar") as archive:
+        headers = [member.offset for member in archive]
+        end = archive.offset
+    for cut in (headers[2], headers[2] + 100, headers[3], end, end + 100):
+        (tmp_path / "a.tar").write_bytes(sound[:cut])
+        with pytest.raises(UserError, match=r"Can't read the shard .*a\.tar .*(cut|damaged|end)"):
+            TarSource([str(tmp_path / "a.tar")])
+    for header in headers[1:]:
+        damaged = bytearray(sound)
+        damaged[header + random.Random(header).randrange(100)] ^= 1
+        (tmp_path / "a.tar").write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"it is damaged or cut at byte {header:,}"):
+            TarSource([str(tmp_path / "a.tar")])
+    (tmp_path / "a.tar").write_bytes(sound[: end + 512])  # a single block of zeros is an end, too
+    assert len(TarSource([str(tmp_path / "a.tar")])) == 4
+    (tmp_path / "a.tar").write_bytes(sound * 2)
+    with pytest.raises(UserError, match="something follows its end .* keep them apart"):
+        TarSource([str(tmp_path / "a.tar")])
+
+
+def test_a_size_below_zero_is_refused(tmp_path):
+    write_shard(tmp_path / "a.tar", [("0.jpg", IMAGES[0]), ("1.jpg", IMAGES[1])])
+    data = bytearray((tmp_path / "a.tar").read_bytes())
+    data[124:136] = b"\xff" * 10 + b"\xfe\x00"  # -512, in base 256
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    (tmp_path / "a.tar").write_bytes(data)
+    with pytest.raises(UserError, match=r"Can't read the shard"):
+        TarSource([str(tmp_path / "a.tar")])
+
+
+def test_pipes_and_compressed_shards(tmp_path, told):
+    os.mkfifo(tmp_path / "pipe.tar")
+    with pytest.raises(UserError, match="it is a named pipe, not a regular file"):
+        open_shards(str(tmp_path / "pipe.tar"), None, "train")
+    (tmp_path / "pipe.tar").unlink()
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz"):
+        pass
+    for root in (tmp_path, tmp_path / "a.tar.gz"):
+        with pytest.raises(UserError, match=r"1 compressed .*\(a\.tar\.gz\); unpack them"):
+            open_shards(str(root), None, "train")
+    write_shard(tmp_path / "b.tar", [("0.jpg", IMAGES[0])])
+    assert keys(open_shards(str(tmp_path), None, "train")) == ["0.jpg"]
+    assert "1 compressed .tar files" in told.text
+
+
+def test_splits_of_one_folder_are_kept_apart(tmp_path, told):
+    for row, name in enumerate(("train-0.tar", "train-1.tar", "val-0.tar")):
+        write_shard(tmp_path / name, [(f"{row}.jpg", IMAGES[row])])
+    assert keys(open_shards(str(tmp_path), None, "train")) == ["0.jpg", "1.jpg"]
+    assert "left out are validation 1" in told.text
+    assert keys(open_shards(str(tmp_path), None, "validation")) == ["2.jpg"]
+    assert keys(open_shards(f"{tmp_path}/*-0.tar", None, "train")) == ["0.jpg"]
+    # Braces name each file.
+    assert len(open_shards(f"{tmp_path}/{{train,val}}-0.tar", None, "train")) == 2

@@ -67,6 +67,20 @@ def test_a_torn_last_line_is_repaired(tmp_path):
     assert SkippedLog(file, 100, 1.0).reasons == {"a": "x", "b": "y"}
 
 
+def test_other_lines_are_passed_over(tmp_path):
+    file = tmp_path / "skipped.jsonl"
+    good = b'{"key": "a", "reason": "x"}\n'
+    file.write_bytes(
+        b'{"key": 1, "reason": "x"}\n[]\n\xff\n{"key": "b", "reason": {}}\n'
+        + b"[" * 100_000 + b"\n" + good
+    )  # fmt: skip
+    assert SkippedLog(file, 100, 1.0).reasons == {"a": "x"}
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(RunError, match="Can't read .*it is a folder"):
+        SkippedLog(file, 100, 1.0)
+
+
 def _add_many(file, rank):
     log = SkippedLog(file, 1000, 1.0)
     for number in range(50):

@@ -4,7 +4,14 @@ import pickle
 import numpy as np
 import pytest
 
-from limbeck.data.source import Names, Subset, label_table, no_images
+from limbeck.data.source import (
+    Names,
+    Renumbered,
+    Subset,
+    label_table,
+    no_images,
+    plain_label,
+)
 from limbeck.errors import UserError
 from tests.data.images import memory_photos
 
@@ -26,6 +33,21 @@ def test_subset_is_a_source_in_the_given_order():
     assert [subset.key(i) for i in range(3)] == ["image 4", "image 0", "image 3"]
     assert [subset.label(i) for i in range(3)] == [0, 0, 1]
     assert subset.read(2) == source.read(3)
+
+
+def test_renumbered_is_the_same_source_with_other_labels():
+    source = memory_photos(4, num_classes=2)
+    other = Renumbered(source, ("class 1", "class 0"), [1, 0])
+    for index in range(4):
+        assert other.key(index) == source.key(index)
+        assert other.classes[other.label(index)] == source.classes[source.label(index)]
+        assert other.read(index).data == source.read(index).data
+        assert other.read(index).label == other.label(index)
+
+
+def test_plain_labels():
+    values = [3, "cat", True, 2.0, 0.5, float("nan"), float("inf"), None, [1]]
+    assert [plain_label(value) for value in values] == [3, "cat", "True", 2, *[None] * 5]
 
 
 def test_label_table():

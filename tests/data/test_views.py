@@ -11,7 +11,6 @@ from torchvision.transforms.v2 import functional as TF
 
 from limbeck.config import from_plain
 from limbeck.data import views
-from limbeck.data.loader import run_workers
 from limbeck.data.options import ViewOptions
 from limbeck.data.views import (
     CROP_STREAM,
@@ -27,6 +26,7 @@ from limbeck.data.views import (
     train_view,
     view_seed,
 )
+from limbeck.data.workers import run_workers
 from limbeck.errors import UserError
 from tests.data.images import photo
 

@@ -1,5 +1,12 @@
 """The images and runs of ``tests/recipes``."""
 
-from tests.recipes.conftest import classifier, images, student, teacher, unlabelled
+from tests.recipes.conftest import (
+    classifier,
+    images,
+    not_rendered,
+    student,
+    teacher,
+    unlabelled,
+)
 
-__all__ = ["classifier", "images", "student", "teacher", "unlabelled"]
+__all__ = ["classifier", "images", "not_rendered", "student", "teacher", "unlabelled"]

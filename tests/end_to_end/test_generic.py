@@ -98,7 +98,7 @@ def test_doctor_says_what_predicting_nothing_gives(images, teacher, tmp_path, ca
 def test_a_block_that_is_not_there(images, teacher, tmp_path, capsys):
     words = words_of(images, tmp_path / "run", teacher)
     _, log = said_by(capsys, *words[:-2], code=2)
-    assert "The teacher's decoder has 1 blocks" in log and "target_block" in log
+    assert "The teacher's decoder has 1 blocks" in log and "--decoder-feature.target-block" in log
     assert not (tmp_path / "run").exists()
 
 

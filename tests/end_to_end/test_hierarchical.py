@@ -129,9 +129,9 @@ def test_a_swin_learns_from_one_that_simmim_trained_behind_its_own_mask(images, 
     ("words", "message"),
     [
         (["--student.depth=3"], "'hiera_46' is built of stages, so depth can't be set"),
-        (["--student.num-heads=3"], "so num_heads can't be set"),
+        (["--student.num-heads=3"], "so --student.num-heads can't be set"),
         (["--student.img-size=60"], "mask units of hiera_tiny_224; .* a multiple of 32"),
-        (["--student", "vit_tiny", "--student.q-pool=2"], "q_pool is for a Hiera"),
+        (["--student", "vit_tiny", "--student.q-pool=2"], "--student.q-pool is for a Hiera"),
         (["--student", "swin_48"], "can't leave patches out"),
     ],
 )

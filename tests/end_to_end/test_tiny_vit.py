@@ -128,8 +128,8 @@ def test_stopped_and_continued_ends_the_same(images, start, tmp_path, monkeypatc
     [
         (["--head-index", "gone.txt"], "--head-index: .*gone.txt does not exist"),
         (["--keep-head"], "5 rows .* and 3 classes; each class needs one"),
-        (["--keep-head", "--head-init-std=0"], "head_init_std has no effect with keep_head"),
-        (["--keep-head", "--keep-blocks=1"], "keep_head has no effect with keep_blocks"),
+        (["--keep-head", "--head-init-std=0"], "--head-init-std has no effect with --keep-head"),
+        (["--keep-head", "--keep-blocks=1"], "--keep-head has no effect with --keep-blocks"),
         (["--keep-head", "--head-index", __file__], "exclude each other"),
         (["--student", "tiny_vit_5m", "--keep-head"], "no effect with tiny_vit_5m, .* scratch"),
         (["--student", "vit_tiny", "--freeze-batch-norm"], "has no batch norm"),

@@ -112,8 +112,9 @@ def test_a_failed_run_exits_with_1(teacher, tmp_path, capsys):
 
 
 def test_doctor_exits_with_1_where_there_are_problems(images, tmp_path, capsys):
-    said, _ = said_by(capsys, "doctor", "--data", images, "--train.global-batch-size", "64", code=1)
-    assert "PROBLEM     " in said
+    words = ["--train.global-batch-size", "64", "--train.accumulate-steps", "32"]
+    said, _ = said_by(capsys, "doctor", "--data", images, *words, code=1)
+    assert "PROBLEM     47 training images do not fill a batch of 64; add" in said
 
 
 def method_words(images, run, method, *words):

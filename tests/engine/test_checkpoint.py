@@ -1,7 +1,9 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -195,6 +197,145 @@ def test_a_damaged_checkpoint_is_said(tmp_path):
     torch.save({"step": 1}, run.checkpoint_file)
     with pytest.raises(RunError, match="no checkpoint of this version"):
         load_checkpoint(run)
+
+
+def test_every_flipped_bit_is_found_or_changes_nothing(tmp_path):
+    """torch.load does not compare the checksums of its archive; here they are."""
+    run = open_run(tmp_path, CONFIG, DATA)
+    weights = torch.arange(3000, dtype=torch.float32)
+    save_checkpoint(run, {"step": 3, "module": {"weight": weights}})
+    whole = run.checkpoint_file.read_bytes()
+    refused = 0
+    for place in range(0, len(whole), 61):
+        content = bytearray(whole)
+        content[place] ^= 1 << place % 8
+        run.checkpoint_file.write_bytes(content)
+        try:
+            state = load_checkpoint(run)
+        except RunError as error:
+            assert "Can't read" in str(error) and "Restore it from a copy" in str(error)
+            refused += 1
+        else:  # in what fills the archive up
+            assert state["step"] == 3 and torch.equal(state["module"]["weight"], weights)
+    assert refused > 0.8 * len(whole) / 61
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.99])
+def test_a_checkpoint_that_is_cut_short_is_said(tmp_path, share):
+    run = open_run(tmp_path, CONFIG, DATA)
+    save_checkpoint(run, {"step": 3, "weight": torch.zeros(999)})
+    os.truncate(run.checkpoint_file, int(share * run.checkpoint_file.stat().st_size))
+    with pytest.raises(RunError, match="damaged, or no checkpoint.*delete it to start afresh"):
+        load_checkpoint(run)
+
+
+def test_another_runs_checkpoint_is_not_taken(tmp_path):
+    run, other = open_run(tmp_path / "a", CONFIG, DATA), open_run(tmp_path / "b", {"seed": 1}, {})
+    save_checkpoint(other, {"step": 3})
+    shutil.copy(other.checkpoint_file, run.checkpoint_file)
+    with pytest.raises(RunError, match="checkpoint.pt is another run.s .*there and .* here"):
+        load_checkpoint(run)
+    os.mkfifo(tmp_path / "pipe")
+    run.checkpoint_file.unlink()
+    run.checkpoint_file.symlink_to(tmp_path / "pipe")
+    with pytest.raises(RunError, match="Can't read .*a named pipe"):
+        load_checkpoint(run)
+
+
+def finished(folder, content=b"weights"):
+    run = open_run(folder, CONFIG, DATA, makes=("student.json",))
+    save_checkpoint(run, {"step": 3})
+    for name in ("student.json", "kept.safetensors"):
+        (folder / name).write_bytes(content)
+    run.finish("kept.safetensors")
+    assert open_run(folder, CONFIG, DATA, makes=("student.json",)).is_finished
+    return run
+
+
+@pytest.mark.parametrize("name", ["student.json", "kept.safetensors", "finished.json"])
+def test_a_finished_run_that_lost_something_goes_on_from_its_checkpoint(tmp_path, caplog, name):
+    run = finished(tmp_path)
+    (tmp_path / name).write_bytes(b"weightz")
+    assert not is_finished_run(tmp_path, CONFIG, DATA)
+    assert not open_run(tmp_path, CONFIG, DATA, makes=("student.json",)).is_finished
+    assert f"was finished, but {name} is damaged: it is made again" in caplog.text
+    assert load_checkpoint(run)["step"] == 3
+    finished(tmp_path)
+    (tmp_path / "student.json").unlink()
+    assert not open_run(tmp_path, CONFIG, DATA).is_finished
+    assert "student.json can't be read (No such file or directory)" in caplog.text
+
+
+def test_without_its_checkpoint_the_lost_is_told(tmp_path):
+    finished(tmp_path).checkpoint_file.unlink()
+    (tmp_path / "student.json").unlink()
+    with pytest.raises(UserError, match=r"student.json can't be read .*copy, or train afresh with"):
+        open_run(tmp_path, CONFIG, DATA)
+    assert not open_run(tmp_path, CONFIG, DATA, overwrite=True).is_finished
+
+
+def test_a_run_that_an_earlier_version_finished_is_finished(tmp_path):
+    finished(tmp_path)
+    (tmp_path / "finished.json").write_text("{}\n")
+    assert open_run(tmp_path, CONFIG, DATA, makes=("student.json",)).is_finished
+    (tmp_path / "student.json").unlink()
+    assert not open_run(tmp_path, CONFIG, DATA, makes=("student.json",)).is_finished
+
+
+@pytest.mark.parametrize("name", ["config.json", "fingerprint.json"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"a": NaN}', b"[" * 9999, None])
+def test_a_damaged_folder_is_said_and_can_be_replaced(tmp_path, name, content):
+    save_checkpoint(open_run(tmp_path, CONFIG, DATA), {"step": 3})
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    elif name == "config.json":
+        return  # then it is no run
+    with pytest.raises(UserError, match=f"holds a damaged run: Can't read|{name} holds"):
+        open_run(tmp_path, CONFIG, DATA)
+    assert load_checkpoint(open_run(tmp_path, CONFIG, DATA, overwrite=True)) is None
+
+
+@pytest.mark.parametrize("point", range(6))
+def test_a_kill_while_a_run_is_replaced_blocks_nothing(tmp_path, monkeypatch, point):
+    """After any of the deletions and writings the same command goes on."""
+    run = open_run(tmp_path, CONFIG, DATA)
+    save_checkpoint(run, {"step": 3})
+    run.finish()
+    (tmp_path / "1_stage").mkdir()
+    left = iter(range(point))
+
+    def dying(work):
+        def until(*args, **named):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return work(*args, **named)
+
+        return until
+
+    with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
+        patched.setattr(Path, "unlink", dying(Path.unlink))
+        patched.setattr(os, "replace", dying(os.replace))
+        open_run(tmp_path, {"seed": 1}, DATA, overwrite=True)
+    new = open_run(tmp_path, {"seed": 1}, DATA, overwrite=True)
+    assert new.config == {"seed": 1} and load_checkpoint(new) is None
+    assert (tmp_path / "1_stage").exists()
+
+
+def test_what_earlier_versions_left_is_swept_and_no_cleared_folder_is_blocked(tmp_path):
+    (tmp_path / ".config.json.4711.tmp").write_text("{")
+    (tmp_path / ".lock").touch()
+    (tmp_path / "1_stage").mkdir()
+    open_run(tmp_path, CONFIG, DATA)
+    assert not (tmp_path / ".config.json.4711.tmp").exists()
+    assert (tmp_path / "1_stage").exists()
+
+
+def test_a_folder_that_vanishes_is_said(tmp_path):
+    run = open_run(tmp_path / "run", CONFIG, DATA)
+    shutil.rmtree(run.dir)
+    with pytest.raises(RunError, match="its folder has vanished. Put it back.*same command"):
+        save_checkpoint(run, {"step": 3})
 
 
 def test_what_may_change_may_also_in_a_section_of_its_own(tmp_path):

@@ -1,6 +1,8 @@
 """Ranks, and whole runs in processes of their own: killed, and two together."""
 
+import re
 import signal
+import socket
 import time
 from dataclasses import replace
 from functools import partial
@@ -10,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from limbeck.engine import distributed as own_distributed
 from limbeck.engine.distributed import (
     Ranks,
     SumOverRanks,
@@ -32,6 +35,19 @@ from tests.engine.fakes import (
     train,
 )
 from tests.processes import Started, start_ranks
+
+
+def test_no_more_threads_than_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(own_distributed, "num_cores", lambda: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for before, after in ((8, 2), (1, 1)):
+        torch.set_num_threads(before)
+        with ranks_session("cpu"):
+            assert torch.get_num_threads() == after
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    torch.set_num_threads(3)
+    with ranks_session("cpu"):
+        assert torch.get_num_threads() == 3
 
 
 def test_one_process_needs_no_group(monkeypatch):
@@ -180,6 +196,83 @@ def test_two_ranks_gather_and_add_with_gradients(tmp_path):
     pair = start_ranks(run_path, str(tmp_path / "two.py"), folder=tmp_path, count=2)
     done = [started.end() for started in pair]
     assert [each.returncode for each in done] == [0, 0], done
+
+
+MEETING = """
+import os
+from limbeck.engine.distributed import check_ranks, ranks_session, told_by_one
+from limbeck.errors import OfRank, UserError
+
+rank = int(os.environ["RANK"])
+try:
+    if {before}:
+        raise UserError("bad before")
+    with ranks_session("cpu", {config}) as ranks:
+        check_ranks({values})
+        if {within}:
+            raise UserError("bad within")
+        check_ranks({{}})
+except (UserError, OfRank) as error:
+    told = error if isinstance(error, OfRank) else told_by_one(error)
+    print("speaks" if told.speaks else "silent", told.exit_code, told)
+"""
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        (
+            {"config": "{'seed': rank, 'overwrite': rank}"},
+            ["speaks 2 Rank 1 is not .*: seed is 1 there and 0 on rank 0", "silent 2"],
+        ),
+        (
+            {"values": "{'images': {'count': 5 + rank}}"},
+            ["speaks 2 Rank 1 is not .*: images.count is 6 there and 5 on rank 0", "silent 2"],
+        ),
+        ({"within": "rank == 1"}, ["silent 1 Another process", "speaks 2 bad within"]),
+        ({"within": "True"}, ["speaks 2 bad within", "silent 2"]),
+        ({"before": "rank == 1"}, ["silent 1 Another process", "speaks 2 bad before"]),
+    ],
+)  # fmt: skip
+def test_one_rank_tells_what_keeps_the_run_from_its_work(tmp_path, parts, expected):
+    given = {"before": "False", "config": "{}", "values": "{}", "within": "False"} | parts
+    (tmp_path / "meeting.py").write_text(MEETING.format(**given))
+    pair = start_ranks(run_path, str(tmp_path / "meeting.py"), folder=tmp_path, count=2)
+    for started, words in zip(pair, expected, strict=True):
+        assert re.match(words, started.end().stdout)
+
+
+def test_a_rank_that_is_killed_ends_the_other_with_a_sentence(tmp_path):
+    slow = partial(train, total_steps=10_000, step_seconds=0.02)
+    main, other = start_ranks(slow, tmp_path / "run", folder=tmp_path, count=2)
+    file = tmp_path / "run" / "metrics.jsonl"
+    while not (file.exists() and file.read_text().count("\n") > 1):
+        assert main.process.exitcode is None, main.stderr.read_text()
+        time.sleep(0.01)
+    other.process.kill()
+    other.end()
+    done = main.end()
+    assert done.returncode == 1
+    assert "OfRank: Another process of this run is gone" in done.stderr
+    assert "it goes on from the last checkpoint" in done.stderr
+
+
+def test_a_port_in_use_is_said(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        names = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": port}
+        for name, value in (names | {"MASTER_ADDR": "127.0.0.1"}).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UserError, match=f"{port}.* is in use"), ranks_session("cpu"):
+            pass
+    monkeypatch.delenv("MASTER_ADDR")
+    with pytest.raises(UserError, match="MASTER_ADDR.*torchrun"), ranks_session("cpu"):
+        pass
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(UserError, match="RANK 2.*WORLD_SIZE 2 don't fit"), ranks_session("cpu"):
+        pass
 
 
 class TwoViews(nn.Module):

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import sys
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ from rich.console import Console
 
 from limbeck.engine.checkpoint import open_run
 from limbeck.engine.distributed import Ranks
-from limbeck.engine.log import Log, cut_metrics
+from limbeck.engine.log import Log, cut_metrics, read_metrics
 from limbeck.engine.options import TrainOptions
 from limbeck.errors import RunError, UserError
 
@@ -151,6 +152,31 @@ def test_cut_metrics_drops_later_and_torn_lines(tmp_path):
     assert file.read_text() == '{"step": 2}\n{"step": 3}\n{"step": 3, "probe": {}}\n'
     cut_metrics(file, 0)
     assert file.read_text() == ""
+
+
+def test_damaged_records_are_dropped_and_told(tmp_path, caplog):
+    file = tmp_path / "metrics.jsonl"
+    bad = [b"{", b"[]", b'{"step": "two"}', b'{"stap": 2}', b"\xff\xfe", b'"step"', b"1"]
+    good = '{"step": 2, "finding": "a\u2028b"}'.encode()
+    file.write_bytes(b"\n".join([*bad, good, b""]))
+    assert [record.get("finding") for record in read_metrics(file, dict)][-1] == "a\u2028b"
+    cut_metrics(file, 3)
+    assert file.read_bytes() == good + b"\n"
+    assert "7 damaged lines are dropped" in caplog.text
+
+
+def test_a_pipe_in_place_of_the_records_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    assert read_metrics(tmp_path / "metrics.jsonl", dict) == []
+    with pytest.raises(RunError, match="a named pipe"):
+        cut_metrics(tmp_path / "metrics.jsonl", 3)
+
+
+def test_what_json_does_not_have_is_written_as_none(tmp_path):
+    with open_log(tmp_path) as log:
+        log.start(0)
+        log.add_probe(1, epoch=0.5, scores={"knn": float("nan"), "top1": float("inf")})
+    assert json.loads(read_lines(tmp_path)[0])["probe"] == {"knn": None, "top1": None}
 
 
 def test_a_full_disk_is_said(tmp_path):

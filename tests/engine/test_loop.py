@@ -161,6 +161,53 @@ def test_checkpoint_holds_what_is_said(tmp_path):
     assert state["versions"]["torch"] == torch.__version__
 
 
+def change_checkpoint(folder, change):
+    file = folder / "checkpoint.pt"
+    state = torch.load(file, weights_only=True)
+    change(state)
+    torch.save(state, file)
+
+
+@pytest.mark.parametrize("where", ["module", "average", "optimizer"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_checkpoint_that_is_not_finite_is_not_taken(tmp_path, where, value):
+    options = {"ema_decay": 0.9}
+    train(tmp_path, options=options)
+
+    def spoil(state):
+        tensors = state[where]
+        if where == "optimizer":
+            tensors["state"][0]["exp_avg"][0] = value
+        else:
+            tensors["stem.weight"][0] = value
+
+    change_checkpoint(tmp_path, spoil)
+    with pytest.raises(RunError, match=r"holds NaN or infinity \(stem.*from a copy"):
+        train(tmp_path, options=options)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.pop("module"),
+        lambda state: state["module"].pop("stem.weight"),
+        lambda state: state["module"].update({"stem.weight": torch.zeros(1)}),
+        lambda state: state["module"].update({"stem.weight": "weights"}),
+        lambda state: state["optimizer"].update({"param_groups": []}),
+        lambda state: state.update({"step": "three"}),
+        lambda state: state.update({"step": -1}),
+        lambda state: state.update({"losses": [1.0]}),
+        lambda state: state.update({"watch": {"sums": 3}}),
+        lambda state: state.update({"scaler": None}),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_not_taken(tmp_path, change):
+    train(tmp_path)
+    change_checkpoint(tmp_path, change)
+    with pytest.raises(RunError, match="checkpoint.pt is not of this run .*from a copy"):
+        train(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("number", "code", "word"),
     [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")],

@@ -8,7 +8,9 @@ from limbeck.engine.options import OptimOptions
 from limbeck.errors import UserError
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions
+from limbeck.recipes.finetune import FinetuneConfig
 from tests.engine.fakes import TinyModule
+from tests.models.families import FAMILIES, small_encoder
 
 
 def vit_base_layer_id(name: str) -> int:
@@ -54,6 +56,25 @@ def test_last_names_decide_about_decay():
     assert [group["weight_decay"] for group in groups] == [0.05]
     groups = param_groups(module, OptimOptions(no_decay_names=("weight",)))
     assert [group["weight_decay"] for group in groups] == [0.0, 0.05]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fine_tuning_decays_no_positions_and_no_tokens_of_any_family(family):
+    """Decayed are matrices, and of what is no layer's weight a BEiT's or a Swin's tables alone."""
+    encoder = small_encoder(family)
+    options = FinetuneConfig().optim
+    groups = param_groups(encoder, options, encoder.layer_id, encoder.facts.depth)
+    group_of = {id(p): group for group in groups for p in group["params"]}
+    first = min(group["lr_scale"] for group in groups)
+    for name, parameter in encoder.named_parameters():
+        last, group = name.rpartition(".")[2], group_of[id(parameter)]
+        tables = ("relative_position_bias_table", "latent")
+        is_decayed = parameter.ndim > 1 and last in ("weight", *tables)
+        assert (group["weight_decay"] > 0) == is_decayed, name
+        if last in ("cls_token", "reg_token", "pos_embed", "pos_embed_win", "freqs"):
+            assert group["lr_scale"] == first, name
+        if last == "dist_token":  # G2SD's learns with the heads
+            assert group["lr_scale"] == (1.0 if family == "distilled-last" else first)
 
 
 def test_lr_is_scaled_in_every_group():

@@ -46,8 +46,8 @@ def test_nothing_and_nonsense_are_told():
 def test_top_scores_tell_every_image():
     encoder = FakeEncoder()
     said = predict(encoder, batches())
-    found = top_scores(encoder, batches())
+    found = top_scores(encoder, batches(), [0, 1, 2])
     assert found.keys() == {"top1"}  # of three classes five are all
     assert found["top1"].per_image.bool().equal(said.classes == said.labels)
     with pytest.raises(UserError, match="no images to predict"):
-        top_scores(encoder, [])
+        top_scores(encoder, [], [0, 1, 2])

@@ -36,6 +36,22 @@ def test_columns_choose_and_order():
     assert lines[0] == "| b | a |" and lines[2] == "| y | x |"
 
 
+def test_a_wide_table_goes_on_below():
+    rows = [{"net": "a", "one": "1" * 9, "two": "2" * 9, "three": "3" * 9}]
+    assert table(rows, width=34).splitlines() == [
+        "| net | one       | two       |",
+        "|-----|-----------|-----------|",
+        "| a   | 111111111 | 222222222 |",
+        "",
+        "| net | three     |",
+        "|-----|-----------|",
+        "| a   | 333333333 |",
+    ]
+    assert table(rows, width=45) == table(rows)  # which is 45 wide
+    # One column beside the first there must be, however wide.
+    assert len(table(rows, width=5).splitlines()) == 3 * 3 + 2
+
+
 def pixels(file):
     with Image.open(file) as image:
         return image.size, image.convert("L").getextrema()
@@ -64,3 +80,13 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"limbeck\[plot\]"):
         save_bars(tmp_path / "bars", BARS, title="t")
+
+
+def test_names_that_no_font_or_formula_knows_are_drawn(tmp_path):
+    from limbeck.evaluation.report import save_bars
+
+    odd = ["caf\udce9", "a_$x_^$", "水 😀", "\x1b[31m"]
+    title = "on /photos/r\udce9"
+    assert save_bars(tmp_path / "bars", {name: {odd[1]: [0.5]} for name in odd}, title=title)
+    svg = (tmp_path / "bars.svg").read_text(encoding="utf-8")
+    assert "caf\\udce9" in svg and "a_$x_^$" in svg

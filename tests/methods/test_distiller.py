@@ -195,3 +195,28 @@ def test_a_dense_task_and_its_method_fit_the_seam():
     names = {f"student.{name}" for name in student.state_dict()}
     own_names = {"method.adapter.weight", "method.adapter.bias", "method.ramp"}
     assert set(distiller.state_dict()) == names | own_names
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (lambda total: total, "returned a Tensor, not limbeck.Losses"),
+        (lambda total: None, "returned a NoneType, not limbeck.Losses"),
+        (
+            lambda total: Losses(total.expand(2)),
+            r"tensor of shape \(2,\) and torch.float32, not one",
+        ),
+        (lambda total: Losses(total.long()), "torch.int64, not one number"),
+        (lambda total: Losses(total.detach()), "has no gradient, so nothing would be learnt"),
+    ],
+)
+def test_losses_that_are_none_are_told_as_the_methods(returned, words):
+    class Nonsense(Recorder):
+        teacher_taps = ()
+
+        def forward(self, student, teacher, batch):
+            return returned(super().forward(student, teacher, batch).total)
+
+    student = FakeEncoder()
+    with pytest.raises(UserError, match=f"Nonsense .*{words}"):
+        Distiller(student, Nonsense(), None)(batch())

@@ -56,21 +56,25 @@ def plan(method, teacher, dtype="int8"):
     return plan_targets(StoreOptions(token_dtype=dtype), method, teacher)
 
 
-def reopened(targets, teacher):
-    """The teacher of what is on the disk."""
+def manifest_of(targets, teacher):
+    """As read from the disk."""
     manifest = Manifest(
         kind=targets.kind,
         params=targets.params,
         arrays=targets.arrays,
         teacher={"facts": asdict(teacher.facts), "precision": teacher.precision},
-        recipe={},
+        recipe={"seed": 0},
         num_views=1,
         num_parts=1,
         data={},
         versions={},
     )
-    again = read_manifest(manifest.to_json(), "store")
-    return StoredTeacher(again, load(save(targets.weights)), CPU)
+    return read_manifest(manifest.to_json(), "store")
+
+
+def reopened(targets, teacher):
+    """The teacher of what is on the disk."""
+    return StoredTeacher(manifest_of(targets, teacher), load(save(targets.weights)), CPU)
 
 
 def batch():
@@ -351,3 +355,52 @@ def test_decoder_tokens_that_are_not_finite_are_told_by_their_place():
     tokens = torch.full((1, 17, 24), torch.nan)
     with pytest.raises(NotFiniteError, match="after block 0 of the decoder are not finite"):
         targets.encode(Features(None, 1, (4, 4), {targets.tap: tokens}))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_of_a_store_that_states_no_precision_it_is_that_of_the_weights(precision):
+    _, method, teacher = build(precision=precision)
+    targets = plan(method, teacher)
+    manifest = manifest_of(targets, teacher)
+    del manifest.teacher["precision"]
+    assert StoredTeacher(manifest, targets.weights, CPU).precision == precision
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"block": 99}, "its tokens are of block 99 of 3"),
+        ({"block": -1}, "its tokens are of block -1 of 3"),
+        ({"block": "1"}, "'block' is '1'"),
+        ({"point": "logits"}, "'point' is 'logits'"),
+        ({"point": "decoder_tokens"}, "its tokens are of block 2 of 0"),
+        ({"dtype": "float128"}, "'dtype' is 'float128'"),
+        ({"num_tokens": 2**40}, r"no tokens of \(1099511627776, 32\) int8"),
+        ({"shown": []}, "'shown' is "),
+    ],
+)
+def test_what_a_store_says_that_can_not_be_is_told(params, said):
+    _, method, teacher = build()
+    targets = plan(method, teacher)
+    manifest = manifest_of(targets, teacher)
+    manifest.params.update(params)
+    with pytest.raises(UserError, match=f"teacher and targets can't be .*{said}.*; write it again"):
+        StoredTeacher(manifest, targets.weights, CPU)
+
+
+@pytest.mark.parametrize("how", ["none", "one less", "one more", "another shape", "no place"])
+def test_weights_of_another_block_are_told(how):
+    _, method, teacher = build()
+    targets = plan(method, teacher)
+    weights = targets.weights
+    name = next(iter(weights))
+    value = weights.pop(name)
+    weights = {
+        "none": {},
+        "one less": weights,
+        "one more": targets.weights | {"model.blocks.0.norm1.weight": torch.ones(EMBED_DIM)},
+        "another shape": weights | {name: value[..., :3]},
+        "no place": weights | {"../../x": value},
+    }[how]
+    with pytest.raises(UserError, match="teacher and targets can't be .*; write it again in anoth"):
+        StoredTeacher(manifest_of(targets, teacher), weights, CPU)

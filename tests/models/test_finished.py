@@ -24,13 +24,18 @@ from limbeck.models.finished import (
 from limbeck.models.heads import with_classifier
 from limbeck.models.options import StudentOptions
 from limbeck.models.origins.load import load_encoder
+from limbeck.models.vit import wrap
 from limbeck.records import Tap
 from tests.models.families import small_encoder, small_images
 
 SMALL = StudentOptions(
     name="vit_tiny", img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2
 )
-RECORD = {"teacher": {"source": "timm:x", "licence": "MIT"}, "data": "abc", "versions": {"a": "1"}}
+RECORD = {
+    "teacher": {"source": "timm:x", "licence": "MIT"},
+    "data": {"fingerprint": "abc"},
+    "versions": {"a": "1"},
+}
 
 
 @pytest.fixture
@@ -179,7 +184,7 @@ def test_broken_files_are_refused(folder):
         load_student(folder)
     record_file.write_text(record)
     (folder / "student.safetensors").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="can't be read as safetensors"):
+    with pytest.raises(UserError, match="Can't read .* as safetensors"):
         load_student(folder)
 
 
@@ -252,3 +257,151 @@ def test_most_students_keep_nothing_beside_them(tmp_path, student):
     save_student(student, tmp_path, {})
     assert load_kept(tmp_path) == {}
     assert "kept" not in json.loads((tmp_path / "student.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["student.json", "student.safetensors"])
+def test_a_file_that_is_gone_from_a_finished_run_has_a_way_on(folder, name):
+    (folder / "finished.json").write_text("{}")
+    (folder / name).unlink()
+    for load in (load_student, load_encoder):
+        with pytest.raises(UserError, match=f"its {name} is gone; put it back, or run"):
+            load(folder)
+
+
+def test_a_file_that_was_changed_is_found(student, tmp_path):
+    kept = {"decoder": Keepsake({"a": torch.zeros(2)})}
+    save_student(student, tmp_path, {}, kept=kept)
+    save_file({"a": torch.ones(2)}, tmp_path / "decoder.safetensors")
+    with pytest.raises(UserError, match=r"decoder.safetensors is not .* again, which writes it"):
+        load_kept(tmp_path)
+
+
+def change(folder, **entries):
+    record = json.loads((folder / "student.json").read_text())
+    (folder / "student.json").write_text(json.dumps(record | entries))
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/b", "C:\\x", ""])
+def test_what_is_kept_lies_in_the_folder(folder, name):
+    change(folder, kept={name: {"weight_hash": "0" * 64, "facts": {}}})
+    for load in (load_student, load_kept):
+        with pytest.raises(UserError, match="no file of its folder"):
+            load(folder)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"architecture": {"name": "hf-hub:someone/something"}}, "no vision Transformer of timm"),
+        ({"architecture": {"kwargs": {"checkpoint_path": "/etc/passwd"}}}, "'checkpoint_path'"),
+        ({"architecture": {"kwargs": {"embed_dim": 65536}}}, "norm.bias is .32. instead of .65536"),
+        ({"architecture": {"kwargs": {"depth": 10**6}}}, "depth = 1000000"),
+        ({"architecture": {"std": [0, 0, 0]}}, "'architecture.std.0' is 0"),
+        ({"architecture": {"num_heads": "two"}}, "'architecture.num_heads'"),
+        ({"format_version": "one"}, "'format_version'"),
+        ({"weight_hash": 7}, "'weight_hash'"),
+        ({"notes": "a note"}, "'notes'"),
+        ({"kept": []}, "'kept'"),
+        ({"student": {"student": 3}}, "'student.student'"),
+    ],
+)
+def test_entries_of_a_record_are_of_their_kind(folder, entries, message):
+    record = json.loads((folder / "student.json").read_text())
+    if "architecture" in entries:
+        own = record["architecture"]
+        inner = dict(entries["architecture"])
+        inner["kwargs"] = own["kwargs"] | inner.get("kwargs", {})
+        entries = {"architecture": own | inner}
+    change(folder, **entries)
+    with pytest.raises(UserError, match=message):
+        load_student(folder)
+
+
+def test_a_student_with_nan_is_named(student, tmp_path):
+    torch.nn.init.constant_(student.model.norm.weight, torch.nan)
+    save_student(student, tmp_path, {})
+    with pytest.raises(UserError, match=r"student\.safetensors .*'norm.weight' holds NaN"):
+        load_student(tmp_path)
+
+
+def block_of(file):
+    """The lines in which timm alone loads a run."""
+    blocks = (Path(__file__).parents[2] / file).read_text().split("```python\n")[1:]
+    (block,) = (text for b in blocks if "timm.create_model" in (text := b.partition("```")[0]))
+    return block
+
+
+@pytest.mark.parametrize("last_heads", [None, 4, 8])
+@pytest.mark.parametrize("pool", ["plain", "token", "avg"])
+def test_timm_alone_by_the_lines_of_the_docs(tmp_path, monkeypatch, last_heads, pool):
+    """For a teacher of the student's heads and of others, and not ImageNet's mean and std."""
+    encoder = build_student(SMALL, seed=0)
+    if pool != "plain":
+        encoder = with_classifier(encoder, 3, pool, seed=0)
+    if last_heads is not None:
+        encoder.set_num_heads(-1, last_heads)
+    encoder = wrap(
+        encoder.model, architecture=encoder.facts.architecture, origin={},
+        mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3),
+    )  # fmt: skip
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+    save_student(encoder, tmp_path / "runs" / "mine", RECORD)
+    monkeypatch.chdir(tmp_path)
+    images = small_images()
+    loaded = limbeck.load("runs/mine")
+    lines = {block_of("docs/files.md")}
+    if "blocks[11]" not in (of_readme := block_of("README.md")):
+        lines.add(of_readme)
+    for block in lines:
+        names = {"images": images}
+        exec(block, names)
+        model = names["model"]
+        assert not model.training
+        torch.testing.assert_close(names["tokens"], loaded(images).tokens, atol=1e-5, rtol=1e-5)
+        if pool != "plain":
+            logits = loaded(images, taps=(Tap("logits"),)).taps[Tap("logits")]
+            scaled = (images - names["mean"]) / names["std"]
+            torch.testing.assert_close(model(scaled), logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: (255 * x).to(torch.uint8), "are uint8, .* pass images.float.. / 255"),
+        (lambda x: (255 * x).long(), "are int64"),
+        (lambda x: 255 * x, "divide pixels by 255"),
+        (lambda x: (x - 0.5) / 0.25, "from -2 to 2, .*leave the normalisation out"),
+        (lambda x: 2.5 * x - 1, "leave the normalisation out"),
+        (lambda x: x.masked_fill(x == 1, float("nan")), "Images have NaN among their values"),
+        (lambda x: x.masked_fill(x == 1, float("inf")), "from 0 to inf"),
+    ],
+)
+def test_images_that_can_not_be_meant_are_refused(folder, change, message):
+    images = small_images().clamp(0.01, 0.99)
+    images[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+    encoder = limbeck.load(folder)
+    for give in (lambda x: encoder(x), lambda x: encoder(images=x)):
+        assert give(images).tokens.shape == give(1.2 * images - 0.1).tokens.shape
+        with pytest.raises(UserError, match=message):
+            give(change(images))
+    if change(images).is_floating_point():  # disturbed views may leave 0..1
+        encoder.train()(change(images))
+        load_student(folder)(change(images))
+
+
+class TokensOf(torch.nn.Module):
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images):
+        return self.encoder(images).tokens
+
+
+def test_a_loaded_student_is_exported_without_the_check(folder):
+    encoder = limbeck.load(folder)
+    images = small_images()
+    exported = torch.export.export(TokensOf(encoder), (images,)).module()
+    torch.testing.assert_close(exported(images), encoder(images).tokens)

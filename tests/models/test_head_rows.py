@@ -38,7 +38,8 @@ def test_a_file_of_indices(tmp_path):
     file = tmp_path / "index.txt"
     file.write_text("17\n-1\n0\n")
     assert read_head_index(file) == [17, -1, 0]
-    for text, wrong in (("1\ncat\n", "cat"), ("-2", "-2"), ("", "")):
+    huge = "9" * 5000
+    for text, wrong in (("1\ncat\n", "cat"), ("-2", "-2"), ("", ""), (huge, huge[:40])):
         file.write_text(text)
         with pytest.raises(UserError, match=f"one row .* per line.* and has '{wrong}'"):
             read_head_index(file)

@@ -79,3 +79,5 @@ def test_weights_keep_their_type_and_unknown_ones_are_an_error():
     assert part.model.blocks[1].attn.qkv.weight.dtype == torch.bfloat16
     with pytest.raises(KeyError, match="model.nothing"):
         fill_part(part, {"model.nothing": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"blocks.1.norm1.weight is \(3,\), not \("):
+        fill_part(part, {"model.blocks.1.norm1.weight": torch.zeros(3)})

@@ -28,15 +28,28 @@ def small_classifier(global_pool="avg", **shape):
     return model
 
 
-@pytest.mark.parametrize(("rel_pos", "count"), [("qkv-bias", 5_827_432), ("qv-bias", 5_825_128)])
-def test_vit_tiny_has_the_published_size_tables_and_index(rel_pos, count):
-    config = FinetuneConfig(student="vit_tiny", num_heads=12, rel_pos=rel_pos)
+@pytest.mark.parametrize(
+    ("rel_pos", "layer_scale", "count"),
+    [
+        ("qkv-bias", 0.0, 5_822_824),  # 2025: 79.4 %
+        ("qkv-bias", 0.1, 5_827_432),
+        ("qv-bias", 0.1, 5_825_128),  # 2023: 79.0 %
+        ("qv-bias", 0.0, 5_820_520),
+    ],
+)
+def test_vit_tiny_has_the_published_size_tables_and_index(rel_pos, layer_scale, count):
+    config = FinetuneConfig(
+        student="vit_tiny", num_heads=12, rel_pos=rel_pos, layer_scale=layer_scale
+    )
     model = build_classifier(config, 1000)
     assert sum(parameter.numel() for parameter in model.parameters()) == count
     for block in model.model.blocks:
         assert block.attn.relative_position_bias_table.shape == (732, 12)
         assert block.attn.relative_position_bias_table.eq(0).all()
-        assert block.gamma_1.eq(0.1).all() and block.gamma_2.eq(0.1).all()
+        if layer_scale:
+            assert block.gamma_1.eq(0.1).all() and block.gamma_2.eq(0.1).all()
+        else:
+            assert block.gamma_1 is None and block.gamma_2 is None
     index = model.model.blocks[0].attn.relative_position_index - 0  # the class token comes first
     assert (index[1, 1], index[1, 196], index[196, 1]) == (364, 0, 728)
     assert (index[0, 1:] == 729).all() and (index[1:, 0] == 730).all() and index[0, 0] == 731
@@ -45,12 +58,14 @@ def test_vit_tiny_has_the_published_size_tables_and_index(rel_pos, count):
 @pytest.mark.parametrize("global_pool", ["avg", "token"])
 def test_without_its_scales_it_says_what_the_plain_one_says(global_pool):
     plain = small_classifier(global_pool)
-    made = with_rel_pos(plain, "qkv-bias")
+    made = with_rel_pos(plain, "qkv-bias", 0.1)
     images = torch.rand(2, 3, 32, 32)
 
     def say(model):
         return model(images, taps=(LOGITS,)).taps[LOGITS]
 
+    bare = with_rel_pos(plain, "qkv-bias")
+    torch.testing.assert_close(say(bare), say(plain), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(say(made), say(plain), atol=1e-3)
     with torch.no_grad():
         for block in made.model.blocks:
@@ -77,7 +92,7 @@ def test_which_biases_load():
 
 
 def test_the_table_is_decayed_and_belongs_to_its_block():
-    model = with_rel_pos(small_classifier(), "qkv-bias")
+    model = with_rel_pos(small_classifier(), "qkv-bias", 0.1)
     options = FinetuneConfig().optim
     groups = {
         id(parameter): group

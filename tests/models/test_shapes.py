@@ -80,11 +80,9 @@ def test_a_wrong_name_among_all_gets_the_nearest_one(name, message):
 
 def test_names_are_checked_without_torch_and_timm():
     code = (
-        "import sys, time; start = time.perf_counter()\n"
+        "import sys\n"
         "from limbeck.models.shapes import check_model_name, known_model_names\n"
         "check_model_name('vit_base_patch16_224.mae'); assert len(known_model_names()) > 200\n"
-        "took = time.perf_counter() - start\n"
-        "assert not {'torch', 'timm'} & set(sys.modules), 'torch or timm was imported'\n"
-        "assert took < 0.3, took"
+        "assert not {'torch', 'timm'} & set(sys.modules), 'torch or timm was imported'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

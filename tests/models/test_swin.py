@@ -80,9 +80,16 @@ def test_the_mask_token_comes_after_the_norm_of_the_patches():
         assert tokens[sample].ne(0.25).any(-1).sum() == 1
 
 
-def test_merging_belongs_to_the_block_that_it_leads_to():
+def test_merging_learns_as_the_block_before_it(student):
+    """The released layers of 2-2-6-2 blocks: merging 2, 4 and 10, head and norm the 13th."""
+    of_merging = {
+        int(name.split(".")[2]): student.layer_id(name)
+        for name, _ in student.named_parameters()
+        if ".downsample." in name
+    }
+    assert of_merging == {1: 2, 2: 4, 3: 10}
     encoder = small_encoder("swin")
-    assert encoder.layer_id("layers.1.downsample.reduction.weight") == 3
+    assert encoder.layer_id("layers.1.downsample.reduction.weight") == 2
     assert encoder.layer_id("model.layers.1.blocks.0.norm1.weight") == 3
     assert encoder.layer_id("model.norm.weight") == encoder.layer_id("head.fc.weight") == 5
     with pytest.raises(ValueError, match="no parameter"):

@@ -2,6 +2,8 @@
 
 import pytest
 
+from limbeck.evaluation import pareto, pictures
+from limbeck.evaluation import report as report_module
 from limbeck.recipes.distill import distill
 from limbeck.recipes.finetune import finetune
 from tests.recipes.runs import (
@@ -41,3 +43,21 @@ def student(images, teacher, tmp_path_factory):
 def classifier(images, teacher, tmp_path_factory):
     """The teacher above, fine-tuned to tell the three classes apart."""
     return finetune(finetune_config(images, tmp_path_factory.mktemp("classifier") / "run", teacher))
+
+
+@pytest.fixture(autouse=True)
+def not_rendered(monkeypatch):
+    """Pictures are drawn and written, but not rendered, which is most of a small analysis's time.
+
+    ``tests/evaluation`` looks at rendered ones; so do those fixtures here that are shared.
+    """
+
+    def write(figure, file):
+        paths = [file.with_suffix(".png"), file.with_suffix(".svg")]
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"\x89PNG not rendered" if path.suffix == ".png" else b"<svg/>")
+        return paths
+
+    for module in (report_module, pictures, pareto):
+        monkeypatch.setattr(module, "save_figure", write)

@@ -67,7 +67,7 @@ def distill_config(images: Path, out: Path, teacher: Path, /, **changes: object)
     values = {
         "out": out,
         "student": STUDENT_SHAPE,
-        "teacher": TeacherOptions(source=str(teacher)),
+        "teacher": TeacherOptions(source=str(teacher), precision="fp32"),
         "relation": RelationOptions(drop_path_rate=0.0),
         **_shared(images, epochs=4),
     }
@@ -127,3 +127,15 @@ def assert_same_student(run: Path, expected: Path) -> None:
         if name.endswith("qkv.bias"):
             kept[len(value) // 3 : 2 * len(value) // 3] = False
         torch.testing.assert_close(other[name][kept], value[kept], atol=1e-5, rtol=0, msg=name)
+
+
+def cells_of(text):
+    """The rows of a table as dictionaries, also of one that goes on below."""
+    rows = {}
+    for part in text.split("\n\n"):
+        head, _, *lines = (
+            [cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines()
+        )
+        for place, line in enumerate(lines):
+            rows.setdefault(place, {}).update(zip(head, line, strict=True))
+    return list(rows.values())

@@ -22,7 +22,7 @@ def search_config(images, out, teacher, /, **changes):
         "factors": ("width", "depth"),
         "limits": LimitOptions(macs="70%"),
         "latency": LatencyOptions(runtime="torch", num_turns=1),
-        "teacher": TeacherOptions(source=str(teacher)),
+        "teacher": TeacherOptions(source=str(teacher), precision="fp32"),
         "method": "relation",
         "relation": RelationOptions(drop_path_rate=0.0),
         "data": DataOptions(root=str(images), holdout_ratio=0.25, num_workers=0),

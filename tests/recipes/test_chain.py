@@ -237,10 +237,11 @@ def test_a_changed_option_is_another_chain(copy, images, teacher):
     plain = distill_config(images, copy, teacher)
     with pytest.raises(UserError, match='chain is ".*" there and "" here'):
         distill(plain)
+    mark = (copy / "finished.json").read_bytes()
     (copy / "finished.json").unlink()  # a chain that is under way is protected, too
     with pytest.raises(UserError, match="moved holds another run: seed is 0 there and 1 here"):
         distill(replace(config, seed=1))
-    (copy / "finished.json").write_bytes(b"{}\n")
+    (copy / "finished.json").write_bytes(mark)
     assert {name: text for name, (_, text) in snapshot(copy).items()} == {
         name: text for name, (_, text) in before.items()
     }
@@ -399,13 +400,6 @@ def test_stages_that_do_not_fit_are_told_before_the_first_trains(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_batch_that_is_too_large_is_told_before_there_is_a_folder(images, teacher, tmp_path):
-    config = chain_config(images, tmp_path / "run", teacher)
-    with pytest.raises(UserError, match="fewer than .* 256"):
-        distill(replace(config, train=replace(config.train, global_batch_size=256)))
-    assert not (tmp_path / "run").exists()
-
-
 # --- The rehearsal -------------------------------------------------------------------------------
 
 
@@ -457,7 +451,7 @@ def test_doctor_forecasts_the_whole_chain(images, teacher, tmp_path):
     assert found.forecast.total_seconds == pytest.approx(
         16 * (found.forecast.step_seconds + found.forecast.data_seconds)
     )
-    said = report_diagnosis(found)
+    said = " ".join(report_diagnosis(found).split())
     assert "2 blocks, width 24, 3/4 heads, 32 px" in said
     assert "; then vit_tiny_patch16_224: 2 blocks, width 16, 2/4 heads, 32 px" in said
     assert "3 blocks, width 32, 4 heads, 32 px" in said

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from limbeck.data.options import DataOptions, TargetsOptions
+from limbeck.data.options import DataOptions, MixOptions, TargetsOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.methods import PerMethodOptions
@@ -191,6 +191,23 @@ def test_the_loop():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
+@pytest.mark.parametrize(
+    ("steps", "processes", "size"), [(4, 1, 1), (2, 2, 1), (1, 4, 1), (2, 1, 2), (1, 1, 4)]
+)
+def test_mixing_needs_another_image(monkeypatch, steps, processes, size):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    train = TrainOptions(global_batch_size=4, accumulate_steps=steps)
+    checks.check_mixing(MixOptions(label_smoothing=0.1), train)
+    checks.check_mixing(MixOptions(mixup_alpha=0.2, mix_prob=0.0), train)
+    for mix in (MixOptions(mixup_alpha=0.2), MixOptions(cutmix_alpha=1.0)):
+        if size > 1:
+            checks.check_mixing(mix, train)
+            continue
+        said = message_of(checks.check_mixing, mix, train)
+        assert f"4 / accumulate_steps {steps} / {processes} processes has 1: nothing" in said
+        assert "lower --train.accumulate-steps" in said and "--mix.mixup-alpha 0" in said
+
+
 def test_what_only_adamw_has():
     default = OptimOptions(betas=(0.9, 0.999))
     checks.check_optimizer(OptimOptions(optimizer="sgd", betas=(0.9, 0.999)), default)

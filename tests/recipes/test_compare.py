@@ -85,9 +85,22 @@ def test_fine_tuning_with_parts_of_the_labels(images, tmp_path):
     compare(replace(config, label_fractions=(1.0, 0.75)))
     assert snapshot(out / "scratch_0_finetuned") == before
     few = replace(config, out=tmp_path / "few", label_fractions=(0.1,))
-    with pytest.raises(UserError, match="10 % of the labels: .* --tune.train.global-batch-size to"):
-        compare(few)
-    assert not (tmp_path / "few").exists()
+    found = compare(few)
+    assert any("1 steps of 2 images with 10 % of the labels." in each for each in found.equal)
+    record = json.loads((few.out / "scratch_0_finetuned_labels0.1" / "student.json").read_text())
+    assert record["steps"] == 1 and record["config"]["train"]["global_batch_size"] == 2
+
+
+def test_images_that_do_not_fill_a_batch_are_compared_in_smaller_ones(images, tmp_path, caplog):
+    large = replace(TRAIN, global_batch_size=256)
+    config = config_of(
+        images, tmp_path / "out", "masked-pixel", train=large, tune=TuningOptions(train=large)
+    )
+    found = compare(config)
+    assert not found.problems and "--tune.train.global-batch-size 8" in caplog.text
+    assert "of 8 images of pre-training" in found.equal[0]
+    assert "steps of 8 images." in found.equal[1]
+    assert "held-out images can't tell much" in found.equal[2]
 
 
 def test_arms_can_be_added_but_not_changed(images, tmp_path):
@@ -133,10 +146,11 @@ def test_an_arm_that_fails_does_not_end_the_others(images, tmp_path):
     config = config_of(images, tmp_path / "out", *arms, fine_tune=False, tune=TuningOptions())
     found = compare(replace(config, seeds=2))
     assert found.failures.keys() == {"Failing", "masked-pixel"}
-    assert found.failures["Failing"] == "RuntimeError: a bug of one's own"
+    place = f"{__file__}, line {Failing.forward.__code__.co_firstlineno + 4}, in forward"
+    assert found.failures["Failing"] == f"{place}: RuntimeError: a bug of one's own"
     assert "keeps 0 of 16 patches" in found.failures["masked-pixel"]
     assert len(found.results["dino"]) == 2 and len(found.results["Failing"]) == 1
-    assert "Failing failed: RuntimeError" in report(found)
+    assert f"Failing failed: {place}: RuntimeError" in report(found)
 
 
 def test_where_no_arm_can_run_that_is_an_error(images, tmp_path):

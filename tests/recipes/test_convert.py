@@ -64,11 +64,21 @@ def test_head_counts_that_only_the_user_knows(tmp_path):
 
 
 def test_a_student_with_an_adapted_block_and_without_decoder(student, tmp_path):
-    with pytest.raises(UserError, match=r"its blocks differ in heads \(3, 4\)"):
+    with pytest.raises(UserError, match=r"its blocks differ in heads \(3, 4\), and --num-heads 3"):
         run(student, tmp_path / "a.pth")
     with pytest.raises(UserError, match="has no decoder; .*--method masked-pixel"):
         run(student, tmp_path / "a.pth", layout="mae-full")
     assert not list(tmp_path.iterdir())
+    run(student, tmp_path / "a.pth", num_heads=3)
+    read = load_encoder(tmp_path / "a.pth")
+    own = limbeck.load(student)
+    assert read.facts.num_heads == (3, 3)
+    first = limbeck.Tap("tokens", 0)  # what comes before the adapted block is as it was
+    size = (1, 3, *own.facts.img_size)
+    images = torch.rand(size)
+    assert torch.equal(
+        read(images, taps=(first,)).taps[first], own(images, taps=(first,)).taps[first]
+    )
 
 
 def test_a_decoupled_decoder_is_no_mae(tmp_path):

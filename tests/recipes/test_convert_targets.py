@@ -183,6 +183,27 @@ def test_positions_have_to_be_asked_for_and_are_said_loudly(images, tmp_path, ca
     assert seed_of_view(reader, "green/001.png", 0) == records.view_seeds[0]
 
 
+@pytest.mark.parametrize(("listing", "fifth"), [("folder", "c/x_2.png"), ("tar", "c/x_5.png")])
+def test_a_tar_is_listed_otherwise_so_which_it_was_has_to_be_said(tmp_path, listing, fifth):
+    images = tmp_path / "images"
+    draw_unlabelled(images / "c", count=13)
+    for number in range(13):
+        (images / "c" / f"{number:03}.png").rename(images / "c" / f"x_{number}.png")
+    keys = [str(position) for position in range(13)]
+    write_released(tmp_path / "r", keys, num_epochs=1, num_classes=NUM_CLASSES, num_kept=NUM_KEPT)
+    config = config_of(tmp_path / "r", tmp_path / "store", images, keys="positions")
+    with pytest.raises(UserError, match=r"Image 2 is c/x_10.png .* folder, and c/x_2.png .* tar"):
+        convert_targets(config)
+    assert not (tmp_path / "store").exists()
+    said = report(convert_targets(replace(config, listing=listing)))
+    assert "mixup or cutmix" in said
+    layout, reader = ReleasedLogits(tmp_path / "r", NUM_CLASSES), TargetReader(config.out)
+    records = layout.read(0, np.array([layout.keys(0)["5"]]))
+    assert seed_of_view(reader, fifth, 0) == records.view_seeds[0]
+    with pytest.raises(UserError, match="no effect without --keys positions"):
+        check(replace(config, keys=None, listing=listing))
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -182,6 +182,16 @@ def copy(student, tmp_path):
     return shutil.copytree(student, tmp_path / "run")
 
 
+def test_a_student_that_is_gone_is_written_anew(copy, student, images, teacher):
+    (copy / "student.safetensors").unlink()
+    with pytest.raises(UserError, match="its student.safetensors is gone; put it back, or delete"):
+        distill(distill_config(images, copy, teacher))
+    (copy / "finished.json").unlink()
+    distill(distill_config(images, copy, teacher))
+    own = (student / "student.safetensors").read_bytes()
+    assert (copy / "student.safetensors").read_bytes() == own
+
+
 def test_another_config_in_its_folder_is_refused(copy, images, teacher):
     before = snapshot(copy)
     with pytest.raises(UserError, match="holds another run: seed is 0 there and 1 here"):
@@ -322,12 +332,17 @@ def test_too_many_corrupt_images_stop_with_the_list(teacher, tmp_path):
     assert all(json.loads(line)["key"] in str(caught.value) for line in listed)
 
 
-def test_too_few_images_for_the_batch(images, teacher, tmp_path):
+def test_too_few_images_for_the_batch_are_fitted_to(images, teacher, tmp_path):
     config = distill_config(images, tmp_path / "run", teacher)
     train = replace(config.train, global_batch_size=256)
+    distill(replace(config, train=train))
+    record = json.loads((tmp_path / "run" / "student.json").read_text())
+    assert record["config"]["train"]["global_batch_size"] == 8 and record["steps"] == 4 * 4
+    distill(replace(config, train=train))  # which goes on, so nothing is left to do
+    train = replace(train, accumulate_steps=32)
     with pytest.raises(UserError, match="There are 36 images to train on, fewer than .* 256"):
-        distill(replace(config, train=train))
-    assert not (tmp_path / "run").exists()
+        distill(replace(config, out=tmp_path / "other", train=train))
+    assert not (tmp_path / "other").exists()
 
 
 def test_unlabelled_images_give_probes_of_agreement(unlabelled, teacher, tmp_path):

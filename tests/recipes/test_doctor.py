@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from limbeck.data.options import CropOptions, DataOptions, TargetsOptions
+from limbeck.engine import machine
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.models.options import StudentOptions, TeacherOptions
@@ -97,6 +98,27 @@ def test_the_forecast_of_the_disk_holds(unlabelled, tmp_path):
     assert largest < doctor(config).forecast.disk < 5 * largest
 
 
+def test_what_machine_this_is_and_what_follows(unlabelled, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "cpu_kind", lambda: "AVX2, no bf16 instructions")
+    monkeypatch.setattr(machine, "product_seconds", lambda dtype: (1.0, 73.0))
+    monkeypatch.setattr(machine, "build_unfit", lambda: "The installed PyTorch is another.")
+    config = config_of(unlabelled, tmp_path)
+    auto = replace(config, method="masked-pixel", train=replace(config.train, precision="auto"))
+    said = report(doctor(auto)).splitlines()
+    assert said[0].startswith("machine     ") and "AVX2, no bf16 instructions" in said[0]
+    assert (
+        "            "
+        + (
+            "precision: fp32, because bf16 products are 73 times slower on this CPU (AVX2, no bf16 "
+            "instructions)"
+        )
+        in said
+    )
+    assert "WARNING     The installed PyTorch is another." in said
+    stated = doctor(config)
+    assert stated.machine[1:] == ["1 thread, 0 loader processes"] and stated.forecast is None
+
+
 def test_bad_files_and_copies_are_listed(tmp_path):
     folder = draw_unlabelled(tmp_path / "images", 24)
     (folder / "000.png").write_bytes((folder / "000.png").read_bytes()[:100])
@@ -125,12 +147,13 @@ def test_too_many_bad_files_are_a_problem(teacher, tmp_path):
     assert "eady" not in report(found)
 
 
-def test_a_batch_that_is_too_large_is_a_problem(unlabelled, tmp_path):
-    found = doctor(config_of(unlabelled, tmp_path, batch=64, holdout_ratio=0.0))
-    assert found.problems == [
-        "48 training images do not fill a batch of 64; add images or set "
-        "--train.global-batch-size 24 or less."
-    ]
+def test_a_batch_that_is_too_large_is_fitted_and_said(unlabelled, teacher, tmp_path):
+    found = doctor(config_of(unlabelled, tmp_path, teacher, batch=64, holdout_ratio=0.0))
+    assert found.problems == [] and found.forecast.total_steps == 4 * 48 // 8
+    assert (
+        "48 training images do not fill a batch of 64: a step will have 8 of them "
+        "(--train.global-batch-size 8)." in found.warnings
+    )
 
 
 def test_uneven_classes_are_a_warning(tmp_path):
@@ -202,3 +225,19 @@ def test_a_store_in_the_teachers_place_is_tried(images, classifier, tmp_path):
     file.write_bytes(file.read_bytes()[:-1] + b"\xff")
     with pytest.raises(UserError, match="is not what was written"):
         doctor(config)
+
+
+def test_a_long_run_is_not_just_ready(unlabelled, teacher, tmp_path):
+    found = doctor(config_of(unlabelled, tmp_path, teacher))
+    assert report(found).endswith("\nReady.")
+    assert max(map(len, report(found).splitlines())) <= 80
+    assert "\n            " in report(found)  # a second line begins where the first one's text does
+    week = replace(found.forecast, total_seconds=7 * 86400.0, data_seconds=0.1, step_seconds=0.2)
+    said = " ".join(report(replace(found, forecast=week)).split())
+    assert said.endswith(
+        "It fits on this machine, but takes 7.0 days. Shorter: 14 % of the --train.epochs take a "
+        "day; a smaller --student.img-size or student; a smaller teacher, or its answers stored "
+        "once (limbeck store-targets); a GPU."
+    )
+    slow = report(replace(found, forecast=replace(week, data_seconds=1.0)))
+    assert "--data.num-workers" in slow and "Ready" not in slow

@@ -92,7 +92,11 @@ def test_what_the_record_and_the_report_say(classifier, student):
     assert record["student"]["weight_hash"] == limbeck.load(student).facts.origin["weight_hash"]
     assert record["scores"] == metrics_of(classifier)[1][-1]["probe"]
     top1 = record["scores"]["top1"]
-    assert f"top1 {100 * top1:.1f} %, top5 100.0 %." in report(classifier)
+    said = report(classifier)
+    assert f"top1 {100 * top1:.1f} %, top5 100.0 %." in said
+    num_test = record["data"]["num_holdout"]
+    assert f"{num_test} held-out images can't tell much: each is {100 / num_test:.3g}" in said
+    assert f"limbeck evaluate --student {classifier} --data" in said
 
 
 def test_the_same_again_changes_nothing(classifier, images, student):
@@ -509,7 +513,7 @@ def test_the_recipes_of_mae_lite_build_the_published_sizes():
     sizes = {
         "mae_lite_finetune": ("vit_tiny", 5_717_416),
         "mae_lite_finetune_small": ("vit_small", 22_050_664),
-        "mae_lite_finetune_rpe": ("vit_tiny", 5_827_432),
+        "mae_lite_finetune_rpe": ("vit_tiny", 5_822_824),
     }
     for name, (student, size) in sizes.items():
         network = build_classifier(preset(name, student=student), 1000)
@@ -655,6 +659,7 @@ def test_nothing_held_out_is_refused_before_the_run(images, student, tmp_path):
         ({"method": "no_module:Own"}, "there is no module 'no_module' here"),
         ({"method": "limbeck:Own"}, "--method limbeck:Own has no effect without --teacher"),
         ({"method_options": ("a=1",)}, "the options of logit are --logit.NAME"),
+        ({"layer_scale": 0.1}, "layer_scale has no effect without --rel-pos"),
         (
             {"head": "distilled", "rel_pos": "qv-bias"},
             "rel_pos is for a single head, not distilled",

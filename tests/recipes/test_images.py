@@ -1,5 +1,6 @@
 """The images of a run: train and held-out share nothing, and classes must agree."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -105,3 +106,24 @@ def test_a_part_of_the_labels(images):
 def test_a_part_of_no_labels_is_refused(unlabelled):
     with pytest.raises(UserError, match="label_fraction is for labelled images, and these have no"):
         open_images(DataOptions(root=str(unlabelled), label_fraction=0.5))
+
+
+def test_classes_are_matched_by_name_whatever_their_order(images, tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    files = sorted((images / "red").iterdir())
+    rows = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+    words = pa.array(["red"] * len(rows)).dictionary_encode()
+    names = pa.table({"image": rows, "label": words})
+    pyarrow.parquet.write_table(names, tmp_path / "red.parquet")
+    with pytest.raises(UserError, match="different: blue, green"):
+        open_images(DataOptions(root=str(images), eval_root=str(tmp_path / "red.parquet")))
+    rows, words = rows[:3], ["red", "green", "blue"]
+    notes = {"info": {"features": {"label": {"_type": "ClassLabel", "names": words}}}}
+    names = pa.table({"image": rows, "label": [0, 1, 2]})
+    names = names.replace_schema_metadata({"huggingface": json.dumps(notes)})
+    pyarrow.parquet.write_table(names, tmp_path / "all.parquet")
+    found = open_images(DataOptions(root=str(images), eval_root=str(tmp_path / "all.parquet")))
+    assert found.holdout.classes == found.train.classes == ("blue", "green", "red")
+    assert [found.holdout.label(index) for index in range(3)] == [2, 1, 0]

@@ -18,7 +18,7 @@ def test_costs_are_those_of_the_real_network(shape, tmp_path):
     encoder = build_student(shape, seed=0)
     assert meter.cost(shape, "params") == sum(p.numel() for p in encoder.model.parameters())
     assert meter.cost(shape, "macs") == count_macs(encoder)
-    assert 0.05 < meter.cost(shape, "latency_ms") < 1000
+    assert meter.cost(shape, "latency_ms") > 0
     assert "PyTorch, fp32, batch 1, 1 thread" in meter.sentence()
 
 

@@ -157,7 +157,7 @@ def test_the_drop_path_of_the_last_block_is_none():
 )  # fmt: skip
 def test_drop_path_where_nothing_can_be_dropped(images, teacher, tmp_path, changes, role):
     rate = 0.3 if role == "teacher" else 0.0
-    options = TeacherOptions(source=str(teacher), drop_path_rate=rate)
+    options = TeacherOptions(precision="fp32", source=str(teacher), drop_path_rate=rate)
     values = {"relation": RelationOptions(), "teacher": options} | changes
     config = distill_config(images, tmp_path, teacher, **values)
     with pytest.raises(UserError, match=f"The {role}'s drop_path_rate 0.[23] has no effect"):
@@ -277,7 +277,7 @@ def test_a_teacher_gets_the_image_size_that_gives_the_student_s_grid(teacher, ca
     caplog.set_level("INFO")
     shape = replace(STUDENT_SHAPE, img_size=64, patch_size=8)
     student = start_student(shape, 0.0, seed=0)
-    fitted = load_teacher(TeacherOptions(source=str(teacher)), student.facts, CPU)
+    fitted = load_teacher(TeacherOptions(precision="fp32", source=str(teacher)), student.facts, CPU)
     assert fitted.facts.grid == student.facts.grid == (8, 8)
     assert fitted.facts.img_size == (64, 64)
     assert "The teacher gets images of 64 px (its patches have 8 px)" in caplog.text
@@ -292,7 +292,9 @@ def test_a_teacher_s_own_image_size_is_obeyed(teacher):
 
 
 def test_a_classification_teacher_keeps_its_own_image_size(teacher):
-    assert load_teacher(TeacherOptions(source=str(teacher)), None, CPU).facts.img_size == (32, 32)
+    assert load_teacher(
+        TeacherOptions(precision="fp32", source=str(teacher)), None, CPU
+    ).facts.img_size == (32, 32)
 
 
 def test_a_fine_tuned_hiera_as_a_teacher_pools_as_its_student_does(tmp_path):
@@ -301,7 +303,7 @@ def test_a_fine_tuned_hiera_as_a_teacher_pools_as_its_student_does(tmp_path):
     classifier = with_classifier(student, 3, None, seed=0)
     assert (student.facts.grid, classifier.facts.grid) == ((4, 4), (2, 2))
     save_student(classifier, tmp_path, {})
-    options = TeacherOptions(source=str(tmp_path))
+    options = TeacherOptions(precision="fp32", source=str(tmp_path))
     facts = load_teacher(options, student.facts, CPU).facts
     assert (facts.grid, facts.img_size, facts.num_classes) == ((4, 4), (64, 64), 0)
     larger = build_student(replace(shape, img_size=96), seed=0)
@@ -315,7 +317,7 @@ def test_a_teacher_for_fine_tuning_must_name_the_same_classes(caplog):
 
     def load(source, classes):
         config = FinetuneConfig(
-            teacher=TeacherOptions(source=source), logit=LogitOptions(kind="soft")
+            teacher=TeacherOptions(precision="fp32", source=source), logit=LogitOptions(kind="soft")
         )
         return load_task_teacher(config, FakeEncoder().facts, classes, CPU)
 
@@ -369,7 +371,8 @@ def test_a_task_s_method_that_compares_patches_needs_no_classes_of_its_teacher(
     student = build_student(replace(STUDENT_SHAPE, img_size=48), seed=0)
     save_student(build_student(STUDENT_SHAPE, seed=1), tmp_path / "bare", {})
     config = FinetuneConfig(
-        teacher=TeacherOptions(source=str(tmp_path / "bare")), method="own_task_method:Tokens"
+        teacher=TeacherOptions(precision="fp32", source=str(tmp_path / "bare")),
+        method="own_task_method:Tokens",
     )
     method, teacher = load_task_teacher(config, student.facts, ["a", "b", "c"], CPU)
     assert method.grids == ((6, 6), (6, 6)) and teacher.facts.img_size == (48, 48)
@@ -383,7 +386,7 @@ def test_a_task_s_method_that_compares_patches_needs_no_classes_of_its_teacher(
 
 def test_a_teacher_is_known_by_what_it_computes(teacher):
     def identity(source, **options):
-        options = TeacherOptions(source=source, **options)
+        options = TeacherOptions(precision="fp32", source=source, **options)
         return teacher_identity(source, load_teacher(options, None, CPU).facts)
 
     run = identity(str(teacher))
@@ -456,7 +459,9 @@ def test_method_class_and_options_of_the_table(images, tmp_path):
 def test_a_convolutional_teacher_by_name_of_its_file_is_for_fine_tuning_alone(images, tmp_path):
     file = tmp_path / "convnet.pth"
     torch.save(timm.create_model("test_resnet", num_classes=3).state_dict(), file)
-    options = TeacherOptions(source=str(file), model_name="test_resnet", img_size=64)
+    options = TeacherOptions(
+        precision="fp32", source=str(file), model_name="test_resnet", img_size=64
+    )
     found = load_teacher(options, None, CPU)
     assert found.facts.num_classes == 3 and found.facts.img_size == (64, 64)
     config = distill_config(images, tmp_path, file)
@@ -548,3 +553,12 @@ def test_labels_must_be_the_teacher_s_classes(images, classifier, tmp_path):
         check_labels(nets, ("red", "green", "blue"))
     alone = build_networks(taught(images, classifier, tmp_path), CPU)
     check_labels(alone, ())
+
+
+def test_a_teacher_whose_weights_are_not_finite_is_called_the_teacher(tmp_path):
+    weights = writers.mae_encoder(192)
+    weights["blocks.0.mlp.fc1.weight"][0, 0] = torch.nan
+    torch.save(weights, tmp_path / "big.pth")
+    options = TeacherOptions(source=str(tmp_path / "big.pth"))
+    with pytest.raises(UserError, match=r"teacher can't teach: .*big\.pth .*fc1.weight' holds N"):
+        load_teacher(options, None, CPU)

@@ -8,7 +8,7 @@ import torch
 
 from limbeck.config import PRESETS_DIR, from_plain, preset_names, read_preset
 from limbeck.data.options import DataOptions
-from limbeck.engine.optim import build_optimizer
+from limbeck.engine.optim import build_optimizer, param_groups
 from limbeck.methods.decoder_feature import DecoderFeature
 from limbeck.methods.distiller import Distiller
 from limbeck.models.build import build_student
@@ -20,6 +20,7 @@ from limbeck.recipes import compare, distill, finetune, two_stage
 from limbeck.recipes.arms import arm_config, table_needs_teacher
 from limbeck.recipes.chain import split_chain
 from limbeck.recipes.networks import build_networks, method_class, method_options
+from limbeck.recipes.precision import filled
 from limbeck.recipes.stages import stage_one_config
 
 DATA = DataOptions(root=str(PRESETS_DIR))  # any folder that is there
@@ -55,7 +56,7 @@ def networks_of(config):
         encoder = teacher_of(student.name, num_classes)
         return with_decoder(encoder) if options.reads_decoder else encoder
 
-    nets = build_networks(config, torch.device("cpu"), load)
+    nets = build_networks(filled(config, "fp32"), torch.device("cpu"), load)
     assert nets.student.facts.num_classes == num_classes
     return nets
 
@@ -171,3 +172,70 @@ def test_generic_distillation_decays_its_tokens_and_leaves_its_positions():
                           for name in spared)  # fmt: skip
     tokens = {"student.model.cls_token", "method.decoder.mask_token"}
     assert tokens <= parameters.keys() - positions - spared
+
+
+def preset(name, **changes):
+    is_tuning = name.endswith("finetune")
+    kind, verb = (
+        (finetune.FinetuneConfig, "finetune") if is_tuning else (distill.DistillConfig, "distill")
+    )
+    return replace(from_plain(kind, read_preset(name, verb), name), **changes)
+
+
+def test_numbers_of_the_small_swin_hiera_and_moco_as_released():
+    """Crops, the start of the warm-up, what is not decayed, and the start of the heads."""
+    for name in ("swin_48_simmim", "swin_48_d2"):
+        config = preset(name)
+        assert config.crop.interpolation == "random" and config.crop.scale == (0.67, 1.0)
+        assert config.optim.warmup_lr == 2e-6 and config.optim.warmup_epochs == 10
+        assert peak_lr(config.optim.base_lr, 2048) == pytest.approx(4e-4)
+    moco = preset("moco_v3_vit_tiny")
+    assert moco.crop.interpolation == "bilinear"
+    assert moco.optim.warmup_lr == 1e-6
+    assert peak_lr(moco.optim.base_lr, 1024) == pytest.approx(6e-4)
+    assert preset("hiera_46_finetune").head_init_std == 2e-5
+    swin = preset("swin_48_finetune", student="swin_48")
+    assert swin.head_init_std == 0.02
+    network = finetune.build_classifier(swin, 10)
+    groups = param_groups(network, swin.optim, network.layer_id, network.facts.depth)
+    group_of = {id(p): group for group in groups for p in group["params"]}
+    scales = {}
+    for name, parameter in network.named_parameters():
+        group = group_of[id(parameter)]
+        is_decayed = parameter.ndim > 1 and "relative_position" not in name
+        assert (group["weight_decay"] > 0) == is_decayed, name
+        if ".downsample.reduction" in name:
+            scales[name] = group["lr_scale"]
+    expected = [0.85 ** (13 - layer) for layer in (2, 4, 10)]
+    assert list(scales.values()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("swin_48_simmim", 2e-6), ("moco_v3_vit_tiny", 1e-6), ("mae_vit_tiny", 0.0)]
+)
+def test_where_the_warm_up_starts(name, first):
+    config = preset(name)
+    peak = peak_lr(config.optim.base_lr, config.train.global_batch_size)
+    warmup = round(config.optim.warmup_epochs)
+    rates = [
+        cosine_lr(
+            step, steps_per_epoch=1, epochs=config.train.epochs, warmup_epochs=float(warmup),
+            peak_lr=peak, min_lr=0.0, warmup_lr=config.optim.warmup_lr,
+        )
+        for step in (0, warmup // 2, warmup)
+    ]  # fmt: skip
+    assert rates == pytest.approx([first, (first + peak) / 2, peak])
+
+
+def test_presets_say_what_nobody_looked_up():
+    for name in (
+        *("swin_48_simmim", "swin_48_d2", "moco_v3_vit_tiny", "swin_48_finetune"),
+        "hiera_46_finetune",
+    ):
+        text = (PRESETS_DIR / f"{name}.toml").read_text()
+        said = text.split("Inherited from the defaults and not looked up: ")[1].split(".\n")[0]
+        config = preset(name)
+        for option in said.split(", "):
+            section, _, field = option.partition(".")
+            assert f"\n{field} =" not in text  # is left to the default indeed
+            assert hasattr(getattr(config, section), field)

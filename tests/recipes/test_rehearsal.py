@@ -29,7 +29,7 @@ def test_a_pre_training_is_built_and_shown_two_images(images, teacher, tmp_path)
 
 
 def test_a_fine_tuning_is_built_and_shown_two_images(images, student, classifier, tmp_path):
-    source = TeacherOptions(source=str(classifier))
+    source = TeacherOptions(source=str(classifier), precision="fp32")
     config = finetune_config(images, tmp_path / "run", student, head="distilled", teacher=source)
     nets = try_tuning(config, open_images(config.data), RANKS)
     assert nets.student.facts.has_dist_head and nets.teacher.num_classes == 3

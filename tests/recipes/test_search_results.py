@@ -9,6 +9,7 @@ import pytest
 from limbeck.models.options import StudentOptions
 from limbeck.recipes.rounds import Candidate, Outcome
 from limbeck.recipes.search_results import Search, report, table_of, verdict, write
+from tests.recipes.runs import cells_of
 from tests.recipes.searches import SEED
 
 
@@ -29,11 +30,12 @@ def search(tmp_path):
 
 
 def test_the_table_marks_what_matters(search):
-    lines = table_of(search).splitlines()
-    assert "top-1 %" in lines[0] and len(lines) == 6
-    assert "front" in lines[2] and "width alone" in lines[3] and "front" not in lines[3]
-    assert "winner, front" in lines[4] and "failed" in lines[5] and " - " in lines[5]
-    assert "1.600" in lines[4] and "320.0" in lines[4] and "4.00" in lines[4]
+    rows = cells_of(table_of(search))
+    assert [row[""] for row in rows] == ["front", "width alone", "winner, front", "failed"]
+    assert rows[3]["top-1 %"] == "-"
+    assert [rows[2][name] for name in ("params, M", "MACs, M", "latency, ms")] == [
+        "1.600", "320.0", "4.00",
+    ]  # fmt: skip
 
 
 def test_the_verdict_compares_with_width_alone(search):

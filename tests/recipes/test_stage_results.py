@@ -11,6 +11,7 @@ from limbeck.evaluation.robustness import Robustness
 from limbeck.evaluation.scores import score_of
 from limbeck.recipes.stage_results import Measured, TwoStages, report, table_of, verdict_of, write
 from limbeck.recipes.stages import ARMS
+from tests.recipes.runs import cells_of
 
 COST = {"parameters": 5e6, "macs": 1.25e9, "tuning_seconds": 60.0}
 
@@ -29,19 +30,11 @@ def found(out, *, teacher=0.8, **tops):
     return TwoStages(out, arms, ["All equal."], teacher and measured(teacher), results)
 
 
-def cells_of(stages):
-    lines = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in table_of(stages).splitlines()
-    ]
-    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
-
-
 def test_the_table_has_means_spreads_and_shares_of_the_teacher():
     stages = found(Path("out"), both=(0.7, 0.74), generic=(0.6, 0.6))
     stages.results["both"][0].cost["stage_one_seconds"] = 900.0
     stages.results["both"][1].cost["stage_one_seconds"] = 900.0
-    teacher, both, generic = cells_of(stages)
+    teacher, both, generic = cells_of(table_of(stages))
     assert teacher["network"] == "teacher" and teacher["top-1 %"] == "80.0"
     assert teacher["of the teacher's %"] == "-" and teacher["runs"] == "1"
     assert both["top-1 %"] == "72.0 ± 2.8" and both["of the teacher's %"] == "90.0 ± 3.5"
@@ -58,13 +51,13 @@ def test_answers_under_corruptions_have_a_column_and_a_table():
     result = stages.results["both"][0]
     result.scores["corrupted_top1"] = answers.score
     stages.results["both"][0] = replace(result, corrupted={"corrupted_top1": answers})
-    assert cells_of(stages)[1]["corrupted %"] == "100.0"
+    assert cells_of(table_of(stages))[1]["corrupted %"] == "100.0"
     assert stages.plain()["corrupted"]["corrupted_top1"]["rows"].keys() == {"both"}
     assert "| fog " in report(stages)
 
 
 def test_without_a_teacher_there_is_no_share():
-    (row,) = cells_of(found(Path("out"), teacher=None, generic=(0.5,)))
+    (row,) = cells_of(table_of(found(Path("out"), teacher=None, generic=(0.5,))))
     assert row["network"] == "generic" and "of the teacher's %" not in row
 
 

@@ -11,6 +11,7 @@ from limbeck.data.options import CorruptionOptions
 from limbeck.engine.distributed import Ranks
 from limbeck.recipes import stage_trials
 from limbeck.recipes.images import open_images
+from limbeck.recipes.precision import filled
 from limbeck.recipes.stage_trials import StageTrials
 from limbeck.recipes.stages import ARMS
 from tests.recipes.test_two_stage import config_of
@@ -66,6 +67,7 @@ def test_a_convolutional_network_can_be_the_task_teacher(
     monkeypatch.syspath_prepend(tmp_path)
     source = "own_stage_teacher:build"
     config = config_of(images, teacher, tmp_path / "out", "specific", task_teacher=source)
+    config = filled(config, "fp32")
     trials = StageTrials(config, [ARMS["specific"]], open_images(config.data), RANKS)
     with caplog.at_level(logging.INFO, "limbeck"):
         (run,) = trials.rehearse()

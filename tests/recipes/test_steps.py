@@ -4,7 +4,7 @@ import pytest
 
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
-from limbeck.recipes.steps import resolve
+from limbeck.recipes.steps import fit_batch, fitting_batch, resolve
 
 
 def resolved(num_images, **train):
@@ -30,6 +30,37 @@ def test_part_of_an_epoch():
 def test_less_than_one_step_is_refused():
     with pytest.raises(UserError, match="train.epochs 0.01 of 10 steps each is less than one"):
         resolved(100, epochs=0.01, global_batch_size=10)
+
+
+@pytest.mark.parametrize(
+    ("num_images", "batch", "shares", "expected"),
+    [
+        (256, 256, 1, 256),  # filled: as it is
+        (255, 256, 1, 32),  # 7 steps an epoch
+        (100, 256, 1, 16),
+        (30, 64, 1, 4),
+        (8, 256, 1, 2),
+        (2, 256, 1, 2),
+        (1, 256, 1, 256),  # which is refused
+        (100, 256, 4, 16),
+        (40, 256, 4, 8),  # pairs for each of the four
+        (7, 256, 4, 256),  # not even these: refused
+    ],
+)
+def test_a_batch_that_is_not_filled_is_fitted(num_images, batch, shares, expected):
+    train = TrainOptions(global_batch_size=batch, accumulate_steps=shares)
+    assert fitting_batch(num_images, train) == expected
+    train = TrainOptions(global_batch_size=batch)
+    assert fitting_batch(num_images, train, world_size=shares) == expected
+
+
+def test_a_fitted_batch_is_said(caplog):
+    train = TrainOptions(epochs=7)
+    assert fit_batch(train, 256) is train and not caplog.text
+    fitted = fit_batch(train, 100, option="--tune.train")
+    assert (fitted.global_batch_size, fitted.epochs) == (16, 7)
+    assert "100 training images do not fill a batch of 256: a step has 16" in caplog.text
+    assert "(--tune.train.global-batch-size 16)" in caplog.text
 
 
 @pytest.mark.parametrize("num_images", [1, 9])

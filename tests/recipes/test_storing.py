@@ -15,6 +15,7 @@ from limbeck.data.target_store.reader import MISSING, SKIPPED, TargetReader
 from limbeck.data.target_store.writer import open_writer
 from limbeck.engine.distributed import Ranks
 from limbeck.engine.loop import Interrupted
+from limbeck.errors import RunError
 from limbeck.methods.options import SparseLogitOptions
 from limbeck.methods.sparse_logit import SparseLogit
 from limbeck.methods.targets import plan_targets
@@ -127,7 +128,6 @@ def test_what_could_not_be_read_is_tried_again_when_asked(folder, tmp_path):
 
 
 def test_too_many_bad_images_end_it(folder, tmp_path):
-    from limbeck.errors import RunError
 
     job = job_of(folder, tmp_path / "store")
     job.skipped = SkippedLog(None, 8, 0.0)
@@ -153,6 +153,26 @@ def test_a_forecast_in_words():
     )
     assert "2.0 hours" in Forecast(1, 1, 7200.0, 1.0).sentence()
     assert ArraySpec((2,), "uint8").num_bytes == 2
+
+
+@pytest.mark.parametrize("comes_again", [False, True])
+def test_a_store_that_goes_while_it_is_written_is_no_success(
+    folder, tmp_path, monkeypatch, comes_again
+):
+    out, answer = tmp_path / "store", Job._answer
+    job = job_of(folder, out, batch_size=100)
+
+    def vanishing(self, batch):
+        if (out / "part-00000.json").exists():
+            out.rename(tmp_path / "moved")
+            if comes_again:
+                out.mkdir()
+        return answer(self, batch)
+
+    monkeypatch.setattr(Job, "_answer", vanishing)
+    said = "has lost manifest.json .*while it was written" if comes_again else "folder is gone"
+    with pytest.raises(RunError, match=said):
+        job.write(job.left())
 
 
 @pytest.fixture

@@ -24,7 +24,10 @@ def test_without_a_teacher_the_task_is_all_there_is(images, student, tmp_path):
 
 def test_networks_that_are_still_to_be_trained_stand_in(images, student, classifier, tmp_path):
     config = finetune_config(
-        images, tmp_path, "not/there/yet", teacher=TeacherOptions(source="nor/this")
+        images,
+        tmp_path,
+        "not/there/yet",
+        teacher=TeacherOptions(source="nor/this", precision="fp32"),
     )
     small, big = (load_encoder(each).facts.architecture for each in (student, classifier))
     nets = build_tuning(config, CLASSES, CPU, rebuilt(small), rebuilt(big, classes=CLASSES))

@@ -306,8 +306,8 @@ def test_what_does_not_fit_is_told_before_anything_trains(
     config = config_of(images, teacher, out)
     with pytest.raises(UserError, match="has no labels, and stage two needs them"):
         two_stage(replace(config, data=replace(config.data, root=str(unlabelled))))
-    large = replace(config.specific, train=replace(TRAIN, global_batch_size=64))
-    with pytest.raises(UserError, match="--specific.train.global-batch-size"):
+    large = replace(config.specific, train=replace(TRAIN, epochs=1e-9))
+    with pytest.raises(UserError, match="specific.train.epochs"):
         two_stage(replace(config, specific=large))
     with pytest.raises(UserError, match="classifies these classes already; leave them out"):
         two_stage(replace(config, teacher=TeacherOptions(source=str(classifier))))
@@ -324,6 +324,16 @@ def test_a_task_teacher_of_other_classes(images, teacher, tmp_path):
     config = config_of(images, teacher, tmp_path / "out", "specific", task_teacher=str(other))
     with pytest.raises(UserError, match="knows 2 classes and the student learns 3"):
         two_stage(config)
+
+
+def test_a_task_teacher_of_other_names_is_not_scored(images, classifier, tmp_path):
+    other = shutil.copytree(images, tmp_path / "other")
+    for name, new in (("blue", "zebra"), ("green", "apple"), ("red", "mango")):
+        (other / name).rename(other / new)
+    config = config_of(other, None, tmp_path / "out", "specific", task_teacher=str(classifier))
+    found = two_stage(config)
+    assert found.teacher.scores == {} and found.scores("specific", "top1")
+    assert "(blue, green, red): it is not asked." in report(found)
 
 
 def test_the_defaults_are_those_of_g2sd(images, tmp_path):

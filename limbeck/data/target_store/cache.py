@@ -49,6 +49,8 @@ def cached_parts(
     if wanted:
         remedy = "name another folder with --targets.cache"
         check_room(copies, num_bytes, "The copies of the store's parts", remedy)
+        copies.begin()
+        copies.sweep()
 
     def copy(key: PartKey) -> None:
         record = records[key]

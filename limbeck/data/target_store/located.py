@@ -8,8 +8,13 @@ from torch import Tensor
 
 from limbeck.data.loader import VIEW_SEEDS
 from limbeck.data.source import Source
+from limbeck.data.target_store.manifest import ArraySpec
 from limbeck.data.target_store.reader import TargetReader
 from limbeck.data.views import view_seed
+from limbeck.errors import RunError
+
+SEED_SPEC = ArraySpec((), "int32")
+"""Of the array VIEW_SEEDS, where each record brings its own view's."""
 
 RGB = tuple[float, float, float]
 
@@ -26,6 +31,8 @@ class LocatedTargets:
         self.reader = reader
         self.seed = seed
         self.num_views = reader.num_views
+        if seed is None:
+            _check_seeded(reader)
         rows = reader.locate(source.key(index) for index in range(len(source)))
         self.rows = torch.from_numpy(rows).share_memory_()
 
@@ -53,4 +60,19 @@ def seed_of_view(reader: TargetReader, key: str, view: int) -> int:
     seed = reader.manifest.recipe["seed"]
     if seed is not None:
         return view_seed(seed, view, key)
-    return int(reader.read(reader.locate([key]), view)[VIEW_SEEDS][0])
+    _check_seeded(reader)
+    rows = reader.locate([key])
+    if rows[0] < 0:
+        raise RunError(
+            f"{reader.place.address} has a fingerprint of {key} and no record of it; convert the "
+            "released set again."
+        )
+    return int(reader.read(rows, view)[VIEW_SEEDS][0])
+
+
+def _check_seeded(reader: TargetReader) -> None:
+    if reader.manifest.arrays.get(VIEW_SEEDS) != SEED_SPEC:
+        raise RunError(
+            f"{reader.place.address} states no seed of its views, and its records bring none; "
+            "convert the released set again."
+        )

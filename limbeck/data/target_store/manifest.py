@@ -5,21 +5,37 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from math import prod
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
+from limbeck.documents import fit, parse_json
 from limbeck.errors import RunError, UserError
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+MAX_PARTS = 2**14
+"""A process maps every part into its memory, and Linux allows 65,530 such maps."""
+NAMES_IN_FILES = {
+    "uint8": "U8", "int8": "I8", "int16": "I16", "int32": "I32", "int64": "I64",
+    "float16": "F16", "float32": "F32",
+}  # fmt: skip
+"""numpy's name of an array's type -> that of safetensors."""
+PLAIN = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+"""How what a store says is checked: each value is of its type already, as JSON had it."""
+
+Count = Annotated[int, Field(ge=0, lt=2**32)]
+Side = Annotated[int, Field(gt=0, le=2**13)]
+Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
 class ArraySpec(NamedTuple):
     """One named array of a record: its shape, without batch, and numpy's name of its type."""
 
-    shape: tuple[int, ...]
-    dtype: str
+    shape: Annotated[tuple[Count, ...], Field(strict=False, max_length=8)]
+    dtype: Literal["uint8", "int8", "int16", "int32", "int64", "float16", "float32"]
 
     @property
     def num_bytes(self) -> int:
@@ -84,35 +100,97 @@ class Manifest:
         return (json.dumps(plain, indent=2, allow_nan=False) + "\n").encode()
 
 
+@with_config(PLAIN)
+class _Origin(TypedDict, total=False):
+    source: str | None
+    weight_hash: str | None
+
+
+@with_config(PLAIN)
+class _Facts(TypedDict, total=False):
+    # Bounded, because a grid, views and one entry for each block are made of them.
+    embed_dim: Count
+    depth: Annotated[int, Field(ge=0, le=2**12)]
+    patch_size: Side
+    img_size: Annotated[list[Side], Field(min_length=2, max_length=2)]
+    num_classes: Annotated[int, Field(ge=0, le=2**25)]
+    mean: Channels
+    std: Channels
+    origin: _Origin
+
+
+@with_config(PLAIN)
+class _Teacher(TypedDict, total=False):
+    facts: _Facts
+    precision: Literal["fp32", "bf16", "fp16"]
+    weights: str | None
+
+
+@with_config(PLAIN)
+class _ViewRecipe(TypedDict, total=False):
+    img_size: Side
+    views: dict[str, Any] | Literal["released"]
+    erase_mean: Channels
+    erase_std: Channels
+
+
+@with_config(PLAIN)
+class _Recipe(_ViewRecipe):
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None
+
+
+@with_config(PLAIN)
+class _Data(TypedDict, total=False):
+    root: str
+    num_images: Count
+    fingerprint: str
+
+
+@with_config({**PLAIN, "extra": "forbid"})
+class _Written(TypedDict):
+    """``Manifest`` as it lies in its file."""
+
+    kind: str
+    params: dict[str, Any]
+    arrays: Annotated[dict[str, ArraySpec], Field(min_length=1, max_length=16)]
+    teacher: _Teacher
+    recipe: _Recipe
+    num_views: Annotated[int, Field(gt=0, le=2**20)]
+    num_parts: Annotated[int, Field(gt=0, le=MAX_PARTS)]
+    data: _Data
+    versions: dict[str, str]
+    weights: str | None
+    store_id: str
+
+
 def read_manifest(data: bytes, address: str) -> Manifest:
     """The manifest of the store at ``address`` from the bytes of its file.
 
     Raises UserError for another format, RunError where the file is not as it was written.
     """
-    damaged = RunError(
-        f"{address}/{MANIFEST} is damaged; restore it from a copy, or write the store again in "
-        "another place."
-    )
+    where = f"{address}/{MANIFEST}"
+    remedy = "restore it from a copy, or write the store again in another place"
     try:
-        values = json.loads(data)
-        version, store_id = values.pop("format_version"), values.pop("store_id")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise damaged from error
+        values = parse_json(data, where="it")
+        version = values.pop("format_version", FORMAT_VERSION)
+        arrays = fit(values, _Written, "it")["arrays"] if version == FORMAT_VERSION else {}
+    except UserError as error:
+        raise RunError(f"{where} is damaged ({damage(error)}); {remedy}.") from error
     if version != FORMAT_VERSION:
         raise UserError(
-            f"The store {address} has format {version}, and this version of limbeck reads "
-            f"{FORMAT_VERSION}; use the version that wrote it, or write the store again."
+            f"The store {address} has format {str(version)[:20]}, and this version of limbeck "
+            f"reads {FORMAT_VERSION}; use the version that wrote it, or write the store again."
         )
-    try:
-        arrays = {
-            n: ArraySpec(tuple(shape), dtype) for n, (shape, dtype) in values["arrays"].items()
-        }
-        manifest = Manifest(**{**values, "arrays": arrays})
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise damaged from error
-    if manifest.store_id != store_id:
-        raise damaged
+    store_id = values.pop("store_id")
+    manifest = Manifest(**{**values, "arrays": arrays})
+    if manifest.store_id != store_id or manifest.num_parts.bit_count() != 1:
+        raise RunError(f"{where} is damaged; {remedy}.")
     return manifest
+
+
+def damage(error: UserError) -> str:
+    """What a schema says of "it", as a part of a sentence."""
+    return str(error).removesuffix(".").removesuffix("; it is damaged or something else")
 
 
 def differences(there: Manifest, here: Manifest) -> list[str]:

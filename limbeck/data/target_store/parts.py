@@ -11,21 +11,26 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
 
-from limbeck.data.target_store.manifest import ArraySpec, Manifest
+from limbeck.data.target_store.manifest import MAX_PARTS, PLAIN, ArraySpec, Count, Manifest, damage
 from limbeck.data.target_store.place import Place
-from limbeck.errors import RunError
+from limbeck.documents import parse_json
+from limbeck.errors import RunError, UserError
 
 HASHES = "hashes"
 PART_BYTES = 32 * 2**20
 PART_IMAGES = 4096
 NUM_FINGERPRINTS = 32  # in a store of few parts, of which a run may see a part
-MAX_PARTS = 2**14
-"""A process maps every part into its memory, and Linux allows 65,530 such maps."""
-PART_NAME = re.compile(r"part-(\d{5})(?:\.([1-9]\d*))?\.(safetensors|json)")
+MAX_PART_BYTES = 2**34  # its writer has it in memory
+MAX_HEADER_BYTES = 2**20  # of its file; it names two or three arrays
+FILL_BITS = 10
+"""Of a fill-in's number in the address of a record."""
+PART_NAME = re.compile(r"part-(\d{5})(?:\.([1-9]\d*))?\.(safetensors|json)", re.ASCII)
 
 
 class PartKey(NamedTuple):
@@ -50,6 +55,15 @@ class PartKey(NamedTuple):
         return f"{self.name}.json"
 
 
+@with_config(PLAIN)
+class Fingerprint(TypedDict):
+    """Of the pixels of one view, as hex digits."""
+
+    key: str
+    view: Count
+    pixels: str
+
+
 @dataclass(frozen=True)
 class PartRecord:
     """What is said of a finished part: its size in bytes, SHA-256 and number of images.
@@ -60,11 +74,11 @@ class PartRecord:
     """
 
     store_id: str
-    num_images: int
-    size: int
+    num_images: Count
+    size: Annotated[int, Field(ge=0, le=MAX_PART_BYTES)]
     sha256: str
     skipped: dict[str, str] = field(default_factory=dict)
-    fingerprints: Any = None
+    fingerprints: list[Fingerprint] | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
@@ -115,11 +129,12 @@ def survey(place: Place, manifest: Manifest) -> tuple[dict[PartKey, PartRecord],
     """
     sizes = place.sizes()
     keys = sorted(key for name in sizes if (key := parse_name(name, "json")))
-    contents = place.read_all([key.json_name for key in keys])
     records: dict[PartKey, PartRecord] = {}
     problems = []
-    for key, content in zip(keys, contents, strict=True):
+    for key, content in zip(keys, _read_each(place, keys), strict=True):
         try:
+            if isinstance(content, RunError):
+                raise content
             records[key] = _read_record(content, key, place, manifest)
             _check_place(key, keys, place, manifest)
             _check_size(key, records[key], sizes, place)
@@ -127,6 +142,22 @@ def survey(place: Place, manifest: Manifest) -> tuple[dict[PartKey, PartRecord],
             records.pop(key, None)
             problems.append(error)
     return records, problems
+
+
+def _read_each(place: Place, keys: list[PartKey]) -> list[bytes | RunError]:
+    """The files of ``keys``, or why one can't be read."""
+    try:
+        return [*place.read_all([key.json_name for key in keys])]
+    except RunError:
+        pass  # Which ones it is that can't be read is found one by one.
+    found: list[bytes | RunError] = []
+    for key in keys:
+        try:
+            found += place.read_all([key.json_name])
+        except RunError as error:
+            reason = str(error).partition("; ")[0]
+            found.append(RunError(f"{reason}; {_remedy(key)}."))
+    return found
 
 
 def read_records(place: Place, manifest: Manifest) -> dict[PartKey, PartRecord]:
@@ -142,6 +173,11 @@ def _check_place(key: PartKey, keys: list[PartKey], place: Place, manifest: Mani
         raise RunError(
             f"{place.address}/{key.json_name} is not of this store, which has "
             f"{manifest.num_parts} parts; move it and {key.data_name} away."
+        )
+    if key.fill >= 2**FILL_BITS:
+        raise RunError(
+            f"{place.address}/{key.json_name}: a part has at most {2**FILL_BITS - 1} fill-ins; "
+            "write the store again in another place."
         )
     before = PartKey(key.part, key.fill - 1)
     if key.fill and before not in keys:
@@ -180,11 +216,14 @@ def parse_name(name: str, suffix: str) -> PartKey | None:
 def _read_record(content: bytes, key: PartKey, place: Place, manifest: Manifest) -> PartRecord:
     where = f"{place.address}/{key.json_name}"
     try:
-        record = PartRecord(**json.loads(content))
-        is_whole = record.num_images + record.size >= 0 and isinstance(record.sha256, str)
-    except (ValueError, TypeError) as error:
-        raise RunError(f"{where} is damaged; {_remedy(key)}.") from error
-    if not is_whole:
+        record = parse_json(content, PartRecord, "it")
+    except UserError as error:
+        raise RunError(f"{where} is damaged ({damage(error)}); {_remedy(key)}.") from error
+    num_bytes = record.num_images * (8 + manifest.num_views * manifest.bytes_per_record)
+    is_whole = num_bytes < record.size < num_bytes + MAX_HEADER_BYTES
+    if not is_whole or any(
+        each["view"] >= manifest.num_views for each in record.fingerprints or ()
+    ):
         raise RunError(f"{where} is damaged; {_remedy(key)}.")
     if record.store_id != manifest.store_id:
         raise RunError(

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import RunError, UserError, require_extra
-from limbeck.files import sync_folder
+from limbeck.files import TEMPORARY_SUFFIX, open_file, read_file, sync_folder
 
-PARTIAL = ".partial"
+MAX_BYTES = 2**30
+"""Of a file that is read whole: what is said of a part, or the weights of a block."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EXTRAS = {"s3": "s3fs", "s3a": "s3fs"}
 """Protocol -> the package that the extra "remote" brings for it."""
@@ -37,12 +38,20 @@ class Place(ABC):
     address: str
 
     @abstractmethod
+    def begin(self) -> None:
+        """Make the folder; what is written later fails where it is gone."""
+
+    @abstractmethod
+    def sweep(self) -> None:
+        """Remove what killed writers left half-written, and nothing of those that live."""
+
+    @abstractmethod
     def sizes(self) -> dict[str, int]:
         """Name -> bytes of the files in it, sorted; none where the folder does not exist."""
 
     @abstractmethod
     def read_all(self, names: Sequence[str]) -> list[bytes]:
-        """The content of files."""
+        """The content of files, of at most MAX_BYTES each."""
 
     @abstractmethod
     def read_range(self, name: str, start: int, end: int) -> bytes:
@@ -71,10 +80,12 @@ class Place(ABC):
 
 def open_place(address: str) -> Place:
     """The place at a path or an fsspec address; nothing is made or looked up yet."""
-    address = os.path.expanduser(str(address)).rstrip("/")
-    if address.startswith("file://"):
-        address = address.removeprefix("file://")
-    return RemotePlace(address) if "://" in address else LocalPlace(address)
+    address = os.path.expanduser(str(address).removeprefix("file://"))
+    if not address or "\0" in address:
+        raise UserError(f"The store {address!r} can't be: that is no path; correct it.")
+    is_remote = "://" in address
+    address = address.rstrip("/") or "/"
+    return RemotePlace(address) if is_remote else LocalPlace(address)
 
 
 def check_room(place: Place, num_bytes: int, what: str, remedy: str) -> None:
@@ -94,25 +105,42 @@ class LocalPlace(Place):
         self.address = address
         self.folder = Path(address)
 
+    def begin(self) -> None:
+        """See ``Place``."""
+        with self._errors("write", self.address):
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    def sweep(self) -> None:
+        """See ``Place``: the lock of a writer ends with it."""
+        with suppress(OSError):
+            for partial in self.folder.glob(f".*{TEMPORARY_SUFFIX}"):
+                with suppress(RunError), open_file(partial) as file:
+                    if _lock_file(file.fileno(), wait=False):
+                        partial.unlink()
+
     def sizes(self) -> dict[str, int]:
-        """See ``Place``; what is hidden is left out."""
+        """See ``Place``; what is hidden, and a link to nothing, is left out."""
+        sizes = {}
         with self._errors("read", self.address):
             if not self.folder.exists():
                 return {}
-            entries = sorted(os.scandir(self.folder), key=lambda entry: entry.name)
-            return {e.name: e.stat().st_size for e in entries if not e.name.startswith(".")}
+            names = sorted(name for name in os.listdir(self.folder) if not name.startswith("."))
+        for name in names:
+            if (size := self.size(name)) is not None:
+                sizes[name] = size
+        return sizes
 
     def read_all(self, names: Sequence[str]) -> list[bytes]:
         """See ``Place``."""
         contents = []
         for name in names:
             with self._errors("read", name):
-                contents.append((self.folder / name).read_bytes())
+                contents.append(read_file(self.folder / name, MAX_BYTES))
         return contents
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
         """See ``Place``."""
-        with self._errors("read", name), open(self.folder / name, "rb") as file:
+        with self._errors("read", name), open_file(self.folder / name) as file:
             file.seek(start)
             return file.read(end - start)
 
@@ -126,17 +154,8 @@ class LocalPlace(Place):
 
     def write(self, name: str, data: bytes) -> None:
         """See ``Place``: to a temporary name, flushed to the disk, renamed."""
-        with self._errors("write", name):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            partial = self._partial(name)
-            try:
-                with open(partial, "wb", buffering=0) as stream:
-                    _write_through(stream.fileno(), data)
-                os.replace(partial, self.folder / name)
-            except OSError:
-                partial.unlink(missing_ok=True)  # On a full disk it would be in the way.
-                raise
-            sync_folder(self.folder)
+        with self._partial(name, wait=False) as publish:
+            publish(data)
 
     def free(self) -> int | None:
         """See ``Place``; before the folder exists, where it will be."""
@@ -148,33 +167,36 @@ class LocalPlace(Place):
     @contextmanager
     def claim(self, name: str, *, wait: bool = False) -> Iterator[Publish]:
         """See ``Place``. The claim is a lock on the temporary file that becomes the file."""
-        final, partial = self.folder / name, self._partial(name)
+        with self._partial(name, wait) as publish:
+            if (self.folder / name).exists():
+                raise Taken(name)
+            yield publish
+
+    @contextmanager
+    def _partial(self, name: str, wait: bool) -> Iterator[Publish]:
+        partial = self.folder / f".{name}{TEMPORARY_SUFFIX}"
         with self._errors("write", name):
-            self.folder.mkdir(parents=True, exist_ok=True)
             descriptor = self._lock(partial, wait)
 
         def publish(data: bytes) -> None:
             with self._errors("write", name):
                 os.ftruncate(descriptor, 0)
                 _write_through(descriptor, data)
-                os.replace(partial, final)
+                os.replace(partial, self.folder / name)
                 sync_folder(self.folder)
 
         try:
-            if final.exists():
-                raise Taken(name)
             yield publish
         finally:
             with suppress(OSError):
-                partial.unlink(missing_ok=True)
+                partial.unlink(missing_ok=True)  # On a full disk it would be in the way.
             os.close(descriptor)
-
-    def _partial(self, name: str) -> Path:
-        return self.folder / f".{name}{PARTIAL}"
 
     def _lock(self, partial: Path, wait: bool) -> int:
         while True:
-            descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
+            # Of a link that somebody put there the target is not written to.
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+            descriptor = os.open(partial, flags, 0o666)
             try:
                 _lock_file(descriptor, wait)
                 # Whoever had the lock before may have renamed the file meanwhile.
@@ -204,6 +226,15 @@ class RemotePlace(Place):
         self.protocol = address.partition("://")[0]
         self._store()
 
+    def begin(self) -> None:
+        """See ``Place``; an object store has no folders."""
+        if self.protocol not in WITHOUT_FOLDERS:
+            store, root = self._store()
+            self._try("write", self.address, lambda: store.makedirs(root, exist_ok=True))
+
+    def sweep(self) -> None:
+        """See ``Place``; an object appears when it is complete."""
+
     def sizes(self) -> dict[str, int]:
         """See ``Place``."""
 
@@ -224,6 +255,10 @@ class RemotePlace(Place):
 
         def contents() -> list[bytes]:
             store, root = self._store()
+            sizes = self.sizes() if len(names) > 1 else {name: self.size(name) for name in names}
+            for name in names:
+                if (sizes.get(name) or 0) > MAX_BYTES:
+                    raise OSError(f"{name} has more than {MAX_BYTES:,} bytes")
             paths = [f"{root}/{name}" for name in names]
             found = store.cat(paths, on_error="raise") if paths else {}
             return [found[store._strip_protocol(path)] for path in paths]
@@ -281,8 +316,6 @@ class RemotePlace(Place):
     def _put(self, name: str, data: bytes, **kwargs: str) -> None:
         def put() -> None:
             store, root = self._store()
-            if self.protocol not in WITHOUT_FOLDERS:
-                store.makedirs(root, exist_ok=True)
             store.pipe_file(f"{root}/{name}", data, **kwargs)
 
         self._try("write", name, put)
@@ -301,7 +334,7 @@ class RemotePlace(Place):
                 purpose = f"A store at {self.protocol}://"
                 raise require_extra(EXTRAS[self.protocol], "remote", purpose) from error
             raise UserError(f"The store {self.address} can't be opened: {error}.") from error
-        except ValueError as error:
+        except Exception as error:  # Each of fsspec's stores has errors of its own.
             raise UserError(
                 f"The store {self.address} can't be opened: {error}; pass a folder, or an address "
                 "such as s3://bucket/store."
@@ -321,7 +354,10 @@ class RemotePlace(Place):
 def _refused(verb: str, where: str, error: Exception) -> RunError:
     reason = str(error)
     if isinstance(error, OSError):
-        reason = "the disk is full" if error.errno in FULL else error.strerror or reason
+        reason = error.strerror or reason
+    if verb == "write" and isinstance(error, OSError):
+        reason = "the disk is full" if error.errno in FULL else reason
+        reason = "the store's folder is gone" if error.errno == errno.ENOENT else reason
     remedy = (
         "finished parts are kept; remove the cause, then run the same command again to go on"
         if verb == "write"
@@ -337,11 +373,12 @@ def _write_through(descriptor: int, data: bytes) -> None:
     os.fsync(descriptor)
 
 
-def _lock_file(descriptor: int, wait: bool) -> None:
+def _lock_file(descriptor: int, wait: bool) -> bool:
+    """Whether it is locked now; raises RunError where another process has it."""
     try:
         import fcntl
     except ImportError:  # not on Windows
-        return
+        return False
     try:
         # Not lockf, whose locks are a process's: threads of two processes that wait for each
         # other's parts would look like a deadlock, and be refused.
@@ -352,4 +389,5 @@ def _lock_file(descriptor: int, wait: bool) -> None:
             "several processes with torchrun, which shares the parts out."
         ) from error
     except OSError:
-        return  # File systems without locks go unguarded.
+        return False  # File systems without locks go unguarded.
+    return True

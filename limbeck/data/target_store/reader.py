@@ -19,7 +19,9 @@ from torch import Tensor
 from limbeck.data.target_store.cache import cached_parts
 from limbeck.data.target_store.manifest import MANIFEST, Manifest, read_manifest
 from limbeck.data.target_store.parts import (
+    FILL_BITS,
     HASHES,
+    Fingerprint,
     PartKey,
     PartRecord,
     damaged_part,
@@ -31,11 +33,12 @@ from limbeck.data.target_store.place import LocalPlace, Place, RemotePlace, open
 from limbeck.data.target_store.tensors import find_arrays
 from limbeck.data.target_store.writer import read_weights
 from limbeck.errors import RunError, UserError
+from limbeck.files import open_file, reason_of
 
 log = logging.getLogger("limbeck")
 
 MISSING, SKIPPED = -1, -2
-PLACE_BITS, FILL_BITS = 32, 10
+PLACE_BITS = 32
 NUM_THREADS = 8
 
 
@@ -123,10 +126,10 @@ class TargetReader:
     def damage(self, key: PartKey) -> RunError | None:
         """What is wrong with the bytes of a part, if anything is."""
         try:
-            with open(self._files[key], "rb") as file:
+            with open_file(self._files[key]) as file:
                 digest = file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            return damaged_part(self.place, key, f"can't be read ({error.strerror})")
+            return damaged_part(self.place, key, f"can't be read ({reason_of(error)})")
         if digest == self.records[key].sha256:
             return None
         if isinstance(self.place, RemotePlace):
@@ -136,7 +139,7 @@ class TargetReader:
             )
         return damaged_part(self.place, key, "is not what was written (its checksum differs)")
 
-    def fingerprints(self) -> list[Any]:
+    def fingerprints(self) -> list[Fingerprint]:
         """The fingerprints of views that came with the parts, one list for all."""
         return [each for record in self.records.values() for each in record.fingerprints or ()]
 

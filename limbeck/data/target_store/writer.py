@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import save
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -23,6 +23,7 @@ from torch import Tensor
 from limbeck.data.target_store.manifest import MANIFEST, Manifest, differences, read_manifest
 from limbeck.data.target_store.parts import (
     HASHES,
+    Fingerprint,
     PartKey,
     PartRecord,
     check_arrays,
@@ -59,6 +60,7 @@ def open_writer(
                 f"{address} is not empty and holds no store ({', '.join(foreign[:3])}); choose "
                 "another place."
             )
+        place.begin()
         # The manifest last: it has the checksum of the weights.
         _publish_once(place, WEIGHTS, save_tensors(dict(weights)) if weights else None)
         digest = sha256(place.read_all([WEIGHTS])[0]).hexdigest() if weights else None
@@ -70,6 +72,7 @@ def open_writer(
             f"{address} holds another store: {'; '.join(differing[:3])}{more}. Choose another "
             "place, or the options that it was begun with."
         )
+    place.sweep()
     for name, version in manifest.versions.items():
         if there.versions.get(name) != version:
             log.warning(
@@ -100,7 +103,7 @@ class StoreWriter:
         """What of the teacher's weights the store keeps for reading; usually nothing."""
         return read_weights(self.place, self.manifest)
 
-    def fingerprints(self) -> list[Any]:
+    def fingerprints(self) -> list[Fingerprint]:
         """The fingerprints of views that came with the finished parts, one list for all."""
         records = read_records(self.place, self.manifest).values()
         return [each for record in records for each in record.fingerprints or ()]
@@ -144,12 +147,12 @@ class StoreWriter:
         hashes: np.ndarray,
         arrays: dict[str, np.ndarray],
         skipped: Mapping[str, str] | None = None,
-        fingerprints: Any = None,
+        fingerprints: list[Fingerprint] | None = None,
     ) -> None:
         """Write the records of images whose ``hashes`` (n,) all fall into ``part``, in any order.
 
         ``arrays`` (n, E, *shape) each, as the manifest says; ``skipped``: key -> why it has none;
-        ``fingerprints``: plain JSON data. A finished part gets a fill-in, unless that
+        A finished part gets a fill-in, unless that
         would say nothing new. Raises RunError for hashes that are there already, on a full disk,
         and where another process is writing the part.
         """
@@ -186,6 +189,20 @@ class StoreWriter:
             )
             publish(record.to_json())
 
+    def check_there(self, parts: Iterable[int]) -> None:
+        """Raise RunError unless these parts lie in the store now, beside its manifest.
+
+        Whoever moves or clears the folder while it is written to is told.
+        """
+        names = self.place.sizes().keys()
+        keys = [PartKey(part, 0) for part in parts]
+        wanted = [MANIFEST, *(name for key in keys for name in (key.json_name, key.data_name))]
+        if lost := [name for name in wanted if name not in names]:
+            raise RunError(
+                f"{self.place.address} has lost {lost[0]} (and {len(lost) - 1} more files) while "
+                "it was written; see who moves or clears it, then run the same command again."
+            )
+
 
 def read_weights(place: Place, manifest: Manifest) -> dict[str, Tensor]:
     """The weights of a store; raises RunError where they are not what was written."""
@@ -199,7 +216,13 @@ def read_weights(place: Place, manifest: Manifest) -> dict[str, Tensor]:
         raise RunError(
             f"{place.address}/{WEIGHTS} is not what was written; delete it and {remedy}."
         )
-    return load_tensors(content)
+    try:
+        return load_tensors(content)
+    except (SafetensorError, ValueError) as error:
+        raise RunError(
+            f"{place.address}/{WEIGHTS} holds no weights ({error}); write the store again in "
+            "another place."
+        ) from error
 
 
 def _publish_once(place: Place, name: str, content: bytes | None) -> None:

@@ -1,6 +1,6 @@
 """Options of the methods, one class each, by subject (no torch here, see ``limbeck.config``)."""
 
-from limbeck.methods.options.base import MethodOptions, NotNegative, PositiveInt
+from limbeck.methods.options.base import MethodOptions
 from limbeck.methods.options.classifier import (
     ClassifierOptions,
     LogitOptions,
@@ -41,8 +41,6 @@ __all__ = [
     "MethodOptions",
     "MocoV3Options",
     "NkdOptions",
-    "NotNegative",
-    "PositiveInt",
     "ReconstructionOptions",
     "RegressionOptions",
     "RelationOptions",

@@ -1,15 +1,10 @@
 """What every method may set (no torch here, see ``limbeck.config``)."""
 
 import dataclasses
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-import pydantic
-
-from limbeck.config import options
+from limbeck.config import NotNegative, Rate, options
 from limbeck.data.options import CropOptions, ViewOptions
-
-PositiveInt = Annotated[int, pydantic.Field(gt=0)]
-NotNegative = Annotated[float, pydantic.Field(ge=0)]
 
 
 @options
@@ -27,7 +22,7 @@ class MethodOptions:
 
     color_jitter: tuple[NotNegative, NotNegative, NotNegative] = (0.0, 0.0, 0.0)
     """Brightness, contrast, saturation of the student's view alone: factors in 1 +- value."""
-    drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
+    drop_path_rate: Rate = 0.0
     """Stochastic depth of the student: this rate in every block but the last."""
 
     def for_next_stage(self) -> "MethodOptions":

@@ -5,10 +5,10 @@ from typing import Annotated, ClassVar, Literal
 
 import pydantic
 
-from limbeck.config import options
-from limbeck.data.options import CropOptions, PairMixOptions, Probability, RandAugment, ViewOptions
+from limbeck.config import PositiveFloat, PositiveInt, Probability, Rate, options
+from limbeck.data.options import CropOptions, PairMixOptions, RandAugment, ViewOptions
 from limbeck.errors import UserError
-from limbeck.methods.options.base import MethodOptions, PositiveInt
+from limbeck.methods.options.base import MethodOptions
 from limbeck.models.options import GlobalPool
 
 
@@ -20,7 +20,7 @@ class LogitOptions:
     """hard: the teacher's most likely class is a label; soft: its probabilities are matched."""
     weight: Annotated[float, pydantic.Field(gt=0, lt=1)] | None = None
     """Share of the teacher's loss, the labels have the rest; 0.5 if hard, 0.1 if soft."""
-    temperature: Annotated[float, pydantic.Field(gt=0)] | None = None
+    temperature: PositiveFloat | None = None
     """Divides the logits of both sides, soft only; 3 if not given."""
 
     def __post_init__(self) -> None:
@@ -36,9 +36,9 @@ class NkdOptions:
     """A teacher's logits in the place of the labels' cross entropy: of the labels only the
     likeliest class counts. Defaults: G2SD's."""
 
-    temperature: Annotated[float, pydantic.Field(gt=0)] = 1.0
+    temperature: PositiveFloat = 1.0
     """Divides the logits of both sides, of all classes but the target."""
-    alpha: Annotated[float, pydantic.Field(gt=0)] = 1.0
+    alpha: PositiveFloat = 1.0
     """Weight of these classes."""
 
 
@@ -48,7 +48,7 @@ class ClassifierOptions(MethodOptions):
 
     trains_classifier: ClassVar[bool] = True
 
-    drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
+    drop_path_rate: Rate = 0.0
     """Stochastic depth of the student, rising linearly from 0 in the first block to this in the
     last."""
     global_pool: GlobalPool | None = None
@@ -63,9 +63,9 @@ class SparseLogitOptions(ClassifierOptions):
     top_k: PositiveInt | None = None
     """Classes whose probability the student is told, the others share the rest; all of them (with a
     store: those that it has) if not given. TinyViT kept 100 of 21,841 and 10 of 1,000."""
-    temperature: Annotated[float, pydantic.Field(gt=0)] = 1.0
+    temperature: PositiveFloat = 1.0
     """Divides the logits of both sides; the loss is multiplied by its square."""
-    label_weight: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
+    label_weight: Rate = 0.0
     """Share of the loss of the images' own labels, which must be the teacher's classes."""
     rand_augment: RandAugment = "rand-m9-mstd0.5-inc1"
     """RandAugment in timm's words, of what both student and teacher see; "" is without."""

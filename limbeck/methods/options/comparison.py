@@ -1,13 +1,11 @@
 """Options of the methods that compare inner tensors of student and teacher."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Literal
 
-import pydantic
-
-from limbeck.config import options
+from limbeck.config import BlockIndex, NotNegative, PositiveFloat, Rate, options
 from limbeck.errors import UserError
-from limbeck.methods.options.base import MethodOptions, NotNegative
+from limbeck.methods.options.base import MethodOptions
 from limbeck.methods.options.masked import ReconstructionOptions, RegressionOptions
 
 
@@ -15,7 +13,7 @@ from limbeck.methods.options.masked import ReconstructionOptions, RegressionOpti
 class ComparisonOptions(MethodOptions):
     """What all methods share that compare inner tensors of student and teacher."""
 
-    mask_ratio: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
+    mask_ratio: Rate = 0.0
     """Share of the patches that the student does not see; 0 shows it all."""
     masking: Literal["drop", "mask-token"] = "drop"
     """What becomes of these: the student does without them (MAE), or a learned token stands for
@@ -53,10 +51,10 @@ class TransferOptions(ComparisonOptions):
     """What all arms of the TinyMIM study share. Defaults: its released code."""
 
     color_jitter: tuple[NotNegative, NotNegative, NotNegative] = (0.4, 0.4, 0.4)
-    drop_path_rate: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.1
-    teacher_block: int = -1
+    drop_path_rate: Rate = 0.1
+    teacher_block: BlockIndex = -1
     """Target block of the teacher, from 0; negative from the end. Of ViT-L the study took 17."""
-    student_block: int = -1
+    student_block: BlockIndex = -1
     """Block of the student that learns from it; the study took the last."""
 
     def for_next_stage(self) -> "MethodOptions":
@@ -72,7 +70,7 @@ class RelationOptions(TransferOptions):
     """Which relations are summed, weights 1:1: of queries, keys and values with each other."""
     softmax: bool = True
     """Compare row-wise softmaxes by KL; without, the scaled products by their squared error."""
-    temperature: Annotated[float, pydantic.Field(gt=0)] = 1.0
+    temperature: PositiveFloat = 1.0
     """Divides the products of both sides before the softmax."""
 
     def __post_init__(self) -> None:
@@ -103,7 +101,7 @@ class FeatureOptions(TransferOptions):
     """qkv: queries, keys and values, summed; attention_output and mlp_output: what the branch adds
     to the residual stream, attention_tokens and tokens: the stream after it; output: the tokens
     after the last block and the final norm."""
-    beta: Annotated[float, pydantic.Field(gt=0)] = 2.0
+    beta: PositiveFloat = 2.0
     """Where smooth L1 turns from squared to absolute error."""
 
     def __post_init__(self) -> None:
@@ -119,7 +117,7 @@ class FeatureOptions(TransferOptions):
 class ClsTokenOptions(TransferOptions):
     """The CLS token through a linear projection, by KL over its channels."""
 
-    temperature: Annotated[float, pydantic.Field(gt=0)] = 1.0
+    temperature: PositiveFloat = 1.0
     """Divides the channels of both sides before the softmax."""
 
 
@@ -127,10 +125,10 @@ class ClsTokenOptions(TransferOptions):
 class AttentionMapOptions(ComparisonOptions):
     """Attention scores of block pairs, beside a reconstruction. Defaults: D-MAE as released."""
 
-    mask_ratio: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.75
+    mask_ratio: Rate = 0.75
     reconstruction: ReconstructionOptions = ReconstructionOptions(weight=1.0)
     regression: RegressionOptions = RegressionOptions(weight=1.0)
-    block_pairs: tuple[tuple[int, int], ...] = ((-1, -1),)
+    block_pairs: tuple[tuple[BlockIndex, BlockIndex], ...] = ((-1, -1),)
     """Student's and teacher's blocks, from 0; negative from the end. Of the target tokens: the
     normed input of that block, and depth (or -1) is the final output."""
     target: Literal["scores", "maps", "tokens"] = "scores"
@@ -139,7 +137,7 @@ class AttentionMapOptions(ComparisonOptions):
     mixer: Literal["learned", "identity"] = "learned"
     """A learned linear map, without bias, of the student's heads (of the target tokens: of its
     channels) to the teacher's, one per pair; or none, where both have as many."""
-    weight: Annotated[float, pydantic.Field(gt=0)] = 1.0
+    weight: PositiveFloat = 1.0
     """Factor of the teacher's loss, alpha."""
     decoupled: bool = False
     """D2-MAE: the scores are those of a throw-away block after the student's last, and the

@@ -5,9 +5,9 @@ from typing import Annotated, ClassVar, Literal
 
 import pydantic
 
-from limbeck.config import options
+from limbeck.config import BlockIndex, Depth, NotNegative, PositiveFloat, Width, options
 from limbeck.errors import UserError
-from limbeck.methods.options.base import MethodOptions, NotNegative, PositiveInt
+from limbeck.methods.options.base import MethodOptions
 
 
 @options
@@ -18,21 +18,21 @@ class DecoderFeatureOptions(MethodOptions):
 
     mask_ratio: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.75
     """Share of the patches that neither side sees."""
-    target_block: int = 3
+    target_block: BlockIndex = 3
     """Block of the teacher's decoder, from 0; negative from the end. The ones after do not run."""
     positions: Literal["all", "masked", "visible", "patches"] = "all"
     """Where the two are compared: the CLS token and all patches, or without the CLS token the
     masked patches, the visible ones, or both."""
     loss: Literal["smooth-l1", "mse", "cosine"] = "smooth-l1"
-    beta: Annotated[float, pydantic.Field(gt=0)] = 2.0
+    beta: PositiveFloat = 2.0
     """Where smooth L1 turns from squared to absolute error."""
     encoder_weight: NotNegative = 0.0
     """Factor of the same loss of the encoders' last tokens, through a projection of its own; 0 is
     without."""
-    decoder_embed_dim: PositiveInt | None = None
+    decoder_embed_dim: Width | None = None
     """Width of the student's decoder; two thirds of its encoder's if not given."""
-    decoder_depth: PositiveInt = 4
-    decoder_num_heads: PositiveInt | None = None
+    decoder_depth: Depth = 4
+    decoder_num_heads: Width | None = None
     """Its heads; one per 32 channels if not given (8 of width 192 and 4 of 64, as released)."""
     fresh_decoder: bool = False
     """Start decoder and projections anew where student.weights bring them; without, they are

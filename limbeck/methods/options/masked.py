@@ -5,9 +5,9 @@ from typing import Annotated, Any, ClassVar
 
 import pydantic
 
-from limbeck.config import options
+from limbeck.config import Depth, Few, NotNegative, Side, Width, options
 from limbeck.errors import UserError
-from limbeck.methods.options.base import MethodOptions, NotNegative, PositiveInt
+from limbeck.methods.options.base import MethodOptions
 
 
 @options
@@ -15,11 +15,11 @@ class DecoderOptions:
     """MAE's decoder and target. Defaults: MAE-Lite's decoder for ViT-Tiny (one block), or the shape
     of the one that student.weights bring."""
 
-    decoder_embed_dim: PositiveInt | None = None
+    decoder_embed_dim: Width | None = None
     """Decoder width; half of the encoder's if not given, of a hierarchical one a quarter."""
-    decoder_depth: PositiveInt | None = None
+    decoder_depth: Depth | None = None
     """Decoder blocks; 1 if not given."""
-    decoder_num_heads: PositiveInt | None = None
+    decoder_num_heads: Width | None = None
     """Decoder heads; one per 32 channels if not given."""
     norm_pix_loss: bool = True
     """Each target patch is normalised by its own mean and variance."""
@@ -40,13 +40,13 @@ class MaskedPixelOptions(DecoderOptions, MethodOptions):
 class MaskTokenOptions:
     """SimMIM's mask and head. Defaults: its linear head."""
 
-    mask_patch_size: PositiveInt = 32
+    mask_patch_size: Side = 32
     """Side in pixels of what is masked at once."""
-    decoder_depth: Annotated[int, pydantic.Field(ge=0)] = 0
+    decoder_depth: Few = 0
     """Blocks between two linear layers (MAE-Lite's head for Swin has one); 0: one linear layer."""
-    decoder_embed_dim: PositiveInt | None = None
+    decoder_embed_dim: Width | None = None
     """Width of these blocks; 96 if not given."""
-    decoder_num_heads: PositiveInt | None = None
+    decoder_num_heads: Width | None = None
     """Their heads; one per 32 channels if not given."""
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class ReconstructionOptions(DecoderOptions):
 
     weight: NotNegative = 0.0
     """Factor of the reconstruction loss; 0 is without."""
-    before_block: Annotated[int, pydantic.Field(ge=0)] | None = None
+    before_block: Few | None = None
     """Reconstruct from what enters this block, from 0, instead of from the output; D2-MAE: 8."""
 
     def __post_init__(self) -> None:
@@ -85,7 +85,7 @@ class RegressionOptions(MaskTokenOptions):
 
     weight: NotNegative = 0.0
     """Factor of the regression loss; 0 is without."""
-    before_block: Annotated[int, pydantic.Field(ge=0)] | None = None
+    before_block: Few | None = None
     """Predict from what enters this block, from 0, instead of from the output."""
 
     def __post_init__(self) -> None:

@@ -5,10 +5,10 @@ from typing import Annotated, ClassVar
 
 import pydantic
 
-from limbeck.config import options
-from limbeck.data.options import CropOptions, Probability, ViewOptions
+from limbeck.config import Few, NotNegative, PositiveFloat, Probability, Rate, Side, Width, options
+from limbeck.data.options import CropOptions, ViewOptions
 from limbeck.errors import UserError
-from limbeck.methods.options.base import MethodOptions, NotNegative, PositiveInt
+from limbeck.methods.options.base import MethodOptions
 
 
 @options
@@ -29,7 +29,7 @@ class TwoViewOptions(MethodOptions):
     """Gaussian blur of the first and of the second view."""
     solarize_prob: tuple[Probability, Probability] = (0.0, 0.2)
     """Inverted bright values, of the first and of the second view."""
-    momentum: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.99
+    momentum: Rate = 0.99
     """Of the momentum encoder at the start; it rises to 1 along half a cosine."""
 
     def views(self, crop: CropOptions) -> tuple[ViewOptions, ...]:
@@ -55,10 +55,10 @@ class MocoV3Options(TwoViewOptions):
     """MoCo-v3: which view of the others in the batch is of the same image? Defaults: the paper's
     for ViT, with the momentum that MAE-Lite's study took."""
 
-    temperature: Annotated[float, pydantic.Field(gt=0)] = 0.2
-    hidden_dim: PositiveInt = 4096
+    temperature: PositiveFloat = 0.2
+    hidden_dim: Width = 4096
     """Width of the projector's and the predictor's hidden layers."""
-    out_dim: PositiveInt = 256
+    out_dim: Width = 256
     """Width in which views are compared."""
 
 
@@ -67,25 +67,25 @@ class DinoOptions(TwoViewOptions):
     """DINO: a view says what the momentum encoder says of another one. Defaults: the paper's, with
     fewer outputs and two views only, for small data."""
 
-    momentum: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.996
-    temperature: Annotated[float, pydantic.Field(gt=0)] = 0.1
+    momentum: Rate = 0.996
+    temperature: PositiveFloat = 0.1
     """Of the student's softmax."""
-    teacher_temperature: Annotated[float, pydantic.Field(gt=0)] = 0.04
+    teacher_temperature: PositiveFloat = 0.04
     """Of the momentum encoder's."""
-    center_momentum: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.9
+    center_momentum: Rate = 0.9
     """Of the mean output that is taken from the momentum encoder's."""
-    hidden_dim: PositiveInt = 2048
+    hidden_dim: Width = 2048
     """Width of the head's hidden layers."""
-    bottleneck_dim: PositiveInt = 256
-    out_dim: PositiveInt = 4096
+    bottleneck_dim: Width = 256
+    out_dim: Width = 4096
     """Outputs; the paper has 65536."""
-    last_layer_frozen: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.01
+    last_layer_frozen: Rate = 0.01
     """Part of the run at whose start the last layer stays as it is (the paper: one epoch)."""
-    num_local_crops: Annotated[int, pydantic.Field(ge=0)] = 0
+    num_local_crops: Few = 0
     """Small crops that only the student sees; the paper has 6 to 10 of them."""
-    local_img_size: PositiveInt = 96
+    local_img_size: Side = 96
     """Their side in pixels."""
-    local_scale: tuple[float, float] = (0.05, 0.4)
+    local_scale: tuple[Probability, Probability] = (0.05, 0.4)
     """Their area as a part of the image; the paper then crops the others from 0.4 (crop.scale)."""
 
     def __post_init__(self) -> None:

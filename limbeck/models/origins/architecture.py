@@ -6,7 +6,7 @@ from math import isqrt
 from typing import Any
 
 from limbeck.errors import UserError
-from limbeck.models.origins.layouts import Grid, Weights, depth_of, name_list
+from limbeck.models.origins.layouts import Grid, Weights, check_telling, depth_of
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class VitShape:
     ``out_dim`` is the width of TinyMIM*'s wide tokens; it and ``fc_norm_dim`` are 0 without.
     ``has_separate_bias``: queries and values have biases of their own and keys have none (BEiT).
     ``num_heads`` is told by a table of relative positions alone, 0 without; ``is_shared``: all
-    blocks have the same one.
+    blocks have the same one. ``has_head_on_cls``: a second classifier reads the class token.
     """
 
     embed_dim: int
@@ -42,6 +42,7 @@ class VitShape:
     has_separate_bias: bool = False
     num_heads: int = 0
     is_shared: bool = False
+    has_head_on_cls: bool = False
 
     @property
     def img_size(self) -> Grid:
@@ -60,29 +61,20 @@ _NUM_AXES = {
     "head.weight": 2,
     "conv1x1.1.weight": 2,
     "fc_norm.weight": 1,
+    "blocks.0.attn.relative_position_bias_table": 2,
+    "rel_pos_bias.relative_position_bias_table": 2,
 }
-_TABLES = (
-    "blocks.0.attn.relative_position_bias_table",
-    "rel_pos_bias.relative_position_bias_table",
-)
-_OPTIONAL = ("reg_token", "head.weight", "conv1x1.1.weight", "fc_norm.weight")
+_TABLES = tuple(name for name in _NUM_AXES if name.endswith("_table"))
+_OPTIONAL = ("reg_token", "head.weight", "conv1x1.1.weight", "fc_norm.weight", *_TABLES)
 
 
 def read_shape(weights: Weights, img_size: Grid | None = None) -> VitShape:
-    """Read a ViT's shape. ``img_size`` (H, W) tells the grid where it is not square.
+    """Read a ViT's shape. ``img_size`` (H, W): where its patches are as many as the positions, the
+    grid is that of this size; else, and where it is not stated, a square.
 
     Raises UserError where a needed tensor is missing or the position table fits no grid.
     """
-    wrong = [
-        name
-        for name, num_axes in _NUM_AXES.items()
-        if (weights[name].ndim != num_axes if name in weights else name not in _OPTIONAL)
-    ]
-    if wrong or depth_of(weights) > len(weights):
-        raise UserError(
-            f"These are no weights of a whole ViT ({', '.join(wrong) or 'blocks'} missing or of "
-            f"another form) among {len(weights)} tensors: {name_list(weights)}."
-        )
+    check_telling(weights, _NUM_AXES, _OPTIONAL, "ViT", depth_of(weights))
     patch_weight = weights["patch_embed.proj.weight"]  # [D, 3, p, p]
     patch_size = patch_weight.shape[-1]
     num_reg_tokens = weights["reg_token"].shape[1] if "reg_token" in weights else 0
@@ -115,6 +107,18 @@ def read_shape(weights: Weights, img_size: Grid | None = None) -> VitShape:
         has_separate_bias="blocks.0.attn.q_bias" in weights,
         num_heads=max(weights[name].shape[-1] if name in weights else 0 for name in _TABLES),
         is_shared=_TABLES[1] in weights,
+        has_head_on_cls="dist_norm.weight" in weights and "dist_token" not in weights,
+    )
+
+
+def grid_note(shape: VitShape, img_size: Grid | None) -> str:
+    """The sentence that says how the grid of the positions is known."""
+    rows, columns = shape.grid
+    if img_size is not None and shape.grid == tuple(side // shape.patch_size for side in img_size):
+        return f"Positions of {rows} x {columns} patches, as the image size states."
+    return (
+        f"Positions of {rows} x {columns} patches: a square, for a weights file does not state the "
+        "image size; img_size=(height, width) does."
     )
 
 
@@ -129,15 +133,15 @@ def _read_grid(
 
     ``order``: the numbers that they may be, the likeliest first.
     """
-    for rows in order:
-        side = isqrt(max(num_rows - rows, 0))
-        if side > 0 and side * side == num_rows - rows:
-            return (side, side), rows
     if img_size is not None:
         grid = (img_size[0] // patch_size, img_size[1] // patch_size)
         for rows in order:
             if grid[0] * grid[1] == num_rows - rows:
                 return grid, rows
+    for rows in order:
+        side = isqrt(max(num_rows - rows, 0))
+        if side > 0 and side * side == num_rows - rows:
+            return (side, side), rows
     raise UserError(
         f"A position table of {num_rows} rows with {max(order)} prefix tokens is for no square "
         f"grid; name the image size it was made for (img_size=(height, width))."
@@ -174,7 +178,9 @@ def to_architecture(
     if shape.has_separate_bias or shape.num_heads:
         return _to_beit(shape, num_heads, img_size)
     if shape.has_dist_token and shape.num_prefix_rows == 1:
-        return _to_distilled_last(shape, num_heads, img_size)
+        return _to_own("distilled-last", "vit_distilled_last", shape, num_heads, img_size)
+    if shape.has_head_on_cls:
+        return _to_own("cls-distilled", "vit_cls_distilled", shape, num_heads, img_size)
     if shape.has_dist_token:
         name, eps = "deit_base_distilled_patch16_224", 1e-6
     elif shape.is_gated:
@@ -247,16 +253,11 @@ def _to_star(shape: VitShape, num_heads: tuple[int, ...], img_size: Grid) -> dic
     }
 
 
-def _to_distilled_last(
-    shape: VitShape, num_heads: tuple[int, ...], img_size: Grid
+def _to_own(
+    kind: str, name: str, shape: VitShape, num_heads: tuple[int, ...], img_size: Grid
 ) -> dict[str, Any]:
     kwargs = {"img_size": list(img_size), **_sizes(shape, num_heads)}
-    return {
-        "kind": "distilled-last",
-        "name": "vit_distilled_last",
-        "kwargs": kwargs,
-        "num_heads": list(num_heads),
-    }
+    return {"kind": kind, "name": name, "kwargs": kwargs, "num_heads": list(num_heads)}
 
 
 def _to_beit(shape: VitShape, num_heads: tuple[int, ...], img_size: Grid) -> dict[str, Any]:
@@ -268,8 +269,8 @@ def _to_beit(shape: VitShape, num_heads: tuple[int, ...], img_size: Grid) -> dic
         "use_abs_pos_emb": True,
         "use_rel_pos_bias": shape.num_heads > 0 and not shape.is_shared,
         "use_shared_rel_pos_bias": shape.is_shared,
-        # Any value that builds the scales: the weights overwrite it.
-        "init_values": 0.1 if shape.has_layer_scale else None,
+        # Any value that builds the scales: the weights overwrite it. (timm drops a None.)
+        "init_values": 0.1 if shape.has_layer_scale else 0.0,
     }
     if not shape.has_separate_bias and not shape.has_qkv_bias:
         kwargs["qkv_bias"] = False

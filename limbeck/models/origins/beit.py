@@ -20,9 +20,10 @@ def check_indices(weights: Weights, where: str) -> None:
     for name, index in weights.items():
         if name.rpartition(".")[2] != INDEX:
             continue
-        side = isqrt(max(index.shape[0] - 1, 0))
-        expected = gen_relative_position_index((side, side))
-        if expected.shape != index.shape or not torch.equal(expected, index.to(expected.dtype)):
+        side = isqrt(max(index.shape[0] - 1, 0)) if index.ndim else 0
+        is_sized = tuple(index.shape) == (side * side + 1,) * 2  # before as many are computed
+        expected = gen_relative_position_index((side, side)) if is_sized and side else None
+        if expected is None or not torch.equal(expected, index.to(expected.dtype)):
             raise UserError(
                 f"{where}: {name} is not BEiT's order of relative positions for a square grid, so "
                 "the biases would be of other pairs; this file can't be loaded."

@@ -10,12 +10,18 @@ import torch
 from limbeck.errors import UserError
 from limbeck.models.beit_bias import resize_tables
 from limbeck.models.finished import weight_hash
-from limbeck.models.origins.architecture import VitShape, read_shape, to_architecture
+from limbeck.models.origins.architecture import (
+    VitShape,
+    grid_note,
+    read_shape,
+    to_architecture,
+)
 from limbeck.models.origins.beit import check_indices
 from limbeck.models.origins.files import FileInfo, left_out_notes, read_weights
 from limbeck.models.origins.hierarchical import Staged, read_staged
 from limbeck.models.origins.layouts import (
     IMAGENET_NORM,
+    MAE_LITE_HEADS,
     Grid,
     Layout,
     Weights,
@@ -23,10 +29,10 @@ from limbeck.models.origins.layouts import (
     name_list,
     recognise,
     split_left_out,
-    to_float32,
     to_grid,
 )
 from limbeck.models.shapes import pooling_of
+from limbeck.models.stated import check_size
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import build_encoder, wrap
 from limbeck.models.windows import with_img_size
@@ -51,12 +57,12 @@ def load_weights_file(
     not fit; nothing is ever loaded in part.
     """
     weights, info = read_weights(path)
-    staged = read_staged(to_float32(weights), img_size, num_heads)
+    staged = read_staged(weights, img_size, num_heads)
     if staged is not None:
         return load_staged(staged, info, path, img_size, patch_size, num_classes)
     check_indices(weights, str(path))
     layout = recognise(weights, info.network.program)
-    named, left = split_left_out(layout, to_float32(layout.convert(weights)))
+    named, left = split_left_out(layout, layout.convert(weights))
     left = info.network.left_out | left
     notes = left_out_notes(left) + info.notes
     shape = read_shape(named, img_size)
@@ -65,6 +71,7 @@ def load_weights_file(
     told = str(shape.num_heads or info.metadata.get("num_heads", ""))
     heads, known_from = find_heads(layout, shape.embed_dim, shape.depth, num_heads, told)
     notes.append(f"Head counts {heads_text(heads)}: {known_from}.")
+    notes.append(grid_note(shape, img_size))
     mean, std = IMAGENET_NORM
     notes.append(
         "ImageNet's mean and std, as this layout has."
@@ -75,6 +82,16 @@ def load_weights_file(
         notes.append("TinyMIM*-T's own pre-training file looks the same; pass num_heads=12 for it.")
     if layout.name.startswith("g2sd") and shape.embed_dim == 192 and num_heads is None:
         notes.append("G2SD's ViT-Ti with 12 heads looks the same; pass num_heads=12 for it.")
+    own = MAE_LITE_HEADS.get(shape.embed_dim, heads[:1])[0]
+    others = ("tinymim", "g2sd", "mae_full")  # which are not MAE-Lite's, or have their own note
+    is_guess = num_heads is None and not told and not layout.name.startswith(others)
+    if is_guess and own != heads[0]:
+        notes.append(
+            f"MAE-Lite's network of this width looks the same without its checkpoint's entries; "
+            f"pass num_heads={own} for it."
+        )
+    if layout.name == "mae_lite_distilled":
+        notes.append("The norm besides fc_norm is taken for the one of the class token.")
     if layout.name == "tinymim_tstar":
         notes.append(
             "The order of pooling, wide layer and fc_norm was never published; it is that of "
@@ -190,6 +207,7 @@ def assemble(
         notes.append(interpolation_note(grid, new_grid))
     weights = resize_tables(weights, skeleton.model)
     check_match(skeleton.model.state_dict(), weights, origin["source"])
+    check_size(skeleton, sum(value.numel() for value in weights.values()), origin["source"])
     persistent = skeleton.model.state_dict().keys()
     if all(name in persistent for name, _ in skeleton.model.named_buffers()):
         model = skeleton.model

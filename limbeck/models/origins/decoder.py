@@ -29,15 +29,18 @@ from limbeck.models.origins.kept_decoder import (
     FULL_FILE,
     PIXEL_PARTS,
     PROJECTIONS,
+    check_form,
     check_reads_output,
+    depth_note,
     fill_whole,
     predicts_features,
     read_shape,
 )
-from limbeck.models.origins.layouts import Grid, Weights, is_initial, name_list, to_float32
+from limbeck.models.origins.layouts import Grid, Weights, is_initial, name_list
 from limbeck.models.origins.load import load_encoder
 from limbeck.models.origins.names import check_source, split_source
 from limbeck.models.origins.repository import read_hub_config
+from limbeck.models.stated import check_size
 
 log = logging.getLogger("limbeck")
 
@@ -77,7 +80,8 @@ def load_decoder(
 
     A source is a full MAE or MAE-Lite file, a ViTMAEForPreTraining of Hugging Face (``hf:NAME`` or
     a folder), or the run of a method that reconstructs pixels. ``num_heads``: for files whose width
-    does not tell it. ``grid`` (gh, gw): another one than the decoder's interpolates its positions.
+    does not tell it. ``grid`` (gh, gw): another one than the decoder's interpolates its positions;
+    one of as many patches is the decoder's own.
     Raises UserError for a source without a decoder and for tensors that do not fit.
     """
     source = str(source)
@@ -132,7 +136,7 @@ def load_autoencoder(source: str | Path, **overrides: Any) -> Encoder:
             "model_name out."
         )
     told = _choose(kept, source)
-    read_shape(told, source)
+    check_form(told, source)
     check_reads_output(told, f"The decoder of {source}", "choose another teacher")
     if is_initial(told.weights, "decoder_blocks.0.norm1"):
         raise UserError(
@@ -190,6 +194,7 @@ def describe_decoder(kept: Mapping[str, Keepsake], source: str) -> str:
     return (
         f"{depth} blocks, width {width}, {heads or 'an unknown number of'} heads; predicts "
         f"{predicts}{'' if early is None else f' from what enters block {early} (D2-MAE)'}"
+        f"{f'. {note}' if (note := depth_note(told)) else ''}"
     )
 
 
@@ -197,21 +202,26 @@ def _build(
     kept: Keepsake, source: str, grid: Grid | None, num_heads: int | None, remedy: str
 ) -> MaeDecoder:
     """A decoder of the shape of the tensors, filled with them, in evaluation mode."""
-    width = read_shape(kept, source)[0]
+    width = read_shape(kept, source, grid)[0]
     heads = num_heads or kept.facts.get("num_heads")
     if heads is None:
         raise UserError(
             f"The decoder of {source} is {width} wide, which does not tell its head count, and a "
             f"weights file does not store it; {remedy}."
         )
+    with torch.device("meta"):
+        skeleton = _skeleton(kept, source, grid, heads)
+    check_size(skeleton, sum(value.numel() for value in kept.weights.values()), source)
     with torch.random.fork_rng(devices=[]):
         decoder = _skeleton(kept, source, grid, heads)
     fill_whole(decoder, kept, source)
+    if note := depth_note(kept):
+        log.warning("%s: %s", source, note)
     return decoder.eval()
 
 
 def _skeleton(kept: Keepsake, source: str, grid: Grid | None, num_heads: int) -> MaeDecoder:
-    width, depth, own_grid, has_cls_token = read_shape(kept, source)
+    width, depth, own_grid, has_cls_token = read_shape(kept, source, grid)
     patch_size = None
     if not predicts_features(kept.weights):
         rows = kept.weights["decoder_pred.weight"].shape[0]
@@ -227,7 +237,7 @@ def _skeleton(kept: Keepsake, source: str, grid: Grid | None, num_heads: int) ->
 def decoder_in(weights: Weights, info: FileInfo) -> dict[str, Keepsake]:
     """The decoder among a file's tensors under the name of its kind, whole or not; often none."""
     starts = ("decoder_", "mask_token", *(f"{name}." for name in PROJECTIONS))
-    own: Weights = {n: v for n, v in to_float32(weights).items() if n.startswith(starts)}
+    own: Weights = {n: v for n, v in weights.items() if n.startswith(starts)}
     # A Hiera's reads all stages at once, fused, and draws pixels channel by channel.
     is_of_stages = any(name.startswith("multi_scale_fusion_heads.") for name in weights)
     if is_of_stages or not any(name.startswith("decoder_") for name in own):
@@ -239,6 +249,8 @@ def decoder_in(weights: Weights, info: FileInfo) -> dict[str, Keepsake]:
     known = FEATURE_HEADS if is_of_features else NUM_HEADS
     num_heads = int(told) if told.isdecimal() and int(told) else known.get(width)
     facts: dict[str, Any] = {} if num_heads is None else {"num_heads": num_heads}
+    if (stated := info.metadata.get("decoder_depth", "")).isdecimal():
+        facts["depth"] = int(stated)
     if info.network.is_decoupled:
         facts["before_block"] = DECOUPLED_BLOCK
     both = [weights.get(name, embed) for name in ("decoder_pos_embed", "pos_embed")]

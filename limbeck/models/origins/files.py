@@ -1,24 +1,21 @@
 """Weights files, read without running code: how they are packed, and the network's tensors."""
 
-import argparse
-import pickle
-import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from limbeck.errors import UserError
 from limbeck.models.origins.companions import Network, find_network
 from limbeck.models.origins.layouts import Weights, name_list
+from limbeck.models.origins.pickled import CONTAINERS, read_pickle
+from limbeck.models.tensor_files import as_float32, check_plain, read_safetensors
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 
-# Where training programs put the weights, in the order in which they are preferred.
-_CONTAINERS = ("model", "state_dict", "model_state", "module", "teacher", "student", "model_ema")
+_MAX_CONTAINERS = 8  # one within the other; a dictionary may hold itself
+_MAX_HEADS = 1024
 _PREFIXES = ("module.", "_orig_mod.", "model.", "encoder.", "backbone.", "student.", "teacher.")
 
 
@@ -43,8 +40,8 @@ class FileInfo:
     def notes(self) -> list[str]:
         """What a person should know of the packing."""
         # Weights that would have served as well: the choice among them must not be silent.
-        rivals = [name for name in self.other_entries if name in _CONTAINERS]
-        if not rivals:
+        rivals = [name for name in self.other_entries if name in CONTAINERS]
+        if not rivals or not self.containers:
             return list(self.network.notes)
         text = f"Weights of '{self.containers[0]}'; the file also has {', '.join(rivals)}."
         return [text, *self.network.notes]
@@ -56,7 +53,7 @@ def left_out_notes(left: dict[str, list[str]]) -> list[str]:
 
 
 def read_weights(path: Path | str) -> tuple[Weights, FileInfo]:
-    """The network's tensors in a file by name, without running code that the file may hold.
+    """The network's tensors in a file by name (float32), without running code that it may hold.
 
     safetensors, or torch's format with tensors and plain data; the published files' argparse
     Namespace is allowed. Containers, shared prefixes and what pre-training saved beside the network
@@ -66,7 +63,8 @@ def read_weights(path: Path | str) -> tuple[Weights, FileInfo]:
     path = Path(path)
     if path.suffix == ".safetensors":
         weights, metadata = read_safetensors(path)
-        return take_network(weights, FileInfo("safetensors", metadata=metadata))
+        info = FileInfo("safetensors", metadata=check_told(metadata, path))
+        return _usable(*take_network(weights, info), path)
     content = read_pickle(path)
     if isinstance(content, dict) and "limbeck_checkpoint" in content:
         raise UserError(
@@ -74,8 +72,14 @@ def read_weights(path: Path | str) -> tuple[Weights, FileInfo]:
             "to finish it, then pass the run's folder."
         )
     weights, containers, others = unpack(content, path)
-    info = FileInfo("torch", containers, other_entries=others, metadata=read_metadata(content))
-    return take_network(weights, info)
+    check_plain(weights, path)
+    metadata = check_told(read_metadata(content), path)
+    info = FileInfo("torch", containers, other_entries=others, metadata=metadata)
+    return _usable(*take_network(weights, info), path)
+
+
+def _usable(weights: Weights, info: FileInfo, path: Path) -> tuple[Weights, FileInfo]:
+    return as_float32(weights, path), info
 
 
 def take_network(weights: Weights, info: FileInfo) -> tuple[Weights, FileInfo]:
@@ -96,47 +100,16 @@ def read_metadata(content: Any) -> dict[str, str]:
     return {str(name): text for name, text in metadata.items() if isinstance(text, str)}
 
 
-def read_safetensors(path: Path) -> tuple[Weights, dict[str, str]]:
-    """Tensors and metadata of a safetensors file. Raises UserError if it can't be read."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"Can't read {path} as safetensors: {error}; it is damaged or no such file, get it "
-            "again."
-        ) from error
-
-
-def read_pickle(path: Path) -> Any:
-    """The content of a file of torch, weights only. Raises UserError if it is anything else."""
-    try:
-        # The files of MAE and TinyMIM carry their command line under "args".
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        culprit = str(error).partition("Unsupported global: GLOBAL ")[2].split(" ")[0]
-        # What torch writes today is a zip; anything else without a culprit is no file of torch.
-        if not culprit and not zipfile.is_zipfile(path):
-            raise UserError(_no_torch_file(path)) from error
-        raise UserError(
-            f"{path} holds Python objects beside tensors{f' ({culprit})' if culprit else ''}, "
-            "which could run code, so it is not read. If you trust it, convert it once: python -c "
-            '"import torch; from safetensors.torch import save_file; '
-            f"save_file(torch.load('{path}', weights_only=False)['model'], "
-            f"'{path.with_suffix('.safetensors')}')\" (or another key than 'model')."
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f"Can't read {path}: {error.strerror or error}; make it readable, or get it again."
-        ) from error
-    except Exception as error:  # bytes that are no pickle can make the unpickler raise anything
-        raise UserError(_no_torch_file(path)) from error
-
-
-def _no_torch_file(path: Path) -> str:
-    return f"Can't read {path} as a file of torch; it is damaged or no weights file, get it again."
+def check_told(metadata: dict[str, str], path: Path) -> dict[str, str]:
+    """The metadata as it is; raises UserError for head counts in it that are none."""
+    for name in ("num_heads", "decoder_num_heads"):
+        told = metadata.get(name, "1")
+        if not (told.isdecimal() and len(told) < 5 and 0 < int(told) <= _MAX_HEADS):
+            raise UserError(
+                f"{path}: its metadata say {name} = '{told[:40]}', which is no head count up to "
+                f"{_MAX_HEADS}; write the file again."
+            )
+    return metadata
 
 
 def unpack(content: Any, path: Path) -> tuple[Weights, tuple[str, ...], tuple[str, ...]]:
@@ -146,9 +119,9 @@ def unpack(content: Any, path: Path) -> tuple[Weights, tuple[str, ...], tuple[st
     """
     containers: list[str] = []
     others: list[str] = []
-    while isinstance(content, dict):
+    while isinstance(content, dict) and len(containers) < _MAX_CONTAINERS:
         weights = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-        inner = [key for key in _CONTAINERS if isinstance(content.get(key), dict)]
+        inner = [key for key in CONTAINERS if isinstance(content.get(key), dict)]
         # A tensor of no axes among the entries (a best score) is no weight.
         if inner and all(value.ndim == 0 for value in weights.values()):
             containers.append(inner[0])
@@ -161,7 +134,7 @@ def unpack(content: Any, path: Path) -> tuple[Weights, tuple[str, ...], tuple[st
         break
     found = name_list(map(str, content)) if isinstance(content, dict) else type(content).__name__
     raise UserError(
-        f"{path} holds no tensors by name, also not under {', '.join(_CONTAINERS)}; it holds: "
+        f"{path} holds no tensors by name, also not under {', '.join(CONTAINERS)}; it holds: "
         f"{found or 'nothing'}."
     )
 

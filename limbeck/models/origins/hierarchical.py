@@ -16,7 +16,14 @@ from torch import Tensor
 from limbeck.errors import UserError
 from limbeck.models.origins.architecture import to_ratio
 from limbeck.models.origins.companions import SPARE_BLOCK
-from limbeck.models.origins.layouts import Grid, Weights, depth_of, rename, spread_heads
+from limbeck.models.origins.layouts import (
+    Grid,
+    Weights,
+    check_telling,
+    depth_of,
+    rename,
+    spread_heads,
+)
 from limbeck.models.origins.tiny_vit import is_published, is_timms, read_arguments, timm_name
 from limbeck.models.shapes import pooling_of
 
@@ -110,6 +117,8 @@ def _read_hiera(
         name.startswith(("encoder_norm.", "norm.", "head.projection.")) for name in weights
     )
     weights = rename(weights, _hiera_name)
+    telling = {"patch_embed.proj.weight": 4, "blocks.0.mlp.fc1.weight": 2, "head.fc.weight": 2}
+    check_telling(weights, telling, ("head.fc.weight",), "Hiera", depth_of(weights))
     positions = weights.get("pos_embed")
     if positions is None or positions.ndim != 3:
         raise UserError(
@@ -120,7 +129,7 @@ def _read_hiera(
     starts = [k for k in range(depth) if k == 0 or f"blocks.{k}.proj.weight" in weights]
     stages = [b - a for a, b in zip(starts, [*starts[1:], depth], strict=True)]
     heads, known_from = _hiera_heads(width, stages, num_heads)
-    grid = _square(positions.shape[1], img_size)
+    grid = _read_grid(positions.shape[1], img_size)
     num_classes = weights["head.fc.weight"].shape[0] if "head.fc.weight" in weights else 0
     name = "hiera_tiny_224"  # any of timm's: what differs is stated
     kwargs = {
@@ -173,14 +182,14 @@ def _hiera_heads(
     return tuple(counts), f"usual for a Hiera {width} wide"
 
 
-def _square(num_rows: int, img_size: Grid | None) -> Grid:
-    side = isqrt(num_rows)
-    if side * side == num_rows:
-        return side, side
+def _read_grid(num_rows: int, img_size: Grid | None) -> Grid:
     if img_size is not None:
         grid = img_size[0] // _PATCH_STRIDE, img_size[1] // _PATCH_STRIDE
         if grid[0] * grid[1] == num_rows:
             return grid
+    side = isqrt(num_rows)
+    if side * side == num_rows:
+        return side, side
     raise UserError(
         f"A position table of {num_rows} rows is for no square grid; name the image size it was "
         "made for (img_size=(height, width))."
@@ -203,6 +212,14 @@ def _read_swin(
         weights = rename(weights, _swin_name)
     weights, spare = _without_spare_block(weights)
     depths = _swin_depths(weights)
+    of_tables = [
+        f"layers.{stage}.blocks.0.attn.relative_position_bias_table" for stage in range(len(depths))
+    ]
+    telling = dict.fromkeys(of_tables, 2) | {
+        "patch_embed.proj.weight": 4, "layers.0.blocks.0.mlp.fc1.weight": 2, "head.fc.weight": 2,
+        f"layers.{len(depths) - 1}.blocks.0.norm1.weight": 1,
+    }  # fmt: skip
+    check_telling(weights, telling, ("head.fc.weight",), "Swin", min(depths))
     notes: tuple[str, ...] = ()
     if spare:
         left = left | {SPARE_BLOCK: spare}
@@ -212,10 +229,7 @@ def _read_swin(
             "The final norm starts fresh: what its pre-training decoded were the tokens of an "
             "earlier stage (arXiv 2404.12210).",
         )
-    tables = [
-        weights[f"layers.{stage}.blocks.0.attn.relative_position_bias_table"]
-        for stage in range(len(depths))
-    ]
+    tables = [weights[name] for name in of_tables]
     heads = tuple(
         table.shape[1] for table, depth in zip(tables, depths, strict=True) for _ in range(depth)
     )

@@ -4,7 +4,6 @@ Their weights are renamed to timm's names, so ``transformers`` itself is not nee
 purpose: everything but the vision encoder and, where timm has the same, its classifier.
 """
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,18 +24,20 @@ from limbeck.models.origins.layouts import (
     place_registers,
     rename,
     spread_heads,
-    to_float32,
-    to_grid,
 )
 from limbeck.models.origins.repository import (
     WEIGHT_FILES,
+    HubConfig,
+    Vision,
     find_file,
     read_all,
     read_hub_config,
     read_licence,
-    read_optional,
+    read_processor,
 )
 from limbeck.models.origins.timm import load_timm
+from limbeck.models.shapes import check_model_name
+from limbeck.models.stated import arguments_of, check_kwargs
 
 HALF_NORM = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CLIP_NORM = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -148,7 +149,7 @@ def load_huggingface(
     licence = read_licence(place, source)
     if "architecture" in config:
         return _load_timm_format(
-            config, weights_file, licence, img_size=img_size, patch_size=patch_size,
+            config, weights_file, licence, source, img_size=img_size, patch_size=patch_size,
             num_heads=num_heads, num_classes=num_classes,
         )  # fmt: skip
     family = find_family(config, source)
@@ -189,7 +190,7 @@ def load_huggingface(
     return assemble(weights, architecture, origin, grid, num_prefix_rows)
 
 
-def find_family(config: dict[str, Any], source: str) -> Family:
+def find_family(config: HubConfig, source: str) -> Family:
     """The family of a config. Raises UserError with the list for an unknown type of model."""
     kind = str(config.get("model_type"))
     if kind not in FAMILIES:
@@ -201,7 +202,7 @@ def find_family(config: dict[str, Any], source: str) -> Family:
 
 
 def to_timm_names(weights: Weights, family: Family) -> tuple[Weights, dict[str, list[str]]]:
-    """The encoder's tensors in timm's names (float32), and the names left out, by what they are."""
+    """The encoder's tensors in timm's names, and the names left out, by what they are."""
     kept = rename(weights, lambda name: _rename(name, family))
     left: dict[str, list[str]] = {}
     for name in list(kept):
@@ -213,7 +214,7 @@ def to_timm_names(weights: Weights, family: Family) -> tuple[Weights, dict[str, 
         kept["cls_token"] = kept["cls_token"].reshape(1, 1, -1)
     if "pos_embed" in kept and kept["pos_embed"].ndim == 2:
         kept["pos_embed"] = kept["pos_embed"].unsqueeze(0)
-    return place_registers(_fuse_qkv(to_float32(kept))), left
+    return place_registers(_fuse_qkv(kept)), left
 
 
 def _rename(name: str, family: Family) -> str:
@@ -247,17 +248,17 @@ def _activation(hidden_act: str, source: str) -> str:
     return _ACTIVATIONS[hidden_act]
 
 
-def _vision_part(config: dict[str, Any]) -> dict[str, Any]:
+def _vision_part(config: HubConfig) -> Vision:
     return config.get("vision_config") or config
 
 
-def _config_size(vision: dict[str, Any]) -> Grid | None:
-    size = vision.get("image_size")
-    return None if size is None else to_grid(size)
+def _config_size(vision: Vision) -> Grid | None:
+    sides = vision.get("image_size")
+    return None if sides is None else (sides[0], sides[-1])
 
 
 def _to_dinov3(
-    weights: Weights, vision: dict[str, Any], num_heads: int, source: str, img_size: Grid | None
+    weights: Weights, vision: Vision, num_heads: int, source: str, img_size: Grid | None
 ) -> tuple[Weights, dict[str, Any]]:
     """Weights and architecture of timm's DINOv3 (its Eva class)."""
     is_gated = bool(vision.get("use_gated_mlp", False))
@@ -276,18 +277,21 @@ def _to_dinov3(
         "hidden_act": "silu" if is_gated else "gelu", "layer_norm_eps": 1e-5, "key_bias": False,
     }  # fmt: skip
     default = {"hidden_act": "gelu", "layer_norm_eps": 1e-5, "key_bias": False}
+    said = default | vision
     for key, value in wanted.items():
-        if vision.get(key, default[key]) != value:
+        if said[key] != value:
             raise UserError(
-                f"{source} has {key} = {vision.get(key, default[key])}; timm's DINOv3 has {value}, "
+                f"{source} has {key} = {said[key]}; timm's DINOv3 has {value}, "
                 "so it can't be loaded; choose another teacher."
             )
     hidden = "blocks.0.mlp.fc1_x.weight" if is_gated else "blocks.0.mlp.fc1.weight"
     num_axes = {hidden: 2, "patch_embed.proj.weight": 4, "reg_token": 3}
     wrong = [n for n, axes in num_axes.items() if n not in renamed or renamed[n].ndim != axes]
-    if wrong:
+    wrong += [n for n in num_axes if n != "reg_token" and n not in wrong and not renamed[n].numel()]
+    if wrong or depth_of(renamed) > len(renamed):
         raise UserError(
-            f"{source} is no whole DINOv3 ({', '.join(wrong)} missing or of another form) among "
+            f"{source} is no whole DINOv3 ({', '.join(wrong) or 'blocks'} missing or of another "
+            f"form) among "
             f"{len(weights)} tensors: {name_list(weights)}."
         )
     embed_dim, _, _, patch_size = renamed["patch_embed.proj.weight"].shape
@@ -321,38 +325,54 @@ def _to_dinov3(
 
 
 def _load_timm_format(
-    config: dict[str, Any], weights_file: Path, licence: str | None, **asked: Any
+    config: HubConfig, weights_file: Path, licence: str | None, source: str, **asked: Any
 ) -> Encoder:
     """timm's own repositories: the config names timm's model and says the rest."""
-    facts = config.get("pretrained_cfg") or config
-    facts = {"license": licence, "label_names": config.get("label_names")} | facts
-    return load_timm(
-        config["architecture"], weights_file=weights_file, config=facts,
-        model_args=config.get("model_args"), **asked,
-    )  # fmt: skip
+    name, model_args = config["architecture"], config.get("model_args", {})
+    check_model_name(name, any_model=True)
+    check_kwargs(name, model_args, arguments_of(name))
+    told = {"license": licence, "label_names": config.get("label_names")}
+    facts = told | (config.get("pretrained_cfg") or config)
+    return load_timm(name, weights_file=weights_file, config=facts, model_args=model_args, **asked)
 
 
 def _read_norm(
     place: str | Path, family: Family, source: str, notes: list[str]
 ) -> tuple[list[float], list[float]]:
-    try:
-        config = json.loads(read_optional(place, "preprocessor_config.json", source) or "{}")
-    except ValueError:
-        config = {}
-    mean, std = (config.get(key) for key in ("image_mean", "image_std"))
-    if mean is None or std is None:
-        notes.append("No preprocessor_config.json: mean and std are the usual ones of its family.")
-        return list(family.norm[0]), list(family.norm[1])
-    return list(mean), list(std)
+    """Mean and std for pixels in 0..1 that do what the folder's image processor does to 0..255.
+
+    That multiplies by ``rescale_factor`` first, so ours are its own divided by 255 of them.
+    """
+    said = read_processor(place, source)
+    if said is None or not said.keys() & {"image_mean", "image_std", "do_normalize"}:
+        where = "No preprocessor_config.json" if said is None else "It names no mean and std"
+        notes.append(f"{where}: mean and std are the usual ones of its family.")
+    said = said or {}
+    is_normalised = said.get("do_normalize", True)
+    mean = said.get("image_mean", list(family.norm[0])) if is_normalised else [0.0] * 3
+    std = said.get("image_std", list(family.norm[1])) if is_normalised else [1.0] * 3
+    scale = 255 * said.get("rescale_factor", 1 / 255)
+    if not said.get("do_rescale", True):
+        if max(mean) <= 1:
+            raise UserError(
+                f"The image processor of {source} has do_rescale false, so that nothing tells "
+                "whether pixels go in as 0..255 or as 0..1; write do_rescale true into its file "
+                'for 0..1, or "do_rescale": true, "rescale_factor": 1.0 for 0..255.'
+            )
+        scale = 255.0
+    if abs(scale - 1) < 1e-6:  # 1/255 as it is written, in some files with six digits
+        return mean, std
+    notes.append(f"Pixels in 0..1 are multiplied by {scale:g}, as its rescale_factor says.")
+    return [value / scale for value in mean], [value / scale for value in std]
 
 
-def _read_classes(config: dict[str, Any]) -> dict[str, Any]:
+def _read_classes(config: HubConfig) -> dict[str, Any]:
     """The names of the classes under "classes", in their order; nothing where none were given."""
-    named = config.get("id2label") or {}
+    named = config.get("id2label", {})
     classes = [named.get(str(index)) for index in range(len(named))]
     # What transformers writes by itself are no names.
     is_named = all(name not in (None, f"LABEL_{index}") for index, name in enumerate(classes))
-    return {"classes": classes} if classes and is_named else {}
+    return {"classes": list(map(str, classes))} if classes and is_named else {}
 
 
 def read_mae_decoder(place: str | Path) -> tuple[Weights, dict[str, Any]] | None:
@@ -374,9 +394,12 @@ def read_mae_decoder(place: str | Path) -> tuple[Weights, dict[str, Any]] | None
     blocks = {n.removeprefix("decoder_"): v for n, v in own.items() if n.startswith(layers)}
     named, _ = to_timm_names(blocks, FAMILIES["vit_mae"])
     others = {name: value for name, value in own.items() if not name.startswith(layers)}
-    renamed = to_float32(others) | {f"decoder_{name}": value for name, value in named.items()}
-    # 16 is what transformers' config stands for where it does not say.
-    facts = {"num_heads": config.get("decoder_num_attention_heads", 16)}
+    renamed = others | {f"decoder_{name}": value for name, value in named.items()}
+    # 16 and 8 are what transformers' config stands for where it does not say.
+    facts = {
+        "num_heads": config.get("decoder_num_attention_heads", 16),
+        "depth": config.get("decoder_num_hidden_layers", 8),
+    }
     hidden_act = config.get("hidden_act", FAMILIES["vit_mae"].hidden_act)
     if hidden_act != "gelu":
         facts["unlike_mae"] = f"the activation '{hidden_act}'"

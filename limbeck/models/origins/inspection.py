@@ -1,7 +1,7 @@
 """What a file or folder of weights is, told without using it: for people, and for ``inspect``."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +9,22 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import UserError
-from limbeck.models.finished import is_finished_student
+from limbeck.models.finished import (
+    FINISHED_FILE,
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    describe_missing,
+    is_finished_student,
+    read_record,
+)
 from limbeck.models.origins.architecture import read_shape, to_architecture
 from limbeck.models.origins.checkpoint import compare, heads_text
 from limbeck.models.origins.decoder import decoder_in, describe_decoder, load_keepsakes
 from limbeck.models.origins.files import (
     SUFFIXES,
     FileInfo,
+    check_told,
     read_metadata,
-    read_pickle,
-    read_safetensors,
     strip_prefixes,
     take_network,
     unpack,
@@ -32,8 +38,12 @@ from limbeck.models.origins.layouts import (
 )
 from limbeck.models.origins.load import load_encoder
 from limbeck.models.origins.names import check_path
-from limbeck.models.origins.repository import read_hub_config
+from limbeck.models.origins.pickled import read_pickle
+from limbeck.models.origins.repository import HubConfig, read_hub_config
+from limbeck.models.tensor_files import as_float32, check_plain, find_not_finite, read_safetensors
 from limbeck.models.vit import build_encoder
+
+_MAX_LEVELS = 16
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,8 @@ def inspect_file(path: Path | str) -> Inspection:
         return _inspect_loadable(path, "finished student")
     if path.is_dir():
         config = read_hub_config(path / "config.json")
+        if (path / RECORD_FILE).is_file() and (path / WEIGHTS_FILE).is_file():
+            read_record(path)  # says what is wrong with it
         if config is None and (path / "fingerprint.json").is_file():
             raise UserError(_describe_unfinished(path))
         if config is None:
@@ -107,11 +119,15 @@ def inspect_file(path: Path | str) -> Inspection:
         return Inspection(
             path, "file without weights", "unknown", "a file of torch", notes=(str(error),)
         )
+    check_plain(weights, path)
     info = FileInfo("torch", containers, other_entries=others, metadata=read_metadata(content))
     return _inspect_weights(path, weights, info)
 
 
 def _describe_unfinished(run_dir: Path) -> str:
+    if (run_dir / FINISHED_FILE).is_file():
+        names = (RECORD_FILE, WEIGHTS_FILE)
+        return describe_missing(run_dir, next(n for n in names if not (run_dir / n).is_file()))
     stages = sorted(file.parent.name for file in run_dir.glob("*/fingerprint.json"))
     if stages:
         return (
@@ -148,6 +164,22 @@ def _inspect_weights(path: Path, weights: Weights, info: FileInfo) -> Inspection
     if info.other_entries:
         metadata["other entries"] = ", ".join(info.other_entries)
     found = {"path": path, "kind": "weights file", "metadata": metadata, **counts}
+    try:
+        weights = as_float32(weights, path)
+        check_told(info.metadata, path)
+    except UserError as error:
+        return Inspection(
+            layout="unknown", description="tensors that are not read", notes=problems,
+            unmatched=(str(error),), **found,
+        )  # fmt: skip
+    described = _describe(path, weights, info, problems, found)
+    wrong = find_not_finite(weights)
+    return replace(described, unmatched=(*described.unmatched, wrong)) if wrong else described
+
+
+def _describe(
+    path: Path, weights: Weights, info: FileInfo, problems: tuple[str, ...], found: dict[str, Any]
+) -> Inspection:
     try:
         staged = read_staged(weights)
     except UserError as error:
@@ -243,7 +275,7 @@ def _inspect_staged(
     )
 
 
-def _inspect_loadable(path: Path, kind: str, config: dict[str, Any] | None = None) -> Inspection:
+def _inspect_loadable(path: Path, kind: str, config: HubConfig | None = None) -> Inspection:
     """Describe what ``load_encoder`` makes of it, or why it can't."""
     name = str((config or {}).get("architecture") or (config or {}).get("model_type") or kind)
     try:
@@ -278,8 +310,7 @@ def _inspect_loadable(path: Path, kind: str, config: dict[str, Any] | None = Non
 
 
 def _inspect_checkpoint(path: Path, content: dict[str, Any]) -> Inspection:
-    tensors: Weights = {}
-    _collect(content, "", tensors)
+    tensors = _collect(content)
     plain = (int, float, str, bool)
     return Inspection(
         path=path,
@@ -292,13 +323,20 @@ def _inspect_checkpoint(path: Path, content: dict[str, Any]) -> Inspection:
     )
 
 
-def _collect(value: Any, name: str, tensors: Weights) -> None:
-    """All tensors in nested dictionaries and lists, by their way."""
-    if isinstance(value, Tensor):
-        tensors[name] = value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            _collect(inner, f"{name}.{key}" if name else str(key), tensors)
-    elif isinstance(value, list | tuple):
-        for index, inner in enumerate(value):
-            _collect(inner, f"{name}.{index}", tensors)
+def _collect(content: dict[str, Any]) -> Weights:
+    """All tensors in nested dictionaries and lists, by their way; no deeper than a state goes."""
+    tensors: Weights = {}
+    level: list[tuple[str, Any]] = [("", content)]
+    for _ in range(_MAX_LEVELS):
+        inner: list[tuple[str, Any]] = []
+        for name, value in level:
+            if isinstance(value, Tensor) and value.layout == torch.strided:
+                tensors[name] = value
+            elif isinstance(value, dict):
+                inner += [
+                    (f"{name}.{key}" if name else str(key), each) for key, each in value.items()
+                ]
+            elif isinstance(value, list | tuple):
+                inner += [(f"{name}.{index}", each) for index, each in enumerate(value)]
+        level = inner
+    return tensors

@@ -16,7 +16,8 @@ from limbeck.errors import UserError
 from limbeck.models.finished import Keepsake
 from limbeck.models.mae import MaeDecoder
 from limbeck.models.origins.checkpoint import check_match, interpolation_note
-from limbeck.models.origins.layouts import Grid, Weights, name_list
+from limbeck.models.origins.layouts import Grid, Weights, has_axes, name_list
+from limbeck.models.tensor_files import check_finite
 from limbeck.ops.pos_embed import interpolate_pos_embed
 
 log = logging.getLogger("limbeck")
@@ -28,6 +29,8 @@ FEATURE_DECODER = "feature_decoder"
 ``keep_feature_decoder``."""
 FEATURE_HEADS = {64: 4, 128: 4, 192: 8, 256: 8, 512: 16}
 """Such a decoder's width -> heads, of the released students (arXiv 2302.14771)."""
+RELEASED_DEPTHS = {512: 8, 96: 1, 192: 1}
+"""The width of a decoder that predicts pixels -> blocks: MAE's, and MAE-Lite's two."""
 PROJECTIONS = ("decoderfeature_pred", "encoderfeature_pred")
 """What G2SD's students have beside the decoder: from its tokens, and from the encoder's."""
 PIXEL_PARTS = ("decoder_norm.", "decoder_pred.")
@@ -144,7 +147,7 @@ def fill_whole(decoder: MaeDecoder, kept: Keepsake, where: str) -> None:
     """
     starts = tuple(f"{name}." for name in PROJECTIONS)
     weights = {n: v for n, v in kept.weights.items() if not n.startswith(starts)}
-    _, _, grid, has_cls_token = read_shape(kept, where)
+    _, _, grid, has_cls_token = read_shape(kept, where, decoder.grid)
     if grid != decoder.grid:
         old = weights["decoder_pos_embed"]
         table = interpolate_pos_embed(old, int(has_cls_token), grid, decoder.grid)
@@ -155,6 +158,7 @@ def fill_whole(decoder: MaeDecoder, kept: Keepsake, where: str) -> None:
     if missing:
         raise not_whole(where, f"{len(missing)} missing ({name_list(missing)})")
     check_match(own, weights, where)
+    check_finite(weights, where)
     decoder.load_state_dict(weights)
 
 
@@ -171,8 +175,31 @@ def predicts_features(weights: Weights) -> bool:
     return any(name.startswith(f"{PROJECTIONS[0]}.") for name in weights)
 
 
-def read_shape(kept: Keepsake, where: str) -> tuple[int, int, Grid, bool]:
-    """Width, depth, patch grid, and whether there is a CLS token."""
+def read_shape(
+    kept: Keepsake, where: str, stated: Grid | None = None
+) -> tuple[int, int, Grid, bool]:
+    """Width, depth, patch grid, and whether there is a CLS token.
+
+    The grid is the ``stated`` one where its patches are as many as the positions, else a square.
+    """
+    weights, depth = kept.weights, check_form(kept, where)
+    width, rows = weights["decoder_embed.weight"].shape[0], weights["decoder_pos_embed"].shape[1]
+    if "grid" in kept.facts:
+        grid = (kept.facts["grid"][0], kept.facts["grid"][1])
+        return width, depth, grid, rows > grid[0] * grid[1]
+    if stated is not None and rows - stated[0] * stated[1] in (0, 1):
+        return width, depth, stated, rows > stated[0] * stated[1]
+    side = isqrt(rows)
+    if rows - side * side not in (0, 1):
+        raise UserError(
+            f"{where} has {rows} positions, which are no square grid with or without a CLS token; "
+            "name the image size they were made for (img_size=(height, width), or grid=...)."
+        )
+    return width, depth, (side, side), side * side < rows
+
+
+def check_form(kept: Keepsake, where: str) -> int:
+    """How many blocks. Raises UserError where what tells the shape is missing or unlike MAE's."""
     weights = kept.weights
     if "unlike_mae" in kept.facts:
         raise UserError(
@@ -181,18 +208,28 @@ def read_shape(kept: Keepsake, where: str) -> tuple[int, int, Grid, bool]:
     num_axes = {"decoder_embed.weight": 2, "decoder_pos_embed": 3}
     if not predicts_features(weights):
         num_axes["decoder_pred.weight"] = 2
-    wrong = [n for n, axes in num_axes.items() if n not in weights or weights[n].ndim != axes]
+    wrong = [n for n, k in num_axes.items() if n not in weights or not has_axes(weights[n], k)]
     numbers = [int(found[1]) for name in weights if (found := _BLOCK.match(name))]
-    if wrong or not numbers:
+    if wrong or not numbers or max(numbers) >= len(weights):
         raise not_whole(where, f"{name_list(wrong) or 'its blocks'} missing or of another form")
-    width, rows = weights["decoder_embed.weight"].shape[0], weights["decoder_pos_embed"].shape[1]
-    if "grid" in kept.facts:
-        grid = (kept.facts["grid"][0], kept.facts["grid"][1])
-        return width, max(numbers) + 1, grid, rows > grid[0] * grid[1]
-    side = isqrt(rows)
-    if rows - side * side not in (0, 1):
-        raise UserError(
-            f"{where} has {rows} positions, which are no square grid with or without a CLS token; "
-            "only square ones are told by their number."
-        )
-    return width, max(numbers) + 1, (side, side), side * side < rows
+    depth = max(numbers) + 1
+    stated = kept.facts.get("depth", depth)
+    if stated != depth:
+        raise not_whole(where, f"it states {stated} blocks and has {depth}")
+    return depth
+
+
+def depth_note(kept: Keepsake) -> str:
+    """A sentence where the released decoders of this width have another depth; else ''.
+
+    One that lost its last blocks is a whole one that is shallower: only what states its depth (a
+    run, a file of limbeck convert, a config of Hugging Face) tells the two apart.
+    """
+    width, depth = kept.weights["decoder_embed.weight"].shape[0], check_form(kept, "The decoder")
+    usual = depth if predicts_features(kept.weights) else RELEASED_DEPTHS.get(width, depth)
+    if depth == usual:
+        return ""
+    return (
+        f"The decoder has {depth} blocks, and the released ones {width} wide have {usual}: if its "
+        f"file lost some, what it gives is wrong."
+    )

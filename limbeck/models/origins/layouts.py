@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from limbeck.errors import UserError
@@ -64,6 +63,31 @@ class Layout:
     program: str = ""
 
 
+def has_axes(tensor: Tensor, num_axes: int) -> bool:
+    """Whether a tensor has so many axes, and any values."""
+    return tensor.ndim == num_axes and tensor.numel() > 0
+
+
+def check_telling(
+    weights: Weights, num_axes: dict[str, int], optional: Sequence[str], what: str, parts: int
+) -> None:
+    """Raise UserError where a tensor that tells the shape is missing, empty or of another form.
+
+    ``num_axes`` of each; the ``optional`` ones may be absent. ``parts``: as many blocks (or stages)
+    as the highest number in a name says, of which there can't be more than tensors.
+    """
+    wrong = [
+        name
+        for name, axes in num_axes.items()
+        if not (has_axes(weights[name], axes) if name in weights else name in optional)
+    ]
+    if wrong or not 0 < parts <= len(weights):
+        raise UserError(
+            f"These are no weights of a whole {what} ({', '.join(wrong) or 'blocks'} missing or of "
+            f"another form) among {len(weights)} tensors: {name_list(weights)}."
+        )
+
+
 def to_grid(size: int | Sequence[int]) -> Grid:
     """(height, width) from both or from one side."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
@@ -82,8 +106,9 @@ def _is_in_block(name: str) -> bool:
 
 def _is_vit(weights: Weights) -> bool:
     telling = ("patch_embed.proj.weight", "blocks.0.norm1.weight", "blocks.0.attn.qkv.weight")
-    is_eva = any(name.endswith(("attn.q_bias", ".gamma_1")) for name in weights)
-    return all(name in weights for name in telling) and not is_eva
+    other = ("attn.q_bias", ".gamma_1", "relative_position_bias_table")  # EVA's and BEiT's
+    is_other = any(name.endswith(other) for name in weights)
+    return all(name in weights for name in telling) and not is_other
 
 
 def _has_beit_parts(weights: Weights) -> bool:
@@ -142,7 +167,7 @@ def _is_tinymim(weights: Weights) -> bool:
 
 def _is_mae_encoder(weights: Weights) -> bool:
     # MAE's fixed sin-cos table has zeros in the CLS token's row; learned tables never do.
-    if not _is_bare(weights) or weights["pos_embed"].ndim != 3:
+    if not _is_bare(weights) or not has_axes(weights["pos_embed"], 3):
         return False
     return not weights["pos_embed"][:, 0].any()
 
@@ -198,12 +223,30 @@ def _is_fine_tuned(weights: Weights) -> bool:
     )
 
 
+def _has_head_on_class_token(weights: Weights) -> bool:
+    """Two classifiers and no token for the second: it reads the class token, through its norm."""
+    parts = {"cls_token", "fc_norm.weight", "head.weight", "head_dist.weight"}
+    has_norm = any(f"{name}.weight" in weights for name in ("norm", "dist_norm"))
+    return (
+        _is_vit(weights)
+        and parts <= weights.keys()
+        and has_norm
+        and not {"dist_token", "reg_token", "blocks.0.ls1.gamma"} & weights.keys()
+    )
+
+
+def _convert_cls_distilled(weights: Weights) -> Weights:
+    return rename(weights, lambda name: re.sub(r"^norm\.", "dist_norm.", name))
+
+
 def _has_token_without_position(weights: Weights) -> bool:
     """A distillation token, and rows of positions for one prefix token and a square of patches."""
     if not _is_vit(weights) or "dist_token" not in weights or "pos_embed" not in weights:
         return False
     pos_embed = weights["pos_embed"]
-    return pos_embed.ndim == 3 and isqrt(pos_embed.shape[1] - 1) ** 2 == pos_embed.shape[1] - 1
+    if not has_axes(pos_embed, 3):
+        return False
+    return isqrt(pos_embed.shape[1] - 1) ** 2 == pos_embed.shape[1] - 1
 
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -223,6 +266,13 @@ LAYOUTS: tuple[Layout, ...] = (
         program=MAE_LITE,
     ),
     Layout(
+        "mae_lite_distilled",
+        "MAE-Lite fine-tuned with a teacher: the class token has a second norm and classifier",
+        _has_head_on_class_token,
+        MAE_LITE_HEADS,
+        convert=_convert_cls_distilled,
+    ),
+    Layout(
         "mae_lite_fine_tuned",
         "MAE-Lite fine-tuned: mean pooling, fc_norm, classifier",
         _is_fine_tuned,
@@ -231,6 +281,13 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         "mae_lite_encoder", "an encoder of MAE-Lite", _is_bare, MAE_LITE_HEADS, program=MAE_LITE
+    ),
+    Layout(
+        "mae_lite_classifier",
+        "MAE-Lite fine-tuned: class token, final norm, classifier",
+        lambda weights: _is_vit(weights) and {"norm.weight", "head.weight"} <= weights.keys(),
+        MAE_LITE_HEADS,
+        program=MAE_LITE,
     ),
     Layout(
         "moco_v3",
@@ -255,7 +312,7 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         "mae_lite_beit",
-        "MAE-Lite fine-tuned with relative positions or layer scale (BEiT's names)",
+        "MAE-Lite fine-tuned in BEiT's names: biases apart or layer scale",
         _has_beit_parts,
         MAE_LITE_HEADS,
         convert=_convert_beit,
@@ -386,9 +443,3 @@ def split_left_out(layout: Layout, weights: Weights) -> tuple[Weights, dict[str,
         else:
             left.setdefault(what, []).append(name)
     return kept, left
-
-
-def to_float32(weights: Weights) -> Weights:
-    """Half-precision tensors as float32; others unchanged."""
-    half = (torch.float16, torch.bfloat16, torch.float64)
-    return {name: v.float() if v.dtype in half else v for name, v in weights.items()}

@@ -4,10 +4,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from limbeck.config import import_own
 from limbeck.errors import UserError, did_you_mean
-from limbeck.models.encoder import Encoder
-from limbeck.models.finished import RECORD_FILE, WEIGHTS_FILE, is_finished_student, load_student
+from limbeck.models.encoder import Encoder, EncoderFacts
+from limbeck.models.finished import (
+    FINISHED_FILE,
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    describe_missing,
+    is_finished_student,
+    load_student,
+    read_record,
+)
 from limbeck.models.origins.checkpoint import (
     at_size,
     check_patch_size,
@@ -20,8 +30,10 @@ from limbeck.models.origins.layouts import Grid, spread_heads, to_grid
 from limbeck.models.origins.names import check_source, split_source
 from limbeck.models.origins.repository import read_hub_config
 from limbeck.models.origins.timm import load_timm
+from limbeck.models.tensor_files import check_finite
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import wrap
+from limbeck.records import Features, Tap
 
 
 def load_encoder(
@@ -49,10 +61,22 @@ def load_encoder(
     where the tensors do not tell the architecture. A classifier of timm that is none of the vision
     Transformers whose inner tensors are known gives its logits alone.
 
-    Raises UserError for a source that can't be found or reached, and for weights that do not fit
-    to the last tensor.
+    Raises UserError for a source that can't be found or reached, for weights that do not fit to
+    the last tensor, and (NotFiniteWeights) for such with NaN or infinity.
     """
-    source = str(source)
+    encoder = _load(str(source), img_size, patch_size, num_heads, num_classes, overrides)
+    check_finite(encoder, source)
+    return encoder
+
+
+def _load(
+    source: str,
+    img_size: int | Sequence[int] | None,
+    patch_size: int | None,
+    num_heads: int | Sequence[int] | None,
+    num_classes: int | None,
+    overrides: dict[str, Any],
+) -> Encoder:
     check_source(source, any_model=True)
     _check_positive(img_size=img_size, patch_size=patch_size, num_heads=num_heads)
     size = None if img_size is None else to_grid(img_size)
@@ -79,13 +103,44 @@ def load_encoder(
 
 
 def _call_own(address: str, arguments: dict[str, Any]) -> Encoder:
-    encoder = import_own(address, "source")(**arguments)
+    build = import_own(address, "source")
+    if not callable(build):
+        raise UserError(f"'{address}' is a {type(build).__name__}, not a function of an Encoder.")
+    encoder = build(**arguments)
     if not isinstance(encoder, Encoder):
         raise UserError(
             f"'{address}' returned a {type(encoder).__name__}, not a limbeck.Encoder; see "
             "examples/own_teacher.py."
         )
-    return encoder.eval()
+    _ask_own(address, encoder.eval())
+    return encoder
+
+
+@torch.no_grad()
+def _ask_own(address: str, encoder: Encoder) -> None:
+    """Show it two grey images, so that what no run could use is told before one begins."""
+    if not isinstance(getattr(encoder, "facts", None), EncoderFacts):
+        raise UserError(f"'{address}': its encoder has no EncoderFacts as facts.")
+    facts, offered = encoder.facts, encoder.offered_taps()
+    kind = next((kind for kind in ("output", "logits") if kind in offered), None)
+    if kind is None:
+        return
+    said = encoder(torch.full((2, 3, *facts.img_size), 0.5), None, (Tap(kind),))
+    if not isinstance(said, Features) or Tap(kind) not in said.taps:
+        what = f"without Tap('{kind}')" if isinstance(said, Features) else "in their place"
+        raise UserError(
+            f"'{address}': asked for Tap('{kind}'), its encoder returned a {type(said).__name__} "
+            f"{what}; it is to return limbeck.Features with just the taps that it was asked for."
+        )
+    num_tokens = facts.num_prefix_tokens + facts.grid[0] * facts.grid[1]
+    wanted = (2, facts.num_classes) if kind == "logits" else (2, num_tokens, facts.output_dim)
+    shape = tuple(said.taps[Tap(kind)].shape)
+    shape = shape[:2] if kind == "logits" else shape  # of a dense task they are maps
+    if shape != wanted:
+        raise UserError(
+            f"'{address}': Tap('{kind}') of two images has the shape {shape}, and by its encoder's "
+            f"facts it would be {wanted}; correct one of them."
+        )
 
 
 def _check_positive(**numbers: int | Sequence[int] | None) -> None:
@@ -121,6 +176,11 @@ def _describe_folder(folder: Path) -> str:
             f"{folder} has no student of its own yet; name one of the runs in it ({shown}), or "
             "run the same command again if that has not finished."
         )
+    if {RECORD_FILE, WEIGHTS_FILE} <= names:
+        read_record(folder)  # says what is wrong with it
+    missing = [name for name in (RECORD_FILE, WEIGHTS_FILE) if name not in names]
+    if FINISHED_FILE in names and missing:
+        return describe_missing(folder, missing[0])
     if {"checkpoint.pt", "fingerprint.json", RECORD_FILE, WEIGHTS_FILE} & names:
         return (
             f"The run in {folder} has not finished, so there is no student yet; run the same "

@@ -40,6 +40,7 @@ def to_mae(
         _check_fit(encoder, decoder, str(source))
         weights |= decoder.state_dict()
         told["decoder_num_heads"] = str(decoder.decoder_blocks[0].attn.num_heads)
+        told["decoder_depth"] = str(len(decoder.decoder_blocks))
     # Copies: a file must not hold the storage of more than its tensors.
     return {name: value.detach().cpu().clone() for name, value in weights.items()}, told, left
 
@@ -67,7 +68,11 @@ def _misfits(encoder: Encoder) -> list[str]:
     if facts.grid[0] != facts.grid[1]:
         reasons.append(f"its images of {facts.img_size[0]} x {facts.img_size[1]} are not square")
     if len(set(facts.num_heads)) > 1:
-        reasons.append(f"its blocks differ in heads ({', '.join(map(str, facts.num_heads))})")
+        reasons.append(
+            f"its blocks differ in heads ({', '.join(map(str, facts.num_heads))}), and --num-heads "
+            f"{facts.num_heads[0]} gives all of them one count, as TinyMIM does with an adapted "
+            "last block before it fine-tunes"
+        )
     is_usual = all(
         type(block) is Block and type(block.mlp.act) is nn.GELU and block.norm1.eps == 1e-6
         for block in model.blocks

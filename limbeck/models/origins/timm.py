@@ -18,7 +18,7 @@ from limbeck.models.finished import weight_hash
 from limbeck.models.origins.checkpoint import interpolation_note, resized
 from limbeck.models.origins.files import left_out_notes, read_weights
 from limbeck.models.origins.hub import REMEDY, fetch
-from limbeck.models.origins.layouts import Grid, Weights, spread_heads, to_float32, to_grid
+from limbeck.models.origins.layouts import Grid, Weights, spread_heads, to_grid
 from limbeck.models.shapes import (
     check_model_name,
     is_hierarchical,
@@ -27,6 +27,7 @@ from limbeck.models.shapes import (
     narrowed,
     pooling_of,
 )
+from limbeck.models.stated import check_size
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import wrap
 from limbeck.models.windows import timm_kwargs
@@ -224,7 +225,7 @@ def _origin(
     label_names = (config or {}).get("label_names")
     # A dictionary stands for indices with gaps: no order of classes.
     if isinstance(label_names, list) and len(label_names) == num_classes:
-        origin["classes"] = label_names
+        origin["classes"] = list(map(str, label_names))
     return origin
 
 
@@ -260,6 +261,8 @@ def _locate(name: str, source: str) -> dict[str, Any]:
 def _create(
     name: str, kwargs: dict[str, Any], overlay: dict[str, Any], pretrained: bool, source: str
 ) -> nn.Module:
+    if "state_dict" in overlay:
+        _check_size(name, kwargs, overlay["state_dict"], source)
     try:
         # The fresh weights that are overwritten must not cost the caller's random state.
         with torch.random.fork_rng(devices=[], enabled=pretrained):
@@ -280,6 +283,16 @@ def _create(
     return model
 
 
+def _check_size(name: str, kwargs: dict[str, Any], weights: Weights, source: str) -> None:
+    """Raise UserError for a network far larger than its weights, before memory is taken for it."""
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            skeleton = timm.create_model(name, **timm_kwargs(name, kwargs))
+    except Exception:  # some can't be built without memory, and what is wrong says so itself
+        return
+    check_size(skeleton, sum(value.numel() for value in weights.values()), source)
+
+
 def _before_resizing(model: nn.Module, weights: Weights | None, file: str | None) -> Weights:
     """The model's weights, but what timm resized (positions, patches) as it was read."""
     if weights is None and file is not None and not file.endswith(".npz"):
@@ -288,7 +301,7 @@ def _before_resizing(model: nn.Module, weights: Weights | None, file: str | None
     resized = {
         name: read[name] for name in own.keys() & read.keys() if read[name].shape != own[name].shape
     }
-    return own | to_float32(resized)
+    return own | resized
 
 
 def _size_notes(encoder: TimmEncoder, own_size: Grid, weights: Weights | None) -> list[str]:

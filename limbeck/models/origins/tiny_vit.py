@@ -10,7 +10,7 @@ from typing import Any
 from limbeck.errors import UserError
 from limbeck.models.encoder import Encoder
 from limbeck.models.origins.architecture import to_ratio
-from limbeck.models.origins.layouts import IMAGENET_NORM, Weights, name_list
+from limbeck.models.origins.layouts import IMAGENET_NORM, Weights, check_telling
 from limbeck.models.tiny_vit import TinyVitEncoder
 from limbeck.models.windows import PATCH_STRIDE, window_sizes_for
 
@@ -74,18 +74,15 @@ def read_arguments(weights: Weights) -> tuple[str, dict[str, Any], tuple[int, ..
     numbers = [match for match in map(_BLOCK.match, weights) if match]
     blocks = {(int(match[1]), int(match[2])) for match in numbers}
     num_stages = max((stage for stage, _ in blocks), default=0) + 1
+    check_telling(weights, {}, (), "TinyViT", num_stages)
     depths = [sum(own == stage for own, _ in blocks) for stage in range(num_stages)]
     firsts = [f"stages.{stage}.blocks.0." for stage in range(num_stages)]
     num_axes = {f"{firsts[0]}conv1.conv.weight": 4, "head.norm.weight": 1}
     for first in firsts[1:]:
         num_axes |= {f"{first}attn.attention_biases": 2, f"{first}mlp.fc1.weight": 2,
                      f"{first}local_conv.conv.weight": 4}  # fmt: skip
-    wrong = [n for n, axes in num_axes.items() if n not in weights or weights[n].ndim != axes]
-    if wrong or not all(depths):
-        raise UserError(
-            f"These are no weights of a whole TinyViT ({', '.join(wrong) or 'blocks'} missing or "
-            f"of another form) among {len(weights)} tensors: {name_list(weights)}."
-        )
+    classifier = "head.fc.weight"
+    check_telling(weights, num_axes | {classifier: 2}, (classifier,), "TinyViT", min(depths))
     expanded, width = weights[f"{firsts[0]}conv1.conv.weight"].shape[:2]
     hidden = [weights[f"{first}mlp.fc1.weight"].shape for first in firsts[1:]]  # rows, width
     tables = [weights[f"{first}attn.attention_biases"].shape for first in firsts[1:]]

@@ -1,6 +1,7 @@
 """What a store says of itself."""
 
 import json
+from hashlib import sha256
 
 import pytest
 
@@ -54,7 +55,7 @@ def test_a_damaged_one_is_refused(how):
         "field more": json.dumps({**values, "more": 1}).encode(),
     }[how]
     assert damaged != written
-    with pytest.raises(RunError, match="store/manifest.json is damaged; restore it from a copy"):
+    with pytest.raises(RunError, match="store/manifest.json is damaged.*; restore it from a copy"):
         read_manifest(damaged, "store")
 
 
@@ -71,3 +72,48 @@ def test_differences_say_this_and_that_value():
         "recipe.views.scale is [0.2, 1.0] there and [0.1, 1.0] here",
     ]
     assert differences(MANIFEST, other(data={}, versions={}, num_parts=1)) == []
+
+
+def signed(values):
+    """A manifest's file that says this, with the checksum of it."""
+    plain = json.dumps(values, sort_keys=True)
+    return json.dumps({**values, "store_id": sha256(plain.encode()).hexdigest()[:32]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"teacher": {"precision": "auto"}}, "'teacher.precision' is 'auto'"),
+        ({"teacher": {"facts": {"depth": 10**9}}}, "'teacher.facts.depth' is 1000000000"),
+        ({"teacher": {"facts": {"patch_size": 0}}}, "'teacher.facts.patch_size' is 0"),
+        ({"teacher": {"facts": {"mean": [0.5]}}}, "'teacher.facts.mean' is"),
+        ({"teacher": {"facts": {"origin": "x"}}}, "'teacher.facts.origin' is 'x'"),
+        ({"teacher": []}, "'teacher' is"),
+        ({"recipe": {}}, "no entry 'recipe.seed'"),
+        ({"recipe": {"seed": 10**40}}, "'recipe.seed' is 1000"),
+        ({"recipe": {"seed": 0, "img_size": 10**9}}, "'recipe.img_size' is 1000000000"),
+        ({"arrays": {"x": [[8], "object"]}}, "'arrays.x.1' is 'object'"),
+        ({"arrays": {"x": [[-8], "uint8"]}}, "'arrays.x.0.0' is -8"),
+        ({"arrays": {}}, "'arrays' is {}"),
+        ({"num_views": True}, "'num_views' is True"),
+        ({"num_views": "2"}, "'num_views' is '2'"),
+        ({"num_parts": 2**30}, "'num_parts' is 1073741824"),
+        ({"num_parts": 3}, "is damaged; restore"),
+        ({"versions": {"torch": 2.15}}, "'versions.torch' is 2.15"),
+        ({"data": {"num_images": -1}}, "'data.num_images' is -1"),
+        ({"weights": 3}, "'weights' is 3"),
+    ],
+)
+def test_what_can_not_be_is_named_though_its_checksum_is_right(changes, said):
+    values = json.loads(MANIFEST.to_json())
+    del values["store_id"]
+    assert read_manifest(signed(values), "store").store_id == MANIFEST.store_id
+    with pytest.raises(RunError, match="store/manifest.json is damaged") as error:
+        read_manifest(signed(values | changes), "store")
+    assert said in str(error.value)
+    assert "or write the store again in another place" in str(error.value)
+
+
+def test_of_a_teacher_without_a_precision_it_is_read_all_the_same():
+    older = other(teacher={"facts": {"embed_dim": 24, "more": [1]}})
+    assert read_manifest(older.to_json(), "store").identity == older.identity

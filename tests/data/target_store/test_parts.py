@@ -1,6 +1,7 @@
 """Keys to hashes to parts, and what is said of a finished part."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from limbeck.data.target_store.parts import (
     parse_name,
     read_records,
     records_of_part,
+    survey,
 )
 from limbeck.data.target_store.place import open_place
 from limbeck.errors import RunError
@@ -128,3 +130,67 @@ def test_views_with_fingerprints_go_from_first_to_last():
     chosen = choose_views(1000, 5, 1)
     assert len(chosen) == 32 and chosen[0] == (0, 0) and chosen[-1] == (999, 4)
     assert {view for _, view in chosen} == set(range(5))
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "said"),
+    [
+        ("size", -1, "'size' is -1"),
+        ("size", 2**62, "'size' is 4611686018427387904"),
+        ("size", 10, "is damaged; restore"),  # less than its records need
+        ("num_images", 2**31, "is damaged; restore"),  # more than its bytes hold
+        ("num_images", "many", "'num_images' is 'many'"),
+        ("sha256", 12, "'sha256' is 12"),
+        ("skipped", ["a"], "'skipped' is ['a']"),
+        ("fingerprints", "all", "'fingerprints' is 'all'"),
+        ("fingerprints", [{"key": "a", "view": 0}], "no entry 'fingerprints.0.pixels'"),
+        ("fingerprints", [{"key": "a", "view": 2, "pixels": ""}], "is damaged; restore"),
+    ],
+)
+def test_an_entry_that_can_not_be_is_named(tmp_path, entry, value, said):
+    write_store(tmp_path)
+    file = tmp_path / "part-00001.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), entry: value}))
+    records, problems = survey(open_place(str(tmp_path)), MANIFEST)
+    assert sorted(records) == [PartKey(part, 0) for part in (0, 2, 3)]
+    (problem,) = map(str, problems)
+    assert f"{file} is damaged" in problem and said in problem
+    assert "delete part-00001.* and run the same limbeck store-targets again" in problem
+
+
+@pytest.mark.parametrize(
+    ("put", "said"),
+    [
+        (os.mkfifo, "it is a named pipe"),
+        (os.mkdir, "it is a folder"),
+        (lambda file: file.symlink_to("/dev/zero"), "it is a device"),
+        (lambda file: (file.touch(), os.truncate(file, 2**40)), "over the limit of 1,073,741,824"),
+    ],
+)
+def test_no_regular_file_is_opened_and_the_other_parts_are_told(tmp_path, put, said):
+    write_store(tmp_path)
+    file = tmp_path / "part-00001.json"
+    file.unlink()
+    put(file)
+    records, problems = survey(open_place(str(tmp_path)), MANIFEST)
+    assert len(records) == 3
+    (problem,) = map(str, problems)
+    assert said in problem and "delete part-00001.* and run the same" in problem
+
+
+def test_a_name_in_other_digits_is_no_part_s():
+    assert parse_name("part-" + "\u0660" * 5 + ".json", "json") is None
+
+
+def test_more_fill_ins_than_an_address_holds_are_refused(tmp_path):
+    write_store(tmp_path)
+    for fill in (1023, 1024):
+        for name in (PartKey(0, fill).json_name, PartKey(0, fill).data_name):
+            (tmp_path / name).write_bytes(
+                (tmp_path / f"part-00000{name[-5:]}").read_bytes()
+                if name.endswith("json")
+                else (tmp_path / "part-00000.safetensors").read_bytes()
+            )
+    _, problems = survey(open_place(str(tmp_path)), MANIFEST)
+    assert "part-00000.1022.json is missing" in str(problems[0])
+    assert "a part has at most 1023 fill-ins; write the store again" in str(problems[1])

@@ -1,6 +1,8 @@
 """Folders, memory and S3 behave alike."""
 
 import builtins
+import os
+import shutil
 import threading
 import time
 
@@ -31,6 +33,7 @@ def test_the_class_follows_from_the_address(tmp_path):
 def test_files_are_written_and_read(place):
     assert place.sizes() == {}
     assert place.size("a") is None
+    place.begin()
     place.write("b", b"0123456789")
     place.write("a", b"old")
     place.write("a", b"new")
@@ -45,6 +48,7 @@ def test_files_are_written_and_read(place):
 
 
 def test_a_claimed_file_is_made_once(place):
+    place.begin()
     with place.claim("a") as publish:
         assert place.sizes() == {}
         publish(b"mine")
@@ -54,6 +58,54 @@ def test_a_claimed_file_is_made_once(place):
         raise KeyError
     assert list(place.sizes()) == ["a"]
     assert place.read_all(["a"]) == [b"mine"]
+
+
+def test_what_killed_writers_left_is_swept_and_nothing_else(tmp_path):
+    place = open_place(str(tmp_path))
+    (tmp_path / ".part-00000.json.partial").write_bytes(b"half")
+    (tmp_path / ".part-00000.safetensors.partial").write_bytes(b"half")
+    (tmp_path / ".own").touch()
+    with place.claim("part-00001.json") as publish:
+        place.sweep()
+        assert sorted(os.listdir(tmp_path)) == [".own", ".part-00001.json.partial"]
+        publish(b"mine")
+    place.sweep()
+    assert sorted(os.listdir(tmp_path)) == [".own", "part-00001.json"]
+
+
+def test_a_folder_that_goes_is_not_made_again(tmp_path):
+    place = open_place(str(tmp_path / "store"))
+    place.begin()
+    place.write("a", b"x")
+    shutil.rmtree(tmp_path / "store")
+    with pytest.raises(RunError, match="Can't write .*store/b: the store's folder is gone; finish"):
+        place.write("b", b"x")
+    with pytest.raises(RunError, match="the store's folder is gone"), place.claim("c"):
+        pytest.fail("It is gone.")
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_link_in_the_way_is_not_written_through(tmp_path):
+    (tmp_path / "precious").write_bytes(b"precious")
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / ".a.partial").symlink_to(tmp_path / "precious")
+    with pytest.raises(RunError, match="Can't write .*store/a: "):
+        open_place(str(store)).write("a", b"x")
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("address", ["", "file://", "a\0b"])
+def test_what_is_no_path_is_told(address):
+    with pytest.raises(UserError, match="The store .* can't be: that is no path"):
+        open_place(address)
+    assert open_place("/").address == "/"
+
+
+def test_a_link_to_nothing_is_no_file(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "gone")
+    (tmp_path / "b").touch()
+    assert open_place(str(tmp_path)).sizes() == {"b": 0}
 
 
 def test_without_locks_the_later_of_two_is_refused(bucket):
@@ -111,6 +163,7 @@ def test_what_is_not_installed_is_said(monkeypatch):
 def test_processes_that_wait_for_each_other_s_files_get_them_when_they_are_made(tmp_path):
     """Crosswise, as threads of two processes do: no deadlock, since other threads go on."""
     folder = tmp_path / "store"
+    folder.mkdir()
 
     def work(own, other):
         place, found = open_place(str(folder)), []

@@ -3,12 +3,15 @@
 import os
 import resource
 import signal
+from hashlib import sha256
 
 import numpy as np
 import pytest
 import torch
 
 from limbeck.data.target_store import TargetReader, key_hashes, open_writer, part_of
+from limbeck.data.target_store.place import open_place
+from limbeck.data.target_store.writer import read_weights
 from limbeck.errors import RunError, UserError
 from tests.data.target_store.processes import end, killed_at, small_disk, start
 from tests.data.target_store.stores import (
@@ -271,6 +274,36 @@ def test_a_file_that_may_not_grow_is_told(tmp_path):
 
     assert end(start(work)) == 0
     assert os.listdir(tmp_path) == ["manifest.json"]  # what was begun does not fill the disk
+
+
+def test_a_store_that_goes_while_it_is_written_is_told(tmp_path):
+    store = tmp_path / "store"
+    writer = open_writer(str(store), MANIFEST)
+    fill(writer, KEYS, parts=(0, 1))
+    writer.check_there((0, 1))
+    store.rename(tmp_path / "moved")
+    with pytest.raises(RunError, match="the store's folder is gone; finished parts are kept"):
+        fill(writer, KEYS, parts=(2,))
+    store.mkdir()  # by somebody else
+    write_part(writer, 2, keys_of(2))
+    with pytest.raises(RunError, match=r"has lost manifest.json \(and 0 more files\) while it was"):
+        writer.check_there((2,))
+
+
+def test_what_a_killed_writer_left_is_swept_when_it_goes_on(tmp_path):
+    write_store(tmp_path)
+    (tmp_path / ".part-00002.safetensors.partial").write_bytes(b"half")
+    open_writer(str(tmp_path), MANIFEST)
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", b"\xff" * 100])
+def test_weights_that_are_none_are_told(tmp_path, content):
+    open_writer(str(tmp_path), MANIFEST, {"norm": torch.ones(2)})
+    (tmp_path / "weights.safetensors").write_bytes(content)
+    manifest = other(weights=sha256(content).hexdigest())
+    with pytest.raises(RunError, match="weights.safetensors holds no weights .*; write the store"):
+        read_weights(open_place(str(tmp_path)), manifest)
 
 
 def test_a_read_only_folder_is_told(tmp_path):

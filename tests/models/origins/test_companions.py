@@ -101,6 +101,79 @@ def test_mae_lite_fine_tuned(tmp_path):
     torch.testing.assert_close(logits, expected, **CLOSE)
 
 
+def classifier(width=192):
+    """A class token, a final norm and a classifier: as DeiT's."""
+    head = {"head.weight": torch.rand(5, width), "head.bias": torch.rand(5)}
+    return writers.mae_encoder(width) | head
+
+
+@pytest.mark.parametrize("width", [192, 384])
+def test_a_classifier_of_the_class_token_has_twelve_heads_too(tmp_path, width):
+    weights = classifier(width)
+    encoder = load_encoder(save(tmp_path, writers.in_mae_lite(weights)))
+    assert encoder.facts.num_heads == (12, 12) and encoder.model.global_pool == "token"
+    notes = " ".join(encoder.facts.origin["notes"])
+    assert "Head counts 12: usual for MAE-Lite fine-tuned: class token" in notes
+    tokens = writers.run_reference(weights, IMAGES, (12, 12))
+    expected = tokens[:, 0] @ weights["head.weight"].T + weights["head.bias"]
+    torch.testing.assert_close(logits_of(encoder), expected, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "write", [classifier, writers.fine_tuned, writers.mae_encoder, writers.encoder_of_deit]
+)
+def test_without_the_entries_the_other_count_is_told(tmp_path, write):
+    """DeiT's 3 heads and MAE-Lite's 12 have the same tensors."""
+    encoder = load_encoder(save(tmp_path, {"model": write(192)}))
+    assert encoder.facts.num_heads == (3, 3)
+    assert "pass num_heads=12 for it" in " ".join(encoder.facts.origin["notes"])
+    for content, heads in (({"model": write(192)}, 3), (writers.in_mae_lite(write(192)), None)):
+        notes = load_encoder(save(tmp_path, content), num_heads=heads).facts.origin["notes"]
+        assert "pass num_heads" not in " ".join(notes)
+
+
+def logits_of(encoder, kind="logits"):
+    with torch.no_grad():
+        return encoder(IMAGES, taps=(Tap(kind),)).taps[Tap(kind)]
+
+
+@pytest.mark.parametrize("norm", ["norm", "dist_norm"])
+@pytest.mark.parametrize("has_entries", [True, False])
+def test_a_second_classifier_on_the_class_token(tmp_path, norm, has_entries):
+    """The labels' reads the mean of the patches, the teacher's the class token; then their mean."""
+    weights = writers.fine_tuned(192) | {
+        "head_dist.weight": torch.rand(5, 192), "head_dist.bias": torch.rand(5),
+        f"{norm}.weight": torch.rand(192), f"{norm}.bias": torch.rand(192),
+    }  # fmt: skip
+    file = save(tmp_path, writers.in_mae_lite(weights) if has_entries else {"model": weights})
+    encoder = load_encoder(file)
+    assert (encoder.facts.num_heads, encoder.facts.num_classes) == ((12, 12), 5)
+    tokens = writers.run_reference(weights, IMAGES, (12, 12), norm=None)
+    pooled = writers._norm(weights, "fc_norm", tokens[:, 1:].mean(1))
+    of_labels = pooled @ weights["head.weight"].T + weights["head.bias"]
+    of_class = writers._norm(weights, norm, tokens[:, 0])
+    of_teacher = of_class @ weights["head_dist.weight"].T + weights["head_dist.bias"]
+    torch.testing.assert_close(logits_of(encoder, "class_logits"), of_labels, **CLOSE)
+    torch.testing.assert_close(logits_of(encoder, "dist_logits"), of_teacher, **CLOSE)
+    torch.testing.assert_close(logits_of(encoder), (of_labels + of_teacher) / 2, **CLOSE)
+    assert inspect_file(file).unmatched == ()
+    assert load_encoder(file, num_classes=0).facts.num_classes == 0
+    del weights["head_dist.bias"]
+    with pytest.raises(UserError, match="1 missing .head_dist.bias"):
+        load_encoder(save(tmp_path, {"model": weights}))
+
+
+def test_two_classifiers_of_a_token_of_its_own(tmp_path):
+    """DeiT's distillation token with MAE-Lite's heads; and the plain reference of both."""
+    weights = writers.encoder_of_deit(192)
+    encoder = load_encoder(save(tmp_path, writers.in_mae_lite(weights)))
+    assert encoder.facts.num_heads == (12, 12)
+    tokens = writers.run_reference(weights, IMAGES, (12, 12))
+    of_labels = tokens[:, 0] @ weights["head.weight"].T + weights["head.bias"]
+    of_teacher = tokens[:, 1] @ weights["head_dist.weight"].T + weights["head_dist.bias"]
+    torch.testing.assert_close(logits_of(encoder), (of_labels + of_teacher) / 2, **CLOSE)
+
+
 def test_moco_v3_keeps_the_base_encoder(tmp_path):
     weights, content = writers.moco_v3()
     encoder = load_encoder(save(tmp_path, content))
@@ -142,6 +215,33 @@ def test_a_prefix_is_removed_from_the_beginning_alone():
     found = find_network(weights)
     assert list(found.weights) == ["a.model.b"]
     assert found.left_out == {"the teacher that was saved with it": ["tch_model.a.model.b"]}
+
+
+@pytest.mark.parametrize("separate", [True, False])
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("has_tables", [True, False])
+@pytest.mark.parametrize("has_entries", [True, False])
+def test_files_in_beit_s_names(tmp_path, separate, scale, has_tables, has_entries):
+    """All that fine-tuning has: with and without layer scale (2023, 2025; BootMAE's)."""
+    weights = writers.fine_tuned(192)
+    if has_tables:
+        weights = writers.with_relative(weights, scale=scale)
+    elif scale:
+        weights |= {f"blocks.{i}.gamma_{k}": torch.rand(192) for i in (0, 1) for k in (1, 2)}
+    if separate:
+        weights = writers.with_separate_bias(weights)
+    file = save(tmp_path, writers.in_mae_lite(weights) if has_entries else {"model": weights})
+    if not (has_entries or has_tables) and (separate or scale):
+        with pytest.raises(UserError, match="in no layout that is known"):  # EVA has these, too
+            load_encoder(file)
+        return
+    encoder = load_encoder(file, num_heads=None if has_entries or has_tables else 12)
+    assert encoder.facts.num_heads == (12, 12)
+    assert inspect_file(file).unmatched == ()
+    tokens = writers.run_reference(weights, IMAGES, (12, 12), norm=None)
+    pooled = writers._norm(weights, "fc_norm", tokens[:, 1:].mean(1))
+    expected = pooled @ weights["head.weight"].T + weights["head.bias"]
+    torch.testing.assert_close(logits_of(encoder), expected, **CLOSE)
 
 
 def relative_file(tmp_path, *, separate, scale=True, side=4):

@@ -47,7 +47,7 @@ def test_a_published_file_with_its_namespace_is_read(tmp_path):
 
 def test_other_pickled_objects_are_refused_with_the_remedy(tmp_path):
     file = writers.save_published(tmp_path / "a.pth", {}, date=datetime.date(2023, 1, 1))
-    with pytest.raises(UserError, match=r"datetime\.date.*could run code.*save_file"):
+    with pytest.raises(UserError, match=r"datetime\.date.*could run code.*torch\.save"):
         read_weights(file)
 
 
@@ -79,3 +79,30 @@ def test_files_without_tensors_say_what_they_hold(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(UserError, match="holds no tensors by name"):
         read_weights(tmp_path / "a.pth")
+
+
+def test_an_average_is_taken_only_alone(tmp_path):
+    last = writers.mae_encoder()
+    average = {name: value + 1 for name, value in last.items()}
+    for main, other in (("model", "model_ema"), ("state_dict", "state_dict_ema")):
+        torch.save({main: last, other: average, "epoch": 3}, tmp_path / "a.pth")
+        read, info = read_weights(tmp_path / "a.pth")
+        assert torch.equal(read["cls_token"], last["cls_token"])
+        assert info.notes == [f"Weights of '{main}'; the file also has {other}."]
+        torch.save({other: average}, tmp_path / "b.pth")
+        assert torch.equal(read_weights(tmp_path / "b.pth")[0]["cls_token"], average["cls_token"])
+
+
+def test_a_dictionary_may_hold_itself(tmp_path):
+    content = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="holds no tensors by name"):
+        read_weights(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("told", ["0", "-1", "9" * 5000, "three", ""])
+def test_head_counts_that_are_none_are_refused(tmp_path, told):
+    save_file(writers.mae_encoder(), tmp_path / "a.safetensors", {"num_heads": told})
+    with pytest.raises(UserError, match="num_heads = .*no head count"):
+        read_weights(tmp_path / "a.safetensors")

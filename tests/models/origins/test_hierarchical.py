@@ -11,6 +11,7 @@ from limbeck.models.origins.decoder import load_keepsakes
 from limbeck.models.origins.hierarchical import read_staged
 from limbeck.models.origins.inspection import inspect_file
 from limbeck.models.origins.load import load_encoder
+from tests.models.families import small_encoder
 
 HIERA = {"embed_dim": 96, "stages": (1, 1, 1, 1), "img_size": 64, "mlp_ratio": 1.0}
 SWIN = {
@@ -230,6 +231,9 @@ def test_what_tensors_do_not_tell_is_asked_for(tmp_path):
         16,
         24,
     )
+    square = own_model("hiera", img_size=(32, 128)).state_dict()  # 256 places, also 16 x 16
+    assert read_staged(square, (32, 128)).grid == (8, 32)
+    assert read_staged(square).grid == read_staged(square, (96, 96)).grid == (16, 16)
     with pytest.raises(UserError, match="are for 1, 2, 2 heads"):
         read_staged(own_model("swin").state_dict(), num_heads=4)
 
@@ -239,3 +243,46 @@ def test_the_published_width_has_its_heads_and_plain_vits_are_left_alone():
     staged = read_staged(student.model.state_dict())
     assert staged.num_heads == student.facts.num_heads == (1, 2, 2, *[4] * 7, 8, 8)
     assert read_staged({"blocks.0.attn.qkv.weight": torch.ones(1)}) is None
+
+
+TELLING = {
+    "hiera": ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight", "head.fc.weight"),
+    "swin": (
+        *("patch_embed.proj.weight", "layers.0.blocks.0.mlp.fc1.weight", "head.fc.weight"),
+        *(f"layers.{k}.blocks.0.attn.relative_position_bias_table" for k in (0, 1)),
+    ),
+    "tiny-vit": (
+        *("stages.0.blocks.0.conv1.conv.weight", "stages.1.blocks.0.attn.attention_biases"),
+        *("stages.1.blocks.0.mlp.fc1.weight", "head.fc.weight", "head.norm.weight"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [(family, name) for family, names in TELLING.items() for name in names]
+)
+def test_what_tells_the_shape_has_one(tmp_path, family, name):
+    weights = small_encoder(family).model.state_dict()
+    own = weights[name]
+    others = () if name.endswith("_table") else (own[:1],)  # a window of one token can be
+    for wrong in (torch.tensor(1.0), torch.zeros([0] * own.ndim), own.unsqueeze(0), *others):
+        file = saved(tmp_path, weights | {name: wrong.clone()})
+        with pytest.raises(UserError):
+            load_encoder(file)
+    if name.rpartition(".")[0] != "head.fc":
+        with pytest.raises(UserError):
+            load_encoder(saved(tmp_path, {n: v for n, v in weights.items() if n != name}))
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("hiera", "blocks.1000000000.norm1.weight"),
+        ("swin", "layers.1000000000.blocks.0.norm1.weight"),
+        ("tiny-vit", "stages.1000000000.blocks.0.mlp.fc1.weight"),
+    ],
+)
+def test_a_number_in_a_name_is_no_number_of_blocks(tmp_path, family, name):
+    weights = small_encoder(family).model.state_dict() | {name: torch.zeros(3)}
+    with pytest.raises(UserError, match="no weights of a whole"):
+        load_encoder(saved(tmp_path, weights))

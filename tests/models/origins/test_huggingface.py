@@ -156,6 +156,68 @@ def test_preprocessing_and_licence_are_read(tmp_path):
     assert facts.origin["licence"] == "cc-by-nc-4.0"
 
 
+PROCESSORS = [
+    {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]},
+    {"image_mean": 0.5, "image_std": 0.25},
+    {"do_normalize": False, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]},
+    {"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3},
+    {"rescale_factor": 1.0, "image_mean": [123.0, 116.0, 103.0], "image_std": [58.0, 57.0, 57.0]},
+    {"rescale_factor": 0.01, "do_normalize": False},
+    {"do_rescale": False, "image_mean": [123.0, 116.0, 103.0], "image_std": [58.0, 57.0, 57.0]},
+]
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+@pytest.mark.parametrize("said", PROCESSORS)
+def test_pixels_are_scaled_as_the_image_processor_does(tmp_path, said, is_nested):
+    build("vit").save_pretrained(tmp_path)
+    if is_nested:
+        other = {"image_mean": [0.9] * 3, "image_std": [0.9] * 3}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(other))
+        nested = {"image_processor": said, "processor_class": "AProcessor"}
+        (tmp_path / "processor_config.json").write_text(json.dumps(nested))
+    else:
+        (tmp_path / "processor_config.json").write_text('{"processor_class": "AProcessor"}')
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    facts = load_encoder(tmp_path).facts
+    pixels = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
+    processor = transformers.ViTImageProcessor(**said, do_resize=False)
+    expected = processor(pixels, return_tensors="pt")["pixel_values"][0]
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (facts.mean, facts.std))
+    torch.testing.assert_close((pixels / 255 - mean) / std, expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"do_rescale": False}, "nothing tells whether pixels go in as 0..255 or as 0..1"),
+        ({"image_mean": [0.5, 0.5]}, "'image_mean' is .*3 items"),
+        ({"image_mean": "half"}, "'image_mean.0' is 'half'"),
+        ({"image_std": [0, 0, 0]}, "'image_std.0' is 0"),
+        ({"rescale_factor": 0}, "'rescale_factor' is 0"),
+        ([], "not an object"),
+    ],
+)
+def test_a_processor_that_can_not_be_followed_is_refused(tmp_path, said, message):
+    build("vit").save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    with pytest.raises(UserError, match=message):
+        load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [("num_attention_heads", 0), ("image_size", 10**5), ("hidden_act", []), ("id2label", [1]),
+     ("layer_norm_eps", "x"), ("vision_config", 3), ("model_type", None)],
+)  # fmt: skip
+def test_entries_of_another_kind_are_named(tmp_path, entry, value):
+    build("vit").save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(written | {entry: value}))
+    with pytest.raises(UserError, match=entry if value is not None else "names no model type|conf"):
+        load_encoder(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("names", "expected"),
     [

@@ -110,11 +110,11 @@ def test_a_checkpoint_of_limbeck_is_described(tmp_path):
 def test_a_finished_student_is_described(tmp_path):
     small = {"embed_dim": 32, "depth": 2, "num_heads": 4, "img_size": 32, "patch_size": 8}
     encoder = load_encoder("timm:vit_tiny", pretrained=False, num_classes=0, **small)
-    save_student(encoder, tmp_path, {"teacher": "x"})
+    save_student(encoder, tmp_path, {"teacher": {"source": "x"}})
     for path in (tmp_path, tmp_path / "student.safetensors"):
         found = inspect_file(path)
         assert (found.kind, found.num_heads) == ("finished student", (4, 4))
-        assert found.metadata["teacher"] == "x"
+        assert found.metadata["teacher"] == {"source": "x"}
         assert found.unmatched == ()
 
 

@@ -8,8 +8,10 @@ import limbeck
 from limbeck.errors import UserError
 from limbeck.models.finished import save_student, weight_hash
 from limbeck.models.origins.load import load_encoder
+from limbeck.models.tensor_files import NotFiniteWeights
 from limbeck.models.vit import build_encoder
-from limbeck.records import Tap
+from limbeck.records import Features, Tap
+from tests.fakes import FakeEncoder
 from tests.models.origins import writers
 
 
@@ -98,3 +100,61 @@ def test_what_does_not_divide_is_refused(tmp_path, wrong, message):
     save_file(writers.mae_encoder(192), tmp_path / "mae.safetensors")
     with pytest.raises(UserError, match=message):
         load_encoder(tmp_path / "mae.safetensors", **wrong)
+
+
+@pytest.mark.parametrize("how", ["file", "student", "module"])
+def test_weights_that_are_not_finite_are_named(tmp_path, student, how, monkeypatch):
+    torch.nn.init.constant_(student.model.blocks[0].mlp.fc1.bias, torch.nan)
+    source = str(tmp_path)
+    if how == "file":
+        source = str(tmp_path / "a.safetensors")
+        save_file(student.model.state_dict(), source, {"num_heads": "2"})
+    elif how == "student":
+        save_student(student, tmp_path, {})
+    else:
+        (tmp_path / "own_nan_teacher.py").write_text("def load():\n    return ENCODER\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        import own_nan_teacher
+
+        own_nan_teacher.ENCODER, source = student, "own_nan_teacher:load"
+    with pytest.raises(NotFiniteWeights, match=r"'(model\.)?blocks\.0\.mlp\.fc1\.bias' holds NaN"):
+        load_encoder(source)
+
+
+def of_other_taps():
+    return _saying(lambda tokens, tap: Features(tokens, 1, (2, 2), {}))
+
+
+def of_tensors():
+    return _saying(lambda tokens, tap: tokens)
+
+
+def of_other_width():
+    return _saying(lambda tokens, tap: Features(None, 1, (2, 2), {tap: tokens[..., 1:]}))
+
+
+def _saying(answer):
+    encoder = FakeEncoder()
+    usual = encoder.forward
+
+    def forward(images, ids_keep=None, taps=(), mask_token=None):
+        return answer(usual(images, ids_keep, taps, mask_token).taps[taps[0]], taps[0])
+
+    encoder.forward = forward
+    return encoder
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("of_other_taps", r"asked for Tap\('output'\), its encoder returned a Features without"),
+        (
+            "of_tensors",
+            r"its encoder returned a Tensor in their place; it is to return limbeck.Feat",
+        ),
+        ("of_other_width", r"of two images has the shape \(2, 5, 7\), and by .* be \(2, 5, 8\)"),
+    ],
+)
+def test_an_own_encoder_that_speaks_nonsense_is_told_at_once(name, words):
+    with pytest.raises(UserError, match=f"'tests.models.origins.test_load:{name}'.*{words}"):
+        load_encoder(f"tests.models.origins.test_load:{name}")

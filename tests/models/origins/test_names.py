@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -59,6 +58,4 @@ def test_torch_is_not_imported():
         "import sys, limbeck.models.origins.names as n; n.check_source('timm:vit_tiny'); "
         "sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
     )
-    start = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert time.perf_counter() - start < 2

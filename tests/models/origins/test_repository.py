@@ -35,7 +35,6 @@ def test_a_file_that_is_not_there(tmp_path):
         ('{"model_type": "vit"}', True),
         ('{"architecture": "x"}', True),
         ("{}", False),
-        ("no", False),
     ],
 )
 def test_what_is_a_config_of_a_model(tmp_path, text, is_hub):
@@ -47,3 +46,26 @@ def test_the_licence_is_read_off_the_card_s_head(tmp_path):
     assert read_licence(tmp_path, "here") is None
     (tmp_path / "README.md").write_text("---\ntags: a\nlicense: mit\n---\nlicense: other\n")
     assert read_licence(tmp_path, "here") == "mit"
+
+
+@pytest.mark.parametrize("shard", ["../outside.safetensors", "/etc/passwd", "..\\x", "C:\\x", ""])
+def test_shards_lie_in_the_folder(tmp_path, shard):
+    save_file({"a": torch.zeros(1)}, tmp_path / "outside.safetensors")
+    (tmp_path / "model").mkdir()
+    index = tmp_path / "model" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(UserError, match="which is no file of its folder"):
+        read_all(index, tmp_path / "model", "here")
+
+
+@pytest.mark.parametrize("content", ["no", "[]", '{"model_type": 3}', '{"model_type": '])
+def test_a_config_that_is_damaged_is_said_to_be(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match="config.json"):
+        read_hub_config(tmp_path / "config.json")
+
+
+def test_null_is_not_said(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "vit", "image_size": null}')
+    assert read_hub_config(tmp_path / "config.json") == {"model_type": "vit"}
+    assert read_hub_config(tmp_path / "gone.json") is None

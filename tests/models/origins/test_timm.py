@@ -218,3 +218,27 @@ def test_a_timm_file_at_another_size_says_so(tmp_path):
 def test_patches_of_stages_can_not_be_set(name):
     with pytest.raises(UserError, match="is an encoder of stages; leave patch_size away"):
         load_encoder(f"timm:{name}", pretrained=False, patch_size=8, img_size=256)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"architecture": "hf-hub:someone/something"}, "no model 'hf-hub:someone/something'"),
+        ({"architecture": ["a"]}, "'architecture'"),
+        ({"model_args": {"pretrained": True}}, "'pretrained', which is none of its arguments"),
+        ({"model_args": {"checkpoint_path": "/etc/passwd"}}, "'checkpoint_path'"),
+        ({"model_args": {"features_only": True}}, "'features_only'"),
+        ({"model_args": SMALL | {"depth": 10**6}}, "depth = 1000000"),
+        ({"model_args": SMALL | {"embed_dim": 65536, "num_heads": 1}}, "do not belong together"),
+        ({"pretrained_cfg": {"mean": [0.5, 0.5]}}, "'pretrained_cfg.mean'"),
+        ({"pretrained_cfg": {"input_size": [3, 10**6, 10**6]}}, "'pretrained_cfg.input_size.1'"),
+        ({"pretrained_cfg": {"num_classes": -1}}, "'pretrained_cfg.num_classes'"),
+    ],
+)
+def test_what_a_folder_of_timm_may_not_say(tmp_path, changed, message):
+    name = "vit_tiny_patch16_224"
+    save_file(make(name, num_classes=3).state_dict(), tmp_path / "model.safetensors")
+    config = {"architecture": name, "num_classes": 3, "model_args": SMALL} | changed
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=message):
+        load_encoder(tmp_path)

@@ -241,7 +241,7 @@ def test_an_unusual_width_is_told_by_a_file_that_states_its_heads(tmp_path):
     encoder = load_autoencoder(tmp_path / "a.safetensors")
     assert encoder.facts.identity["architecture"]["decoder"]["num_heads"] == 5
     save_file(writers.mae_full(192, 40), tmp_path / "b.safetensors", {"decoder_num_heads": "0"})
-    with pytest.raises(UserError, match="does not tell its head count"):
+    with pytest.raises(UserError, match="decoder_num_heads = '0', which is no head count"):
         load_autoencoder(tmp_path / "b.safetensors")
 
 
@@ -279,6 +279,30 @@ def test_it_is_described_in_words(tmp_path, write, words):
     kept = load_keepsakes(str(save(tmp_path, write())))
     assert re.search(words, describe_decoder(kept, "a.pth"))
     assert describe_decoder({}, "a.pth") == ""
+
+
+def test_a_rectangle_s_positions_are_used_as_they_are(tmp_path):
+    weights = writers.mae_full(192, 96)
+    whole = load_autoencoder(save(tmp_path, weights), img_size=(16, 64))
+    assert whole.facts.grid == whole.decoder.grid == (2, 8)
+    assert torch.equal(whole.decoder.decoder_pos_embed, weights["decoder_pos_embed"])
+    assert torch.equal(whole.encoder.model.pos_embed, weights["pos_embed"])
+    decoder = load_decoder(tmp_path / "a.pth", grid=(8, 2))
+    assert torch.equal(decoder.decoder_pos_embed, weights["decoder_pos_embed"])
+
+
+def test_a_decoder_that_lost_its_last_block_is_told_or_refused(tmp_path, caplog):
+    """A file that states its depth is refused; another one may be of that depth, and it is said."""
+    weights = writers.mae_full(192, 512, 8)
+    load_autoencoder(save(tmp_path, weights))
+    assert "released ones" not in caplog.text
+    cut = {n: v for n, v in weights.items() if not n.startswith("decoder_blocks.7.")}
+    load_autoencoder(save(tmp_path, cut))
+    assert "has 7 blocks, and the released ones 512 wide have 8: if its file lost" in caplog.text
+    assert "512 wide have 8" in describe_decoder(load_keepsakes(str(tmp_path / "a.pth")), "a.pth")
+    save_file(cut, tmp_path / "told.safetensors", {"decoder_depth": "8"})
+    with pytest.raises(UserError, match="it states 8 blocks and has 7; get the file again"):
+        load_autoencoder(tmp_path / "told.safetensors")
 
 
 def without(weights, name):

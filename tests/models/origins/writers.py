@@ -216,6 +216,14 @@ def tinymim_tstar(width=192, wide=40, fc_norm_dim=40, num_classes=5, **shape):
     return weights
 
 
+def encoder_of_deit(width=192, num_classes=5, **shape):
+    """DeiT's with a distillation token: two positions that are no patch's, two classifiers."""
+    shapes = encoder_shapes(width, num_prefix=2, **shape) | {"dist_token": (1, 1, width)}
+    for head in ("head", "head_dist"):
+        shapes |= {f"{head}.weight": (num_classes, width), f"{head}.bias": (num_classes,)}
+    return draw(shapes)
+
+
 def g2sd_specific(width=192, num_classes=5, **shape):
     """A distillation token and a second classifier; the positions are those of a plain ViT."""
     shapes = encoder_shapes(width, **shape) | {"dist_token": (1, 1, width)}

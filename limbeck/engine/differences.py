@@ -1,0 +1,71 @@
+"""In what two runs differ, said option by option: what is in a folder, or on another rank."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from limbeck.documents import to_json
+
+MAY_CHANGE = (
+    "out",
+    "overwrite",
+    "teacher.source",  # what it computes is in the fingerprint, wherever its weights lie
+    "precision",  # what auto stands for in a study: kept, not compared
+    "targets.cache",
+    "data.num_workers",
+    "data.max_bad_ratio",
+    "probes.batch_size",
+    "probes.num_train",
+    "probes.num_test",
+    "evaluation.batch_size",
+    "train.accumulate_steps",  # as the number of processes, which is not in the config at all
+    "train.compile",
+    "train.save_every",
+    "train.log_every",
+    "train.probe_every",
+    "train.device",
+    "train.wandb_project",
+)
+"""Options that may differ when a run is continued: they do not change what is learned."""
+
+MAY_DIFFER = ("overwrite", "teacher.source", "targets.source", "targets.cache", "data.num_workers")
+"""Options that may differ between the ranks of a run: where a machine has its copies."""
+
+
+def differences(
+    there: dict[str, Any], here: dict[str, Any], but: tuple[str, ...] = (), what: str = ""
+) -> list[tuple[str, str, str]]:
+    """(name, value there, value here) of what differs in plain data, values as JSON.
+
+    ``but`` names what may. A fine-tuning within something larger has sections of its own, such as
+    tune.train, in which the same options may. ``what`` goes before the names.
+    """
+    # Compared as JSON reads it back: tuples are lists, keys are strings.
+    there, here = (json.loads(to_json(values)) for values in (there, here))
+    old, new = dict(flatten(there)), dict(flatten(here))
+    if old.get("teacher.source") is None and new.get("teacher.source") is None:
+        for each in (old, new):  # earlier versions wrote one of a teacher that there is not
+            each.pop("teacher.precision", None)
+    found = [(name, _short(old, name), _short(new, name)) for name in {**new, **old}]
+    return [
+        (f"{what}{name}", before, after)
+        for name, before, after in found
+        if before != after and not _is_one_of(name, but)
+    ]
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of nested plain data."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _is_one_of(name: str, names: tuple[str, ...]) -> bool:
+    return name in names or any("." in each and name.endswith(f".{each}") for each in names)
+
+
+def _short(values: dict[str, Any], name: str) -> str:
+    return to_json(values[name], indent=None) if name in values else "absent"

@@ -1,0 +1,30 @@
+"""In what two runs differ."""
+
+from limbeck.engine.differences import MAY_CHANGE, MAY_DIFFER, differences
+
+
+def test_what_differs_is_named_with_both_values():
+    there = {"seed": 0, "crop": (0.2, 1.0), "train": {"epochs": 3, "device": "cpu"}}
+    here = {"crop": [0.2, 1.0], "train": {"epochs": 5, "device": "cuda"}, "name": "café"}
+    assert differences(there, here, MAY_CHANGE) == [
+        ("train.epochs", "3", "5"),
+        ("name", "absent", '"café"'),
+        ("seed", "0", "absent"),
+    ]
+    assert differences(there, there) == []
+
+
+def test_what_may_differ_may_in_a_section_of_its_own():
+    one, other = ({"tune": {"train": {"save_every": n}}, "out": "ab"[n]} for n in (0, 1))
+    assert differences(one, other, MAY_CHANGE) == []
+    assert [name for name, *_ in differences(one, other, MAY_DIFFER)] == [
+        "tune.train.save_every",
+        "out",
+    ]
+
+
+def test_names_of_an_old_disk_can_be_compared():
+    one, other = {"root": "caf\udce9"}, {"root": "cafe"}
+    assert differences(one, other, what="fingerprint of ") == [
+        ("fingerprint of root", r'"caf\udce9"', '"cafe"')
+    ]
