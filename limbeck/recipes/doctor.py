@@ -214,8 +214,14 @@ def try_steps(config: DoctorConfig, images: Images, ranks: Ranks) -> Forecast:
     )
 
 
-def try_step(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks) -> Forecast:
-    """Time a few steps of a few real images."""
+def try_step(
+    config: DistillConfig,
+    nets: Networks,
+    images: Images,
+    ranks: Ranks,
+    num_tried: int = NUM_TRIED,
+) -> Forecast:
+    """Time a few steps of a few real images, ``num_tried`` at a time."""
     from limbeck.data.loader import workers_for
     from limbeck.data.skipped import SkippedLog
     from limbeck.methods.distiller import Distiller
@@ -230,7 +236,7 @@ def try_step(config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
         len(images.train), facts.img_size[0], facts.architecture, config.optim, config.train
     )
     assert config.train.precision != "auto", "settled before"
-    count = min(NUM_TRIED, config.train.global_batch_size)
+    count = min(num_tried, config.train.global_batch_size)
     small = replace(
         config,
         train=replace(config.train, global_batch_size=count, accumulate_steps=1),
