@@ -64,8 +64,8 @@ class DemoConfig:
     """Folder for the images, the runs, the table and the picture."""
     seeds: Repeats = 3
     """Students of each kind."""
-    teacher_epochs: Epochs = 20
-    student_epochs: Epochs = 8
+    teacher_epochs: Epochs = 10
+    student_epochs: Epochs = 3
 
 
 @dataclass(frozen=True)
