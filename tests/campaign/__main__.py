@@ -9,8 +9,8 @@ Rust is beyond the hook that watches this; names are checked before they get the
 
 import argparse
 import os
-import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -77,7 +77,8 @@ def run(hostile: Hostile, scratch: Path) -> Ended:
         said, did = (os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC) for file in files)
         for stream in (1, 2):
             os.dup2(said, stream)
-        inside = [str(scratch), str(ROOT), sys.prefix, sys.base_prefix, *SYSTEM]
+        inside = [str(scratch), os.environ["HF_HOME"], str(ROOT), sys.prefix, sys.base_prefix]
+        inside += SYSTEM
         work = scratch / "work"
         work.mkdir(exist_ok=True)
         os.chdir(work)
@@ -122,7 +123,8 @@ def wrongs(hostile: Hostile, ended: Ended, base_mib: float) -> list[str]:
     elif ended.code not in hostile.exits:
         found.append(f"exit code {ended.code}, not one of {hostile.exits}")
     found += [f"said {words!r}" for words in WRONG_WORDS if words in ended.said]
-    if hostile.says and hostile.says.lower() not in " ".join(ended.said.split()).lower():
+    wanted, said = (" ".join(text.lower().split()) for text in (hostile.says, ended.said))
+    if wanted not in said:
         found.append(f"did not say {hostile.says!r}")
     if ended.mib - base_mib > MAX_GROWTH_MIB:
         found.append(f"grew by {ended.mib - base_mib:,.0f} MiB")
@@ -136,7 +138,14 @@ def main() -> None:
     parser.add_argument("-k", default="", help="only inputs whose names have these words")
     parser.add_argument("-v", action="store_true", help="show what each input said")
     options = parser.parse_args()
-    _import_all()
+    with tempfile.TemporaryDirectory(prefix="limbeck-campaign-") as cache:
+        os.environ |= {"HF_HOME": cache, "OMP_NUM_THREADS": "1"}
+        _import_all()
+        run_all(options)
+
+
+def run_all(options: argparse.Namespace) -> None:
+    """Run what the options name, and exit."""
     counts: Counter[str] = Counter()
     for area in options.areas:
         for number, hostile in enumerate(_each(area)):
@@ -168,14 +177,12 @@ def _each(area: str) -> Iterator[tuple[Path, Hostile]]:
     finally:
         tempfile.tempdir = None
         del os.environ["TMPDIR"]
-        for folder, _, _ in os.walk(scratch):
-            os.chmod(folder, 0o700)
-        shutil.rmtree(scratch, ignore_errors=True)
+        for words in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):  # some lie too deep for Python
+            subprocess.run([*words, scratch], check=False, stderr=subprocess.DEVNULL)
 
 
 def _import_all() -> None:
     """What every input would import first, once; and no thread, which a fork would lose."""
-    os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
     import limbeck

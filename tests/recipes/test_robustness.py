@@ -281,7 +281,9 @@ def test_the_command_refuses_before_the_work(images, classifier, tmp_path):
     words = f"evaluate -s {classifier} --data {images} --corruptions".split()
     with pytest.raises(UserError, match="Did you mean 'snow'"):
         run([*words, "snoww"])
-    with pytest.raises(UserError, match="corruptions.severities 6 is refused: input should be less"):
+    with pytest.raises(
+        UserError, match="corruptions.severities 6 is refused: input should be less"
+    ):
         run([*words, "all", "--corruptions.severities", "6"])
     with pytest.raises(UserError, match="lacks fog/1, fog/2, fog/3 and 2 more; complete it"):
         run([*words, "fog", "--corruptions.root", str(tmp_path), "--data.num-workers", "0"])
