@@ -130,9 +130,7 @@ def begin(config: DemoConfig, digits: Path) -> DistillConfig:
         teaching = settle(teacher_config(config, digits), ranks)
         alone = filled(student_configs(config, digits, seed=0)[1], teaching.train.precision)
         first, other = (
-            try_step(
-                run, build_networks(run, ranks.device), images, ranks, run.train.global_batch_size
-            )
+            try_step(run, build_networks(run, ranks.device), images, ranks, BATCH, NUM_TIMED)
             for run in (teaching, alone)
         )
     seconds = first.total_seconds + config.seeds * STUDENTS_ALONE * other.total_seconds
