@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from limbeck.config import Epochs, Repeats, options
 from limbeck.data.options import CropOptions, DataOptions, StoreOptions, TargetsOptions
-from limbeck.engine.options import OptimOptions, TrainOptions
+from limbeck.engine.options import AT_THE_END, OptimOptions, TrainOptions
 from limbeck.errors import RunError, require_extra
 from limbeck.methods.options import RelationOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
@@ -67,7 +67,7 @@ class DemoConfig:
     seeds: Repeats = 3
     """Students of each kind."""
     teacher_epochs: Epochs = 10
-    student_epochs: Epochs = 3
+    student_epochs: Epochs = 4
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def _shared(digits: Path, epochs: float) -> dict[str, object]:
         "crop": CROP,
         "optim": OptimOptions(base_lr=12e-3),
         "train": TrainOptions(
-            epochs=epochs, global_batch_size=BATCH, save_every=250, probe_every=124
+            epochs=epochs, global_batch_size=BATCH, save_every=250, probe_every=AT_THE_END
         ),
         "probes": ProbeOptions(crop_ratio=1.0),
     }

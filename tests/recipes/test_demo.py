@@ -14,6 +14,7 @@ from limbeck.recipes.demo import (
     DemoConfig,
     demo,
     report,
+    store_config,
     student_configs,
     teacher_config,
     write_digits,
@@ -50,11 +51,12 @@ def test_the_digits_are_written_once(digits):
 def test_both_students_get_the_same(digits, tmp_path):
     """Shape, images, views, steps and rate; only the method differs."""
     config = DemoConfig(out=tmp_path)
-    distilled, alone = student_configs(config, digits, str(digits), seed=2)
+    distilled, alone = student_configs(config, digits, seed=2)
     for name in ("student", "data", "crop", "optim", "train", "probes", "seed"):
         assert getattr(distilled, name) == getattr(alone, name)
     assert (distilled.method, alone.method) == ("relation", "masked-pixel")
     assert distilled.out != alone.out
+    assert store_config(config, digits, "t").store.num_views == config.student_epochs
     for each in (distilled, alone, teacher_config(config, digits)):
         check(each)
 
@@ -71,7 +73,8 @@ def test_a_short_demo(digits, tmp_path):
     rows = result.evaluation.rows
     assert [row.role for row in rows] == ["student", "baseline", "teacher"]
     assert all(row.scores["linear_top1"].mean > 0.2 for row in rows)  # chance is a tenth
-    assert set(result.seconds) == {"teacher", "distilled students", "students alone", "evaluation"}
+    stages = ["teacher", "its answers", "distilled students", "students alone", "evaluation"]
+    assert list(result.seconds) == stages
     said = report(result)
     assert "| student " in said
     assert "Verdict (linear_top1): " in said
