@@ -51,7 +51,7 @@ VERBS = {
     ),
     "inspect": Verb("what is in this weights file or run?", "InspectConfig"),
     "convert": Verb("write a student as a file in MAE's or TinyViT's layout", "ConvertConfig"),
-    "demo": Verb("the whole story on 5,000 real digits, in about six minutes", "DemoConfig"),
+    "demo": Verb("the whole story on 5,000 real digits, in minutes", "DemoConfig"),
 }
 
 ONE_PLACE = ("--data", "--data.root", "--data.eval-root", "--unlabelled", "--teacher")

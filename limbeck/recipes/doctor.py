@@ -222,8 +222,11 @@ def try_step(
     num_steps: int = NUM_STEPS,
 ) -> Forecast:
     """Time ``num_steps`` steps of ``num_tried`` real images each; the first one warms up."""
+    import torch
+
     from limbeck.data.loader import workers_for
     from limbeck.data.skipped import SkippedLog
+    from limbeck.limits import num_cores
     from limbeck.methods.distiller import Distiller
     from limbeck.methods.teacher import autocast
     from limbeck.recipes.distill import train_stream
@@ -268,6 +271,9 @@ def try_step(
     # The least: whatever else the machine does takes longer, never shorter.
     step_seconds = min(step_times[1:]) / count * images_per_step
     data_seconds = min(data_times[1:]) / count * images_per_step / max(1, workers)
+    # On a CPU without a core to spare images and arithmetic wait for each other.
+    is_full = ranks.device.type == "cpu" and torch.get_num_threads() + workers > num_cores()
+    takes_turns = not workers or is_full
     trained = sum(each.numel() for each in distiller.parameters() if each.requires_grad)
     # Weights and AdamW's two moments, perhaps the average, in fp32; a new checkpoint is written
     # before the old one goes. Then the finished student and some logs.
@@ -279,7 +285,7 @@ def try_step(
         step_seconds=step_seconds,
         data_seconds=data_seconds,
         total_seconds=resolved.total_steps
-        * (max(step_seconds, data_seconds) if workers else step_seconds + data_seconds),
+        * (step_seconds + data_seconds if takes_turns else max(step_seconds, data_seconds)),
         memory=int(
             idle + per_image * images_per_step / config.train.accumulate_steps + 12 * trained
         ),
