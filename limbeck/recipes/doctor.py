@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from limbeck.config import options, to_plain
-from limbeck.limits import memory_bytes
+from limbeck.limits import memory_bytes, num_cores
 from limbeck.recipes.distill import DistillConfig, check, check_all_but_teacher
 
 if TYPE_CHECKING:
@@ -226,7 +226,6 @@ def try_step(
 
     from limbeck.data.loader import workers_for
     from limbeck.data.skipped import SkippedLog
-    from limbeck.limits import num_cores
     from limbeck.methods.distiller import Distiller
     from limbeck.methods.teacher import autocast
     from limbeck.recipes.distill import train_stream
