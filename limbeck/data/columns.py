@@ -42,11 +42,13 @@ class _Notes(TypedDict, total=False):
 class Columns:
     """The image and the label column of a table's schema.
 
-    ``class_names`` are those that the table gives its label column, () for none.
+    ``class_names`` are those that the table gives its label column, () for none. ``notes`` say
+    what is left out as a label.
     """
 
     def __init__(self, schema: Any, options: DataOptions, where: str) -> None:
         self.schema, self.where = schema, where
+        self.notes: list[str] = []
         # Of two columns of one name, neither can be meant.
         self._names = [name for name, count in Counter(schema.names).items() if count == 1]
         self._features = _features(schema, where)
@@ -136,35 +138,41 @@ class Columns:
         kinds = {name: _label_kind(self._type(name)) for name in usual}
         for name, kind in kinds.items():
             if not kind:
-                log.warning(
-                    "The column '%s' holds %s, which is no label; it is left out.",
-                    name, self._type(name),
-                )  # fmt: skip
+                self.notes.append(
+                    f"The column '{name}' holds {self._type(name)}, which is no label; it is left "
+                    "out."
+                )
         others = [name for name in usual if kinds[name]]
         return next(
             (name for name in others if kinds[name] == "integers"), next(iter(others), None)
         )
 
     def read_labels(self, values: Sequence[object]) -> tuple[tuple[str, ...], np.ndarray | None]:
-        """Class names and class indices of the label column's values; what is unused is told."""
+        """Class names and class indices of the label column's values; logs the notes."""
+        labels = self._read_labels(values)
+        for note in self.notes:
+            log.warning("%s", note)
+        return labels
+
+    def _read_labels(self, values: Sequence[object]) -> tuple[tuple[str, ...], np.ndarray | None]:
         if self.label is None:
             return (), None
         plain = [plain_label(value) for value in values]
         is_words = any(isinstance(value, str) for value in plain)
         if self.asked is None and is_words and len(plain) > 1 and len(set(plain)) == len(plain):
-            log.warning(
-                "The column '%s' has another word in each row, so it is left out as a label; to "
-                "use it all the same, pass --data.label-column %s.", self.label, self.label,
-            )  # fmt: skip
+            self.notes.append(
+                f"The column '{self.label}' has another word in each row, so it is left out as a "
+                f"label; to use it all the same, pass --data.label-column {self.label}."
+            )
             return (), None
         classes, labels = label_table(plain, self.asked)
         if labels is None:
             if not any(map(is_label, plain)):
                 example = next((value for value in values if value is not None), None)
-                log.warning(
-                    "The column '%s' is left out as a label: it must hold words, or whole numbers "
-                    "from 0 to below %d (it has %r).", self.label, MAX_CLASSES, example,
-                )  # fmt: skip
+                self.notes.append(
+                    f"The column '{self.label}' is left out as a label: it must hold words, or "
+                    f"whole numbers from 0 to below {MAX_CLASSES} (it has {example!r})."
+                )
             return (), None
         if not self.class_names:
             return classes, labels

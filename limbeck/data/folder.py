@@ -4,7 +4,7 @@ import errno
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from limbeck.data.formats import (
@@ -21,15 +21,19 @@ from limbeck.files import open_file, read_file, reason_of
 log = logging.getLogger("limbeck")
 
 # fmt: off
-SPLIT_NAMES = frozenset({
-    "train", "training", "val", "valid", "validation", "eval", "test", "testing",
-})
+# The words for splits in names of files and folders, as the hub has them.
+SPLIT_OF = {
+    "train": "train", "training": "train",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
+}
 # Thumbnails, snapshots and recycle bins of network drives, zips and systems, in small letters.
 OTHER_PROGRAMS = frozenset({
     "@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot", "__macosx",
     "$recycle.bin", "recycler", "system volume information", "lost+found",
 })
 # fmt: on
+TOO_LONG = "a path that is too long"
 NUM_NAMED = 3  # of what is left out
 NUM_SNIFFED = 20  # files without a suffix whose first bytes are looked at
 
@@ -49,7 +53,7 @@ class FolderSource(Source):
         files = list(walk(root, passed))
         images = sorted(file for file in files if is_image_name(file))
         others = [file for file in files if not is_image_name(file)]
-        left_out = [*_note_others(root, others), *_note_passed(passed)]
+        left_out = [*_note_others(root, others), *note_passed(passed)]
         if not images:
             raise no_images(str(root), left_out)
         tops = {key.partition("/")[0] if "/" in key else "" for key in images}
@@ -88,6 +92,14 @@ def open_folder(root: str, options: object, split: str) -> FolderSource:
     return FolderSource(Path(root))
 
 
+def is_of_other_programs(parts: Iterable[str]) -> bool:
+    """Whether a path of these ``parts`` is hidden, or made by other programs for their own use."""
+    return any(
+        (part.startswith(".") and part not in (".", "..")) or part.lower() in OTHER_PROGRAMS
+        for part in parts
+    )
+
+
 def walk(folder: Path, passed: Counter[str] | None = None) -> Iterator[str]:
     """Paths of all files below ``folder``, relative to it, however deep.
 
@@ -103,7 +115,7 @@ def walk(folder: Path, passed: Counter[str] | None = None) -> Iterator[str]:
             ancestors.pop()
             continue
         entry = entries.pop()
-        if entry.name.startswith(".") or entry.name.lower() in OTHER_PROGRAMS:
+        if is_of_other_programs([entry.name]):
             passed[entry.name] += 1
         elif not _is_folder(entry):
             yield prefix + entry.name
@@ -116,7 +128,7 @@ def walk(folder: Path, passed: Counter[str] | None = None) -> Iterator[str]:
             except OSError as error:
                 if error.errno != errno.ENAMETOOLONG:
                     raise
-                passed["a path that is too long"] += 1
+                passed[TOO_LONG] += 1
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -144,9 +156,9 @@ def _list(folder: Path | str) -> list[os.DirEntry[str]]:
 
 
 def _refuse_splits(root: Path, classes: tuple[str, ...]) -> None:
-    if not classes or not all(name.lower() in SPLIT_NAMES for name in classes):
+    if not classes or not all(name.lower() in SPLIT_OF for name in classes):
         return
-    train = next((name for name in classes if name.lower().startswith("train")), classes[0])
+    train = next((name for name in classes if SPLIT_OF[name.lower()] == "train"), classes[0])
     held_out = next(name for name in reversed(classes) if name != train)
     raise UserError(
         f"The folders in {root} are splits ({', '.join(classes)}), not classes; "
@@ -158,18 +170,14 @@ def _note_labels(root: Path, images: Sequence[str], tops: set[str]) -> Iterator[
     """Why folders that might have been meant as classes are none."""
     with os.scandir(root) as entries:
         folders = {entry.name for entry in entries if _is_folder(entry)}
-    empty = sorted(
-        name
-        for name in folders - tops
-        if not name.startswith(".") and name.lower() not in OTHER_PROGRAMS
-    )
+    empty = sorted(name for name in folders - tops if not is_of_other_programs([name]))
     inner = tops - {""}
     if empty and inner:
-        yield f"{_named(empty, 'folder')} without images: no class of {root}."
+        yield f"{named(empty, 'folder')} without images: no class of {root}."
     strays = [key for key in images if "/" not in key]
     if strays and inner:
         yield (
-            f"{_named(strays, 'image')} beside the folders of {root}: so these are no classes, and "
+            f"{named(strays, 'image')} beside the folders of {root}: so these are no classes, and "
             "the images have no labels; move what does not belong there away."
         )
     elif len(inner) == 1:
@@ -195,23 +203,31 @@ def _note_others(root: Path, files: Sequence[str]) -> Iterator[str]:
     bare = sorted(kinds["bare"])
     formats = {_format_of_file(root / file) for file in bare[:NUM_SNIFFED]} - {None}
     if kinds["heif"]:
-        yield f"{_suffixes(kinds['heif'], 'HEIC photo')} left out; to use them: {HEIF_ADVICE}."
+        yield f"{by_suffix(kinds['heif'], 'HEIC photo')} left out; to use them: {HEIF_ADVICE}."
     if kinds["video"]:
         yield (
-            f"{_suffixes(kinds['video'], 'video')} left out; to use their frames: "
+            f"{by_suffix(kinds['video'], 'video')} left out; to use their frames: "
             "ffmpeg -i VIDEO -vf fps=1 FOLDER/%06d.jpg."
         )
     if formats:
         yield (
-            f"{_named(bare, 'file')} without a suffix left out, among them images "
+            f"{named(bare, 'file')} without a suffix left out, among them images "
             f"({_listed(sorted(map(str, formats)))}); to use these, give them one, such as .jpg."
         )
     others = kinds["other"] + ([] if formats else bare)
     if others:
-        yield f"{_suffixes(others, 'other file')} left out."
+        yield f"{by_suffix(others, 'other file')} left out."
 
 
-def _note_passed(passed: Counter[str]) -> Iterator[str]:
+def note_passed(passed: Counter[str]) -> Iterator[str]:
+    """What ``walk`` passed over, as sentences."""
+    passed = passed.copy()
+    num_long = passed.pop(TOO_LONG, 0)
+    if num_long:
+        yield (
+            f"{num_long} folder{'s' * (num_long > 1)} of a path that is too long for this system "
+            "left out; to use what is in there, move it up."
+        )
     if passed:
         shown = ", ".join(f"{name} {count}" for name, count in passed.most_common(NUM_NAMED))
         more = ", ..." if len(passed) > NUM_NAMED else ""
@@ -229,13 +245,15 @@ def _format_of_file(file: Path) -> str | None:
         return None
 
 
-def _suffixes(files: Sequence[str], what: str) -> str:
+def by_suffix(files: Sequence[str], what: str) -> str:
+    """``3 videos (.mov 2, .avi 1)``."""
     counts = Counter(PurePosixPath(file).suffix.lower() or "no suffix" for file in files)
-    named = ", ".join(f"{suffix} {count}" for suffix, count in counts.most_common(NUM_NAMED))
-    return f"{len(files)} {what}{'s' * (len(files) > 1)} ({named})"
+    shown = ", ".join(f"{suffix} {count}" for suffix, count in counts.most_common(NUM_NAMED))
+    return f"{len(files)} {what}{'s' * (len(files) > 1)} ({shown})"
 
 
-def _named(names: Sequence[str], what: str) -> str:
+def named(names: Sequence[str], what: str) -> str:
+    """``2 images (a.jpg, b.jpg)``."""
     return f"{len(names)} {what}{'s' * (len(names) > 1)} ({_listed(names)})"
 
 

@@ -5,12 +5,15 @@ stranger's program. Images are opened here and nowhere else.
 """
 
 import io
+import logging
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import PurePosixPath
 
 from PIL import Image
+
+log = logging.getLogger("limbeck")
 
 # fmt: off
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
@@ -34,7 +37,7 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file is an image by its suffix; HEIC is one where a plug-in for it is installed."""
+    """Whether a file is an image by its suffix; HEIC is one where a plug-in for it works."""
     suffix = PurePosixPath(name).suffix.lower()
     return suffix in SUFFIXES or (suffix in HEIF_SUFFIXES and heif_plugin() is not None)
 
@@ -48,14 +51,24 @@ def format_of(start: bytes) -> str | None:
 
 @cache
 def heif_plugin() -> str | None:
-    """The module by which Pillow reads HEIC, if one is installed."""
-    return next((name for name in HEIF_PLUGINS if find_spec(name) is not None), None)
+    """The module by which Pillow reads HEIC from now on, if one is installed and works."""
+    for name in HEIF_PLUGINS:
+        if find_spec(name) is None:
+            continue
+        try:
+            import_module(name).register_heif_opener()
+        except (ImportError, OSError, AttributeError) as error:  # built for another system
+            log.warning(
+                "HEIC photos can't be read: the plug-in %s does not load (%s); install it again, "
+                "or convert them to JPEG.", name, error,
+            )  # fmt: skip
+        else:
+            return name
+    return None
 
 
 @cache
 def _known_formats() -> tuple[str, ...]:
     Image.init()
-    plugin = heif_plugin()
-    if plugin is not None:
-        import_module(plugin).register_heif_opener()
+    heif_plugin()
     return tuple(name for name in FORMATS if name in Image.OPEN)  # an old Pillow has no AVIF

@@ -76,7 +76,8 @@ class TableSource(Source):
 
 def open_table(root: str, options: DataOptions, split: str) -> TableSource:
     """A .parquet or .arrow file, a folder or a pattern of them; ``split`` chooses among several."""
-    files = choose_split(sorted(find_files(root, is_table_name)), split, root)
+    notes: list[str] = []
+    files = choose_split(sorted(find_files(root, is_table_name, notes)), split, root, notes)
     first: Columns | None = None
     places: list[Places] = []
     record_names: list[str] = []
@@ -103,13 +104,15 @@ def open_table(root: str, options: DataOptions, split: str) -> TableSource:
         paths += [path and os.path.join(file.parent, path) for path in keys[len(paths) :]]
     if first is None or not record_names:
         raise no_images(root)
-    return TableSource(
+    source = TableSource(
         _LocalRows(places, paths),
         record_names,
         keys,
         first.read_labels(values),
         [Path(root)] if Path(root).is_dir() else sorted({file.parent for file, _ in files}),
     )
+    source.notes = (*notes, *first.notes)
+    return source
 
 
 def _same_columns(first: Columns, table: TableFile, options: DataOptions) -> Columns:
@@ -152,13 +155,15 @@ def open_hub(root: str, options: DataOptions, split: str) -> TableSource:
     columns = Columns(table.features.arrow_schema, options, root)
     image = table.data.column(columns.image)
     label = table.data.column(columns.label).to_pylist() if columns.label else []
-    return TableSource(
+    source = TableSource(
         _HubRows(table, columns),
         [f"{split}#{row}" for row in range(len(table))],
         struct_field(image, "path").to_pylist() if columns.has_paths else [None] * len(table),
         columns.read_labels(label),
         _hub_folders(datasets.config),
     )
+    source.notes = tuple(columns.notes)
+    return source
 
 
 def _hub_folders(config: Any) -> list[Path]:

@@ -1,17 +1,20 @@
 """Open a source by its address, hold out a part of it, and name what it holds."""
 
+import logging
 import os
 from collections.abc import Callable
 from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path, PurePath
 
-from limbeck.data.folder import walk
+from limbeck.data.folder import named, walk
 from limbeck.data.formats import is_image_name
 from limbeck.data.options import DataOptions
 from limbeck.data.source import Source, Subset
 from limbeck.data.splits import expand_pattern, find_files, is_packed_name, is_pattern, splits_of
 from limbeck.errors import UserError, did_you_mean
+
+log = logging.getLogger("limbeck")
 
 FORMS = {
     "folder": "limbeck.data.folder:open_folder",
@@ -23,6 +26,7 @@ FORMS = {
 
 FORM_OF_SUFFIX = {".parquet": "table", ".arrow": "table", ".tar": "shards"}
 TABLES = {"table", "hub"}
+MAX_STRAYS = 20  # previews and logos beside tables or shards; nobody trains on so few
 SPLITS = "a hub data set (hf:NAME) or files of several splits (train-*, test-*)"
 USES = {
     "split": f"{SPLITS} in --data.root",
@@ -37,8 +41,7 @@ def open_source(root: str, options: DataOptions, split: str) -> Source:
     """Open ``root`` as a source of images, see ``DataOptions.root`` for its forms.
 
     ``split`` is for hub data sets and files of several splits. Raises UserError for a missing
-    place, a form that is not known,
-    and a place without images.
+    place, a form that is not known, and a place without images.
     """
     if not root:
         raise UserError("There is no data; pass a folder of images as --data.root.")
@@ -61,8 +64,13 @@ def split_holdout(source: Source, options: DataOptions) -> tuple[Source, Source]
     most = min(options.max_holdout, len(source) // 2)
     ranked = sorted((_key_fraction(source.key(index)), index) for index in range(len(source)))
     count = sum(fraction < options.holdout_ratio for fraction, _ in ranked)
-    if not count and options.holdout_ratio:
-        count = max(1, round(options.holdout_ratio * len(source)))
+    if not count and options.holdout_ratio and most:
+        count = min(max(1, round(options.holdout_ratio * len(source))), most)
+        log.info(
+            "By the hashes of their names none of %d images would be held out "
+            "(--data.holdout-ratio %g); something has to be scored on, so %d %s.",
+            len(source), options.holdout_ratio, count, "are" if count > 1 else "is",
+        )  # fmt: skip
     held_out = sorted(index for _, index in ranked[: min(count, most)])
     is_held_out = set(held_out)
     train = [index for index in range(len(source)) if index not in is_held_out]
@@ -178,13 +186,35 @@ def _find_form(root: str) -> str:
 
 
 def _form_of_folder(path: Path) -> str:
-    """By the first file of a known kind; images win, since a folder of images may hold a table."""
-    forms = set()
+    """Tables or shards if there are any, else images; a few images beside them are left out.
+
+    More are refused: none but the user knows which of the two are meant. Compressed shards, which
+    can't be read, and the hub's tables about images (metadata.parquet) leave images what they are.
+    """
+    images: list[str] = []
+    packed: list[str] = []
+    found: dict[str, list[str]] = {"table": [], "shards": []}
     for name in walk(path):
         if is_image_name(name):
-            return "folder"
-        forms.add(_form_of_file(name))
-    return next((form for form in ("table", "shards") if form in forms), "folder")
+            images.append(name)
+        elif is_packed_name(name):
+            packed.append(name)
+        elif form := _form_of_file(name):
+            found[form].append(name)
+    if images:
+        found["table"] = [name for name in found["table"] if PurePath(name).stem != "metadata"]
+    form = next((form for form, names in found.items() if names), None)
+    if form is None:
+        return "shards" if packed and not images else "folder"
+    if len(images) > MAX_STRAYS:
+        first = min(found[form])
+        kinds = f"{named(sorted(images), 'image')} and {named(sorted(found[form]), 'file')}"
+        raise UserError(
+            f"{path} holds both {kinds} of {'tables' if form == 'table' else 'shards'}; pass "
+            f"{path}/**/*{PurePath(first).suffix} as --data for these, or move them away for the "
+            "images."
+        )
+    return form
 
 
 def _missing(path: Path) -> str:

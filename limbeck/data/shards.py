@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from limbeck.data.folder import is_of_other_programs
 from limbeck.data.formats import is_image_name
 from limbeck.data.source import (
     MAX_IMAGE_BYTES,
@@ -69,7 +70,7 @@ class TarSource(Source):
                 keys.append(f"{shard_name}/{image.name}")
                 places.append((number, image.offset, image.size))
                 raw_labels.append(one.label_of(image))
-        told.tell()
+        self.notes = tuple(told.tell())
         if not keys:
             raise no_images(", ".join(shards[:3]))
         if len(set(keys)) < len(keys):
@@ -108,16 +109,18 @@ def open_shards(root: str, options: object, split: str) -> TarSource:
     del options
     if "://" in root:
         return TarSource(expand_braces(root))
-    found = find_files(root, lambda name: is_shard_name(name) or is_packed_name(name))
+    notes: list[str] = []
+    found = find_files(root, lambda name: is_shard_name(name) or is_packed_name(name), notes)
     packed = [file for file, _ in found if is_packed_name(file.name)]
     files = [(file, name) for file, name in found if file not in packed]
     if packed:
         sentence = f"{len(packed)} compressed .tar files in {root} are left out ({packed[0].name})"
         if not files:
             raise UserError(f"{sentence}; unpack them to .tar first, their images can't be sought.")
-        log.warning("%s; unpack them to .tar first.", sentence)
+        notes.append(f"{sentence}; unpack them to .tar first.")
+        log.warning("%s", notes[-1])
     if Path(root).is_dir() or (is_pattern(root) and "{" not in root):
-        files = choose_split(files, split, root)
+        files = choose_split(files, split, root, notes)
     shards = [str(file) for file, _ in files]
     missing = [shard for shard in shards if not Path(shard).exists()]
     if missing:
@@ -125,7 +128,9 @@ def open_shards(root: str, options: object, split: str) -> TarSource:
             f"There is no shard {missing[0]} ({len(missing)} of {len(shards)} of {root} are "
             "missing); correct the pattern in --data.root."
         )
-    return TarSource(sorted(shards) if Path(root).is_dir() else shards)
+    source = TarSource(sorted(shards) if Path(root).is_dir() else shards)
+    source.notes = (*notes, *source.notes)
+    return source
 
 
 def is_shard_name(name: str) -> bool:
@@ -165,18 +170,21 @@ class _LeftOut:
         for reason, count in other.counts.items():
             self.note(reason, other.examples[reason], count)
 
-    def tell(self) -> None:
+    def tell(self) -> list[str]:
+        """Log what is left out; the same as sentences."""
+        notes = []
         if self.others:
             common = self.others.most_common(NUM_SUFFIXES)
-            log.info(
-                "%d other members of the shards are left out (%s).",
-                self.others.total(), ", ".join(f"{suffix} {count}" for suffix, count in common),
-            )  # fmt: skip
+            shown = ", ".join(f"{suffix} {count}" for suffix, count in common)
+            notes.append(
+                f"{self.others.total()} other members of the shards are left out ({shown})."
+            )
+            log.info("%s", notes[-1])
         for reason, count in self.counts.items():
-            log.warning(
-                "%d members of the shards are left out: %s (%s).",
-                count, reason, printable(self.examples[reason]),
-            )  # fmt: skip
+            example = printable(self.examples[reason])
+            notes.append(f"{count} members of the shards are left out: {reason} ({example}).")
+            log.warning("%s", notes[-1])
+        return notes
 
 
 @dataclass
@@ -259,10 +267,12 @@ def _index_shard(shard: str) -> _Shard:
         folder, _, base = name.rpartition("/")
         stem, _, part = base.partition(".")
         if is_image_name(f"x.{part}"):
-            if stem:
-                found.images.append(_Image(name, f"{folder}/{stem}", part, *place))
-            else:
+            if not stem:
                 found.left_out.note("they are hidden", name)
+            elif is_of_other_programs(folder.split("/")):
+                found.left_out.note("their folders are hidden or of other programs", name)
+            else:
+                found.images.append(_Image(name, f"{folder}/{stem}", part, *place))
     return found
 
 

@@ -106,7 +106,7 @@ class Renumbered(Source):
     """A source with its classes in the order of others: its class ``i`` is ``new[i]`` of them."""
 
     def __init__(self, source: Source, classes: tuple[str, ...], new: Sequence[int]) -> None:
-        self.source, self.classes = source, classes
+        self.source, self.classes, self.notes = source, classes, source.notes
         self._new = np.asarray(new, dtype=np.int64)
 
     def __len__(self) -> int:

@@ -9,20 +9,15 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from limbeck.data.folder import walk
+from limbeck.data.folder import SPLIT_OF, by_suffix, named, note_passed, walk
+from limbeck.data.formats import is_image_name
 from limbeck.errors import UserError, did_you_mean
 
 log = logging.getLogger("limbeck")
-
-SPLIT_OF = {
-    "train": "train", "training": "train",
-    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
-    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
-}  # fmt: skip
-"""The words of file and folder names, as the hub has them."""
 
 PACKED_SUFFIXES = (
     ".tgz", ".tbz", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4",
@@ -36,10 +31,13 @@ def is_pattern(root: str) -> bool:
     return any(sign in root for sign in "*?[{") and not os.path.lexists(root)
 
 
-def find_files(root: str, is_wanted: Callable[[str], bool]) -> list[tuple[Path, str]]:
+def find_files(
+    root: str, is_wanted: Callable[[str], bool], notes: list[str] | None = None
+) -> list[tuple[Path, str]]:
     """(file, name) of the files that ``root`` stands for: a file, a folder or a pattern.
 
-    A name is relative to the folder, or to the part of the pattern that is the same for all.
+    A name is relative to the folder, or to the part of the pattern that is the same for all. What
+    is left out of a folder is logged and added to ``notes`` where these are given.
     """
     path = Path(root)
     if is_pattern(root):
@@ -47,8 +45,25 @@ def find_files(root: str, is_wanted: Callable[[str], bool]) -> list[tuple[Path, 
         parent = os.path.commonpath([os.path.abspath(file.parent) for file in files])
         return [(file, Path(os.path.relpath(file, parent)).as_posix()) for file in files]
     if path.is_dir():
-        return [(path / name, name) for name in walk(path) if is_wanted(name)]
+        passed: Counter[str] = Counter()
+        names = list(walk(path, passed))
+        if notes is not None:
+            others = sorted(name for name in names if not is_wanted(name))
+            for note in _note_left_out(others, passed):
+                log.info("%s", note)
+                notes.append(note)
+        return [(path / name, name) for name in names if is_wanted(name)]
     return [(path, path.name)]
+
+
+def _note_left_out(names: list[str], passed: Counter[str]) -> Iterator[str]:
+    images = [name for name in names if is_image_name(name)]
+    others = [name for name in names if not is_image_name(name)]
+    if images:
+        yield f"{named(images, 'image')} beside tables or shards left out."
+    if others:
+        yield f"{by_suffix(others, 'other file')} left out."
+    yield from note_passed(passed)
 
 
 def expand_pattern(pattern: str) -> list[str]:
@@ -120,10 +135,12 @@ def splits_of(names: list[str]) -> dict[str, list[str]]:
     return found if len(set(found) - {""}) > 1 else {}
 
 
-def choose_split(files: list[tuple[Path, str]], split: str, root: str) -> list[tuple[Path, str]]:
+def choose_split(
+    files: list[tuple[Path, str]], split: str, root: str, notes: list[str] | None = None
+) -> list[tuple[Path, str]]:
     """Those of ``files`` that are of ``split`` (or of several: ``train+validation``).
 
-    All of them where they are of one kind. What is left out is told.
+    All of them where they are of one kind. What is left out is logged and added to ``notes``.
     """
     found = splits_of([name for _, name in files])
     if not found:
@@ -142,12 +159,14 @@ def choose_split(files: list[tuple[Path, str]], split: str, root: str) -> list[t
         f"{name or 'of no split'} {count}" for name, count in counts.items() if name not in wanted
     ]
     if left_out:
-        log.warning(
-            "%s holds several splits: %s is taken (%d of %d files), left out are %s. Choose with "
-            "--data.split; to score on another, pass the same place as --data.eval-root, and "
-            "--data.eval-split.",
-            root, " and ".join(wanted), sum(counts[name] for name in wanted), len(files),
-            ", ".join(left_out),
-        )  # fmt: skip
+        note = (
+            f"{root} holds several splits: {' and '.join(wanted)} is taken "
+            f"({sum(counts[name] for name in wanted)} of {len(files)} files), left out are "
+            f"{', '.join(left_out)}. Choose with --data.split; to score on another, pass the same "
+            "place as --data.eval-root, and --data.eval-split."
+        )
+        log.warning("%s", note)
+        if notes is not None:
+            notes.append(note)
     kept = {name for word in wanted for name in found[word]}
     return [(file, name) for file, name in files if name in kept]

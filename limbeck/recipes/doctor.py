@@ -134,9 +134,8 @@ def judge_images(
     from limbeck.recipes.images import FEW_IMAGES, few_images
     from limbeck.recipes.steps import fitting_batch
 
-    problems, warnings = [], [*images.whole.notes]
-    if config.data.eval_root:
-        warnings += images.holdout.notes
+    notes = [*images.whole.notes, *(images.holdout.notes if config.data.eval_root else ())]
+    problems, warnings = [], list(dict.fromkeys(notes))  # of one place for both, once
     num_bad, batch = len(found.bad), config.train.global_batch_size
     if num_bad > config.data.max_bad_ratio * found.num_images:
         problems.append(

@@ -258,6 +258,8 @@ def _layouts(folder: Path) -> Iterator[Hostile]:
     yield Hostile("class folders one level deeper", _doctor(root), (0,), "one folder all")
     root = _root(folder, "splits", ("train", "val"))
     yield Hostile("splits in place of classes", _doctor(root), (2,), "are splits")
+    root = _root(folder, "train and dev", ("train", "dev"))
+    yield Hostile("another word for a split", _doctor(root), (2,), "are splits")
     root = _root(folder, "other programs", ("cat", "@eaDir", "__MACOSX", "#recycle", "lost+found"))
     yield Hostile("folders of other programs", _doctor(root), (0, 1), "of other programs")
     root = _root(folder, "unreadable")

@@ -76,7 +76,9 @@ def regular(*names: str) -> list[tuple[str, bytes, bytes | str]]:
 
 def inputs(folder: Path) -> Iterator[Hostile]:
     """All of this area, with their files below ``folder``."""
-    for part in (tables, damaged_tables, notes, paths, shards, damaged_shards, roots, classes):
+    for part in (
+        tables, damaged_tables, notes, paths, shards, damaged_shards, roots, mixtures, classes,
+    ):  # fmt: skip
         place = folder / part.__name__
         place.mkdir()
         yield from part(place)
@@ -220,6 +222,9 @@ def shards(folder: Path) -> Iterator[Hostile]:
         "dots": (regular("a.1.png", "a.2.png", "b.1.png"), (0,), ""),
         "masks alone": (regular("0.left.png", "0.right.png"), (2,), "dots in their names"),
         "hidden": (regular("._0.png", "0.png", "1.png"), (0,), "hidden"),
+        "folders of other programs": (
+            regular("__MACOSX/0.png", "a/@eaDir/0.png", "0.png", "1.png"), (0,), "other programs",
+        ),
         "no image": ([("README", reg, b"x")], (2,), "no images"),
         "a text as image": ([("0.png", reg, b"no image"), *regular("1.png")], (1,), ""),
         "a name of 5000 letters": (regular("a" * 5000 + ".png", "0.png"), (0,), ""),
@@ -302,6 +307,20 @@ def roots(folder: Path) -> Iterator[Hostile]:
     yield doctor("a split that is misspelt", folder, "--data.split", "tets", says="Did you mean")
     one = folder / "test-0.parquet"
     yield doctor("a split of one file", one, "--data.split", "test", says="no effect")
+
+
+def mixtures(folder: Path) -> Iterator[Hostile]:
+    """Images beside tables."""
+    for name, count, exits, says in (
+        ("a preview", 1, (0,), "(0.png) beside"),
+        ("many images", 30, (2,), "holds both"),
+    ):
+        place = folder / name
+        place.mkdir()
+        pq.write_table(table(), place / "train-0.parquet")
+        for number in range(count):
+            (place / f"{number}.png").write_bytes(PHOTOS[0])
+        yield doctor(f"{name} beside tables", place, exits=exits, says=says)
 
 
 def classes(folder: Path) -> Iterator[Hostile]:

@@ -61,8 +61,11 @@ def test_another_word_in_each_row_is_no_class(caplog):
 )
 def test_a_label_of_another_type_is_named(arrow_type, caplog):
     with caplog.at_level(logging.WARNING, logger="limbeck"):
-        assert columns({"label": arrow_type}, image_column="image").label is None
-    assert f"The column 'label' holds {arrow_type}, which is no label" in caplog.text
+        found = columns({"label": arrow_type}, image_column="image")
+        assert found.label is None and found.read_labels([]) == ((), None)
+    (note,) = found.notes
+    assert f"The column 'label' holds {arrow_type}, which is no label" in note
+    assert [record.message for record in caplog.records] == [note]
     with pytest.raises(UserError, match="not labels"):
         columns({"label": arrow_type}, image_column="image", label_column="label")
 

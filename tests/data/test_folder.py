@@ -7,7 +7,13 @@ from collections import Counter
 
 import pytest
 
-from limbeck.data.folder import FolderSource, walk
+from limbeck.data.folder import (
+    SPLIT_OF,
+    FolderSource,
+    is_of_other_programs,
+    note_passed,
+    walk,
+)
 from limbeck.data.formats import heif_plugin
 from limbeck.data.source import BadImage
 from limbeck.errors import UserError
@@ -59,6 +65,24 @@ def test_splits_are_no_classes(tmp_path, names):
         FolderSource(tmp_path)
     write_photos(tmp_path, ["cat/a.jpg"])
     assert len(FolderSource(tmp_path).classes) == len(names) + 1
+
+
+def test_every_word_for_a_split_is_no_class(tmp_path):
+    for word, split in SPLIT_OF.items():
+        root = tmp_path / word
+        other = "Test" if split == "train" else "Train"
+        write_photos(root, [f"{name}/a.jpg" for name in (word, other)])
+        train, held_out = (word, other) if split == "train" else (other, word)
+        pair = rf"{root}/{train} as --data and {root}/{held_out} as --data\.eval-root"
+        with pytest.raises(UserError, match=rf"are splits \(.*{pair}"):
+            FolderSource(root)
+
+
+def test_what_is_of_other_programs():
+    for path in ("__MACOSX/x.jpg", "a/@eaDir/x.jpg", ".thumbs/x.jpg", "a/._x.jpg", "$RECYCLE.BIN"):
+        assert is_of_other_programs(path.split("/"))
+    for path in ("./x.jpg", "../x.jpg", "/x.jpg", "tmp/recycle/x.jpg"):
+        assert not is_of_other_programs(path.split("/"))
 
 
 def test_links_are_followed_but_not_in_a_circle(tmp_path):
@@ -191,4 +215,6 @@ def test_a_deep_folder_is_walked(tmp_path):
     passed = Counter()
     assert sorted(walk(tmp_path, passed)) == ["a/b.jpg", "c.jpg"]
     assert passed == {"a path that is too long": 1}
+    (note,) = note_passed(passed)
+    assert note.startswith("1 folder of a path that is too long") and "move it up" in note
     subprocess.run(["rm", "-rf", str(tmp_path / "a")], check=True)  # Python's own way recurs

@@ -89,6 +89,28 @@ def test_a_plug_in_for_heic_is_used(tmp_path, monkeypatch):
         monkeypatch.setattr(Image, registered, getattr(Image, registered).copy())
     assert is_image_name("a.HEIC") and is_image_name("b.heif")
     assert decode_image(HEIC, 10**6).tolist() == [[[1, 2, 3]] * 3] * 2
+    del sys.modules["a_plug_in_for_tests"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("raise ImportError('libheif.so.1: no such file')", "libheif"),
+        ("raise OSError('of another machine')", "of another machine"),
+        ("", "register_heif_opener"),
+    ],
+)
+def test_a_plug_in_that_does_not_load_is_none(tmp_path, monkeypatch, caplog, content, reason):
+    (tmp_path / "a_plug_in_for_tests.py").write_text(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "a_plug_in_for_tests", raising=False)
+    assert not is_image_name("a.heic") and not is_image_name("b.heic")
+    assert open_image(encode(photo())).format == "JPEG"
+    with pytest.raises(BadImage, match="HEIC photo"):
+        decode_image(HEIC, 10**6)
+    (record,) = caplog.records
+    assert reason in record.message and "install it again" in record.message
+    sys.modules.pop("a_plug_in_for_tests", None)
 
 
 def chunk(kind, content, check=None):

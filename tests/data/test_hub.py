@@ -1,3 +1,4 @@
+import logging
 import os
 import socketserver
 import sys
@@ -178,11 +179,24 @@ def test_splits_of_one_folder_are_kept_apart(tmp_path, caplog):
         source = open_table(str(tmp_path), DataOptions(), split)
         assert [source.key(row) for row in range(len(source))] == [f"{split}.jpg"]
     assert "train is taken (1 of 3 files), left out are test 1, validation 1" in caplog.text
+    assert sum("test is taken (1 of 3 files)" in note for note in source.notes) == 1
     pattern = f"{tmp_path}/data/t*.parquet"
     assert len(open_table(pattern, DataOptions(), "train")) == 1
     assert len(open_table(pattern, DataOptions(), "train+test")) == 2
     with pytest.raises(UserError, match="no files of a split 'validation', but of test, train"):
         open_table(pattern, DataOptions(), "validation")
+
+
+def test_what_is_left_out_is_noted_once_for_many_tables(tmp_path, caplog):
+    for name in "abc":
+        write(tmp_path / "t" / f"{name}.parquet", {"image": records("x"), "label": [[1, 2]]})
+    (tmp_path / "t" / "README.md").touch()
+    caplog.set_level(logging.INFO, logger="limbeck")
+    source = open_table(str(tmp_path / "t"), DataOptions(), "train")
+    files, column = source.notes
+    assert files == "1 other file (.md 1) left out."
+    assert "The column 'label' holds list" in column
+    assert [caplog.text.count(note) for note in source.notes] == [1, 1]
 
 
 def test_bad_tables_are_named(tmp_path):

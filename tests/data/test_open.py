@@ -1,9 +1,16 @@
+import logging
 from collections import Counter
 
 import pytest
 
 from limbeck.data.folder import FolderSource
-from limbeck.data.open import data_fingerprint, keep_labels, open_source, split_holdout
+from limbeck.data.open import (
+    MAX_STRAYS,
+    data_fingerprint,
+    keep_labels,
+    open_source,
+    split_holdout,
+)
 from limbeck.data.options import DataOptions
 from limbeck.data.shards import TarSource
 from limbeck.data.source import Subset
@@ -17,7 +24,8 @@ def opened(place, **options):
 
 def test_the_form_is_seen_by_the_content(tmp_path):
     write_photos(tmp_path, ["photos/a.jpg", "photos/b.jpg"])
-    (tmp_path / "photos" / "table.parquet").write_text("lies beside the images")
+    (tmp_path / "photos" / "metadata.parquet").write_text("about the images")
+    (tmp_path / "photos" / "all.tar.gz").write_text("can't be read")
     assert isinstance(opened(tmp_path / "photos"), FolderSource)
     image = (tmp_path / "photos" / "a.jpg").read_bytes()
     (tmp_path / "shards" / "sub").mkdir(parents=True)
@@ -27,6 +35,37 @@ def test_the_form_is_seen_by_the_content(tmp_path):
     assert isinstance(opened(tmp_path / "shards" / "0.tar"), TarSource)
     assert isinstance(opened(tmp_path / "shards" / "{0..0}.tar"), TarSource)
     assert isinstance(opened(f"file://{tmp_path}/shards/0.tar"), TarSource)
+
+
+def test_a_few_images_beside_shards_are_left_out_by_name(tmp_path):
+    (tmp_path / "data").mkdir()
+    write_shard(tmp_path / "data" / "train-0.tar", [("x.jpg", encode(photo()))])
+    write_photos(tmp_path, ["preview.png", "assets/logo.png"])
+    source = opened(tmp_path)
+    assert isinstance(source, TarSource) and source.key(0) == "train-0.tar/x.jpg"
+    assert source.notes == (
+        "2 images (assets/logo.png, preview.png) beside tables or shards left out.",
+    )
+
+
+def test_a_preview_beside_tables_is_left_out_by_name(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    write_photos(tmp_path, ["preview.png"])
+    images = [{"bytes": encode(photo()), "path": None}]
+    datasets.Dataset.from_dict({"image": images}).to_parquet(tmp_path / "train-0.parquet")
+    source = opened(tmp_path)
+    assert source.key(0) == "train-0.parquet#0"
+    assert source.notes == ("1 image (preview.png) beside tables or shards left out.",)
+
+
+@pytest.mark.parametrize("name", ["all.tar", "more/rows.arrow", "rows.parquet"])
+def test_many_images_beside_tables_or_shards_are_refused(tmp_path, name):
+    write_photos(tmp_path, [f"{number:02}.jpg" for number in range(MAX_STRAYS + 1)])
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    both = rf"holds both 21 images \(00\.jpg, .* and 1 file \({name}\) of (tables|shards); pass "
+    with pytest.raises(UserError, match=rf"{both}.*\*{name[name.index('.') :]} as --data .* move"):
+        opened(tmp_path)
 
 
 def test_hidden_files_and_case_do_not_decide_the_form(tmp_path):
@@ -151,12 +190,17 @@ def test_holdout_is_capped():
     assert held_out_keys(MemorySource([b""]), holdout_ratio=0.9) == set()
 
 
-def test_of_few_images_at_least_one_is_held_out():
+def test_of_few_images_at_least_one_is_held_out(caplog):
+    caplog.set_level(logging.INFO, logger="limbeck")
     # All of their hashes are above the ratio.
     few = MemorySource([b""] * 6)
     assert len(held_out_keys(few, holdout_ratio=0.05)) == 1
+    (record,) = caplog.records
+    assert "none of 6 images would be held out (--data.holdout-ratio 0.05)" in record.message
+    assert "so 1 is." in record.message
     assert held_out_keys(few, holdout_ratio=0.05) <= held_out_keys(few, holdout_ratio=0.5)
-    assert not held_out_keys(few, holdout_ratio=0.05, max_holdout=0)
+    caplog.clear()
+    assert not held_out_keys(few, holdout_ratio=0.05, max_holdout=0) and not caplog.records
 
 
 def test_holdout_is_the_same_in_any_order():

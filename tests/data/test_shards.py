@@ -224,6 +224,19 @@ def test_other_members_are_counted(tmp_path, told):
         assert reason in told.text
 
 
+def test_folders_of_other_programs_hold_no_samples(tmp_path, told):
+    names = ["./a/0.jpg", "__MACOSX/a/0.jpg", "a/@eaDir/0.jpg", ".cache/0.jpg", "../b/1.jpg"]
+    write_shard(tmp_path / "a.tar", [(name, IMAGES[0]) for name in names])
+    source = TarSource([str(tmp_path / "a.tar")])
+    assert keys(source) == ["./a/0.jpg", "../b/1.jpg"]
+    (note,) = source.notes
+    assert note == (
+        "3 members of the shards are left out: their folders are hidden or of other programs "
+        "(__MACOSX/a/0.jpg)."
+    )
+    assert [record.message for record in told.records] == [note]
+
+
 def test_labels_that_are_too_large_or_too_deep(tmp_path, told):
     large, deep = b'{"label": 1, "x": "' + b"x" * 2**20 + b'"}', b"[" * 10_000
     write_shard(tmp_path / "a.tar", [("0.jpg", IMAGES[0]), ("0.json", large), ("1.json", deep)])
@@ -287,7 +300,8 @@ def test_pipes_and_compressed_shards(tmp_path, told):
             open_shards(str(root), None, "train")
     write_shard(tmp_path / "b.tar", [("0.jpg", IMAGES[0])])
     assert keys(open_shards(str(tmp_path), None, "train")) == ["0.jpg"]
-    assert "1 compressed .tar files" in told.text
+    source = open_shards(str(tmp_path), None, "train")
+    assert "1 compressed .tar files" in source.notes[0] and source.notes[0] in told.text
 
 
 def test_splits_of_one_folder_are_kept_apart(tmp_path, told):

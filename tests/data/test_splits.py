@@ -49,10 +49,27 @@ def listed(*names):
     return [(name, name) for name in names]
 
 
+def test_what_is_left_out_of_a_folder_is_told_once(tmp_path, caplog):
+    for name in ("a.tar", "b.parquet", "c.csv", "d.CSV", "x/preview.png", ".git/e.tar", ".f.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    notes = []
+    with caplog.at_level(logging.INFO, logger="limbeck"):
+        (found,) = find_files(str(tmp_path), lambda name: name.endswith(".tar"), notes)
+    assert found[1] == "a.tar"
+    assert notes[:2] == [
+        "1 image (x/preview.png) beside tables or shards left out.",
+        "3 other files (.csv 2, .parquet 1) left out.",
+    ]
+    assert "2 hidden files and folders" in notes[2] and len(notes) == 3
+    assert [record.message for record in caplog.records] == notes
+
+
 def test_a_split_is_chosen_and_the_others_are_told(caplog):
     files = listed("train-0.tar", "train-1.tar", "val.tar", "test.tar", "odd.tar")
     with caplog.at_level(logging.WARNING, logger="limbeck"):
-        assert choose_split(files, "train", "x") == files[:2]
+        assert choose_split(files, "train", "x", notes := []) == files[:2]
+    assert [record.message for record in caplog.records] == notes
     assert "train is taken (2 of 5 files)" in caplog.text
     assert "validation 1, test 1, of no split 1" in caplog.text
     assert choose_split(files, "valid", "x") == [files[2]]

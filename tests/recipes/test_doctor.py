@@ -13,6 +13,7 @@ from limbeck.errors import UserError
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes.doctor import DoctorConfig, doctor, judge_forecast, report
 from limbeck.recipes.store_targets import StoreTargetsConfig, store_targets
+from tests.data.images import encode, photo, write_shard
 from tests.recipes.runs import STUDENT_SHAPE, draw_unlabelled, snapshot
 
 
@@ -127,6 +128,19 @@ def test_bad_files_and_copies_are_listed(tmp_path):
     said = report(found)
     assert "bad         000.png: " in said
     assert "same bytes  002.png, copy.png" in said
+
+
+def test_what_is_left_out_of_shards_is_a_warning_told_once(tmp_path):
+    root = tmp_path / "shards"
+    root.mkdir()
+    photos = [encode(photo(seed=seed)) for seed in range(10)]
+    members = [(f"{number}.jpg", data) for number, data in enumerate(photos)]
+    write_shard(root / "train-0.tar", [*members, ("__MACOSX/x.jpg", photos[0])])
+    write_shard(root / "test-0.tar", members[:8])
+    (root / "labels.csv").touch()
+    warnings = doctor(config_of(root, tmp_path, batch=4, eval_root=str(root))).warnings
+    for said in ("1 other file (.csv 1) left out.", "train is taken (1 of 2", "other programs"):
+        assert sum(said in warning for warning in warnings) == 1
 
 
 def test_too_many_bad_files_are_a_problem(teacher, tmp_path):
