@@ -30,7 +30,7 @@ from limbeck.config import (
     to_plain,
 )
 from limbeck.data.options import DataOptions, LabelFraction
-from limbeck.documents import read_json
+from limbeck.documents import fit, read_json
 from limbeck.errors import UserError
 from limbeck.files import write_text
 from limbeck.recipes import checks
@@ -108,7 +108,7 @@ class AnalyzeConfig:
     embed: EmbedOptions = EmbedOptions()
 
 
-_MORE = ConfigDict(extra="allow")
+_MORE = ConfigDict(extra="allow", strict=True)
 _Row = list[float | None]
 _Heads = Annotated[list[float], Field(min_length=1)]
 
@@ -152,6 +152,7 @@ class _Tuned(TypedDict):
 
 
 class _Parts(TypedDict, total=False):
+    __pydantic_config__ = _MORE  # type: ignore[misc]
     similarity: list[_Pair]
     attention: dict[str, _Attention]
     probing: dict[str, _Probes]
@@ -266,7 +267,8 @@ def claim_out(config: AnalyzeConfig) -> dict[str, Any]:
     if not file.exists():
         return {}
     try:
-        before: dict[str, Any] = read_json(file, _Found)
+        before: dict[str, Any] = read_json(file)
+        fit(before, _Found, str(file))  # as it is written: what was measured stays to the byte
     except UserError:
         if config.overwrite:
             return {}
