@@ -137,14 +137,16 @@ def run(words: list[str]) -> None:
     verb, module = VERBS[name], recipe_of(name)
     kind = config_class(name)
     try:
-        config = parse(name, verb, kind, rest)
         show_log(logging.INFO if is_main_rank() else logging.WARNING)
+        config = parse(name, verb, kind, rest)
         with saying_what_is_loaded(name):
             result = getattr(module, name.replace("-", "_"))(config)
     except UserError as error:
         from limbeck.config import as_flags
 
-        error.args = (as_flags(str(error), kind, rest), *error.args[1:])
+        for told in {error, error.cause if isinstance(error, OfRank) else error}:
+            if isinstance(told, UserError):
+                told.args = (as_flags(str(told), kind, rest), *told.args[1:])
         raise
     if is_main_rank():  # a run's files may not lie where the others are
         print(printable(module.report(result)))
@@ -240,6 +242,7 @@ def parse(name: str, verb: Verb, kind: type, words: list[str]) -> object:
     import tyro
 
     from limbeck.config import from_plain, preset_names, read_preset
+    from limbeck.engine.options import scale_warmup
 
     preset, words = take_option(words, "--preset")
     if preset is not None and verb.presets is None:
@@ -252,11 +255,11 @@ def parse(name: str, verb: Verb, kind: type, words: list[str]) -> object:
         values = {key: value for key, value in values.items() if key in own}
     default = from_plain(kind, values, f"preset {preset}") if values else None
     if (config := _parse_named(kind, words, default)) is not None:
-        return config
+        return config if default is None else scale_warmup(config, default, words)
     description = (kind.__doc__ or "").strip()
     if verb.presets:
         description += f"\n\nPresets (--preset NAME): {', '.join(preset_names(verb.presets))}."
-    return tyro.cli(
+    config = tyro.cli(
         kind,
         prog=f"limbeck {name}",
         description=description,
@@ -264,6 +267,7 @@ def parse(name: str, verb: Verb, kind: type, words: list[str]) -> object:
         default=default,
         config=(tyro.conf.AvoidSubcommands,),
     )
+    return config if default is None else scale_warmup(config, default, words)
 
 
 def _parse_named(kind: type, words: list[str], default: object) -> object:

@@ -19,7 +19,7 @@ from limbeck.cli import (
     saying_what_is_loaded,
     take_option,
 )
-from limbeck.errors import UserError
+from limbeck.errors import OfRank, UserError
 from tests.recipes.runs import draw_classes
 
 
@@ -182,6 +182,28 @@ def test_of_a_preset_of_distill_others_take_what_they_have(verb, tmp_path):
     mistyped.write_text('verb = "distill"\n[optimm]\nbase_lr = 1.0\n')
     with pytest.raises(UserError, match="Did you mean 'optim'"):
         parse(verb, VERBS[verb], config_class(verb), ["--preset", str(mistyped)])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), 40),
+        (("--train.epochs", "40"), 4),  # of 400
+        (("--train.epochs=800",), 40),
+        (("--train.epochs", "80", "--optim.warmup-epochs", "40"), 40),
+        (("--train.epochs", "80", "--optim.warmup_epochs=2"), 2),
+    ],
+)
+def test_fewer_epochs_than_a_preset_s_warm_up_in_proportion(caplog, words, expected):
+    caplog.set_level("INFO", "limbeck")
+    given = ["--preset", "mae_vit_tiny", *words]
+    config = parse("distill", VERBS["distill"], config_class("distill"), given)
+    assert config.optim.warmup_epochs == expected
+    assert caplog.messages == (
+        ["--optim.warmup-epochs 4: the preset's 40, for 40 instead of its 400 epochs."]
+        if expected == 4
+        else []
+    )
 
 
 @pytest.mark.parametrize("verb", ["finetune", "evaluate", "inspect"])
@@ -359,6 +381,16 @@ def test_one_of_several_processes_speaks(capsys, monkeypatch):
         main(["distil"])
     assert caught.value.code == 2
     assert capsys.readouterr().err == ""
+
+
+def test_what_a_rank_says_is_spelt_as_the_command_line_is(capsys, monkeypatch, here):
+    def fail(config):
+        raise OfRank(UserError("train.global_batch_size 3 is odd."), 1, speaks=True)
+
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("limbeck.recipes.doctor.doctor", fail)
+    said = refused(capsys, "doctor", "--data", "photos")
+    assert said == "limbeck: rank 1: --train.global-batch-size 3 is odd.\n"
 
 
 def test_any_text_can_be_printed_on_any_console(tmp_path):

@@ -71,6 +71,24 @@ def test_floors_and_fences(path):
             assert allowed, f"{path} imports {name}; only {FENCES[top]} may"
 
 
+POSIX_ONLY = {"resource", "fcntl", "pwd", "grp", "termios"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_what_windows_lacks_is_imported_where_it_is_used(path):
+    def at_import(node):
+        """What runs when the module is loaded."""
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            for child in ast.iter_child_nodes(node):
+                yield from at_import(child)
+
+    for node in at_import(ast.parse((PACKAGE / path).read_text(encoding="utf-8"))):
+        names = {each.name for each in node.names} if isinstance(node, ast.Import) else set()
+        names |= {node.module} if isinstance(node, ast.ImportFrom) else set()
+        assert not POSIX_ONLY & names, f"{path} imports {names} when it is loaded"
+
+
 WITHOUT_OWN_TEST = {
     "__main__.py",  # two lines; the end-to-end tests run it
     "data/source.py", "methods/method.py", "tasks/task.py", "models/encoder.py",  # tests/contracts

@@ -1,6 +1,9 @@
 """Options of the loop and the optimiser (no torch here, see ``limbeck.config``)."""
 
-from typing import Annotated, Literal
+import logging
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -15,6 +18,8 @@ from limbeck.config import (
     options,
 )
 from limbeck.errors import UserError
+
+log = logging.getLogger("limbeck")
 
 AT_THE_END = 1_000_000_000
 """A ``probe_every``: with the last step only."""
@@ -42,7 +47,8 @@ class OptimOptions:
     """Learning rate per 256 samples; the peak is base_lr * global_batch_size / 256."""
     min_lr: NotNegative = 0.0
     warmup_epochs: NotNegative | None = None
-    """Linear warm-up; a twentieth of the epochs if not given (TinyMIM: 15 of 300, 5 of 100)."""
+    """Linear warm-up; a twentieth of the epochs if not given (TinyMIM: 15 of 300, 5 of 100).
+    A preset's own is as much shorter as the run's epochs are fewer than the preset's."""
     warmup_lr: NotNegative = 0.0
     """Learning rate of the first step, where the warm-up starts."""
     cosine_from: Literal["warmup-end", "start"] = "warmup-end"
@@ -115,3 +121,26 @@ class TrainOptions:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     wandb_project: str | None = None
     """Also log to this Weights & Biases project (extra: wandb)."""
+
+
+def scale_warmup(config: Any, preset: Any, words: Sequence[str], section: str = "") -> Any:
+    """A preset's config with a command line's ``words`` on top: where these ask for fewer epochs
+    and state no warm-up, it is as much shorter, and this is said."""
+    for each in fields(config):
+        own, of_preset = getattr(config, each.name), getattr(preset, each.name)
+        if is_dataclass(own) and own != of_preset:
+            inner = scale_warmup(own, of_preset, words, f"{section}{each.name}.")
+            config = replace(config, **{each.name: inner})
+    if not {"train", "optim"} <= {each.name for each in fields(config)}:
+        return config
+    option = f"--{section}optim.warmup_epochs".replace("_", "-")
+    usual, epochs, of_preset = preset.optim.warmup_epochs, config.train.epochs, preset.train.epochs
+    is_stated = option in {word.partition("=")[0].replace("_", "-") for word in words}
+    if not usual or is_stated or epochs >= of_preset:
+        return config
+    warmup = usual * epochs / of_preset
+    log.info(
+        "%s %g: the preset's %g, for %g instead of its %g epochs.",
+        option, warmup, usual, epochs, of_preset,
+    )  # fmt: skip
+    return replace(config, optim=replace(config.optim, warmup_epochs=warmup))

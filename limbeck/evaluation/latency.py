@@ -4,18 +4,17 @@ The machine's own speed drifts (heat, other work). Passes of the network and of 
 alternate, so that a drift hits both, and the ratio of their medians is what is kept.
 """
 
-import os
-import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from statistics import median
 
 import torch
 
+from limbeck.engine.machine import cpu_name
 from limbeck.errors import UserError
 from limbeck.evaluation.embed import evaluating
+from limbeck.limits import num_cores
 from limbeck.models.encoder import Encoder
 
 PASSES = 3  # of a turn
@@ -75,9 +74,5 @@ def threads(count: int | None) -> Iterator[None]:
 
 
 def describe_machine() -> str:
-    """The processor's name and its number of cores: what a latency is of."""
-    names = [platform.processor(), platform.machine()]
-    with suppress(OSError):  # Linux only
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        names[:0] = [line.partition(":")[2].strip() for line in lines if "model name" in line][:1]
-    return f"{next(filter(None, names), 'an unknown processor')}, {os.cpu_count()} cores"
+    """The processor's name and how many of its cores this process has: what a latency is of."""
+    return f"{cpu_name()}, {num_cores()} cores"

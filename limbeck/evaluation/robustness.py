@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field, StringConstraints
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from limbeck.evaluation.report import TERMINAL, table
 from limbeck.evaluation.scores import Score, score_of
@@ -164,9 +166,34 @@ def pack(robustness: Robustness) -> dict[str, Any]:
     }
 
 
-def unpack(values: Mapping[str, Any]) -> Robustness:
-    """What ``pack`` packed."""
+_Hex = Annotated[str, StringConstraints(pattern="^([0-9a-f]{2})*$")]
+_Count = Annotated[int, Field(ge=1, le=2**40)]
+
+
+class Packed(TypedDict):
+    """What ``pack`` gives, read again."""
+
+    names: list[str]
+    severities: list[int]
+    how: str
+    clean: _Hex
+    corrupted: list[list[_Hex]]
+    num_images: _Count
+    num_clean: _Count
+
+
+class PackedAnswers(TypedDict):
+    """Those of a network, by who answers."""
+
+    answers: dict[str, Packed]
+
+
+def unpack(values: Packed) -> Robustness:
+    """What ``pack`` packed; raises ValueError where its parts do not fit each other."""
     count = values["num_images"]
+    sides = [len(of_name) for of_name in values["corrupted"]]
+    if not sides or sides != [len(values["severities"])] * len(values["names"]):
+        raise ValueError("its answers are not of its names and severities")
     return Robustness(
         names=tuple(values["names"]),
         severities=tuple(values["severities"]),
@@ -186,5 +213,7 @@ def _to_hex(hits: Tensor) -> str:
 
 
 def _from_hex(text: str, count: int) -> Tensor:
+    if len(text) != 2 * -(-count // 8):
+        raise ValueError(f"{text[:16]!r}... are not the answers to {count:,} images")
     packed = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)
     return torch.from_numpy(np.unpackbits(packed, count=count).astype(bool))

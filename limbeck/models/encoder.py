@@ -237,18 +237,18 @@ class Encoder(nn.Module, ABC):
 def check_images(encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """A hook before ``forward``: raise UserError for images that are not meant to be in 0..1.
 
-    Not while training, where a disturbed view may leave 0..1. A resized image swings a little
-    beyond: half of the range is allowed on both sides.
+    While training they need only be floats, for a disturbed view may leave 0..1. A resized image
+    swings a little beyond: half of the range is allowed on both sides.
     """
     images = args[0] if args else kwargs.get("images")
-    if encoder.training or not isinstance(images, Tensor) or torch.compiler.is_compiling():
+    if not isinstance(images, Tensor) or torch.compiler.is_compiling():
         return
     if not images.is_floating_point():
         raise UserError(
             f"Images are {str(images.dtype).removeprefix('torch.')}, and an encoder takes floats "
             "in 0..1, not normalised; pass images.float() / 255."
         )
-    if not images.numel():
+    if encoder.training or not images.numel():
         return
     low, high = (float(value) for value in images.detach().aminmax())
     if low >= -0.5 and high <= 1.5:

@@ -337,19 +337,12 @@ def _timm_calls(encoder: TimmEncoder) -> dict[str, Any] | None:
         )
     # timm has one head count for all blocks (of a stage); an adapted one is set afterwards.
     indices = [k for k, heads in enumerate(facts.num_heads) if heads != plain.facts.num_heads[k]]
-    adapted = [
-        f"attn = model.blocks[{index}].attn; attn.{encoder.heads_name} = {facts.num_heads[index]}; "
-        f"attn.head_dim = attn.proj.in_features // {facts.num_heads[index]}; "
-        "attn.scale = attn.head_dim ** -0.5"
-        for index in indices
-    ]
     own = {index: encoder.blocks[index].attn for index in indices}
     attributes = (encoder.heads_name, "head_dim", "scale")
     return {
         "name": name,
         "kwargs": kwargs,
         "call": f"model = timm.create_model({name!r}{arguments})",
-        "then": adapted,
         "heads": {
             f"blocks.{index}.attn": {name: getattr(attn, name) for name in attributes}
             for index, attn in own.items()

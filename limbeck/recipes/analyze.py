@@ -11,9 +11,11 @@ import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 import tyro
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
 
 from limbeck.config import (
     Few,
@@ -28,7 +30,7 @@ from limbeck.config import (
     to_plain,
 )
 from limbeck.data.options import DataOptions, LabelFraction
-from limbeck.documents import read_json
+from limbeck.documents import fit, read_json
 from limbeck.errors import UserError
 from limbeck.files import write_text
 from limbeck.recipes import checks
@@ -106,6 +108,70 @@ class AnalyzeConfig:
     embed: EmbedOptions = EmbedOptions()
 
 
+_MORE = ConfigDict(extra="allow", strict=True)
+_Row = list[float | None]
+_Heads = Annotated[list[float], Field(min_length=1)]
+
+
+class _Pair(TypedDict):
+    __pydantic_config__ = _MORE  # type: ignore[misc]
+    first: str
+    second: str
+    cka: Annotated[list[Annotated[_Row, Field(min_length=1)]], Field(min_length=1)]
+
+
+class _Attention(TypedDict):
+    __pydantic_config__ = _MORE  # type: ignore[misc]
+    distance: list[_Heads | None]
+    entropy: list[_Heads | None]
+    uniform_distance: _Row
+    uniform_entropy: _Row
+
+
+class _Probe(TypedDict):
+    __pydantic_config__ = _MORE  # type: ignore[misc]
+    mean: float
+    low: float
+    high: float
+    num_test: int
+
+
+class _Probes(TypedDict):
+    __pydantic_config__ = _MORE  # type: ignore[misc]
+    knn_top1: Annotated[list[_Probe], Field(min_length=1)]
+    linear_top1: Annotated[list[_Probe], Field(min_length=1)]
+
+
+class _Tuned(TypedDict):
+    __pydantic_config__ = _MORE  # type: ignore[misc]
+    model: str
+    keep_blocks: int
+    label_fraction: float
+    seed: int
+    top1: float
+
+
+class _Parts(TypedDict, total=False):
+    __pydantic_config__ = _MORE  # type: ignore[misc]
+    similarity: list[_Pair]
+    attention: dict[str, _Attention]
+    probing: dict[str, _Probes]
+    layers: list[_Tuned]
+
+
+class _Found(TypedDict):
+    """What analysis.json holds, as far as it is read again; its networks and images are compared
+    with those at hand."""
+
+    __pydantic_config__ = _MORE  # type: ignore[misc]
+    request: dict[str, Any]
+    models: list[dict[str, Any]]
+    images: dict[str, Any]
+    parts: _Parts
+    notes: list[str]
+    precision: NotRequired[Literal["fp32", "bf16", "fp16"] | None]
+
+
 @dataclass(frozen=True)
 class Analysis:
     """What was found, as plain data (that of analysis.json), and the folder with the pictures.
@@ -122,6 +188,7 @@ class Analysis:
 def check(config: AnalyzeConfig) -> None:
     """All that can be wrong without opening an image or a weights file; raises UserError."""
     checks.check_data(config.data)
+    checks.check_one_process("analyze is one process, and measures one network after the other")
     checks.check_all_labels(config.data)
     if not config.runs:
         raise UserError("No network is named; run: limbeck analyze RUN_FOLDER --data FOLDER.")
@@ -199,8 +266,14 @@ def claim_out(config: AnalyzeConfig) -> dict[str, Any]:
     file = config.out / DATA_FILE
     if not file.exists():
         return {}
-    before = read_json(file)
-    if before.get("request") == request_of(config):
+    try:
+        before: dict[str, Any] = read_json(file)
+        fit(before, _Found, str(file))  # as it is written: what was measured stays to the byte
+    except UserError:
+        if config.overwrite:
+            return {}
+        raise
+    if before["request"] == request_of(config):
         return before
     _refuse_other(config)
     return {}

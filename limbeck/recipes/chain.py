@@ -304,10 +304,6 @@ def _open_stages(stages: list[DistillConfig], identities: list[Identity]) -> Non
         is_ready = run.is_finished
 
 
-class _Keeping(TypedDict, total=False):
-    kept: dict[str, Any]
-
-
 def copy_student(stage_dir: Path, out: Path) -> None:
     """Copy a finished student's files into another folder, each whole or not at all."""
     from limbeck.files import write_whole

@@ -109,7 +109,7 @@ def distill(config: DistillConfig) -> Path:
 
     with ranks_session(config.train.device, to_plain(config)) as ranks, lost_workers_explained():
         images = open_images(config.data)
-        train = fit_batch(config.train, len(images.train), ranks.world_size)
+        train = fit_batch(config.train, len(images.train))
         chain = "".join(config.chain.split())  # spaces mean nothing
         config = settle(replace(config, chain=chain, train=train), ranks)
         if config.chain:

@@ -6,7 +6,6 @@ Imports of torch are inside the functions: the config and its checks must answer
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import sys
 import textwrap
@@ -110,7 +109,7 @@ def doctor(config: DoctorConfig) -> Diagnosis:
         )
         found = scan(everything, config.data, progress=_show_progress())
         problems, warnings = judge_images(found, images, config)
-        batch = fitting_batch(len(images.train), config.train, ranks.world_size)
+        batch = fitting_batch(len(images.train), config.train)
         config = replace(config, train=replace(config.train, global_batch_size=batch))
         forecast = None
         if tries_step and not problems:
@@ -140,7 +139,7 @@ def judge_images(
     if num_bad > config.data.max_bad_ratio * found.num_images:
         problems.append(
             f"{num_bad} of {found.num_images} images can't be read, more than "
-            f"data.max_bad_ratio {config.data.max_bad_ratio:g} allows."
+            f"--data.max-bad-ratio {config.data.max_bad_ratio:g} allows."
         )
     elif num_bad:
         warnings.append(f"{num_bad} images can't be read and will be skipped.")
@@ -322,11 +321,15 @@ def _describe_teacher(nets: Networks) -> str:
 
 
 def _memory_in_use(ranks: Ranks) -> int:
-    """Largest use so far, in bytes: of the GPU, or of this process."""
+    """Largest use so far, in bytes: of the GPU, or of this process; 0 where nobody tells it."""
     import torch
 
     if ranks.device.type == "cuda":
         return torch.cuda.max_memory_allocated(ranks.device)
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -133,6 +133,7 @@ class Evaluation:
 def check(config: EvaluateConfig) -> None:
     """All that can be wrong without opening an image or a weights file; raises UserError."""
     checks.check_data(config.data)
+    checks.check_one_process("evaluate is one process, and asks one network after the other")
     checks.check_choice(config.device, ("auto", "cpu", "cuda"), "device")
     if not config.student:
         raise UserError("No student is named; pass --student RUN_FOLDER (one or more).")

@@ -209,7 +209,8 @@ def finetune(config: FinetuneConfig) -> Path:
                 "label column."
             )
         check_holdout(images)
-        train = fit_batch(config.train, len(images.train), ranks.world_size)
+        train = fit_batch(config.train, len(images.train))
+        checks.check_mixing(config.mix, train)
         return _finetune(settle(replace(config, train=train), ranks), images, ranks)
 
 

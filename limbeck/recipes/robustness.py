@@ -317,14 +317,18 @@ def _file_of(keep: Path, request: Mapping[str, Any]) -> Path:
 
 
 def _read_kept(keep: Path | None, request: dict[str, Any]) -> dict[str, Robustness] | None:
-    from limbeck.evaluation.robustness import unpack
+    from limbeck.evaluation.robustness import PackedAnswers, unpack
 
     if keep is None:
         return None
     file = _file_of(keep, request)
     if not file.exists():
         return None
-    return {who: unpack(each) for who, each in read_json(file)["answers"].items()}
+    kept: PackedAnswers = read_json(file, PackedAnswers)
+    try:
+        return {who: unpack(each) for who, each in kept["answers"].items()}
+    except ValueError as error:
+        raise UserError(f"{file}: {error}; it is damaged, so delete it.") from error
 
 
 def _write_kept(

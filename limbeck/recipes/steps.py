@@ -43,14 +43,12 @@ class Resolved:
         )
 
 
-def fit_batch(
-    train: TrainOptions, num_images: int, world_size: int = 1, option: str = "--train"
-) -> TrainOptions:
+def fit_batch(train: TrainOptions, num_images: int, option: str = "--train") -> TrainOptions:
     """The loop's options with a batch that so few images fill; as they are, where they fill it.
 
     ``option``: the section in words, for the warning.
     """
-    batch = fitting_batch(num_images, train, world_size)
+    batch = fitting_batch(num_images, train)
     if batch == train.global_batch_size:
         return train
     log.warning(
@@ -61,12 +59,13 @@ def fit_batch(
     return replace(train, global_batch_size=batch)
 
 
-def fitting_batch(num_images: int, train: TrainOptions, world_size: int = 1) -> int:
+def fitting_batch(num_images: int, train: TrainOptions) -> int:
     """The batch, or of images that don't fill it at most a quarter, so that there are some steps.
 
-    A power of two for each micro-batch, and at least pairs, which mixing takes.
+    A power of two for each accumulation step, and at least pairs, which mixing takes. Whatever the
+    number of processes: a run may go on with another.
     """
-    smallest = 2 * train.accumulate_steps * world_size
+    smallest = 2 * train.accumulate_steps
     if num_images >= train.global_batch_size or num_images < smallest:
         return train.global_batch_size
     batch = smallest

@@ -56,6 +56,15 @@ def inputs(folder: Path) -> Iterator[Hostile]:
         *start,
     ]
     _run([*compare, "--out", str(folder / "compared")])
+    shown = ["--data", str(images), "--data.num-workers", "0", "--device", "cpu"]
+    analyze = ["analyze", str(folder / "whole"), *shown]
+    _run([*analyze, "--out", str(folder / "analyzed")])
+    evaluate = [
+        *("evaluate", "--student", str(folder / "tuned"), "--baseline", str(folder / "tuned")),
+        *(*shown, "--num-labels", "1", "--label-draws", "1", "--no-measure-speed"),
+        *("--corruptions", "fog", "--corruptions.severities", "1"),
+    ]
+    _run([*evaluate, "--out", str(folder / "evaluated")])
 
     def copy(whole: str, name: str, change: Callable[[Path], object]) -> Path:
         out = folder / name
@@ -142,6 +151,21 @@ def inputs(folder: Path) -> Iterator[Hostile]:
         name = f"compared-{file.replace('/', '-')}"
         out = copy("compared", name, _replace(file, content))
         yield Hostile(name, [*compare, "--out", str(out)], (0, 1, 2))
+    for number, content in enumerate(
+        (b"{}", b"[", b'{"answers": 3}', b'{"answers": {"corrupted_top1": {"clean": "zz"}}}')
+    ):
+        out = copy("evaluated", f"evaluated-{number}", _replace_each("corrupted_*.json", content))
+        words = [*evaluate, "--overwrite", "--out", str(out)]
+        yield Hostile(f"answers-under-corruptions-{number}", words, (2,), "corrupted_")
+    for name, change in {
+        "empty": _replace("analysis.json", b"{}"),
+        "cut": _replace("analysis.json", b'{"request": {'),
+        "parts": _json("analysis.json", {"parts": {"probing": {"whole": {"knn_top1": [3]}}}}),
+        "notes": _json("analysis.json", {"notes": 3}),
+        "heads": _json("analysis.json", {"parts": {"attention": {"whole": {"distance": "far"}}}}),
+    }.items():
+        out = copy("analyzed", f"analyzed-{name}", change)
+        yield Hostile(f"analysis-{name}", [*analyze, "--out", str(out)], (2,), "analysis.json")
     for option, value in OUT_OF_RANGE.items():
         words = [*distil, "--out", str(folder / "none"), f"--{option}", *value.split()]
         yield Hostile(f"{option}-{value[:12]}", words, (2,))
@@ -166,6 +190,10 @@ def _run(words: list[str]) -> None:
 
 def _replace(file: str, content: bytes) -> Callable[[Path], object]:
     return lambda out: (out / file).write_bytes(content)
+
+
+def _replace_each(pattern: str, content: bytes) -> Callable[[Path], object]:
+    return lambda out: [file.write_bytes(content) for file in out.rglob(pattern)]
 
 
 def _json(file: str, values: dict[str, object]) -> Callable[[Path], object]:

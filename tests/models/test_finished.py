@@ -92,9 +92,9 @@ def test_timm_alone_loads_the_weights_and_computes_the_same(student, folder):
     exec(record["timm"]["call"], names)
     model = names["model"].eval()
     model.load_state_dict(load_file(folder / "student.safetensors"), strict=True)
-    assert len(record["timm"]["then"]) == 1  # the adapted head count of the last block
-    for line in record["timm"]["then"]:
-        exec(line, names)
+    assert len(record["timm"]["heads"]) == 1  # the adapted head count of the last block
+    for path, values in record["timm"]["heads"].items():
+        vars(model.get_submodule(path)).update(values)
     preprocessing = record["preprocessing"]
     mean, std = (torch.tensor(preprocessing[k]).view(3, 1, 1) for k in ("mean", "std"))
     tokens = model.forward_features((small_images() - mean) / std)
@@ -386,9 +386,13 @@ def test_images_that_can_not_be_meant_are_refused(folder, change, message):
         assert give(images).tokens.shape == give(1.2 * images - 0.1).tokens.shape
         with pytest.raises(UserError, match=message):
             give(change(images))
+    encoder.train()
     if change(images).is_floating_point():  # disturbed views may leave 0..1
-        encoder.train()(change(images))
+        encoder(change(images))
         load_student(folder)(change(images))
+    else:
+        with pytest.raises(UserError, match=message):
+            encoder(change(images))
 
 
 class TokensOf(torch.nn.Module):

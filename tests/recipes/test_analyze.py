@@ -329,3 +329,35 @@ def test_a_preset_and_what_differs_from_it(images, student, tmp_path):
     )
     recipe = verb.recipe_of(config)
     assert (recipe.train.epochs, recipe.train.global_batch_size) == (3, 8)
+
+
+def test_several_processes_are_refused(images, student, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="analyze is one process.*without torchrun"):
+        check(config_of(images, student))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda found: found.pop("images"), "analysis.json has no entry 'images'"),
+        (lambda found: found.update(parts=[3]), "analysis.json: the entry 'parts' is"),
+        (
+            lambda found: found["parts"].update(similarity=[{"first": 3}]),
+            "analysis.json: the entry 'parts.similarity.0.first' is 3",
+        ),
+        (
+            lambda found: found["parts"]["attention"]["small"].pop("entropy"),
+            "analysis.json has no entry 'parts.attention.small.entropy'",
+        ),
+    ],
+)
+def test_a_damaged_file_is_named(analyzed, tmp_path, change, message):
+    _, config = analyzed
+    found = json.loads((config.out / "analysis.json").read_text())
+    change(found)
+    (tmp_path / "analysis.json").write_text(json.dumps(found))
+    config = replace(config, out=tmp_path)
+    with pytest.raises(UserError, match=message):
+        verb.claim_out(config)
+    assert verb.claim_out(replace(config, overwrite=True)) == {}

@@ -1,6 +1,7 @@
 """``doctor``: bad files and copies are listed, problems told from warnings, the run forecast."""
 
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,7 +149,7 @@ def test_too_many_bad_files_are_a_problem(teacher, tmp_path):
     (folder / "000.png").write_bytes(b"")
     found = doctor(config_of(folder, tmp_path, teacher, batch=8))
     assert found.problems == [
-        "1 of 24 images can't be read, more than data.max_bad_ratio 0.01 allows."
+        "1 of 24 images can't be read, more than --data.max-bad-ratio 0.01 allows."
     ]
     assert found.forecast is None
     assert "PROBLEM     1 of 24 images" in report(found)
@@ -249,3 +250,9 @@ def test_a_long_run_is_not_just_ready(unlabelled, teacher, tmp_path):
     )
     slow = report(replace(found, forecast=replace(week, data_seconds=1.0)))
     assert "--data.num-workers" in slow and "Ready" not in slow
+
+
+def test_a_system_that_tells_no_memory(unlabelled, teacher, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    found = doctor(config_of(unlabelled, tmp_path, teacher, batch=8))
+    assert found.problems == [] and found.forecast.memory > 0  # of what is trained alone

@@ -333,3 +333,9 @@ def test_what_check_refuses(images, student, changes, message):
     with pytest.raises(UserError) as caught:
         check(replace(config_of(images, student), **changes))
     assert message in str(caught.value)
+
+
+def test_several_processes_are_refused(images, student, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="evaluate is one process.*without torchrun"):
+        check(config_of(images, student))

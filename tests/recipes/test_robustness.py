@@ -116,6 +116,26 @@ def test_measured_scores_are_kept(images, network, tmp_path, caplog):
     assert len(snapshot(tmp_path)) == 2 and snapshot(tmp_path).items() >= before.items()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda kept: kept.pop("answers"), "has no entry 'answers'"),
+        (lambda kept: kept["answers"].update({OWN: 3}), f"the entry 'answers.{OWN}' is 3"),
+        (lambda kept: kept["answers"][OWN].update(clean="zz"), f"'answers.{OWN}.clean' is 'zz'"),
+        (lambda kept: kept["answers"][OWN].update(num_clean=999), "answers to 999 images"),
+        (lambda kept: kept["answers"][OWN]["names"].pop(), "not of its names and severities"),
+    ],
+)
+def test_damaged_scores_are_named(images, network, tmp_path, change, message):
+    scores_of({"one": network}, images, keep=tmp_path)
+    (file,) = tmp_path.iterdir()
+    kept = json.loads(file.read_text())
+    change(kept)
+    file.write_text(json.dumps(kept))
+    with pytest.raises(UserError, match=f"{file.name}.*{message}"):
+        scores_of({"one": network}, images, keep=tmp_path)
+
+
 def test_kept_scores_are_of_these_very_weights(images, classifier, tmp_path):
     scores_of({"one": load_encoder(str(classifier))}, images, keep=tmp_path)
     changed = load_encoder(str(classifier))

@@ -50,8 +50,14 @@ def test_less_than_one_step_is_refused():
 def test_a_batch_that_is_not_filled_is_fitted(num_images, batch, shares, expected):
     train = TrainOptions(global_batch_size=batch, accumulate_steps=shares)
     assert fitting_batch(num_images, train) == expected
-    train = TrainOptions(global_batch_size=batch)
-    assert fitting_batch(num_images, train, world_size=shares) == expected
+
+
+def test_a_fitted_run_may_go_on_with_another_number_of_processes():
+    optim, train = OptimOptions(), fit_batch(TrainOptions(epochs=2), 100)
+    one, two, four = (resolve(100, 224, {}, optim, train, world_size=n) for n in (1, 2, 4))
+    assert one == two == four and one.total_steps == 12  # of batches of 16
+    with pytest.raises(UserError, match="can't be cut into 32 processes"):
+        resolve(100, 224, {}, optim, train, world_size=32)
 
 
 def test_a_fitted_batch_is_said(caplog):

@@ -17,7 +17,7 @@ from typing import Any
 from limbeck.errors import RunError, UserError, require_extra
 from limbeck.files import TEMPORARY_SUFFIX, open_file, read_file, sync_folder
 
-MAX_BYTES = 2**30
+MAX_OBJECT_BYTES = 2**30
 """Of a file that is read whole: what is said of a part, or the weights of a block."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EXTRAS = {"s3": "s3fs", "s3a": "s3fs"}
@@ -51,7 +51,7 @@ class Place(ABC):
 
     @abstractmethod
     def read_all(self, names: Sequence[str]) -> list[bytes]:
-        """The content of files, of at most MAX_BYTES each."""
+        """The content of files, of at most MAX_OBJECT_BYTES each."""
 
     @abstractmethod
     def read_range(self, name: str, start: int, end: int) -> bytes:
@@ -135,7 +135,7 @@ class LocalPlace(Place):
         contents = []
         for name in names:
             with self._errors("read", name):
-                contents.append(read_file(self.folder / name, MAX_BYTES))
+                contents.append(read_file(self.folder / name, MAX_OBJECT_BYTES))
         return contents
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
@@ -257,8 +257,8 @@ class RemotePlace(Place):
             store, root = self._store()
             sizes = self.sizes() if len(names) > 1 else {name: self.size(name) for name in names}
             for name in names:
-                if (sizes.get(name) or 0) > MAX_BYTES:
-                    raise OSError(f"{name} has more than {MAX_BYTES:,} bytes")
+                if (sizes.get(name) or 0) > MAX_OBJECT_BYTES:
+                    raise OSError(f"{name} has more than {MAX_OBJECT_BYTES:,} bytes")
             paths = [f"{root}/{name}" for name in names]
             found = store.cat(paths, on_error="raise") if paths else {}
             return [found[store._strip_protocol(path)] for path in paths]
