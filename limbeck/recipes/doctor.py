@@ -6,7 +6,6 @@ Imports of torch are inside the functions: the config and its checks must answer
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import sys
 import textwrap
@@ -323,6 +322,10 @@ def _memory_in_use(ranks: Ranks) -> int:
 
     if ranks.device.type == "cuda":
         return torch.cuda.max_memory_allocated(ranks.device)
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
