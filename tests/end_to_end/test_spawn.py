@@ -2,7 +2,8 @@
 
 A spawned process gets what can be pickled and nothing else of its parent: no global state, no open
 file. What each verb does to the machine is watched meanwhile: the folder of images is read-only and
-stays as it is, no socket but of this machine's files is opened or bound, no program is started but uname.
+stays as it is, no socket but of this machine's files is opened or bound, no program is started but
+uname.
 """
 
 import json
