@@ -81,6 +81,11 @@ def to_json(values: Any, indent: int | None = 2) -> str:
     return text
 
 
+def as_read(values: Any) -> Any:
+    """Plain data as JSON gives it back: tuples are lists, keys are text."""
+    return json.loads(to_json(values))
+
+
 def write_json(file: Path, values: Any) -> None:
     """Write plain data as readable JSON, whole or not at all; as ``write_whole``."""
     write_bytes(file, (to_json(values) + "\n").encode())

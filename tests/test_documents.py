@@ -1,10 +1,12 @@
 import json
+import os
 
 import pytest
 from typing_extensions import TypedDict
 
 from limbeck.documents import (
     MAX_DEPTH,
+    as_read,
     fit,
     parse_json,
     parse_toml,
@@ -93,3 +95,10 @@ def test_names_that_are_no_utf_8_read_back(tmp_path):
     with pytest.raises(ValueError):
         to_json({"a": float("nan")})
     assert json.loads(to_json(values)) == values
+
+
+def test_plain_data_as_it_is_read_back():
+    name = os.fsdecode(b"\xff")
+    assert as_read({"a": (1, 2), 3: name, "b": 0.1}) == {"a": [1, 2], "3": name, "b": 0.1}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        as_read({"a": float("nan")})

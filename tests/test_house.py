@@ -194,6 +194,23 @@ def test_no_address_and_no_local_path_in_the_repository():
         assert "://" not in text and "@ file" not in text
 
 
+JSON_BYTES = {
+    "documents.py",  # the door
+    "data/target_store/manifest.py",  # a store is known by the hash of these bytes
+    "recipes/robustness.py",  # kept answers are found by it
+}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_json_is_read_and_written_at_one_door(path):
+    text = (PACKAGE / path).read_text(encoding="utf-8")
+    if path.as_posix() not in JSON_BYTES:
+        assert "json" not in imports_of(PACKAGE / path), f"{path}: limbeck.documents has JSON"
+    elif path.name != "documents.py":
+        assert text.count("json.dumps(") == 1
+        assert "json.load" not in text
+
+
 @pytest.mark.parametrize("path", MODULES, ids=str)
 def test_what_leaves_the_program_goes_through_its_doors(path):
     """Text may hold names that are no UTF-8, and Pillow opens more than images."""

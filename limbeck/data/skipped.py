@@ -1,13 +1,12 @@
 """The list of images that could not be used: one file for all ranks and restarts of a run."""
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from typing_extensions import TypedDict
 
-from limbeck.documents import MAX_BYTES, parse_json
+from limbeck.documents import MAX_BYTES, parse_json, to_json
 from limbeck.errors import RunError, UserError
 from limbeck.files import printable, read_file, reason_of
 
@@ -49,7 +48,7 @@ class SkippedLog:
         for key, reason in skipped:
             if key not in self.reasons:
                 self.reasons[key] = reason
-                lines.append(json.dumps({"key": key, "reason": reason}) + "\n")
+                lines.append(to_json({"key": key, "reason": reason}, indent=None) + "\n")
                 log.warning("Skipped the image %s: %s.", printable(key), reason)
         self._append("".join(lines))
         self.check()
@@ -83,7 +82,7 @@ class SkippedLog:
             text = read_file(self.file, MAX_BYTES).decode("utf-8", "replace")
         except OSError as error:
             raise RunError(f"Can't read {self.file}: {reason_of(error)}.") from error
-        for line in text.splitlines():
+        for line in text.split("\n"):  # a name may hold other breaks of lines
             try:
                 entry = parse_json(line, _Entry, str(self.file))
             except UserError:

@@ -1,10 +1,9 @@
 """In what two runs differ, said option by option: what is in a folder, or on another rank."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
-from limbeck.documents import to_json
+from limbeck.documents import as_read, to_json
 
 MAY_CHANGE = (
     "out",
@@ -40,8 +39,7 @@ def differences(
     ``but`` names what may. A fine-tuning within something larger has sections of its own, such as
     tune.train, in which the same options may. ``what`` goes before the names.
     """
-    # Compared as JSON reads it back: tuples are lists, keys are strings.
-    there, here = (json.loads(to_json(values)) for values in (there, here))
+    there, here = as_read(there), as_read(here)
     old, new = flat(there), flat(here)
     if old.get("teacher.source") is None and new.get("teacher.source") is None:
         for each in (old, new):  # earlier versions wrote one of a teacher that there is not

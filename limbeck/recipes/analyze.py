@@ -7,7 +7,6 @@ Imports of torch are inside the functions: the config and its checks must answer
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from limbeck.config import (
     to_plain,
 )
 from limbeck.data.options import DataOptions, LabelFraction
-from limbeck.documents import fit, read_json
+from limbeck.documents import as_read, fit, read_json
 from limbeck.errors import UserError
 from limbeck.files import write_text
 from limbeck.recipes import checks
@@ -311,7 +310,7 @@ def _measured(
         "parts": {},
         "notes": [],
     }
-    found = json.loads(json.dumps(found))  # as it is read back
+    found = as_read(found)
     if before:
         if all(before[key] == found[key] for key in ("request", "models", "images")):
             found = before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,7 +12,7 @@ import torch
 
 from limbeck.config import from_plain, import_own, read_values
 from limbeck.data.target_store.reader import TargetReader
-from limbeck.documents import read_json
+from limbeck.documents import as_read, read_json
 from limbeck.engine.options import TrainOptions
 from limbeck.errors import UserError
 from limbeck.methods import METHODS, TASK_METHODS
@@ -207,7 +206,7 @@ def save_start(options: StudentOptions, seed: int, folder: Path) -> None:
     """Keep the student's start in a folder, unless it is there; another one's is replaced."""
     start = start_student(options, 0.0, seed)
     own = {"architecture": start.facts.architecture}
-    own = json.loads(json.dumps(own | {"weight_hash": weight_hash(start.model.state_dict())}))
+    own = as_read(own | {"weight_hash": weight_hash(start.model.state_dict())})
     known = read_json(folder / RECORD_FILE) if is_finished_student(folder) else {}
     if any(known.get(name) != value for name, value in own.items()):
         save_student(start, folder, {})

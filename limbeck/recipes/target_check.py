@@ -6,7 +6,6 @@ answer a sample of views anew.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from limbeck.data.source import Source
 from limbeck.data.target_store.manifest import Manifest, differences
 from limbeck.data.target_store.reader import MISSING, SKIPPED, TargetReader
 from limbeck.data.view_batches import view_batches
+from limbeck.documents import to_json
 from limbeck.files import write_text
 from limbeck.methods.targets import StoredTeacher, targets_class
 from limbeck.recipes.targets import drift, released_recipe, remade_fingerprints
@@ -125,7 +125,7 @@ class Check:
             return None
         name = f"{self.address.rstrip('/').rsplit('/', 1)[-1]}.missing.jsonl"
         file = Path(name) if "://" in self.address else Path(self.address).with_name(name)
-        write_text(file, "".join(json.dumps(key) + "\n" for key in missing))
+        write_text(file, "".join(to_json(key, indent=None) + "\n" for key in missing))
         return file
 
     def _compare_pixels(self, reader: TargetReader) -> tuple[int, list[str]]:

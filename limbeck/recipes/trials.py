@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import TypedDict
 
 from limbeck.config import to_plain
-from limbeck.documents import Plain, fit, parse_json, to_json
+from limbeck.documents import Plain, as_read, fit
 from limbeck.recipes.arms import SCRATCH, UNTRAINED, Arm, run_dir, tuned_dir
 from limbeck.recipes.comparison import finetuned
 from limbeck.recipes.costs import measured, read_measured
@@ -113,7 +113,7 @@ def remembered(
     """What ``measure`` finds, plain data: from the file where the same was asked before."""
     from limbeck.documents import write_json
 
-    asked = parse_json(to_json(asked))  # as a file has it
+    asked = as_read(asked)
     known = read_measured(file, Plain)
     if known.get("asked") != asked:
         known = {"asked": asked, **measure()}

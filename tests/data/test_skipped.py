@@ -100,10 +100,11 @@ def test_several_processes_append(tmp_path):
     }
 
 
-def test_odd_file_names_survive(tmp_path):
+@pytest.mark.parametrize("name", ["a\n\udcff\u2028.jpg", "\u2028\x85\x1c\r.jpg", "ä.jpg"])
+def test_odd_file_names_survive(tmp_path, name):
     file = tmp_path / "skipped.jsonl"
-    SkippedLog(file, 10, 1.0).add([("a\n\udcff\u2028.jpg", "x")])
-    assert SkippedLog(file, 10, 1.0).reasons == {"a\n\udcff\u2028.jpg": "x"}
+    SkippedLog(file, 10, 1.0).add([(name, "x")])
+    assert SkippedLog(file, 10, 1.0).reasons == {name: "x"}
 
 
 def test_unwritable_list_is_said(tmp_path):

@@ -9,10 +9,17 @@ import pytest
 
 from limbeck.data.options import CropOptions, DataOptions, TargetsOptions
 from limbeck.engine import machine
+from limbeck.engine.distributed import Ranks
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.models.options import StudentOptions, TeacherOptions
-from limbeck.recipes.doctor import DoctorConfig, doctor, judge_forecast, report
+from limbeck.recipes.doctor import (
+    DoctorConfig,
+    _memory_in_use,
+    doctor,
+    judge_forecast,
+    report,
+)
 from limbeck.recipes.store_targets import StoreTargetsConfig, store_targets
 from tests.data.images import encode, photo, write_shard
 from tests.recipes.runs import STUDENT_SHAPE, draw_unlabelled, snapshot
@@ -26,6 +33,12 @@ def config_of(root, tmp_path, teacher=None, *, batch=16, **data):
         data=DataOptions(root=str(root), num_workers=0, **data),
         train=TrainOptions(epochs=4, global_batch_size=batch, precision="fp32", device="cpu"),
     )
+
+
+def test_a_system_that_does_not_count_memory(monkeypatch):
+    assert _memory_in_use(Ranks()) > 0
+    monkeypatch.setitem(sys.modules, "resource", None)  # Windows has no such module
+    assert _memory_in_use(Ranks()) == 0
 
 
 def test_good_images_and_a_forecast(images, teacher, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from limbeck.documents import fit, parse_json
+from limbeck.documents import as_read, fit, parse_json, to_json
 from limbeck.errors import RunError, UserError
 
 FORMAT_VERSION = 1
@@ -81,7 +81,7 @@ class Manifest:
         origin = facts.pop("origin", {})
         known = origin.get("weight_hash") or origin.get("source")
         own["teacher"] = {"weights": known} | self.teacher | {"facts": facts}
-        return json.loads(json.dumps(own))
+        return as_read(own)
 
     @property
     def bytes_per_record(self) -> int:
@@ -91,13 +91,13 @@ class Manifest:
     @property
     def store_id(self) -> str:
         """32 hex digits that every part repeats, so that none is taken for another store's."""
-        plain = json.dumps(asdict(self), sort_keys=True)
+        plain = json.dumps(asdict(self), sort_keys=True)  # bytes that stores have been known by
         return sha256(plain.encode()).hexdigest()[:32]
 
     def to_json(self) -> bytes:
         """The content of ``manifest.json``."""
         plain = {**asdict(self), "store_id": self.store_id}
-        return (json.dumps(plain, indent=2, allow_nan=False) + "\n").encode()
+        return (to_json(plain) + "\n").encode()
 
 
 @with_config(PLAIN)
@@ -212,4 +212,4 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _short(values: dict[str, Any], name: str) -> str:
-    return json.dumps(values[name]) if name in values else "absent"
+    return to_json(values[name], indent=None) if name in values else "absent"

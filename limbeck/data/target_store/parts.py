@@ -6,7 +6,6 @@ and every array of a record as (n, E, *shape) for E views. ``part-00012.json`` i
 is added later goes to ``part-00012.1.safetensors`` and so on, the part's fill-ins.
 """
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -19,7 +18,7 @@ from typing_extensions import TypedDict
 
 from limbeck.data.target_store.manifest import MAX_PARTS, PLAIN, ArraySpec, Count, Manifest, damage
 from limbeck.data.target_store.place import Place
-from limbeck.documents import parse_json
+from limbeck.documents import parse_json, to_json
 from limbeck.errors import RunError, UserError
 
 HASHES = "hashes"
@@ -83,7 +82,7 @@ class PartRecord:
 
     def to_json(self) -> bytes:
         """The content of its file."""
-        return (json.dumps(asdict(self), indent=1, allow_nan=False) + "\n").encode()
+        return (to_json(asdict(self), indent=1) + "\n").encode()
 
 
 def key_hashes(keys: Iterable[str]) -> np.ndarray:

@@ -4,6 +4,11 @@ from pathlib import Path
 
 from limbeck.errors import UserError
 
+
+class AbsentError(UserError):
+    """A repository or folder is known not to have a file."""
+
+
 REMEDY = "pass a file that you have instead, such as --teacher path/to/weights.safetensors"
 
 # The hub's own client tries six times (23 s) before it gives up on a missing network.
@@ -15,10 +20,11 @@ def fetch(repository: str, names: tuple[str, ...], source: str) -> Path:
 
     ``repository`` is OWNER/NAME, with @REVISION if wanted; ``source`` names it in errors. What is
     in the cache is used without asking the hub. Raises UserError within seconds where the hub can't
-    be reached, and where it has no such repository or file, or does not let us read it.
+    be reached, and where it has no such repository, or does not let us read it; AbsentError where
+    it has none of the files.
     """
     # Imported here: it takes a third of a second, and weights files need no hub.
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -36,6 +42,9 @@ def fetch(repository: str, names: tuple[str, ...], source: str) -> Path:
                 return Path(hf_hub_download(filename=file, local_files_only=True, **where))
             except LocalEntryNotFoundError:
                 continue
+        known = [try_to_load_from_cache(filename=file, **where) for file in names]
+        if all(each is _CACHED_NO_EXIST for each in known):  # the hub has been asked before
+            raise _absent(source, names)
         _check_reach(source)
         for file in names:
             try:
@@ -60,7 +69,11 @@ def fetch(repository: str, names: tuple[str, ...], source: str) -> Path:
         raise
     except Exception as error:  # the client's errors differ from one major version to the next
         raise _unreachable(source, error) from error
-    raise UserError(f"'{source}' has none of the files {', '.join(names)}; {REMEDY}.")
+    raise _absent(source, names)
+
+
+def _absent(source: str, names: tuple[str, ...]) -> AbsentError:
+    return AbsentError(f"'{source}' has none of the files {', '.join(names)}; {REMEDY}.")
 
 
 def _check_reach(source: str) -> None:

@@ -28,6 +28,7 @@ from limbeck.models.origins.layouts import (
 from limbeck.models.origins.repository import (
     WEIGHT_FILES,
     HubConfig,
+    UnaskedError,
     Vision,
     find_file,
     read_all,
@@ -343,9 +344,13 @@ def _read_norm(
 
     That multiplies by ``rescale_factor`` first, so ours are its own divided by 255 of them.
     """
-    said = read_processor(place, source)
+    where = "No preprocessor_config.json"
+    try:
+        said = read_processor(place, source)
+    except UnaskedError:
+        said, where = None, "The hub could not be asked for preprocessor_config.json"
     if said is None or not said.keys() & {"image_mean", "image_std", "do_normalize"}:
-        where = "No preprocessor_config.json" if said is None else "It names no mean and std"
+        where = where if said is None else "It names no mean and std"
         notes.append(f"{where}: mean and std are the usual ones of its family.")
     said = said or {}
     is_normalised = said.get("do_normalize", True)

@@ -12,7 +12,7 @@ from limbeck.errors import UserError
 from limbeck.files import MIB, is_inside, printable, read_file
 from limbeck.models.finished import Count, Finite
 from limbeck.models.origins.files import read_weights
-from limbeck.models.origins.hub import fetch
+from limbeck.models.origins.hub import AbsentError, fetch
 from limbeck.models.origins.layouts import Weights
 from limbeck.models.stated import MAX_SIDE
 from limbeck.models.tensor_files import as_float32, read_safetensors
@@ -41,6 +41,10 @@ Above0 = Annotated[Finite, Field(gt=1e-15)]
 ThreeAbove0 = Annotated[list[Above0], Field(min_length=3, max_length=3), BeforeValidator(_spread)]
 Heads = Annotated[int, Field(ge=1, le=1024)]
 _Name = str | int | float
+
+
+class UnaskedError(UserError):
+    """Nobody could be asked whether there is a file."""
 
 
 class Vision(TypedDict, total=False):
@@ -122,7 +126,7 @@ def find_file(place: str | Path, names: tuple[str, ...], source: str) -> Path:
     for name in names:
         if (place / name).exists():
             return place / name
-    raise UserError(f"{place} has none of the files {', '.join(names)}; complete the folder.")
+    raise AbsentError(f"{place} has none of the files {', '.join(names)}; complete the folder.")
 
 
 def read_all(file: Path, place: str | Path, source: str) -> Weights:
@@ -150,24 +154,32 @@ def read_processor(place: str | Path, source: str) -> Processor | None:
     """How images are prepared for a model; None where no file tells it.
 
     transformers 5 nests it in ``processor_config.json``, which goes before the file of earlier
-    ones. Raises UserError where an entry is not what it should be.
+    ones. Raises UserError where an entry is not what it should be, and UnaskedError where nothing
+    that is at hand tells it and the hub can't be asked.
     """
+    unasked: UnaskedError | None = None
     for name, inner in (("processor_config.json", "image_processor"), (_PROCESSOR_FILE, None)):
-        file = find_optional(place, name, source)
+        try:
+            file = find_optional(place, name, source)
+        except UnaskedError as error:
+            unasked = error
+            continue
         said = read_json(file) if file else {}
         said = said if inner is None else said.get(inner)
         if said is not None and file:
             processor: Processor = fit(_told(said), Processor, str(file))
             return processor
+    if unasked is not None:
+        raise unasked
     return None
 
 
 def read_licence(place: str | Path, source: str) -> str | None:
     """The licence that a model card states in its head."""
-    card = find_optional(place, "README.md", source)
     try:
+        card = find_optional(place, "README.md", source)
         text = read_file(card, MIB).decode() if card else ""
-    except (OSError, UnicodeDecodeError):
+    except (UnaskedError, OSError, UnicodeDecodeError):
         return None
     head = text.removeprefix("---\n").partition("\n---\n")[0] if text.startswith("---\n") else ""
     found = re.search(r"^license: *(\S+)", head, re.MULTILINE)
@@ -175,8 +187,13 @@ def read_licence(place: str | Path, source: str) -> str | None:
 
 
 def find_optional(place: str | Path, name: str, source: str) -> Path | None:
-    """A file that need not be there."""
+    """A file that need not be there, None where it is not.
+
+    Raises UnaskedError where the hub does not tell, or does not give it.
+    """
     try:
         return find_file(place, (name,), source)
-    except UserError:
+    except AbsentError:
         return None
+    except UserError as error:
+        raise UnaskedError(str(error)) from error

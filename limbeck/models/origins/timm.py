@@ -1,6 +1,5 @@
 """timm's own models: weights from its hub, or a file in the names of a given timm model."""
 
-import json
 import logging
 import urllib.error
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
+from limbeck.documents import to_json
 from limbeck.errors import UserError
 from limbeck.models.classifier import ClassifierEncoder
 from limbeck.models.encoder import Encoder
@@ -235,8 +235,8 @@ def _described(config: dict[str, Any] | None) -> dict[str, Any]:
 
 def _check_plain(kwargs: dict[str, Any]) -> None:
     try:
-        json.dumps(kwargs)
-    except TypeError as error:
+        to_json(kwargs)
+    except (TypeError, ValueError) as error:
         raise UserError(
             f"Arguments of a timm model must be plain data ({error}), so that the model can be "
             "rebuilt from its record; give names, numbers or None."

@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import constants, errors
 
 from limbeck.errors import UserError
-from limbeck.models.origins.hub import fetch
+from limbeck.models.origins.hub import AbsentError, fetch
 from limbeck.models.origins.load import load_encoder
 
 
@@ -45,6 +45,21 @@ def test_what_is_in_the_cache_needs_no_network(no_network, tmp_path):
     refs.mkdir()
     (refs / "main").write_text(commit)
     assert fetch("a/b", ("first.json", "second.json"), "hf:a/b") == snapshot / "second.json"
+
+
+def test_what_the_hub_has_said_before_not_to_have_is_not_asked_again(no_network, tmp_path):
+    folder = tmp_path / "cache" / "models--a--b"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(commit)
+    (folder / "snapshots" / commit).mkdir(parents=True)
+    (folder / ".no_exist" / commit).mkdir(parents=True)
+    (folder / ".no_exist" / commit / "gone.json").touch()
+    with pytest.raises(AbsentError, match=r"has none of the files gone\.json"):
+        fetch("a/b", ("gone.json",), "hf:a/b")
+    with pytest.raises(UserError, match="Can't get") as error:
+        fetch("a/b", ("gone.json", "other.json"), "hf:a/b")
+    assert not isinstance(error.value, AbsentError)
 
 
 def _response():

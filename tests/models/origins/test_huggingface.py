@@ -1,13 +1,16 @@
 """Every family is built small by ``transformers`` and must give the same tokens through timm."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from limbeck.errors import UserError
+from limbeck.models.origins import huggingface
 from limbeck.models.origins.load import load_encoder
+from limbeck.models.origins.repository import UnaskedError
 from limbeck.models.vit import build_encoder
 from limbeck.records import Tap
 
@@ -310,3 +313,24 @@ def test_a_folder_without_weights_says_which_files_it_lacks(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
     with pytest.raises(UserError, match="none of the files model.safetensors"):
         load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("said", "note"),
+    [
+        (lambda *place: None, "No preprocessor_config.json"),
+        (lambda *place: {"do_rescale": True}, "It names no mean and std"),
+        (lambda *place: unasked(), "The hub could not be asked for preprocessor_config.json"),
+    ],
+    ids=["none", "silent", "unasked"],
+)
+def test_why_mean_and_std_are_the_usual_ones_is_noted(monkeypatch, said, note):
+    monkeypatch.setattr(huggingface, "read_processor", said)
+    family, notes = SimpleNamespace(norm=huggingface.HALF_NORM), []
+    found = huggingface._read_norm("a/b", family, "hf:a/b", notes)
+    assert found == ([0.5] * 3, [0.5] * 3)
+    assert notes == [f"{note}: mean and std are the usual ones of its family."]
+
+
+def unasked():
+    raise UnaskedError("Can't get it.")

@@ -5,12 +5,16 @@ import torch
 from safetensors.torch import save_file
 
 from limbeck.errors import UserError
+from limbeck.models.origins.hub import AbsentError
 from limbeck.models.origins.repository import (
     WEIGHT_FILES,
+    UnaskedError,
     find_file,
+    find_optional,
     read_all,
     read_hub_config,
     read_licence,
+    read_processor,
 )
 
 
@@ -69,3 +73,42 @@ def test_null_is_not_said(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "vit", "image_size": null}')
     assert read_hub_config(tmp_path / "config.json") == {"model_type": "vit"}
     assert read_hub_config(tmp_path / "gone.json") is None
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """What it says of each file: a path, or an error."""
+    files = {}
+
+    def fetch(place, names, source):
+        said = files.get(names[0], UserError("Can't get it."))
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    monkeypatch.setattr("limbeck.models.origins.repository.fetch", fetch)
+    return files
+
+
+def test_a_file_that_is_not_there_and_one_that_nobody_could_ask_for(hub, tmp_path):
+    hub["gone"] = AbsentError("It has none.")
+    assert find_optional("a/b", "gone", "hf:a/b") is None
+    assert find_optional(tmp_path, "gone", "hf:a/b") is None
+    with pytest.raises(UnaskedError, match="Can't get it"):
+        find_optional("a/b", "README.md", "hf:a/b")
+    assert read_licence("a/b", "hf:a/b") is None
+
+
+def test_an_image_processor_that_is_at_hand_though_the_hub_is_not(hub, tmp_path):
+    with pytest.raises(UnaskedError):
+        read_processor("a/b", "hf:a/b")
+    hub["processor_config.json"] = AbsentError("It has none.")
+    with pytest.raises(UnaskedError):
+        read_processor("a/b", "hf:a/b")
+    hub["preprocessor_config.json"] = AbsentError("It has none.")
+    assert read_processor("a/b", "hf:a/b") is None
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text('{"image_mean": 0.25}')
+    del hub["processor_config.json"]
+    hub["preprocessor_config.json"] = file
+    assert read_processor("a/b", "hf:a/b") == {"image_mean": [0.25] * 3}
