@@ -91,6 +91,17 @@ def write_json(file: Path, values: Any) -> None:
     write_bytes(file, (to_json(values) + "\n").encode())
 
 
+def flat(values: Plain, prefix: str = "") -> Plain:
+    """Nested plain data by dotted name; an empty object stays one."""
+    found: Plain = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
 @functools.cache
 def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
     return pydantic.TypeAdapter(kind)

@@ -8,6 +8,7 @@ from limbeck.documents import (
     MAX_DEPTH,
     as_read,
     fit,
+    flat,
     parse_json,
     parse_toml,
     read_json,
@@ -102,3 +103,8 @@ def test_plain_data_as_it_is_read_back():
     assert as_read({"a": (1, 2), 3: name, "b": 0.1}) == {"a": [1, 2], "3": name, "b": 0.1}
     with pytest.raises(ValueError, match="not JSON compliant"):
         as_read({"a": float("nan")})
+
+
+def test_nested_data_by_dotted_name():
+    nested = {"a": {"b": 1, "c": {"d": [2]}}, "e": {}, "f": None}
+    assert flat(nested) == {"a.b": 1, "a.c.d": [2], "e": {}, "f": None}

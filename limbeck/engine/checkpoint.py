@@ -19,8 +19,8 @@ from zipfile import ZIP_STORED, ZipFile
 import torch
 from typing_extensions import TypedDict
 
-from limbeck.documents import read_json, write_json
-from limbeck.engine.differences import MAY_CHANGE, differences, flat
+from limbeck.documents import flat, read_json, write_json
+from limbeck.engine.differences import MAY_CHANGE, differences
 from limbeck.engine.distributed import check_ranks, on_main_rank
 from limbeck.errors import RunError, UserError
 from limbeck.files import MIB, TEMPORARY_SUFFIX, is_inside, open_file, reason_of, write_whole

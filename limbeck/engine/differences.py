@@ -1,9 +1,8 @@
 """In what two runs differ, said option by option: what is in a folder, or on another rank."""
 
-from collections.abc import Iterator
 from typing import Any
 
-from limbeck.documents import as_read, to_json
+from limbeck.documents import as_read, flat, to_json
 
 MAY_CHANGE = (
     "out",
@@ -50,19 +49,6 @@ def differences(
         for name, before, after in found
         if before != after and not _is_one_of(name, but)
     ]
-
-
-def flat(values: dict[str, Any]) -> dict[str, Any]:
-    """Plain data by dotted name."""
-    return dict(_flatten(values))
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _is_one_of(name: str, names: tuple[str, ...]) -> bool:

@@ -1,7 +1,6 @@
 """What a target store says of itself, in ``manifest.json``."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from math import prod
@@ -11,7 +10,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from limbeck.documents import as_read, fit, parse_json, to_json
+from limbeck.documents import as_read, fit, flat, parse_json, to_json
 from limbeck.errors import RunError, UserError
 
 FORMAT_VERSION = 1
@@ -195,20 +194,12 @@ def damage(error: UserError) -> str:
 
 def differences(there: Manifest, here: Manifest) -> list[str]:
     """In words, where the manifest ``there`` is not what ``here`` asks for."""
-    old, new = (dict(_flatten(each.identity)) for each in (there, here))
+    old, new = (flat(each.identity) for each in (there, here))
     return [
         f"{name} is {_short(old, name)} there and {_short(new, name)} here"
         for name in {**new, **old}
         if _short(old, name) != _short(new, name)
     ]
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _short(values: dict[str, Any], name: str) -> str:
