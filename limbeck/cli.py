@@ -3,7 +3,6 @@
 import io
 import logging
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -254,6 +253,7 @@ def parse(name: str, verb: Verb, kind: type, words: list[str]) -> object:
         own = {each.name for each in fields(kind)}
         values = {key: value for key, value in values.items() if key in own}
     default = from_plain(kind, values, f"preset {preset}") if values else None
+    check_options(name, kind, words)
     if (config := _parse_named(kind, words, default)) is not None:
         return config if default is None else scale_warmup(config, default, words)
     description = (kind.__doc__ or "").strip()
@@ -270,6 +270,24 @@ def parse(name: str, verb: Verb, kind: type, words: list[str]) -> object:
     return config if default is None else scale_warmup(config, default, words)
 
 
+def check_options(name: str, kind: type, words: Sequence[str]) -> None:
+    """Raise UserError for an option that the verb does not have, before any parser is built."""
+    from limbeck.config import option_flags
+
+    flags = [*option_flags(kind), "--help"]
+    for word in words:
+        option = word.partition("=")[0].replace("_", "-")
+        if option.startswith("--") and option not in flags:
+            bare = [flag[2:] for flag in flags if flag.startswith("--")]
+            same = [each for each in bare if each.endswith(f".{option[2:]}")]
+            longer = [each for each in bare if each.startswith(option[2:])]
+            guess = did_you_mean(option[2:], same[:1] or longer or bare).replace("'", "'--", 1)
+            raise UserError(
+                f"limbeck {name} has no option {option}.{guess} "
+                f"'limbeck {name} --help' lists them all."
+            )
+
+
 def _parse_named(kind: type, words: list[str], default: object) -> object:
     """The config, by a parser of no other sections than the words name.
 
@@ -280,14 +298,10 @@ def _parse_named(kind: type, words: list[str], default: object) -> object:
 
     import tyro
 
-    from limbeck.config import option_paths
-
-    options = [word[2:].partition("=")[0].replace("-", "_") for word in words if word[:2] == "--"]
-    known = {path for path, _ in option_paths(kind)}
-    is_known = [{each, re.sub(r"(^|\.)no_", r"\1", each)} & known for each in options]
-    if "-h" in words or not all(is_known):
+    if {"-h", "--help"} & {*words}:
         return None
-    named = {option.partition(".")[0] for option in options}
+    named = {word[2:].partition("=")[0].partition(".")[0] for word in words if word[:2] == "--"}
+    named = {each.replace("-", "_") for each in named}
     hints = typing.get_type_hints(kind, include_extras=True)
     start = {each.name: getattr(default, each.name, each.default) for each in fields(kind)}
     shown = [

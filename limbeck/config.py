@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast, dataclass_transform
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_type_hints
 
 import pydantic
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -198,6 +198,23 @@ def option_paths(kind: type, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield path, kind.__name__
         if dataclasses.is_dataclass(field.default):
             yield from option_paths(type(field.default), f"{path}.")
+
+
+def option_flags(kind: type, prefix: str = "") -> Iterator[str]:
+    """Every option as the command line writes it: dotted, negated, short and long other names."""
+    hints = get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        path = f"{prefix}{field.name}"
+        flag = path.replace("_", "-")
+        if dataclasses.is_dataclass(field.default):
+            yield from option_flags(type(field.default), f"{path}.")
+            continue
+        yield f"--{flag}"
+        if isinstance(field.default, bool):
+            start, dot, last = flag.rpartition(".")
+            yield f"--{start}{dot}no-{last}"
+        for extra in getattr(hints[field.name], "__metadata__", ()):
+            yield from getattr(extra, "aliases", None) or ()
 
 
 def preset_names(verb: str) -> list[str]:

@@ -6,6 +6,7 @@ import sys
 from operator import itemgetter
 
 import pytest
+import tyro
 
 from limbeck import __version__
 from limbeck.cli import (
@@ -19,6 +20,7 @@ from limbeck.cli import (
     saying_what_is_loaded,
     take_option,
 )
+from limbeck.config import option_flags
 from limbeck.errors import OfRank, UserError
 from tests.recipes.runs import draw_classes
 
@@ -66,6 +68,10 @@ MISTAKES = [
     (("finetune", "--preset", "photos_vit_tiny"), "is for 'limbeck distill'"),
     (("evaluate", "--preset", "photos_vit_tiny"), "'limbeck evaluate' has no presets."),
     ((*DISTILL, "--train.epochs", "-1"), "limbeck: --train.epochs -1.0 is refused: input should"),
+    ((*DISTILL, "--tain.epochs", "3"), "limbeck distill has no option --tain.epochs. "
+     "Did you mean '--train.epochs'? 'limbeck distill --help' lists them all."),
+    ((*DISTILL, "--epochs=3"), "no option --epochs. Did you mean '--train.epochs'?"),
+    ((*DISTILL, "--train.base_lrr", "1"), "Did you mean '--optim.base-lr'?"),
     ((*DISTILL, "--crop.scale", "1", "0.2"), "limbeck: --crop.scale (1.0, 0.2) is refused: two"),
     (("finetune", "--data", "photos"), "No student is named; pass --student RUN_FOLDER"),
     (("evaluate", "--data", "photos"), "No student is named; pass --student RUN_FOLDER"),
@@ -408,3 +414,17 @@ def test_any_text_can_be_printed_on_any_console(tmp_path):
     gone = [sys.executable, "-m", "limbeck", "inspect", odd + "/gone"]
     done = subprocess.run(gone, capture_output=True, env=environment)
     assert done.returncode == 2 and b"caf\\udce9 \\u6c34" in done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:get_parser:DeprecationWarning")
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_options_that_are_not_refused_are_those_of_the_parser(verb):
+    kind = config_class(verb)
+    parser = tyro.extras.get_parser(kind, config=(tyro.conf.AvoidSubcommands,))
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    assert flags - {"-h", "--help"} == {*option_flags(kind)} - positional(parser)
+
+
+def positional(parser):
+    """The names that an argument by place has among the options."""
+    return {f"--{action.dest}" for action in parser._actions if not action.option_strings}
