@@ -28,7 +28,7 @@ from limbeck.models.attention import choose_attention
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions
 from limbeck.models.timm_encoder import TimmEncoder
-from limbeck.recipes.networks import set_constant_drop_path
+from limbeck.recipes.run.networks import set_constant_drop_path
 from limbeck.records import Batch
 
 STUDENT, TEACHER = "vit_small", "vit_base"

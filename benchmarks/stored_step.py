@@ -38,9 +38,9 @@ from limbeck.models.attention import choose_attention
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions
 from limbeck.models.timm_encoder import TimmEncoder
-from limbeck.recipes.networks import fit_heads, set_constant_drop_path
-from limbeck.recipes.storing import Job
-from limbeck.recipes.targets import view_recipe
+from limbeck.recipes.run.networks import fit_heads, set_constant_drop_path
+from limbeck.recipes.targets.reading import view_recipe
+from limbeck.recipes.targets.storing import Job
 
 IMG_SIZE, BATCH_SIZE = 224, 8
 PAIRS = {

@@ -28,11 +28,11 @@ from limbeck.methods.options import MethodOptions
 from limbeck.models.build import build_student
 from limbeck.models.finished import save_student
 from limbeck.models.options import GlobalPool, HeadKind, StudentOptions, TeacherOptions
-from limbeck.recipes.comparison import cell
-from limbeck.recipes.images import open_images
-from limbeck.recipes.networks import method_class
-from limbeck.recipes.probes import CropEvalOptions, EmbedOptions, ProbeOptions
-from limbeck.recipes.robustness import corrupted_scores
+from limbeck.recipes.look.robustness import corrupted_scores
+from limbeck.recipes.run.images import open_images
+from limbeck.recipes.run.networks import method_class
+from limbeck.recipes.run.options import CropEvalOptions, EmbedOptions, ProbeOptions
+from limbeck.recipes.study.comparison import cell
 
 NUM_IMAGES = 50_000
 BATCH_SIZE = 64

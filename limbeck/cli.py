@@ -18,11 +18,12 @@ from limbeck.papers import of_paper
 
 @dataclass(frozen=True)
 class Verb:
-    """A recipe on the command line: its summary, its options class, the verb of its presets.
+    """A recipe on the command line: its room, summary, options class, and the verb of its presets.
 
     A verb that can find problems exits with 1 where its result lists some.
     """
 
+    room: str
     summary: str
     config: str
     presets: str | None = None
@@ -30,28 +31,44 @@ class Verb:
 
 
 VERBS = {
-    "distill": Verb("a small ViT from unlabelled images and a big one", "DistillConfig", "distill"),
+    "distill": Verb(
+        "train", "a small ViT from unlabelled images and a big one", "DistillConfig", "distill"
+    ),
+    "finetune": Verb(
+        "train", "train a student for classification", "FinetuneConfig", "finetune"
+    ),
     "store-targets": Verb(
-        "run a teacher once, keep what it says of each view", "StoreTargetsConfig", "distill", True
+        "targets", "run a teacher once, keep what it says of each view", "StoreTargetsConfig",
+        "distill", True,
     ),
     "convert-targets": Verb(
-        "a store from soft labels in TinyViT's released layout", "ConvertTargetsConfig"
+        "targets", "a store from soft labels in TinyViT's released layout", "ConvertTargetsConfig"
     ),
-    "finetune": Verb("train a student for classification", "FinetuneConfig", "finetune"),
-    "evaluate": Verb("does it help? kNN, linear and few-label probes, verdict", "EvaluateConfig"),
-    "analyze": Verb("look into networks: layers, attention, probes by block", "AnalyzeConfig"),
-    "compare": Verb("which method is best on these images?", "CompareConfig", "compare", True),
-    "two-stage": Verb(
-        "stage one without labels, stage two with them and a teacher", "TwoStageConfig", "two-stage"
-    ),
-    "search": Verb("a smaller, faster shape, contracted step by step", "SearchConfig", "distill"),
     "doctor": Verb(
-        "check images, memory, disk and time before a run", "DoctorConfig", "distill", True
+        "look", "check images, memory, disk and time before a run", "DoctorConfig", "distill", True
     ),
-    "inspect": Verb("what is in this weights file or run?", "InspectConfig"),
-    "convert": Verb("write a student as a file in MAE's or TinyViT's layout", "ConvertConfig"),
-    "demo": Verb("the whole story on 5,000 real digits, in minutes", "DemoConfig"),
-}
+    "evaluate": Verb(
+        "look", "does it help? kNN, linear and few-label probes, verdict", "EvaluateConfig"
+    ),
+    "analyze": Verb(
+        "look", "look into networks: layers, attention, probes by block", "AnalyzeConfig"
+    ),
+    "inspect": Verb("look", "what is in this weights file or run?", "InspectConfig"),
+    "compare": Verb(
+        "study", "which method is best on these images?", "CompareConfig", "compare", True
+    ),
+    "two-stage": Verb(
+        "study", "stage one without labels, stage two with them and a teacher", "TwoStageConfig",
+        "two-stage",
+    ),
+    "search": Verb(
+        "study", "a smaller, faster shape, contracted step by step", "SearchConfig", "distill"
+    ),
+    "demo": Verb("study", "the whole story on 5,000 real digits, in minutes", "DemoConfig"),
+    "convert": Verb(
+        "ship", "write a student as a file in MAE's or TinyViT's layout", "ConvertConfig"
+    ),
+}  # fmt: skip
 
 ONE_PLACE = ("--data", "--data.root", "--data.eval-root", "--unlabelled", "--teacher")
 """Options after which stray names are a pattern's."""
@@ -205,7 +222,7 @@ class _Announcing:
 
 def recipe_of(verb: str) -> ModuleType:
     """The module of a verb."""
-    return import_module(f"limbeck.recipes.{verb.replace('-', '_')}")
+    return import_module(f"limbeck.recipes.{VERBS[verb].room}.{verb.replace('-', '_')}")
 
 
 def config_class(verb: str) -> type:

@@ -24,7 +24,7 @@ SERVER.set_forkserver_preload(
         "torch._dynamo",  # the first optimiser imports it
         "torch.utils.tensorboard",  # as a run does where it is installed
         *(f"limbeck.recipes.{name}" for name in ("distill", "finetune", "store_targets")),
-        *("limbeck.models.origins.load", "limbeck.recipes.networks", "tests.engine.fakes"),
+        *("limbeck.models.origins.load", "limbeck.recipes.run.networks", "tests.engine.fakes"),
     ]
 )
 

@@ -20,9 +20,8 @@ from limbeck.config import (
 )
 from limbeck.data.views import view_seed
 from limbeck.errors import UserError
-from limbeck.recipes.distill import DistillConfig
-from limbeck.recipes.evaluate import EvaluateConfig
-from limbeck.recipes.finetune import FinetuneConfig
+from limbeck.recipes.look.options import EvaluateConfig
+from limbeck.recipes.run.options import DistillConfig, FinetuneConfig
 
 CONFIGS = {
     verb: getattr(

@@ -11,7 +11,7 @@ from experiments.cifar10_tinyvit import run as tinyvit
 from limbeck.methods import PerMethodOptions
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions, TeacherOptions, choose_pool
-from limbeck.recipes.networks import method_class
+from limbeck.recipes.run.networks import method_class
 from tests.fakes import FakeEncoder
 
 ARMS = {name: arm for name, (_, arm) in ABLATION.items()} | TINYMIM | MAE_LITE | G2SD

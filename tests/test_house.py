@@ -27,6 +27,9 @@ FLOORS = {
     "cli": 5, "__main__": 6,
 }  # fmt: skip
 
+ROOMS = {"run": 0, "targets": 1, "train": 2, "look": 3, "study": 4, "ship": 5}
+"""Of recipes: each may use those before it."""
+
 FENCES = {
     "timm": ("models/", "data/"),
     "transformers": ("models/origins/huggingface.py",),
@@ -38,7 +41,7 @@ FENCES = {
     "onnxruntime": ("export/",),
     "tensorboard": ("engine/log.py",),
     "wandb": ("engine/log.py",),
-    "mlxtend": ("recipes/demo.py",),
+    "mlxtend": ("recipes/study/demo.py",),
     "tyro": ("cli.py", "options.py", "recipes/"),
 }
 
@@ -71,6 +74,65 @@ def test_floors_and_fences(path):
             assert allowed, f"{path} imports {name}; only {FENCES[top]} may"
 
 
+@pytest.mark.parametrize("path", [p for p in MODULES if p.parts[0] == "recipes"], ids=str)
+def test_a_room_uses_those_before_it(path):
+    room = ROOMS[path.parts[1]]
+    for name in imports_of(PACKAGE / path):
+        parts = name.split(".")
+        if parts[:2] == ["limbeck", "recipes"]:
+            assert len(parts) > 2, f"{path} imports {name}; name a room"
+            assert ROOMS[parts[2]] <= room, f"{path} imports {name}, of a later room"
+
+
+def graph_of(package):
+    """Each module of a package, and those of it that its file imports anywhere, for types too."""
+    files = {}
+    for file in package.rglob("*.py"):
+        parts = file.relative_to(package.parent).with_suffix("").parts
+        files[".".join(parts).removesuffix(".__init__")] = file
+    graph = {}
+    for name, file in files.items():
+        asked = set()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                asked |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                asked |= (inner & files.keys()) or {node.module}
+        graph[name] = (asked & files.keys()) - {name}
+    return graph
+
+
+def circle_in(graph):
+    """The modules of one circle, or none."""
+    left = dict(graph)
+    while free := [name for name, others in left.items() if not others & left.keys()]:
+        for name in free:
+            del left[name]
+    if not left:
+        return []
+    way = [min(left)]
+    while way[-1] not in way[:-1]:
+        way.append(min(left[way[-1]] & left.keys()))
+    return way[way.index(way[-1]) : -1]
+
+
+def test_no_circle_of_files():
+    assert circle_in(graph_of(PACKAGE)) == []
+
+
+def test_a_planted_circle_is_found(tmp_path):
+    package = tmp_path / "planted"
+    package.mkdir()
+    (package / "a.py").write_text("if TYPE_CHECKING:\n    from planted.b import B\n")
+    (package / "b.py").write_text("def f():\n    from planted import c\n")
+    (package / "c.py").write_text("import planted.a\n")
+    (package / "d.py").write_text("import planted.a\n")
+    assert sorted(circle_in(graph_of(package))) == ["planted.a", "planted.b", "planted.c"]
+    (package / "c.py").write_text("import os\n")
+    assert circle_in(graph_of(package)) == []
+
+
 POSIX_ONLY = {"resource", "fcntl", "pwd", "grp", "termios"}
 
 
@@ -92,7 +154,7 @@ def test_what_windows_lacks_is_imported_where_it_is_used(path):
 WITHOUT_OWN_TEST = {
     "__main__.py",  # two lines; the end-to-end tests run it
     "data/source.py", "methods/method.py", "tasks/task.py", "models/encoder.py",  # tests/contracts
-    "recipes/lineage.py",  # read back in tests/end_to_end
+    "recipes/run/lineage.py",  # read back in tests/end_to_end
     "records.py",  # plain data
 }  # fmt: skip
 
@@ -197,7 +259,7 @@ def test_no_address_and_no_local_path_in_the_repository():
 JSON_BYTES = {
     "documents.py",  # the door
     "data/target_store/manifest.py",  # a store is known by the hash of these bytes
-    "recipes/robustness.py",  # kept answers are found by it
+    "recipes/look/robustness.py",  # kept answers are found by it
 }
 
 

@@ -25,14 +25,15 @@ from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.evaluation.report import table
 from limbeck.methods.options import SparseLogitOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
-from limbeck.recipes.comparison import cell
-from limbeck.recipes.images import open_images
-from limbeck.recipes.networks import build_networks
-from limbeck.recipes.precision import settle
-from limbeck.recipes.probes import ProbeOptions
-from limbeck.recipes.search import LatencyOptions, LimitOptions, SearchConfig, report, training
-from limbeck.recipes.search_results import Search
-from limbeck.recipes.search_scores import Scorer
+from limbeck.recipes.run.images import open_images
+from limbeck.recipes.run.options import ProbeOptions
+from limbeck.recipes.run.precision import settle
+from limbeck.recipes.study.comparison import cell
+from limbeck.recipes.study.options import LatencyOptions, LimitOptions, SearchConfig, training
+from limbeck.recipes.study.search import report
+from limbeck.recipes.study.search_results import Search
+from limbeck.recipes.study.search_scores import Scorer
+from limbeck.recipes.targets.reading import open_networks
 
 SEED = "tiny_vit_5m:img_size=32:embed_dims=32-64-128-160:depths=1-2-3-1:head_dim=16"
 LIMITS = LimitOptions(params="40%", macs="45%", latency="65%")
@@ -89,7 +90,7 @@ def confirm(config: SearchConfig, found: Search, test: Path, epochs: float, seed
     )  # fmt: skip
     with ranks_session("auto") as ranks:
         full = settle(full, ranks)
-        nets = build_networks(training(full), ranks.device)
+        nets = open_networks(training(full), ranks.device)
         scorer = Scorer(full, open_images(data), nets, ranks.device)
     rows = []
     for name, candidate in shapes.items():

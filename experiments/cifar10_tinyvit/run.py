@@ -37,7 +37,7 @@ from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.evaluation.report import table
 from limbeck.methods.options import SparseLogitOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
-from limbeck.recipes.probes import CropEvalOptions, ProbeOptions
+from limbeck.recipes.run.options import CropEvalOptions, ProbeOptions
 
 STUDENT = "tiny_vit_5m:img_size=32:embed_dims=32-64-80-160:depths=1-1-3-1:head_dim=16"
 NUM_IMAGES = 2500

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import limbeck
 from limbeck.evaluation.report import table
-from limbeck.recipes.demo import (
+from limbeck.recipes.run.options import EmbedOptions
+from limbeck.recipes.study.demo import (
     DemoConfig,
     store_config,
     student_configs,
     teacher_config,
     write_digits,
 )
-from limbeck.recipes.probes import EmbedOptions
 
 LONGER = 3  # more than the time of the distilled student and of the answers that it learnt from
 

@@ -1,1 +1,4 @@
-"""Recipes: the only place where everything meets; one file per verb of the command line."""
+"""Verbs, in rooms of what a person does; each room may use those before it.
+
+run < targets < train < look < study < ship.
+"""

@@ -4,7 +4,7 @@ import pytest
 from torch.distributed.run import main as torchrun
 
 from limbeck import cli
-from limbeck.recipes.finetune import finetune
+from limbeck.recipes.train.finetune import finetune
 from tests.end_to_end.commands import STUDENT, distill_words, process, train_words
 from tests.processes import Started
 from tests.recipes.runs import assert_same_student, finetune_config, metrics_of

@@ -8,7 +8,7 @@ from limbeck.engine.options import OptimOptions
 from limbeck.errors import UserError
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions
-from limbeck.recipes.finetune import FinetuneConfig
+from limbeck.recipes.run.options import FinetuneConfig
 from tests.engine.fakes import TinyModule
 from tests.models.families import FAMILIES, small_encoder
 

@@ -17,7 +17,7 @@ from limbeck.methods.teacher import Teacher
 from limbeck.models.build import build_student
 from limbeck.models.finished import load_student, save_student
 from limbeck.models.options import StudentOptions
-from limbeck.recipes.networks import fit_heads
+from limbeck.recipes.run.networks import fit_heads
 from limbeck.records import Batch
 
 CPU = torch.device("cpu")

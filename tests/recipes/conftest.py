@@ -4,8 +4,8 @@ import pytest
 
 from limbeck.evaluation import pareto, pictures
 from limbeck.evaluation import report as report_module
-from limbeck.recipes.distill import distill
-from limbeck.recipes.finetune import finetune
+from limbeck.recipes.train.distill import distill
+from limbeck.recipes.train.finetune import finetune
 from tests.recipes.runs import (
     distill_config,
     draw_classes,

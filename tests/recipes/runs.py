@@ -12,9 +12,7 @@ from limbeck.data.options import DataOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.methods.options import MaskedPixelOptions, RelationOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
-from limbeck.recipes.distill import DistillConfig
-from limbeck.recipes.finetune import FinetuneConfig
-from limbeck.recipes.probes import ProbeOptions
+from limbeck.recipes.run.options import DistillConfig, FinetuneConfig, ProbeOptions
 
 COLORS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (200, 50, 40)}
 TEACHER_SHAPE = StudentOptions(

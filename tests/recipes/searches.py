@@ -6,9 +6,9 @@ from limbeck.data.options import DataOptions
 from limbeck.engine.options import OptimOptions
 from limbeck.methods.options import RelationOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
-from limbeck.recipes.probes import ProbeOptions
-from limbeck.recipes.search import LatencyOptions, LimitOptions, SearchConfig
-from tests.recipes.test_compare import TRAIN
+from limbeck.recipes.run.options import ProbeOptions
+from limbeck.recipes.study.options import LatencyOptions, LimitOptions, SearchConfig
+from tests.recipes.study.test_compare import TRAIN
 
 SEED = "vit_tiny:img_size=32:patch_size=8:embed_dim=32:depth=2:num_heads=4:mlp_ratio=2"
 

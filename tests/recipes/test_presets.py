@@ -16,12 +16,14 @@ from limbeck.models.mae import MaeDecoder
 from limbeck.models.masked_autoencoder import MaskedAutoencoder
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.ops.schedules import cosine_lr, peak_lr
-from limbeck.recipes import compare, distill, finetune, two_stage
-from limbeck.recipes.arms import arm_config, table_needs_teacher
-from limbeck.recipes.chain import split_chain
-from limbeck.recipes.networks import build_networks, method_class, method_options
-from limbeck.recipes.precision import filled
-from limbeck.recipes.stages import stage_one_config
+from limbeck.recipes.run.networks import build_networks, method_class, method_options
+from limbeck.recipes.run.precision import filled
+from limbeck.recipes.study import compare, two_stage
+from limbeck.recipes.study.arms import arm_config, table_needs_teacher
+from limbeck.recipes.study.stages import stage_one_config
+from limbeck.recipes.train import distill, finetune
+from limbeck.recipes.train.chain import split_chain
+from limbeck.recipes.train.finetune_networks import build_classifier
 
 DATA = DataOptions(root=str(PRESETS_DIR))  # any folder that is there
 
@@ -196,7 +198,7 @@ def test_numbers_of_the_small_swin_hiera_and_moco_as_released():
     assert preset("hiera_46_finetune").head_init_std == 2e-5
     swin = preset("swin_48_finetune", student="swin_48")
     assert swin.head_init_std == 0.02
-    network = finetune.build_classifier(swin, 10)
+    network = build_classifier(swin, 10)
     groups = param_groups(network, swin.optim, network.layer_id, network.facts.depth)
     group_of = {id(p): group for group in groups for p in group["params"]}
     scales = {}

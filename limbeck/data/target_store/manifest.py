@@ -49,7 +49,7 @@ class Manifest:
     ``kind`` and ``params`` say what the arrays mean (``limbeck.methods.targets``); ``arrays`` is
     what a record has. ``teacher``: "facts" (the ``EncoderFacts`` of who answered), "precision" and
     "weights", their hash (if not given that of the facts' origin, or its source). ``recipe``: what
-    the views follow from, see ``limbeck.recipes.targets``; ``num_views`` of each image.
+    the views follow from, see ``limbeck.recipes.targets.reading``; ``num_views`` of each image.
     ``num_parts``, a power of two. ``data``: lineage of the images it was begun with. ``versions``
     of the libraries that made the views. ``normalisation`` is the teacher's own, in its facts.
     ``weights``: SHA-256 of ``weights.safetensors``, None where the store has none (``open_writer``

@@ -15,7 +15,7 @@ from limbeck.models.origins.inspection import inspect_file
 from limbeck.models.origins.load import load_encoder
 from limbeck.models.origins.tiny_vit import published_name, timm_name, to_published
 from limbeck.ops.pos_embed import resize_offsets
-from limbeck.recipes.convert import ConvertConfig, convert, report
+from limbeck.recipes.ship.convert import ConvertConfig, convert, report
 from limbeck.records import Tap
 from tests.models.families import small_encoder
 

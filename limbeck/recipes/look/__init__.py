@@ -1,0 +1,1 @@
+"""Networks, images and files are looked at; nothing is trained."""

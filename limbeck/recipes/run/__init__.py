@@ -1,0 +1,1 @@
+"""What every training is made of, whatever it trains."""

@@ -1,0 +1,100 @@
+"""Probes during a run: quick, honest signs of progress on images that it does not learn from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from limbeck.recipes.run.options import EmbedOptions, ProbeOptions
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from limbeck.data.options import DataOptions
+    from limbeck.data.skipped import SkippedLog
+    from limbeck.data.source import Source
+    from limbeck.evaluation.embed import Embeddings
+    from limbeck.methods.teacher import Teacher
+    from limbeck.models.encoder import Encoder
+    from limbeck.recipes.run.images import Images
+
+log = logging.getLogger("limbeck")
+
+Probe = Callable[["nn.Module", int], dict[str, float]]
+
+
+def build_probe(
+    probes: ProbeOptions,
+    images: Images,
+    student: Encoder,
+    teacher: Teacher | None,
+    data: DataOptions,
+    device: torch.device,
+    skipped: SkippedLog,
+) -> Probe | None:
+    """A function for the loop; None where nothing can be measured (no labels and no teacher).
+
+    Labelled images: kNN and linear accuracy of the student's frozen features. Unlabelled: how far
+    the student's nearest neighbours among the held-out images are the teacher's.
+    """
+    from limbeck.evaluation.probes import quick_agreement, quick_probe
+    from limbeck.recipes.run.images import few_images
+
+    fewest = 1 if images.is_labelled else 3  # neighbours need somebody to choose from
+    if not (images.is_labelled or teacher):
+        log.info("No probes: the images have no labels, and there is no teacher to compare with.")
+        return None
+    if len(images.holdout) < fewest:
+        log.info(
+            "No probes: %d images are held out; raise --data.holdout-ratio.", len(images.holdout)
+        )
+        return None
+    test = spread_slice(images.holdout, probes.num_test)
+    if few := few_images(len(test)):
+        log.info("Of the probes during the run:%s", few)
+
+    def embed_all(encoder: Encoder, source: Source, precision: str = "fp32") -> Embeddings:
+        return embed_source(encoder, source, probes, data, device, skipped, precision)
+
+    if images.is_labelled:
+        train = spread_slice(images.train, probes.num_train)
+        return lambda module, step: quick_probe(embed_all(student, train), embed_all(student, test))
+    assert teacher is not None
+    target = embed_all(teacher.encoder, test, teacher.precision)
+    return lambda module, step: quick_agreement(embed_all(student, test), target)
+
+
+def spread_slice(source: Source, count: int) -> Source:
+    """At most ``count`` samples, evenly spread over the source (folders are sorted by class)."""
+    from limbeck.data.source import Subset
+
+    if len(source) <= count:
+        return source
+    return Subset(source, [index * len(source) // count for index in range(count)])
+
+
+def embed_source(
+    encoder: Encoder,
+    source: Source,
+    options: EmbedOptions,
+    data: DataOptions,
+    device: torch.device,
+    skipped: SkippedLog,
+    precision: str = "fp32",
+) -> Embeddings:
+    """Embeddings of all readable images of a source, in its order."""
+    from limbeck.data.loader import eval_batches
+    from limbeck.evaluation.embed import embed
+
+    batches = eval_batches(
+        source,
+        data=data,
+        img_size=encoder.facts.img_size[0],
+        crop_ratio=options.crop_ratio,
+        batch_size=options.batch_size,
+        device=device,
+        skipped=skipped,
+    )
+    return embed(encoder, batches, pool=options.pool, precision=precision)

@@ -1,0 +1,1 @@
+"""Networks leave for other places."""

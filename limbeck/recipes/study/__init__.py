@@ -1,0 +1,1 @@
+"""Many runs, judged: compare, two-stage, search, demo."""

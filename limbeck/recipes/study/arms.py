@@ -1,0 +1,186 @@
+"""The arms of a comparison: what its command line says of each, as ordinary runs."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck.config import from_plain, has_own_module, to_plain
+from limbeck.errors import UserError, did_you_mean
+from limbeck.methods import METHODS
+from limbeck.models.options import TeacherOptions
+from limbeck.papers import of_paper
+from limbeck.recipes.run.options import DistillConfig, ProbeOptions
+from limbeck.recipes.study.options import BASELINES, UNTRAINED
+
+if TYPE_CHECKING:
+    from limbeck.recipes.study.options import CompareConfig
+
+SECTIONS = ("optim", "crop", "teacher")
+"""Shared sections of which an arm may state options of its own, such as optim.base_lr."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """``method`` None: no pre-training. ``own``: the arm's own options, by dotted name."""
+
+    name: str
+    method: str | None
+    own: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def of_method(self) -> dict[str, Any]:
+        """Its options of the method."""
+        return {name: value for name, value in self.own.items() if not _section_of(name)}
+
+    @property
+    def of_run(self) -> dict[str, Any]:
+        """Its options of shared sections: in these it differs from the others."""
+        return {name: value for name, value in self.own.items() if _section_of(name)}
+
+
+def read_arms(texts: tuple[str, ...]) -> list[Arm]:
+    """The arms in their order; raises UserError for one that can't be meant, or has no name."""
+    arms = [_read_arm(text.strip()) for text in texts]
+    if not any(arm.method for arm in arms):
+        raise UserError("There is nothing to compare; name one method or more with --arms.")
+    names = [arm.name for arm in arms]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(
+            f"Two arms are called '{twice}'; name them, such as --arms first={twice} "
+            f"second={twice},OPTION=VALUE."
+        )
+    return arms
+
+
+def _read_arm(text: str) -> Arm:
+    """Such as ``moco-v3``, ``d2=attention-map,decoupled`` or ``mine=module:Class,beta=2.0``."""
+    head, *words = _split(text)
+    name, equals, method = head.partition("=")
+    if not equals:
+        method, name = head, re.sub(r".*:", "", head)
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise UserError(
+            f"arm '{text}': a name has letters, digits, '.', '_' and '-' only; an arm is METHOD or "
+            "NAME=METHOD, and then ,OPTION=VALUE."
+        )
+    if method in BASELINES:
+        if words or equals:
+            raise UserError(f"arm '{text}': {method} has no options and no other name.")
+        return Arm(method, None)
+    if name in BASELINES:
+        raise UserError(f"arm '{text}': the name '{name}' is that of a baseline; take another.")
+    if ":" in method:
+        if not has_own_module(method):
+            raise UserError(
+                f"arm '{text}': there is no module '{method.partition(':')[0]}' here or installed."
+            )
+    elif method not in METHODS:
+        choices = (*METHODS, *BASELINES)
+        raise UserError(
+            f"arm '{text}': there is no method '{method}'."
+            f"{of_paper(method) or did_you_mean(method, choices)} Choose one of "
+            f"{', '.join(choices)}, or your own as module:Class."
+        )
+    own: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        key = key.strip().replace("-", "_")
+        if not key or key in own:
+            raise UserError(f"arm '{text}': '{word}' is no OPTION=VALUE, or stated twice.")
+        own[key] = _value(value.strip()) if equals else True
+    return Arm(name, method, own)
+
+
+def _split(text: str) -> list[str]:
+    """At commas that are not within brackets or quotes."""
+    return re.split(r""",(?=(?:[^"]*"[^"]*")*[^"]*$)(?![^\[]*\])""", text)
+
+
+def _value(text: str) -> Any:
+    """As in TOML; a bare word is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _section_of(name: str) -> str | None:
+    section, dot, _ = name.partition(".")
+    return section if dot and section in SECTIONS else None
+
+
+def arm_config(config: CompareConfig, arm: Arm, seed: int, needs_teacher: bool) -> DistillConfig:
+    """The pre-training of an arm with a method; raises UserError for options it does not have."""
+    assert arm.method is not None
+    where = f"arm '{arm.name}'"
+    teacher = config.teacher if needs_teacher else TeacherOptions()
+    shared = {"optim": config.optim, "crop": config.crop, "teacher": teacher}
+    changes: dict[str, Any] = {}
+    for section, options in shared.items():
+        prefix = f"{section}."
+        own = {k.removeprefix(prefix): v for k, v in arm.of_run.items() if k.startswith(prefix)}
+        changes[section] = from_plain(type(options), to_plain(options) | own, where)
+    if arm.method in METHODS:
+        section = arm.method.replace("-", "_")
+        default = _section_default(section)
+        changes[section] = from_plain(type(default), _nested(arm.of_method), where)
+    else:
+        changes["method_options"] = tuple(
+            f"{name} = {_as_toml(value)}" for name, value in arm.of_method.items()
+        )
+    return DistillConfig(
+        out=run_dir(config.out, arm, seed),
+        method=arm.method,
+        seed=seed,
+        overwrite=config.overwrite,
+        student=config.student,
+        data=config.data,
+        train=config.train,
+        probes=ProbeOptions(**asdict(config.embed)),
+        **changes,
+    )
+
+
+def table_needs_teacher(arm: Arm) -> bool | None:
+    """Whether an arm's method has a teacher; None for one's own, which must be imported first."""
+    if arm.method not in METHODS:
+        return None if arm.method else False
+    return bool(_section_default(arm.method.replace("-", "_")).needs_teacher)
+
+
+def run_dir(out: Path, arm: Arm, seed: int) -> Path:
+    """Where an arm's student is before it is fine-tuned: the baselines share their start."""
+    return out / f"{arm.name if arm.method else UNTRAINED}_{seed}"
+
+
+def tuned_dir(out: Path, arm: Arm, seed: int, fraction: float = 1.0) -> Path:
+    """Where it is fine-tuned, with all labels or a part of them."""
+    part = f"_labels{fraction:g}" if fraction < 1 else ""
+    return out / f"{arm.name}_{seed}_finetuned{part}"
+
+
+def _section_default(section: str) -> Any:
+    (default,) = (each.default for each in fields(DistillConfig) if each.name == section)
+    return default
+
+
+def _nested(values: dict[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        section, dot, rest = name.partition(".")
+        if dot:
+            nested.setdefault(section, {})[rest] = value
+        else:
+            nested[name] = value
+    return nested
+
+
+def _as_toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value).replace("'", '"') if isinstance(value, str | list) else str(value)

@@ -1,0 +1,80 @@
+"""What shapes cost, measured once each and remembered in a file of the search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from limbeck.documents import write_json
+from limbeck.evaluation.cost import count_macs
+from limbeck.evaluation.latency import Pass, describe_machine, interleaved, threads, torch_pass
+from limbeck.export.onnx import has_onnx, onnx_pass
+from limbeck.models.build import build_student
+from limbeck.models.options import StudentOptions
+from limbeck.models.whole_shape import build_outline
+from limbeck.recipes.run.costs import Amount, read_measured
+from limbeck.recipes.study.options import LatencyOptions
+
+RUNTIMES = {"torch": "PyTorch", "onnx": "ONNX Runtime"}
+
+
+def runtime_of(options: LatencyOptions) -> str:
+    """What "auto" means here: torch or onnx."""
+    if options.runtime != "auto":
+        return options.runtime
+    return "onnx" if has_onnx() else "torch"
+
+
+class Meter:
+    """Costs by shape: "params" and "macs" are counted, "latency_ms" is measured on the CPU.
+
+    Of the student without a classifier. A latency is the ratio to the seed's, which takes turns
+    with it, times the seed's own when it was first measured: so the machine's drift cancels.
+    """
+
+    def __init__(self, file: Path, seed: StudentOptions, options: LatencyOptions) -> None:
+        self.file, self.seed, self.options = file, seed, options
+        self.known: dict[str, dict[str, float]] = read_measured(file, dict[str, dict[str, Amount]])
+        self._reference: Pass | None = None
+
+    def cost(self, shape: StudentOptions, name: str) -> float:
+        """The cost of a shape by name; raises UserError for a shape that can't be built."""
+        own = self.known.setdefault(shape.text, {})
+        if name not in own:
+            own |= {name: self._latency(shape)} if name == "latency_ms" else _count(shape)
+            write_json(self.file, self.known)
+        return own[name]
+
+    def sentence(self) -> str:
+        """How latency was measured, for people."""
+        used = self.options
+        return (
+            f"Latency: {RUNTIMES[runtime_of(used)]}, fp32, batch {used.batch_size}, "
+            f"{used.threads} thread(s), median of {used.num_turns} turns with the seed's, on "
+            f"{describe_machine()}. "
+            "Parameters, MACs and latency are of the student without a classifier."
+        )
+
+    def _latency(self, shape: StudentOptions) -> float:
+        with threads(self.options.threads):
+            if self._reference is None:
+                self._reference = self._pass(self.seed)
+            is_seed = shape.text == self.seed.text
+            work = self._reference if is_seed else self._pass(shape)
+            own, reference = interleaved(work, self._reference, self.options.num_turns)
+        seed_ms = 1e3 * own if is_seed else self.cost(self.seed, "latency_ms")
+        return seed_ms if is_seed else seed_ms * own / reference
+
+    def _pass(self, shape: StudentOptions) -> Pass:
+        encoder = build_student(shape, seed=0).eval()
+        if runtime_of(self.options) == "onnx":
+            return onnx_pass(encoder, self.options.batch_size, self.options.threads)
+        return torch_pass(encoder, self.options.batch_size)
+
+
+def _count(shape: StudentOptions) -> dict[str, float]:
+    outline = build_outline(shape)
+    params = sum(parameter.numel() for parameter in outline.model.parameters())
+    with torch.device("meta"):
+        return {"params": params, "macs": count_macs(outline)}

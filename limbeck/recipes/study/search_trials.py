@@ -1,0 +1,106 @@
+"""One candidate of a search: trained from its start, scored on held-out images, written down."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NotRequired
+
+import pydantic
+from typing_extensions import TypedDict
+
+from limbeck.documents import write_json
+from limbeck.models.build import build_student
+from limbeck.models.finished import load_student, save_student
+from limbeck.models.inherit import inherit
+from limbeck.models.options import StudentOptions
+from limbeck.recipes.run.costs import Amount, read_measured
+from limbeck.recipes.study.meter import Meter
+from limbeck.recipes.study.options import SearchConfig, training
+from limbeck.recipes.study.rounds import Candidate, caught
+from limbeck.recipes.train.distill import distill
+
+log = logging.getLogger("limbeck")
+
+COSTS = ("params", "macs", "latency_ms")
+
+
+@pydantic.with_config(extra="allow")  # the rest is for people
+class _Record(TypedDict):
+    shape: str
+    scores: dict[str, float]
+    seconds: Amount
+    failure: NotRequired[str | None]
+
+
+class Trials:
+    """Trains and scores candidates; what a folder has of them already is taken from there."""
+
+    def __init__(self, config: SearchConfig, meter: Meter, score: Callable[[Path], float]) -> None:
+        self.config, self.meter, self.score = config, meter, score
+        self.file = config.out / "candidates.json"
+        self.records: dict[str, dict[str, Any]] = read_measured(self.file, dict[str, _Record])
+
+    def train_and_score(self, candidate: Candidate, parent: Candidate | None) -> None:
+        """See ``rounds.TrainAndScore``."""
+        candidate.costs = {name: self.meter.cost(candidate.shape, name) for name in COSTS}
+        record = self.records.setdefault(
+            candidate.name, {"shape": candidate.shape.text, "scores": {}, "seconds": 0.0}
+        )
+        caught(partial(self._train_all, candidate, parent, record), candidate)
+        record |= candidate.plain() | {"scores": record["scores"]}
+        write_json(self.file, self.records)
+
+    def folder(self, candidate: Candidate, index: int) -> Path:
+        """The run of a candidate's training of that index (0: the first seed)."""
+        return self.config.out / f"{candidate.name}_{self.config.seed + index}"
+
+    def _train_all(
+        self, candidate: Candidate, parent: Candidate | None, record: dict[str, Any]
+    ) -> None:
+        for index in range(self.config.seeds):
+            if record.get("failure") is None and str(index) not in record["scores"]:
+                log.info("%s, seed %d: %s", candidate.name, index, candidate.shape.text)
+                with self._timed(record):
+                    self._train(candidate, parent, index)
+                    record["scores"][str(index)] = self.score(self.folder(candidate, index))
+        candidate.seconds, candidate.failure = record["seconds"], record.get("failure")
+        candidate.scores = [] if candidate.failure else list(record["scores"].values())
+
+    @contextmanager
+    def _timed(self, record: dict[str, Any]) -> Iterator[None]:
+        """Write the record with the time that was spent, however it ends."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            record["seconds"] += time.monotonic() - started
+            write_json(self.file, self.records)
+
+    def _train(self, candidate: Candidate, parent: Candidate | None, index: int) -> None:
+        student = candidate.shape
+        if self.config.inherit and parent is not None:
+            student = StudentOptions(weights=str(self._cut(candidate, parent, index)))
+        distill(
+            training(
+                self.config,
+                student=student,
+                out=self.folder(candidate, index),
+                seed=self.config.seed + index,
+            )
+        )
+
+    def _cut(self, candidate: Candidate, parent: Candidate, index: int) -> Path:
+        """The folder of a candidate's start: its parent's weights, cut to its shape.
+
+        Cut again each time, which gives the same: one that lies there may be a replaced search's.
+        """
+        folder = self.config.out / "starts" / f"{candidate.name}_{self.config.seed + index}"
+        child = build_student(candidate.shape, seed=self.config.seed + index)
+        fresh = inherit(child, load_student(self.folder(parent, index)))
+        save_student(child, folder, {"cut_from": parent.name, "fresh": fresh})
+        return folder

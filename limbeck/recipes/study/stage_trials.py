@@ -1,0 +1,310 @@
+"""The runs of a two-stage distillation: rehearsed, run or continued, and measured."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pydantic
+import torch
+from typing_extensions import TypedDict
+
+from limbeck.data.loader import eval_batches
+from limbeck.data.skipped import SkippedLog
+from limbeck.documents import fit, read_json
+from limbeck.engine.checkpoint import is_finished_run
+from limbeck.engine.distributed import Ranks
+from limbeck.errors import UserError
+from limbeck.evaluation.predictions import top_scores
+from limbeck.evaluation.robustness import Robustness
+from limbeck.evaluation.scores import Score, score_of
+from limbeck.models.encoder import Encoder
+from limbeck.models.finished import RECORD_FILE, is_finished_student
+from limbeck.models.origins.load import load_encoder
+from limbeck.recipes.look.claims import class_notes, columns_of
+from limbeck.recipes.look.evaluate import Prober
+from limbeck.recipes.look.options import EvaluateConfig
+from limbeck.recipes.look.robustness import corrupted_scores, notes_of
+from limbeck.recipes.run.costs import measured
+from limbeck.recipes.run.images import Images, few_images
+from limbeck.recipes.run.networks import identify_pretraining, save_start, start_student
+from limbeck.recipes.run.options import EmbedOptions
+from limbeck.recipes.run.precision import filled
+from limbeck.recipes.run.resolved import fitting_batch, resolve
+from limbeck.recipes.study.stage_results import Measured
+from limbeck.recipes.study.stages import (
+    Arm,
+    arm_config,
+    sees_test_images,
+    stage_one_config,
+    start_dir,
+    teacher_config,
+    teacher_dir,
+)
+from limbeck.recipes.study.trials import own_num_heads, remembered
+from limbeck.recipes.train.chain import rebuilt
+from limbeck.recipes.train.distill import distill
+from limbeck.recipes.train.finetune import finetune
+from limbeck.recipes.train.finetune_networks import identify
+from limbeck.recipes.train.rehearsal import in_section, try_distillation, try_tuning
+
+if TYPE_CHECKING:
+    from limbeck.recipes.study.options import TwoStageConfig
+
+log = logging.getLogger("limbeck")
+
+FOUND_FILE = "evaluation.json"
+TEACHER_FILE = "teacher.json"
+NOT_YET = "not trained yet"
+
+
+class _Known(TypedDict):
+    scores: dict[str, Annotated[str, pydantic.Field(pattern="^[01]+$")]]
+    cost: dict[str, float]
+
+
+class StageTrials:
+    """Runs arms, and takes from their folders what has been done already.
+
+    ``images`` are labelled; ``pool`` are those of stage one, if there is one.
+    """
+
+    def __init__(
+        self, config: TwoStageConfig, arms: list[Arm], images: Images, ranks: Ranks
+    ) -> None:
+        self.config, self.arms, self.images, self.ranks = config, arms, images, ranks
+        self.pool: Images | None = None
+        self.start = start_student(config.student, 0.0, 0)
+        self.num_heads = own_num_heads(self.start)
+        self.classes = list(images.train.classes)
+        self.task_teacher = config.task_teacher
+        self.tunes_teacher = False
+        self.skipped = SkippedLog(None, images.num_images, config.data.max_bad_ratio)
+        probing = EvaluateConfig(data=config.data, measure_speed=config.measure_speed)
+        self.prober = Prober(probing, images, ranks.device, self.skipped)
+        self.notes: list[str] = []
+
+    def rehearse(self) -> list[tuple[Path, bool, tuple[dict[str, Any], dict[str, Any]]]]:
+        """Build every run once, and show it two images: folders, leaves to overwrite, identities.
+
+        Networks that are still to be trained have the shapes that they will have, and fresh
+        weights. Raises UserError where anything does not fit.
+        """
+        from limbeck.recipes.study.options import SpecificOptions, TuneTeacherOptions
+
+        config, images, ranks = self.config, self.images, self.ranks
+        runs = []
+        student = self.start
+        if self.pool is not None:
+            log.info("Stage one is built once, to see that it fits.")
+            stages = [stage_one_config(config, seed) for seed in range(config.seeds)]
+            nets = try_distillation(stages[0], self.pool, ranks)
+            student = nets.student
+            runs += [
+                (each.out, each.overwrite, identify_pretraining(each, nets, self.pool, ranks))
+                for each in stages
+            ]
+            del nets  # one teacher at a time
+        of_student = {
+            True: student.facts.architecture,
+            False: self.start.facts.architecture,
+        }  # by arm.is_generic
+        load_teacher: Callable[..., Encoder] | None = None
+        if self._must_tune_teacher():
+            log.info("The teacher's fine-tuning is built once, likewise.")
+            tuning = teacher_config(config)
+            batch = fitting_batch(len(images.train), tuning.train)  # as finetune itself will
+            tuning = replace(tuning, train=replace(tuning.train, global_batch_size=batch))
+            try:
+                with in_section("tune_teacher", TuneTeacherOptions):
+                    teacher = try_tuning(tuning, images, ranks)
+                    identity = identify(tuning, teacher, images, ranks)
+                    runs.append((tuning.out, tuning.overwrite, identity))
+            except UserError as error:
+                raise UserError(
+                    f"The teacher can't be fine-tuned here: {error} Or name a classifier of these "
+                    "classes with --task-teacher."
+                ) from error
+            if not is_finished_run(tuning.out, *identity):
+                facts = teacher.student.facts
+                load_teacher = rebuilt(facts.architecture, classes=self.classes)
+            del teacher
+        for arm in self.arms:
+            log.info("Stage two of the arm %s is built once, likewise.", arm.name)
+            with in_section("specific", SpecificOptions):
+                tuned = try_tuning(
+                    self._tuning(arm, 0), images, ranks,
+                    rebuilt(of_student[arm.is_generic]), load_teacher,
+                )  # fmt: skip
+                for seed in range(config.seeds):
+                    tuning = self._tuning(arm, seed)
+                    own, fingerprint = identify(tuning, tuned, images, ranks)
+                    fingerprint |= {"student": _hash_in(Path(tuning.student))}
+                    runs.append((tuning.out, tuning.overwrite, (own, fingerprint)))
+        return runs
+
+    def _must_tune_teacher(self) -> bool:
+        """Find the teacher of stage two, and whether it is still to be made of stage one's."""
+        if self.task_teacher is not None or not any(arm.is_taught for arm in self.arms):
+            return False
+        config = self.config
+        source = config.teacher.source
+        assert source is not None
+        heads = {} if config.teacher.num_heads is None else {"num_heads": config.teacher.num_heads}
+        facts = load_encoder(source, **heads).facts
+        if facts.num_classes and facts.origin.get("classes") == self.classes:
+            log.info("The teacher %s classifies these classes already.", source)
+            default = filled(type(config.tune_teacher)(), config.tune_teacher.train.precision)
+            if config.tune_teacher != default:
+                raise UserError(
+                    f"Options of --tune-teacher have no effect: {source} classifies these classes "
+                    "already; leave them out."
+                )
+            self.task_teacher = source
+            return False
+        self.task_teacher = str(teacher_dir(config.out))
+        self.tunes_teacher = True
+        return True
+
+    def _tuning(self, arm: Arm, seed: int) -> Any:
+        return arm_config(self.config, arm, seed, self.task_teacher, self.num_heads)
+
+    def teach(self) -> Measured | None:
+        """Fine-tune the teacher if need be; what it scores, None where no arm has one."""
+        if self.task_teacher is None:
+            return None
+        cost = {}
+        if self.tunes_teacher:
+            log.info("The teacher is fine-tuned.")
+            tuning = teacher_config(self.config)
+            spent = measured(tuning.out, None, partial(finetune, tuning))
+            cost["tuning_seconds"] = spent["seconds"]
+        found = self._measure(self.task_teacher, self.config.out / TEACHER_FILE)
+        return replace(found, cost=found.cost | cost)
+
+    def run(self, arm: Arm, seed: int) -> Measured:
+        """Do what is left of an arm; its scores and what it costs. Raises as runs do."""
+        cost = {}
+        if arm.is_generic:
+            stage = stage_one_config(self.config, seed)
+            cost["stage_one_seconds"] = measured(stage.out, None, partial(distill, stage))[
+                "seconds"
+            ]
+        else:
+            save_start(self.config.student, seed, start_dir(self.config.out, seed))
+        tuning = self._tuning(arm, seed)
+        cost["tuning_seconds"] = measured(tuning.out, None, partial(finetune, tuning))["seconds"]
+        found = self._measure(str(tuning.out), tuning.out / FOUND_FILE)
+        return replace(found, cost=found.cost | cost)
+
+    def _measure(self, source: str, file: Path) -> Measured:
+        """Scores and costs of a classifier, from a file where the same were measured before."""
+        config = self.config
+        encoder = load_encoder(source)
+        columns = columns_of(encoder, self.classes)
+        self.notes += class_notes({f"network {source}": [encoder]}, self.classes)
+        asked = {
+            "weights": encoder.facts.identity["weights"] or source,
+            "data": self.images.fingerprint,
+            "evaluation": {"crop_ratio": config.evaluation.crop_ratio},
+            "measure_speed": config.measure_speed,
+        }
+        if columns != list(range(len(self.classes))):
+            asked["columns"] = columns
+
+        def measure() -> dict[str, Any]:
+            encoder.to(self.ranks.device)
+            shown = self._centre_crops(encoder)
+            scores = {} if columns is None else top_scores(encoder, shown, columns)
+            texts = {name: _to_text(score) for name, score in scores.items()}
+            return {"scores": texts, "cost": self.prober.cost(encoder)}
+
+        known: _Known = fit(remembered(file, asked, measure), _Known, str(file))
+        scores = {name: _from_text(text, name) for name, text in known["scores"].items()}
+        corrupted = self._corrupted(source, encoder, file.parent)
+        scores |= {name: each.score for name, each in corrupted.items()}
+        return Measured(scores, dict(known["cost"]), corrupted)
+
+    def _corrupted(self, source: str, encoder: Encoder, keep: Path) -> dict[str, Robustness]:
+        config = self.config
+        if not config.corruptions.wanted:
+            return {}
+        if columns_of(encoder, self.classes) is None:
+            return {}
+        if "output" not in encoder.offered_taps():
+            log.warning("%s says its logits alone, so it is not shown corrupted images.", source)
+            return {}
+        shown = EmbedOptions(
+            crop_ratio=config.evaluation.crop_ratio, batch_size=config.evaluation.batch_size
+        )
+        return corrupted_scores(
+            {source: encoder}, self.images, config.corruptions, self.ranks.device,
+            data=config.data, embed=shown, skipped=self.skipped, keep=keep,
+        )[source]  # fmt: skip
+
+    def _centre_crops(self, encoder: Encoder) -> Any:
+        config = self.config
+        return eval_batches(
+            self.images.holdout,
+            data=config.data,
+            img_size=encoder.facts.img_size[0],
+            crop_ratio=config.evaluation.crop_ratio,
+            batch_size=config.evaluation.batch_size,
+            device=self.ranks.device,
+            skipped=self.skipped,
+        )
+
+    def sentences(self) -> list[str]:
+        """What all arms have in common, for people."""
+        config, images = self.config, self.images
+        size = self.start.facts.img_size[0]
+        after = resolve(len(images.train), size, {}, config.specific.optim, config.specific.train)
+        seeds = "seed 0" if config.seeds == 1 else f"seeds 0 to {config.seeds - 1}"
+        told = [
+            f"Equal for all arms: the student ({config.student.text}), {after.num_images:,} "
+            f"labelled images, {len(images.holdout):,} test images, {after.total_steps:,} steps of "
+            f"{config.specific.train.global_batch_size} images of fine-tuning, {seeds}; from "
+            "scratch it is without layer decay."
+        ]
+        if self.pool is not None:
+            before = resolve(len(self.pool.train), size, {}, config.optim, config.train)
+            told.append(
+                f"Stage one, which the others do not have: {config.method}, "
+                f"{before.total_steps:,} steps of {config.train.global_batch_size} of "
+                f"{before.num_images:,} images, without labels."
+            )
+        if config.corruptions.wanted:
+            told += [f"Note: {note}" for note in notes_of({"": [self.start]}, config.corruptions)]
+        if few := few_images(len(images.holdout)):
+            told.append(f"Note:{few}")
+        if sees_test_images(config):
+            told.append(
+                f"Note: {config.unlabelled} holds test images too, so stage one has seen them, "
+                "without their labels."
+            )
+            log.warning(told[-1])
+        return told
+
+
+class _Hashed(TypedDict):
+    weight_hash: str
+
+
+def _hash_in(folder: Path) -> str:
+    if not is_finished_student(folder):
+        return NOT_YET
+    said: _Hashed = read_json(folder / RECORD_FILE, _Hashed)
+    return said["weight_hash"]
+
+
+def _to_text(score: Score) -> str:
+    """A digit for each image: 1 where it is right."""
+    return "".join(str(int(each)) for each in score.per_image)
+
+
+def _from_text(digits: str, name: str) -> Score:
+    return score_of(torch.tensor([digit == "1" for digit in digits]), name)

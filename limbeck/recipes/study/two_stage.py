@@ -1,0 +1,215 @@
+"""``limbeck two-stage``: generic, then specific distillation, and what each stage gives.
+
+Generic-to-Specific Distillation of Masked Autoencoders (G2SD), arXiv 2302.14771: first the student
+learns from a masked autoencoder without labels, then from that teacher fine-tuned for the task,
+and from the labels. What the released code leaves to its user is done here: the teacher is
+fine-tuned where no classifier is named, and the single stages are run for comparison if asked for.
+
+Every run is an ordinary one in a folder of its own, so the command that was stopped goes on, and
+arms and seeds can be added to it. Imports of torch are inside the functions: the config and its
+checks must answer without it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+from limbeck.config import to_plain
+from limbeck.data.options import (
+    DataOptions,
+)
+from limbeck.errors import UserError
+from limbeck.methods import PerMethodOptions, PerTaskMethodOptions
+from limbeck.models.options import TeacherOptions
+from limbeck.recipes.run import checks
+from limbeck.recipes.study.options import (
+    SpecificOptions,
+    TuneTeacherOptions,
+    TwoStageConfig,
+)
+from limbeck.recipes.study.stage_results import TwoStages, report, write
+from limbeck.recipes.study.stages import (
+    Arm,
+    arm_config,
+    read_arms,
+    stage_one_config,
+    stage_one_data,
+    stage_one_needs_teacher,
+    teacher_config,
+)
+from limbeck.recipes.train import distill as distillation
+from limbeck.recipes.train import finetune as finetuning
+from limbeck.recipes.train.rehearsal import in_section, open_existing
+
+if TYPE_CHECKING:
+    from limbeck.recipes.run.images import Images
+
+log = logging.getLogger("limbeck")
+
+__all__ = [
+    "SpecificOptions",
+    "TuneTeacherOptions",
+    "TwoStageConfig",
+    "check",
+    "report",
+    "two_stage",
+]
+
+
+def check(config: TwoStageConfig) -> list[Arm]:
+    """All that can be wrong without opening an image or a weights file; the arms."""
+    arms = read_arms(config.arms)
+    checks.check_one_process(
+        "two-stage is one process, and runs one stage after the other",
+        ", or the stages by themselves with it: limbeck distill and finetune",
+    )
+    checks.check_data(config.data)
+    if config.unlabelled is not None:
+        if config.unlabelled == config.data.root:
+            raise UserError("--unlabelled and --data are the same images; leave --unlabelled out.")
+        checks.check_data(DataOptions(root=config.unlabelled))
+    _check_effects(config, arms)
+    if any(arm.is_generic for arm in arms):
+        distillation.check(stage_one_config(config, 0))
+    if config.task_teacher is not None:
+        checks.check_source(config.task_teacher, any_model=True)
+    elif any(arm.is_taught for arm in arms):
+        _check_teacher(config)
+    for arm in arms:
+        run = arm_config(config, arm, 0, config.task_teacher or config.teacher.source, None)
+        with in_section("specific", SpecificOptions):
+            finetuning.check(replace(run, student=config.student.name))
+    return arms
+
+
+def _check_teacher(config: TwoStageConfig) -> None:
+    """The teacher can be fine-tuned, as far as its name tells."""
+    teacher = config.teacher
+    if teacher.source is None:
+        raise UserError(
+            "Stage two needs a teacher: name a masked autoencoder with --teacher, which is "
+            "fine-tuned here first, or a classifier of these classes with --task-teacher."
+        )
+    for name in ("model_name", "patch_size"):
+        if getattr(teacher, name) is not None:
+            raise UserError(
+                f"A weights file that needs teacher.{name} can't be fine-tuned here; name a "
+                "classifier with --task-teacher."
+            )
+    with in_section("tune_teacher", TuneTeacherOptions):
+        finetuning.check(teacher_config(config))
+
+
+def _check_effects(config: TwoStageConfig, arms: list[Arm]) -> None:
+    """No option is of a stage that is not run."""
+    chosen = f"--arms {' '.join(arm.name for arm in arms)}"
+    is_taught = any(arm.is_taught for arm in arms)
+    if any(arm.is_generic for arm in arms):
+        reads_teacher = stage_one_needs_teacher(config)
+    else:
+        reads_teacher = False
+        names = [field.name for field in fields(PerMethodOptions)]
+        names += ["method", "method_options", "unlabelled", "crop", "optim", "train"]
+        _check_unset(config, names, "", f"{chosen}, which have no stage one")
+    if not is_taught:
+        names = [field.name for field in fields(PerTaskMethodOptions)]
+        names += ["method", "method_options", "dist_head_init_std"]
+        why = f"{chosen}, which have no teacher in stage two"
+        _check_unset(config.specific, names, "specific.", why)
+        _check_unset(config, ["tune_teacher"], "", why)
+    elif config.task_teacher is not None:
+        _check_unset(config, ["tune_teacher"], "", "--task-teacher")
+    if reads_teacher:
+        return
+    names = [field.name for field in fields(TeacherOptions)]
+    why = f"{chosen} here, where nothing is learnt from it"
+    if is_taught:
+        names.remove("precision")  # of the classifier that helps, too
+        if config.task_teacher is None:
+            names, why = ["drop_path_rate"], f"{chosen} here: it is of stage one's teacher"
+    _check_unset(config.teacher, names, "teacher.", why)
+
+
+def _check_unset(section: Any, names: list[str], prefix: str, why: str) -> None:
+    defaults = {field.name: field.default for field in fields(section)}
+    for name in names:
+        if getattr(section, name) != defaults[name]:
+            raise UserError(
+                f"--{prefix}{name.replace('_', '-')} has no effect with {why}; leave it out."
+            )
+
+
+def two_stage(config: TwoStageConfig) -> TwoStages:
+    """Run all arms with all seeds, or go on with them.
+
+    Raises UserError for bad input, before anything trains, RunError where a run under way can't go
+    on, and Interrupted when asked to stop (after saving).
+    """
+    arms = check(config)
+    from limbeck.data.workers import lost_workers_explained
+    from limbeck.engine.checkpoint import open_run
+    from limbeck.engine.distributed import ranks_session
+    from limbeck.recipes.look.robustness import check_images
+    from limbeck.recipes.run.images import check_holdout, open_images
+    from limbeck.recipes.run.precision import settle, stands_for
+    from limbeck.recipes.study.stage_trials import StageTrials
+
+    with ranks_session(config.specific.train.device) as ranks, lost_workers_explained():
+        images = open_images(config.data)
+        _check_labels(config, images)
+        check_holdout(images)
+        check_images(images, config.corruptions)
+        pool = None
+        if any(arm.is_generic for arm in arms):
+            data = stage_one_data(config)
+            pool = images if data == config.data else open_images(data)
+        asked = _with_batches_of(config, images, pool)
+        config = settle(asked, ranks)
+        trials = StageTrials(config, arms, images, ranks)
+        trials.pool = pool
+        runs = trials.rehearse()
+        plain = to_plain(config)
+        run = open_run(
+            config.out,
+            # Arms and seeds may be added: each run in the folder knows the rest.
+            {
+                "verb": "two-stage",
+                **{name: plain[name] for name in ("student", "data")},
+                "precision": stands_for(asked, config),
+            },
+            {"data": images.fingerprint},
+            overwrite=config.overwrite,
+        )
+        open_existing(runs)
+        found = TwoStages(config.out, arms, trials.sentences())
+        found.teacher = trials.teach()
+        found.equal += [f"Note: {note}" for note in trials.notes]
+        for seed in range(config.seeds):
+            for arm in arms:
+                log.info("Arm %s, seed %d of %d: %s.", arm.name, seed, config.seeds, arm.words)
+                found.results.setdefault(arm.name, {})[seed] = trials.run(arm, seed)
+                write(found)
+        run.finish()
+    return found
+
+
+def _with_batches_of(config: TwoStageConfig, images: Images, pool: Images | None) -> TwoStageConfig:
+    """Both stages with batches that their images fill; ``pool`` are those of stage one."""
+    from limbeck.recipes.run.resolved import fit_batch
+
+    if pool is not None:
+        config = replace(config, train=fit_batch(config.train, len(pool.train)))
+    train = fit_batch(config.specific.train, len(images.train), option="--specific.train")
+    return replace(config, specific=replace(config.specific, train=train))
+
+
+def _check_labels(config: TwoStageConfig, images: Images) -> None:
+    if not images.is_labelled:
+        root = config.data.eval_root if images.train.classes else config.data.root
+        raise UserError(
+            f"{root} has no labels, and stage two needs them: class sub-folders (data/cat/1.jpg) "
+            "or a label column. Images for stage one alone are --unlabelled; stage one alone is "
+            "limbeck distill."
+        )

@@ -1,0 +1,1 @@
+"""One network is trained: distill (and chains of it), finetune."""

@@ -1,0 +1,124 @@
+"""The arms of two stages as ordinary runs; nothing is built here."""
+
+from pathlib import Path
+
+import pytest
+
+from limbeck.data.options import DataOptions
+from limbeck.engine.options import OptimOptions, TrainOptions
+from limbeck.errors import UserError
+from limbeck.methods.options import LogitOptions, RelationOptions
+from limbeck.models.options import StudentOptions, TeacherOptions
+from limbeck.recipes.study.options import SpecificOptions, TwoStageConfig
+from limbeck.recipes.study.stages import (
+    ARMS,
+    arm_config,
+    read_arms,
+    sees_test_images,
+    stage_one_config,
+    stage_one_needs_teacher,
+    teacher_config,
+)
+
+CONFIG = TwoStageConfig(
+    out=Path("out"),
+    teacher=TeacherOptions(source="mae.pth", img_size=64, precision="fp32", drop_path_rate=0.1),
+    data=DataOptions(root="photos", holdout_ratio=0.3, label_fraction=0.1, label_seed=4),
+    method="relation",
+    relation=RelationOptions(teacher_block=5),
+    optim=OptimOptions(base_lr=0.25),
+    specific=SpecificOptions(
+        head="distilled",
+        head_init_std=0.5,
+        logit=LogitOptions(weight=0.3),
+        optim=OptimOptions(base_lr=0.125, layer_decay=0.75),
+        train=TrainOptions(epochs=7),
+    ),
+)
+
+
+def test_arms_are_named_once_and_exist():
+    assert read_arms(("both", "generic")) == [ARMS["both"], ARMS["generic"]]
+    for names, message in (((), "at least one"), (("genric",), "Did you mean 'generic'")):
+        with pytest.raises(UserError, match=message):
+            read_arms(names)
+
+
+def test_stage_one_is_a_distillation_with_all_images():
+    run = stage_one_config(CONFIG, 2)
+    assert (run.out, run.seed) == (Path("out/seed_2/stage_one"), 2)
+    assert (run.method, run.relation, run.optim) == ("relation", CONFIG.relation, CONFIG.optim)
+    assert run.teacher == CONFIG.teacher
+    assert (run.data.label_fraction, run.data.holdout_ratio) == (1, 0.3)
+
+
+def test_other_images_of_stage_one_are_all_trained_on():
+    config = TwoStageConfig(
+        unlabelled="many", data=DataOptions(root="photos", eval_root="test", num_workers=3)
+    )
+    run = stage_one_config(config, 0)
+    assert run.data == DataOptions(root="many", holdout_ratio=0, num_workers=3)
+
+
+@pytest.mark.parametrize(
+    ("unlabelled", "is_seen"),
+    [
+        ("all", True),
+        ("all/photos/", True),
+        ("all/photos/cats", True),
+        ("all/others", False),
+        ("all/photos2", False),
+    ],
+)
+def test_images_around_the_held_out_ones_or_among_them_are_noticed(unlabelled, is_seen):
+    data = DataOptions(root="all/photos")
+    assert sees_test_images(TwoStageConfig(unlabelled=unlabelled, data=data)) == is_seen
+    assert not sees_test_images(TwoStageConfig(data=data))
+
+
+@pytest.mark.parametrize(("unlabelled", "is_seen"), [("all", True), ("all/photos", False)])
+def test_none_of_the_root_is_held_out_where_other_images_are(unlabelled, is_seen):
+    data = DataOptions(root="all/photos", eval_root="all/test")
+    assert sees_test_images(TwoStageConfig(unlabelled=unlabelled, data=data)) == is_seen
+
+
+def test_a_method_without_a_teacher_gets_none():
+    config = TwoStageConfig(method="masked-pixel", teacher=CONFIG.teacher)
+    assert not stage_one_needs_teacher(config)
+    assert stage_one_config(config, 0).teacher == TeacherOptions()
+    assert stage_one_needs_teacher(CONFIG)
+    assert stage_one_needs_teacher(TwoStageConfig(method="limbeck.methods.feature:Feature"))
+
+
+def test_the_teacher_is_fine_tuned_at_its_size_with_one_head():
+    run = teacher_config(CONFIG)
+    assert (run.student, run.out, run.img_size) == ("mae.pth", Path("out/teacher"), 64)
+    assert (run.head, run.seed, run.data) == ("single", 0, CONFIG.data)
+    assert run.optim.layer_decay == 0.65 and run.teacher == TeacherOptions()
+
+
+def test_both_has_all_that_the_section_says():
+    run = arm_config(CONFIG, ARMS["both"], 1, "classifier", 3)
+    assert (run.student, run.out) == ("out/seed_1/stage_one", Path("out/seed_1/both"))
+    assert (run.head, run.logit.weight, run.num_heads, run.seed) == ("distilled", 0.3, 3, 1)
+    assert run.optim == CONFIG.specific.optim and run.train.epochs == 7
+    assert (run.head_init_std, run.dist_head_init_std) == (0.5, 0.02)
+    assert run.teacher == TeacherOptions(source="classifier", precision="fp32")
+
+
+def test_from_scratch_there_is_no_layer_decay_unless_weights_are_named():
+    scratch = arm_config(CONFIG, ARMS["specific"], 0, "classifier", None)
+    assert scratch.optim == OptimOptions(base_lr=0.125)
+    assert scratch.student == "out/seed_0/start"
+    warm = TwoStageConfig(student=StudentOptions(weights="here.pth"), specific=CONFIG.specific)
+    assert arm_config(warm, ARMS["specific"], 0, "x", None).optim == CONFIG.specific.optim
+
+
+@pytest.mark.parametrize(
+    ("head", "pool"), [("distilled", "token"), ("single", "avg"), ("cls-distilled", "avg")]
+)
+def test_by_labels_alone_there_is_one_head_that_reads_what_the_first_one_does(head, pool):
+    config = TwoStageConfig(specific=SpecificOptions(head=head, head_init_std=0.5))
+    run = arm_config(config, ARMS["generic"], 0, "classifier", None)
+    assert (run.head, run.global_pool, run.head_init_std) == ("single", pool, 0.5)
+    assert run.teacher == TeacherOptions() and run.logit == LogitOptions()
