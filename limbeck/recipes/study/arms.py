@@ -1,4 +1,4 @@
-"""The arms of a comparison: what its command line says of each, as ordinary runs."""
+"""The entries of a comparison: what its command line says of each arm, as ordinary runs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,15 @@ from limbeck.errors import UserError, did_you_mean
 from limbeck.methods import METHODS
 from limbeck.models.options import TeacherOptions
 from limbeck.papers import of_paper
-from limbeck.recipes.run.options import DistillConfig, ProbeOptions
+from limbeck.recipes.run.options import (
+    CropEvalOptions,
+    DistillConfig,
+    FinetuneConfig,
+    ProbeOptions,
+)
 from limbeck.recipes.study.options import BASELINES, UNTRAINED
+from limbeck.recipes.study.runs import tuning_run, without_layer_decay
+from limbeck.recipes.train.finetune import with_labels
 
 if TYPE_CHECKING:
     from limbeck.recipes.study.options import CompareConfig
@@ -24,8 +31,8 @@ SECTIONS = ("optim", "crop", "teacher")
 
 
 @dataclass(frozen=True)
-class Arm:
-    """``method`` None: no pre-training. ``own``: the arm's own options, by dotted name."""
+class Entry:
+    """What is said of an arm. ``method`` None: no pre-training. ``own``: options by dotted name."""
 
     name: str
     method: str | None
@@ -42,7 +49,7 @@ class Arm:
         return {name: value for name, value in self.own.items() if _section_of(name)}
 
 
-def read_arms(texts: tuple[str, ...]) -> list[Arm]:
+def read_arms(texts: tuple[str, ...]) -> list[Entry]:
     """The arms in their order; raises UserError for one that can't be meant, or has no name."""
     arms = [_read_arm(text.strip()) for text in texts]
     if not any(arm.method for arm in arms):
@@ -57,7 +64,7 @@ def read_arms(texts: tuple[str, ...]) -> list[Arm]:
     return arms
 
 
-def _read_arm(text: str) -> Arm:
+def _read_arm(text: str) -> Entry:
     """Such as ``moco-v3``, ``d2=attention-map,decoupled`` or ``mine=module:Class,beta=2.0``."""
     head, *words = _split(text)
     name, equals, method = head.partition("=")
@@ -71,7 +78,7 @@ def _read_arm(text: str) -> Arm:
     if method in BASELINES:
         if words or equals:
             raise UserError(f"arm '{text}': {method} has no options and no other name.")
-        return Arm(method, None)
+        return Entry(method, None)
     if name in BASELINES:
         raise UserError(f"arm '{text}': the name '{name}' is that of a baseline; take another.")
     if ":" in method:
@@ -93,7 +100,7 @@ def _read_arm(text: str) -> Arm:
         if not key or key in own:
             raise UserError(f"arm '{text}': '{word}' is no OPTION=VALUE, or stated twice.")
         own[key] = _value(value.strip()) if equals else True
-    return Arm(name, method, own)
+    return Entry(name, method, own)
 
 
 def _split(text: str) -> list[str]:
@@ -114,7 +121,7 @@ def _section_of(name: str) -> str | None:
     return section if dot and section in SECTIONS else None
 
 
-def arm_config(config: CompareConfig, arm: Arm, seed: int, needs_teacher: bool) -> DistillConfig:
+def arm_config(config: CompareConfig, arm: Entry, seed: int, needs_teacher: bool) -> DistillConfig:
     """The pre-training of an arm with a method; raises UserError for options it does not have."""
     assert arm.method is not None
     where = f"arm '{arm.name}'"
@@ -146,19 +153,34 @@ def arm_config(config: CompareConfig, arm: Arm, seed: int, needs_teacher: bool) 
     )
 
 
-def table_needs_teacher(arm: Arm) -> bool | None:
+def tuning_config(config: CompareConfig, arm: Entry, seed: int, fraction: float) -> FinetuneConfig:
+    """The fine-tuning of an arm with a part of the labels; its student is still to be named."""
+    tune, embed = config.tune, asdict(config.embed)
+    del embed["pool"]
+    return tuning_run(
+        tune,
+        out=tuned_dir(config.out, arm, seed, fraction),
+        seed=seed,
+        overwrite=config.overwrite,
+        data=with_labels(config.data, fraction, seed),
+        optim=without_layer_decay(tune.optim) if arm.method is None else tune.optim,
+        evaluation=CropEvalOptions(**embed),
+    )
+
+
+def table_needs_teacher(arm: Entry) -> bool | None:
     """Whether an arm's method has a teacher; None for one's own, which must be imported first."""
     if arm.method not in METHODS:
         return None if arm.method else False
     return bool(_section_default(arm.method.replace("-", "_")).needs_teacher)
 
 
-def run_dir(out: Path, arm: Arm, seed: int) -> Path:
+def run_dir(out: Path, arm: Entry, seed: int) -> Path:
     """Where an arm's student is before it is fine-tuned: the baselines share their start."""
     return out / f"{arm.name if arm.method else UNTRAINED}_{seed}"
 
 
-def tuned_dir(out: Path, arm: Arm, seed: int, fraction: float = 1.0) -> Path:
+def tuned_dir(out: Path, arm: Entry, seed: int, fraction: float = 1.0) -> Path:
     """Where it is fine-tuned, with all labels or a part of them."""
     part = f"_labels{fraction:g}" if fraction < 1 else ""
     return out / f"{arm.name}_{seed}_finetuned{part}"

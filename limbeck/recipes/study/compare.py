@@ -9,33 +9,54 @@ Imports of torch are inside the functions: the config and its checks must answer
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.errors import UserError, explain
+from typing_extensions import TypedDict
+
+from limbeck.config import to_plain
+from limbeck.documents import fit
+from limbeck.errors import UserError
 from limbeck.models.options import TeacherOptions
+from limbeck.recipes.look.evaluate import Prober
+from limbeck.recipes.look.options import EvaluateConfig
 from limbeck.recipes.run import checks
-from limbeck.recipes.study.arms import Arm, arm_config, read_arms, table_needs_teacher
-from limbeck.recipes.study.comparison import Comparison, Result, report, write
-from limbeck.recipes.study.options import SCRATCH, CompareConfig, TuningOptions
-from limbeck.recipes.study.trials import Trials, tuning_config
+from limbeck.recipes.study.arms import (
+    Entry,
+    arm_config,
+    read_arms,
+    run_dir,
+    table_needs_teacher,
+    tuning_config,
+)
+from limbeck.recipes.study.comparison import Comparison, finetuned, report, write
+from limbeck.recipes.study.engine import Arm, Engine, Run, remembered
+from limbeck.recipes.study.options import SCRATCH, UNTRAINED, CompareConfig, TuningOptions
+from limbeck.recipes.study.results import Result
+from limbeck.recipes.study.runs import own_num_heads, rehearse_pretraining, start_run
 from limbeck.recipes.train import distill as distillation
 from limbeck.recipes.train import finetune as finetuning
-from limbeck.recipes.train.rehearsal import open_existing, try_distillation
+from limbeck.recipes.train.rehearsal import open_existing
 
 if TYPE_CHECKING:
-    from limbeck.engine.distributed import Ranks
-    from limbeck.recipes.run.images import Images
+    import torch
 
-log = logging.getLogger("limbeck")
+    from limbeck.recipes.run.images import Images
 
 __all__ = ["CompareConfig", "TuningOptions", "check", "compare", "report"]
 
+COSTS = ("seconds", "memory_mib", "images_per_second")
+PROBES_FILE = "probes.json"
 
-def check(config: CompareConfig) -> list[Arm]:
+
+class _Probed(TypedDict):
+    scores: dict[str, float]
+
+
+def check(config: CompareConfig) -> list[Entry]:
     """All that can be wrong without torch; the arms. Raises UserError."""
     arms = read_arms(config.arms)
     checks.check_data(config.data)
@@ -89,31 +110,105 @@ def compare(config: CompareConfig) -> Comparison:
             {"data": images.fingerprint},
             overwrite=config.overwrite,
         )
-        found = Comparison(config.out, arms, equal, label_fractions=config.label_fractions)
+        engine = Engine(catches=(Exception,))
+        found = Comparison(config.out, arms, equal, engine.results, engine.failures)
+        found.label_fractions = config.label_fractions
         configs = {arm.name: _configs(config, arm) for arm in arms if arm.method}
-        for arm in arms:
-            if arm.method and (reason := _rehearse(configs[arm.name], images, ranks)):
-                log.warning("Arm %s can't run: %s", arm.name, reason)
-                found.failures[arm.name] = reason
+        for name, seeds in configs.items():
+            existing = []
+            with engine.attempt(name, "can't run"):
+                existing = rehearse_pretraining(seeds, images, ranks)[1]
+            open_existing(existing)
         if len(found.failures) == len(configs):
             name, reason = next(iter(found.failures.items()))
             raise UserError(f"No arm can run; {name}: {reason}")
-        trials = Trials(config, images, ranks.device)
-        for seed in range(config.seeds):
-            for arm in arms:
-                if arm.name in found.failures:
-                    continue
-                log.info("Arm %s, seed %d of %d", arm.name, seed, config.seeds)
-                result = found.results.setdefault(arm.name, {}).setdefault(seed, Result())
-                own = configs[arm.name][seed] if arm.method else None
-                if reason := _caught(partial(trials.run, arm, seed, own, result)):
-                    log.warning("Arm %s has failed: %s", arm.name, reason)
-                    found.failures[arm.name] = reason
-                write(found)
+        chains = _Chains(config, images, ranks.device)
+        engine.finish_all(
+            [Arm(arm.name, partial(chains.runs, arm, configs.get(arm.name))) for arm in arms],
+            config.seeds,
+            after=partial(write, found),
+        )
     return found
 
 
-def _check_labels(config: CompareConfig, arms: list[Arm], images: Images) -> None:
+class _Chains:
+    """The runs of the arms, and the probes of what they give."""
+
+    def __init__(self, config: CompareConfig, images: Images, device: torch.device) -> None:
+        from limbeck.data.skipped import SkippedLog
+        from limbeck.models.heads import with_classifier
+        from limbeck.models.origins.load import load_encoder
+        from limbeck.recipes.run.networks import start_student
+
+        self.config, self.images, self.device = config, images, device
+        skipped = SkippedLog(None, images.num_images, config.data.max_bad_ratio)
+        probing = EvaluateConfig(data=config.data, embed=config.embed, num_labels=(5,))
+        self.prober = Prober(probing, images, device, skipped)
+        if not images.is_labelled:
+            assert config.teacher.source is not None
+            teacher = load_encoder(config.teacher.source)
+            self.prober.target = self.prober.embed(teacher, images.holdout)
+        start = start_student(config.student, 0.0, 0)
+        self.num_heads = own_num_heads(start)
+        self.tunes = config.fine_tune and images.is_labelled
+        if self.tunes:
+            # A student that can't be fine-tuned so is told before any arm has trained.
+            num_classes = len(images.train.classes)
+            with_classifier(start, num_classes, config.tune.global_pool, 0)
+
+    def runs(
+        self, arm: Entry, pretraining: Sequence[distillation.DistillConfig] | None, seed: int
+    ) -> list[Run]:
+        """The start or the pre-training, which is probed; then fine-tunings of what it gave."""
+        config = self.config
+        folder = run_dir(config.out, arm, seed)
+        if pretraining is None:
+            first = start_run(config.student, seed, folder)
+        else:
+            work = partial(distillation.distill, pretraining[seed])
+            first = Run(work, folder, {name: name for name in COSTS}, device=self.device)
+        if arm.name != SCRATCH:
+            first = replace(first, measure=partial(self._probe, folder))
+        runs = [first]
+        if self.tunes and arm.name != UNTRAINED:
+            runs += [self._tuning(arm, folder, seed, part) for part in config.label_fractions]
+        return runs
+
+    def _tuning(self, arm: Entry, student: Path, seed: int, fraction: float) -> Run:
+        from limbeck.recipes.run.lineage import scores_of
+
+        own = tuning_config(self.config, arm, seed, fraction)
+        own = replace(own, student=str(student), num_heads=self.num_heads)
+        name = finetuned(fraction)
+
+        def scores() -> Result:
+            return Result({f"{name}_{key}": value for key, value in scores_of(own.out).items()})
+
+        costs = {each: f"{name}_{each}" for each in COSTS}
+        return Run(partial(finetuning.finetune, own), own.out, costs, scores, self.device)
+
+    def _probe(self, folder: Path) -> Result:
+        """The scores of a frozen student, from its folder where the same were measured before."""
+        from limbeck.models.origins.load import load_encoder
+
+        encoder = load_encoder(str(folder))
+        asked = {
+            "weights": encoder.facts.origin.get("weight_hash"),
+            "architecture": encoder.facts.architecture,
+            "data": self.images.fingerprint,
+            "embed": to_plain(self.config.embed),
+        }
+
+        def probe() -> dict[str, Any]:
+            scores = self.prober.scores(encoder)
+            return {"scores": {name: each.mean for name, each in scores.items()}}
+
+        file = folder / PROBES_FILE
+        found: _Probed = fit(remembered(file, asked, probe), _Probed, str(file))
+        return Result(found["scores"])
+
+
+def _check_labels(config: CompareConfig, arms: list[Entry], images: Images) -> None:
     if images.is_labelled:
         return
     if config.teacher.source is None:
@@ -136,7 +231,7 @@ def _with_batches_of(config: CompareConfig, images: Images) -> CompareConfig:
     return replace(config, train=train, tune=replace(config.tune, train=tune))
 
 
-def _what_is_equal(config: CompareConfig, images: Images, arms: list[Arm]) -> list[str]:
+def _what_is_equal(config: CompareConfig, images: Images, arms: list[Entry]) -> list[str]:
     """What all arms have in common, and what sets some of them apart, in sentences."""
     from limbeck.data.open import keep_labels
     from limbeck.recipes.run.images import few_images
@@ -176,7 +271,7 @@ def _what_is_equal(config: CompareConfig, images: Images, arms: list[Arm]) -> li
     return sentences
 
 
-def _configs(config: CompareConfig, arm: Arm) -> list[distillation.DistillConfig]:
+def _configs(config: CompareConfig, arm: Entry) -> list[distillation.DistillConfig]:
     from limbeck.recipes.run.networks import method_class
     from limbeck.recipes.run.precision import filled
 
@@ -186,41 +281,3 @@ def _configs(config: CompareConfig, arm: Arm) -> list[distillation.DistillConfig
         needs_teacher = bool(method_class(arm.method).Options.needs_teacher)
     configs = (arm_config(config, arm, seed, needs_teacher) for seed in range(config.seeds))
     return [filled(each, config.train.precision) for each in configs]  # of an arm's own "auto"
-
-
-def _caught(work: Callable[[], None]) -> str | None:
-    """Do the work; why it failed, in words, or None."""
-    from limbeck.engine.loop import Interrupted
-
-    try:
-        work()
-    except Interrupted:
-        raise
-    except UserError as error:
-        return str(error)
-    except Exception as error:  # an arm may be anybody's class, and memory may end
-        log.debug("The arm's traceback:", exc_info=True)
-        return explain(error)
-    return None
-
-
-def _rehearse(seeds: list[distillation.DistillConfig], images: Images, ranks: Ranks) -> str | None:
-    """Build an arm once and show it two images; why it can't run, or None.
-
-    Raises UserError where a folder holds another run, before any arm has trained.
-    """
-    from limbeck.recipes.run.networks import identify_pretraining
-
-    identities: list[Any] = []
-
-    def build() -> None:
-        nets = try_distillation(seeds[0], images, ranks)
-        identities.extend(identify_pretraining(each, nets, images, ranks) for each in seeds)
-
-    if reason := _caught(build):
-        return reason
-    open_existing(
-        (each.out, each.overwrite, identity)
-        for each, identity in zip(seeds, identities, strict=True)
-    )
-    return None

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from limbeck.recipes.study.arms import Arm
+from limbeck.recipes.study import results
+from limbeck.recipes.study.results import RUNS, Column, Results, mean_of, percent
 
-TABLE_FILE, DATA_FILE = "table.md", "comparison.json"
-SHORT = 600  # seconds, up to which times are told in them
+DATA_FILE = "comparison.json"
 PROBES = {
     "linear_top1": "linear %",
     "knn_top1": "kNN %",
@@ -27,24 +25,9 @@ def finetuned(fraction: float) -> str:
 
 
 @dataclass
-class Result:
-    """One arm with one seed: scores in 0..1, and seconds, images per second and MiB."""
+class Comparison(Results):
+    """Results of ``arms.Entry``."""
 
-    scores: dict[str, float] = field(default_factory=dict)
-    cost: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass
-class Comparison:
-    """``results`` by arm and seed; ``failures``: why an arm has ended early; ``equal``: what all
-    arms had in common, in sentences.
-    """
-
-    out: Path
-    arms: list[Arm]
-    equal: list[str]
-    results: dict[str, dict[int, Result]] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
     label_fractions: tuple[float, ...] = (1.0,)
 
     @property
@@ -63,12 +46,6 @@ class Comparison:
         """The label fractions, the largest first."""
         return sorted(self.label_fractions, reverse=True)
 
-    def values(self, arm: str, name: str) -> list[float]:
-        """A score or cost of an arm, of each seed that has it."""
-        results = self.results.get(arm, {}).values()
-        found = [(result.scores | result.cost).get(name) for result in results]
-        return [value for value in found if value is not None]
-
     def plain(self) -> dict[str, Any]:
         """JSON-ready data."""
         return {
@@ -80,7 +57,7 @@ class Comparison:
                     "options": arm.own,
                     "failure": self.failures.get(arm.name),
                     "seeds": {
-                        str(seed): vars(result)
+                        str(seed): result.plain()
                         for seed, result in self.results.get(arm.name, {}).items()
                     },
                 }
@@ -90,47 +67,35 @@ class Comparison:
 
 
 def write(found: Comparison) -> None:
-    """table.md and comparison.json in the comparison's folder, each whole or not at all."""
-    from limbeck.documents import write_json
-    from limbeck.files import write_text
-
-    write_json(found.out / DATA_FILE, found.plain())
-    text = report(found) + "\n"
-    write_text(found.out / TABLE_FILE, text)
+    """table.md and comparison.json in the comparison's folder."""
+    results.write(found.out, DATA_FILE, found.plain(), findings(found))
 
 
 def report(found: Comparison) -> str:
     """The table, the best arm, what was equal, and what has failed, for people."""
-    return "\n\n".join([table_of(found), best_of(found), *found.equal, *found.problems])
+    return "\n\n".join(findings(found))
+
+
+def findings(found: Comparison) -> list[str]:
+    """The parts of the report."""
+    return [table_of(found), best_of(found), *found.equal, *found.problems]
 
 
 def table_of(found: Comparison) -> str:
     """A Markdown table: percentages, mean and standard deviation over the seeds."""
-    from limbeck.evaluation.report import TERMINAL, table
-
+    rows = found.rows()
     times = {"seconds": "pre-training"} | {
         f"{finetuned(part)}_seconds": _of_labels("fine-tuning", part) for part in found.parts
     }
-    unit, each = time_unit(
-        v for arm in found.arms for n in times for v in found.values(arm.name, n)
-    )
-    rows = []
-    for arm in found.arms:
-        cells: dict[str, Any] = {"arm": arm.name}
-        for name, title in found.columns.items():
-            if any(found.values(other.name, name) for other in found.arms):
-                cells[title] = cell([100 * value for value in found.values(arm.name, name)])
-        for name, title in times.items():
-            if any(found.values(other.name, name) for other in found.arms):
-                cells[f"{title}, {unit}"] = cell([v / each for v in found.values(arm.name, name)])
-        for name, title in (("images_per_second", "images/s"), ("memory_mib", "MiB")):
-            values = found.values(arm.name, name)
-            cells[title] = f"{fmean(values):.0f}" if values else None
-        cells["runs"] = len(found.results.get(arm.name, {}))
-        if found.failures:
-            cells["failed"] = "yes" if arm.name in found.failures else None
-        rows.append(cells)
-    return table(rows, width=TERMINAL)
+    columns = [
+        *(Column(name, title, percent) for name, title in found.columns.items()),
+        *results.time_columns(times, rows),
+        Column("images_per_second", "images/s", mean_of(".0f"), stays=True),
+        Column("memory_mib", "MiB", mean_of(".0f"), stays=True),
+        RUNS,
+        Column("failed", "failed", lambda _: "yes"),
+    ]
+    return results.table_of("arm", rows, columns)
 
 
 def best_of(found: Comparison) -> str:
@@ -159,16 +124,3 @@ def best_of(found: Comparison) -> str:
 
 def _of_labels(words: str, part: float) -> str:
     return f"{words} ({100 * part:g} % of labels)" if part < 1 else words
-
-
-def time_unit(seconds: Iterable[float]) -> tuple[str, int]:
-    """In what times are told, and its seconds: minutes where one is long."""
-    return ("min", 60) if max(seconds, default=0) >= SHORT else ("s", 1)
-
-
-def cell(values: list[float]) -> str | None:
-    """Mean and standard deviation for people; None without values."""
-    if not values:
-        return None
-    spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{fmean(values):.1f}{spread}"

@@ -11,7 +11,10 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +28,7 @@ from limbeck.recipes.look.evaluate import evaluate
 from limbeck.recipes.look.evaluate import report as report_evaluation
 from limbeck.recipes.look.options import EvaluateConfig
 from limbeck.recipes.run.options import DistillConfig, EmbedOptions, ProbeOptions
+from limbeck.recipes.study.engine import Arm, Engine, Run
 from limbeck.recipes.targets.store_targets import StoreTargetsConfig, store_targets
 from limbeck.recipes.train.distill import distill
 
@@ -89,32 +93,35 @@ def demo(config: DemoConfig) -> DemoResult:
     precision = teaching.train.precision  # one for all runs
     seconds: dict[str, float] = {}
 
-    def timed(stage: str, run: DistillConfig) -> str:
+    @contextmanager
+    def timed(stage: str) -> Iterator[None]:
         started = time.monotonic()
-        folder = distill(filled(run, precision))
-        seconds[stage] = seconds.get(stage, 0.0) + time.monotonic() - started
-        return str(folder)
+        yield
+        seconds[stage] = time.monotonic() - started
 
-    teacher = timed("teacher", teaching)
-    started = time.monotonic()
-    store_targets(filled(store_config(config, digits, teacher), precision))
-    seconds["its answers"] = time.monotonic() - started
+    with timed("teacher"):
+        teacher = str(distill(teaching))
+    with timed("its answers"):
+        store_targets(filled(store_config(config, digits, teacher), precision))
     pairs = [student_configs(config, digits, seed) for seed in range(config.seeds)]
-    distilled = tuple(timed("distilled students", pair[0]) for pair in pairs)
-    alone = tuple(timed("students alone", pair[1]) for pair in pairs)
-    started = time.monotonic()
-    evaluation = evaluate(
-        EvaluateConfig(
-            student=distilled,
-            baseline=alone,
-            teacher=teacher,
-            out=config.out,
-            overwrite=True,  # of a demo with other options, in the demo's own folder
-            data=_data(digits),
-            embed=EmbedOptions(crop_ratio=1.0),
+    distilled, alone = ([filled(each, precision) for each in kind] for kind in zip(*pairs, strict=True))
+    engine = Engine()
+    for name, kind in (("distilled students", distilled), ("students alone", alone)):
+        runs = [[Run(partial(distill, each), each.out)] for each in kind]
+        with timed(name):
+            engine.finish_all([Arm(name, runs.__getitem__)], config.seeds)
+    with timed("evaluation"):
+        evaluation = evaluate(
+            EvaluateConfig(
+                student=tuple(str(each.out) for each in distilled),
+                baseline=tuple(str(each.out) for each in alone),
+                teacher=teacher,
+                out=config.out,
+                overwrite=True,  # of a demo with other options, in the demo's own folder
+                data=_data(digits),
+                embed=EmbedOptions(crop_ratio=1.0),
+            )
         )
-    )
-    seconds["evaluation"] = time.monotonic() - started
     return DemoResult(evaluation, seconds, config.out)
 
 

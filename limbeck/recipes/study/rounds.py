@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
-from limbeck.errors import NotFiniteError, RunError, UserError
+from limbeck.errors import RunError, UserError
 from limbeck.models.contraction import WIDTH, contract, factors_of
 from limbeck.models.options import StudentOptions
 
@@ -60,10 +60,8 @@ class Candidate:
 
 
 TrainAndScore = Callable[[Candidate, "Candidate | None"], None]
-"""Fill in a candidate's scores, seconds and costs; the second is its parent, trained already.
-
-Raises NotFiniteError where its training breaks off.
-"""
+"""Fill in a candidate's scores or failure, seconds and costs; the second is its parent, trained
+already."""
 
 
 @dataclass
@@ -263,12 +261,3 @@ def _nothing_within(
         f"{nearest.text}, has {measure(nearest, name):.4g}. Raise --limits.{name.partition('_')[0]}"
         ", or start from another seed."
     )
-
-
-def caught(work: Callable[[], None], candidate: Candidate) -> None:
-    """Do the work; a candidate whose numbers stop being finite fails, and the others go on."""
-    try:
-        work()
-    except NotFiniteError as error:
-        log.warning("%s has failed: %s", candidate.name, error)
-        candidate.scores, candidate.failure = [], str(error)

@@ -80,10 +80,10 @@ def search(config: SearchConfig) -> Search:
     from limbeck.recipes.run.images import check_holdout, open_images
     from limbeck.recipes.run.networks import teacher_identity
     from limbeck.recipes.run.precision import resolved_plain, settle
+    from limbeck.recipes.study.candidates import Candidates
     from limbeck.recipes.study.meter import Meter, runtime_of
     from limbeck.recipes.study.rounds import run_rounds
     from limbeck.recipes.study.search_scores import Scorer
-    from limbeck.recipes.study.search_trials import Trials
     from limbeck.recipes.targets.reading import open_networks
     from limbeck.recipes.train.chain import copy_student
 
@@ -110,19 +110,19 @@ def search(config: SearchConfig) -> Search:
             overwrite=config.overwrite,
         )
         meter = Meter(config.out / "costs.json", seed, config.latency)
-        trials = Trials(config, meter, scorer.score)
+        candidates = Candidates(config, meter, scorer.score)
         outcome = run_rounds(
             seed,
             _resolve(config.limits, seed, meter.cost),
             config.rounds,
             meter.cost,
-            trials.train_and_score,
+            candidates.train_and_score,
             factors=config.factors,
             inherits=config.inherit,
         )
         found = Search(config.out, outcome, scorer.name, meter.sentence(), config.inherit)
         found.winner_dir.mkdir(exist_ok=True)
-        copy_student(trials.folder(outcome.winner, 0), found.winner_dir)
+        copy_student(candidates.folder(outcome.winner, 0), found.winner_dir)
         write(found)
         run.finish()
     return found

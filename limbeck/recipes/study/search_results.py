@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from limbeck.errors import UserError
+from limbeck.recipes.study import results
+
 if TYPE_CHECKING:
     from limbeck.recipes.study.rounds import Candidate, Outcome
 
 log = logging.getLogger("limbeck")
 
-TABLE_FILE, DATA_FILE, PICTURE = "table.md", "search.json", "pareto"
+DATA_FILE, PICTURE = "search.json", "pareto"
 TITLES = {
     "top1": "top-1",
     "agreement": "agreement with the teacher",
@@ -53,13 +56,7 @@ class Search:
 
 def write(found: Search) -> None:
     """table.md, search.json and, with matplotlib, pareto.png and .svg in the search's folder."""
-    from limbeck.documents import write_json
-    from limbeck.errors import UserError
-    from limbeck.files import write_text
-
-    write_json(found.out / DATA_FILE, found.plain())
-    text = f"{table_of(found)}\n\n{verdict(found)}\n\n{found.how}\n"
-    write_text(found.out / TABLE_FILE, text)
+    results.write(found.out, DATA_FILE, found.plain(), [table_of(found), verdict(found), found.how])
     try:
         from limbeck.evaluation.pareto import draw_pareto
 

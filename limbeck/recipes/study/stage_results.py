@@ -3,49 +3,30 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from limbeck.recipes.study.comparison import cell, time_unit
-from limbeck.recipes.study.stages import ARMS, Arm, arm_dir
+from limbeck.recipes.study import results
+from limbeck.recipes.study.results import RUNS, Column, Result, Results, mean_of, percent, row_of
+from limbeck.recipes.study.stages import ARMS, Way, arm_dir
 
 if TYPE_CHECKING:
-    from limbeck.evaluation.robustness import Robustness
-    from limbeck.evaluation.scores import Claims, Score, Verdict
+    from limbeck.evaluation.scores import Claims, Verdict
 
-TABLE_FILE, DATA_FILE = "table.md", "two_stage.json"
-SCORES = {"top1": "top-1 %", "top5": "top-5 %", "corrupted_top1": "corrupted %"}
+DATA_FILE = "two_stage.json"
 TIMES = {"stage_one_seconds": "stage one", "tuning_seconds": "fine-tuning"}
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A classifier's scores on the held-out images, and its costs: "parameters", "macs",
-    "images_per_second", and the seconds of ``TIMES`` that it took. ``corrupted``: its answers under
-    corruptions, where asked for.
-    """
-
-    scores: dict[str, Score]
-    cost: dict[str, float]
-    corrupted: dict[str, Robustness] = field(default_factory=dict)
-
-
 @dataclass
-class TwoStages:
-    """``results`` by arm and seed; ``teacher``: the classifier's that helped, if one did;
-    ``equal``: what all arms had in common, in sentences.
-    """
+class TwoStages(Results):
+    """Results of ``stages.Way``; ``teacher``: the classifier's that helped, if one did."""
 
-    out: Path
-    arms: list[Arm]
-    equal: list[str]
-    teacher: Measured | None = None
-    results: dict[str, dict[int, Measured]] = field(default_factory=dict)
+    teacher: Result | None = None
 
     @property
-    def best_arm(self) -> Arm:
+    def best_arm(self) -> Way:
         """The one with the most stages."""
         return max(self.arms, key=lambda arm: (arm.is_generic + arm.is_taught, arm.is_taught))
 
@@ -53,16 +34,6 @@ class TwoStages:
     def student(self) -> Path:
         """The finished classifier: of the arm with the most stages, the first seed's."""
         return arm_dir(self.out, self.best_arm, 0)
-
-    def scores(self, arm: str, name: str) -> list[Score]:
-        """A score of an arm, of each seed."""
-        found = [result.scores.get(name) for result in self.results.get(arm, {}).values()]
-        return [score for score in found if score is not None]
-
-    def costs(self, arm: str, name: str) -> list[float]:
-        """A cost of an arm, of each seed that has it."""
-        found = [result.cost.get(name) for result in self.results.get(arm, {}).values()]
-        return [value for value in found if value is not None]
 
     def verdicts(self) -> dict[str, Verdict]:
         """Both stages against each other arm, by its name."""
@@ -85,17 +56,12 @@ class TwoStages:
 
     def plain(self) -> dict[str, Any]:
         """JSON-ready data."""
-
-        def of(result: Measured) -> dict[str, Any]:
-            scores = {name: score.plain() for name, score in result.scores.items()}
-            return {"scores": scores, "cost": result.cost}
-
         return {
             "student": str(self.student),
-            "teacher": self.teacher and of(self.teacher),
+            "teacher": self.teacher and self.teacher.plain(),
             "arms": {
                 arm.name: {
-                    str(seed): of(result) | {"folder": str(arm_dir(self.out, arm, seed))}
+                    str(seed): result.plain() | {"folder": str(arm_dir(self.out, arm, seed))}
                     for seed, result in self.results.get(arm.name, {}).items()
                 }
                 for arm in self.arms
@@ -106,7 +72,7 @@ class TwoStages:
         }
 
 
-def _claims(arm: Arm) -> Claims:
+def _claims(arm: Way) -> Claims:
     is_single = arm.is_generic or arm.is_taught
     what = f"'{arm.name}' alone" if is_single else "neither"
     return (
@@ -116,13 +82,8 @@ def _claims(arm: Arm) -> Claims:
 
 
 def write(found: TwoStages) -> None:
-    """table.md and two_stage.json in the folder of the runs, each whole or not at all."""
-    from limbeck.documents import write_json
-    from limbeck.files import write_text
-
-    write_json(found.out / DATA_FILE, found.plain())
-    text = "\n\n".join(_findings(found)) + "\n"
-    write_text(found.out / TABLE_FILE, text)
+    """table.md and two_stage.json in the folder of the runs."""
+    results.write(found.out, DATA_FILE, found.plain(), _findings(found))
 
 
 def report(found: TwoStages) -> str:
@@ -138,61 +99,26 @@ def _findings(found: TwoStages) -> list[str]:
 
 def table_of(found: TwoStages) -> str:
     """A Markdown table: percentages, mean and standard deviation over the seeds."""
-    from limbeck.evaluation.report import TERMINAL, table
-
-    teacher = found.teacher
-    spent = [v for arm in found.arms for name in TIMES for v in found.costs(arm.name, name)]
-    unit, each = time_unit(spent + ([teacher.cost.get("tuning_seconds", 0.0)] if teacher else []))
-    rows = []
-    if teacher is not None:
-        taught = {name: [score] for name, score in teacher.scores.items()}
-        costs = {name: [value] for name, value in teacher.cost.items()}
-        rows.append(_row("teacher", taught, costs, None, unit, each) | {"runs": 1})
-    for arm in found.arms:
-        scores = {name: found.scores(arm.name, name) for name in SCORES}
-        costs = {
-            name: found.costs(arm.name, name)
-            for name in ("parameters", "macs", "images_per_second", *TIMES)
-        }
-        of_teacher = teacher.scores["top1"].mean if teacher and teacher.scores else None
-        rows.append(
-            _row(arm.name, scores, costs, of_teacher, unit, each)
-            | {"runs": len(found.results.get(arm.name, {}))}
-        )
-    filled = dict.fromkeys(key for row in rows for key, value in row.items() if value is not None)
-    order = dict.fromkeys(key for row in rows for key in row)
-    return table(rows, [key for key in order if key in filled], TERMINAL)
-
-
-def _row(
-    name: str,
-    scores: dict[str, list[Score]],
-    costs: dict[str, list[float]],
-    of_teacher: float | None,
-    unit: str,
-    each: float,
-) -> dict[str, Any]:
-    def percent(key: str, whole: float = 1.0) -> str | None:
-        return cell([100 * score.mean / whole for score in scores.get(key, [])])
-
-    def first(key: str, shown: str, scale: float = 1.0) -> str | None:
-        values = costs.get(key)
-        return format(fmean(values) / scale, shown) if values else None
-
-    return {
-        "network": name,
-        SCORES["top1"]: percent("top1"),
-        "of the teacher's %": percent("top1", of_teacher) if of_teacher else None,
-        SCORES["top5"]: percent("top5"),
-        SCORES["corrupted_top1"]: percent("corrupted_top1"),
-        "M params": first("parameters", ".2f", 1e6),
-        "G MACs": first("macs", ".3g", 1e9),
-        "images/s": first("images_per_second", ".0f"),
-        **{
-            f"{title}, {unit}": cell([value / each for value in costs.get(key, [])])
-            for key, title in TIMES.items()
-        },
-    }
+    rows = found.rows()
+    of_teacher = 0.0
+    if found.teacher is not None:
+        if found.teacher.scores:
+            of_teacher = found.teacher.scores["top1"].mean
+            for row in rows.values():
+                row["of_teacher"] = row.get("top1", []) if of_teacher else []
+        rows = {"teacher": row_of([found.teacher]), **rows}
+    columns = [
+        Column("top1", "top-1 %", percent),
+        Column("of_teacher", "of the teacher's %", partial(percent, whole=of_teacher)),
+        Column("top5", "top-5 %", percent),
+        Column("corrupted_top1", "corrupted %", percent),
+        Column("parameters", "M params", mean_of(".2f", 1e6)),
+        Column("macs", "G MACs", mean_of(".3g", 1e9)),
+        Column("images_per_second", "images/s", mean_of(".0f")),
+        *results.time_columns(TIMES, rows),
+        RUNS,
+    ]
+    return results.table_of("network", rows, columns)
 
 
 def verdict_of(found: TwoStages) -> str:

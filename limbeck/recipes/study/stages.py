@@ -13,7 +13,7 @@ from limbeck.models.options import TeacherOptions, choose_pool
 from limbeck.recipes.run.checks import check_choice
 from limbeck.recipes.run.options import DistillConfig, FinetuneConfig, ProbeOptions
 from limbeck.recipes.study.options import TuningOptions
-from limbeck.recipes.study.tuning import tuning_run, without_layer_decay
+from limbeck.recipes.study.runs import tuning_run, without_layer_decay
 
 if TYPE_CHECKING:
     from limbeck.recipes.study.options import TwoStageConfig
@@ -22,7 +22,7 @@ DIST_HEAD_INIT_STD = 0.02  # of the head that the teacher has to itself: G2SD, a
 
 
 @dataclass(frozen=True)
-class Arm:
+class Way:
     """One way to a classifier: ``is_generic``: it starts from stage one's student, not afresh;
     ``is_taught``: the fine-tuned teacher helps, not the labels alone. ``words`` say so.
     """
@@ -36,15 +36,15 @@ class Arm:
 ARMS = {
     arm.name: arm
     for arm in (
-        Arm("fine-tune", False, False, "neither stage: from scratch, by the labels alone"),
-        Arm("specific", False, True, "stage two alone: from scratch, by labels and teacher"),
-        Arm("generic", True, False, "stage one, and then the labels alone"),
-        Arm("both", True, True, "stage one, and then labels and teacher"),
+        Way("fine-tune", False, False, "neither stage: from scratch, by the labels alone"),
+        Way("specific", False, True, "stage two alone: from scratch, by labels and teacher"),
+        Way("generic", True, False, "stage one, and then the labels alone"),
+        Way("both", True, True, "stage one, and then labels and teacher"),
     )
 }
 
 
-def read_arms(names: tuple[str, ...]) -> list[Arm]:
+def read_arms(names: tuple[str, ...]) -> list[Way]:
     """The arms in their order; raises UserError for one that there is not, or that comes twice."""
     if not names or len(set(names)) < len(names):
         raise UserError("--arms names each arm once, and at least one.")
@@ -63,7 +63,7 @@ def start_dir(out: Path, seed: int) -> Path:
     return out / f"seed_{seed}" / "start"
 
 
-def arm_dir(out: Path, arm: Arm, seed: int) -> Path:
+def arm_dir(out: Path, arm: Way, seed: int) -> Path:
     """Where an arm's finished classifier is."""
     return out / f"seed_{seed}" / arm.name
 
@@ -141,7 +141,7 @@ def teacher_config(config: TwoStageConfig) -> FinetuneConfig:
 
 
 def arm_config(
-    config: TwoStageConfig, arm: Arm, seed: int, task_teacher: str | None, num_heads: int | None
+    config: TwoStageConfig, arm: Way, seed: int, task_teacher: str | None, num_heads: int | None
 ) -> FinetuneConfig:
     """The fine-tuning at the end of an arm. ``task_teacher``: the classifier that helps.
 

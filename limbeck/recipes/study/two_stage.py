@@ -12,8 +12,8 @@ checks must answer without it.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from limbeck.config import to_plain
@@ -24,6 +24,7 @@ from limbeck.errors import UserError
 from limbeck.methods import PerMethodOptions, PerTaskMethodOptions
 from limbeck.models.options import TeacherOptions
 from limbeck.recipes.run import checks
+from limbeck.recipes.study.engine import Arm, Engine
 from limbeck.recipes.study.options import (
     SpecificOptions,
     TuneTeacherOptions,
@@ -31,7 +32,7 @@ from limbeck.recipes.study.options import (
 )
 from limbeck.recipes.study.stage_results import TwoStages, report, write
 from limbeck.recipes.study.stages import (
-    Arm,
+    Way,
     arm_config,
     read_arms,
     stage_one_config,
@@ -46,8 +47,6 @@ from limbeck.recipes.train.rehearsal import in_section, open_existing
 if TYPE_CHECKING:
     from limbeck.recipes.run.images import Images
 
-log = logging.getLogger("limbeck")
-
 __all__ = [
     "SpecificOptions",
     "TuneTeacherOptions",
@@ -58,7 +57,7 @@ __all__ = [
 ]
 
 
-def check(config: TwoStageConfig) -> list[Arm]:
+def check(config: TwoStageConfig) -> list[Way]:
     """All that can be wrong without opening an image or a weights file; the arms."""
     arms = read_arms(config.arms)
     checks.check_one_process(
@@ -102,7 +101,7 @@ def _check_teacher(config: TwoStageConfig) -> None:
         finetuning.check(teacher_config(config))
 
 
-def _check_effects(config: TwoStageConfig, arms: list[Arm]) -> None:
+def _check_effects(config: TwoStageConfig, arms: list[Way]) -> None:
     """No option is of a stage that is not run."""
     chosen = f"--arms {' '.join(arm.name for arm in arms)}"
     is_taught = any(arm.is_taught for arm in arms)
@@ -154,7 +153,7 @@ def two_stage(config: TwoStageConfig) -> TwoStages:
     from limbeck.recipes.look.robustness import check_images
     from limbeck.recipes.run.images import check_holdout, open_images
     from limbeck.recipes.run.precision import settle, stands_for
-    from limbeck.recipes.study.stage_trials import StageTrials
+    from limbeck.recipes.study.stage_runs import StageRuns
 
     with ranks_session(config.specific.train.device) as ranks, lost_workers_explained():
         images = open_images(config.data)
@@ -167,9 +166,9 @@ def two_stage(config: TwoStageConfig) -> TwoStages:
             pool = images if data == config.data else open_images(data)
         asked = _with_batches_of(config, images, pool)
         config = settle(asked, ranks)
-        trials = StageTrials(config, arms, images, ranks)
-        trials.pool = pool
-        runs = trials.rehearse()
+        chains = StageRuns(config, arms, images, ranks)
+        chains.pool = pool
+        runs = chains.rehearse()
         plain = to_plain(config)
         run = open_run(
             config.out,
@@ -183,14 +182,15 @@ def two_stage(config: TwoStageConfig) -> TwoStages:
             overwrite=config.overwrite,
         )
         open_existing(runs)
-        found = TwoStages(config.out, arms, trials.sentences())
-        found.teacher = trials.teach()
-        found.equal += [f"Note: {note}" for note in trials.notes]
-        for seed in range(config.seeds):
-            for arm in arms:
-                log.info("Arm %s, seed %d of %d: %s.", arm.name, seed, config.seeds, arm.words)
-                found.results.setdefault(arm.name, {})[seed] = trials.run(arm, seed)
-                write(found)
+        engine = Engine()
+        found = TwoStages(config.out, arms, chains.sentences(), engine.results)
+        found.teacher = chains.teach()
+        found.equal += [f"Note: {note}" for note in chains.notes]
+        engine.finish_all(
+            [Arm(arm.name, partial(chains.runs, arm), arm.words) for arm in arms],
+            config.seeds,
+            after=partial(write, found),
+        )
         run.finish()
     return found
 

@@ -29,15 +29,22 @@ from limbeck.recipes.look.claims import class_notes, columns_of
 from limbeck.recipes.look.evaluate import Prober
 from limbeck.recipes.look.options import EvaluateConfig
 from limbeck.recipes.look.robustness import corrupted_scores, notes_of
-from limbeck.recipes.run.costs import measured
 from limbeck.recipes.run.images import Images, few_images
-from limbeck.recipes.run.networks import identify_pretraining, save_start, start_student
+from limbeck.recipes.run.networks import start_student
 from limbeck.recipes.run.options import EmbedOptions
 from limbeck.recipes.run.precision import filled
 from limbeck.recipes.run.resolved import fitting_batch, resolve
-from limbeck.recipes.study.stage_results import Measured
+from limbeck.recipes.study.engine import Arm, Engine, Run, remembered
+from limbeck.recipes.study.results import Result
+from limbeck.recipes.study.runs import (
+    Identity,
+    own_num_heads,
+    rehearse_pretraining,
+    rehearse_tuning,
+    start_run,
+)
 from limbeck.recipes.study.stages import (
-    Arm,
+    Way,
     arm_config,
     sees_test_images,
     stage_one_config,
@@ -45,12 +52,10 @@ from limbeck.recipes.study.stages import (
     teacher_config,
     teacher_dir,
 )
-from limbeck.recipes.study.trials import own_num_heads, remembered
 from limbeck.recipes.train.chain import rebuilt
 from limbeck.recipes.train.distill import distill
 from limbeck.recipes.train.finetune import finetune
-from limbeck.recipes.train.finetune_networks import identify
-from limbeck.recipes.train.rehearsal import in_section, try_distillation, try_tuning
+from limbeck.recipes.train.rehearsal import in_section
 
 if TYPE_CHECKING:
     from limbeck.recipes.study.options import TwoStageConfig
@@ -60,6 +65,7 @@ log = logging.getLogger("limbeck")
 FOUND_FILE = "evaluation.json"
 TEACHER_FILE = "teacher.json"
 NOT_YET = "not trained yet"
+TUNING = {"seconds": "tuning_seconds"}
 
 
 class _Known(TypedDict):
@@ -67,14 +73,14 @@ class _Known(TypedDict):
     cost: dict[str, float]
 
 
-class StageTrials:
-    """Runs arms, and takes from their folders what has been done already.
+class StageRuns:
+    """The runs of the ways and of the teacher; rehearsed, and measured where they are finished.
 
     ``images`` are labelled; ``pool`` are those of stage one, if there is one.
     """
 
     def __init__(
-        self, config: TwoStageConfig, arms: list[Arm], images: Images, ranks: Ranks
+        self, config: TwoStageConfig, arms: list[Way], images: Images, ranks: Ranks
     ) -> None:
         self.config, self.arms, self.images, self.ranks = config, arms, images, ranks
         self.pool: Images | None = None
@@ -88,7 +94,7 @@ class StageTrials:
         self.prober = Prober(probing, images, ranks.device, self.skipped)
         self.notes: list[str] = []
 
-    def rehearse(self) -> list[tuple[Path, bool, tuple[dict[str, Any], dict[str, Any]]]]:
+    def rehearse(self) -> list[Identity]:
         """Build every run once, and show it two images: folders, leaves to overwrite, identities.
 
         Networks that are still to be trained have the shapes that they will have, and fresh
@@ -97,17 +103,13 @@ class StageTrials:
         from limbeck.recipes.study.options import SpecificOptions, TuneTeacherOptions
 
         config, images, ranks = self.config, self.images, self.ranks
-        runs = []
+        runs: list[Identity] = []
         student = self.start
         if self.pool is not None:
             log.info("Stage one is built once, to see that it fits.")
             stages = [stage_one_config(config, seed) for seed in range(config.seeds)]
-            nets = try_distillation(stages[0], self.pool, ranks)
+            nets, runs = rehearse_pretraining(stages, self.pool, ranks)
             student = nets.student
-            runs += [
-                (each.out, each.overwrite, identify_pretraining(each, nets, self.pool, ranks))
-                for each in stages
-            ]
             del nets  # one teacher at a time
         of_student = {
             True: student.facts.architecture,
@@ -121,30 +123,27 @@ class StageTrials:
             tuning = replace(tuning, train=replace(tuning.train, global_batch_size=batch))
             try:
                 with in_section("tune_teacher", TuneTeacherOptions):
-                    teacher = try_tuning(tuning, images, ranks)
-                    identity = identify(tuning, teacher, images, ranks)
-                    runs.append((tuning.out, tuning.overwrite, identity))
+                    teacher, [run] = rehearse_tuning([tuning], images, ranks)
             except UserError as error:
                 raise UserError(
                     f"The teacher can't be fine-tuned here: {error} Or name a classifier of these "
                     "classes with --task-teacher."
                 ) from error
-            if not is_finished_run(tuning.out, *identity):
+            runs.append(run)
+            if not is_finished_run(tuning.out, *run[2]):
                 facts = teacher.student.facts
                 load_teacher = rebuilt(facts.architecture, classes=self.classes)
             del teacher
         for arm in self.arms:
             log.info("Stage two of the arm %s is built once, likewise.", arm.name)
             with in_section("specific", SpecificOptions):
-                tuned = try_tuning(
-                    self._tuning(arm, 0), images, ranks,
-                    rebuilt(of_student[arm.is_generic]), load_teacher,
-                )  # fmt: skip
-                for seed in range(config.seeds):
-                    tuning = self._tuning(arm, seed)
-                    own, fingerprint = identify(tuning, tuned, images, ranks)
-                    fingerprint |= {"student": _hash_in(Path(tuning.student))}
-                    runs.append((tuning.out, tuning.overwrite, (own, fingerprint)))
+                tunings = [self._tuning(arm, seed) for seed in range(config.seeds)]
+                _, of_arm = rehearse_tuning(
+                    tunings, images, ranks, rebuilt(of_student[arm.is_generic]), load_teacher
+                )
+            for tuning, (_, _, (_, fingerprint)) in zip(tunings, of_arm, strict=True):
+                fingerprint["student"] = _hash_in(Path(tuning.student))
+            runs += of_arm
         return runs
 
     def _must_tune_teacher(self) -> bool:
@@ -170,38 +169,38 @@ class StageTrials:
         self.tunes_teacher = True
         return True
 
-    def _tuning(self, arm: Arm, seed: int) -> Any:
+    def _tuning(self, arm: Way, seed: int) -> Any:
         return arm_config(self.config, arm, seed, self.task_teacher, self.num_heads)
 
-    def teach(self) -> Measured | None:
+    def teach(self) -> Result | None:
         """Fine-tune the teacher if need be; what it scores, None where no arm has one."""
-        if self.task_teacher is None:
+        source = self.task_teacher
+        if source is None:
             return None
-        cost = {}
+        out = self.config.out
         if self.tunes_teacher:
             log.info("The teacher is fine-tuned.")
             tuning = teacher_config(self.config)
-            spent = measured(tuning.out, None, partial(finetune, tuning))
-            cost["tuning_seconds"] = spent["seconds"]
-        found = self._measure(self.task_teacher, self.config.out / TEACHER_FILE)
-        return replace(found, cost=found.cost | cost)
+            run = Run(partial(finetune, tuning), tuning.out, TUNING)
+        else:
+            run = Run(lambda: None, out)
+        run = replace(run, measure=partial(self._measure, source, out / TEACHER_FILE))
+        engine = Engine()
+        engine.finish([(Arm("teacher", lambda seed: [run]), 0)])
+        return engine.results["teacher"][0]
 
-    def run(self, arm: Arm, seed: int) -> Measured:
-        """Do what is left of an arm; its scores and what it costs. Raises as runs do."""
-        cost = {}
+    def runs(self, arm: Way, seed: int) -> list[Run]:
+        """Stage one or the start, and the fine-tuning of what it gives."""
         if arm.is_generic:
             stage = stage_one_config(self.config, seed)
-            cost["stage_one_seconds"] = measured(stage.out, None, partial(distill, stage))[
-                "seconds"
-            ]
+            first = Run(partial(distill, stage), stage.out, {"seconds": "stage_one_seconds"})
         else:
-            save_start(self.config.student, seed, start_dir(self.config.out, seed))
-        tuning = self._tuning(arm, seed)
-        cost["tuning_seconds"] = measured(tuning.out, None, partial(finetune, tuning))["seconds"]
-        found = self._measure(str(tuning.out), tuning.out / FOUND_FILE)
-        return replace(found, cost=found.cost | cost)
+            first = start_run(self.config.student, seed, start_dir(self.config.out, seed))
+        own = self._tuning(arm, seed)
+        measure = partial(self._measure, str(own.out), own.out / FOUND_FILE)
+        return [first, Run(partial(finetune, own), own.out, TUNING, measure)]
 
-    def _measure(self, source: str, file: Path) -> Measured:
+    def _measure(self, source: str, file: Path) -> Result:
         """Scores and costs of a classifier, from a file where the same were measured before."""
         config = self.config
         encoder = load_encoder(source)
@@ -227,7 +226,7 @@ class StageTrials:
         scores = {name: _from_text(text, name) for name, text in known["scores"].items()}
         corrupted = self._corrupted(source, encoder, file.parent)
         scores |= {name: each.score for name, each in corrupted.items()}
-        return Measured(scores, dict(known["cost"]), corrupted)
+        return Result(scores, dict(known["cost"]), corrupted)
 
     def _corrupted(self, source: str, encoder: Encoder, keep: Path) -> dict[str, Robustness]:
         config = self.config

@@ -14,14 +14,17 @@ import pydantic
 from typing_extensions import TypedDict
 
 from limbeck.documents import write_json
+from limbeck.errors import NotFiniteError
 from limbeck.models.build import build_student
 from limbeck.models.finished import load_student, save_student
 from limbeck.models.inherit import inherit
 from limbeck.models.options import StudentOptions
 from limbeck.recipes.run.costs import Amount, read_measured
+from limbeck.recipes.study.engine import Arm, Engine, Run
 from limbeck.recipes.study.meter import Meter
 from limbeck.recipes.study.options import SearchConfig, training
-from limbeck.recipes.study.rounds import Candidate, caught
+from limbeck.recipes.study.results import Result
+from limbeck.recipes.study.rounds import Candidate
 from limbeck.recipes.train.distill import distill
 
 log = logging.getLogger("limbeck")
@@ -37,39 +40,37 @@ class _Record(TypedDict):
     failure: NotRequired[str | None]
 
 
-class Trials:
+class Candidates:
     """Trains and scores candidates; what a folder has of them already is taken from there."""
 
     def __init__(self, config: SearchConfig, meter: Meter, score: Callable[[Path], float]) -> None:
         self.config, self.meter, self.score = config, meter, score
         self.file = config.out / "candidates.json"
         self.records: dict[str, dict[str, Any]] = read_measured(self.file, dict[str, _Record])
+        self.engine = Engine(catches=(NotFiniteError,))
 
     def train_and_score(self, candidate: Candidate, parent: Candidate | None) -> None:
         """See ``rounds.TrainAndScore``."""
         candidate.costs = {name: self.meter.cost(candidate.shape, name) for name in COSTS}
-        record = self.records.setdefault(
-            candidate.name, {"shape": candidate.shape.text, "scores": {}, "seconds": 0.0}
-        )
-        caught(partial(self._train_all, candidate, parent, record), candidate)
+        fresh = {"shape": candidate.shape.text, "scores": {}, "seconds": 0.0}
+        record = self.records.setdefault(candidate.name, fresh)
+        arm = Arm(candidate.name, partial(self._runs, candidate, parent))
+        candidate.failure = record.get("failure")
+        for index in range(self.config.seeds):
+            if candidate.failure is None and str(index) not in record["scores"]:
+                log.info("%s, seed %d: %s", candidate.name, index, candidate.shape.text)
+                with self._timed(record):
+                    self.engine.finish([(arm, index)])
+                    record["scores"] |= self.engine.results[candidate.name][index].scores
+                candidate.failure = self.engine.failures.get(candidate.name)
+        candidate.seconds = record["seconds"]
+        candidate.scores = [] if candidate.failure else list(record["scores"].values())
         record |= candidate.plain() | {"scores": record["scores"]}
         write_json(self.file, self.records)
 
     def folder(self, candidate: Candidate, index: int) -> Path:
         """The run of a candidate's training of that index (0: the first seed)."""
         return self.config.out / f"{candidate.name}_{self.config.seed + index}"
-
-    def _train_all(
-        self, candidate: Candidate, parent: Candidate | None, record: dict[str, Any]
-    ) -> None:
-        for index in range(self.config.seeds):
-            if record.get("failure") is None and str(index) not in record["scores"]:
-                log.info("%s, seed %d: %s", candidate.name, index, candidate.shape.text)
-                with self._timed(record):
-                    self._train(candidate, parent, index)
-                    record["scores"][str(index)] = self.score(self.folder(candidate, index))
-        candidate.seconds, candidate.failure = record["seconds"], record.get("failure")
-        candidate.scores = [] if candidate.failure else list(record["scores"].values())
 
     @contextmanager
     def _timed(self, record: dict[str, Any]) -> Iterator[None]:
@@ -81,18 +82,16 @@ class Trials:
             record["seconds"] += time.monotonic() - started
             write_json(self.file, self.records)
 
-    def _train(self, candidate: Candidate, parent: Candidate | None, index: int) -> None:
-        student = candidate.shape
+    def _runs(self, candidate: Candidate, parent: Candidate | None, index: int) -> list[Run]:
+        out, student = self.folder(candidate, index), candidate.shape
         if self.config.inherit and parent is not None:
             student = StudentOptions(weights=str(self._cut(candidate, parent, index)))
-        distill(
-            training(
-                self.config,
-                student=student,
-                out=self.folder(candidate, index),
-                seed=self.config.seed + index,
-            )
-        )
+        own = training(self.config, student=student, out=out, seed=self.config.seed + index)
+
+        def scores() -> Result:
+            return Result({str(index): self.score(out)})
+
+        return [Run(partial(distill, own), out, measure=scores)]
 
     def _cut(self, candidate: Candidate, parent: Candidate, index: int) -> Path:
         """The folder of a candidate's start: its parent's weights, cut to its shape.

@@ -1,0 +1,151 @@
+"""What a study has found: scores and costs by arm and seed, and the table that is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+from limbeck.documents import write_json
+from limbeck.files import write_text
+
+if TYPE_CHECKING:
+    from limbeck.evaluation.robustness import Robustness
+
+TABLE_FILE = "table.md"
+SHORT = 600  # seconds, up to which times are told in them
+
+
+@dataclass
+class Result:
+    """One arm with one seed: scores in 0..1, floats or Scores; costs, such as "seconds"; and its
+    answers under corruptions where they were asked for."""
+
+    scores: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+    corrupted: dict[str, Robustness] = field(default_factory=dict)
+
+    def add(self, found: Result) -> None:
+        """Take in what was measured besides."""
+        self.scores |= found.scores
+        self.cost = found.cost | self.cost
+        self.corrupted |= found.corrupted
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        scores = {
+            name: each.plain() if hasattr(each, "plain") else each
+            for name, each in self.scores.items()
+        }
+        return {"scores": scores, "cost": self.cost}
+
+
+ByArm = dict[str, dict[int, Result]]
+Row = dict[str, list[float]]
+
+
+@dataclass
+class Results:
+    """``results`` by arm and seed; ``failures``: why an arm has ended early; ``equal``: what all
+    arms, which have names, had in common, in sentences.
+    """
+
+    out: Path
+    arms: list[Any]
+    equal: list[str]
+    results: ByArm = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def rows(self) -> dict[str, Row]:
+        """What the table is made of: all scores and costs of each arm, and "failed" of some."""
+        return {
+            arm.name: row_of(self.results.get(arm.name, {}).values())
+            | ({"failed": [1.0]} if arm.name in self.failures else {})
+            for arm in self.arms
+        }
+
+    def scores(self, arm: str, name: str) -> list[Any]:
+        """A score of an arm, of each seed that has it."""
+        results = self.results.get(arm, {}).values()
+        return [result.scores[name] for result in results if name in result.scores]
+
+    def values(self, arm: str, name: str) -> list[float]:
+        """A score or cost of an arm in numbers, of each seed that has it."""
+        return row_of(self.results.get(arm, {}).values()).get(name, [])
+
+
+def row_of(results: Iterable[Result]) -> Row:
+    """Scores and costs by name, each of all results that have it; and the number of "runs"."""
+    found = [result.scores | result.cost for result in results]
+    row: Row = {"runs": [len(found)]}
+    for name in dict.fromkeys(name for each in found for name in each):
+        row[name] = [getattr(each[name], "mean", each[name]) for each in found if name in each]
+    return row
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a study's table: what it shows of the values of that name, where a row has any.
+
+    One that no row has is left out, but for one that ``stays``.
+    """
+
+    name: str
+    title: str
+    show: Callable[[list[float]], Any]
+    stays: bool = False
+
+
+def table_of(label: str, rows: Mapping[str, Row], columns: Iterable[Column]) -> str:
+    """A Markdown table of a row for each arm, under the title ``label``."""
+    from limbeck.evaluation.report import TERMINAL, table
+
+    kept = [
+        each for each in columns if each.stays or any(row.get(each.name) for row in rows.values())
+    ]
+    cells = [
+        {label: name}
+        | {each.title: each.show(row[each.name]) if row.get(each.name) else None for each in kept}
+        for name, row in rows.items()
+    ]
+    return table(cells, width=TERMINAL)
+
+
+def percent(values: list[float], whole: float = 1.0) -> str:
+    """For people: the mean and, of several, the standard deviation."""
+    return cell([100 * value / whole for value in values])
+
+
+def mean_of(shown: str, scale: float = 1.0) -> Callable[[list[float]], str]:
+    """What shows the mean alone, in a format, of values in ``scale``."""
+    return lambda values: format(fmean(values) / scale, shown)
+
+
+def time_columns(times: Mapping[str, str], rows: Mapping[str, Row]) -> list[Column]:
+    """Columns of seconds by name and title: in minutes where one is long."""
+    longest = max(
+        (v for row in rows.values() for name in times for v in row.get(name, [])), default=0
+    )
+    unit, each = ("min", 60) if longest >= SHORT else ("s", 1)
+
+    def show(values: list[float]) -> str:
+        return cell([value / each for value in values])
+
+    return [Column(name, f"{title}, {unit}", show) for name, title in times.items()]
+
+
+RUNS = Column("runs", "runs", lambda values: values[0])
+
+
+def cell(values: list[float]) -> str:
+    """Mean and standard deviation for people."""
+    spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{fmean(values):.1f}{spread}"
+
+
+def write(out: Path, file: str, data: dict[str, Any], texts: Iterable[str]) -> None:
+    """The data in the JSON ``file`` and the texts in table.md, each whole or not at all."""
+    write_json(out / file, data)
+    write_text(out / TABLE_FILE, "\n\n".join(texts) + "\n")
