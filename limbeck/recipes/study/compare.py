@@ -209,13 +209,11 @@ def _rehearse(seeds: list[distillation.DistillConfig], images: Images, ranks: Ra
 
     Raises UserError where a folder holds another run, before any arm has trained.
     """
-    from limbeck.recipes.run.networks import identify_pretraining
-
     identities: list[Any] = []
 
     def build() -> None:
-        nets = try_distillation(seeds[0], images, ranks)
-        identities.extend(identify_pretraining(each, nets, images, ranks) for each in seeds)
+        plan = try_distillation(seeds[0], images, ranks)
+        identities.extend(replace(plan, config=each).identity(ranks) for each in seeds)
 
     if reason := _caught(build):
         return reason

@@ -124,15 +124,16 @@ def begin(config: DemoConfig, digits: Path) -> DistillConfig:
     from limbeck.recipes.look.doctor import try_step
     from limbeck.recipes.run.images import open_images
     from limbeck.recipes.run.precision import filled, settle
-    from limbeck.recipes.targets.reading import open_networks
+    from limbeck.recipes.train.chain import rehearse
 
     with ranks_session() as ranks:
         images = open_images(_data(digits))
         teaching = settle(teacher_config(config, digits), ranks)
         alone = filled(student_configs(config, digits, seed=0)[1], teaching.train.precision)
         first, other = (
-            try_step(run, open_networks(run, ranks.device), images, ranks, BATCH, NUM_TIMED)
+            try_step(plan, nets, ranks, BATCH, NUM_TIMED)
             for run in (teaching, alone)
+            for nets, plan in rehearse([run], images, ranks)
         )
     seconds = first.total_seconds + config.seeds * STUDENTS_ALONE * other.total_seconds
     log.info("The demo takes about %.0f minutes on this machine.", max(1, seconds / 60))

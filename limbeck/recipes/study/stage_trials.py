@@ -31,7 +31,7 @@ from limbeck.recipes.look.options import EvaluateConfig
 from limbeck.recipes.look.robustness import corrupted_scores, notes_of
 from limbeck.recipes.run.costs import measured
 from limbeck.recipes.run.images import Images, few_images
-from limbeck.recipes.run.networks import identify_pretraining, save_start, start_student
+from limbeck.recipes.run.networks import save_start, start_student
 from limbeck.recipes.run.options import EmbedOptions
 from limbeck.recipes.run.precision import filled
 from limbeck.recipes.run.resolved import fitting_batch, resolve
@@ -49,7 +49,6 @@ from limbeck.recipes.study.trials import own_num_heads, remembered
 from limbeck.recipes.train.chain import rebuilt
 from limbeck.recipes.train.distill import distill
 from limbeck.recipes.train.finetune import finetune
-from limbeck.recipes.train.finetune_networks import identify
 from limbeck.recipes.train.rehearsal import in_section, try_distillation, try_tuning
 
 if TYPE_CHECKING:
@@ -102,13 +101,13 @@ class StageTrials:
         if self.pool is not None:
             log.info("Stage one is built once, to see that it fits.")
             stages = [stage_one_config(config, seed) for seed in range(config.seeds)]
-            nets = try_distillation(stages[0], self.pool, ranks)
-            student = nets.student
+            plan = try_distillation(stages[0], self.pool, ranks)
+            student = plan.student
             runs += [
-                (each.out, each.overwrite, identify_pretraining(each, nets, self.pool, ranks))
+                (each.out, each.overwrite, replace(plan, config=each).identity(ranks))
                 for each in stages
             ]
-            del nets  # one teacher at a time
+            del plan  # one teacher at a time
         of_student = {
             True: student.facts.architecture,
             False: self.start.facts.architecture,
@@ -122,7 +121,7 @@ class StageTrials:
             try:
                 with in_section("tune_teacher", TuneTeacherOptions):
                     teacher = try_tuning(tuning, images, ranks)
-                    identity = identify(tuning, teacher, images, ranks)
+                    identity = teacher.identity(ranks)
                     runs.append((tuning.out, tuning.overwrite, identity))
             except UserError as error:
                 raise UserError(
@@ -138,11 +137,12 @@ class StageTrials:
             with in_section("specific", SpecificOptions):
                 tuned = try_tuning(
                     self._tuning(arm, 0), images, ranks,
-                    rebuilt(of_student[arm.is_generic]), load_teacher,
+                    load_student=rebuilt(of_student[arm.is_generic]),
+                    load_teacher=load_teacher or load_encoder,
                 )  # fmt: skip
                 for seed in range(config.seeds):
                     tuning = self._tuning(arm, seed)
-                    own, fingerprint = identify(tuning, tuned, images, ranks)
+                    own, fingerprint = replace(tuned, config=tuning).identity(ranks)
                     fingerprint |= {"student": _hash_in(Path(tuning.student))}
                     runs.append((tuning.out, tuning.overwrite, (own, fingerprint)))
         return runs

@@ -8,83 +8,42 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import UserError
 from limbeck.recipes.run.options import DistillConfig, FinetuneConfig
-from limbeck.recipes.train.distill import train_stream
-from limbeck.recipes.train.finetune import tuning_stream
 
 if TYPE_CHECKING:
     from limbeck.engine.distributed import Ranks
     from limbeck.models.encoder import Encoder
-    from limbeck.models.timm_encoder import TimmEncoder
     from limbeck.recipes.run.images import Images
-    from limbeck.recipes.run.networks import Networks
-    from limbeck.recipes.train.finetune_networks import TuningNetworks
-
-Config = TypeVar("Config", DistillConfig, FinetuneConfig)
+    from limbeck.recipes.run.options import DistillConfig, FinetuneConfig
+    from limbeck.recipes.run.train import Plan
 
 
-def try_distillation(config: DistillConfig, images: Images, ranks: Ranks) -> Networks:
-    """The networks of a pre-training, which have seen two images. Raises as building them does."""
-    import torch
-
-    from limbeck.data.skipped import SkippedLog
-    from limbeck.methods.distiller import Distiller
+def try_distillation(config: DistillConfig, images: Images, ranks: Ranks) -> Plan:
+    """The plan of a pre-training that has seen two images. Raises as building it does."""
+    from limbeck.recipes.run.train import rehearse
     from limbeck.recipes.targets.reading import open_networks
+    from limbeck.recipes.train.pretraining import plan_pretraining
 
-    nets = open_networks(config, ranks.device)
-    distiller = Distiller(nets.student, nets.method, nets.teacher).to(ranks.device)
-    skipped = SkippedLog(None, images.num_images, config.data.max_bad_ratio)
-    batch = next(train_stream(_of_two_images(config), images, nets, ranks, skipped, 0, 1))
-    with torch.no_grad():
-        distiller(batch)
-    return nets
+    plan = plan_pretraining(config, open_networks(config, ranks.device), images, ranks)
+    rehearse(plan, ranks)
+    return plan
 
 
 def try_tuning(
-    config: FinetuneConfig,
-    images: Images,
-    ranks: Ranks,
-    load_student: Callable[..., TimmEncoder] | None = None,
-    load_teacher: Callable[..., Encoder] | None = None,
-) -> TuningNetworks:
-    """The networks of a fine-tuning, which have seen two images. Raises as building them does.
+    config: FinetuneConfig, images: Images, ranks: Ranks, **load: Callable[..., Encoder]
+) -> Plan:
+    """Likewise of a fine-tuning; ``load`` as for ``plan_tuning``."""
+    from limbeck.recipes.run.train import rehearse
+    from limbeck.recipes.train.tuning import plan_tuning
 
-    The two callables make networks that are still to be trained.
-    """
-    import torch
-
-    from limbeck.data.skipped import SkippedLog
-    from limbeck.models.origins.load import load_encoder
-    from limbeck.recipes.run.networks import load_vit
-    from limbeck.recipes.train.finetune_networks import build_tuning
-
-    nets = build_tuning(
-        config,
-        images.train.classes,
-        ranks.device,
-        load_student or load_vit,
-        load_teacher or load_encoder,
-    )
-    module = nets.module.to(ranks.device)
-    skipped = SkippedLog(None, images.num_images, config.data.max_bad_ratio)
-    small = _of_two_images(config)
-    batch = next(tuning_stream(small, images, nets.student, ranks, skipped, 1, 0))
-    with torch.no_grad():
-        module(batch)
-    return nets
-
-
-def _of_two_images(config: Config) -> Config:
-    return replace(
-        config,
-        data=replace(config.data, num_workers=0),
-        train=replace(config.train, global_batch_size=2, accumulate_steps=1),
-    )
+    plan = plan_tuning(config, images, ranks, **load)
+    rehearse(plan, ranks)
+    return plan
 
 
 def open_existing(

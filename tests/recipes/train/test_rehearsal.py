@@ -20,8 +20,8 @@ RANKS = Ranks(device=torch.device("cpu"))
 
 def test_a_pre_training_is_built_and_shown_two_images(images, teacher, tmp_path):
     config = distill_config(images, tmp_path / "run", teacher)
-    nets = try_distillation(config, open_images(config.data), RANKS)
-    assert nets.teacher is not None and nets.student.facts.embed_dim == 24
+    plan = try_distillation(config, open_images(config.data), RANKS)
+    assert plan.teacher is not None and plan.student.facts.embed_dim == 24
     wrong = replace(config, relation=RelationOptions(teacher_block=9))
     with pytest.raises(UserError, match="block 9"):
         try_distillation(wrong, open_images(config.data), RANKS)
@@ -31,8 +31,8 @@ def test_a_pre_training_is_built_and_shown_two_images(images, teacher, tmp_path)
 def test_a_fine_tuning_is_built_and_shown_two_images(images, student, classifier, tmp_path):
     source = TeacherOptions(source=str(classifier), precision="fp32")
     config = finetune_config(images, tmp_path / "run", student, head="distilled", teacher=source)
-    nets = try_tuning(config, open_images(config.data), RANKS)
-    assert nets.student.facts.has_dist_head and nets.teacher.num_classes == 3
+    plan = try_tuning(config, open_images(config.data), RANKS)
+    assert plan.student.facts.has_dist_head and plan.teacher.num_classes == 3
     assert not (tmp_path / "run").exists()
 
 
