@@ -6,6 +6,7 @@ them, so that nothing here knows where in ``limbeck.recipes`` anything lies.
 
 import hashlib
 import json
+import math
 import platform
 import re
 import signal
@@ -177,8 +178,8 @@ class Setting:
 
     @cached_property
     def classifier(self) -> Path:
-        """The same, fine-tuned."""
-        return limbeck.finetune(self.tuning("classifier", self.teacher))
+        """The same, fine-tuned, with a head that says something at once."""
+        return limbeck.finetune(self.tuning("classifier", self.teacher, head_init_std=0.5))
 
     @property
     def data(self) -> DataOptions:
@@ -518,7 +519,9 @@ def differences(was: Any, now: Any, is_exact: bool, place: str) -> Iterator[str]
         for index, pair in enumerate(zip(was, now, strict=False)):
             yield from differences(*pair, is_exact, f"{place} [{index}]")
     elif not is_exact and float in (type(was), type(now)) and isinstance(now, int | float):
-        if abs(was - now) > 1e-3 * max(abs(was), abs(now)):
+        # A norm of gradients through a batch norm of few images is the least certain of all.
+        tolerance = 1e-2 if place.endswith("grad_norm") else 1e-3
+        if not math.isclose(was, now, rel_tol=tolerance, abs_tol=1e-6):
             yield f"{place}: was {was!r}, is {now!r}"
     elif not is_exact and isinstance(was, str) and isinstance(now, str):
         if OF_BITS.sub("", was) != OF_BITS.sub("", now):
