@@ -10,7 +10,7 @@ from limbeck.models.heads import with_classifier
 from limbeck.models.options import StudentOptions
 from limbeck.models.rel_pos import with_rel_pos
 from limbeck.recipes.run.options import FinetuneConfig
-from limbeck.recipes.train.finetune_networks import build_classifier
+from limbeck.recipes.train.tuning import build_classifier
 from limbeck.records import Tap
 
 SMALL = StudentOptions(

@@ -23,7 +23,7 @@ from limbeck.recipes.study.arms import arm_config, table_needs_teacher
 from limbeck.recipes.study.stages import stage_one_config
 from limbeck.recipes.train import distill, finetune
 from limbeck.recipes.train.chain import split_chain
-from limbeck.recipes.train.finetune_networks import build_classifier
+from limbeck.recipes.train.tuning import build_classifier
 
 DATA = DataOptions(root=str(PRESETS_DIR))  # any folder that is there
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from limbeck.models.encoder import Encoder
     from limbeck.recipes.run.images import Images
     from limbeck.recipes.run.networks import Networks
+    from limbeck.recipes.run.train import Plan
 
 NUM_TRIED = 8  # images of the tried steps: enough to amortise a step, few enough for any machine
 NUM_STEPS = 3
@@ -193,8 +194,7 @@ def try_steps(config: DoctorConfig, images: Images, ranks: Ranks) -> Forecast:
     from limbeck.recipes.train.chain import rehearse, split_chain
 
     forecasts = [
-        try_step(stage, nets, images, ranks)
-        for stage, nets in rehearse(split_chain(config), ranks.device)
+        try_step(plan, nets, ranks) for nets, plan in rehearse(split_chain(config), images, ranks)
     ]
     if len(forecasts) == 1:
         return forecasts[0]
@@ -217,9 +217,8 @@ def try_steps(config: DoctorConfig, images: Images, ranks: Ranks) -> Forecast:
 
 
 def try_step(
-    config: DistillConfig,
+    plan: Plan,
     nets: Networks,
-    images: Images,
     ranks: Ranks,
     num_tried: int = NUM_TRIED,
     num_steps: int = NUM_STEPS,
@@ -229,14 +228,10 @@ def try_step(
 
     from limbeck.data.loader import workers_for
     from limbeck.data.skipped import SkippedLog
-    from limbeck.methods.distiller import Distiller
     from limbeck.methods.teacher import autocast
-    from limbeck.recipes.run.networks import check_labels
     from limbeck.recipes.run.resolved import resolve
-    from limbeck.recipes.targets.reading import locate
-    from limbeck.recipes.train.distill import train_stream
 
-    facts = nets.student.facts
+    config, images, facts = plan.config, plan.images, plan.student.facts
     resolved = resolve(
         len(images.train), facts.img_size[0], facts.architecture, config.optim, config.train
     )
@@ -248,10 +243,8 @@ def try_step(
         data=replace(config.data, num_workers=0),
     )
     skipped = SkippedLog(None, len(images.train), max_bad_ratio=1.0)
-    distiller = Distiller(nets.student, nets.method, nets.teacher).to(ranks.device).train()
-    check_labels(nets, images.train.classes)
-    stored = nets.reader and locate(nets.reader, config, nets, images)
-    stream = train_stream(small, images, nets, ranks, skipped, 0, num_steps, stored=stored)
+    distiller = plan.module.to(ranks.device).train()
+    stream = plan.stream(small, skipped, 0, num_steps)
     idle = _memory_in_use(ranks)
     data_times, step_times = [], []
     losses: dict[str, float] = {}
@@ -297,7 +290,7 @@ def try_step(
         disk_free=shutil.disk_usage(exists).free,
         can_write=os.access(exists, os.W_OK),
         teacher=_describe_teacher(nets),
-        student=describe(nets.student),
+        student=describe(plan.student),
         losses=losses,
         at_zero=at_zero,
     )

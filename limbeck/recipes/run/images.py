@@ -159,3 +159,13 @@ def check_holdout(images: Images) -> None:
             f"No image of {images.lineage['root']} is held out to score on; raise "
             "--data.holdout-ratio, or name other images with --data.eval-root."
         )
+
+
+def check_labelled(images: Images, data: DataOptions) -> None:
+    """Raise UserError where the images have no labels to learn from or to be scored by."""
+    if not images.is_labelled:
+        root = data.eval_root if images.train.classes else data.root
+        raise UserError(
+            f"{root} has no labels; fine-tuning needs class sub-folders (data/cat/1.jpg) or a "
+            "label column."
+        )

@@ -37,12 +37,9 @@ from limbeck.models.origins.load import load_encoder
 from limbeck.models.tensor_files import NotFiniteWeights
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.recipes.run.checks import check_needs_teacher
-from limbeck.recipes.run.resolved import identity_of
 from limbeck.records import HEAD_KINDS, LOGIT_KINDS, Tap
 
 if TYPE_CHECKING:
-    from limbeck.engine.distributed import Ranks
-    from limbeck.recipes.run.images import Images
     from limbeck.recipes.run.options import DistillConfig, FinetuneConfig
 
 log = logging.getLogger("limbeck")
@@ -319,17 +316,6 @@ def teacher_identity(source: str | None, teacher: EncoderFacts | None) -> dict[s
     if teacher is None:
         return None
     return teacher.identity | {"weights": teacher.identity["weights"] or source}
-
-
-def identify_pretraining(
-    config: DistillConfig, nets: Networks, images: Images, ranks: Ranks
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The resolved config of a run and its fingerprint, plain data: what ``open_run`` compares."""
-    return identity_of(
-        "distill", config, nets.student.facts, images, ranks,
-        teacher=teacher_identity(config.teacher.source, nets.teacher and nets.teacher.facts),
-        targets=nets.reader and nets.reader.manifest.identity,
-    )  # fmt: skip
 
 
 def layer_of(student: Encoder, name: str) -> int:

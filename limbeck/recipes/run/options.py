@@ -1,7 +1,7 @@
 """The options of trainings, and of how a network is probed: what every room above reads."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import pydantic
 import tyro
@@ -164,3 +164,14 @@ class FinetuneConfig(PerTaskMethodOptions):
     )
     train: TrainOptions = TrainOptions(epochs=100)
     evaluation: CropEvalOptions = CropEvalOptions()
+
+
+class TrainingConfig(Protocol):
+    """What the options of every training have."""
+
+    out: Path
+    seed: int
+    overwrite: bool
+    data: DataOptions
+    optim: OptimOptions
+    train: TrainOptions

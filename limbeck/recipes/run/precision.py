@@ -87,7 +87,7 @@ def stands_for(asked: Any, settled: Any) -> str | None:
 def resolved_plain(config: Any) -> dict[str, Any]:
     """A settled config as plain data; of a teacher that is none no precision is left to tell."""
     plain = to_plain(config)
-    if plain["teacher"]["precision"] == AUTO:
+    if plain.get("teacher", {}).get("precision") == AUTO:
         del plain["teacher"]["precision"]
     return plain
 

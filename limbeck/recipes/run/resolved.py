@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from limbeck.engine.distributed import Ranks
     from limbeck.models.encoder import EncoderFacts
     from limbeck.recipes.run.images import Images
-    from limbeck.recipes.run.options import DistillConfig, FinetuneConfig
+    from limbeck.recipes.run.options import TrainingConfig
 
 log = logging.getLogger("limbeck")
+
+Identity = tuple[dict[str, Any], dict[str, Any]]
+"""The resolved config and the fingerprint of a run, plain data: what ``open_run`` compares."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +110,12 @@ def resolve(
 
 def identity_of(
     verb: str,
-    config: DistillConfig | FinetuneConfig,
+    config: TrainingConfig,
     student: EncoderFacts,
     images: Images,
     ranks: Ranks,
     **others: Any,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> Identity:
     """The resolved config of a run and its fingerprint, plain data: what ``open_run`` compares.
 
     ``others``: what the fingerprint has beside the images and the weights that the student starts

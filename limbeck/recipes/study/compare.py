@@ -36,15 +36,16 @@ from limbeck.recipes.study.comparison import Comparison, finetuned, report, writ
 from limbeck.recipes.study.engine import Arm, Engine, Run, remembered
 from limbeck.recipes.study.options import SCRATCH, UNTRAINED, CompareConfig, TuningOptions
 from limbeck.recipes.study.results import Result
-from limbeck.recipes.study.runs import own_num_heads, rehearse_pretraining, start_run
+from limbeck.recipes.study.runs import open_existing, own_num_heads, rehearsed, start_run
 from limbeck.recipes.train import distill as distillation
 from limbeck.recipes.train import finetune as finetuning
-from limbeck.recipes.train.rehearsal import open_existing
 
 if TYPE_CHECKING:
     import torch
 
+    from limbeck.engine.distributed import Ranks
     from limbeck.recipes.run.images import Images
+    from limbeck.recipes.study.runs import Existing
 
 __all__ = ["CompareConfig", "TuningOptions", "check", "compare", "report"]
 
@@ -115,9 +116,9 @@ def compare(config: CompareConfig) -> Comparison:
         found.label_fractions = config.label_fractions
         configs = {arm.name: _configs(config, arm) for arm in arms if arm.method}
         for name, seeds in configs.items():
-            existing = []
+            existing: list[Existing] = []
             with engine.attempt(name, "can't run"):
-                existing = rehearse_pretraining(seeds, images, ranks)[1]
+                existing = _rehearse(seeds, images, ranks)
             open_existing(existing)
         if len(found.failures) == len(configs):
             name, reason = next(iter(found.failures.items()))
@@ -281,3 +282,13 @@ def _configs(config: CompareConfig, arm: Entry) -> list[distillation.DistillConf
         needs_teacher = bool(method_class(arm.method).Options.needs_teacher)
     configs = (arm_config(config, arm, seed, needs_teacher) for seed in range(config.seeds))
     return [filled(each, config.train.precision) for each in configs]  # of an arm's own "auto"
+
+
+def _rehearse(
+    seeds: list[distillation.DistillConfig], images: Images, ranks: Ranks
+) -> list[Existing]:
+    from limbeck.recipes.targets.reading import open_networks
+    from limbeck.recipes.train.pretraining import plan_pretraining
+
+    nets = open_networks(seeds[0], ranks.device)
+    return rehearsed(plan_pretraining(seeds[0], nets, images, ranks), seeds, ranks)

@@ -103,8 +103,11 @@ def demo(config: DemoConfig) -> DemoResult:
         teacher = str(distill(teaching))
     with timed("its answers"):
         store_targets(filled(store_config(config, digits, teacher), precision))
-    pairs = [student_configs(config, digits, seed) for seed in range(config.seeds)]
-    distilled, alone = ([filled(each, precision) for each in kind] for kind in zip(*pairs, strict=True))
+    pairs = [
+        [filled(each, precision) for each in student_configs(config, digits, seed)]
+        for seed in range(config.seeds)
+    ]
+    distilled, alone = zip(*pairs, strict=True)
     engine = Engine()
     for name, kind in (("distilled students", distilled), ("students alone", alone)):
         runs = [[Run(partial(distill, each), each.out)] for each in kind]
@@ -131,15 +134,16 @@ def begin(config: DemoConfig, digits: Path) -> DistillConfig:
     from limbeck.recipes.look.doctor import try_step
     from limbeck.recipes.run.images import open_images
     from limbeck.recipes.run.precision import filled, settle
-    from limbeck.recipes.targets.reading import open_networks
+    from limbeck.recipes.train.chain import rehearse
 
     with ranks_session() as ranks:
         images = open_images(_data(digits))
         teaching = settle(teacher_config(config, digits), ranks)
         alone = filled(student_configs(config, digits, seed=0)[1], teaching.train.precision)
         first, other = (
-            try_step(run, open_networks(run, ranks.device), images, ranks, BATCH, NUM_TIMED)
+            try_step(plan, nets, ranks, BATCH, NUM_TIMED)
             for run in (teaching, alone)
+            for nets, plan in rehearse([run], images, ranks)
         )
     seconds = first.total_seconds + config.seeds * STUDENTS_ALONE * other.total_seconds
     log.info("The demo takes about %.0f minutes on this machine.", max(1, seconds / 60))

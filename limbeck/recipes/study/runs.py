@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.engine.options import OptimOptions
-from limbeck.recipes.run.options import DistillConfig, FinetuneConfig
+from limbeck.errors import UserError
+from limbeck.recipes.run.options import FinetuneConfig, TrainingConfig
 from limbeck.recipes.study.engine import Run
-from limbeck.recipes.train.rehearsal import try_distillation, try_tuning
 
 if TYPE_CHECKING:
     from limbeck.engine.distributed import Ranks
     from limbeck.models.encoder import Encoder
     from limbeck.models.options import StudentOptions
-    from limbeck.models.timm_encoder import TimmEncoder
-    from limbeck.recipes.run.images import Images
-    from limbeck.recipes.run.networks import Networks
-    from limbeck.recipes.train.finetune_networks import TuningNetworks
+    from limbeck.recipes.run.resolved import Identity
+    from limbeck.recipes.run.train import Plan
 
-Identity = tuple[Path, bool, tuple[dict[str, Any], dict[str, Any]]]
-"""A run's folder, its leave to overwrite, and the config and fingerprint that are kept there."""
+    Existing = tuple[Path, bool, Identity]
+    """A run's folder, its leave to overwrite, and what it is known by."""
 
 
 def tuning_run(section: Any, **run: Any) -> FinetuneConfig:
@@ -56,30 +56,37 @@ def own_num_heads(start: Encoder) -> int | None:
     return min(heads) if len(heads) == 1 else None
 
 
-def rehearse_pretraining(
-    configs: Sequence[DistillConfig], images: Images, ranks: Ranks
-) -> tuple[Networks, list[Identity]]:
-    """The networks of a pre-training, which have seen two images; the identity with each seed."""
-    from limbeck.recipes.run.networks import identify_pretraining
+def rehearsed(plan: Plan, configs: Iterable[TrainingConfig], ranks: Ranks) -> list[Existing]:
+    """Show what would train two images; what there is of its runs, which differ in their seeds.
 
-    nets = try_distillation(configs[0], images, ranks)
-    return nets, [
-        (each.out, each.overwrite, identify_pretraining(each, nets, images, ranks))
-        for each in configs
-    ]
+    So nothing that could be known at the start is found out after days.
+    """
+    from limbeck.recipes.run.train import rehearse
+
+    rehearse(plan, ranks)
+    return [(own.out, own.overwrite, replace(plan, config=own).identity(ranks)) for own in configs]
 
 
-def rehearse_tuning(
-    configs: Sequence[FinetuneConfig],
-    images: Images,
-    ranks: Ranks,
-    load_student: Callable[..., TimmEncoder] | None = None,
-    load_teacher: Callable[..., Encoder] | None = None,
-) -> tuple[TuningNetworks, list[Identity]]:
-    """Likewise of a fine-tuning; the callables make networks that are still to be trained."""
-    from limbeck.recipes.train.finetune_networks import identify
+def open_existing(runs: Iterable[Existing]) -> None:
+    """Raise UserError where a folder holds another run; what may be overwritten is cleared."""
+    from limbeck.engine.checkpoint import open_run
 
-    nets = try_tuning(configs[0], images, ranks, load_student, load_teacher)
-    return nets, [
-        (each.out, each.overwrite, identify(each, nets, images, ranks)) for each in configs
-    ]
+    for folder, overwrite, identity in runs:
+        if folder.exists():
+            open_run(folder, *identity, overwrite=overwrite)
+
+
+@contextmanager
+def in_section(section: str, kind: type) -> Iterator[None]:
+    """What a UserError says of options is said of those of a section of the class ``kind``."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error)
+        for field in fields(kind):
+            name, dashed = field.name, field.name.replace("_", "-")
+            text = re.sub(rf"--{dashed}(?![\w-])", f"--{section.replace('_', '-')}.{dashed}", text)
+            if is_dataclass(field.default):  # and not a file's name, such as train.parquet
+                own = "|".join(each.name for each in fields(field.default))
+                text = re.sub(rf"(?<![\w./-]){name}\.(?=({own})\b)", f"{section}.{name}.", text)
+        raise type(error)(text) from error

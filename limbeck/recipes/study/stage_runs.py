@@ -35,12 +35,12 @@ from limbeck.recipes.run.options import EmbedOptions
 from limbeck.recipes.run.precision import filled
 from limbeck.recipes.run.resolved import fitting_batch, resolve
 from limbeck.recipes.study.engine import Arm, Engine, Run, remembered
+from limbeck.recipes.study.options import SpecificOptions, TuneTeacherOptions, TwoStageConfig
 from limbeck.recipes.study.results import Result
 from limbeck.recipes.study.runs import (
-    Identity,
+    in_section,
     own_num_heads,
-    rehearse_pretraining,
-    rehearse_tuning,
+    rehearsed,
     start_run,
 )
 from limbeck.recipes.study.stages import (
@@ -52,13 +52,15 @@ from limbeck.recipes.study.stages import (
     teacher_config,
     teacher_dir,
 )
+from limbeck.recipes.targets.reading import open_networks
 from limbeck.recipes.train.chain import rebuilt
 from limbeck.recipes.train.distill import distill
 from limbeck.recipes.train.finetune import finetune
-from limbeck.recipes.train.rehearsal import in_section
+from limbeck.recipes.train.pretraining import plan_pretraining
+from limbeck.recipes.train.tuning import plan_tuning
 
 if TYPE_CHECKING:
-    from limbeck.recipes.study.options import TwoStageConfig
+    from limbeck.recipes.study.runs import Existing
 
 log = logging.getLogger("limbeck")
 
@@ -94,28 +96,23 @@ class StageRuns:
         self.prober = Prober(probing, images, ranks.device, self.skipped)
         self.notes: list[str] = []
 
-    def rehearse(self) -> list[Identity]:
+    def rehearse(self) -> list[Existing]:
         """Build every run once, and show it two images: folders, leaves to overwrite, identities.
 
         Networks that are still to be trained have the shapes that they will have, and fresh
         weights. Raises UserError where anything does not fit.
         """
-        from limbeck.recipes.study.options import SpecificOptions, TuneTeacherOptions
-
         config, images, ranks = self.config, self.images, self.ranks
-        runs: list[Identity] = []
-        student = self.start
+        runs: list[Existing] = []
+        of_start = of_student = self.start.facts.architecture
         if self.pool is not None:
             log.info("Stage one is built once, to see that it fits.")
             stages = [stage_one_config(config, seed) for seed in range(config.seeds)]
-            nets, runs = rehearse_pretraining(stages, self.pool, ranks)
-            student = nets.student
+            nets = open_networks(stages[0], ranks.device)
+            runs += rehearsed(plan_pretraining(stages[0], nets, self.pool, ranks), stages, ranks)
+            of_student = nets.student.facts.architecture
             del nets  # one teacher at a time
-        of_student = {
-            True: student.facts.architecture,
-            False: self.start.facts.architecture,
-        }  # by arm.is_generic
-        load_teacher: Callable[..., Encoder] | None = None
+        load_teacher: Callable[..., Encoder] = load_encoder
         if self._must_tune_teacher():
             log.info("The teacher's fine-tuning is built once, likewise.")
             tuning = teacher_config(config)
@@ -123,26 +120,25 @@ class StageRuns:
             tuning = replace(tuning, train=replace(tuning.train, global_batch_size=batch))
             try:
                 with in_section("tune_teacher", TuneTeacherOptions):
-                    teacher, [run] = rehearse_tuning([tuning], images, ranks)
+                    plan = plan_tuning(tuning, images, ranks)
+                    runs += rehearsed(plan, [tuning], ranks)
             except UserError as error:
                 raise UserError(
                     f"The teacher can't be fine-tuned here: {error} Or name a classifier of these "
                     "classes with --task-teacher."
                 ) from error
-            runs.append(run)
-            if not is_finished_run(tuning.out, *run[2]):
-                facts = teacher.student.facts
-                load_teacher = rebuilt(facts.architecture, classes=self.classes)
-            del teacher
+            if not is_finished_run(tuning.out, *runs[-1][2]):
+                load_teacher = rebuilt(plan.student.facts.architecture, classes=self.classes)
+            del plan
         for arm in self.arms:
             log.info("Stage two of the arm %s is built once, likewise.", arm.name)
+            load_student = rebuilt(of_student if arm.is_generic else of_start)
+            tunings = [self._tuning(arm, seed) for seed in range(config.seeds)]
             with in_section("specific", SpecificOptions):
-                tunings = [self._tuning(arm, seed) for seed in range(config.seeds)]
-                _, of_arm = rehearse_tuning(
-                    tunings, images, ranks, rebuilt(of_student[arm.is_generic]), load_teacher
-                )
-            for tuning, (_, _, (_, fingerprint)) in zip(tunings, of_arm, strict=True):
-                fingerprint["student"] = _hash_in(Path(tuning.student))
+                plan = plan_tuning(tunings[0], images, ranks, load_student, load_teacher)
+                of_arm = rehearsed(plan, tunings, ranks)
+            for own, (_, _, (_, fingerprint)) in zip(tunings, of_arm, strict=True):
+                fingerprint["student"] = _hash_in(Path(own.student))
             runs += of_arm
         return runs
 

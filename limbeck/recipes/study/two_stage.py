@@ -30,6 +30,7 @@ from limbeck.recipes.study.options import (
     TuneTeacherOptions,
     TwoStageConfig,
 )
+from limbeck.recipes.study.runs import in_section, open_existing
 from limbeck.recipes.study.stage_results import TwoStages, report, write
 from limbeck.recipes.study.stages import (
     Way,
@@ -42,7 +43,6 @@ from limbeck.recipes.study.stages import (
 )
 from limbeck.recipes.train import distill as distillation
 from limbeck.recipes.train import finetune as finetuning
-from limbeck.recipes.train.rehearsal import in_section, open_existing
 
 if TYPE_CHECKING:
     from limbeck.recipes.run.images import Images

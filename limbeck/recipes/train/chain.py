@@ -29,8 +29,6 @@ from limbeck.models.shape_names import split_shape
 from limbeck.recipes.run import checks
 
 if TYPE_CHECKING:
-    import torch
-
     from limbeck.engine.distributed import Ranks
     from limbeck.models.encoder import Encoder
     from limbeck.models.finished import Keepsake
@@ -38,6 +36,8 @@ if TYPE_CHECKING:
     from limbeck.recipes.run.images import Images
     from limbeck.recipes.run.networks import Networks
     from limbeck.recipes.run.options import DistillConfig
+    from limbeck.recipes.run.resolved import Identity
+    from limbeck.recipes.run.train import Plan
 
 log = logging.getLogger("limbeck")
 
@@ -155,23 +155,23 @@ def _read_stage(text: str, shared: StudentOptions) -> StudentOptions:
 
 
 def rehearse(
-    stages: list[DistillConfig], device: torch.device
-) -> Iterator[tuple[DistillConfig, Networks]]:
-    """Every stage with its networks, as they are before any of them is trained.
+    stages: list[DistillConfig], images: Images, ranks: Ranks
+) -> Iterator[tuple[Networks, Plan]]:
+    """Every stage's networks and plan, as they are before any of them is trained.
 
     The teachers of later stages have the shapes and head counts that they will have, and fresh
     weights. Raises UserError, naming the stage, where networks can't be built or do not fit.
     """
-    from limbeck.methods.distiller import Distiller
     from limbeck.recipes.targets.reading import open_networks
+    from limbeck.recipes.train.pretraining import plan_pretraining
 
     load: Callable[..., Encoder] | None = None
     for stage in stages:
         if len(stages) > 1:
             log.info("Stage %s is built once, to see that it fits.", stage.out.name)
         try:
-            nets = open_networks(stage, device, load)
-            Distiller(nets.student, nets.method, nets.teacher)
+            nets = open_networks(stage, ranks.device, load)
+            plan = plan_pretraining(stage, nets, images, ranks)
         except UserError as error:
             if len(stages) == 1:
                 raise
@@ -179,7 +179,7 @@ def rehearse(
         load = rebuilt(nets.student.facts.architecture)
         if nets.method_options.reads_decoder:
             load = _with_decoder(load, nets.method.keepsakes())
-        yield stage, nets
+        yield nets, plan
 
 
 def rebuilt(architecture: dict[str, Any], **origin: Any) -> Callable[..., TimmEncoder]:
@@ -211,12 +211,7 @@ def _with_decoder(
     return lambda source, **overrides: join_decoder(load(source, **overrides), kept, source)
 
 
-def distill_chain(
-    config: DistillConfig,
-    images: Images,
-    ranks: Ranks,
-    distill_stage: Callable[[DistillConfig, Networks, Images, Ranks], Path],
-) -> Path:
+def distill_chain(config: DistillConfig, images: Images, ranks: Ranks) -> Path:
     """Distil every stage that is not finished yet; returns ``config.out`` with the last student.
 
     Before the first stage trains, all are built once, so that the last can't fail on its shape
@@ -227,11 +222,11 @@ def distill_chain(
     from limbeck.engine.distributed import on_main_rank
     from limbeck.models.finished import STUDENT_FILES
     from limbeck.recipes.run.precision import resolved_plain
-    from limbeck.recipes.targets.reading import open_networks
+    from limbeck.recipes.run.train import train
 
     stages = split_chain(config)
-    nets: Networks | None
-    nets, identities = _rehearse_all(stages, images, ranks)
+    first: Plan | None
+    first, identities = _rehearse_all(stages, images, ranks)
     resolved = {
         stage.out.name: own["resolved"] for stage, (own, _) in zip(stages, identities, strict=True)
     }
@@ -251,9 +246,8 @@ def distill_chain(
             "Stage %d of %d: %s learns from %s.",
             number, len(stages), stage.student.name, stage.teacher.source,
         )  # fmt: skip
-        nets = nets or open_networks(stage, ranks.device)
-        distill_stage(stage, nets, images, ranks)
-        nets = None  # its memory is the next stage's
+        train(first or _plan(stage, images, ranks), ranks)
+        first = None  # its memory is the next stage's
 
     def finish() -> None:
         copy_student(stages[-1].out, run.dir)
@@ -263,22 +257,19 @@ def distill_chain(
     return run.dir
 
 
-Identity = tuple[dict[str, Any], dict[str, Any]]
-"""The config and the fingerprint of a run, as ``open_run`` takes them."""
+def _plan(stage: DistillConfig, images: Images, ranks: Ranks) -> Plan:
+    ((_, plan),) = rehearse([stage], images, ranks)
+    return plan
 
 
 def _rehearse_all(
     stages: list[DistillConfig], images: Images, ranks: Ranks
-) -> tuple[Networks, list[Identity]]:
-    """The first stage's networks, whose teacher is real and big, and what each stage will be."""
-    from limbeck.recipes.run.networks import identify_pretraining
-
-    rehearsal = rehearse(stages, ranks.device)
-    first, nets = next(rehearsal)
-    identities = [identify_pretraining(first, nets, images, ranks)]
+) -> tuple[Plan, list[Identity]]:
+    """The first stage's plan, whose teacher is real and big, and what each stage will be."""
+    rehearsal = rehearse(stages, images, ranks)
+    _, first = next(rehearsal)
     # One pair of networks at a time: the others' memory is that of the training.
-    identities += [identify_pretraining(stage, other, images, ranks) for stage, other in rehearsal]
-    return nets, identities
+    return first, [first.identity(ranks), *(plan.identity(ranks) for _, plan in rehearsal)]
 
 
 def _open_stages(stages: list[DistillConfig], identities: list[Identity]) -> None:

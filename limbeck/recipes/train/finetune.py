@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterator
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limbeck.config import to_plain
 from limbeck.data.options import DataOptions, MixOptions
 from limbeck.errors import UserError
 from limbeck.models.options import (
@@ -23,15 +20,7 @@ from limbeck.recipes.run import checks
 from limbeck.recipes.run.options import FinetuneConfig
 
 if TYPE_CHECKING:
-    import torch
-
-    from limbeck.data.skipped import SkippedLog
-    from limbeck.data.source import Source
-    from limbeck.engine.distributed import Ranks
-    from limbeck.models.timm_encoder import TimmEncoder
-    from limbeck.recipes.run.images import Images
-    from limbeck.records import Batch
-    from limbeck.tasks.classification import Classification
+    pass
 
 log = logging.getLogger("limbeck")
 
@@ -108,138 +97,15 @@ def finetune(config: FinetuneConfig) -> Path:
     when asked to stop (after saving).
     """
     check(config)
-    from limbeck.data.workers import lost_workers_explained
-    from limbeck.engine.distributed import ranks_session
-    from limbeck.recipes.run.images import check_holdout, open_images
-    from limbeck.recipes.run.precision import settle
-    from limbeck.recipes.run.resolved import fit_batch
+    from limbeck.recipes.run.images import check_holdout, check_labelled
+    from limbeck.recipes.run.train import session, train
+    from limbeck.recipes.train.tuning import plan_tuning
 
-    with ranks_session(config.train.device, to_plain(config)) as ranks, lost_workers_explained():
-        images = open_images(config.data)
-        if not images.is_labelled:
-            root = config.data.eval_root if images.train.classes else config.data.root
-            raise UserError(
-                f"{root} has no labels; fine-tuning needs class sub-folders (data/cat/1.jpg) or a "
-                "label column."
-            )
+    with session(config) as (config, images, ranks):
+        check_labelled(images, config.data)
         check_holdout(images)
-        train = fit_batch(config.train, len(images.train))
-        checks.check_mixing(config.mix, train)
-        return _finetune(settle(replace(config, train=train), ranks), images, ranks)
-
-
-def _finetune(config: FinetuneConfig, images: Images, ranks: Ranks) -> Path:
-    from limbeck.data.skipped import SkippedLog
-    from limbeck.engine.checkpoint import open_run
-    from limbeck.engine.log import Log
-    from limbeck.engine.loop import fit
-    from limbeck.models.finished import STUDENT_FILES, save_student
-    from limbeck.recipes.run import lineage
-    from limbeck.recipes.run.networks import layer_of
-    from limbeck.recipes.run.precision import resolved_plain
-    from limbeck.recipes.run.resolved import Resolved
-    from limbeck.recipes.train.finetune_networks import build_tuning, identify
-
-    classes = list(images.train.classes)
-    nets = build_tuning(config, classes, ranks.device)
-    student, facts, task = nets.student, nets.student.facts, nets.task
-    identity = identify(config, nets, images, ranks)
-    resolved = Resolved(**identity[0]["resolved"])
-    run = open_run(config.out, *identity, overwrite=config.overwrite, makes=STUDENT_FILES)
-    if run.is_finished:
-        log.info("%s is finished already; nothing to do.", run.dir)
-        return run.dir
-    skipped = SkippedLog(run.dir / "skipped.jsonl", images.num_images, config.data.max_bad_ratio)
-    if facts.has_dist_head and not nets.taught:
-        log.warning("No --teacher is named, so the labels teach the distillation head as well.")
-    module = nets.module.to(ranks.device)
-    with Log(
-        run, config.train, ranks, stage="finetune", total_steps=resolved.total_steps
-    ) as report:
-        report.note(resolved.sentence())
-        result = fit(
-            module,
-            partial(tuning_stream, config, images, student, ranks, skipped, resolved.total_steps),
-            total_steps=resolved.total_steps,
-            steps_per_epoch=resolved.steps_per_epoch,
-            optim=config.optim,
-            train=config.train,
-            run=run,
-            ranks=ranks,
-            log=report,
-            layer_id=partial(layer_of, student),
-            num_layers=facts.depth,
-            seed=config.seed,
-            probes=partial(_score, config, images.holdout, task, ranks.device, skipped),
-        )
-        if ranks.is_main:
-            record = lineage.record(
-                verb="finetune",
-                config=resolved_plain(config),
-                teacher=nets.teacher,
-                data=images.lineage,
-                extra={
-                    "classes": classes,
-                    "student": facts.origin,
-                    "steps": resolved.total_steps,
-                    "scores": result.probes,
-                },
-            )
-            save_student(student, run.dir, record, crop_ratio=config.evaluation.crop_ratio)
-            run.finish()
-            report.note(skipped.summary())
-    return run.dir
-
-
-def tuning_stream(
-    config: FinetuneConfig,
-    images: Images,
-    student: TimmEncoder,
-    ranks: Ranks,
-    skipped: SkippedLog,
-    total_steps: int,
-    start_step: int,
-) -> Iterator[Batch]:
-    """This rank's mixed micro-batches for the steps from ``start_step`` on."""
-    from limbeck.data.mixing import mix
-    from limbeck.recipes.run.images import stream
-
-    facts = student.facts
-    batches = stream(
-        images,
-        config.views,
-        facts,
-        data=config.data,
-        train=config.train,
-        seed=config.seed,
-        ranks=ranks,
-        skipped=skipped,
-        start_step=start_step,
-        total_steps=total_steps,
-    )
-    for batch in batches:
-        # The first view's seed stands for the micro-batch: mixing, too, survives a resume.
-        yield mix(batch, config.mix, facts.num_classes, seed=int(batch.view_seeds[0]))
-
-
-def _score(
-    config: FinetuneConfig,
-    holdout: Source,
-    task: Classification,
-    device: torch.device,
-    skipped: SkippedLog,
-    module: object,
-    step: int,
-) -> dict[str, float]:
-    """top1 and top5 on the held-out images."""
-    del module, step
-    from limbeck.recipes.run.options import EmbedOptions
-    from limbeck.recipes.run.probes import embed_source
-
-    options = EmbedOptions(**asdict(config.evaluation))
-    said = embed_source(task.encoder, holdout, options, config.data, device, skipped)
-    assert said.logits is not None and said.labels is not None
-    return task.score(said.logits, said.labels)
+        checks.check_mixing(config.mix, config.train)
+        return train(plan_tuning(config, images, ranks), ranks)
 
 
 def report(run_dir: Path) -> str:

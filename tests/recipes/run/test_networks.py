@@ -39,7 +39,7 @@ from limbeck.recipes.run.networks import (
     teacher_identity,
 )
 from limbeck.recipes.run.options import FinetuneConfig
-from limbeck.recipes.train.finetune_networks import build_classifier, load_task_teacher
+from limbeck.recipes.train.tuning import build_classifier, load_task_teacher
 from limbeck.records import Batch, Tap
 from tests.fakes import FakeEncoder
 from tests.models.origins import writers

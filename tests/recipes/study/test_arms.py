@@ -1,5 +1,6 @@
 """What the command line says of an arm."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,13 @@ import pytest
 from limbeck.errors import UserError
 from limbeck.models.options import TeacherOptions
 from limbeck.recipes.study.arms import (
+    Entry,
     arm_config,
     read_arms,
     run_dir,
     table_needs_teacher,
     tuned_dir,
+    tuning_config,
 )
 from limbeck.recipes.study.options import CompareConfig
 
@@ -64,6 +67,20 @@ def test_baselines_share_their_start():
     untrained, scratch, _ = read_arms(("untrained", "scratch", "dino"))
     assert run_dir(Path(), untrained, 1) == run_dir(Path(), scratch, 1) == Path("untrained_1")
     assert tuned_dir(Path(), scratch, 1) == Path("scratch_1_finetuned")
+
+
+def test_a_fine_tuning_has_its_seed_its_labels_and_layer_decay_where_something_was_learnt(
+    tmp_path,
+):
+    config = CompareConfig(out=tmp_path)
+    tuned, scratch = (
+        tuning_config(config, arm, 2, 0.1)
+        for arm in (Entry("mine", "dino"), Entry("scratch", None))
+    )
+    assert tuned.out == tmp_path / "mine_2_finetuned_labels0.1"
+    assert (tuned.seed, tuned.data.label_fraction, tuned.data.label_seed) == (2, 0.1, 2)
+    assert tuned.optim == config.tune.optim and tuned.optim.layer_decay == 0.85
+    assert scratch.optim == replace(tuned.optim, layer_decay=1.0)
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from limbeck.errors import UserError
 from limbeck.methods.masked_pixel import MaskedPixel
 from limbeck.models.options import TeacherOptions
 from limbeck.recipes.run.options import EmbedOptions
-from limbeck.recipes.study import trials
-from limbeck.recipes.study.arms import read_arms
+from limbeck.recipes.study.arms import read_arms, tuning_config
 from limbeck.recipes.study.compare import compare, report
 from limbeck.recipes.study.options import CompareConfig, TuningOptions
+from limbeck.recipes.train import distill as distillation
 from tests.recipes.runs import STUDENT_SHAPE, snapshot, weights_of
 
 TRAIN = TrainOptions(
@@ -122,14 +122,14 @@ def test_arms_can_be_added_but_not_changed(images, tmp_path):
 def test_a_stopped_comparison_goes_on_where_it_was(images, tmp_path, monkeypatch):
     config = config_of(images, tmp_path / "out", "masked-pixel", SMALL_DINO, fine_tune=False)
     config = replace(config, tune=TuningOptions())
-    distill = trials.distill
+    distill = distillation.distill
 
     def stopped(own):
         if own.method == "dino":
             raise Interrupted("Stopped by Ctrl-C.", 2)
         return distill(own)
 
-    monkeypatch.setattr(trials, "distill", stopped)
+    monkeypatch.setattr(distillation, "distill", stopped)
     with pytest.raises(Interrupted, match="Ctrl-C"):
         compare(config)
     assert (tmp_path / "out" / "table.md").exists()
@@ -219,12 +219,12 @@ def test_scratch_has_neither_layer_decay_nor_a_head_of_its_own(images, tmp_path)
     config = config_of(
         images, tmp_path, "scratch", "mae=masked-pixel", tune=TuningOptions(optim=optim)
     )
-    scratch, arm = (trials.tuning_config(config, each, 0, 1.0) for each in read_arms(config.arms))
+    scratch, arm = (tuning_config(config, each, 0, 1.0) for each in read_arms(config.arms))
     assert (scratch.optim.layer_decay, scratch.optim.head_lr_scale) == (1, 1)
     assert arm.optim == optim
     by_blocks = OptimOptions(layer_decay=0.5, layer_decay_count="blocks")
     config = replace(config, tune=TuningOptions(optim=by_blocks))
-    scratch, arm = (trials.tuning_config(config, each, 0, 1.0) for each in read_arms(config.arms))
+    scratch, arm = (tuning_config(config, each, 0, 1.0) for each in read_arms(config.arms))
     assert scratch.optim == OptimOptions() and arm.optim == by_blocks
 
 

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from limbeck.recipes.study.arms import read_arms
-from limbeck.recipes.study.comparison import Comparison, Result, best_of, report, table_of, write
+from limbeck.recipes.study.comparison import Comparison, best_of, report, table_of, write
+from limbeck.recipes.study.results import Result
 from tests.recipes.runs import cells_of
 
 

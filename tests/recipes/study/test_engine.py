@@ -1,48 +1,147 @@
-"""The start and the fine-tuning of a comparison's arms."""
+"""The engine of studies: trials are finished, fail alone, go on, and may be chosen on the way."""
 
-from dataclasses import replace
+import json
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
-from limbeck.models.origins.load import load_encoder
-from limbeck.recipes.run.networks import save_start
-from limbeck.recipes.study.arms import Arm
-from limbeck.recipes.study.options import CompareConfig
-from limbeck.recipes.study.trials import remembered, tuning_config
-from tests.recipes.runs import STUDENT_SHAPE, snapshot, weights_of
+from limbeck.engine.loop import Interrupted
+from limbeck.errors import NotFiniteError, UserError
+from limbeck.recipes.study.engine import Arm, Engine, Run, remembered
+from limbeck.recipes.study.results import Result
 
 
-def test_a_fine_tuning_has_its_seed_its_labels_and_layer_decay_where_something_was_learnt(
-    tmp_path,
-):
-    config = CompareConfig(out=tmp_path)
-    tuned, scratch = (
-        tuning_config(config, arm, 2, 0.1) for arm in (Arm("mine", "dino"), Arm("scratch", None))
-    )
-    assert tuned.out == tmp_path / "mine_2_finetuned_labels0.1"
-    assert (tuned.seed, tuned.data.label_fraction, tuned.data.label_seed) == (2, 0.1, 2)
-    assert tuned.optim == config.tune.optim and tuned.optim.layer_decay == 0.85
-    assert scratch.optim == replace(tuned.optim, layer_decay=1.0)
+class Folder:
+    """An arm of two runs in a folder; what is done is written down in order."""
+
+    def __init__(self, path, done, fails=None):
+        self.path, self.done, self.fails = path, done, fails
+
+    def arm(self, name):
+        return Arm(name, partial(self.runs, name))
+
+    def runs(self, name, seed):
+        for part in ("first", "second"):
+            out = self.path / f"{name}_{seed}" / part
+            scores = Result({part: float(seed)}, {"size": 2.0})
+            yield Run(partial(self.work, out), out, measure=partial(self.measure, out, scores))
+
+    def work(self, out):
+        self.done.append(f"{out.parent.name}/{out.name}")
+        if self.fails and self.done[-1] == self.fails[0]:
+            raise self.fails[1]
+
+    def measure(self, out, found):
+        self.done.append(f"measured {out.parent.name}/{out.name}")
+        if self.fails and self.done[-1] == self.fails[0]:
+            raise self.fails[1]
+        return found
 
 
-def test_every_seed_has_a_start_of_its_own_which_is_kept(tmp_path):
-    folders = [tmp_path / name for name in "ab"]
-    for seed, folder in enumerate(folders):
-        save_start(STUDENT_SHAPE, seed, folder)
-    assert weights_of(folders[0]) != weights_of(folders[1])
-    before = [snapshot(folder) for folder in folders]
-    for seed, folder in enumerate(folders):
-        save_start(STUDENT_SHAPE, seed, folder)
-    assert [snapshot(folder) for folder in folders] == before
+def test_all_arms_with_one_seed_then_with_the_next(tmp_path):
+    done, after = [], []
+    both = Folder(tmp_path, done)
+    engine = Engine()
+    engine.finish_all([both.arm("a"), both.arm("b")], 2, lambda: after.append(len(done)))
+    order = ["a_0", "b_0", "a_1", "b_1"]
+    assert done == [
+        each for trial in order for part in ("first", "second")
+        for each in (f"{trial}/{part}", f"measured {trial}/{part}")
+    ]  # fmt: skip
+    assert after == [4, 8, 12, 16]
+    assert engine.results["b"][1] == Result({"first": 1.0, "second": 1.0}, {"size": 2.0})
 
 
-@pytest.mark.parametrize("change", [{"embed_dim": 12}, {"num_heads": 2}])  # the latter: no weights
-def test_the_start_of_another_student_is_replaced(tmp_path, change):
-    save_start(STUDENT_SHAPE, 0, tmp_path)
-    save_start(replace(STUDENT_SHAPE, **change), 0, tmp_path)
-    facts = load_encoder(tmp_path).facts
-    expected = {"embed_dim": 24, "num_heads": 3} | change
-    assert (facts.embed_dim, facts.num_heads[0]) == tuple(expected.values())
+@pytest.mark.parametrize("where", ["a_0/second", "measured a_0/second"])
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(NotFiniteError("NaN in step 3."), "NaN in step 3."), (ValueError("no"), "ValueError: no")],
+)
+def test_an_arm_that_fails_keeps_what_it_had_and_the_others_go_on(tmp_path, where, error, said):
+    done, after = [], []
+    both = Folder(tmp_path, done, (where, error))
+    engine = Engine(catches=(Exception,))
+    engine.finish_all([both.arm("a"), both.arm("b")], 2, lambda: after.append(len(done)))
+    assert engine.failures.keys() == {"a"} and engine.failures["a"].endswith(said)
+    assert engine.results["a"] == {0: Result({"first": 0.0}, {"size": 2.0})}
+    assert list(engine.results["b"]) == [0, 1] and len(after) == 3
+    assert not any(each.startswith("a_1") for each in done)
+
+
+def test_what_is_not_caught_ends_the_study(tmp_path):
+    for catches, error in (
+        ((), UserError("bad")),
+        ((NotFiniteError,), UserError("bad")),
+        ((Exception,), Interrupted("Stopped by Ctrl-C.", 2)),
+    ):
+        done = []
+        both = Folder(tmp_path, done, ("a_0/first", error))
+        engine = Engine(catches)
+        with pytest.raises(type(error)):
+            engine.finish_all([both.arm("a"), both.arm("b")], 1)
+        assert done == ["a_0/first"] and not engine.failures
+
+
+def test_what_comes_next_may_hang_on_what_was_found(tmp_path):
+    done = []
+    both = Folder(tmp_path, done)
+    engine = Engine()
+
+    def race():
+        for name in ("a", "b"):
+            yield both.arm(name), 1
+        best = max(engine.results, key=lambda name: engine.results[name][1].scores["first"])
+        yield both.arm(best), 2
+
+    engine.finish(race())
+    assert list(engine.results["a"]) == [1, 2] and list(engine.results["b"]) == [1]
+
+
+def test_a_run_costs_what_all_its_attempts_do(tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "cost.json").write_text(json.dumps({"seconds": 5.0, "memory_mib": 7.0}))
+    cost = Run(lambda: None, out, {"seconds": "tuning_seconds"}).finish()
+    assert cost.keys() == {"tuning_seconds"} and cost["tuning_seconds"] >= 5
+    assert Run(lambda: None, tmp_path / "other").finish() == {}
+    assert not (tmp_path / "other").exists()
+
+
+def side_by_side(chains):
+    """A runner of several threads: each takes the next chain when it has ended one."""
+    chains = list(chains)
+
+    def end(chain):
+        run = next(chain, None)
+        while run is not None:
+            try:
+                cost = run.finish()
+            except Exception as error:
+                run = next_of(chain.throw, error)
+            else:
+                run = next_of(chain.send, cost)
+
+    def next_of(tell, what):
+        try:
+            return tell(what)
+        except StopIteration:
+            return None
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(end, chains))
+
+
+def test_another_runner_gives_the_same(tmp_path):
+    found = []
+    for runner in (None, side_by_side):
+        arms = Folder(tmp_path, [], ("b_1/second", ValueError("no")))
+        options = {} if runner is None else {"runner": runner}
+        engine = Engine((Exception,), **options)
+        engine.finish((arms.arm(name), seed) for name in "abc" for seed in (0, 1))
+        results = {name: dict(sorted(own.items())) for name, own in engine.results.items()}
+        found.append((dict(sorted(results.items())), engine.failures))
+    assert found[0] == found[1] and found[0][1].keys() == {"b"}
 
 
 def test_what_was_measured_is_measured_again_where_something_else_is_asked(tmp_path):

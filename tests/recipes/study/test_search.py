@@ -11,7 +11,7 @@ from limbeck.errors import UserError
 from limbeck.evaluation import pareto
 from limbeck.models.finished import load_student
 from limbeck.models.options import StudentOptions
-from limbeck.recipes.study import search_trials
+from limbeck.recipes.study import candidates
 from limbeck.recipes.study.options import LimitOptions
 from limbeck.recipes.study.search import check, read_limit, report, search
 from tests.recipes.runs import snapshot
@@ -51,7 +51,7 @@ def test_the_winner_is_a_finished_student_within_the_limits(found):
 
 
 def test_a_finished_search_repeats_nothing(found, images, teacher, monkeypatch):
-    monkeypatch.setattr(search_trials, "distill", lambda config: pytest.fail("trained again"))
+    monkeypatch.setattr(candidates, "distill", lambda config: pytest.fail("trained again"))
     before = snapshot(found.out / "round1_depth_0")
     again = search(search_config(images, found.out, teacher))
     assert report(again) == report(found)
@@ -60,7 +60,7 @@ def test_a_finished_search_repeats_nothing(found, images, teacher, monkeypatch):
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_a_search_that_was_killed_goes_on(stage, found, images, teacher, tmp_path, monkeypatch):
-    real, calls = search_trials.distill, []
+    real, calls = candidates.distill, []
 
     def distill(config):
         calls.append(config.out.name)
@@ -69,7 +69,7 @@ def test_a_search_that_was_killed_goes_on(stage, found, images, teacher, tmp_pat
         return real(config)
 
     config = search_config(images, tmp_path / "out", teacher)
-    monkeypatch.setattr(search_trials, "distill", distill)
+    monkeypatch.setattr(candidates, "distill", distill)
     with pytest.raises(Interrupted):
         search(config)
     before = snapshot(tmp_path / "out" / "seed_0") if stage else None
@@ -86,11 +86,11 @@ def test_a_kill_between_training_and_its_record_trains_nothing_twice(
     found, images, teacher, tmp_path, monkeypatch
 ):
     config = search_config(images, tmp_path / "out", teacher)
-    real = search_trials.Trials._timed
-    monkeypatch.setattr(search_trials.Trials, "_timed", lambda *_: pytest.fail("not yet"))
+    real = candidates.Candidates._timed
+    monkeypatch.setattr(candidates.Candidates, "_timed", lambda *_: pytest.fail("not yet"))
     with pytest.raises(pytest.fail.Exception):
         search(config)  # before the seed
-    monkeypatch.setattr(search_trials.Trials, "_timed", real)
+    monkeypatch.setattr(candidates.Candidates, "_timed", real)
     done = search(config)
     (tmp_path / "out" / "candidates.json").unlink()  # as if none had been written
     before = snapshot(tmp_path / "out" / "seed_0")

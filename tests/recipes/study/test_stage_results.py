@@ -9,8 +9,8 @@ import torch
 
 from limbeck.evaluation.robustness import Robustness
 from limbeck.evaluation.scores import score_of
+from limbeck.recipes.study.results import Result
 from limbeck.recipes.study.stage_results import (
-    Measured,
     TwoStages,
     report,
     table_of,
@@ -25,7 +25,7 @@ COST = {"parameters": 5e6, "macs": 1.25e9, "tuning_seconds": 60.0}
 
 def measured(right, **cost):
     hits = torch.arange(1000) < 1000 * right
-    return Measured({"top1": score_of(hits, "top-1")}, COST | cost)
+    return Result({"top1": score_of(hits, "top-1")}, COST | cost)
 
 
 def found(out, *, teacher=0.8, **tops):
@@ -34,7 +34,7 @@ def found(out, *, teacher=0.8, **tops):
         name: {seed: measured(each, images_per_second=100.0) for seed, each in enumerate(values)}
         for name, values in tops.items()
     }
-    return TwoStages(out, arms, ["All equal."], teacher and measured(teacher), results)
+    return TwoStages(out, arms, ["All equal."], results, teacher=teacher and measured(teacher))
 
 
 def test_the_table_has_means_spreads_and_shares_of_the_teacher():

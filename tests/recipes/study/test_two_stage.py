@@ -20,7 +20,7 @@ from limbeck.methods.options import (
 from limbeck.models.options import TeacherOptions
 from limbeck.recipes.run.images import open_images
 from limbeck.recipes.run.options import CropEvalOptions
-from limbeck.recipes.study import stage_trials
+from limbeck.recipes.study import stage_runs
 from limbeck.recipes.study.options import SpecificOptions, TuneTeacherOptions, TwoStageConfig
 from limbeck.recipes.study.stages import ARMS, arm_config, stage_one_config, teacher_config
 from limbeck.recipes.study.two_stage import check, report, two_stage
@@ -74,8 +74,8 @@ def test_all_arms_and_the_teacher_end_in_one_report(whole):
     assert {name: list(seeds) for name, seeds in found.results.items()} == {
         name: [0] for name in ("both", "generic", "specific", "fine-tune")
     }
-    assert found.costs("both", "stage_one_seconds") == found.costs("generic", "stage_one_seconds")
-    assert not found.costs("specific", "stage_one_seconds")
+    assert found.values("both", "stage_one_seconds") == found.values("generic", "stage_one_seconds")
+    assert not found.values("specific", "stage_one_seconds")
     assert found.teacher.cost["tuning_seconds"] > 0
     text = report(found)
     assert "| teacher " in text and "of the teacher's %" in text and "Verdict: two stages" in text
@@ -116,14 +116,14 @@ def test_again_nothing_is_done_again(whole):
 def test_stopped_in_any_run_it_goes_on(images, teacher, whole, tmp_path, monkeypatch, stopped):
     config = config_of(images, teacher, tmp_path / "out")
     for name in ("distill", "finetune"):
-        run = getattr(stage_trials, name)
+        run = getattr(stage_runs, name)
 
         def until(own, run=run):
             if own.out.name == stopped:
                 raise Interrupted("Stopped by Ctrl-C.", 0)
             return run(own)
 
-        monkeypatch.setattr(stage_trials, name, until)
+        monkeypatch.setattr(stage_runs, name, until)
     with pytest.raises(Interrupted):
         two_stage(config)
     monkeypatch.undo()

@@ -17,11 +17,11 @@ from limbeck.errors import UserError
 from limbeck.methods.options import RelationOptions, SparseLogitOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes.run.images import open_images
-from limbeck.recipes.run.networks import build_networks
 from limbeck.recipes.targets import reading as targets
-from limbeck.recipes.targets.reading import check_recipe, locate, open_store
+from limbeck.recipes.targets.reading import check_recipe, open_networks, open_store
 from limbeck.recipes.targets.store_targets import StoreTargetsConfig, store_targets
-from limbeck.recipes.train.distill import distill, train_stream
+from limbeck.recipes.train.distill import distill
+from limbeck.recipes.train.pretraining import plan_pretraining
 from tests.data.target_store.stores import KEYS, assert_holds, write_store
 from tests.recipes.runs import STUDENT_SHAPE, distill_config, draw_classes, snapshot
 
@@ -260,13 +260,12 @@ def test_erased_boxes_hold_what_the_teacher_saw_however_the_student_normalises(
     few = StoreOptions(num_views=1, batch_size=16)
     store_targets(store_config(images, out, classifier, sparse_logit=erasing, store=few))
     config = train_config(images, tmp_path / "run", out, sparse_logit=erasing)
-    opened, nets = open_images(config.data), build_networks(config, torch.device("cpu"))
+    opened, nets = open_images(config.data), open_networks(config, torch.device("cpu"))
     own = nets.student.facts
     batches = []
     for mean, std in ((own.mean, own.std), ((0.5,) * 3, (0.1,) * 3)):
         nets.student.facts = replace(own, mean=mean, std=std)
-        found = locate(nets.reader, config, nets, opened)
-        skipped = SkippedLog(None, 36, 0.0)
-        batches.append(next(train_stream(config, opened, nets, Ranks(), skipped, 0, 1, found)))
+        plan = plan_pretraining(config, nets, opened, Ranks())
+        batches.append(next(plan.stream(config, SkippedLog(None, 36, 0.0), 0, 1)))
     assert torch.equal(batches[0].images, batches[1].images)
     assert batches[0].images.min() < 0  # noise that leaves 0..1

@@ -14,15 +14,17 @@ import torch
 
 import limbeck
 from limbeck.config import from_plain, read_preset
+from limbeck.engine.distributed import Ranks
 from limbeck.errors import UserError
 from limbeck.methods.options import FeatureOptions, ReconstructionOptions, RelationOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.models.origins.decoder import load_decoder
 from limbeck.recipes.look.doctor import DoctorConfig, doctor
 from limbeck.recipes.look.doctor import report as report_diagnosis
-from limbeck.recipes.run import networks
+from limbeck.recipes.run import train as training
+from limbeck.recipes.run.images import open_images
 from limbeck.recipes.run.options import DistillConfig
-from limbeck.recipes.train import distill as recipe
+from limbeck.recipes.targets import reading
 from limbeck.recipes.train.chain import rehearse, split_chain, stage_dirs
 from limbeck.recipes.train.distill import check, distill, report
 from tests.recipes.runs import distill_config, metrics_of, snapshot, teacher_config, weights_of
@@ -31,7 +33,7 @@ FIRST = "vit_small:embed_dim=24:depth=2:num_heads=3"
 SECOND = "vit_tiny:embed-dim=16:depth=2:num_heads=2"
 THIRD = "vit_tiny:embed_dim=8:depth=1:num_heads=1"
 SIZES = StudentOptions(img_size=32, patch_size=8)
-CPU = torch.device("cpu")
+RANKS = Ranks(device=torch.device("cpu"))
 
 
 def chain_config(images, out, teacher, /, chain=f"{FIRST}, {SECOND}", **changes):
@@ -279,17 +281,17 @@ def test_overwrite_is_needed_once(copy, images, teacher, monkeypatch):
     """Stages of the chain before are gone before the first one trains."""
     stages = stage_dirs(copy, "vit_small,vit_tiny")
     before = [weights_of(stage) for stage in stages]
-    real = recipe._distill
+    real = training.train
 
-    def stopped(config, *rest):
-        if config.out == stages[1]:
+    def stopped(plan, ranks):
+        if plan.config.out == stages[1]:
             raise KeyboardInterrupt
-        return real(config, *rest)
+        return real(plan, ranks)
 
-    monkeypatch.setattr(recipe, "_distill", stopped)
+    monkeypatch.setattr(training, "train", stopped)
     with pytest.raises(KeyboardInterrupt):
         distill(chain_config(images, copy, teacher, seed=1, overwrite=True))
-    monkeypatch.setattr(recipe, "_distill", real)
+    monkeypatch.setattr(training, "train", real)
     distill(chain_config(images, copy, teacher, seed=1))
     assert all(old != weights_of(stage) for old, stage in zip(before, stages, strict=True))
 
@@ -406,8 +408,9 @@ def test_stages_that_do_not_fit_are_told_before_the_first_trains(
 
 def test_the_rehearsal_has_the_shapes_and_heads_of_the_real_thing(chain, images, teacher):
     stages = split_chain(chain_config(images, chain, teacher))
-    for stage, nets in rehearse(stages, CPU):
-        real = limbeck.load(stage.out).facts
+    opened = open_images(stages[0].data)
+    for nets, plan in rehearse(stages, opened, RANKS):
+        real = limbeck.load(plan.config.out).facts
         assert nets.student.facts.architecture == real.architecture
     assert nets.teacher.facts.architecture == limbeck.load(chain / "1_vit_small").facts.architecture
 
@@ -415,7 +418,7 @@ def test_the_rehearsal_has_the_shapes_and_heads_of_the_real_thing(chain, images,
 def test_the_rehearsal_fits_the_grid_of_patches(images, teacher, tmp_path, caplog):
     caplog.set_level("INFO")
     config = chain_config(images, tmp_path, teacher, chain=f"{FIRST},{SECOND}:img_size=48")
-    *_, (_, nets) = rehearse(split_chain(config), CPU)
+    *_, (nets, _) = rehearse(split_chain(config), open_images(config.data), RANKS)
     assert nets.teacher.facts.grid == nets.student.facts.grid == (6, 6)
     run = distill(replace(config, out=tmp_path / "run"))
     assert limbeck.load(run).facts.img_size == (48, 48)
@@ -423,21 +426,21 @@ def test_the_rehearsal_fits_the_grid_of_patches(images, teacher, tmp_path, caplo
 
 def test_rehearsed_networks_make_room_for_the_training(images, teacher, tmp_path, monkeypatch):
     built, alive = [], []
-    real = networks.build_networks
+    real = reading.build_networks
 
     def build(*arguments):
         nets = real(*arguments)
         built.append(weakref.ref(nets.student))
         return nets
 
-    def train(config, nets, *rest):
-        del config, nets, rest
+    def train(plan, ranks):
+        del plan, ranks
         gc.collect()
         alive.append([student() is not None for student in built])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(networks, "build_networks", build)
-    monkeypatch.setattr(recipe, "_distill", train)
+    monkeypatch.setattr(reading, "build_networks", build)
+    monkeypatch.setattr(training, "train", train)
     with pytest.raises(KeyboardInterrupt):
         distill(chain_config(images, tmp_path / "run", teacher))
     assert alive == [[True, False]]

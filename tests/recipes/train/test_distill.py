@@ -33,8 +33,9 @@ from limbeck.recipes.look.evaluate import evaluate
 from limbeck.recipes.look.options import EvaluateConfig
 from limbeck.recipes.run.images import open_images
 from limbeck.recipes.run.networks import build_networks
-from limbeck.recipes.train.distill import check, distill, report, train_stream
+from limbeck.recipes.train.distill import check, distill, report
 from limbeck.recipes.train.finetune import finetune
+from limbeck.recipes.train.pretraining import plan_pretraining
 from tests.recipes.runs import (
     STUDENT_SHAPE,
     assert_same_student,
@@ -393,7 +394,7 @@ def test_rows_that_the_relation_leaves_untrained(images, teacher, tmp_path, how,
 
         return probe
 
-    monkeypatch.setattr("limbeck.recipes.run.probes.build_probe", build_probe)
+    monkeypatch.setattr("limbeck.recipes.train.pretraining.build_probe", build_probe)
     options = RelationOptions(relations=("vv",), drop_path_rate=0.0)
     config = distill_config(
         images, tmp_path / "run", teacher, relation=options, untrained_tail=how,
@@ -507,7 +508,8 @@ def test_colour_jitter_is_the_student_s_alone(images, teacher, tmp_path, jitter)
     config = distill_config(images, tmp_path, teacher, relation=options)
     opened, skipped = open_images(config.data), SkippedLog(None, 36, 1.0)
     nets = build_networks(config, torch.device("cpu"))
-    batch = next(train_stream(config, opened, nets, Ranks(), skipped, 0, 1))
+    plan = plan_pretraining(config, nets, opened, Ranks())
+    batch = next(plan.stream(config, skipped, 0, 1))
     same = [torch.equal(*pair) for pair in zip(batch.images, batch.teacher_images, strict=True)]
     assert same == [not any(jitter)] * 16
 

@@ -24,8 +24,8 @@ from limbeck.ops.schedules import cosine_lr, peak_lr
 from limbeck.recipes.look.evaluate import evaluate
 from limbeck.recipes.look.options import EvaluateConfig
 from limbeck.recipes.run.options import FinetuneConfig
-from limbeck.recipes.train.finetune import check, finetune, report, tuning_stream
-from limbeck.recipes.train.finetune_networks import build_classifier
+from limbeck.recipes.train.finetune import check, finetune, report
+from limbeck.recipes.train.tuning import build_classifier, tuning_stream
 from tests.recipes.runs import finetune_config, metrics_of, snapshot, weights_of
 
 TEACHERS = "tests.recipes.own_teachers"
@@ -131,7 +131,7 @@ def _cut_after(config, step, kind):
                 raise kind
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("limbeck.engine.log.Log", CutLog)
+        patch.setattr("limbeck.recipes.run.train.Log", CutLog)
         finetune(config)
 
 
@@ -244,7 +244,7 @@ def parts_of_fit(config):
         raise Stop
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-        patch.setattr("limbeck.engine.loop.fit", catch)
+        patch.setattr("limbeck.recipes.run.train.fit", catch)
         finetune(config)
     return found
 
@@ -442,9 +442,9 @@ def test_every_batch_is_mixed_by_a_seed_of_its_own_images(monkeypatch):
     network = build_classifier(config, 3)
     streamed = [SimpleNamespace(view_seeds=torch.tensor([7, 8])),
                 SimpleNamespace(view_seeds=torch.tensor([9, 7]))]  # fmt: skip
-    monkeypatch.setattr("limbeck.recipes.run.images.stream", lambda *_, **__: iter(streamed))
-    monkeypatch.setattr("limbeck.data.mixing.mix", lambda *given, seed: (given, seed))
-    mixed = list(tuning_stream(config, None, network, None, None, 2, 0))
+    monkeypatch.setattr("limbeck.recipes.train.tuning.stream", lambda *_, **__: iter(streamed))
+    monkeypatch.setattr("limbeck.recipes.train.tuning.mix", lambda *given, seed: (given, seed))
+    mixed = list(tuning_stream(None, network.facts, None, config, None, 0, 2))
     assert [seed for _, seed in mixed] == [7, 9]
     assert [given for given, _ in mixed] == [(batch, config.mix, 3) for batch in streamed]
 

@@ -32,7 +32,7 @@ from limbeck.recipes.run.options import FinetuneConfig
 from limbeck.recipes.run.resolved import resolve
 from limbeck.recipes.ship.convert import ConvertConfig, convert
 from limbeck.recipes.train.finetune import check, finetune
-from limbeck.recipes.train.finetune_networks import build_classifier
+from limbeck.recipes.train.tuning import build_classifier
 from limbeck.records import Batch, Tap
 from limbeck.tasks.classification import Classification
 from tests.end_to_end.commands import train_words

@@ -1,14 +1,20 @@
-"""Student, teacher and task of a fine-tuning, fitted to each other."""
+"""The plan of a fine-tuning: a classifier, mixed views of labelled images, perhaps a teacher beside
+the labels, scores on held-out images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
 
 import torch
 from torch import nn
 
+from limbeck.data.mixing import mix
+from limbeck.data.skipped import SkippedLog
+from limbeck.data.source import Source
+from limbeck.engine.distributed import Ranks
 from limbeck.errors import UserError
 from limbeck.methods.distiller import Distiller
 from limbeck.methods.method import Method
@@ -25,7 +31,7 @@ from limbeck.models.origins.load import load_encoder
 from limbeck.models.rel_pos import with_rel_pos
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.recipes.run import checks
-from limbeck.recipes.run.images import Images
+from limbeck.recipes.run.images import Images, stream
 from limbeck.recipes.run.networks import (
     check_classes,
     load_teacher,
@@ -34,53 +40,97 @@ from limbeck.recipes.run.networks import (
     method_options,
     teacher_identity,
 )
-from limbeck.recipes.run.options import FinetuneConfig
-from limbeck.recipes.run.resolved import identity_of
-from limbeck.records import LOGIT_KINDS, Tap
+from limbeck.recipes.run.options import EmbedOptions, FinetuneConfig
+from limbeck.recipes.run.probes import Probe, embed_source
+from limbeck.recipes.run.train import Plan
+from limbeck.records import LOGIT_KINDS, Batch, Tap
 from limbeck.tasks.classification import Classification
 
-if TYPE_CHECKING:
-    from limbeck.engine.distributed import Ranks
+log = logging.getLogger("limbeck")
 
 
-@dataclass(frozen=True)
-class TuningNetworks:
-    """``module`` is for the loop, and still on the CPU: the task, or a distiller around it."""
-
-    student: TimmEncoder
-    taught: tuple[Method, Teacher] | None
-    task: Classification
-    module: nn.Module
-
-    @property
-    def teacher(self) -> EncoderFacts | None:
-        """The facts of the teacher, where there is one."""
-        return self.taught and self.taught[1].facts
-
-
-def build_tuning(
+def plan_tuning(
     config: FinetuneConfig,
-    classes: Sequence[str],
-    device: torch.device,
+    images: Images,
+    ranks: Ranks,
     load_student: Callable[..., TimmEncoder] = load_vit,
     load_teacher: Callable[..., Encoder] = load_encoder,
-) -> TuningNetworks:
-    """Build all of them; raises UserError where they do not fit each other.
+) -> Plan:
+    """Raises UserError where networks and images do not fit each other.
 
     ``load_student`` and ``load_teacher`` make the networks from their sources, for such as are not
     on the disk yet.
     """
+    classes, device = list(images.train.classes), ranks.device
     student = build_classifier(config, len(classes), load_student)
     choose_attention(student, device, DTYPES[config.train.precision])
     if config.keep_head:
         check_classes(student.facts, classes, "student")
     taught = load_task_teacher(config, student.facts, classes, device, load_teacher)
+    if student.facts.has_dist_head and taught is None:
+        log.warning("No --teacher is named, so the labels teach the distillation head as well.")
     # Where the teacher has the distillation head to itself, the labels have the other one.
     is_shared = taught is None or Tap("dist_logits") not in taught[0].student_taps
     task = Classification(student, Tap("logits" if is_shared else "class_logits"))
-    return TuningNetworks(
-        student, taught, task, Distiller(student, *taught, task) if taught else task
+    teacher = taught and taught[1].facts
+    return Plan(
+        verb="finetune",
+        config=config,
+        images=images,
+        student=student,
+        module=Distiller(student, *taught, task) if taught else task,
+        stream=partial(tuning_stream, images, student.facts, ranks),
+        score=partial(_score, config, images.holdout, task, device),
+        crop_ratio=config.evaluation.crop_ratio,
+        teacher=teacher,
+        others={"teacher": teacher_identity(config.teacher.source, teacher)},
+        about=lambda: {"classes": classes, "student": student.facts.origin},
     )
+
+
+def tuning_stream(
+    images: Images,
+    facts: EncoderFacts,
+    ranks: Ranks,
+    config: FinetuneConfig,
+    skipped: SkippedLog,
+    start_step: int,
+    total_steps: int,
+) -> Iterator[Batch]:
+    """This rank's mixed micro-batches for the steps from ``start_step`` on."""
+    batches = stream(
+        images,
+        config.views,
+        facts,
+        data=config.data,
+        train=config.train,
+        seed=config.seed,
+        ranks=ranks,
+        skipped=skipped,
+        start_step=start_step,
+        total_steps=total_steps,
+    )
+    for batch in batches:
+        # The first view's seed stands for the micro-batch: mixing, too, survives a resume.
+        yield mix(batch, config.mix, facts.num_classes, seed=int(batch.view_seeds[0]))
+
+
+def _score(
+    config: FinetuneConfig,
+    holdout: Source,
+    task: Classification,
+    device: torch.device,
+    skipped: SkippedLog,
+) -> Probe:
+    """top1 and top5 on the held-out images."""
+    options = EmbedOptions(**asdict(config.evaluation))
+
+    def probe(module: nn.Module, step: int) -> dict[str, float]:
+        said = embed_source(task.encoder, holdout, options, config.data, device, skipped)
+        assert said.logits is not None and said.labels is not None
+        return task.score(said.logits, said.labels)
+
+    return probe
 
 
 def load_task_teacher(
@@ -160,11 +210,3 @@ def build_classifier(
     last = max(1, depth - 1)
     set_drop_path(classifier, [config.drop_path_rate * block / last for block in range(depth)])
     return classifier.train()
-
-
-def identify(
-    config: FinetuneConfig, nets: TuningNetworks, images: Images, ranks: Ranks
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The resolved config of a run and its fingerprint, plain data: what ``open_run`` compares."""
-    teacher = teacher_identity(config.teacher.source, nets.teacher)
-    return identity_of("finetune", config, nets.student.facts, images, ranks, teacher=teacher)

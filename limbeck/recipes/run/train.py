@@ -1,0 +1,202 @@
+"""One way to train: a plan says what is special about a kind of training, ``train`` does the rest.
+
+A training verb is its options, what is checked, a plan, and what is reported
+(``examples/own_training.py``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import nn
+
+from limbeck.config import to_plain
+from limbeck.data.skipped import SkippedLog
+from limbeck.data.workers import lost_workers_explained
+from limbeck.engine.checkpoint import open_run
+from limbeck.engine.distributed import Ranks, freeze_untrained, on_main_rank, ranks_session
+from limbeck.engine.health import Health
+from limbeck.engine.log import Log
+from limbeck.engine.loop import fit
+from limbeck.models.build import parts_of, reinit_tail, remember
+from limbeck.models.encoder import EncoderFacts
+from limbeck.models.finished import STUDENT_FILES, Keepsake, save_student
+from limbeck.models.timm_encoder import TimmEncoder
+from limbeck.recipes.run import lineage
+from limbeck.recipes.run.images import Images, open_images
+from limbeck.recipes.run.networks import layer_of
+from limbeck.recipes.run.options import TrainingConfig
+from limbeck.recipes.run.precision import resolved_plain, settle
+from limbeck.recipes.run.probes import Probe
+from limbeck.recipes.run.resolved import Identity, Resolved, fit_batch, identity_of
+from limbeck.records import Batch
+
+log = logging.getLogger("limbeck")
+
+Config = TypeVar("Config", bound=TrainingConfig)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a kind of training supplies; all of it is built, and nothing is on the disk yet.
+
+    ``module(batch)`` gives Losses; it holds the ``student``, which is saved, under the name
+    ``student`` or ``encoder``. ``stream(config, skipped, start_step, total_steps)`` iterates over
+    this rank's micro-batches; the config is the plan's, perhaps with smaller batches.
+    ``score(skipped)`` gives the probe of the loop.
+    """
+
+    verb: str
+    config: TrainingConfig
+    images: Images
+    student: TimmEncoder
+    module: nn.Module
+    stream: Callable[[Any, SkippedLog, int, int], Iterator[Batch]]
+    score: Callable[[SkippedLog], Probe | None]
+    crop_ratio: float
+    """How the finished student wants to be shown images."""
+    teacher: EncoderFacts | None = None
+    others: dict[str, Any] = field(default_factory=dict)
+    """What identifies the run beside images, config and the student's start."""
+    about: Callable[[], dict[str, Any]] = dict
+    """What the student's record says of this kind of training, asked at the end."""
+    keepsakes: Callable[[], dict[str, Keepsake]] = dict
+    """What is kept beside the student."""
+    untrained: Literal["keep", "reinit", "zero"] | None = None
+    """What becomes of the student's parameters that the losses do not depend on, which are looked
+    for and frozen first; None: there are none."""
+    after_step: Callable[[int, int], None] | None = None
+    health: Health | None = None
+
+    def identity(self, ranks: Ranks) -> Identity:
+        """The resolved config of the run and its fingerprint: what ``open_run`` compares."""
+        return identity_of(
+            self.verb, self.config, self.student.facts, self.images, ranks, **self.others
+        )
+
+
+@contextmanager
+def session(config: Config) -> Iterator[tuple[Config, Images, Ranks]]:
+    """The processes and images of a training, and its config with all that follows from them."""
+    with ranks_session(config.train.device, to_plain(config)) as ranks, lost_workers_explained():
+        images = open_images(config.data)
+        train = fit_batch(config.train, len(images.train))
+        yield settle(replace(config, train=train), ranks), images, ranks
+
+
+def train(plan: Plan, ranks: Ranks) -> Path:
+    """Train to the end, from a checkpoint if there is one; returns the run's folder.
+
+    Raises UserError where the folder holds another run, RunError where a run under way can't go on,
+    and Interrupted when asked to stop (after saving).
+    """
+    config, images, student = plan.config, plan.images, plan.student
+    identity = plan.identity(ranks)
+    resolved = Resolved(**identity[0]["resolved"])
+    run = open_run(config.out, *identity, overwrite=config.overwrite, makes=STUDENT_FILES)
+    if run.is_finished:
+        log.info("%s is finished already; nothing to do.", run.dir)
+        return run.dir
+    skipped = SkippedLog(run.dir / "skipped.jsonl", images.num_images, config.data.max_bad_ratio)
+    module = plan.module.to(ranks.device)
+    tail = _Tail(plan, partial(plan.stream, config, skipped))
+    probe = plan.score(skipped)
+    steps = resolved.total_steps
+    with Log(run, config.train, ranks, stage=plan.verb, total_steps=steps) as report:
+        report.note(resolved.sentence())
+        if tail.note:
+            report.note(tail.note)
+        result = fit(
+            module,
+            lambda start: plan.stream(config, skipped, start, steps),
+            total_steps=steps,
+            steps_per_epoch=resolved.steps_per_epoch,
+            optim=config.optim,
+            train=config.train,
+            run=run,
+            ranks=ranks,
+            log=report,
+            layer_id=partial(layer_of, student),
+            num_layers=student.facts.depth,
+            seed=config.seed,
+            after_step=plan.after_step,
+            health=plan.health,
+            probes=probe and tail.before(probe),
+        )
+        tail.restore()
+
+        def finish() -> None:
+            kept = plan.keepsakes()
+            record = lineage.record(
+                verb=plan.verb,
+                config=resolved_plain(config),
+                teacher=plan.teacher,
+                data=images.lineage,
+                extra=tail.record
+                | plan.about()
+                | {"steps": steps, "scores": result.probes}
+                | ({"health": result.health} if result.health else {}),
+            )
+            save_student(student, run.dir, record, crop_ratio=plan.crop_ratio, kept=kept)
+            run.finish(*(f"{name}.safetensors" for name in kept))
+            report.note(skipped.summary())
+
+        on_main_rank(finish)  # the other ranks wait: in a chain they load this student next
+    return run.dir
+
+
+class _Tail:
+    """What of the student no loss depends on: frozen, and as the plan wants it from the start."""
+
+    def __init__(self, plan: Plan, batches: Callable[[int, int], Iterator[Batch]]) -> None:
+        self.record: dict[str, Any] = {}
+        self.note = ""
+        self.restore: Callable[[], None] = lambda: None
+        if plan.untrained is None:
+            return
+        student = plan.student
+        names = [
+            name.removeprefix("student.")
+            for name in freeze_untrained(plan.module, next(batches(0, 1)), parts_of(student))
+            if name.startswith("student.")  # not the method's, which vanishes
+        ]
+        # It is never trained, so what becomes of it can be decided, and probed, from the start.
+        self.record["untrained"] = reinit_tail(student, names, plan.untrained, plan.config.seed)
+        # What can't be frozen, rows of a matrix, is decayed on the way: it is shown without.
+        self.restore = remember(student, names)
+        if names:
+            self.note = (
+                f"{len(names)} tensors (or parts) of the student "
+                f"({self.record['untrained']['num_values']:,} values) get no gradient; "
+                f"untrained_tail is {plan.untrained}."
+            )
+
+    def before(self, probe: Probe) -> Probe:
+        """The probe of the student as it will be saved."""
+
+        def restored(module: nn.Module, step: int) -> dict[str, float]:
+            self.restore()
+            return probe(module, step)
+
+        return restored
+
+
+def rehearse(plan: Plan, ranks: Ranks) -> None:
+    """Show what would train two images: what does not fit is told before anything has trained."""
+    config, images = plan.config, plan.images
+    small = replace(
+        config,
+        data=replace(config.data, num_workers=0),
+        train=replace(config.train, global_batch_size=2, accumulate_steps=1),
+    )
+    module = plan.module.to(ranks.device)
+    skipped = SkippedLog(None, images.num_images, config.data.max_bad_ratio)
+    with torch.no_grad():
+        module(next(plan.stream(small, skipped, 0, 1)))

@@ -1,0 +1,78 @@
+"""Runs and studies give what they gave when ``recorded/recorded.json`` was written.
+
+Bit by bit on the kind of processor and with the libraries of then, elsewhere but for rounding. See
+``tests/recorded/__main__.py`` for how, and when, it is written anew.
+"""
+
+import json
+
+import pytest
+
+from tests.recorded.runs import FILE, NAMES, Setting, differences, environment, record
+
+MOST = 20
+"""Differences that are told of a record."""
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return json.loads(FILE.read_text())
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    return Setting(tmp_path_factory.mktemp("recorded").resolve())
+
+
+def test_everything_is_recorded(recorded):
+    assert recorded.keys() == {"environment", *NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_as_it_was(name, recorded, setting):
+    now = json.loads(json.dumps(record(setting, name)))
+    is_exact = recorded["environment"] == environment()
+    told = list(differences(recorded[name], now, is_exact, name))
+    assert not told, "\n".join(["differs from recorded.json:", *told[:MOST], f"{len(told)} in all"])
+
+
+def test_bits_are_compared_where_they_can_be(recorded):
+    """Skipped where they are not, so that a report of the tests says which it was."""
+    if recorded["environment"] != environment():
+        pytest.skip("another processor or other libraries: compared to 1e-3, without hashes")
+
+
+@pytest.mark.parametrize(
+    ("now", "is_exact", "told"),
+    [
+        ({"steps": [{"step": 2, "loss": 0.5}]}, True, []),
+        (
+            {"steps": [{"step": 2, "loss": 0.5000001}]},
+            True,
+            ["run / steps [0], step 2 / loss: was 0.5, is 0.5000001"],
+        ),
+        ({"steps": [{"step": 2, "loss": 0.5000001}]}, False, []),
+        (
+            {"steps": [{"step": 2, "loss": 0.51}]},
+            False,
+            ["run / steps [0], step 2 / loss: was 0.5, is 0.51"],
+        ),
+        ({"step": []}, False, ["run: no longer there ['steps'], new ['step']"]),
+        (
+            {"steps": []},
+            False,
+            ["run / steps: 1 entries were [{'step': 2, 'loss': 0.5}], 0 are []"],
+        ),
+    ],
+)
+def test_a_difference_is_told_with_its_place(now, is_exact, told):
+    was = {"steps": [{"step": 2, "loss": 0.5}]}
+    assert list(differences(was, now, is_exact, "run")) == told
+
+
+def test_without_the_same_bits_hashes_and_what_hangs_on_one_image_may_differ():
+    was = {"sha256": "a" * 64, "scores": {"top1": 0.5}, "name": "x"}
+    now = {"sha256": "b" * 64, "scores": {"top1": 0.25}, "name": "x"}
+    assert len(list(differences(was, now, True, "run"))) == 2
+    assert list(differences(was, now, False, "run")) == []
+    assert list(differences(was, now | {"scores": {}}, False, "run"))
