@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.config import from_plain, has_own_module, to_plain
+from limbeck.documents import to_json
 from limbeck.errors import UserError, did_you_mean
 from limbeck.methods import METHODS
 from limbeck.models.options import TeacherOptions
 from limbeck.papers import of_paper
-from limbeck.recipes.run.options import (
-    CropEvalOptions,
-    DistillConfig,
-    FinetuneConfig,
-    ProbeOptions,
-)
+from limbeck.recipes.run.options import CropEvalOptions, DistillConfig, FinetuneConfig, ProbeOptions
 from limbeck.recipes.study.options import BASELINES, UNTRAINED
 from limbeck.recipes.study.runs import tuning_run, without_layer_decay
 from limbeck.recipes.train.finetune import with_labels
@@ -134,12 +130,11 @@ def arm_config(config: CompareConfig, arm: Entry, seed: int, needs_teacher: bool
         changes[section] = from_plain(type(options), to_plain(options) | own, where)
     if arm.method in METHODS:
         section = arm.method.replace("-", "_")
-        default = _section_default(section)
-        changes[section] = from_plain(type(default), _nested(arm.of_method), where)
+        kind = type(getattr(DistillConfig(), section))
+        changes[section] = from_plain(kind, _nested(arm.of_method), where)
     else:
-        changes["method_options"] = tuple(
-            f"{name} = {_as_toml(value)}" for name, value in arm.of_method.items()
-        )
+        words = (f"{name} = {to_json(value, None)}" for name, value in arm.of_method.items())
+        changes["method_options"] = tuple(words)
     return DistillConfig(
         out=run_dir(config.out, arm, seed),
         method=arm.method,
@@ -172,7 +167,7 @@ def table_needs_teacher(arm: Entry) -> bool | None:
     """Whether an arm's method has a teacher; None for one's own, which must be imported first."""
     if arm.method not in METHODS:
         return None if arm.method else False
-    return bool(_section_default(arm.method.replace("-", "_")).needs_teacher)
+    return bool(getattr(DistillConfig(), arm.method.replace("-", "_")).needs_teacher)
 
 
 def run_dir(out: Path, arm: Entry, seed: int) -> Path:
@@ -186,11 +181,6 @@ def tuned_dir(out: Path, arm: Entry, seed: int, fraction: float = 1.0) -> Path:
     return out / f"{arm.name}_{seed}_finetuned{part}"
 
 
-def _section_default(section: str) -> Any:
-    (default,) = (each.default for each in fields(DistillConfig) if each.name == section)
-    return default
-
-
 def _nested(values: dict[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for name, value in values.items():
@@ -200,9 +190,3 @@ def _nested(values: dict[str, Any]) -> dict[str, Any]:
         else:
             nested[name] = value
     return nested
-
-
-def _as_toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return repr(value).replace("'", '"') if isinstance(value, str | list) else str(value)

@@ -32,7 +32,7 @@ from limbeck.recipes.study.arms import (
     table_needs_teacher,
     tuning_config,
 )
-from limbeck.recipes.study.comparison import Comparison, finetuned, report, write
+from limbeck.recipes.study.comparison import Comparison, finetuned, report
 from limbeck.recipes.study.engine import Arm, Engine, Run, remembered
 from limbeck.recipes.study.options import SCRATCH, UNTRAINED, CompareConfig, TuningOptions
 from limbeck.recipes.study.results import Result
@@ -43,9 +43,7 @@ from limbeck.recipes.train import finetune as finetuning
 if TYPE_CHECKING:
     import torch
 
-    from limbeck.engine.distributed import Ranks
     from limbeck.recipes.run.images import Images
-    from limbeck.recipes.study.runs import Existing
 
 __all__ = ["CompareConfig", "TuningOptions", "check", "compare", "report"]
 
@@ -94,6 +92,7 @@ def compare(config: CompareConfig) -> Comparison:
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.run.images import check_holdout, open_images
     from limbeck.recipes.run.precision import resolved_plain, settle
+    from limbeck.recipes.train.chain import rehearse
 
     with ranks_session(config.train.device) as ranks, lost_workers_explained():
         images = open_images(config.data)
@@ -116,9 +115,11 @@ def compare(config: CompareConfig) -> Comparison:
         found.label_fractions = config.label_fractions
         configs = {arm.name: _configs(config, arm) for arm in arms if arm.method}
         for name, seeds in configs.items():
-            existing: list[Existing] = []
+            existing = []
             with engine.attempt(name, "can't run"):
-                existing = _rehearse(seeds, images, ranks)
+                plan = next(rehearse(seeds[:1], images, ranks))[1]
+                existing = rehearsed(plan, seeds, ranks)
+                del plan  # one teacher at a time
             open_existing(existing)
         if len(found.failures) == len(configs):
             name, reason = next(iter(found.failures.items()))
@@ -127,7 +128,7 @@ def compare(config: CompareConfig) -> Comparison:
         engine.finish_all(
             [Arm(arm.name, partial(chains.runs, arm, configs.get(arm.name))) for arm in arms],
             config.seeds,
-            after=partial(write, found),
+            after=found.write,
         )
     return found
 
@@ -246,7 +247,7 @@ def _what_is_equal(config: CompareConfig, images: Images, arms: list[Entry]) -> 
         f"{before.num_images:,} training images, {len(images.holdout):,} test images, "
         f"{before.total_steps:,} steps of {config.train.global_batch_size} images of pre-training, "
         f"the crops (scale {config.crop.scale[0]:g} to {config.crop.scale[1]:g}), the optimiser, "
-        f"{seeds}. Not equal: time and memory, which are in the table.",
+        f"{seeds}. Not equal: time and memory, which are in the table."
     ]
     if config.fine_tune and images.is_labelled:
         tune, numbers = config.tune, []
@@ -282,13 +283,3 @@ def _configs(config: CompareConfig, arm: Entry) -> list[distillation.DistillConf
         needs_teacher = bool(method_class(arm.method).Options.needs_teacher)
     configs = (arm_config(config, arm, seed, needs_teacher) for seed in range(config.seeds))
     return [filled(each, config.train.precision) for each in configs]  # of an arm's own "auto"
-
-
-def _rehearse(
-    seeds: list[distillation.DistillConfig], images: Images, ranks: Ranks
-) -> list[Existing]:
-    from limbeck.recipes.targets.reading import open_networks
-    from limbeck.recipes.train.pretraining import plan_pretraining
-
-    nets = open_networks(seeds[0], ranks.device)
-    return rehearsed(plan_pretraining(seeds[0], nets, images, ranks), seeds, ranks)

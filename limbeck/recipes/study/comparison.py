@@ -9,7 +9,6 @@ from typing import Any
 from limbeck.recipes.study import results
 from limbeck.recipes.study.results import RUNS, Column, Results, mean_of, percent
 
-DATA_FILE = "comparison.json"
 PROBES = {
     "linear_top1": "linear %",
     "knn_top1": "kNN %",
@@ -28,6 +27,7 @@ def finetuned(fraction: float) -> str:
 class Comparison(Results):
     """Results of ``arms.Entry``."""
 
+    FILE = "comparison.json"
     label_fractions: tuple[float, ...] = (1.0,)
 
     @property
@@ -56,34 +56,25 @@ class Comparison(Results):
                     "method": arm.method,
                     "options": arm.own,
                     "failure": self.failures.get(arm.name),
-                    "seeds": {
-                        str(seed): result.plain()
-                        for seed, result in self.results.get(arm.name, {}).items()
-                    },
+                    "seeds": self.by_seed(arm.name),
                 }
                 for arm in self.arms
             ],
         }
 
-
-def write(found: Comparison) -> None:
-    """table.md and comparison.json in the comparison's folder."""
-    results.write(found.out, DATA_FILE, found.plain(), findings(found))
+    def findings(self) -> list[str]:
+        """The table, the best arm, what was equal, and what has failed."""
+        return [table_of(self), best_of(self), *self.equal, *self.problems]
 
 
 def report(found: Comparison) -> str:
-    """The table, the best arm, what was equal, and what has failed, for people."""
-    return "\n\n".join(findings(found))
-
-
-def findings(found: Comparison) -> list[str]:
-    """The parts of the report."""
-    return [table_of(found), best_of(found), *found.equal, *found.problems]
+    """What was found, for people."""
+    return "\n\n".join(found.findings())
 
 
 def table_of(found: Comparison) -> str:
     """A Markdown table: percentages, mean and standard deviation over the seeds."""
-    rows = found.rows()
+    rows = {arm.name: found.row(arm.name) for arm in found.arms}
     times = {"seconds": "pre-training"} | {
         f"{finetuned(part)}_seconds": _of_labels("fine-tuning", part) for part in found.parts
     }

@@ -66,8 +66,8 @@ Chain = Generator[Run, dict[str, float], None]
 and the next one comes."""
 Runner = Callable[[Iterable[Chain]], None]
 """Brings chains to their ends. One that does several at once, in processes or on other machines,
-takes the next chain when it has room for it: which one that is may hang on what was found so far.
-"""
+takes the next chain when it has room for it, since which one that is may hang on what was found so
+far, and has no two runs of a folder at once."""
 
 
 def in_turn(chains: Iterable[Chain]) -> None:

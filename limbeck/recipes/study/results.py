@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from limbeck.documents import write_json
 from limbeck.files import write_text
@@ -35,11 +36,8 @@ class Result:
 
     def plain(self) -> dict[str, Any]:
         """JSON-ready data."""
-        scores = {
-            name: each.plain() if hasattr(each, "plain") else each
-            for name, each in self.scores.items()
-        }
-        return {"scores": scores, "cost": self.cost}
+        of_images = {k: v.plain() for k, v in self.scores.items() if hasattr(v, "plain")}
+        return {"scores": self.scores | of_images, "cost": self.cost}
 
 
 ByArm = dict[str, dict[int, Result]]
@@ -47,33 +45,47 @@ Row = dict[str, list[float]]
 
 
 @dataclass
-class Results:
+class Results(ABC):
     """``results`` by arm and seed; ``failures``: why an arm has ended early; ``equal``: what all
     arms, which have names, had in common, in sentences.
     """
 
+    FILE: ClassVar[str]
     out: Path
     arms: list[Any]
     equal: list[str]
     results: ByArm = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
-    def rows(self) -> dict[str, Row]:
-        """What the table is made of: all scores and costs of each arm, and "failed" of some."""
-        return {
-            arm.name: row_of(self.results.get(arm.name, {}).values())
-            | ({"failed": [1.0]} if arm.name in self.failures else {})
-            for arm in self.arms
-        }
+    @abstractmethod
+    def plain(self) -> dict[str, Any]:
+        """JSON-ready data."""
 
-    def scores(self, arm: str, name: str) -> list[Any]:
-        """A score of an arm, of each seed that has it."""
-        results = self.results.get(arm, {}).values()
-        return [result.scores[name] for result in results if name in result.scores]
+    @abstractmethod
+    def findings(self) -> list[str]:
+        """The table, and sentences for people."""
+
+    def write(self) -> None:
+        """Keep what was found in the folder ``out``, as data in ``FILE`` and for people."""
+        write(self.out / self.FILE, self.plain(), self.findings())
+
+    def by_seed(self, arm: str) -> dict[str, dict[str, Any]]:
+        """JSON-ready data of an arm."""
+        return {str(seed): result.plain() for seed, result in self.results.get(arm, {}).items()}
+
+    def row(self, arm: str) -> Row:
+        """All scores and costs of an arm in numbers; it has "failed" or not."""
+        has_failed: Row = {"failed": [1.0]} if arm in self.failures else {}
+        return row_of(self.results.get(arm, {}).values()) | has_failed
 
     def values(self, arm: str, name: str) -> list[float]:
         """A score or cost of an arm in numbers, of each seed that has it."""
-        return row_of(self.results.get(arm, {}).values()).get(name, [])
+        return self.row(arm).get(name, [])
+
+    def scores(self, arm: str, name: str) -> list[Any]:
+        """A score of an arm as it was measured, of each seed that has it."""
+        results = self.results.get(arm, {}).values()
+        return [result.scores[name] for result in results if name in result.scores]
 
 
 def row_of(results: Iterable[Result]) -> Row:
@@ -145,7 +157,7 @@ def cell(values: list[float]) -> str:
     return f"{fmean(values):.1f}{spread}"
 
 
-def write(out: Path, file: str, data: dict[str, Any], texts: Iterable[str]) -> None:
-    """The data in the JSON ``file`` and the texts in table.md, each whole or not at all."""
-    write_json(out / file, data)
-    write_text(out / TABLE_FILE, "\n\n".join(texts) + "\n")
+def write(file: Path, data: dict[str, Any], texts: Iterable[str]) -> None:
+    """The data in a JSON file and the texts in table.md beside it, each whole or not at all."""
+    write_json(file, data)
+    write_text(file.parent / TABLE_FILE, "\n\n".join(texts) + "\n")

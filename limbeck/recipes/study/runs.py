@@ -57,7 +57,7 @@ def own_num_heads(start: Encoder) -> int | None:
 
 
 def rehearsed(plan: Plan, configs: Iterable[TrainingConfig], ranks: Ranks) -> list[Existing]:
-    """Show what would train two images; what there is of its runs, which differ in their seeds.
+    """Show what would train two images; its runs, which differ in their seeds.
 
     So nothing that could be known at the start is found out after days.
     """

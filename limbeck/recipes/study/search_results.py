@@ -56,7 +56,8 @@ class Search:
 
 def write(found: Search) -> None:
     """table.md, search.json and, with matplotlib, pareto.png and .svg in the search's folder."""
-    results.write(found.out, DATA_FILE, found.plain(), [table_of(found), verdict(found), found.how])
+    texts = [table_of(found), verdict(found), found.how]
+    results.write(found.out / DATA_FILE, found.plain(), texts)
     try:
         from limbeck.evaluation.pareto import draw_pareto
 

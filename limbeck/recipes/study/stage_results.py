@@ -15,7 +15,6 @@ from limbeck.recipes.study.stages import ARMS, Way, arm_dir
 if TYPE_CHECKING:
     from limbeck.evaluation.scores import Claims, Verdict
 
-DATA_FILE = "two_stage.json"
 TIMES = {"stage_one_seconds": "stage one", "tuning_seconds": "fine-tuning"}
 
 
@@ -23,6 +22,7 @@ TIMES = {"stage_one_seconds": "stage one", "tuning_seconds": "fine-tuning"}
 class TwoStages(Results):
     """Results of ``stages.Way``; ``teacher``: the classifier's that helped, if one did."""
 
+    FILE = "two_stage.json"
     teacher: Result | None = None
 
     @property
@@ -61,8 +61,8 @@ class TwoStages(Results):
             "teacher": self.teacher and self.teacher.plain(),
             "arms": {
                 arm.name: {
-                    str(seed): result.plain() | {"folder": str(arm_dir(self.out, arm, seed))}
-                    for seed, result in self.results.get(arm.name, {}).items()
+                    seed: own | {"folder": str(arm_dir(self.out, arm, int(seed)))}
+                    for seed, own in self.by_seed(arm.name).items()
                 }
                 for arm in self.arms
             },
@@ -70,6 +70,12 @@ class TwoStages(Results):
             "corrupted": self.corrupted(),
             "equal": self.equal,
         }
+
+    def findings(self) -> list[str]:
+        """The table, the verdict, answers under corruptions, and what was equal."""
+        from limbeck.evaluation.robustness import tables
+
+        return [table_of(self), verdict_of(self), *tables(self.corrupted()), *self.equal]
 
 
 def _claims(arm: Way) -> Claims:
@@ -81,25 +87,14 @@ def _claims(arm: Way) -> Claims:
     )
 
 
-def write(found: TwoStages) -> None:
-    """table.md and two_stage.json in the folder of the runs."""
-    results.write(found.out, DATA_FILE, found.plain(), _findings(found))
-
-
 def report(found: TwoStages) -> str:
-    """The table, the verdict, what was equal, and what to do next, for people."""
-    return "\n\n".join([*_findings(found), _what_next(found)])
-
-
-def _findings(found: TwoStages) -> list[str]:
-    from limbeck.evaluation.robustness import tables
-
-    return [table_of(found), verdict_of(found), *tables(found.corrupted()), *found.equal]
+    """What was found and what to do next, for people."""
+    return "\n\n".join([*found.findings(), _what_next(found)])
 
 
 def table_of(found: TwoStages) -> str:
     """A Markdown table: percentages, mean and standard deviation over the seeds."""
-    rows = found.rows()
+    rows = {arm.name: found.row(arm.name) for arm in found.arms}
     of_teacher = 0.0
     if found.teacher is not None:
         if found.teacher.scores:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,15 +15,15 @@ from typing_extensions import TypedDict
 
 from limbeck.data.loader import eval_batches
 from limbeck.data.skipped import SkippedLog
-from limbeck.documents import fit, read_json
+from limbeck.documents import fit
 from limbeck.engine.checkpoint import is_finished_run
 from limbeck.engine.distributed import Ranks
 from limbeck.errors import UserError
 from limbeck.evaluation.predictions import top_scores
 from limbeck.evaluation.robustness import Robustness
-from limbeck.evaluation.scores import Score, score_of
+from limbeck.evaluation.scores import score_of
 from limbeck.models.encoder import Encoder
-from limbeck.models.finished import RECORD_FILE, is_finished_student
+from limbeck.models.finished import is_finished_student, read_record
 from limbeck.models.origins.load import load_encoder
 from limbeck.recipes.look.claims import class_notes, columns_of
 from limbeck.recipes.look.evaluate import Prober
@@ -37,12 +37,7 @@ from limbeck.recipes.run.resolved import fitting_batch, resolve
 from limbeck.recipes.study.engine import Arm, Engine, Run, remembered
 from limbeck.recipes.study.options import SpecificOptions, TuneTeacherOptions, TwoStageConfig
 from limbeck.recipes.study.results import Result
-from limbeck.recipes.study.runs import (
-    in_section,
-    own_num_heads,
-    rehearsed,
-    start_run,
-)
+from limbeck.recipes.study.runs import in_section, own_num_heads, rehearsed, start_run
 from limbeck.recipes.study.stages import (
     Way,
     arm_config,
@@ -52,11 +47,9 @@ from limbeck.recipes.study.stages import (
     teacher_config,
     teacher_dir,
 )
-from limbeck.recipes.targets.reading import open_networks
-from limbeck.recipes.train.chain import rebuilt
+from limbeck.recipes.train.chain import rebuilt, rehearse
 from limbeck.recipes.train.distill import distill
 from limbeck.recipes.train.finetune import finetune
-from limbeck.recipes.train.pretraining import plan_pretraining
 from limbeck.recipes.train.tuning import plan_tuning
 
 if TYPE_CHECKING:
@@ -108,10 +101,10 @@ class StageRuns:
         if self.pool is not None:
             log.info("Stage one is built once, to see that it fits.")
             stages = [stage_one_config(config, seed) for seed in range(config.seeds)]
-            nets = open_networks(stages[0], ranks.device)
-            runs += rehearsed(plan_pretraining(stages[0], nets, self.pool, ranks), stages, ranks)
-            of_student = nets.student.facts.architecture
-            del nets  # one teacher at a time
+            plan = next(rehearse(stages[:1], self.pool, ranks))[1]
+            runs += rehearsed(plan, stages, ranks)
+            of_student = plan.student.facts.architecture
+            del plan  # one teacher at a time
         load_teacher: Callable[..., Encoder] = load_encoder
         if self._must_tune_teacher():
             log.info("The teacher's fine-tuning is built once, likewise.")
@@ -170,19 +163,16 @@ class StageRuns:
 
     def teach(self) -> Result | None:
         """Fine-tune the teacher if need be; what it scores, None where no arm has one."""
-        source = self.task_teacher
-        if source is None:
+        if self.task_teacher is None:
             return None
-        out = self.config.out
+        work, out, costs = (lambda: None), self.config.out, {}
         if self.tunes_teacher:
             log.info("The teacher is fine-tuned.")
-            tuning = teacher_config(self.config)
-            run = Run(partial(finetune, tuning), tuning.out, TUNING)
-        else:
-            run = Run(lambda: None, out)
-        run = replace(run, measure=partial(self._measure, source, out / TEACHER_FILE))
+            own = teacher_config(self.config)
+            work, out, costs = partial(finetune, own), own.out, TUNING
+        measure = partial(self._measure, self.task_teacher, self.config.out / TEACHER_FILE)
         engine = Engine()
-        engine.finish([(Arm("teacher", lambda seed: [run]), 0)])
+        engine.finish([(Arm("teacher", lambda seed: [Run(work, out, costs, measure)]), 0)])
         return engine.results["teacher"][0]
 
     def runs(self, arm: Way, seed: int) -> list[Run]:
@@ -213,45 +203,40 @@ class StageRuns:
 
         def measure() -> dict[str, Any]:
             encoder.to(self.ranks.device)
-            shown = self._centre_crops(encoder)
+            shown = eval_batches(
+                self.images.holdout,
+                data=config.data,
+                img_size=encoder.facts.img_size[0],
+                **asdict(config.evaluation),
+                device=self.ranks.device,
+                skipped=self.skipped,
+            )
             scores = {} if columns is None else top_scores(encoder, shown, columns)
-            texts = {name: _to_text(score) for name, score in scores.items()}
+            # A digit for each image: 1 where it is right.
+            texts = {k: "".join(str(int(hit)) for hit in v.per_image) for k, v in scores.items()}
             return {"scores": texts, "cost": self.prober.cost(encoder)}
 
         known: _Known = fit(remembered(file, asked, measure), _Known, str(file))
-        scores = {name: _from_text(text, name) for name, text in known["scores"].items()}
-        corrupted = self._corrupted(source, encoder, file.parent)
+        scores = {
+            name: score_of(torch.tensor([digit == "1" for digit in text]), name)
+            for name, text in known["scores"].items()
+        }
+        corrupted = {}
+        if config.corruptions.wanted and columns is not None:
+            corrupted = self._corrupted(source, encoder, file.parent)
         scores |= {name: each.score for name, each in corrupted.items()}
         return Result(scores, dict(known["cost"]), corrupted)
 
     def _corrupted(self, source: str, encoder: Encoder, keep: Path) -> dict[str, Robustness]:
         config = self.config
-        if not config.corruptions.wanted:
-            return {}
-        if columns_of(encoder, self.classes) is None:
-            return {}
         if "output" not in encoder.offered_taps():
             log.warning("%s says its logits alone, so it is not shown corrupted images.", source)
             return {}
-        shown = EmbedOptions(
-            crop_ratio=config.evaluation.crop_ratio, batch_size=config.evaluation.batch_size
-        )
         return corrupted_scores(
             {source: encoder}, self.images, config.corruptions, self.ranks.device,
-            data=config.data, embed=shown, skipped=self.skipped, keep=keep,
+            data=config.data, embed=EmbedOptions(**asdict(config.evaluation)),
+            skipped=self.skipped, keep=keep,
         )[source]  # fmt: skip
-
-    def _centre_crops(self, encoder: Encoder) -> Any:
-        config = self.config
-        return eval_batches(
-            self.images.holdout,
-            data=config.data,
-            img_size=encoder.facts.img_size[0],
-            crop_ratio=config.evaluation.crop_ratio,
-            batch_size=config.evaluation.batch_size,
-            device=self.ranks.device,
-            skipped=self.skipped,
-        )
 
     def sentences(self) -> list[str]:
         """What all arms have in common, for people."""
@@ -285,21 +270,5 @@ class StageRuns:
         return told
 
 
-class _Hashed(TypedDict):
-    weight_hash: str
-
-
 def _hash_in(folder: Path) -> str:
-    if not is_finished_student(folder):
-        return NOT_YET
-    said: _Hashed = read_json(folder / RECORD_FILE, _Hashed)
-    return said["weight_hash"]
-
-
-def _to_text(score: Score) -> str:
-    """A digit for each image: 1 where it is right."""
-    return "".join(str(int(each)) for each in score.per_image)
-
-
-def _from_text(digits: str, name: str) -> Score:
-    return score_of(torch.tensor([digit == "1" for digit in digits]), name)
+    return read_record(folder)[1]["weight_hash"] if is_finished_student(folder) else NOT_YET

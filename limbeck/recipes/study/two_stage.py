@@ -17,21 +17,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from limbeck.config import to_plain
-from limbeck.data.options import (
-    DataOptions,
-)
+from limbeck.data.options import DataOptions
 from limbeck.errors import UserError
 from limbeck.methods import PerMethodOptions, PerTaskMethodOptions
 from limbeck.models.options import TeacherOptions
 from limbeck.recipes.run import checks
 from limbeck.recipes.study.engine import Arm, Engine
-from limbeck.recipes.study.options import (
-    SpecificOptions,
-    TuneTeacherOptions,
-    TwoStageConfig,
-)
+from limbeck.recipes.study.options import SpecificOptions, TuneTeacherOptions, TwoStageConfig
 from limbeck.recipes.study.runs import in_section, open_existing
-from limbeck.recipes.study.stage_results import TwoStages, report, write
+from limbeck.recipes.study.stage_results import TwoStages, report
 from limbeck.recipes.study.stages import (
     Way,
     arm_config,
@@ -189,7 +183,7 @@ def two_stage(config: TwoStageConfig) -> TwoStages:
         engine.finish_all(
             [Arm(arm.name, partial(chains.runs, arm), arm.words) for arm in arms],
             config.seeds,
-            after=partial(write, found),
+            after=found.write,
         )
         run.finish()
     return found

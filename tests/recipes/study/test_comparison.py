@@ -5,7 +5,7 @@ import json
 import pytest
 
 from limbeck.recipes.study.arms import read_arms
-from limbeck.recipes.study.comparison import Comparison, best_of, report, table_of, write
+from limbeck.recipes.study.comparison import Comparison, best_of, report, table_of
 from limbeck.recipes.study.results import Result
 from tests.recipes.runs import cells_of
 
@@ -70,7 +70,7 @@ def test_failures_are_told_and_not_ranked(tmp_path):
     text = report(comparison)
     assert "There are not two arms to compare." in text and "moco-v3 failed: it blew up." in text
     assert "All equal." in text and comparison.problems
-    write(comparison)
+    comparison.write()
     data = json.loads((tmp_path / "comparison.json").read_text())
     assert [arm["failure"] for arm in data["arms"]] == [None, "it blew up.", None]
     assert data["arms"][2]["seeds"]["1"]["scores"] == {"knn_top1": 0.25, "linear_top1": 0.5}

@@ -1,7 +1,6 @@
 """What studies find: rows of values, their table, and the files."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -21,6 +20,17 @@ from limbeck.recipes.study.results import (
 )
 from tests.recipes.runs import cells_of
 
+
+class Own(Results):
+    FILE = "own.json"
+
+    def plain(self):
+        return self.by_seed("x")
+
+    def findings(self):
+        return ["nothing"]
+
+
 HALF = score_of(torch.tensor([True, False]), "top-1")
 
 
@@ -38,12 +48,16 @@ def test_what_is_measured_of_a_further_run_is_added():
     assert result == Result({"a": 0.1, "b": 0.2}, {"macs": 3.0, "seconds": 1.0})
 
 
-def test_values_and_scores_are_of_the_seeds_that_have_them():
+def test_values_and_scores_are_of_the_seeds_that_have_them(tmp_path):
     arms = [SimpleNamespace(name=name) for name in "xy"]
-    found = Results(Path(), arms, [], {"x": {0: Result({"top1": HALF}), 1: Result()}}, {"y": "no"})
+    found = Own(tmp_path, arms, [], {"x": {0: Result({"top1": HALF}), 1: Result()}}, {"y": "no"})
     assert found.values("x", "top1") == [0.5] and found.scores("x", "top1") == [HALF]
     assert found.values("y", "top1") == []
-    assert found.rows() == {"x": {"runs": [2], "top1": [0.5]}, "y": {"runs": [0], "failed": [1.0]}}
+    assert found.row("x") == {"runs": [2], "top1": [0.5]}
+    assert found.row("y") == {"runs": [0], "failed": [1.0]}
+    found.write()
+    assert json.loads((tmp_path / "own.json").read_text())["1"] == {"scores": {}, "cost": {}}
+    assert (tmp_path / "table.md").read_text() == "nothing\n"
 
 
 def test_a_table_has_the_columns_that_are_known_and_those_that_stay():
@@ -71,6 +85,6 @@ def test_times_have_one_unit():
 
 
 def test_both_files_are_written(tmp_path):
-    write(tmp_path, "found.json", {"a": 1}, ["one", "two"])
+    write(tmp_path / "found.json", {"a": 1}, ["one", "two"])
     assert json.loads((tmp_path / "found.json").read_text()) == {"a": 1}
     assert (tmp_path / "table.md").read_text() == "one\n\ntwo\n"

@@ -15,7 +15,6 @@ from limbeck.recipes.study.stage_results import (
     report,
     table_of,
     verdict_of,
-    write,
 )
 from limbeck.recipes.study.stages import ARMS
 from tests.recipes.runs import cells_of
@@ -103,7 +102,7 @@ def test_the_student_is_that_of_the_most_stages_and_the_first_seed(tmp_path):
 
 def test_table_and_data_are_written(tmp_path):
     stages = found(tmp_path, both=(0.8,), generic=(0.6,))
-    write(stages)
+    stages.write()
     data = json.loads((tmp_path / "two_stage.json").read_text())
     assert data["verdicts"]["generic"]["kind"] == "helped"
     assert data["arms"]["both"]["0"]["folder"] == str(tmp_path / "seed_0" / "both")
