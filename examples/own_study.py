@@ -2,8 +2,8 @@
 
 Run it:  python examples/own_study.py [FOLDER_OF_IMAGES]
 
-Without a folder it draws some images. Each run is an ordinary one, so a study in a folder that stays
-goes on where it was. An arm may be a chain of several, such as a pre-training and a fine-tuning.
+Without a folder it draws some images. Each run is an ordinary one, so a stopped study goes
+on where it was. An arm may be a chain of several, such as a pre-training and a fine-tuning.
 """
 
 import sys

@@ -185,8 +185,5 @@ def _nested(values: dict[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for name, value in values.items():
         section, dot, rest = name.partition(".")
-        if dot:
-            nested.setdefault(section, {})[rest] = value
-        else:
-            nested[name] = value
+        nested |= {section: nested.get(section, {}) | {rest: value} if dot else value}
     return nested

@@ -1,6 +1,6 @@
 """The options of studies: compare, two-stage and search."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +27,15 @@ BASELINES = (UNTRAINED, SCRATCH)
 there."""
 
 
+TUNING = OptimOptions(
+    base_lr=1e-3,
+    min_lr=1e-6,
+    betas=(0.9, 0.999),
+    layer_decay=0.85,
+    no_decay_names=POSITIONS_AND_TOKENS,
+)
+
+
 @options
 class TuningOptions:
     """The fine-tuning at the end of every arm. Defaults: the light augmentation of MAE-Lite."""
@@ -36,13 +45,7 @@ class TuningOptions:
     drop_path_rate: Rate = 0.0
     views: ViewOptions = ViewOptions(scale=(0.08, 1.0))
     mix: MixOptions = MixOptions(mixup_alpha=0.2)
-    optim: OptimOptions = OptimOptions(
-        base_lr=1e-3,
-        min_lr=1e-6,
-        betas=(0.9, 0.999),
-        layer_decay=0.85,
-        no_decay_names=POSITIONS_AND_TOKENS,
-    )
+    optim: OptimOptions = TUNING
     """layer_decay is for pre-trained weights: an arm from scratch has none."""
     train: TrainOptions = TrainOptions(epochs=100, probe_every=AT_THE_END)
 
@@ -109,13 +112,7 @@ class SpecificOptions(TuningOptions, PerTaskMethodOptions):
     """Options of your own method, such as beta=2.0 (values as in TOML)."""
     views: ViewOptions = STRONG_VIEWS
     mix: MixOptions = STRONG_MIX
-    optim: OptimOptions = OptimOptions(
-        base_lr=1e-3,
-        min_lr=1e-6,
-        betas=(0.9, 0.999),
-        layer_decay=0.75,
-        no_decay_names=POSITIONS_AND_TOKENS,
-    )
+    optim: OptimOptions = replace(TUNING, layer_decay=0.75)
     """layer_decay keeps what stage one has learnt: an arm from scratch has none."""
     train: TrainOptions = TrainOptions(epochs=200, probe_every=AT_THE_END)
 
@@ -127,13 +124,7 @@ class TuneTeacherOptions(TuningOptions):
     drop_path_rate: Rate = 0.1
     views: ViewOptions = STRONG_VIEWS
     mix: MixOptions = STRONG_MIX
-    optim: OptimOptions = OptimOptions(
-        base_lr=5e-4,
-        min_lr=1e-6,
-        betas=(0.9, 0.999),
-        layer_decay=0.65,
-        no_decay_names=POSITIONS_AND_TOKENS,
-    )
+    optim: OptimOptions = replace(TUNING, base_lr=5e-4, layer_decay=0.65)
 
 
 @options

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.recipes.study import results
 from limbeck.recipes.study.results import RUNS, Column, Result, Results, mean_of, percent, row_of
-from limbeck.recipes.study.stages import ARMS, Way, arm_dir
+from limbeck.recipes.study.stages import ARMS, Way, folder_of
 
 if TYPE_CHECKING:
     from limbeck.evaluation.scores import Claims, Verdict
@@ -33,7 +33,7 @@ class TwoStages(Results):
     @property
     def student(self) -> Path:
         """The finished classifier: of the arm with the most stages, the first seed's."""
-        return arm_dir(self.out, self.best_arm, 0)
+        return folder_of(self.out, 0, self.best_arm.name)
 
     def verdicts(self) -> dict[str, Verdict]:
         """Both stages against each other arm, by its name."""
@@ -61,7 +61,7 @@ class TwoStages(Results):
             "teacher": self.teacher and self.teacher.plain(),
             "arms": {
                 arm.name: {
-                    seed: own | {"folder": str(arm_dir(self.out, arm, int(seed)))}
+                    seed: own | {"folder": str(folder_of(self.out, int(seed), arm.name))}
                     for seed, own in self.by_seed(arm.name).items()
                 }
                 for arm in self.arms

@@ -41,11 +41,10 @@ from limbeck.recipes.study.runs import in_section, own_num_heads, rehearsed, sta
 from limbeck.recipes.study.stages import (
     Way,
     arm_config,
+    folder_of,
     sees_test_images,
     stage_one_config,
-    start_dir,
     teacher_config,
-    teacher_dir,
 )
 from limbeck.recipes.train.chain import rebuilt, rehearse
 from limbeck.recipes.train.distill import distill
@@ -154,7 +153,7 @@ class StageRuns:
                 )
             self.task_teacher = source
             return False
-        self.task_teacher = str(teacher_dir(config.out))
+        self.task_teacher = str(teacher_config(config).out)
         self.tunes_teacher = True
         return True
 
@@ -181,7 +180,7 @@ class StageRuns:
             stage = stage_one_config(self.config, seed)
             first = Run(partial(distill, stage), stage.out, {"seconds": "stage_one_seconds"})
         else:
-            first = start_run(self.config.student, seed, start_dir(self.config.out, seed))
+            first = start_run(self.config.student, seed, folder_of(self.config.out, seed, "start"))
         own = self._tuning(arm, seed)
         measure = partial(self._measure, str(own.out), own.out / FOUND_FILE)
         return [first, Run(partial(finetune, own), own.out, TUNING, measure)]

@@ -53,24 +53,11 @@ def read_arms(names: tuple[str, ...]) -> list[Way]:
     return [ARMS[name] for name in names]
 
 
-def stage_one_dir(out: Path, seed: int) -> Path:
-    """Where the student of stage one is, which the arms 'generic' and 'both' share."""
-    return out / f"seed_{seed}" / "stage_one"
-
-
-def start_dir(out: Path, seed: int) -> Path:
-    """Where the untrained student is, which the arms from scratch share."""
-    return out / f"seed_{seed}" / "start"
-
-
-def arm_dir(out: Path, arm: Way, seed: int) -> Path:
-    """Where an arm's finished classifier is."""
-    return out / f"seed_{seed}" / arm.name
-
-
-def teacher_dir(out: Path) -> Path:
-    """Where the teacher is fine-tuned, if it is."""
-    return out / "teacher"
+def folder_of(out: Path, seed: int, name: str) -> Path:
+    """Where a run is: "stage_one", whose student the arms 'generic' and 'both' share; "start", the
+    untrained one that those from scratch share; or an arm's classifier.
+    """
+    return out / f"seed_{seed}" / name
 
 
 def stage_one_needs_teacher(config: TwoStageConfig) -> bool:
@@ -117,7 +104,7 @@ def stage_one_config(config: TwoStageConfig, seed: int) -> DistillConfig:
     names += ["method", "method_options", "student", "crop", "optim", "train", "overwrite"]
     shown = config.evaluation
     return DistillConfig(
-        out=stage_one_dir(config.out, seed),
+        out=folder_of(config.out, seed, "stage_one"),
         seed=seed,
         teacher=config.teacher if stage_one_needs_teacher(config) else TeacherOptions(),
         data=stage_one_data(config),
@@ -136,7 +123,7 @@ def teacher_config(config: TwoStageConfig) -> FinetuneConfig:
         img_size=teacher.img_size,
         num_heads=teacher.num_heads,
         head="single",
-        **_shared(config, teacher_dir(config.out), 0),
+        **_shared(config, config.out / "teacher", 0),
     )
 
 
@@ -147,9 +134,9 @@ def arm_config(
 
     ``num_heads``: the student's own head count, where stage one may have changed it.
     """
-    specific, folder = config.specific, stage_one_dir if arm.is_generic else start_dir
-    run = _shared(config, arm_dir(config.out, arm, seed), seed) | {
-        "student": str(folder(config.out, seed)),
+    specific, start = config.specific, "stage_one" if arm.is_generic else "start"
+    run = _shared(config, folder_of(config.out, seed, arm.name), seed) | {
+        "student": str(folder_of(config.out, seed, start)),
         "num_heads": num_heads,
     }
     is_fresh = not arm.is_generic and config.student.weights is None
