@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -49,28 +49,51 @@ class Candidates:
         self.records: dict[str, dict[str, Any]] = read_measured(self.file, dict[str, _Record])
         self.engine = Engine(catches=(NotFiniteError,))
 
-    def train_and_score(self, candidate: Candidate, parent: Candidate | None) -> None:
+    def train_and_score(self, candidates: Sequence[Candidate], parent: Candidate | None) -> None:
         """See ``rounds.TrainAndScore``."""
-        candidate.costs = {name: self.meter.cost(candidate.shape, name) for name in COSTS}
-        fresh = {"shape": candidate.shape.text, "scores": {}, "seconds": 0.0}
-        record = self.records.setdefault(candidate.name, fresh)
-        arm = Arm(candidate.name, partial(self._runs, candidate, parent))
-        candidate.failure = record.get("failure")
-        for index in range(self.config.seeds):
-            if candidate.failure is None and str(index) not in record["scores"]:
-                log.info("%s, seed %d: %s", candidate.name, index, candidate.shape.text)
-                with self._timed(record):
-                    self.engine.finish([(arm, index)])
-                    record["scores"] |= self.engine.results[candidate.name][index].scores
-                candidate.failure = self.engine.failures.get(candidate.name)
-        candidate.seconds = record["seconds"]
-        candidate.scores = [] if candidate.failure else list(record["scores"].values())
-        record |= candidate.plain() | {"scores": record["scores"]}
-        write_json(self.file, self.records)
+        begun: list[Candidate] = []
+
+        def trials() -> Iterator[tuple[Arm, int]]:
+            for each in candidates:
+                each.costs = {name: self.meter.cost(each.shape, name) for name in COSTS}
+                fresh = {"shape": each.shape.text, "scores": {}, "seconds": 0.0}
+                record = self.records.setdefault(each.name, fresh)
+                begun.append(each)
+                keep()
+                arm = Arm(each.name, partial(self._runs, each, parent))
+                for index in range(self.config.seeds):
+                    if each.failure is None and str(index) not in record["scores"]:
+                        log.info("%s, seed %d: %s", each.name, index, each.shape.text)
+                        yield arm, index
+
+        def keep() -> None:
+            for each in begun:
+                record = self.records[each.name]
+                failure = record.get("failure") or self.engine.failures.get(each.name)
+                each.seconds, each.failure = record["seconds"], failure
+                each.scores = [] if failure else list(record["scores"].values())
+                record |= each.plain() | {"scores": record["scores"]}
+            write_json(self.file, self.records)
+
+        self.engine.finish(trials(), after=keep)
 
     def folder(self, candidate: Candidate, index: int) -> Path:
         """The run of a candidate's training of that index (0: the first seed)."""
         return self.config.out / f"{candidate.name}_{self.config.seed + index}"
+
+    def _runs(self, candidate: Candidate, parent: Candidate | None, index: int) -> Iterator[Run]:
+        record, out = self.records[candidate.name], self.folder(candidate, index)
+
+        def measure() -> Result:
+            record["scores"][str(index)] = self.score(out)
+            return Result(record["scores"])
+
+        with self._timed(record):
+            student = candidate.shape
+            if self.config.inherit and parent is not None:
+                student = StudentOptions(weights=str(self._cut(candidate, parent, index)))
+            own = training(self.config, student=student, out=out, seed=self.config.seed + index)
+            yield Run(partial(distill, own), out, measure=measure)
 
     @contextmanager
     def _timed(self, record: dict[str, Any]) -> Iterator[None]:
@@ -81,17 +104,6 @@ class Candidates:
         finally:
             record["seconds"] += time.monotonic() - started
             write_json(self.file, self.records)
-
-    def _runs(self, candidate: Candidate, parent: Candidate | None, index: int) -> list[Run]:
-        out, student = self.folder(candidate, index), candidate.shape
-        if self.config.inherit and parent is not None:
-            student = StudentOptions(weights=str(self._cut(candidate, parent, index)))
-        own = training(self.config, student=student, out=out, seed=self.config.seed + index)
-
-        def scores() -> Result:
-            return Result({str(index): self.score(out)})
-
-        return [Run(partial(distill, own), out, measure=scores)]
 
     def _cut(self, candidate: Candidate, parent: Candidate, index: int) -> Path:
         """The folder of a candidate's start: its parent's weights, cut to its shape.

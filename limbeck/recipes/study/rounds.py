@@ -59,8 +59,8 @@ class Candidate:
         return own | {"score": self.score if self.scores else None}
 
 
-TrainAndScore = Callable[[Candidate, "Candidate | None"], None]
-"""Fill in a candidate's scores or failure, seconds and costs; the second is its parent, trained
+TrainAndScore = Callable[[Sequence[Candidate], "Candidate | None"], None]
+"""Fill in candidates' scores or failures, seconds and costs; the second is their parent, trained
 already."""
 
 
@@ -99,23 +99,24 @@ def run_rounds(
         raise UserError("The seed is within the limits already; lower them, or take a larger seed.")
     found: dict[str, Candidate] = {}
 
-    def train(candidate: Candidate, parent: Candidate | None) -> Candidate:
+    def train(candidates: Sequence[Candidate], parent: Candidate | None) -> list[Candidate]:
         # The same shape from the same start is trained once.
-        key = f"{candidate.shape.text} from {parent.name if parent and inherits else None}"
-        if key not in found:
-            train_and_score(candidate, parent)
-            found[key] = candidate
-        return found[key]
+        start = parent.name if parent and inherits else None
+        keys = [f"{each.shape.text} from {start}" for each in candidates]
+        fresh = {k: each for k, each in zip(keys, candidates, strict=True) if k not in found}
+        train_and_score(list(fresh.values()), parent)
+        found.update(fresh)
+        return [found[key] for key in keys]
 
-    first = current = train(Candidate(SEED, seed, 0, SEED), None)
+    first = current = train([Candidate(SEED, seed, 0, SEED)], None)[0]
     if not first.scores:
         raise RunError(f"The seed can't be trained: {first.failure}")
     thinner = first
     ranked = [first]
     for number in range(1, num_rounds + 1):
         within = limits_of_round(seed, limits, number / num_rounds, measure)
-        asked = ", ".join(f"{name} {value:.4g}" for name, value in within.items())
-        log.info("Round %d of %d: %s or less.", number, num_rounds, asked)
+        told = ", ".join(f"{name} {value:.4g}" for name, value in within.items())
+        log.info("Round %d of %d: %s or less.", number, num_rounds, told)
         if inherits or number == num_rounds:
             thinner = _train_baseline(thinner, seed, number, within, measure, train)
         if is_within(current.shape, within, measure):
@@ -126,10 +127,11 @@ def run_rounds(
                 break
         else:
             raise _nothing_within(_ends(ranked, factors), within, measure, f"Round {number}: ")
-        trained = []
-        for factor, shape in shapes.items():
-            each = Candidate(f"round{number}_{factor}", shape, number, factor, current.name)
-            trained.append(train(each, current))
+        asked = [
+            Candidate(f"round{number}_{factor}", shape, number, factor, current.name)
+            for factor, shape in shapes.items()
+        ]
+        trained = train(asked, current)
         ranked = sorted((each for each in trained if each.scores), key=_by_merit, reverse=True)
         if not ranked:
             raise RunError(
@@ -209,7 +211,7 @@ def _train_baseline(
     number: int,
     within: Limits,
     measure: MeasureCost,
-    train: Callable[[Candidate, Candidate | None], Candidate],
+    train: Callable[[Sequence[Candidate], Candidate | None], list[Candidate]],
 ) -> Candidate:
     """The seed by width alone, as wide as the limits let it be; the parent where nothing is."""
     if is_within(parent.shape, within, measure):
@@ -219,7 +221,8 @@ def _train_baseline(
     if shape is None:
         log.warning("Width alone does not bring the seed within the limits: no baseline.")
         return parent
-    trained = train(Candidate(f"round{number}_baseline", shape, number, WIDTH, parent.name), parent)
+    thin = Candidate(f"round{number}_baseline", shape, number, WIDTH, parent.name)
+    trained = train([thin], parent)[0]
     return trained if trained.scores else parent
 
 

@@ -22,11 +22,12 @@ def measure(shape, name):
 
 
 def trainer(score, log=None):
-    def train_and_score(candidate, parent):
-        if log is not None:
-            log.append((candidate.name, parent and parent.name))
-        candidate.costs = {name: measure(candidate.shape, name) for name in ("params", "macs")}
-        candidate.scores = [score(candidate.shape)]
+    def train_and_score(candidates, parent):
+        for each in candidates:
+            if log is not None:
+                log.append((each.name, parent and parent.name))
+            each.costs = {name: measure(each.shape, name) for name in ("params", "macs")}
+            each.scores = [score(each.shape)]
 
     return train_and_score
 
@@ -119,10 +120,11 @@ def test_where_the_best_leads_nowhere_the_next_best_goes_on():
 
 
 def test_a_candidate_that_breaks_off_is_left_out():
-    def train_and_score(candidate, parent):
-        trainer(likes_depth)(candidate, parent)
-        if candidate.factor == "depth":
-            candidate.scores, candidate.failure = [], "The loss is not finite."
+    def train_and_score(candidates, parent):
+        trainer(likes_depth)(candidates, parent)
+        for each in candidates:
+            if each.factor == "depth":
+                each.scores, each.failure = [], "The loss is not finite."
 
     limits = {"params": 0.5 * measure(PLAIN, "params")}
     found = run_rounds(PLAIN, limits, 1, measure, train_and_score)
