@@ -9,22 +9,14 @@ Imports of torch are inside the functions: the config and its checks must answer
 
 from __future__ import annotations
 
-import logging
 import re
-from typing import TYPE_CHECKING
 
 from limbeck.errors import UserError
 from limbeck.models.contraction import factors_of
-from limbeck.models.options import StudentOptions
 from limbeck.recipes.run import checks
 from limbeck.recipes.study.options import LimitOptions, SearchConfig, training
 from limbeck.recipes.study.search_results import Search, report, write
 from limbeck.recipes.train import distill as distillation
-
-if TYPE_CHECKING:
-    from limbeck.recipes.study.rounds import MeasureCost
-
-log = logging.getLogger("limbeck")
 
 __all__ = ["LimitOptions", "SearchConfig", "check", "report", "search"]
 
@@ -88,7 +80,8 @@ def search(config: SearchConfig) -> Search:
     from limbeck.recipes.train.chain import copy_student
 
     seed = whole_shape(config.student)
-    _check_factors(config, seed)
+    for factor in config.factors:
+        checks.check_choice(factor, factors_of(seed), f"factor of {seed.name}")
     with ranks_session(config.train.device) as ranks, lost_workers_explained():
         config = settle(config, ranks)
         images = open_images(config.data)
@@ -111,9 +104,13 @@ def search(config: SearchConfig) -> Search:
         )
         meter = Meter(config.out / "costs.json", seed, config.latency)
         candidates = Candidates(config, meter, scorer.score)
+        limits = {
+            name: value * meter.cost(seed, name) if is_part else value
+            for name, (value, is_part) in _stated(config.limits).items()
+        }
         outcome = run_rounds(
             seed,
-            _resolve(config.limits, seed, meter.cost),
+            limits,
             config.rounds,
             meter.cost,
             candidates.train_and_score,
@@ -128,22 +125,10 @@ def search(config: SearchConfig) -> Search:
     return found
 
 
-def _check_factors(config: SearchConfig, seed: StudentOptions) -> None:
-    for factor in config.factors:
-        checks.check_choice(factor, factors_of(seed), f"factor of {seed.name}")
-
-
 def _stated(limits: LimitOptions) -> dict[str, tuple[float, bool]]:
     """What ``read_limit`` reads of each limit that is stated, by name of cost."""
     return {
         cost: read_limit(text, name)
         for name, (cost, _) in LIMITS.items()
         if (text := getattr(limits, name))
-    }
-
-
-def _resolve(limits: LimitOptions, seed: StudentOptions, cost: MeasureCost) -> dict[str, float]:
-    return {
-        name: value * cost(seed, name) if is_part else value
-        for name, (value, is_part) in _stated(limits).items()
     }
