@@ -262,8 +262,8 @@ def accumulated(setting: Setting) -> Path:
     )  # fmt: skip
 
 
-def from_scratch(setting: Setting) -> Path:
-    """A fine-tuning without weights and teacher, of a network that has them resized."""
+def untaught(setting: Setting) -> Path:
+    """A fine-tuning by the labels alone, of the first two blocks."""
     return limbeck.finetune(setting.tuning("finetune_plain", setting.teacher, keep_blocks=2))
 
 
@@ -286,7 +286,7 @@ RUNS: dict[str, Callable[[Setting], Path]] = {
         f"finetune {name}": (lambda setting, name=name: by_task_method(setting, name))
         for name in TASK_METHODS
     },
-    "finetune plain": from_scratch,
+    "finetune plain": untaught,
     "chain": chain,
     "stored": stored,
     "accumulated": accumulated,
