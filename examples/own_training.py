@@ -1,8 +1,7 @@
 """A training verb of your own: tell a number from an image; here, how big a disc is.
 
-Run it:  python examples/own_training.py
-A plan says what is special about it; folder, log, loop, probes, resuming, saving are Limbeck's.
-"""
+A plan says what is special about it; folder, log, loop, probes, resuming and saving are Limbeck's.
+Run it:  python examples/own_training.py"""
 
 import tempfile
 from functools import partial
