@@ -64,10 +64,11 @@ class DistillConfig(PerMethodOptions):
     out: Path = Path("runs/distill")
     """Folder of the run: checkpoints, logs, and at the end the finished student."""
     method: str = "relation"
-    """relation, feature or cls-token (TinyMIM's default and other arms), attention-map (D-MAE and
-    D2-MAE), decoder-feature (G2SD); without a teacher masked-pixel (MAE), simmim, moco-v3 or dino;
-    or your own as module:Class."""
+    """How the student learns: relation, feature or cls-token (TinyMIM's default and other arms),
+    attention-map (D-MAE and D2-MAE), decoder-feature (G2SD), sparse-logit (TinyViT); without a
+    teacher masked-pixel (MAE), simmim, moco-v3 or dino; or your own as module:Class."""
     seed: Seed = 0
+    """Seed of all that is drawn."""
     overwrite: bool = False
     """Start afresh where the folder holds another run."""
     chain: str = ""
@@ -103,6 +104,7 @@ class FinetuneConfig(PerTaskMethodOptions):
     out: Path = Path("runs/finetune")
     """Folder of the run: checkpoints, logs, and at the end the finished classifier."""
     seed: Seed = 0
+    """Seed of all that is drawn."""
     overwrite: bool = False
     """Start afresh where the folder holds another run."""
     img_size: Side | None = None
