@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,6 @@ from itertools import takewhile
 
 from limbeck.errors import OfRank, UserError, did_you_mean, explain, own_place
 from limbeck.files import printable
-from limbeck.help import help_of, overview
 from limbeck.papers import of_paper
 from limbeck.verbs import VERBS, config_class, recipe_of
 
@@ -84,6 +84,8 @@ def run(words: list[str]) -> None:
     """Run one command line; raises UserError for bad input."""
     words = _as_help(words)
     if not words or words[0] in HELP:
+        from limbeck.help import overview
+
         print(overview())
         return
     if words[0] == "--version":
@@ -123,6 +125,7 @@ def run(words: list[str]) -> None:
 
 def _as_help(words: list[str]) -> list[str]:
     """``limbeck help VERB TOPIC`` and ``limbeck VERB help TOPIC`` are ``VERB --help TOPIC``."""
+    words = [part for each in words for part in re.split(r"(?<=^--help)=", each, maxsplit=1)]
     if words[:1] == ["help"]:
         return [*words[1:2], "--help", *words[2:]]
     if words[1:2] == ["help"] and len(words) < 4 and not os.path.exists("help"):
@@ -173,6 +176,8 @@ class _Announcing:
 
 def verb_help(name: str, kind: type, words: list[str]) -> str:
     """The help of a verb, of the topic behind --help, with a preset's values as defaults."""
+    from limbeck.help import help_of
+
     place = next(place for place, word in enumerate(words) if word in HELP)
     topic = "".join(each for each in words[place + 1 : place + 2] if not each.startswith("-"))
     words = words[:place] + words[place + 1 + bool(topic) :]

@@ -221,7 +221,7 @@ def option_flags(kind: type, prefix: str = "") -> Iterator[str]:
 class _PresetHead(TypedDict, total=False):
     """What a preset says of itself, beside its options' values."""
 
-    __pydantic_config__ = pydantic.ConfigDict(extra="allow")  # type: ignore[misc]
+    __pydantic_config__ = pydantic.ConfigDict(extra="allow")
 
     verb: str
     summary: Annotated[str, pydantic.Field(min_length=1, max_length=60, pattern=r"^[^\n]*$")]

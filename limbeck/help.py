@@ -156,7 +156,7 @@ def help_of(verb: str, config: Any, topic: str = "", method: str = "", preset: s
         return "\n".join([*head, *_topic(root, verb, topic, width)])
     head += [*textwrap.wrap(root.doc, width), ""]
     if VERBS[verb].presets:
-        text = f"A recipe to start from; limbeck presets {VERBS[verb].presets} lists them."
+        text = f"A recipe to start from, see limbeck presets {VERBS[verb].presets}."
         given = Option(("--preset",), "name", "", text)
         root = replace(root, own=(*root.own, given))
     if preset:
@@ -348,8 +348,8 @@ def _number(hint: type, limits: tuple[Any, ...]) -> str:
     words = "whole number" if hint is int else "number"
     if near.keys() == {"ge", "le"}:
         return f"{words} {near['ge']}..{near['le']}"
-    said = {"gt": "above", "ge": "from", "lt": "below", "le": "to"}
-    return " ".join([words, *(f"{said[name]} {bound}" for name, bound in near.items())])
+    said = {"gt": "above", "ge": "from", "lt": "below", "le": "up to"}
+    return f"{words} {', '.join(f'{said[name]} {bound}' for name, bound in near.items())}".strip()
 
 
 def _doc(kind: type, name: str) -> str:
