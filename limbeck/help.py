@@ -65,14 +65,16 @@ class Option:
         """What it takes, and what it is if not given."""
         return f"{self.kind}, default {self.default}" if self.default else self.kind
 
-    def text(self, room: int, *, is_thin: bool) -> str:
-        """What is said of it in short; if thin, no more than has room in a line."""
-        text, end = _brief(self.doc), self.default and f" ({self.default})"
-        if not text:  # of choices that have each their own word
-            text, end = f"({self.facts})", ""
-        elif not is_thin or len(f"{text} ({self.facts})") <= room:
-            return f"{text} ({self.facts})"
-        return _shorten(text, room - len(end)) + end if is_thin else text
+    def text(self, room: int) -> str:
+        """What is said of it in short, in so many letters."""
+        doc = _brief(self.doc)
+        if " | " in self.kind and re.match(r"\S+: ", doc):  # each choice by its own word
+            doc = ""
+        facts = f"({self.facts})"
+        if not doc or len(doc) + 1 + len(facts) <= room:
+            return _shorten(f"{doc} {facts}", room)
+        end = self.default and f" ({self.default})"
+        return _shorten(doc, room - len(end)) + end
 
     def entry(self, width: int) -> list[str]:
         """All that is said of it."""
@@ -109,9 +111,8 @@ class Section:
         """Its name, and how many options it has."""
         return f"{self.name} ({sum(len(section.own) for section in self.all_sections())})"
 
-    def text(self, room: int, *, is_thin: bool) -> str:
-        """What is said of it in a line."""
-        del is_thin
+    def text(self, room: int) -> str:
+        """What is said of it in short, in so many letters."""
         return _shorten(_brief(self.doc), room)
 
 
@@ -164,7 +165,6 @@ def help_of(verb: str, config: Any, topic: str = "", method: str = "", preset: s
     pages = [_whole(root, width)]
     if not topic:
         method = method or getattr(config, "method", "")
-        pages.append(_whole(root, width, is_short=True))
         pages += [_folded(root, method, width, thin=thin) for thin in ("", "rest", "all")]
     page = next((page for page in pages if len(head) + len(page) <= PAGE), pages[-1])
     return "\n".join([*head, *page])
@@ -185,45 +185,44 @@ def _topic(root: Section, verb: str, topic: str, width: int) -> list[str]:
     )
 
 
-def _whole(root: Section, width: int, *, is_short: bool = False) -> list[str]:
+def _whole(root: Section, width: int) -> list[str]:
     """Every option of a section and of those within."""
     lines: list[str] = []
     for section in root.all_sections():
         title = f"{section.name}: {section.doc}" if section.name else "options:"
-        if is_short:
-            lines += _block(title, section.own, width)
-        elif section.own or section.name:
-            lines += _wrap(title, width)
-            lines += [line for option in section.own for line in option.entry(width)] + [""]
+        entries = [line for option in section.own for line in option.entry(width)]
+        lines += [*_wrap(title, width), *entries, ""]
     return lines[:-1]
 
 
 def _folded(root: Section, method: str, width: int, *, thin: str) -> list[str]:
-    """What everybody sets, the options of the method, and the rest in a line each."""
-    known = _methods() if method else set()
+    """What everybody sets, the options of the method, and the rest in a line each.
+
+    ``thin``: of "all" or of the "rest" no more is said than has room in a line.
+    """
+    from limbeck.methods import METHODS, TASK_METHODS
+
     options = root.named()
     first = [option for option in root.own if option.is_place]
     first += [options[name] for name in FIRST if name in options]
     more = [option for option in root.own if option not in first]
-    chosen = [section for section in root.sections if section.name == method]
-    others = [section.name for section in root.sections if section.name in known - {method}]
-    sections = [section for section in root.sections if section.name not in {method, *others}]
-    lines = _block("what everybody sets:", first, width, is_thin=thin == "all")
-    for section in chosen:
-        title = f"the method {method}: {_brief(section.doc)}"
-        lines += _block(title, (*section.own, *section.sections), width, is_thin=bool(thin))
+    methods = [each for each in root.sections if each.name in {*METHODS, *TASK_METHODS}]
+    title = "what everybody sets (in brackets: what it takes, or its default):"
+    lines = _block(title, first, width, is_thin=thin == "all")
+    for each in methods:
+        if each.name == method:
+            title, items = f"the method {method}: {_brief(each.doc)}", (*each.own, *each.sections)
+            lines += _block(title, items, width, is_thin=bool(thin))
     lines += _block("more:", more, width, is_thin=bool(thin))
-    lines += _block("sections, and how many options they have:", sections, width)
-    if others:
-        lines += [*_wrap(f"sections of other methods: {', '.join(others)}", width), ""]
-    about = "--help NAME tells all of a section, a method or an option; --help all, of all."
-    return [*lines, *_wrap(about, width)]
-
-
-def _methods() -> set[str]:
-    from limbeck.methods import METHODS, TASK_METHODS
-
-    return {*METHODS, *TASK_METHODS}
+    title = "sections, and how many options they have:"
+    sections = [each for each in root.sections if each not in methods]
+    lines += _block(title, sections, width, is_thin=True)
+    if others := ", ".join(each.name for each in methods if each.name != method):
+        lines += [*_wrap(f"sections of other methods: {others}", width), ""]
+    return [
+        *lines,
+        "--help NAME tells all of a section, a method or an option; --help all, of all.",
+    ]
 
 
 def _wrap(text: str, width: int, indent: str = "", more: str = "  ") -> list[str]:
@@ -245,20 +244,16 @@ def _block(
         if len(start) + 2 > column:
             lines.append(start)
             start = ""
-        text = item.text(width - column, is_thin=is_thin)
+        text = item.text(width - column if is_thin else sys.maxsize)
         lines += _wrap(start.ljust(column) + text, width, more=" " * column)
     return [*lines, ""]
 
 
 def _brief(doc: str) -> str:
-    """The first sentence, or what stands before a semicolon or, if it says enough, a colon.
-
-    Nothing of choices that are told one by one ("hard: ...; soft: ..."): their names stand beside.
-    """
+    """The first sentence, or what stands before a semicolon or, if it says enough, a colon."""
     said = re.split(r"[.;](?:\s|$)", doc, maxsplit=1)[0]
-    start, colon, _ = said.partition(": ")
-    num_words = len(start.split())
-    return "" if colon and num_words == 1 else start if num_words > 3 else said
+    start = said.partition(": ")[0]
+    return start if len(start.split()) > 3 else said
 
 
 def _shorten(text: str, room: int) -> str:
