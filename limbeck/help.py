@@ -336,8 +336,8 @@ def _number(hint: type, limits: tuple[Any, ...]) -> str:
     }
     if hint is int:  # above 0 is from 1
         bounds = {
-            "ge": bounds.get("ge", bounds.get("gt", -FAR) + 1),
-            "le": bounds.get("le", bounds.get("lt", FAR) - 1),
+            "ge": bounds.get("ge", bounds.get("gt", -2 * FAR) + 1),
+            "le": bounds.get("le", bounds.get("lt", 2 * FAR) - 1),
         }
     near = {name: bound for name, bound in bounds.items() if abs(bound) < FAR}
     words = "whole number" if hint is int else "number"

@@ -9,11 +9,13 @@ import pytest
 
 from limbeck.cli import parse
 from limbeck.config import (
+    PRESETS_DIR,
     as_flags,
     from_plain,
     has_own_module,
     import_own,
     preset_names,
+    preset_summaries,
     read_preset,
     to_plain,
 )
@@ -169,6 +171,21 @@ def test_a_preset_that_is_none(name, words):
     with pytest.raises(UserError) as caught:
         read_preset(name, "distill")
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("summary", ["3", '""', '"two\\nlines"', f'"{"long" * 20}"'])
+def test_a_preset_s_summary_is_a_line(tmp_path, summary):
+    file = tmp_path / "mine.toml"
+    file.write_text(f"summary = {summary}\nseed = 5\n")
+    with pytest.raises(UserError, match="summary"):
+        read_preset(str(file), "distill")
+    file.write_text('summary = "mine, of mornings"\nseed = 5\n')
+    assert read_preset(str(file), "distill") == {"seed": 5}
+
+
+def test_every_shipped_preset_has_a_summary():
+    told = {name for verb in VERBS for name in preset_summaries(verb)}
+    assert told == {file.stem for file in PRESETS_DIR.glob("*.toml")}
 
 
 @pytest.mark.parametrize("content", [b"seed = ", b"seed = 1\nseed = 2", b"\xff\xfe\x00"])

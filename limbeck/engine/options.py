@@ -98,7 +98,7 @@ class OptimOptions:
 
 @options
 class TrainOptions:
-    """The loop: how long, in what batches and precision, on what device."""
+    """The loop: how long, in what batches and precision."""
 
     epochs: Epochs = 300.0
     """Passes over the training images."""

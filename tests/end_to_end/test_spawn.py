@@ -89,6 +89,7 @@ def words_of(verb, images, teacher, student, released):
             ],
             "doctor": [*data, *RELATION, *taught, *section("", 1)],
             "inspect": [student],
+            "presets": ["photos_vit_tiny"],
             "demo": ["--seeds", "1", "--teacher-epochs", "1", "--student-epochs", "1"],
             "convert": [teacher, "out.pth"],
         }[verb]
