@@ -126,7 +126,7 @@ def run(words: list[str]) -> None:
 def _as_help(words: list[str]) -> list[str]:
     """``limbeck help VERB TOPIC`` and ``limbeck VERB help TOPIC`` are ``VERB --help TOPIC``."""
     words = [part for each in words for part in re.split(r"(?<=^--help)=", each, maxsplit=1)]
-    if words[:1] == ["help"]:
+    if words and words[0] in ("help", *HELP):
         return [*words[1:2], "--help", *words[2:]]
     if words[1:2] == ["help"] and len(words) < 4 and not os.path.exists("help"):
         return [words[0], "--help", *words[2:]]

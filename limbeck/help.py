@@ -116,6 +116,21 @@ class Section:
         return _shorten(_brief(self.doc), room)
 
 
+OVERVIEW = """\
+usage: limbeck VERB [options]
+
+Small vision Transformers by distillation during pre-training, on your own
+images.
+{verbs}
+
+'limbeck VERB --help' tells a verb's options; '--preset NAME' starts from a
+recipe; '--debug' shows the traceback of an error; '--version' the version.
+
+First steps:
+  limbeck demo
+  limbeck doctor --data photos --teacher timm:vit_base_patch16_224.mae"""
+
+
 def overview() -> str:
     """The text of ``limbeck --help``."""
     width = max(map(len, VERBS))
@@ -124,22 +139,7 @@ def overview() -> str:
         verbs = {name: verb.summary for name, verb in VERBS.items() if verb.room == room}
         lines += ["", f"{title}:"]
         lines += [f"  {name:<{width}}  {summary}" for name, summary in verbs.items()]
-    return "\n".join(
-        [
-            "usage: limbeck VERB [options]",
-            "",
-            "Small vision Transformers by distillation during pre-training, on your own",
-            "images.",
-            *lines,
-            "",
-            "'limbeck VERB --help' tells a verb's options; '--preset NAME' starts from a",
-            "recipe; '--debug' shows the traceback of an error; '--version' the version.",
-            "",
-            "First steps:",
-            "  limbeck demo",
-            "  limbeck doctor --data photos --teacher timm:vit_base_patch16_224.mae",
-        ]
-    )
+    return OVERVIEW.format(verbs="\n".join(lines))
 
 
 def help_of(verb: str, config: Any, topic: str = "", method: str = "", preset: str = "") -> str:
@@ -157,7 +157,7 @@ def help_of(verb: str, config: Any, topic: str = "", method: str = "", preset: s
         return "\n".join([*head, *_topic(root, verb, topic, width)])
     head += [*textwrap.wrap(root.doc, width), ""]
     if VERBS[verb].presets:
-        text = f"A recipe to start from, see limbeck presets {VERBS[verb].presets}."
+        text = f"A recipe of limbeck presets {VERBS[verb].presets}, to start from."
         given = Option(("--preset",), "name", "", text)
         root = replace(root, own=(*root.own, given))
     if preset:
@@ -219,10 +219,7 @@ def _folded(root: Section, method: str, width: int, *, thin: str) -> list[str]:
     lines += _block(title, sections, width, is_thin=True)
     if others := ", ".join(each.name for each in methods if each.name != method):
         lines += [*_wrap(f"sections of other methods: {others}", width), ""]
-    return [
-        *lines,
-        "--help NAME tells all of a section, a method or an option; --help all, of all.",
-    ]
+    return [*lines, "--help NAME tells all of a section, a method, an option; --help all, of all."]
 
 
 def _wrap(text: str, width: int, indent: str = "", more: str = "  ") -> list[str]:
@@ -257,7 +254,7 @@ def _brief(doc: str) -> str:
 
 
 def _shorten(text: str, room: int) -> str:
-    return textwrap.shorten(text, room, placeholder=" ...")
+    return textwrap.shorten(text, room, placeholder=" ...", break_on_hyphens=False)
 
 
 def read_section(config: Any, path: str = "", doc: str = "") -> Section:
@@ -328,22 +325,15 @@ def _kind(hint: Any, limits: tuple[Any, ...] = ()) -> str:
 
 def _number(hint: type, limits: tuple[Any, ...]) -> str:
     """A number and its range."""
-    bounds = {
-        name: getattr(each, name)
-        for each in limits
-        for name in ("gt", "ge", "lt", "le")
-        if hasattr(each, name)
-    }
-    if hint is int:  # above 0 is from 1
-        bounds = {
-            "ge": bounds.get("ge", bounds.get("gt", -2 * FAR) + 1),
-            "le": bounds.get("le", bounds.get("lt", 2 * FAR) - 1),
-        }
+    said = {"gt": "above", "ge": "from", "lt": "below", "le": "up to"}
+    bounds = {name: getattr(each, name) for each in limits for name in said if hasattr(each, name)}
+    for name, closed, step in (("gt", "ge", 1), ("lt", "le", -1)):
+        if hint is int and name in bounds:
+            bounds[closed] = bounds.pop(name) + step
     near = {name: bound for name, bound in bounds.items() if abs(bound) < FAR}
     words = "whole number" if hint is int else "number"
     if near.keys() == {"ge", "le"}:
         return f"{words} {near['ge']}..{near['le']}"
-    said = {"gt": "above", "ge": "from", "lt": "below", "le": "up to"}
     return f"{words} {', '.join(f'{said[name]} {bound}' for name, bound in near.items())}".strip()
 
 

@@ -149,6 +149,7 @@ def test_version(capsys):
     [
         ["help", "convert", "layout"],
         ["convert", "help", "layout"],
+        ["--help", "convert", "layout"],
         ["convert", "--help", "--layout"],
         ["convert", "-h", "layout", "--overwrite"],
         ["convert", "--num-heads", "3", "--help=layout"],
