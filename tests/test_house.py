@@ -11,19 +11,20 @@ import pydantic
 import pytest
 
 import limbeck
-from limbeck.cli import VERBS, config_class
 from limbeck.config import PRESETS_DIR, from_plain, preset_names, read_preset
+from limbeck.verbs import VERBS, config_class
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "limbeck"
 
 FLOORS = {
-    "errors": -3, "papers": -3, "records": -3, "files": -2, "limits": -2, "documents": -1,
+    "errors": -3, "papers": -3, "records": -3, "verbs": -3, "files": -2, "limits": -2,
+    "documents": -1,
     "config": 0, "ops": 0,
     "data": 1, "models": 1, "engine": 1,
     "methods": 2, "tasks": 2,
     "evaluation": 3, "export": 3,
-    "recipes": 4,
+    "recipes": 4, "help": 4,
     "cli": 5, "__main__": 6,
 }  # fmt: skip
 
@@ -42,7 +43,7 @@ FENCES = {
     "tensorboard": ("engine/log.py",),
     "wandb": ("engine/log.py",),
     "mlxtend": ("recipes/study/demo.py",),
-    "tyro": ("cli.py", "options.py", "recipes/"),
+    "tyro": ("cli.py", "help.py", "options.py", "recipes/"),
 }
 
 MODULES = sorted(

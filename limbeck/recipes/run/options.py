@@ -64,6 +64,7 @@ class TrainingOptions:
     out: Path = Path("runs/training")
     """Folder of the run: checkpoints, logs, and at the end the finished student."""
     seed: Seed = 0
+    """Seed of all that is drawn."""
     overwrite: bool = False
     """Start afresh where the folder holds another run."""
 
@@ -78,9 +79,9 @@ class DistillConfig(PerMethodOptions, TrainingOptions):
 
     out: Path = Path("runs/distill")
     method: str = "relation"
-    """relation, feature or cls-token (TinyMIM's default and other arms), attention-map (D-MAE and
-    D2-MAE), decoder-feature (G2SD); without a teacher masked-pixel (MAE), simmim, moco-v3 or dino;
-    or your own as module:Class."""
+    """How the student learns: relation, feature or cls-token (TinyMIM's default and other arms),
+    attention-map (D-MAE and D2-MAE), decoder-feature (G2SD), sparse-logit (TinyViT); without a
+    teacher masked-pixel (MAE), simmim, moco-v3 or dino; or your own as module:Class."""
     chain: str = ""
     """Students one after the other, each the teacher of the next: vit_base,vit_small,vit_tiny. A
     stage may state its shape: vit_tiny:num_heads=6:depth=10. Each is a run in a folder of out."""
