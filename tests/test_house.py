@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -284,3 +285,21 @@ def test_what_leaves_the_program_goes_through_its_doors(path):
             assert node.attr != "write_text", f"{path}: limbeck.files writes text"
             is_image_open = node.attr == "open" and ast.unparse(node.value) == "Image"
             assert not is_image_open, f"{path}: limbeck.data.formats opens images"
+
+
+def test_every_file_that_the_architecture_names_exists():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:limbeck|tests|examples)/[\w/.-]+)`", text)
+    assert len(named) > 30
+    for name in named:
+        assert (ROOT / name).exists(), name
+    rooms = re.findall(r"^\| `(\w+)/` \|.*\| (.*) \|$", text, re.MULTILINE)
+    assert [room for room, _ in rooms] == list(ROOMS)
+    for room, files in rooms:
+        for name in re.findall(r"`(\w+\.py)`", files):
+            assert (PACKAGE / "recipes" / room / name).is_file(), f"{room}/{name}"
+
+
+def test_the_architecture_has_at_most_two_pages():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 110
