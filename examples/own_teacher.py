@@ -117,16 +117,17 @@ def main(images: Path, out: Path) -> Path:
     return run
 
 
-def draw_images(folder: Path, count: int = 64) -> Path:
-    """Coloured discs on noise, so that the examples need no data."""
+def draw_images(folder: Path, count: int = 128) -> Path:
+    """Coloured discs on noise, a folder for each diameter, so that the examples need no data."""
     rng = np.random.default_rng(0)
-    folder.mkdir(parents=True)
     for index in range(count):
+        size = (6, 12, 18, 24)[index % 4]
         image = Image.fromarray(rng.integers(0, 80, (40, 40, 3), dtype=np.uint8))
-        x, y = rng.integers(5, 20, 2)
+        x, y = (int(value) for value in rng.integers(0, 40 - size, 2))
         color = tuple(int(value) for value in rng.integers(80, 256, 3))
-        ImageDraw.Draw(image).ellipse((x, y, x + 15, y + 15), fill=color)
-        image.save(folder / f"{index:03d}.png")
+        ImageDraw.Draw(image).ellipse((x, y, x + size, y + size), fill=color)
+        (folder / str(size)).mkdir(parents=True, exist_ok=True)
+        image.save(folder / str(size) / f"{index:03d}.png")
     return folder
 
 

@@ -22,6 +22,7 @@ _PUBLIC = {
     "search": "limbeck.recipes.study.search",
     "doctor": "limbeck.recipes.look.doctor",
     "inspect": "limbeck.recipes.look.inspect",
+    "presets": "limbeck.recipes.look.presets",
     "convert": "limbeck.recipes.ship.convert",
     "demo": "limbeck.recipes.study.demo",
     # their options
@@ -36,6 +37,7 @@ _PUBLIC = {
     "SearchConfig": "limbeck.recipes.study.search",
     "DoctorConfig": "limbeck.recipes.look.doctor",
     "InspectConfig": "limbeck.recipes.look.inspect",
+    "PresetsConfig": "limbeck.recipes.look.presets",
     "ConvertConfig": "limbeck.recipes.ship.convert",
     "DemoConfig": "limbeck.recipes.study.demo",
     # networks

@@ -3,72 +3,20 @@
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
-from importlib import import_module
+from dataclasses import field, fields, is_dataclass, make_dataclass
 from itertools import takewhile
-from types import ModuleType
 
 from limbeck.errors import OfRank, UserError, did_you_mean, explain, own_place
 from limbeck.files import printable
 from limbeck.papers import of_paper
+from limbeck.verbs import VERBS, config_class, recipe_of
 
+HELP = ("-h", "--help")
 
-@dataclass(frozen=True)
-class Verb:
-    """A recipe on the command line: its room, summary, options class, and the verb of its presets.
-
-    A verb that can find problems exits with 1 where its result lists some.
-    """
-
-    room: str
-    summary: str
-    config: str
-    presets: str | None = None
-    can_find_problems: bool = False
-
-
-VERBS = {
-    "distill": Verb(
-        "train", "a small ViT from unlabelled images and a big one", "DistillConfig", "distill"
-    ),
-    "finetune": Verb(
-        "train", "train a student for classification", "FinetuneConfig", "finetune"
-    ),
-    "store-targets": Verb(
-        "targets", "run a teacher once, keep what it says of each view", "StoreTargetsConfig",
-        "distill", True,
-    ),
-    "convert-targets": Verb(
-        "targets", "a store from soft labels in TinyViT's released layout", "ConvertTargetsConfig"
-    ),
-    "doctor": Verb(
-        "look", "check images, memory, disk and time before a run", "DoctorConfig", "distill", True
-    ),
-    "evaluate": Verb(
-        "look", "does it help? kNN, linear and few-label probes, verdict", "EvaluateConfig"
-    ),
-    "analyze": Verb(
-        "look", "look into networks: layers, attention, probes by block", "AnalyzeConfig"
-    ),
-    "inspect": Verb("look", "what is in this weights file or run?", "InspectConfig"),
-    "compare": Verb(
-        "study", "which method is best on these images?", "CompareConfig", "compare", True
-    ),
-    "two-stage": Verb(
-        "study", "stage one without labels, stage two with them and a teacher", "TwoStageConfig",
-        "two-stage",
-    ),
-    "search": Verb(
-        "study", "a smaller, faster shape, contracted step by step", "SearchConfig", "distill"
-    ),
-    "demo": Verb("study", "the whole story on 5,000 real digits, in minutes", "DemoConfig"),
-    "convert": Verb(
-        "ship", "write a student as a file in MAE's or TinyViT's layout", "ConvertConfig"
-    ),
-}  # fmt: skip
 
 ONE_PLACE = ("--data", "--data.root", "--data.eval-root", "--unlabelled", "--teacher")
 """Options after which stray names are a pattern's."""
@@ -135,7 +83,9 @@ def is_main_rank() -> bool:
 def run(words: list[str]) -> None:
     """Run one command line; raises UserError for bad input."""
     words = _as_help(words)
-    if not words or words[0] in ("-h", "--help"):
+    if not words or words[0] in HELP:
+        from limbeck.help import overview
+
         print(overview())
         return
     if words[0] == "--version":
@@ -154,7 +104,10 @@ def run(words: list[str]) -> None:
     kind = config_class(name)
     try:
         show_log(logging.INFO if is_main_rank() else logging.WARNING)
-        config = parse(name, verb, kind, rest)
+        if any(word in HELP for word in rest):
+            print(printable(verb_help(name, kind, rest)))
+            return
+        config = parse(name, kind, rest)
         with saying_what_is_loaded(name):
             result = getattr(module, name.replace("-", "_"))(config)
     except UserError as error:
@@ -171,11 +124,12 @@ def run(words: list[str]) -> None:
 
 
 def _as_help(words: list[str]) -> list[str]:
-    """``limbeck help VERB`` and ``limbeck VERB help`` are ``limbeck VERB --help``."""
-    if words[:1] == ["help"]:
-        return [*words[1:2], "--help"]
-    if words[1:] == ["help"] and not os.path.exists("help"):
-        return [words[0], "--help"]
+    """``limbeck help VERB TOPIC`` and ``limbeck VERB help TOPIC`` are ``VERB --help TOPIC``."""
+    words = [part for each in words for part in re.split(r"(?<=^--help)=", each, maxsplit=1)]
+    if words and words[0] in ("help", *HELP):
+        return [*words[1:2], "--help", *words[2:]]
+    if words[1:2] == ["help"] and len(words) < 4 and not os.path.exists("help"):
+        return [words[0], "--help", *words[2:]]
     return words
 
 
@@ -220,70 +174,50 @@ class _Announcing:
             logging.getLogger("limbeck").info(self.text)
 
 
-def recipe_of(verb: str) -> ModuleType:
-    """The module of a verb."""
-    return import_module(f"limbeck.recipes.{VERBS[verb].room}.{verb.replace('-', '_')}")
+def verb_help(name: str, kind: type, words: list[str]) -> str:
+    """The help of a verb, of the topic behind --help, with a preset's values as defaults."""
+    from limbeck.help import help_of
+
+    place = next(place for place, word in enumerate(words) if word in HELP)
+    topic = "".join(each for each in words[place + 1 : place + 2] if not each.startswith("-"))
+    words = words[:place] + words[place + 1 + bool(topic) :]
+    preset, _ = take_option(words, "--preset")
+    method, _ = take_option(words, "--method")
+    default, words = start_of(name, kind, words)
+    check_options(name, kind, words)
+    config = kind() if default is None else default
+    return help_of(name, config, topic, method or "", preset or "")
 
 
-def config_class(verb: str) -> type:
-    """The class of a verb's options."""
-    kind: type = getattr(recipe_of(verb), VERBS[verb].config)
-    return kind
+def start_of(name: str, kind: type, words: list[str]) -> tuple[object | None, list[str]]:
+    """The config of the preset that the words name, if they do; and the other words."""
+    from limbeck.config import from_plain, read_preset
+
+    of_verb = VERBS[name].presets
+    preset, words = take_option(words, "--preset")
+    if preset is not None and of_verb is None:
+        raise UserError(f"'limbeck {name}' has no presets.")
+    values = read_preset(preset, of_verb) if preset and of_verb else {}
+    if values and of_verb not in (name, None):
+        # Another verb's preset: sound as a whole, and of it what this verb has as well.
+        from_plain(config_class(of_verb), values, f"preset {preset}")
+        own = {each.name for each in fields(kind)}
+        values = {key: value for key, value in values.items() if key in own}
+    return from_plain(kind, values, f"preset {preset}") if values else None, words
 
 
-def overview() -> str:
-    """The text of ``limbeck --help``."""
-    width = max(map(len, VERBS))
-    lines = [f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()]
-    return "\n".join(
-        [
-            "usage: limbeck VERB [options]",
-            "",
-            "Small vision Transformers by distillation during pre-training, on your own images.",
-            "",
-            "verbs:",
-            *lines,
-            "",
-            "'limbeck VERB --help' lists a verb's options; '--preset NAME' starts from a recipe;",
-            "'--debug' shows the traceback of an error; '--version' prints the version.",
-            "",
-            "First steps:  limbeck demo",
-            "              limbeck doctor --data photos --teacher timm:vit_base_patch16_224.mae",
-        ]
-    )
-
-
-def parse(name: str, verb: Verb, kind: type, words: list[str]) -> object:
+def parse(name: str, kind: type, words: list[str]) -> object:
     """The config of a verb: its defaults, then a preset, then the command line."""
     import tyro
 
-    from limbeck.config import from_plain, preset_names, read_preset
     from limbeck.engine.options import scale_warmup
 
-    preset, words = take_option(words, "--preset")
-    if preset is not None and verb.presets is None:
-        raise UserError(f"'limbeck {name}' has no presets.")
-    values = read_preset(preset, verb.presets) if preset and verb.presets else {}
-    if values and verb.presets not in (name, None):
-        # Another verb's preset: sound as a whole, and of it what this verb has as well.
-        from_plain(config_class(verb.presets), values, f"preset {preset}")
-        own = {each.name for each in fields(kind)}
-        values = {key: value for key, value in values.items() if key in own}
-    default = from_plain(kind, values, f"preset {preset}") if values else None
+    default, words = start_of(name, kind, words)
     check_options(name, kind, words)
-    if (config := _parse_named(kind, words, default)) is not None:
-        return config if default is None else scale_warmup(config, default, words)
-    description = (kind.__doc__ or "").strip()
-    if verb.presets:
-        description += f"\n\nPresets (--preset NAME): {', '.join(preset_names(verb.presets))}."
-    config = tyro.cli(
-        kind,
-        prog=f"limbeck {name}",
-        description=description,
-        args=words,
-        default=default,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    config = _parse_named(kind, words, default)
+    if config is None:
+        options = (tyro.conf.AvoidSubcommands,)
+        config = tyro.cli(kind, prog=f"limbeck {name}", args=words, default=default, config=options)
     return config if default is None else scale_warmup(config, default, words)
 
 
@@ -309,14 +243,12 @@ def _parse_named(kind: type, words: list[str], default: object) -> object:
     """The config, by a parser of no other sections than the words name.
 
     A verb has some hundred options more, whose parsers took most of the time to a mistake's answer.
-    None where help is wanted or anything does not fit: the whole parser then says what.
+    None where anything does not fit: the whole parser then says what.
     """
     import typing
 
     import tyro
 
-    if {"-h", "--help"} & {*words}:
-        return None
     named = {word[2:].partition("=")[0].partition(".")[0] for word in words if word[:2] == "--"}
     named = {each.replace("-", "_") for each in named}
     hints = typing.get_type_hints(kind, include_extras=True)

@@ -19,6 +19,7 @@ from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_type_
 
 import pydantic
 from pydantic.dataclasses import dataclass as pydantic_dataclass
+from typing_extensions import TypedDict
 
 from limbeck.documents import parse_toml, read_toml
 from limbeck.errors import UserError, did_you_mean
@@ -217,13 +218,29 @@ def option_flags(kind: type, prefix: str = "") -> Iterator[str]:
             yield from getattr(extra, "aliases", None) or ()
 
 
+class _PresetHead(TypedDict, total=False):
+    """What a preset says of itself, beside its options' values."""
+
+    __pydantic_config__ = pydantic.ConfigDict(extra="allow")
+
+    verb: str
+    summary: Annotated[str, pydantic.Field(min_length=1, max_length=60, pattern=r"^[^\n]*$")]
+
+
+def preset_summaries(verb: str) -> dict[str, str]:
+    """The shipped presets of a verb ('distill', 'finetune', ...), each with its summary."""
+    heads = {file.stem: read_toml(file, _PresetHead) for file in sorted(PRESETS_DIR.glob("*.toml"))}
+    return {name: head["summary"] for name, head in heads.items() if head["verb"] == verb}
+
+
 def preset_names(verb: str) -> list[str]:
-    """Names of the shipped presets for a verb ('distill', 'finetune')."""
-    names = []
-    for file in sorted(PRESETS_DIR.glob("*.toml")):
-        if read_toml(file).get("verb") == verb:
-            names.append(file.stem)
-    return names
+    """Names of the shipped presets of a verb."""
+    return list(preset_summaries(verb))
+
+
+def preset_file(name: str) -> Path:
+    """Where a preset is, or would be: by shipped name or by the path of a TOML file."""
+    return Path(name) if name.endswith(".toml") else PRESETS_DIR / f"{name}.toml"
 
 
 def read_preset(name: str, verb: str) -> dict[str, Any]:
@@ -231,15 +248,16 @@ def read_preset(name: str, verb: str) -> dict[str, Any]:
 
     Raises UserError for an unknown name, a file that is no TOML, or a preset of another verb.
     """
-    file = Path(name) if name.endswith(".toml") else PRESETS_DIR / f"{name}.toml"
+    file = preset_file(name)
     if not file.is_file():
         names = preset_names(verb)
         raise UserError(
             f"There is no preset '{name}' for 'limbeck {verb}'."
             f"{of_paper(name) or did_you_mean(name, names)} "
-            f"Presets: {', '.join(names)}; or pass the path of a .toml file."
+            f"'limbeck presets {verb}' lists them; or pass the path of a .toml file."
         )
-    values: dict[str, Any] = read_toml(file)
+    values: dict[str, Any] = read_toml(file, _PresetHead)
+    values.pop("summary", None)
     of_verb = values.pop("verb", verb)
     if of_verb != verb:
         raise UserError(f"The preset '{name}' is for 'limbeck {of_verb}', not 'limbeck {verb}'.")

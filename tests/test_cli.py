@@ -10,18 +10,17 @@ import tyro
 
 from limbeck import __version__
 from limbeck.cli import (
-    VERBS,
     _Announcing,
     _parse_named,
-    config_class,
     main,
-    overview,
     parse,
     saying_what_is_loaded,
     take_option,
 )
 from limbeck.config import option_flags
 from limbeck.errors import OfRank, UserError
+from limbeck.help import overview
+from limbeck.verbs import VERBS, config_class
 from tests.recipes.runs import draw_classes
 
 
@@ -145,32 +144,56 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"limbeck {__version__}\n"
 
 
-@pytest.mark.parametrize("words", [["help", "inspect"], ["inspect", "help"], ["help", "help"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["help", "convert", "layout"],
+        ["convert", "help", "layout"],
+        ["--help", "convert", "layout"],
+        ["convert", "--help", "--layout"],
+        ["convert", "-h", "layout", "--overwrite"],
+        ["convert", "--num-heads", "3", "--help=layout"],
+    ],
+)
 def test_help_is_a_word_too(capsys, monkeypatch, tmp_path, words):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as caught:
-        main(words)
-    shown = capsys.readouterr()
-    if words == ["help", "help"]:
-        assert caught.value.code == 2 and "There is no verb 'help'" in shown.err
-    else:
-        assert caught.value.code == 0 and "usage: limbeck inspect" in shown.out
+    main(words)
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: limbeck convert [options] SOURCE OUT\n")
+    assert ("--overwrite" in shown) == ("--layout" in words)  # no topic: all options
+    assert "mae-full: with its decoder" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("help", "help"), "There is no verb 'help'"),
+        (("distill", "--tain.epochs", "3", "--help"), "Did you mean '--train.epochs'?"),
+        (("distill", "--help", "relatoin"), "limbeck distill has no section, method or option "
+         "'relatoin'. Did you mean 'relation'? 'limbeck distill --help' lists them."),
+        (("distill", "--help", "epochs"), "Did you mean 'train.epochs'?"),
+        (("distill", "--preset", "photos_vit_tny", "--help"), "Did you mean 'photos_vit_tiny'?"),
+    ],
+)  # fmt: skip
+def test_a_mistake_beside_help_is_answered(capsys, words, message):
+    said = refused(capsys, *words)
+    assert message in said and said.count("\n") == 1
+
+
+def test_help_shows_a_preset_s_values_and_the_chosen_method(capsys):
+    main(["distill", "--preset", "mae_vit_tiny", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "The defaults are those of the preset mae_vit_tiny." in shown
+    assert "--train.epochs Passes over the training images (number above 0, default 400)" in shown
+    assert "the method masked-pixel:" in shown and "--relation.softmax" not in shown
+    main(["distill", "--preset", "mae_vit_tiny", "--method", "dino", "--help"])
+    assert "the method dino:" in capsys.readouterr().out
 
 
 def test_a_file_named_help_is_a_file(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "help").write_text("")
     assert "help" in refused(capsys, "inspect", "help")
-
-
-@pytest.mark.parametrize("verb", ["distill", "doctor", "store-targets", "search"])
-def test_help_of_a_verb_lists_options_and_presets(capsys, verb):
-    with pytest.raises(SystemExit) as caught:
-        main([verb, "--help"])
-    assert caught.value.code == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "--data" in shown
-    assert "tinymim_vit_tiny" in shown
 
 
 def test_doctor_takes_the_presets_of_distill(capsys, monkeypatch, here):
@@ -182,12 +205,12 @@ def test_doctor_takes_the_presets_of_distill(capsys, monkeypatch, here):
 @pytest.mark.parametrize("verb", ["store-targets", "search"])
 def test_of_a_preset_of_distill_others_take_what_they_have(verb, tmp_path):
     words = ["--data", "photos", "--preset", "photos_sparse_logit"]
-    config = parse(verb, VERBS[verb], config_class(verb), words)
+    config = parse(verb, config_class(verb), words)
     assert config.student.name == "tiny_vit_5m" and config.crop.scale == (0.08, 1.0)
     mistyped = tmp_path / "mine.toml"
     mistyped.write_text('verb = "distill"\n[optimm]\nbase_lr = 1.0\n')
     with pytest.raises(UserError, match="Did you mean 'optim'"):
-        parse(verb, VERBS[verb], config_class(verb), ["--preset", str(mistyped)])
+        parse(verb, config_class(verb), ["--preset", str(mistyped)])
 
 
 @pytest.mark.parametrize(
@@ -203,7 +226,7 @@ def test_of_a_preset_of_distill_others_take_what_they_have(verb, tmp_path):
 def test_fewer_epochs_than_a_preset_s_warm_up_in_proportion(caplog, words, expected):
     caplog.set_level("INFO", "limbeck")
     given = ["--preset", "mae_vit_tiny", *words]
-    config = parse("distill", VERBS["distill"], config_class("distill"), given)
+    config = parse("distill", config_class("distill"), given)
     assert config.optim.warmup_epochs == expected
     assert caplog.messages == (
         ["--optim.warmup-epochs 4: the preset's 40, for 40 instead of its 400 epochs."]
@@ -273,7 +296,7 @@ def test_the_quick_parser_finds_what_the_whole_one_does(monkeypatch, verb):
     }.get(verb, [])
     config = _parse_named(config_class(verb), words, None)
     monkeypatch.setattr("limbeck.cli._parse_named", lambda *_: None)
-    assert config == parse(verb, VERBS[verb], config_class(verb), words)
+    assert config == parse(verb, config_class(verb), words)
     assert words == [] or config != config_class(verb)()
 
 
@@ -314,7 +337,7 @@ def test_help_imports_next_to_nothing(here):
     ours = {name for name in modules if name.startswith("limbeck")}
     assert ours == {
         "limbeck",
-        *(f"limbeck.{each}" for each in ("cli", "errors", "files", "papers")),
+        *(f"limbeck.{each}" for each in ("cli", "errors", "files", "help", "papers", "verbs")),
     }
 
 
@@ -327,7 +350,7 @@ def test_a_mistake_imports_options_alone(here, words):
     assert done.stderr.startswith("limbeck: ") and done.stderr.count("\n") == 1
     assert not {"torch", "timm", "numpy", "PIL", "rich"} & modules
     # Options, presets, checks, and nothing that works: what more there is costs every mistake.
-    assert len({name for name in modules if name.startswith("limbeck")}) <= 32
+    assert len({name for name in modules if name.startswith("limbeck")}) <= 34
 
 
 def test_no_mistake_waits_for_torch(here):
@@ -394,7 +417,7 @@ def test_what_a_rank_says_is_spelt_as_the_command_line_is(capsys, monkeypatch, h
         raise OfRank(UserError("train.global_batch_size 3 is odd."), 1, speaks=True)
 
     monkeypatch.chdir(here)
-    monkeypatch.setattr("limbeck.recipes.doctor.doctor", fail)
+    monkeypatch.setattr("limbeck.recipes.look.doctor.doctor", fail)
     said = refused(capsys, "doctor", "--data", "photos")
     assert said == "limbeck: rank 1: --train.global-batch-size 3 is odd.\n"
 

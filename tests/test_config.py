@@ -2,19 +2,20 @@
 
 import contextlib
 import dataclasses
-import importlib
 import json
 import sys
 
 import pytest
 
-from limbeck.cli import VERBS, config_class, parse
+from limbeck.cli import parse
 from limbeck.config import (
+    PRESETS_DIR,
     as_flags,
     from_plain,
     has_own_module,
     import_own,
     preset_names,
+    preset_summaries,
     read_preset,
     to_plain,
 )
@@ -22,13 +23,9 @@ from limbeck.data.views import view_seed
 from limbeck.errors import UserError
 from limbeck.recipes.look.options import EvaluateConfig
 from limbeck.recipes.run.options import DistillConfig, FinetuneConfig
+from limbeck.verbs import VERBS, config_class
 
-CONFIGS = {
-    verb: getattr(
-        importlib.import_module(f"limbeck.recipes.{verb.replace('-', '_')}"), entry.config
-    )
-    for verb, entry in VERBS.items()
-}
+CONFIGS = {verb: config_class(verb) for verb in VERBS}
 
 
 def changed(value):
@@ -46,7 +43,7 @@ def test_command_line_over_preset_over_default(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text("seed = 5\n[train]\nepochs = 7\nglobal_batch_size = 32\n")
     words = ["--preset", str(file), "--train.epochs", "9"]
-    config = parse("distill", VERBS["distill"], DistillConfig, words)
+    config = parse("distill", DistillConfig, words)
     assert config.seed == 5
     assert config.train.epochs == 9
     assert config.train.global_batch_size == 32
@@ -70,7 +67,7 @@ def test_a_partial_section_keeps_the_verb_s_own_defaults(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text("[views]\nflip_prob = 0.0\n[data]\nnum_workers = 0\n")
     words = [f"--preset={file}"]
-    config = parse("finetune", VERBS["finetune"], FinetuneConfig, words)
+    config = parse("finetune", FinetuneConfig, words)
     default = FinetuneConfig()
     assert config.views == dataclasses.replace(default.views, flip_prob=0.0)
     assert config.data == dataclasses.replace(default.data, num_workers=0)
@@ -100,7 +97,7 @@ def test_json_round_trip_of_changed_values(verb):
         elif (other := changed(value)) is not None:
             num_changed += 1
             config = dataclasses.replace(config, **{section.name: other})
-    assert num_changed or verb == "inspect"
+    assert num_changed or verb in ("inspect", "presets")
     plain = json.loads(json.dumps(to_plain(config)))
     assert from_plain(CONFIGS[verb], plain, "saved") == config
 
@@ -164,7 +161,7 @@ def test_presets_of_a_verb():
     ("name", "words"),
     [
         ("photos_vit_tny", "There is no preset 'photos_vit_tny' for 'limbeck distill'. "
-         "Did you mean 'photos_vit_tiny'? Presets: "),
+         "Did you mean 'photos_vit_tiny'? 'limbeck presets distill' lists them"),
         ("photos_finetune", "The preset 'photos_finetune' is for 'limbeck finetune', "
          "not 'limbeck distill'."),
         ("no/such.toml", "There is no preset 'no/such.toml'"),
@@ -174,6 +171,21 @@ def test_a_preset_that_is_none(name, words):
     with pytest.raises(UserError) as caught:
         read_preset(name, "distill")
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("summary", ["3", '""', '"two\\nlines"', f'"{"long" * 20}"'])
+def test_a_preset_s_summary_is_a_line(tmp_path, summary):
+    file = tmp_path / "mine.toml"
+    file.write_text(f"summary = {summary}\nseed = 5\n")
+    with pytest.raises(UserError, match="summary"):
+        read_preset(str(file), "distill")
+    file.write_text('summary = "mine, of mornings"\nseed = 5\n')
+    assert read_preset(str(file), "distill") == {"seed": 5}
+
+
+def test_every_shipped_preset_has_a_summary():
+    told = {name for verb in VERBS for name in preset_summaries(verb)}
+    assert told == {file.stem for file in PRESETS_DIR.glob("*.toml")}
 
 
 @pytest.mark.parametrize("content", [b"seed = ", b"seed = 1\nseed = 2", b"\xff\xfe\x00"])

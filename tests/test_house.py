@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,19 +12,20 @@ import pydantic
 import pytest
 
 import limbeck
-from limbeck.cli import VERBS, config_class
 from limbeck.config import PRESETS_DIR, from_plain, preset_names, read_preset
+from limbeck.verbs import VERBS, config_class
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "limbeck"
 
 FLOORS = {
-    "errors": -3, "papers": -3, "records": -3, "files": -2, "limits": -2, "documents": -1,
+    "errors": -3, "papers": -3, "records": -3, "verbs": -3, "files": -2, "limits": -2,
+    "documents": -1,
     "config": 0, "ops": 0,
     "data": 1, "models": 1, "engine": 1,
     "methods": 2, "tasks": 2,
     "evaluation": 3, "export": 3,
-    "recipes": 4,
+    "recipes": 4, "help": 4,
     "cli": 5, "__main__": 6,
 }  # fmt: skip
 
@@ -42,7 +44,7 @@ FENCES = {
     "tensorboard": ("engine/log.py",),
     "wandb": ("engine/log.py",),
     "mlxtend": ("recipes/study/demo.py",),
-    "tyro": ("cli.py", "options.py", "recipes/"),
+    "tyro": ("cli.py", "help.py", "options.py", "recipes/"),
 }
 
 MODULES = sorted(
@@ -283,3 +285,21 @@ def test_what_leaves_the_program_goes_through_its_doors(path):
             assert node.attr != "write_text", f"{path}: limbeck.files writes text"
             is_image_open = node.attr == "open" and ast.unparse(node.value) == "Image"
             assert not is_image_open, f"{path}: limbeck.data.formats opens images"
+
+
+def test_every_file_that_the_architecture_names_exists():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:limbeck|tests|examples)/[\w/.-]+)`", text)
+    assert len(named) > 30
+    for name in named:
+        assert (ROOT / name).exists(), name
+    rooms = re.findall(r"^\| `(\w+)/` \|.*\| (.*) \|$", text, re.MULTILINE)
+    assert [room for room, _ in rooms] == list(ROOMS)
+    for room, files in rooms:
+        for name in re.findall(r"`(\w+\.py)`", files):
+            assert (PACKAGE / "recipes" / room / name).is_file(), f"{room}/{name}"
+
+
+def test_the_architecture_has_at_most_two_pages():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 110

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from limbeck.cli import VERBS
 from limbeck.config import preset_names
 from limbeck.methods import METHODS
 from limbeck.papers import PAPERS, of_paper
+from limbeck.verbs import VERBS
 
 
 @pytest.mark.parametrize("word", ["d-mae", "D_MAE", "dmae", "D MAE"])

@@ -62,9 +62,10 @@ class DataOptions:
     """Where images come from and what is done about bad ones."""
 
     root: Annotated[str, tyro.conf.arg(aliases=["--data"])] = ""
-    """A folder of images (class sub-folders are labels), .parquet or .arrow tables or .tar shards
-    (a file, a folder, a quoted pattern like "shards-{000..009}.tar" or "train-*.parquet"; shards at
-    an fsspec address, too), or hf:NAME or hf:NAME:CONFIG for a data set of the Hugging Face hub."""
+    """The images: a folder (class sub-folders are labels), tables, shards, or a data set of the
+    Hugging Face hub. Tables are .parquet or .arrow, shards .tar: a file, a folder or a quoted
+    pattern like "shards-{000..009}.tar" or "train-*.parquet"; shards at an fsspec address, too. Of
+    the hub: hf:NAME or hf:NAME:CONFIG."""
     eval_root: str = ""
     """Held-out images for probes and scores; a slice of root is held out if not given. It may be
     the same place as root, of which eval_split is then taken."""

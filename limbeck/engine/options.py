@@ -98,9 +98,10 @@ class OptimOptions:
 
 @options
 class TrainOptions:
-    """The loop."""
+    """The loop: how long, in what batches and precision."""
 
     epochs: Epochs = 300.0
+    """Passes over the training images."""
     global_batch_size: BatchSize = 256
     """Samples per optimiser step, over all ranks and accumulation steps."""
     accumulate_steps: BatchSize = 1

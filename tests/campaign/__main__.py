@@ -186,7 +186,7 @@ def _import_all() -> None:
     import torch
 
     import limbeck
-    from limbeck.cli import VERBS, config_class
+    from limbeck.verbs import VERBS, config_class
 
     torch.set_num_threads(1)
     for verb in VERBS:

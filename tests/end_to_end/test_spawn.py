@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.cli import VERBS, main
+from limbeck.cli import main
 from limbeck.data import loader
+from limbeck.verbs import VERBS
 from tests.data.released import write_released
 from tests.end_to_end.commands import STUDENT
 from tests.end_to_end.test_two_stage import section
@@ -25,7 +26,7 @@ from tests.recipes.runs import draw_classes
 from tests.recipes.searches import SEED
 
 RELATION = [*STUDENT, "--relation.drop-path-rate", "0"]
-WITHOUT_LOADERS = {"convert-targets", "convert", "inspect"}
+WITHOUT_LOADERS = {"convert-targets", "convert", "inspect", "presets"}
 OWN_LOADERS = {"demo"}  # of which it has no option; those of its runs are those of the other verbs
 HAVE_OUT = {
     *("distill", "store-targets", "finetune", "compare", "two-stage", "search", "analyze"),
@@ -88,6 +89,7 @@ def words_of(verb, images, teacher, student, released):
             ],
             "doctor": [*data, *RELATION, *taught, *section("", 1)],
             "inspect": [student],
+            "presets": ["photos_vit_tiny"],
             "demo": ["--seeds", "1", "--teacher-epochs", "1", "--student-epochs", "1"],
             "convert": [teacher, "out.pth"],
         }[verb]

@@ -129,15 +129,16 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def stopped_after(steps: int) -> Iterator[None]:
-    """Ctrl-C after so many steps of the optimiser; the work must end by it."""
+def stopped_in(step: int) -> Iterator[None]:
+    """Ctrl-C in that step, which the loop ends by after the next; the work must end by it."""
     count = 0
 
-    def count_step(*_: object) -> None:
+    def count_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
         nonlocal count
-        count += 1
-        if count == steps:
-            signal.raise_signal(signal.SIGINT)
+        if isinstance(optimizer, torch.optim.AdamW):  # a linear probe has another
+            count += 1
+            if count == step:
+                signal.raise_signal(signal.SIGINT)
 
     hook = register_optimizer_step_post_hook(count_step)
     try:
@@ -146,7 +147,7 @@ def stopped_after(steps: int) -> Iterator[None]:
         return
     finally:
         hook.remove()
-    raise AssertionError(f"nothing was stopped after {steps} steps")
+    raise AssertionError(f"nothing was stopped in step {step}")
 
 
 class Setting:
@@ -261,8 +262,8 @@ def accumulated(setting: Setting) -> Path:
     )  # fmt: skip
 
 
-def from_scratch(setting: Setting) -> Path:
-    """A fine-tuning without weights and teacher, of a network that has them resized."""
+def untaught(setting: Setting) -> Path:
+    """A fine-tuning by the labels alone, of the first two blocks."""
     return limbeck.finetune(setting.tuning("finetune_plain", setting.teacher, keep_blocks=2))
 
 
@@ -285,7 +286,7 @@ RUNS: dict[str, Callable[[Setting], Path]] = {
         f"finetune {name}": (lambda setting, name=name: by_task_method(setting, name))
         for name in TASK_METHODS
     },
-    "finetune plain": from_scratch,
+    "finetune plain": untaught,
     "chain": chain,
     "stored": stored,
     "accumulated": accumulated,
@@ -373,7 +374,7 @@ def of_stopped_run(setting: Setting) -> dict[str, Any]:
     config = setting.distillation(
         "stopped", teacher=setting.teaching(), train=replace(SHORT, save_every=2)
     )
-    with stopped_after(3):
+    with stopped_in(3):
         limbeck.distill(config)
     half_way = of_folders(config.out)
     limbeck.distill(config)

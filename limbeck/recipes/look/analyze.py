@@ -152,19 +152,17 @@ def check(config: AnalyzeConfig) -> None:
 
 
 def _check_effects(config: AnalyzeConfig) -> None:
-    default = AnalyzeConfig()
     needed = {
         "similarity": ("reference", "pooled_similarity"),
         "attention": ("cell_px",),
         "probing": ("num_train",),
     }
     for part, names in needed.items():
-        for name in names:
-            if part not in config.parts and getattr(config, name) != getattr(default, name):
-                raise UserError(f"{name} has no effect without {part} in --parts; leave it out.")
-    for name in ("label_fractions", "num_seeds", "finetune_preset", "finetune_options"):
-        if not config.keep_blocks and getattr(config, name) != getattr(default, name):
-            raise UserError(f"{name} has no effect without --keep-blocks; leave it out.")
+        if part not in config.parts:
+            checks.check_unset(config, names, f"without {part} in --parts")
+    if not config.keep_blocks:
+        names = ("label_fractions", "num_seeds", "finetune_preset", "finetune_options")
+        checks.check_unset(config, names, "without --keep-blocks")
     for name in ("keep_blocks", "label_fractions"):
         values = getattr(config, name)
         if len(set(values)) < len(values):

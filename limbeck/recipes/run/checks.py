@@ -87,16 +87,15 @@ def check_data(data: DataOptions) -> None:
         is_one = "://" not in root and not root.startswith("hf:") and not set(root) & set("{*?[")
         if root and is_one:
             check_path(root, option)
-    default = DataOptions()
-    if data.eval_root and data.max_holdout != default.max_holdout:
-        raise UserError("data.max_holdout has no effect with --data.eval-root; leave it out.")
-    if data.eval_split != default.eval_split and not data.eval_root:
+    if data.eval_root:
+        check_unset(data, ["max_holdout"], "with --data.eval-root", "data.")
+    elif data.eval_split != DataOptions().eval_split:
         raise UserError(
             "data.eval_split is for --data.eval-root; pass the same place as --data there to score "
             "on another split of it, or leave it out."
         )
-    if data.label_fraction == 1 and data.label_seed != default.label_seed:
-        raise UserError("data.label_seed has no effect with data.label_fraction 1; leave it out.")
+    if data.label_fraction == 1:
+        check_unset(data, ["label_seed"], "with data.label_fraction 1", "data.")
 
 
 def check_all_labels(data: DataOptions) -> None:
@@ -138,6 +137,17 @@ def check_student(student: StudentOptions) -> None:
                     f"student.{name} has no effect with student.weights, which bring their own "
                     "shape; leave one of the two out."
                 )
+
+
+def check_unset(section: Any, names: Iterable[str], why: str, prefix: str = "") -> None:
+    """Raise UserError for an option of those that was set, though it has no effect ``why``.
+
+    ``prefix``: the section's name and a dot.
+    """
+    defaults = {field.name: field.default for field in fields(section)}
+    for name in names:
+        if getattr(section, name) != defaults[name]:
+            raise UserError(f"{prefix}{name} has no effect {why}; leave it out.")
 
 
 def check_unused(sections: Any, kind: type, chosen: str, option: str) -> None:

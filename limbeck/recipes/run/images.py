@@ -12,9 +12,9 @@ from limbeck.data.options import DataOptions, ReleasedViews, ViewOptions
 from limbeck.data.skipped import SkippedLog
 from limbeck.data.source import Source
 from limbeck.engine.distributed import Ranks
-from limbeck.engine.options import TrainOptions
 from limbeck.errors import UserError
 from limbeck.models.encoder import EncoderFacts
+from limbeck.recipes.run.options import TrainingOptions
 from limbeck.records import Batch
 
 log = logging.getLogger("limbeck")
@@ -107,14 +107,12 @@ def stream(
     images: Images,
     views: ViewOptions | ReleasedViews,
     facts: EncoderFacts,
-    *,
-    data: DataOptions,
-    train: TrainOptions,
-    seed: int,
     ranks: Ranks,
+    config: TrainingOptions,
     skipped: SkippedLog,
     start_step: int,
     total_steps: int,
+    *,
     other_views: Sequence[ViewOptions] = (),
     local_views: Sequence[tuple[ViewOptions, int]] = (),
     targets: StoredTargets | None = None,
@@ -122,14 +120,15 @@ def stream(
     """This rank's micro-batches of training images, in the student's size, from a step on."""
     # Stored views have the noise that the teacher saw, however this student normalises.
     mean, std = (targets and targets.noise) or (facts.mean, facts.std)
+    train = config.train
     return train_batches(
         images.train,
-        data=data,
+        data=config.data,
         views=views,
         other_views=other_views,
         local_views=local_views,
         img_size=facts.img_size[0],
-        run_seed=seed,
+        run_seed=config.seed,
         global_batch_size=train.global_batch_size,
         accumulate_steps=train.accumulate_steps,
         rank=ranks.rank,

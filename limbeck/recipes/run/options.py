@@ -1,7 +1,7 @@
 """The options of trainings, and of how a network is probed: what every room above reads."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 import pydantic
 import tyro
@@ -58,18 +58,30 @@ class ProbeOptions(EmbedOptions):
 
 
 @options
-class DistillConfig(PerMethodOptions):
+class TrainingOptions:
+    """What every training has."""
+
+    out: Path = Path("runs/training")
+    """Folder of the run: checkpoints, logs, and at the end the finished student."""
+    seed: Seed = 0
+    """Seed of all that is drawn."""
+    overwrite: bool = False
+    """Start afresh where the folder holds another run."""
+
+    data: DataOptions = DataOptions()
+    optim: OptimOptions = OptimOptions()
+    train: TrainOptions = TrainOptions()
+
+
+@options
+class DistillConfig(PerMethodOptions, TrainingOptions):
     """Distil a teacher into a small student on unlabelled images, or pre-train it without one."""
 
     out: Path = Path("runs/distill")
-    """Folder of the run: checkpoints, logs, and at the end the finished student."""
     method: str = "relation"
-    """relation, feature or cls-token (TinyMIM's default and other arms), attention-map (D-MAE and
-    D2-MAE), decoder-feature (G2SD); without a teacher masked-pixel (MAE), simmim, moco-v3 or dino;
-    or your own as module:Class."""
-    seed: Seed = 0
-    overwrite: bool = False
-    """Start afresh where the folder holds another run."""
+    """How the student learns: relation, feature or cls-token (TinyMIM's default and other arms),
+    attention-map (D-MAE and D2-MAE), decoder-feature (G2SD), sparse-logit (TinyViT); without a
+    teacher masked-pixel (MAE), simmim, moco-v3 or dino; or your own as module:Class."""
     chain: str = ""
     """Students one after the other, each the teacher of the next: vit_base,vit_small,vit_tiny. A
     stage may state its shape: vit_tiny:num_heads=6:depth=10. Each is a run in a folder of out."""
@@ -82,15 +94,12 @@ class DistillConfig(PerMethodOptions):
     student: StudentOptions = StudentOptions()
     teacher: TeacherOptions = TeacherOptions()
     targets: TargetsOptions = TargetsOptions()
-    data: DataOptions = DataOptions()
     crop: CropOptions = CropOptions()
-    optim: OptimOptions = OptimOptions()
-    train: TrainOptions = TrainOptions()
     probes: ProbeOptions = ProbeOptions()
 
 
 @options
-class FinetuneConfig(PerTaskMethodOptions):
+class FinetuneConfig(PerTaskMethodOptions, TrainingOptions):
     """Fine-tune a student (or any encoder) to classify images, with a classification teacher if
     one is named.
 
@@ -102,9 +111,6 @@ class FinetuneConfig(PerTaskMethodOptions):
     scratch."""
     out: Path = Path("runs/finetune")
     """Folder of the run: checkpoints, logs, and at the end the finished classifier."""
-    seed: Seed = 0
-    overwrite: bool = False
-    """Start afresh where the folder holds another run."""
     img_size: Side | None = None
     """Image side in pixels; the student's own if not given (positions are interpolated)."""
     head: HeadKind | None = None
@@ -164,14 +170,3 @@ class FinetuneConfig(PerTaskMethodOptions):
     )
     train: TrainOptions = TrainOptions(epochs=100)
     evaluation: CropEvalOptions = CropEvalOptions()
-
-
-class TrainingConfig(Protocol):
-    """What the options of every training have."""
-
-    out: Path
-    seed: int
-    overwrite: bool
-    data: DataOptions
-    optim: OptimOptions
-    train: TrainOptions

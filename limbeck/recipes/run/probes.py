@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from limbeck.recipes.run.options import EmbedOptions, ProbeOptions
+from limbeck.recipes.run.options import CropEvalOptions, EmbedOptions, ProbeOptions
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from limbeck.methods.teacher import Teacher
     from limbeck.models.encoder import Encoder
     from limbeck.recipes.run.images import Images
+    from limbeck.records import Batch
+    from limbeck.tasks.task import Task
 
 log = logging.getLogger("limbeck")
 
@@ -75,6 +77,54 @@ def spread_slice(source: Source, count: int) -> Source:
     return Subset(source, [index * len(source) // count for index in range(count)])
 
 
+def centre_crops(
+    encoder: Encoder,
+    source: Source,
+    shown: CropEvalOptions,
+    data: DataOptions,
+    device: torch.device,
+    skipped: SkippedLog,
+) -> Iterator[Batch]:
+    """All readable images of a source, once and in its order, as an encoder wants to see them."""
+    from limbeck.data.loader import eval_batches
+
+    return eval_batches(
+        source,
+        data=data,
+        img_size=encoder.facts.img_size[0],
+        crop_ratio=shown.crop_ratio,
+        batch_size=shown.batch_size,
+        device=device,
+        skipped=skipped,
+    )
+
+
+def task_probe(
+    task: Task,
+    source: Source,
+    shown: CropEvalOptions,
+    data: DataOptions,
+    device: torch.device,
+    skipped: SkippedLog,
+) -> Probe:
+    """The task's own score of what it predicts of labelled images."""
+    import torch
+
+    from limbeck.evaluation.embed import evaluating
+
+    @torch.no_grad()
+    def probe(module: nn.Module, step: int) -> dict[str, float]:
+        with evaluating(task.encoder):
+            said = [
+                (task.predict(batch.images).float().cpu(), batch.labels.cpu())
+                for batch in centre_crops(task.encoder, source, shown, data, device, skipped)
+                if batch.labels is not None
+            ]
+        return task.score(*map(torch.cat, zip(*said, strict=True)))
+
+    return probe
+
+
 def embed_source(
     encoder: Encoder,
     source: Source,
@@ -85,16 +135,7 @@ def embed_source(
     precision: str = "fp32",
 ) -> Embeddings:
     """Embeddings of all readable images of a source, in its order."""
-    from limbeck.data.loader import eval_batches
     from limbeck.evaluation.embed import embed
 
-    batches = eval_batches(
-        source,
-        data=data,
-        img_size=encoder.facts.img_size[0],
-        crop_ratio=options.crop_ratio,
-        batch_size=options.batch_size,
-        device=device,
-        skipped=skipped,
-    )
-    return embed(encoder, batches, pool=options.pool, precision=precision)
+    shown = centre_crops(encoder, source, options, data, device, skipped)
+    return embed(encoder, shown, pool=options.pool, precision=precision)

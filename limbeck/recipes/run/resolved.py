@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from limbeck.engine.distributed import Ranks
     from limbeck.models.encoder import EncoderFacts
     from limbeck.recipes.run.images import Images
-    from limbeck.recipes.run.options import TrainingConfig
+    from limbeck.recipes.run.options import TrainingOptions
 
 log = logging.getLogger("limbeck")
 
@@ -110,7 +110,7 @@ def resolve(
 
 def identity_of(
     verb: str,
-    config: TrainingConfig,
+    config: TrainingOptions,
     student: EncoderFacts,
     images: Images,
     ranks: Ranks,

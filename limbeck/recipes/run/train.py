@@ -32,7 +32,7 @@ from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.recipes.run import lineage
 from limbeck.recipes.run.images import Images, open_images
 from limbeck.recipes.run.networks import layer_of
-from limbeck.recipes.run.options import TrainingConfig
+from limbeck.recipes.run.options import TrainingOptions
 from limbeck.recipes.run.precision import resolved_plain, settle
 from limbeck.recipes.run.probes import Probe
 from limbeck.recipes.run.resolved import Identity, Resolved, fit_batch, identity_of
@@ -40,7 +40,7 @@ from limbeck.records import Batch
 
 log = logging.getLogger("limbeck")
 
-Config = TypeVar("Config", bound=TrainingConfig)
+Config = TypeVar("Config", bound=TrainingOptions)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Plan:
     """
 
     verb: str
-    config: TrainingConfig
+    config: TrainingOptions
     images: Images
     student: TimmEncoder
     module: nn.Module

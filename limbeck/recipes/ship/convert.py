@@ -14,6 +14,7 @@ import tyro
 from limbeck.config import Width, options
 from limbeck.errors import UserError
 from limbeck.models.origins.names import check_source
+from limbeck.recipes.run.checks import check_unset
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
 
@@ -69,10 +70,10 @@ def check(config: ConvertConfig) -> None:
         raise UserError(f"{out} is a folder; choose another name.")
     if not out.parent.is_dir():
         raise UserError(f"There is no folder {out.parent} to write in; make it first.")
-    if config.layout == "tiny-vit" and config.num_heads is not None:
-        raise UserError("num_heads has no effect with --layout tiny-vit; leave it out.")
-    if config.layout != "mae-full" and config.decoder_num_heads is not None:
-        raise UserError("decoder_num_heads has no effect without --layout mae-full; leave it out.")
+    if config.layout == "tiny-vit":
+        check_unset(config, ["num_heads"], "with --layout tiny-vit")
+    if config.layout != "mae-full":
+        check_unset(config, ["decoder_num_heads"], "without --layout mae-full")
 
 
 def convert(config: ConvertConfig) -> Converted:

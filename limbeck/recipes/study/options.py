@@ -134,8 +134,8 @@ class TwoStageConfig(PerMethodOptions):
     """
 
     arms: tuple[str, ...] = ("both",)
-    """What to run: both, generic (stage one, then labels alone), specific (stage two alone, from
-    scratch), fine-tune (labels alone, from scratch). All four tell what each stage gives."""
+    """The arms to run: both, generic (stage one, then labels alone), specific (stage two alone,
+    from scratch), fine-tune (labels alone, from scratch). All four tell what each stage gives."""
     seeds: Repeats = 1
     """Runs of each arm, with the seeds 0, 1 and so on."""
     out: Path = Path("runs/two_stage")

@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limbeck.data.loader import eval_batches
 from limbeck.data.skipped import SkippedLog
 from limbeck.data.target_store.located import LocatedTargets
 from limbeck.data.view_batches import view_batches
@@ -16,6 +15,7 @@ from limbeck.evaluation.predictions import LOGITS, predict
 from limbeck.methods.targets import StoredTeacher
 from limbeck.models.finished import load_student
 from limbeck.recipes.run.lineage import scores_of
+from limbeck.recipes.run.probes import centre_crops
 from limbeck.recipes.study.options import training
 from limbeck.recipes.targets.reading import check_coverage, the_view
 from limbeck.records import Batch
@@ -129,12 +129,7 @@ class Scorer:
             yield batch
 
     def _centre_crops(self, encoder: Encoder) -> Iterator[Batch]:
-        return eval_batches(
-            self.images.holdout,
-            data=self.config.data,
-            img_size=encoder.facts.img_size[0],
-            crop_ratio=self.config.probes.crop_ratio,
-            batch_size=self.config.probes.batch_size,
-            device=self.device,
-            skipped=self.skipped,
+        config, holdout = self.config, self.images.holdout
+        return centre_crops(
+            encoder, holdout, config.probes, config.data, self.device, self.skipped
         )

@@ -13,7 +13,6 @@ import pydantic
 import torch
 from typing_extensions import TypedDict
 
-from limbeck.data.loader import eval_batches
 from limbeck.data.skipped import SkippedLog
 from limbeck.documents import fit
 from limbeck.engine.checkpoint import is_finished_run
@@ -33,6 +32,7 @@ from limbeck.recipes.run.images import Images, few_images
 from limbeck.recipes.run.networks import start_student
 from limbeck.recipes.run.options import EmbedOptions
 from limbeck.recipes.run.precision import filled
+from limbeck.recipes.run.probes import centre_crops
 from limbeck.recipes.run.resolved import fitting_batch, resolve
 from limbeck.recipes.study.engine import Arm, Engine, Run, remembered
 from limbeck.recipes.study.options import SpecificOptions, TuneTeacherOptions, TwoStageConfig
@@ -202,14 +202,10 @@ class StageRuns:
 
         def measure() -> dict[str, Any]:
             encoder.to(self.ranks.device)
-            shown = eval_batches(
-                self.images.holdout,
-                data=config.data,
-                img_size=encoder.facts.img_size[0],
-                **asdict(config.evaluation),
-                device=self.ranks.device,
-                skipped=self.skipped,
-            )
+            shown = centre_crops(
+                encoder, self.images.holdout, config.evaluation, config.data, self.ranks.device,
+                self.skipped,
+            )  # fmt: skip
             scores = {} if columns is None else top_scores(encoder, shown, columns)
             # A digit for each image: 1 where it is right.
             texts = {k: "".join(str(int(hit)) for hit in v.per_image) for k, v in scores.items()}

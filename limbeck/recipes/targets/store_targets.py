@@ -94,12 +94,10 @@ def as_distill(config: StoreTargetsConfig) -> DistillConfig:
 
 def check(config: StoreTargetsConfig) -> None:
     """All that can be wrong without opening an image or a weights file; raises UserError."""
-    default = StoreTargetsConfig()
-    for name in () if config.check else ("num_checked", "max_distance"):
-        if getattr(config, name) != getattr(default, name):
-            raise UserError(f"{name} has no effect without --check; leave it out.")
-    if config.check and config.resume:
-        raise UserError("--resume has no effect with --check, which writes nothing; leave it out.")
+    if config.check:
+        checks.check_unset(config, ["resume"], "with --check, which writes nothing")
+    else:
+        checks.check_unset(config, ["num_checked", "max_distance"], "without --check")
     training = as_distill(config)
     checks.check_pretraining(training)
     checks.check_has_teacher(training)

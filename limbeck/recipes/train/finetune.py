@@ -42,9 +42,9 @@ def check(config: FinetuneConfig) -> None:
         choose_pool(config.head, config.global_pool)
     _check_head(config)
     checks.check_second_head(config.head, config.student, config.dist_head_init_std)
-    if config.layer_scale and config.rel_pos is None:
-        raise UserError("layer_scale has no effect without --rel-pos; leave it out.")
-    if config.rel_pos is not None and config.head not in (None, "single"):
+    if config.rel_pos is None:
+        checks.check_unset(config, ["layer_scale"], "without --rel-pos")
+    elif config.head not in (None, "single"):
         raise UserError(f"rel_pos is for a single head, not {config.head}; leave one of them out.")
     if not config.student:
         raise UserError(

@@ -5,15 +5,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from functools import partial
 
 import torch
-from torch import nn
 
 from limbeck.data.mixing import mix
 from limbeck.data.skipped import SkippedLog
-from limbeck.data.source import Source
 from limbeck.engine.distributed import Ranks
 from limbeck.errors import UserError
 from limbeck.methods.distiller import Distiller
@@ -40,8 +37,8 @@ from limbeck.recipes.run.networks import (
     method_options,
     teacher_identity,
 )
-from limbeck.recipes.run.options import EmbedOptions, FinetuneConfig
-from limbeck.recipes.run.probes import Probe, embed_source
+from limbeck.recipes.run.options import FinetuneConfig
+from limbeck.recipes.run.probes import task_probe
 from limbeck.recipes.run.train import Plan
 from limbeck.records import LOGIT_KINDS, Batch, Tap
 from limbeck.tasks.classification import Classification
@@ -80,7 +77,7 @@ def plan_tuning(
         student=student,
         module=Distiller(student, *taught, task) if taught else task,
         stream=partial(tuning_stream, images, student.facts, ranks),
-        score=partial(_score, config, images.holdout, task, device),
+        score=partial(task_probe, task, images.holdout, config.evaluation, config.data, device),
         crop_ratio=config.evaluation.crop_ratio,
         teacher=teacher,
         others={"teacher": teacher_identity(config.teacher.source, teacher)},
@@ -98,39 +95,10 @@ def tuning_stream(
     total_steps: int,
 ) -> Iterator[Batch]:
     """This rank's mixed micro-batches for the steps from ``start_step`` on."""
-    batches = stream(
-        images,
-        config.views,
-        facts,
-        data=config.data,
-        train=config.train,
-        seed=config.seed,
-        ranks=ranks,
-        skipped=skipped,
-        start_step=start_step,
-        total_steps=total_steps,
-    )
+    batches = stream(images, config.views, facts, ranks, config, skipped, start_step, total_steps)
     for batch in batches:
         # The first view's seed stands for the micro-batch: mixing, too, survives a resume.
         yield mix(batch, config.mix, facts.num_classes, seed=int(batch.view_seeds[0]))
-
-
-def _score(
-    config: FinetuneConfig,
-    holdout: Source,
-    task: Classification,
-    device: torch.device,
-    skipped: SkippedLog,
-) -> Probe:
-    """top1 and top5 on the held-out images."""
-    options = EmbedOptions(**asdict(config.evaluation))
-
-    def probe(module: nn.Module, step: int) -> dict[str, float]:
-        said = embed_source(task.encoder, holdout, options, config.data, device, skipped)
-        assert said.logits is not None and said.labels is not None
-        return task.score(said.logits, said.labels)
-
-    return probe
 
 
 def load_task_teacher(

@@ -214,7 +214,7 @@ def test_the_held_out_root_is_scanned_too(images, tmp_path):
 
 
 def test_a_teacher_of_ones_own(images, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "examples")
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[3] / "examples")
     found = doctor(config_of(images, tmp_path, "own_teacher:build"))
     assert "own_teacher:build: 3 blocks, width 48, 4 heads" in report(found)
 

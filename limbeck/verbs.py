@@ -1,0 +1,81 @@
+"""What the command line can do: a verb is a recipe in a room. Plain data, before all imports."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A recipe on the command line: its room, summary, options class, and the verb of its presets.
+
+    A verb that can find problems exits with 1 where its result lists some.
+    """
+
+    room: str
+    summary: str
+    config: str
+    presets: str | None = None
+    can_find_problems: bool = False
+
+
+ROOMS = {
+    "train": "train a network",
+    "targets": "a teacher's answers, stored",
+    "look": "look before, at and into",
+    "study": "many runs, judged",
+    "ship": "take it elsewhere",
+}
+"""The rooms that have verbs, and what one does in them."""
+
+VERBS = {
+    "distill": Verb(
+        "train", "a small ViT from unlabelled images and a big one", "DistillConfig", "distill"
+    ),
+    "finetune": Verb(
+        "train", "train a student for classification", "FinetuneConfig", "finetune"
+    ),
+    "store-targets": Verb(
+        "targets", "run a teacher once, keep what it says of each view", "StoreTargetsConfig",
+        "distill", True,
+    ),
+    "convert-targets": Verb(
+        "targets", "a store from soft labels in TinyViT's released layout", "ConvertTargetsConfig"
+    ),
+    "doctor": Verb(
+        "look", "check images, memory, disk and time before a run", "DoctorConfig", "distill", True
+    ),
+    "evaluate": Verb(
+        "look", "does it help? kNN, linear and few-label probes, verdict", "EvaluateConfig"
+    ),
+    "analyze": Verb(
+        "look", "look into networks: layers, attention, probes by block", "AnalyzeConfig"
+    ),
+    "inspect": Verb("look", "what is in this weights file or run?", "InspectConfig"),
+    "presets": Verb("look", "recipes as numbers, by verb; or one of them", "PresetsConfig"),
+    "compare": Verb(
+        "study", "which method is best on these images?", "CompareConfig", "compare", True
+    ),
+    "two-stage": Verb(
+        "study", "stage one without labels, stage two with them and a teacher", "TwoStageConfig",
+        "two-stage",
+    ),
+    "search": Verb(
+        "study", "a smaller, faster shape, contracted step by step", "SearchConfig", "distill"
+    ),
+    "demo": Verb("study", "the whole story on 5,000 real digits, in minutes", "DemoConfig"),
+    "convert": Verb(
+        "ship", "write a student as a file in MAE's or TinyViT's layout", "ConvertConfig"
+    ),
+}  # fmt: skip
+
+
+def recipe_of(verb: str) -> ModuleType:
+    """The module of a verb."""
+    return import_module(f"limbeck.recipes.{VERBS[verb].room}.{verb.replace('-', '_')}")
+
+
+def config_class(verb: str) -> type:
+    """The class of a verb's options."""
+    kind: type = getattr(recipe_of(verb), VERBS[verb].config)
+    return kind

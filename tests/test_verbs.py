@@ -1,0 +1,22 @@
+"""The table of verbs: each has its room, its recipe's functions and its options' class."""
+
+import dataclasses
+
+import pytest
+
+from limbeck.config import preset_names
+from limbeck.verbs import ROOMS, VERBS, config_class, recipe_of
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_is_the_file_of_its_name(verb):
+    entry, module = VERBS[verb], recipe_of(verb)
+    name = verb.replace("-", "_")
+    assert module.__name__ == f"limbeck.recipes.{entry.room}.{name}"
+    assert callable(getattr(module, name)) and callable(module.report)
+    assert dataclasses.is_dataclass(config_class(verb))
+    assert entry.presets is None or preset_names(entry.presets)
+
+
+def test_every_room_has_a_title_and_a_verb():
+    assert {entry.room for entry in VERBS.values()} == ROOMS.keys()
