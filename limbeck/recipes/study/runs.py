@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.engine.options import OptimOptions
 from limbeck.errors import UserError
-from limbeck.recipes.run.options import FinetuneConfig, TrainingConfig
+from limbeck.recipes.run.options import FinetuneConfig, TrainingOptions
 from limbeck.recipes.study.engine import Run
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def own_num_heads(start: Encoder) -> int | None:
     return min(heads) if len(heads) == 1 else None
 
 
-def rehearsed(plan: Plan, configs: Iterable[TrainingConfig], ranks: Ranks) -> list[Existing]:
+def rehearsed(plan: Plan, configs: Iterable[TrainingOptions], ranks: Ranks) -> list[Existing]:
     """Show what would train two images; its runs, which differ in their seeds.
 
     So nothing that could be known at the start is found out after days.

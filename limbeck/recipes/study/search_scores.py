@@ -130,6 +130,4 @@ class Scorer:
 
     def _centre_crops(self, encoder: Encoder) -> Iterator[Batch]:
         config, holdout = self.config, self.images.holdout
-        return centre_crops(
-            encoder, holdout, config.probes, config.data, self.device, self.skipped
-        )
+        return centre_crops(encoder, holdout, config.probes, config.data, self.device, self.skipped)
