@@ -8,6 +8,7 @@ import torch
 from limbeck.data.skipped import SkippedLog
 from limbeck.engine.distributed import Ranks
 from limbeck.errors import UserError
+from limbeck.methods.options import RelationOptions
 from limbeck.models.options import TeacherOptions
 from limbeck.recipes.run.images import open_images
 from limbeck.recipes.targets.reading import open_networks
