@@ -142,12 +142,13 @@ def check_student(student: StudentOptions) -> None:
 def check_unset(section: Any, names: Iterable[str], why: str, prefix: str = "") -> None:
     """Raise UserError for an option of those that was set, though it has no effect ``why``.
 
-    ``prefix``: the section's name and a dot.
+    ``prefix``: the section's name and a dot; with "--" before it the option is told as a flag.
     """
     defaults = {field.name: field.default for field in fields(section)}
     for name in names:
         if getattr(section, name) != defaults[name]:
-            raise UserError(f"{prefix}{name} has no effect {why}; leave it out.")
+            told = name.replace("_", "-") if prefix.startswith("--") else name
+            raise UserError(f"{prefix}{told} has no effect {why}; leave it out.")
 
 
 def check_unused(sections: Any, kind: type, chosen: str, option: str) -> None:

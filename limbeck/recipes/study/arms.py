@@ -16,7 +16,7 @@ from limbeck.models.options import TeacherOptions
 from limbeck.papers import of_paper
 from limbeck.recipes.run.options import CropEvalOptions, DistillConfig, FinetuneConfig, ProbeOptions
 from limbeck.recipes.study.options import BASELINES, UNTRAINED
-from limbeck.recipes.study.runs import tuning_run, without_layer_decay
+from limbeck.recipes.study.runs import needs_teacher, tuning_run, without_layer_decay
 from limbeck.recipes.train.finetune import with_labels
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def table_needs_teacher(arm: Entry) -> bool | None:
     """Whether an arm's method has a teacher; None for one's own, which must be imported first."""
     if arm.method not in METHODS:
         return None if arm.method else False
-    return bool(getattr(DistillConfig(), arm.method.replace("-", "_")).needs_teacher)
+    return needs_teacher(arm.method, DistillConfig())
 
 
 def run_dir(out: Path, arm: Entry, seed: int) -> Path:

@@ -36,7 +36,13 @@ from limbeck.recipes.study.comparison import Comparison, finetuned, report
 from limbeck.recipes.study.engine import Arm, Engine, Run, remembered
 from limbeck.recipes.study.options import SCRATCH, UNTRAINED, CompareConfig, TuningOptions
 from limbeck.recipes.study.results import Result
-from limbeck.recipes.study.runs import open_existing, own_num_heads, rehearsed, start_run
+from limbeck.recipes.study.runs import (
+    needs_teacher,
+    open_existing,
+    own_num_heads,
+    rehearsed,
+    start_run,
+)
 from limbeck.recipes.train import distill as distillation
 from limbeck.recipes.train import finetune as finetuning
 
@@ -73,9 +79,9 @@ def check(config: CompareConfig) -> list[Entry]:
         tuning = tuning_config(config, arms[0], 0, 1.0)
         finetuning.check(replace(tuning, student=config.student.name))
     needs = [table_needs_teacher(arm) for arm in arms]
-    for arm, needs_teacher in zip(arms, needs, strict=True):
-        if needs_teacher is not None and arm.method is not None:
-            distillation.check(arm_config(config, arm, 0, needs_teacher))
+    for arm, has_teacher in zip(arms, needs, strict=True):
+        if has_teacher is not None and arm.method is not None:
+            distillation.check(arm_config(config, arm, 0, has_teacher))
     if not any(each in (True, None) for each in needs) and config.teacher != TeacherOptions():
         raise UserError("No arm has a teacher; leave --teacher out, or add an arm that has one.")
     return arms
@@ -274,12 +280,9 @@ def _what_is_equal(config: CompareConfig, images: Images, arms: list[Entry]) -> 
 
 
 def _configs(config: CompareConfig, arm: Entry) -> list[distillation.DistillConfig]:
-    from limbeck.recipes.run.networks import method_class
     from limbeck.recipes.run.precision import filled
 
-    needs_teacher = table_needs_teacher(arm)
-    if needs_teacher is None:
-        assert arm.method is not None
-        needs_teacher = bool(method_class(arm.method).Options.needs_teacher)
-    configs = (arm_config(config, arm, seed, needs_teacher) for seed in range(config.seeds))
+    assert arm.method is not None
+    has_teacher = needs_teacher(arm.method, distillation.DistillConfig())
+    configs = (arm_config(config, arm, seed, has_teacher) for seed in range(config.seeds))
     return [filled(each, config.train.precision) for each in configs]  # of an arm's own "auto"

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from limbeck.recipes.study import results
-from limbeck.recipes.study.results import RUNS, Column, Results, mean_of, percent
+from limbeck.recipes.study.results import RUNS, Column, Results, Row, mean_of, percent
 
 PROBES = {
     "linear_top1": "linear %",
@@ -74,15 +74,16 @@ def report(found: Comparison) -> str:
 
 def table_of(found: Comparison) -> str:
     """A Markdown table: percentages, mean and standard deviation over the seeds."""
-    rows = {arm.name: found.row(arm.name) for arm in found.arms}
+    always: Row = {"images_per_second": [], "memory_mib": []}
+    rows = {arm.name: always | found.row(arm.name) for arm in found.arms}
     times = {"seconds": "pre-training"} | {
         f"{finetuned(part)}_seconds": _of_labels("fine-tuning", part) for part in found.parts
     }
     columns = [
         *(Column(name, title, percent) for name, title in found.columns.items()),
         *results.time_columns(times, rows),
-        Column("images_per_second", "images/s", mean_of(".0f"), stays=True),
-        Column("memory_mib", "MiB", mean_of(".0f"), stays=True),
+        Column("images_per_second", "images/s", mean_of(".0f")),
+        Column("memory_mib", "MiB", mean_of(".0f")),
         RUNS,
         Column("failed", "failed", lambda _: "yes"),
     ]

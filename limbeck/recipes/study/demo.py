@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -178,21 +178,19 @@ def student_configs(
     config: DemoConfig, digits: Path, seed: int
 ) -> tuple[DistillConfig, DistillConfig]:
     """The same student twice, for as many steps: distilled, and pre-trained alone."""
-    shared = _shared(digits, config.student_epochs)
-    distilled = DistillConfig(
-        out=config.out / f"distilled_{seed}",
-        seed=seed,
-        student=STUDENT,
-        targets=TargetsOptions(source=str(config.out / "targets")),
-        relation=RELATION,
-        **shared,
-    )
     alone = DistillConfig(
         out=config.out / f"alone_{seed}",
         seed=seed,
         method="masked-pixel",
         student=STUDENT,
-        **shared,
+        **_shared(digits, config.student_epochs),
+    )
+    distilled = replace(
+        alone,
+        out=config.out / f"distilled_{seed}",
+        method="relation",
+        targets=TargetsOptions(source=str(config.out / "targets")),
+        relation=RELATION,
     )
     return distilled, alone
 

@@ -101,22 +101,19 @@ def row_of(results: Iterable[Result]) -> Row:
 class Column:
     """A column of a study's table: what it shows of the values of that name, where a row has any.
 
-    One that no row has is left out, but for one that ``stays``.
+    It is left out where no row knows the name.
     """
 
     name: str
     title: str
     show: Callable[[list[float]], Any]
-    stays: bool = False
 
 
 def table_of(label: str, rows: Mapping[str, Row], columns: Iterable[Column]) -> str:
     """A Markdown table of a row for each arm, under the title ``label``."""
     from limbeck.evaluation.report import TERMINAL, table
 
-    kept = [
-        each for each in columns if each.stays or any(row.get(each.name) for row in rows.values())
-    ]
+    kept = [each for each in columns if any(each.name in row for row in rows.values())]
     cells = [
         {label: name}
         | {each.title: each.show(row[each.name]) if row.get(each.name) else None for each in kept}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.engine.options import OptimOptions
 from limbeck.errors import UserError
+from limbeck.methods import METHODS
 from limbeck.recipes.run.options import FinetuneConfig, TrainingOptions
 from limbeck.recipes.study.engine import Run
 
@@ -38,6 +39,15 @@ def tuning_run(section: Any, **run: Any) -> FinetuneConfig:
 def without_layer_decay(optim: OptimOptions) -> OptimOptions:
     """Layer decay spares what was learnt before; a fresh student has learnt nothing."""
     return replace(optim, layer_decay=1.0, layer_decay_count="layers", head_lr_scale=1.0)
+
+
+def needs_teacher(method: str, sections: Any) -> bool:
+    """Whether a method of pre-training, or its section, has a teacher; imports one's own."""
+    if method in METHODS:
+        return bool(getattr(sections, method.replace("-", "_")).needs_teacher)
+    from limbeck.recipes.run.networks import method_class
+
+    return bool(method_class(method).Options.needs_teacher)
 
 
 def start_run(student: StudentOptions, seed: int, out: Path) -> Run:

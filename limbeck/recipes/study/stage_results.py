@@ -97,10 +97,8 @@ def table_of(found: TwoStages) -> str:
     rows = {arm.name: found.row(arm.name) for arm in found.arms}
     of_teacher = 0.0
     if found.teacher is not None:
-        if found.teacher.scores:
-            of_teacher = found.teacher.scores["top1"].mean
-            for row in rows.values():
-                row["of_teacher"] = row.get("top1", []) if of_teacher else []
+        if found.teacher.scores and (of_teacher := found.teacher.scores["top1"].mean):
+            rows = {name: row | {"of_teacher": row.get("top1", [])} for name, row in rows.items()}
         rows = {"teacher": row_of([found.teacher]), **rows}
     columns = [
         Column("top1", "top-1 %", percent),

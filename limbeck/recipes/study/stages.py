@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.data.options import DataOptions
 from limbeck.errors import UserError
-from limbeck.methods import METHODS, PerMethodOptions
+from limbeck.methods import PerMethodOptions
 from limbeck.models.options import TeacherOptions, choose_pool
 from limbeck.recipes.run.checks import check_choice
 from limbeck.recipes.run.options import DistillConfig, FinetuneConfig, ProbeOptions
 from limbeck.recipes.study.options import TuningOptions
-from limbeck.recipes.study.runs import tuning_run, without_layer_decay
+from limbeck.recipes.study.runs import needs_teacher, tuning_run, without_layer_decay
 
 if TYPE_CHECKING:
     from limbeck.recipes.study.options import TwoStageConfig
@@ -60,15 +60,6 @@ def folder_of(out: Path, seed: int, name: str) -> Path:
     return out / f"seed_{seed}" / name
 
 
-def stage_one_needs_teacher(config: TwoStageConfig) -> bool:
-    """Whether the method of stage one has a teacher; imports a method of one's own."""
-    if config.method in METHODS:
-        return bool(getattr(config, config.method.replace("-", "_")).needs_teacher)
-    from limbeck.recipes.run.networks import method_class
-
-    return bool(method_class(config.method).Options.needs_teacher)
-
-
 def stage_one_data(config: TwoStageConfig) -> DataOptions:
     """Stage one sees all images, with or without labels, but those that are held out."""
     data = replace(config.data, label_fraction=1.0, label_seed=0)
@@ -106,7 +97,7 @@ def stage_one_config(config: TwoStageConfig, seed: int) -> DistillConfig:
     return DistillConfig(
         out=folder_of(config.out, seed, "stage_one"),
         seed=seed,
-        teacher=config.teacher if stage_one_needs_teacher(config) else TeacherOptions(),
+        teacher=config.teacher if needs_teacher(config.method, config) else TeacherOptions(),
         data=stage_one_data(config),
         probes=ProbeOptions(crop_ratio=shown.crop_ratio, batch_size=shown.batch_size),
         **{name: getattr(config, name) for name in names},

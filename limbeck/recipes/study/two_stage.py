@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from limbeck.config import to_plain
 from limbeck.data.options import DataOptions
@@ -24,7 +24,7 @@ from limbeck.models.options import TeacherOptions
 from limbeck.recipes.run import checks
 from limbeck.recipes.study.engine import Arm, Engine
 from limbeck.recipes.study.options import SpecificOptions, TuneTeacherOptions, TwoStageConfig
-from limbeck.recipes.study.runs import in_section, open_existing
+from limbeck.recipes.study.runs import in_section, needs_teacher, open_existing
 from limbeck.recipes.study.stage_results import TwoStages, report
 from limbeck.recipes.study.stages import (
     Way,
@@ -32,7 +32,6 @@ from limbeck.recipes.study.stages import (
     read_arms,
     stage_one_config,
     stage_one_data,
-    stage_one_needs_teacher,
     teacher_config,
 )
 from limbeck.recipes.train import distill as distillation
@@ -100,38 +99,29 @@ def _check_effects(config: TwoStageConfig, arms: list[Way]) -> None:
     chosen = f"--arms {' '.join(arm.name for arm in arms)}"
     is_taught = any(arm.is_taught for arm in arms)
     if any(arm.is_generic for arm in arms):
-        reads_teacher = stage_one_needs_teacher(config)
+        reads_teacher = needs_teacher(config.method, config)
     else:
         reads_teacher = False
         names = [field.name for field in fields(PerMethodOptions)]
         names += ["method", "method_options", "unlabelled", "crop", "optim", "train"]
-        _check_unset(config, names, "", f"{chosen}, which have no stage one")
+        checks.check_unset(config, names, f"with {chosen}, which have no stage one", "--")
     if not is_taught:
         names = [field.name for field in fields(PerTaskMethodOptions)]
         names += ["method", "method_options", "dist_head_init_std"]
-        why = f"{chosen}, which have no teacher in stage two"
-        _check_unset(config.specific, names, "specific.", why)
-        _check_unset(config, ["tune_teacher"], "", why)
+        why = f"with {chosen}, which have no teacher in stage two"
+        checks.check_unset(config.specific, names, why, "--specific.")
+        checks.check_unset(config, ["tune_teacher"], why, "--")
     elif config.task_teacher is not None:
-        _check_unset(config, ["tune_teacher"], "", "--task-teacher")
+        checks.check_unset(config, ["tune_teacher"], "with --task-teacher", "--")
     if reads_teacher:
         return
     names = [field.name for field in fields(TeacherOptions)]
-    why = f"{chosen} here, where nothing is learnt from it"
+    why = f"with {chosen} here, where nothing is learnt from it"
     if is_taught:
         names.remove("precision")  # of the classifier that helps, too
         if config.task_teacher is None:
-            names, why = ["drop_path_rate"], f"{chosen} here: it is of stage one's teacher"
-    _check_unset(config.teacher, names, "teacher.", why)
-
-
-def _check_unset(section: Any, names: list[str], prefix: str, why: str) -> None:
-    defaults = {field.name: field.default for field in fields(section)}
-    for name in names:
-        if getattr(section, name) != defaults[name]:
-            raise UserError(
-                f"--{prefix}{name.replace('_', '-')} has no effect with {why}; leave it out."
-            )
+            names, why = ["drop_path_rate"], f"with {chosen} here: it is of stage one's teacher"
+    checks.check_unset(config.teacher, names, why, "--teacher.")
 
 
 def two_stage(config: TwoStageConfig) -> TwoStages:

@@ -10,13 +10,13 @@ from limbeck.errors import UserError
 from limbeck.methods.options import LogitOptions, RelationOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes.study.options import SpecificOptions, TwoStageConfig
+from limbeck.recipes.study.runs import needs_teacher
 from limbeck.recipes.study.stages import (
     ARMS,
     arm_config,
     read_arms,
     sees_test_images,
     stage_one_config,
-    stage_one_needs_teacher,
     teacher_config,
 )
 
@@ -84,10 +84,10 @@ def test_none_of_the_root_is_held_out_where_other_images_are(unlabelled, is_seen
 
 def test_a_method_without_a_teacher_gets_none():
     config = TwoStageConfig(method="masked-pixel", teacher=CONFIG.teacher)
-    assert not stage_one_needs_teacher(config)
+    assert not needs_teacher(config.method, config)
     assert stage_one_config(config, 0).teacher == TeacherOptions()
-    assert stage_one_needs_teacher(CONFIG)
-    assert stage_one_needs_teacher(TwoStageConfig(method="limbeck.methods.feature:Feature"))
+    assert needs_teacher(CONFIG.method, CONFIG)
+    assert needs_teacher("limbeck.methods.feature:Feature", CONFIG)
 
 
 def test_the_teacher_is_fine_tuned_at_its_size_with_one_head():
