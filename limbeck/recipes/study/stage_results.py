@@ -98,7 +98,8 @@ def table_of(found: TwoStages) -> str:
     of_teacher = 0.0
     if found.teacher is not None:
         if found.teacher.scores and (of_teacher := found.teacher.scores["top1"].mean):
-            rows = {name: row | {"of_teacher": row.get("top1", [])} for name, row in rows.items()}
+            for row in rows.values():
+                row |= {"of_teacher": row["top1"]} if "top1" in row else {}
         rows = {"teacher": row_of([found.teacher]), **rows}
     columns = [
         Column("top1", "top-1 %", percent),
