@@ -122,10 +122,8 @@ def compare(config: CompareConfig) -> Comparison:
         configs = {arm.name: _configs(config, arm) for arm in arms if arm.method}
         for name, seeds in configs.items():
             existing = []
-            with engine.attempt(name, "can't run"):
-                plan = next(rehearse(seeds[:1], images, ranks))[1]
-                existing = rehearsed(plan, seeds, ranks)
-                del plan  # one teacher at a time
+            with engine.attempt(name, "can't run"):  # without names: one teacher at a time
+                existing = rehearsed(next(rehearse(seeds[:1], images, ranks))[1], seeds, ranks)
             open_existing(existing)
         if len(found.failures) == len(configs):
             name, reason = next(iter(found.failures.items()))
