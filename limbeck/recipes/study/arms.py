@@ -185,5 +185,7 @@ def _nested(values: dict[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for name, value in values.items():
         section, dot, rest = name.partition(".")
-        nested |= {section: nested.get(section, {}) | {rest: value} if dot else value}
+        inner = nested.get(section, {})  # a number in a section's place is refused with the rest
+        inner = inner | {rest: value} if isinstance(inner, dict) else inner
+        nested[section] = inner if dot else value
     return nested

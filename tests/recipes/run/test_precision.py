@@ -107,7 +107,7 @@ def test_a_run_saves_it_and_keeps_it_on_a_slow_machine(images, teacher, tmp_path
     with caplog.at_level(logging.INFO, "limbeck"):
         assert distill(config) == run
     assert "precision: bf16, in which what is there was begun" in caplog.text
-    assert "bf16 (teacher.precision, train.precision) is slow here" in caplog.text
+    assert "bf16 (train.precision, teacher.precision) is slow here" in caplog.text
     assert "is finished already" in caplog.text
     # Another run in its place is decided anew, whatever it replaces.
     distill(replace(config, seed=1, overwrite=True))

@@ -114,3 +114,9 @@ def test_arms_that_can_not_be_meant_are_refused(texts, message):
 def test_options_that_an_arm_does_not_have_are_refused(text, message):
     with pytest.raises(UserError, match=message):
         arm_config(CONFIG, read(text), 0, needs_teacher=False)
+
+
+def test_a_value_in_a_section_s_place_is_refused():
+    (entry,) = read_arms(("feature,reconstruction=1,reconstruction.weight=2",))
+    with pytest.raises(UserError, match="reconstruction = 1 is refused"):
+        arm_config(CompareConfig(), entry, 0, True)
