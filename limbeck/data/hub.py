@@ -13,7 +13,7 @@ import numpy as np
 
 from limbeck.data.columns import Columns
 from limbeck.data.options import DataOptions
-from limbeck.data.source import MAX_IMAGE_BYTES, BadImage, Names, RawImage, Source, no_images
+from limbeck.data.source import MAX_IMAGE_BYTES, BadImage, NamedSource, RawImage, no_images
 from limbeck.data.splits import choose_split, find_files
 from limbeck.data.table_images import BadTable, Places, TableFile, struct_field
 from limbeck.errors import UserError, require_extra
@@ -22,7 +22,7 @@ from limbeck.files import open_file, read_file, reason_of
 REACH_SECONDS = 5.0  # the hub's own client tries for half a minute
 
 
-class TableSource(Source):
+class TableSource(NamedSource):
     """The rows of a table, each with one encoded image.
 
     ``read_row`` gives a row's bytes, or the path of its image file, or None. A key is the image's
@@ -38,20 +38,10 @@ class TableSource(Source):
         labels: tuple[tuple[str, ...], np.ndarray | None],
         folders: Sequence[Path],
     ) -> None:
-        self._read_row = read_row
         is_unique = all(paths) and len(set(paths)) == len(record_names)
-        self._keys = Names(paths if is_unique else record_names)  # type: ignore[arg-type]
-        self.classes, self._labels = labels
+        super().__init__(paths if is_unique else record_names, *labels)  # type: ignore[arg-type]
+        self._read_row = read_row
         self._folders = [os.path.abspath(folder) for folder in folders]
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def key(self, index: int) -> str:
-        return self._keys[index]
-
-    def label(self, index: int) -> int | None:
-        return None if self._labels is None else int(self._labels[index])
 
     def read(self, index: int) -> RawImage:
         try:

@@ -20,9 +20,8 @@ from limbeck.data.formats import is_image_name
 from limbeck.data.source import (
     MAX_IMAGE_BYTES,
     BadImage,
-    Names,
+    NamedSource,
     RawImage,
-    Source,
     label_table,
     no_images,
     plain_label,
@@ -43,7 +42,7 @@ NUM_SUFFIXES = 3  # named for the members that are left out
 MAX_LINKS = 40  # after each other, as a Linux kernel follows them
 
 
-class TarSource(Source):
+class TarSource(NamedSource):
     """The images of .tar files; a key is ``SHARD/MEMBER``, the shard's file name and the member's.
 
     ``shards`` are local paths or addresses that fsspec knows. Labels come from ``.cls`` members (a
@@ -78,17 +77,8 @@ class TarSource(Source):
                 f"Two images of the shards {shards[0]} to {shards[-1]} have the same key; "
                 "give the shards different file names."
             )
-        self._keys, self._places = Names(keys), np.array(places)
-        self.classes, self._labels = label_table(raw_labels)
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def key(self, index: int) -> str:
-        return self._keys[index]
-
-    def label(self, index: int) -> int | None:
-        return None if self._labels is None else int(self._labels[index])
+        super().__init__(keys, *label_table(raw_labels))
+        self._places = np.array(places)
 
     def read(self, index: int) -> RawImage:
         number, offset, size = self._places[index].tolist()

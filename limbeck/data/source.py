@@ -1,4 +1,4 @@
-"""The contract of every source of images, and the two sources that are made of others."""
+"""The contract of every source of images, and the sources that are made of others."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -79,6 +79,28 @@ class Names(Sequence[str]):
             raise IndexError(index)
         start, end = self._ends[index], self._ends[index + 1]
         return self._bytes[start:end].decode("utf-8", "surrogatepass")
+
+
+class NamedSource(Source):
+    """One whose names and labels (None of unlabelled data) are known when it is opened."""
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        classes: tuple[str, ...],
+        labels: Sequence[int] | np.ndarray | None,
+    ) -> None:
+        self._keys, self.classes = Names(keys), classes
+        self._labels = None if labels is None else np.asarray(labels)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def key(self, index: int) -> str:
+        return self._keys[index]
+
+    def label(self, index: int) -> int | None:
+        return None if self._labels is None else int(self._labels[index])
 
 
 class Subset(Source):
