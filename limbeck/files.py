@@ -39,8 +39,7 @@ def open_file(file: Path | str, max_bytes: int = MAX_FILE_BYTES) -> BinaryIO:
             raise NotRegular(errno.EINVAL, f"it is {_kind(status.st_mode)}, not a regular file")
         if status.st_size > max_bytes:
             raise NotRegular(
-                errno.EFBIG,
-                f"it has {status.st_size:,} bytes, over the limit of {max_bytes:,}",
+                errno.EFBIG, f"it has {status.st_size:,} bytes, over the limit of {max_bytes:,}"
             )
         return os.fdopen(descriptor, "rb")
     except BaseException:
@@ -90,11 +89,6 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def encode_text(text: str) -> bytes:
-    """Text as UTF-8, whatever it holds."""
-    return text.encode("utf-8", "backslashreplace")
-
-
 @contextmanager
 def disk_errors(file: Path) -> Iterator[None]:
     """Turn a failure to write ``file`` into a RunError that says why and what to do."""
@@ -112,8 +106,10 @@ def disk_errors(file: Path) -> Iterator[None]:
         ) from error
 
 
-def reason_of(error: OSError) -> str:
-    """Why the operating system refused, for people."""
+def reason_of(error: Exception) -> str:
+    """Why the operating system refused, for people; of another error what it says."""
+    if not isinstance(error, OSError):
+        return str(error)
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return "the disk is full" if is_full else error.strerror or str(error)
 
@@ -143,7 +139,7 @@ def write_bytes(file: Path, content: bytes) -> None:
 
 def write_text(file: Path, text: str) -> None:
     """Write text as UTF-8, as ``write_whole``, whatever it holds."""
-    write_bytes(file, encode_text(text))
+    write_bytes(file, text.encode("utf-8", "backslashreplace"))
 
 
 def sync_folder(folder: Path) -> None:

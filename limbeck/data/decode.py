@@ -42,12 +42,11 @@ class Header:
 
 def read_header(data: bytes, max_image_pixels: int) -> Header:
     """Size, format and mode of an image file; raises BadImage like ``decode_image``."""
-    with warnings.catch_warnings(action="ignore"):
-        return _with_pixels(
-            data,
-            max_image_pixels,
-            lambda image: Header(image.width, image.height, image.format or "unknown", image.mode),
-        )
+    return _with_pixels(
+        data,
+        max_image_pixels,
+        lambda image: Header(image.width, image.height, image.format or "unknown", image.mode),
+    )
 
 
 def decode_image(data: bytes, max_image_pixels: int) -> np.ndarray:
@@ -58,9 +57,7 @@ def decode_image(data: bytes, max_image_pixels: int) -> np.ndarray:
     is empty, truncated, corrupt, no image, or larger than ``max_image_pixels``; the size is read
     from the header, before memory is taken.
     """
-    # PIL warns of odd metadata, which says nothing about the pixels.
-    with warnings.catch_warnings(action="ignore"):
-        return _with_pixels(data, max_image_pixels, lambda image: _decode(image, data))
+    return _with_pixels(data, max_image_pixels, lambda image: _decode(image, data))
 
 
 def decode_as_stored(data: bytes, max_image_pixels: int) -> np.ndarray:
@@ -69,8 +66,7 @@ def decode_as_stored(data: bytes, max_image_pixels: int) -> np.ndarray:
     Transparency is dropped, the EXIF orientation ignored, and 16-bit pixels are cut at 255: for
     views whose boxes were drawn in such pixels.
     """
-    with warnings.catch_warnings(action="ignore"):
-        return _with_pixels(data, max_image_pixels, lambda image: np.array(image.convert("RGB")))
+    return _with_pixels(data, max_image_pixels, lambda image: np.array(image.convert("RGB")))
 
 
 def _with_pixels(data: bytes, max_image_pixels: int, use: Callable[[Image.Image], T]) -> T:
@@ -78,13 +74,15 @@ def _with_pixels(data: bytes, max_image_pixels: int, use: Callable[[Image.Image]
 
     Pillow refuses a PNG for the sake of those.
     """
-    try:
-        return _use(data, max_image_pixels, use)
-    except BadImage:
-        bare = _without_metadata(data)
-        if bare is None:
-            raise
-        return _use(bare, max_image_pixels, use)
+    # PIL warns of odd metadata, which says nothing about the pixels.
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            return _use(data, max_image_pixels, use)
+        except BadImage:
+            bare = _without_metadata(data)
+            if bare is None:
+                raise
+            return _use(bare, max_image_pixels, use)
 
 
 def _use(data: bytes, max_image_pixels: int, use: Callable[[Image.Image], T]) -> T:

@@ -14,7 +14,7 @@ from limbeck.data.formats import (
     format_of,
     is_image_name,
 )
-from limbeck.data.source import MAX_IMAGE_BYTES, BadImage, Names, RawImage, Source, no_images
+from limbeck.data.source import MAX_IMAGE_BYTES, BadImage, NamedSource, no_images
 from limbeck.errors import UserError
 from limbeck.files import open_file, read_file, reason_of
 
@@ -38,8 +38,25 @@ NUM_NAMED = 3  # of what is left out
 NUM_SNIFFED = 20  # files without a suffix whose first bytes are looked at
 
 
-class FolderSource(Source):
-    """Image files below ``root``; keys are their paths relative to it, with forward slashes.
+class FilesSource(NamedSource):
+    """Image files below ``root``; keys are their paths relative to it, with forward slashes."""
+
+    def __init__(
+        self,
+        root: Path,
+        keys: Sequence[str],
+        classes: tuple[str, ...],
+        labels: Sequence[int] | None,
+    ) -> None:
+        super().__init__(keys, classes, labels)
+        self.root = root
+
+    def read(self, index: int) -> bytes:
+        return read_image(self.root / self._keys[index])
+
+
+class FolderSource(FilesSource):
+    """All image files below ``root``.
 
     The first-level sub-folders are classes if every image lies in one and there are at least two.
     Hidden files and folders and those of other programs (``OTHER_PROGRAMS``) are left out; links
@@ -48,7 +65,6 @@ class FolderSource(Source):
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root
         passed: Counter[str] = Counter()
         files = list(walk(root, passed))
         images = sorted(file for file in files if is_image_name(file))
@@ -57,25 +73,14 @@ class FolderSource(Source):
         if not images:
             raise no_images(str(root), left_out)
         tops = {key.partition("/")[0] if "/" in key else "" for key in images}
-        self.classes = tuple(sorted(tops)) if "" not in tops and len(tops) > 1 else ()
-        _refuse_splits(root, self.classes)
+        classes = tuple(sorted(tops)) if "" not in tops and len(tops) > 1 else ()
+        _refuse_splits(root, classes)
+        label_of = {name: label for label, name in enumerate(classes)}
+        labels = [label_of[key.partition("/")[0]] for key in images] if classes else None
+        super().__init__(root, images, classes, labels)
         self.notes = (*_note_labels(root, images, tops), *left_out)
         for note in self.notes:
             log.info("%s", note)
-        self._keys = Names(images)
-        self._label_of = {name: label for label, name in enumerate(self.classes)}
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def key(self, index: int) -> str:
-        return self._keys[index]
-
-    def label(self, index: int) -> int | None:
-        return self._label_of.get(self._keys[index].partition("/")[0])
-
-    def read(self, index: int) -> RawImage:
-        return RawImage(read_image(self.root / self._keys[index]), self.label(index))
 
 
 def read_image(file: Path) -> bytes:

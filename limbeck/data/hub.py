@@ -13,7 +13,7 @@ import numpy as np
 
 from limbeck.data.columns import Columns
 from limbeck.data.options import DataOptions
-from limbeck.data.source import MAX_IMAGE_BYTES, BadImage, Names, RawImage, Source, no_images
+from limbeck.data.source import MAX_IMAGE_BYTES, BadImage, NamedSource, no_images
 from limbeck.data.splits import choose_split, find_files
 from limbeck.data.table_images import BadTable, Places, TableFile, struct_field
 from limbeck.errors import UserError, require_extra
@@ -22,7 +22,7 @@ from limbeck.files import open_file, read_file, reason_of
 REACH_SECONDS = 5.0  # the hub's own client tries for half a minute
 
 
-class TableSource(Source):
+class TableSource(NamedSource):
     """The rows of a table, each with one encoded image.
 
     ``read_row`` gives a row's bytes, or the path of its image file, or None. A key is the image's
@@ -38,33 +38,21 @@ class TableSource(Source):
         labels: tuple[tuple[str, ...], np.ndarray | None],
         folders: Sequence[Path],
     ) -> None:
-        self._read_row = read_row
         is_unique = all(paths) and len(set(paths)) == len(record_names)
-        self._keys = Names(paths if is_unique else record_names)  # type: ignore[arg-type]
-        self.classes, self._labels = labels
+        super().__init__(paths if is_unique else record_names, *labels)  # type: ignore[arg-type]
+        self._read_row = read_row
         self._folders = [os.path.abspath(folder) for folder in folders]
 
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def key(self, index: int) -> str:
-        return self._keys[index]
-
-    def label(self, index: int) -> int | None:
-        return None if self._labels is None else int(self._labels[index])
-
-    def read(self, index: int) -> RawImage:
+    def read(self, index: int) -> bytes:
         try:
             data = self._read_row(index)
             if isinstance(data, str):
                 data = read_file(self._inside(data), MAX_IMAGE_BYTES)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a name with a NUL
             raise BadImage(f"the file can't be read: {reason_of(error)}") from error
-        except ValueError as error:  # a name with a NUL
-            raise BadImage(f"the file can't be read: {error}") from error
         if data is None:
             raise BadImage("the record has no image")
-        return RawImage(data, self.label(index))
+        return data
 
     def _inside(self, path: str) -> str:
         for folder in self._folders:
@@ -95,9 +83,8 @@ def open_table(root: str, options: DataOptions, split: str) -> TableSource:
             own = table.values(columns.image, "path") if columns.has_paths else []
             values += table.values(columns.label) if columns.label else []
         except (OSError, BadTable) as error:
-            reason = reason_of(error) if isinstance(error, OSError) else str(error)
             raise UserError(
-                f"Can't read {file} as a table: {reason}; copy it again or remove it."
+                f"Can't read {file} as a table: {reason_of(error)}; copy it again or remove it."
             ) from error
         record_names += [f"{name}#{row}" for row in range(table.num_rows)]
         keys += own or [None] * table.num_rows
@@ -140,7 +127,7 @@ def open_hub(root: str, options: DataOptions, split: str) -> TableSource:
         datasets.config.HF_HUB_OFFLINE = is_offline or bool(unreachable)
         table = datasets.load_dataset(name, config or None, split=split)
     except Exception as error:  # The hub, the network and the data set's files each have their own.
-        reason = _first_line(error)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if isinstance(error, ConnectionError):
             reason = unreachable or reason
         raise UserError(
@@ -237,7 +224,3 @@ def _import_datasets() -> Any:
     # Its bars would be drawn over the run's own display.
     datasets.disable_progress_bars()
     return datasets
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

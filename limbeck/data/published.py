@@ -9,62 +9,32 @@ from numpy.lib.format import open_memmap
 from PIL import Image
 
 from limbeck.data.corrupted import Condition
-from limbeck.data.folder import FolderSource, read_image
+from limbeck.data.folder import FilesSource, FolderSource
 from limbeck.data.sample import draw_sample
-from limbeck.data.source import BadImage, RawImage, Source
+from limbeck.data.source import BadImage, NamedSource, Source
 from limbeck.errors import UserError
 from limbeck.files import check_regular
 
 NUM_SEVERITIES = 5
 
 
-class ArraySource(Source):
+class ArraySource(NamedSource):
     """One severity's part of a CIFAR-10-C file, (5 n, H, W, 3) uint8, severity after severity."""
 
     def __init__(self, file: Path, severity: int, labels: np.ndarray, num_classes: int) -> None:
+        keys = [f"{index:05d}" for index in range(len(labels))]
+        super().__init__(keys, tuple(map(str, range(num_classes))), labels)
         self.file = file
         self.first = (severity - 1) * len(labels)
-        self.labels = labels
-        self.classes = tuple(map(str, range(num_classes)))
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def key(self, index: int) -> str:
-        return f"{index:05d}"
-
-    def label(self, index: int) -> int | None:
-        return int(self.labels[index])
-
-    def read(self, index: int) -> RawImage:
+    def read(self, index: int) -> bytes:
         try:
             pixels = open_memmap(self.file, mode="r")[self.first + index]
         except (OSError, ValueError, IndexError) as error:
             raise BadImage(f"{self.file} can't be read: {error}") from error
         encoded = io.BytesIO()
         Image.fromarray(pixels).save(encoded, "BMP")
-        return RawImage(encoded.getvalue(), self.label(index))
-
-
-class FilesSource(Source):
-    """Named files below a folder with known labels."""
-
-    def __init__(
-        self, root: Path, keys: Sequence[str], labels: Sequence[int], classes: tuple[str, ...]
-    ) -> None:
-        self.root, self.keys, self.labels, self.classes = root, keys, labels, classes
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def key(self, index: int) -> str:
-        return self.keys[index]
-
-    def label(self, index: int) -> int | None:
-        return self.labels[index]
-
-    def read(self, index: int) -> RawImage:
-        return RawImage(read_image(self.root / self.keys[index]), self.labels[index])
+        return encoded.getvalue()
 
 
 def open_published(
@@ -165,7 +135,7 @@ def _open_folders(
         gone = [str(place.relative_to(root) / key) for key in keys if not (place / key).is_file()]
         _refuse_missing(root, gone)
     return {
-        condition: FilesSource(place, keys, labels, classes) for condition, place in folders.items()
+        condition: FilesSource(place, keys, classes, labels) for condition, place in folders.items()
     }
 
 

@@ -20,14 +20,19 @@ from limbeck.data.formats import is_image_name
 from limbeck.data.source import (
     MAX_IMAGE_BYTES,
     BadImage,
-    Names,
-    RawImage,
-    Source,
+    NamedSource,
     label_table,
     no_images,
     plain_label,
 )
-from limbeck.data.splits import choose_split, expand_braces, find_files, is_packed_name, is_pattern
+from limbeck.data.splits import (
+    PACKED_SUFFIXES,
+    choose_split,
+    expand_braces,
+    find_files,
+    is_packed_name,
+    is_pattern,
+)
 from limbeck.documents import parse_json
 from limbeck.errors import UserError
 from limbeck.files import MIB, open_file, printable, reason_of
@@ -43,7 +48,7 @@ NUM_SUFFIXES = 3  # named for the members that are left out
 MAX_LINKS = 40  # after each other, as a Linux kernel follows them
 
 
-class TarSource(Source):
+class TarSource(NamedSource):
     """The images of .tar files; a key is ``SHARD/MEMBER``, the shard's file name and the member's.
 
     ``shards`` are local paths or addresses that fsspec knows. Labels come from ``.cls`` members (a
@@ -78,27 +83,17 @@ class TarSource(Source):
                 f"Two images of the shards {shards[0]} to {shards[-1]} have the same key; "
                 "give the shards different file names."
             )
-        self._keys, self._places = Names(keys), np.array(places)
-        self.classes, self._labels = label_table(raw_labels)
+        super().__init__(keys, *label_table(raw_labels))
+        self._places = np.array(places)
 
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def key(self, index: int) -> str:
-        return self._keys[index]
-
-    def label(self, index: int) -> int | None:
-        return None if self._labels is None else int(self._labels[index])
-
-    def read(self, index: int) -> RawImage:
+    def read(self, index: int) -> bytes:
         number, offset, size = self._places[index].tolist()
         if size > MAX_IMAGE_BYTES:
             raise BadImage(f"it has {size:,} bytes, over the limit of {MAX_IMAGE_BYTES:,}")
         try:
-            data = _read_range(self.shards[number], offset, size)
+            return _read_range(self.shards[number], offset, size)
         except Exception as error:  # Each of fsspec's stores has errors of its own.
             raise BadImage(f"{self.shards[number]} can't be read: {error}") from error
-        return RawImage(data, self.label(index))
 
 
 def open_shards(root: str, options: object, split: str) -> TarSource:
@@ -110,7 +105,7 @@ def open_shards(root: str, options: object, split: str) -> TarSource:
     if "://" in root:
         return TarSource(expand_braces(root))
     notes: list[str] = []
-    found = find_files(root, lambda name: is_shard_name(name) or is_packed_name(name), notes)
+    found = find_files(root, lambda name: name.lower().endswith((".tar", *PACKED_SUFFIXES)), notes)
     packed = [file for file, _ in found if is_packed_name(file.name)]
     files = [(file, name) for file, name in found if file not in packed]
     if packed:
@@ -131,11 +126,6 @@ def open_shards(root: str, options: object, split: str) -> TarSource:
     source = TarSource(sorted(shards) if Path(root).is_dir() else shards)
     source.notes = (*notes, *source.notes)
     return source
-
-
-def is_shard_name(name: str) -> bool:
-    """Whether a file is a shard by its suffix."""
-    return name.lower().endswith(".tar")
 
 
 class _Image(NamedTuple):
@@ -257,10 +247,10 @@ def _index_shard(shard: str) -> _Shard:
     except (
         tarfile.TarError, OSError, ValueError, ImportError, RecursionError, OverflowError,
     ) as error:  # fmt: skip
-        reason = reason_of(error) if isinstance(error, OSError) else str(error)
+        reason = printable(reason_of(error))
         raise UserError(
-            f"Can't read the shard {shard} as an uncompressed .tar file: {printable(reason)}; "
-            "correct the address, unpack it first if it is compressed, or copy it again."
+            f"Can't read the shard {shard} as an uncompressed .tar file: {reason}; correct the "
+            "address, unpack it first if it is compressed, or copy it again."
         ) from error
     _follow(links, places, found.left_out)
     for name, place in places.items():

@@ -1,9 +1,9 @@
-"""The contract of every source of images, and the two sources that are made of others."""
+"""The contract of every source of images, and the sources that are made of others."""
 
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 
@@ -19,14 +19,6 @@ MAX_CLASSES = 100_000  # A larger number is an identifier, not a class index.
 
 class BadImage(Exception):
     """One image can't be used; the message is the reason, for ``skipped.jsonl``."""
-
-
-@dataclass(frozen=True)
-class RawImage:
-    """One undecoded sample: ``data`` the file's bytes, ``label`` a class index or None."""
-
-    data: bytes
-    label: int | None
 
 
 class Source(ABC):
@@ -54,8 +46,13 @@ class Source(ABC):
         """The class index of a sample, without reading its image; None where unlabelled."""
 
     @abstractmethod
-    def read(self, index: int) -> RawImage:
-        """Read a sample's bytes; raises BadImage if that fails."""
+    def read(self, index: int) -> bytes:
+        """The bytes of a sample's image file; raises BadImage if that fails."""
+
+
+def name_digest(text: str, size: int) -> bytes:
+    """BLAKE2b of a name, of so many bytes; it need not be valid UTF-8, as names of old disks."""
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()
 
 
 class Names(Sequence[str]):
@@ -81,6 +78,28 @@ class Names(Sequence[str]):
         return self._bytes[start:end].decode("utf-8", "surrogatepass")
 
 
+class NamedSource(Source):
+    """One whose names and labels (None of unlabelled data) are known when it is opened."""
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        classes: tuple[str, ...],
+        labels: Sequence[int] | np.ndarray | None,
+    ) -> None:
+        self._keys, self.classes = Names(keys), classes
+        self._labels = None if labels is None else np.asarray(labels)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def key(self, index: int) -> str:
+        return self._keys[index]
+
+    def label(self, index: int) -> int | None:
+        return None if self._labels is None else int(self._labels[index])
+
+
 class Subset(Source):
     """Some samples of a source, in the given order."""
 
@@ -98,7 +117,7 @@ class Subset(Source):
     def label(self, index: int) -> int | None:
         return self.source.label(int(self.indices[index]))
 
-    def read(self, index: int) -> RawImage:
+    def read(self, index: int) -> bytes:
         return self.source.read(int(self.indices[index]))
 
 
@@ -119,8 +138,8 @@ class Renumbered(Source):
         label = self.source.label(index)
         return None if label is None else int(self._new[label])
 
-    def read(self, index: int) -> RawImage:
-        return RawImage(self.source.read(index).data, self.label(index))
+    def read(self, index: int) -> bytes:
+        return self.source.read(index)
 
 
 def no_images(root: str, notes: Sequence[str] = ()) -> UserError:
@@ -207,6 +226,6 @@ class Chain(Source):
         place, inner = self._find(index)
         return self.sources[place].label(inner)
 
-    def read(self, index: int) -> RawImage:
+    def read(self, index: int) -> bytes:
         place, inner = self._find(index)
         return self.sources[place].read(inner)

@@ -38,10 +38,7 @@ def torch_pass(encoder: Encoder, batch_size: int) -> Pass:
 
 
 def interleaved(
-    own: Pass,
-    reference: Pass,
-    num_turns: int = 15,
-    clock: Callable[[], float] = time.perf_counter,
+    own: Pass, reference: Pass, num_turns: int = 15, clock: Callable[[], float] = time.perf_counter
 ) -> tuple[float, float]:
     """Median seconds of both over turns, after one turn of each that is not counted.
 
@@ -50,11 +47,12 @@ def interleaved(
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(1 + num_turns):
         for work, taken in zip((own, reference), seconds, strict=True):
-            taken.append(min(_timed(work, clock) for _ in range(PASSES)))
+            taken.append(min(timed(work, clock) for _ in range(PASSES)))
     return median(seconds[0][1:]), median(seconds[1][1:])
 
 
-def _timed(work: Pass, clock: Callable[[], float]) -> float:
+def timed(work: Pass, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of one pass."""
     start = clock()
     work()
     return clock() - start

@@ -56,11 +56,7 @@ def probe_scores(
     fewest = int(train_labels.bincount(minlength=num_classes).min())
     for count in num_labels:
         probes = few_label_probes(
-            train.features,
-            train_labels,
-            num_classes=num_classes,
-            num_labels=count,
-            num_draws=seeds,
+            train.features, train_labels, num_classes=num_classes, num_labels=count, num_draws=seeds
         )
         of_draw = [is_in_top(few.logits(test.features), test_labels) for few in probes]
         scores[f"few_{count}_top1"] = score_of(
@@ -110,15 +106,11 @@ def quick_agreement(student: Embeddings, teacher: Embeddings) -> dict[str, float
 
 def _labels_of(train: Embeddings, test: Embeddings) -> tuple[Tensor, Tensor, int]:
     if train.labels is None or test.labels is None:
-        raise _no_labels()
+        raise UserError(
+            "These images have no labels, which kNN and linear probes need; sort them into class "
+            "folders, or compare neighbours with a teacher instead."
+        )
     if not len(train) or not len(test):
         raise UserError("A probe needs images to learn from and others to test; hold out more.")
     num_classes = 1 + int(max(train.labels.max(), test.labels.max()))
     return train.labels, test.labels, num_classes
-
-
-def _no_labels() -> UserError:
-    return UserError(
-        "These images have no labels, which kNN and linear probes need; sort them into class "
-        "folders, or compare neighbours with a teacher instead."
-    )

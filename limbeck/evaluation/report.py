@@ -83,40 +83,27 @@ def _cell(value: Any) -> str:
 
 
 def save_bars(
-    file: Path,
-    scores: Mapping[str, Mapping[str, Sequence[float]]],
-    *,
-    title: str,
-    ylabel: str = "top-1 accuracy (%)",
-    chance: float | None = None,
+    file: Path, scores: Mapping[str, Mapping[str, Sequence[float]]], *, title: str
 ) -> list[Path]:
     """Grouped bars: ``scores[model][probe]`` holds one score in 0..1 per run (seed).
 
-    A bar is the mean, its whisker the standard deviation over runs, a dot each run. ``chance``
-    (0..1) draws a line. The title should name the data and the number of test images. Writes
-    ``file`` with the suffixes .png and .svg and returns both paths.
+    A bar is the mean, its whisker the standard deviation over runs, a dot each run. The title
+    should name the data and the number of test images. Writes ``file`` with the suffixes .png and
+    .svg and returns both paths.
     """
-    figure, axes = _figure(width=2.0 + 1.5 * len(_probes(scores)), height=4.4)
-    probes = _probes(scores)
+    probes = list(dict.fromkeys(probe for of_probe in scores.values() for probe in of_probe))
+    figure, (axes,) = make_axes(1, 1, (2.0 + 1.5 * len(probes), 4.4))
     width = 0.8 / len(scores)
     for place, (model, of_probe) in enumerate(scores.items()):
         label: str | None = model
         fill, hatch = FILLS[place % len(FILLS)]
+        look = {"color": fill, "hatch": hatch, "edgecolor": "black", "linewidth": 0.8}
         for group, probe in enumerate(probes):
             if not of_probe.get(probe):
                 continue
             values = [100 * value for value in of_probe[probe]]
             x = group + (place - (len(scores) - 1) / 2) * width
-            axes.bar(
-                x,
-                fmean(values),
-                0.92 * width,
-                color=fill,
-                hatch=hatch,
-                edgecolor="black",
-                linewidth=0.8,
-                label=label,
-            )
+            axes.bar(x, fmean(values), 0.92 * width, label=label, **look)
             label = None  # one entry in the legend per model
             top = max(values)
             if len(values) > 1:
@@ -125,29 +112,12 @@ def save_bars(
                 dots = [x + width * (i / (len(values) - 1) - 0.5) * 0.4 for i in range(len(values))]
                 axes.scatter(dots, values, s=14, color="white", edgecolor="black", zorder=3)
                 top = max(top, fmean(values) + spread)
-            axes.annotate(
-                f"{fmean(values):.1f}",
-                (x, top),
-                xytext=(0, 4),
-                textcoords="offset points",
-                ha="center",
-                fontsize=9,
-            )
-    if chance is not None:
-        axes.axhline(100 * chance, color="black", linestyle=":", linewidth=1)
-        axes.annotate(
-            "chance",
-            (1, 100 * chance),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-        )
+            above = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(f"{fmean(values):.1f}", (x, top), fontsize=9, **above)
     axes.set_xticks(range(len(probes)), probes)
     axes.set_ylim(0, 109)  # room for a number above a bar of 100 %
     axes.set_yticks(range(0, 101, 20))
-    axes.set_ylabel(ylabel)
+    axes.set_ylabel("top-1 accuracy (%)")
     axes.set_title(title, loc="left")
     runs = max(len(values) for of_probe in scores.values() for values in of_probe.values())
     note = f"Whisker: standard deviation over runs; dots: up to {runs} runs." if runs > 1 else ""
@@ -155,11 +125,13 @@ def save_bars(
     return save_figure(figure, file)
 
 
-def _probes(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
-    return list(dict.fromkeys(probe for of_probe in scores.values() for probe in of_probe))
+def make_axes(
+    rows: int, columns: int, size: tuple[float, float], shares: bool = True
+) -> tuple[Any, list[Any]]:
+    """A figure of a ``size`` in inches and its axes, row by row.
 
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+    ``shares``: they have one scale and its lines; without, each is a framed picture.
+    """
     try:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -167,13 +139,16 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     except ImportError as error:
         raise require_extra("matplotlib", "plot", "A picture") from error
     with matplotlib.rc_context(FONT):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
-        axes.set_axisbelow(True)
-        return figure, axes
+        grid = list(figure.subplots(rows, columns, squeeze=False, sharey=shares).flatten())
+        for axes in grid:
+            axes.spines[["top", "right"]].set_visible(not shares)
+            if shares:
+                axes.tick_params(labelleft=True)
+                axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+                axes.set_axisbelow(True)
+        return figure, grid
 
 
 def _legend_below(figure: Any, axes: Any, note: str) -> None:

@@ -25,19 +25,13 @@ BlockContext = dict[str, Any]
 """What a block takes besides its tokens: the rotary table or the shared position bias."""
 
 
-def attention_branch(block: nn.Module, x: Tensor, context: BlockContext) -> Tensor:
-    """What the attention adds to the block's input ``x`` (B, N, D), before drop path."""
-    return _scaled(block, 1, block.attn, x, context)
-
-
-def mlp_branch(block: nn.Module, x: Tensor) -> Tensor:
-    """What the MLP adds to the residual stream ``x`` (B, N, D), before drop path."""
-    return _scaled(block, 2, block.mlp, x, {})
-
-
-def _scaled(
+def run_branch(
     block: nn.Module, number: int, branch: nn.Module, x: Tensor, context: BlockContext
 ) -> Tensor:
+    """What a branch adds to the residual stream ``x`` (B, N, D), before drop path.
+
+    ``number``: 1 of the attention, 2 of the MLP, as timm counts their norms and scales.
+    """
     norm = getattr(block, f"norm{number}")
     if not IS_PRE_NORM[type(block)]:
         return norm(branch(x, **context))
@@ -49,24 +43,12 @@ def _scaled(
     return added if gamma is None else gamma * added
 
 
-def read_attention(block: nn.Module, x: Tensor, rope: Tensor | None) -> Qkv:
-    """Queries, keys, values (B, nh, N, hd) of a block for its input ``x`` (B, N, D).
-
-    They are those after query and key norm and rotary position (``rope``, as timm hands it to the
-    block), before the scale.
-    """
-    attention_input = block.norm1(x) if IS_PRE_NORM[type(block)] else x
-    return QKV[type(block.attn)](block.attn, attention_input, rope)
-
-
-def add_position_bias(attn: nn.Module, scores: Tensor, context: BlockContext) -> Tensor:
-    """What enters the softmax: scores (B, nh, N, N), and tables of relative positions if any."""
-    if not isinstance(attn, beit.Attention):
-        return scores
-    if attn.relative_position_bias_table is not None:
-        scores = scores + attn._get_rel_pos_bias()
-    shared = context.get("shared_rel_pos_bias")
-    return scores if shared is None else scores + shared
+def has_position_bias(model: nn.Module) -> bool:
+    """Whether the scores of a plain ViT contain a table of relative positions: of some BEiTs."""
+    if not isinstance(model, beit.Beit):
+        return False
+    has_own = model.blocks[0].attn.relative_position_bias_table is not None
+    return has_own or model.rel_pos_bias is not None
 
 
 def choose_attention(encoder: Encoder, device: torch.device, dtype: torch.dtype) -> None:
@@ -92,26 +74,14 @@ def choose_attention_of(
                 module.fused_attn = False
 
 
-def per_head_weights(model: nn.Module, attn: nn.Module) -> str:
-    """What ties the attention to its head count, in words; '' if nothing does."""
-    if isinstance(attn, AttentionRope) or getattr(model, "rope", None) is not None:
-        return "a rotary position table"
-    if isinstance(attn, beit.Attention):
-        has_bias = attn.relative_position_bias_table is not None or model.rel_pos_bias is not None
-        return "a relative position bias" if has_bias else ""
-    if not isinstance(attn.q_norm, nn.Identity):
-        return "a query and key norm"
-    return ""
-
-
 def _qkv_plain(attn: nn.Module, x: Tensor, rope: Tensor | None) -> Qkv:
-    q, k, v = _split_packed(attn.qkv(x), attn.num_heads)
+    q, k, v = split_packed(attn.qkv(x), attn.num_heads)
     return attn.q_norm(q), attn.k_norm(k), v
 
 
 def _qkv_rope(attn: nn.Module, x: Tensor, rope: Tensor | None) -> Qkv:
     is_packed = attn.qkv is not None
-    qkv = _split_packed(attn.qkv(x), attn.num_heads) if is_packed else _split_separate(attn, x)
+    qkv = split_packed(attn.qkv(x), attn.num_heads) if is_packed else _split_separate(attn, x)
     q, k, v = _rotate(attn, qkv, rope)
     groups = attn.num_heads // k.shape[1]
     if groups > 1:
@@ -123,14 +93,15 @@ def _qkv_eva(attn: nn.Module, x: Tensor, rope: Tensor | None) -> Qkv:
     if attn.qkv is None:
         return _rotate(attn, _split_separate(attn, x), rope)
     packed = _project_without_key_bias(attn, x)
-    return _rotate(attn, _split_packed(packed, attn.num_heads), rope)
+    return _rotate(attn, split_packed(packed, attn.num_heads), rope)
 
 
 def _qkv_beit(attn: nn.Module, x: Tensor, rope: Tensor | None) -> Qkv:
-    return _split_packed(_project_without_key_bias(attn, x), attn.num_heads)
+    return split_packed(_project_without_key_bias(attn, x), attn.num_heads)
 
 
-def _split_packed(qkv: Tensor, num_heads: int) -> Qkv:
+def split_packed(qkv: Tensor, num_heads: int) -> Qkv:
+    """The three of a packed projection (B, N, 3 * nh * hd), one after the other in it."""
     qkv = qkv.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)  # [3, B, nh, N, hd]
     return qkv[0], qkv[1], qkv[2]
 

@@ -65,20 +65,19 @@ class EncoderFacts:
     decoder_dim: int = 0
 
     def __post_init__(self) -> None:
-        of_plain = {
+        dims = self.block_dims or (self.embed_dim,) * self.depth
+        strides = self.block_strides or (self.patch_size,) * self.depth
+        usual = {
             "output_dim": self.embed_dim,
-            "block_dims": (self.embed_dim,) * self.depth,
-            "block_strides": (self.patch_size,) * self.depth,
+            "block_dims": dims,
+            "block_strides": strides,
+            "input_dims": (*dims[:1], *dims[:-1]),
+            "input_strides": (*strides[:1], *strides[:-1]),
             "mask_unit": self.patch_size,
         }
-        self._fill(of_plain)
-        dims, strides = self.block_dims, self.block_strides
-        self._fill(
-            {
-                "input_dims": (*dims[:1], *dims[:-1]),
-                "input_strides": (*strides[:1], *strides[:-1]),
-            }
-        )
+        for name, value in usual.items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, value)
         if self.global_blocks is None:
             object.__setattr__(self, "global_blocks", tuple(range(self.depth)))
 
@@ -87,20 +86,24 @@ class EncoderFacts:
         """Facts again from plain data, such as ``dataclasses.asdict`` and JSON made of them."""
         return pydantic.TypeAdapter(cls).validate_python(values)
 
+    def grid_of(self, stride: int) -> tuple[int, int]:
+        """Rows and columns of tokens of ``stride`` pixels per side."""
+        return self.img_size[0] // stride, self.img_size[1] // stride
+
     @property
     def grid(self) -> tuple[int, int]:
         """Patches (rows, columns) at ``img_size``."""
-        return self.img_size[0] // self.patch_size, self.img_size[1] // self.patch_size
+        return self.grid_of(self.patch_size)
 
     @property
     def input_grid(self) -> tuple[int, int]:
         """What the patch embedding gives (rows, columns); a hierarchical encoder then pools."""
-        return self.img_size[0] // self.input_strides[0], self.img_size[1] // self.input_strides[0]
+        return self.grid_of(self.input_strides[0])
 
     @property
     def mask_grid(self) -> tuple[int, int]:
         """What ``ids_keep`` counts (rows, columns): the patches, or units of several."""
-        return self.img_size[0] // self.mask_unit, self.img_size[1] // self.mask_unit
+        return self.grid_of(self.mask_unit)
 
     def tap_dim(self, tap: Tap) -> int:
         """Width of a tap that has no axis of heads."""
@@ -117,11 +120,6 @@ class EncoderFacts:
             return self.patch_size
         before = tap.kind in ("block_input", "attention_input")
         return (self.input_strides if before else self.block_strides)[tap.block]
-
-    def _fill(self, values: dict[str, Any]) -> None:
-        for name, value in values.items():
-            if not getattr(self, name):
-                object.__setattr__(self, name, value)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -9,7 +9,6 @@ How often is pooled (``q_pool``) needs no weights: twice in masked pre-training,
 tokens stand for 16 x 16 pixels, three times in a classifier (``shapes.pooling_of``).
 """
 
-from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -18,11 +17,10 @@ from timm.models import hiera
 from torch import Tensor, nn
 
 from limbeck.errors import UserError
-from limbeck.models.attention import BlockContext
-from limbeck.models.encoder import EncoderFacts
-from limbeck.models.timm_encoder import Norm, TimmEncoder, check_class, stated
+from limbeck.models.attention import BlockContext, Qkv, split_packed
+from limbeck.models.timm_encoder import TimmEncoder, check_class
+from limbeck.models.windows import to_grid
 from limbeck.ops.masking import is_masked
-from limbeck.records import Tap
 
 
 class HieraEncoder(TimmEncoder):
@@ -49,53 +47,31 @@ class HieraEncoder(TimmEncoder):
                 "pooling; choose one with the usual mask_unit_size and q_stride."
             )
 
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """All blocks in order."""
-        return self.model.blocks
-
-    def read_facts(
-        self, architecture: dict[str, Any], origin: dict[str, Any], mean: Norm, std: Norm
-    ) -> EncoderFacts:
-        """See ``TimmEncoder.read_facts``."""
+    def _own_facts(self, architecture: dict[str, Any]) -> dict[str, Any]:
         model = self.model
         stride, sides = model.patch_stride[0], model.tokens_spatial_shape
         img_size = sides[0] * stride, sides[1] * stride
         unit = model.mask_unit_size[0] * stride
-        given = architecture["kwargs"].get("img_size", img_size)
-        given = (given, given) if isinstance(given, int) else tuple(given)
+        given = to_grid(architecture["kwargs"].get("img_size", img_size))
         if given != img_size or any(side % unit for side in img_size):
             raise UserError(
                 f"Images of {given[0]} x {given[1]} pixels do not divide into the mask units of "
                 f"{architecture['name']}; choose an img_size that is a multiple of {unit}."
             )
-        num_heads = tuple(block.attn.heads for block in model.blocks)
         strides, now = [], stride
         for block in model.blocks:
             now *= int(block.attn.q_stride**0.5)
             strides.append(now)
-        return EncoderFacts(
-            embed_dim=model.num_features,
-            depth=len(model.blocks),
-            num_heads=num_heads,
-            num_prefix_tokens=0,
-            has_cls_token=False,
-            patch_size=strides[-1],
-            img_size=img_size,
-            mean=mean,
-            std=std,
-            num_classes=model.num_classes,
-            block_dims=tuple(block.dim_out for block in model.blocks),
-            block_strides=tuple(strides),
-            mask_unit=unit,
-            global_blocks=tuple(
-                index
-                for index, block in enumerate(model.blocks)
-                if not block.attn.use_mask_unit_attn
-            ),
-            architecture=stated(architecture, img_size, num_heads, mean, std),
-            origin=origin,
-        )
+        is_global = [not block.attn.use_mask_unit_attn for block in model.blocks]
+        return {
+            "img_size": img_size,
+            "num_heads": tuple(block.attn.heads for block in model.blocks),
+            "patch_size": strides[-1],
+            "block_dims": tuple(block.dim_out for block in model.blocks),
+            "block_strides": tuple(strides),
+            "mask_unit": unit,
+            "global_blocks": tuple(index for index, each in enumerate(is_global) if each),
+        }
 
     def _enter(
         self, images: Tensor, ids_keep: Tensor | None, mask_token: Tensor | None
@@ -116,22 +92,17 @@ class HieraEncoder(TimmEncoder):
         places = ids_keep[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[-1])
         return x.gather(2, places).flatten(1, 2), no_context  # [B, mu * kept, D]
 
-    def _tap_attention(
-        self, index: int, x: Tensor, context: BlockContext, taps: list[Tap], is_dropping: bool
-    ) -> dict[Tap, Tensor]:
+    def _read_attention(
+        self, index: int, x: Tensor, context: BlockContext, is_dropping: bool
+    ) -> Qkv:
         block = self.blocks[index]
         attn = block.attn
-        qkv = attn.qkv(block.norm1(x)).unflatten(-1, (3, attn.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)  # [B, nh, N, hd] each
+        q, k, v = split_packed(attn.qkv(block.norm1(x)), attn.heads)
         if attn.q_stride > 1:
             q = q.unflatten(2, (attn.q_stride, -1)).amax(dim=2)
         q = self._heads_in_rows(q, index, is_dropping)
         k, v = (self._heads_in_rows(each, max(index - 1, 0), is_dropping) for each in (k, v))
-        found = {"queries": q, "keys": k, "values": v}
-        if any(tap.kind == "scores" for tap in taps):
-            # The scale goes on one factor first: in half precision the plain product can overflow.
-            found["scores"] = (q * attn.scale) @ k.transpose(-2, -1)  # [B, nh, Nq, N]
-        return {tap: found[tap.kind] for tap in taps}
+        return q, k, v
 
     def _heads_in_rows(self, x: Tensor, index: int, is_dropping: bool) -> Tensor:
         return self._in_rows(x.flatten(0, 1), index, is_dropping).unflatten(0, x.shape[:2])
@@ -140,9 +111,6 @@ class HieraEncoder(TimmEncoder):
         # timm's module asks no more of the mask than whether there is one.
         rolled = self.model.reroll(x, index, mask=x if is_dropping else None)
         return rolled.flatten(1, -2)  # from [B, H, W, D], or [B, U, h, w, D] of the units kept
-
-    def _attention_input(self, block: nn.Module, x: Tensor) -> Tensor:
-        return block.norm1(x)
 
     def _attention_branch(self, block: nn.Module, x: Tensor, context: BlockContext) -> Tensor:
         return block.ls1(block.attn(block.norm1(x)))
@@ -157,13 +125,3 @@ class HieraEncoder(TimmEncoder):
         pooled = wide.unflatten(1, (block.attn.q_stride, -1))  # [B, 4 (or 1), N, D]
         most = pooled.amax(dim=1)
         return most if block.proj is not None else torch.cat((most, pooled.mean(dim=1)), dim=-1)
-
-    def _finish(self, x: Tensor) -> Tensor:
-        return x
-
-    def _per_head_weights(self, attn: nn.Module) -> str:
-        return ""
-
-    def _block_of(self, name: str) -> int | None:
-        first, _, rest = name.partition(".")
-        return int(rest.partition(".")[0]) if first == "blocks" else None

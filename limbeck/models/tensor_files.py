@@ -16,9 +16,8 @@ from limbeck.files import MIB, check_regular, reason_of, utf8_name
 
 Tensors = dict[str, Tensor]
 
-_EXCESS = (
-    4  # tied weights are there twice or thrice; what repeats one number is there a million-fold
-)
+# Tied weights are there twice or thrice; what repeats one number is there a million-fold.
+_EXCESS = 4
 _INTEGERS = (torch.int16, torch.int32, torch.int64)
 _TABLES = ("index", "ids", "idxs", "tracked")
 """How the names of tables of indices end, and of a counter: what is no weight and no float."""
@@ -35,8 +34,9 @@ def check_file(path: Path) -> None:
         size = path.stat().st_size
         is_hollow = size > 64 * MIB and _count_written(path) < size / 8
     except (OSError, ValueError) as error:
-        why = reason_of(error) if isinstance(error, OSError) else str(error)
-        raise UserError(f"Can't read {path}: {why}; make it readable, or get it again.") from error
+        raise UserError(
+            f"Can't read {path}: {reason_of(error)}; make it readable, or get it again."
+        ) from error
     if is_hollow:
         raise UserError(
             f"Can't read {path}: most of its {size:,} bytes were never written, as of a download "
@@ -149,3 +149,16 @@ def check_finite(weights: Mapping[str, Tensor] | nn.Module, where: Path | str) -
             f"The weights of {where} can't be used: {wrong}; the file is damaged, or its training "
             "had failed. Get it again, or take another."
         )
+
+
+def compare(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """What keeps ``weights`` from being those of a model whose state is ``own``, by kind."""
+    return {
+        "missing": sorted(own.keys() - weights.keys()),
+        "unexpected": sorted(weights.keys() - own.keys()),
+        "misshapen": [
+            f"{name} is {list(weights[name].shape)} instead of {list(own[name].shape)}"
+            for name in sorted(own.keys() & weights.keys())
+            if own[name].shape != weights[name].shape
+        ],
+    }

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import UserError
-from limbeck.models.attention import BlockContext
+from limbeck.models.attention import BlockContext, Qkv
 from limbeck.models.encoder import Encoder, EncoderFacts, check_taps
 from limbeck.records import HEAD_KINDS, LOGIT_KINDS, Features, Tap
 
@@ -27,15 +27,13 @@ BEFORE_BLOCK = ("block_input", "attention_input")
 """Those of them that have the width and the grid of what enters the block."""
 _ENDS = ("output", *LOGIT_KINDS)
 
-Norm = tuple[float, float, float]
-
 
 class TimmEncoder(Encoder, ABC):
     """A Transformer of timm behind the Encoder contract; ``model`` is timm's own module.
 
     ``architecture`` is plain data: ``{"kind": "timm", "name": ..., "kwargs": {...}}``, enough for
-    ``timm.create_model(name, **kwargs)``. ``mean`` and ``std`` (3 values each) normalise images in
-    0..1. Raises UserError for a module, block or attention class that is not supported.
+    ``timm.create_model(name, **kwargs)``, and "mean" and "std" (3 values each), which normalise
+    images in 0..1. Raises UserError for a module, block or attention class that is not supported.
     """
 
     mean: Tensor
@@ -47,21 +45,16 @@ class TimmEncoder(Encoder, ABC):
     """What an attention module calls its head count."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        *,
-        architecture: dict[str, Any],
-        origin: dict[str, Any],
-        mean: Norm,
-        std: Norm,
+        self, model: nn.Module, *, architecture: dict[str, Any], origin: dict[str, Any]
     ) -> None:
         super().__init__()
         self.check_supported(model, architecture["name"])
         self.model = model
         # Not persistent: they belong to the architecture, and the weights' names stay timm's.
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        self.facts = self.read_facts(architecture, origin, tuple(mean), tuple(std))
+        self.facts = self.read_facts(architecture, origin)
+        for name in ("mean", "std"):
+            value = torch.tensor(architecture[name]).view(3, 1, 1)
+            self.register_buffer(name, value, persistent=False)
 
     # --- What a family says of itself ------------------------------------------------------------
 
@@ -71,15 +64,13 @@ class TimmEncoder(Encoder, ABC):
         """Raise UserError for a model, block or attention that this family can't look into."""
 
     @property
-    @abstractmethod
     def blocks(self) -> Sequence[nn.Module]:
         """All blocks in order."""
+        return self.model.blocks
 
     @abstractmethod
-    def read_facts(
-        self, architecture: dict[str, Any], origin: dict[str, Any], mean: Norm, std: Norm
-    ) -> EncoderFacts:
-        """The facts of ``model``."""
+    def _own_facts(self, architecture: dict[str, Any]) -> dict[str, Any]:
+        """What of the facts the family knows: "img_size" and "num_heads" at least."""
 
     @abstractmethod
     def _enter(
@@ -88,14 +79,13 @@ class TimmEncoder(Encoder, ABC):
         """From normalised images to what enters the first block, and each block's context."""
 
     @abstractmethod
-    def _tap_attention(
-        self, index: int, x: Tensor, context: BlockContext, taps: list[Tap], is_dropping: bool
-    ) -> dict[Tap, Tensor]:
-        """The taps with an axis of heads, in the contract's order, for the input of a block."""
+    def _read_attention(
+        self, index: int, x: Tensor, context: BlockContext, is_dropping: bool
+    ) -> Qkv:
+        """Queries, keys, values (B, nh, N, hd) for the input of a block, in the contract's order.
 
-    @abstractmethod
-    def _attention_input(self, block: nn.Module, x: Tensor) -> Tensor:
-        """What the attention reads of the block's input."""
+        They are those after query and key norm and rotary position, before the scale.
+        """
 
     @abstractmethod
     def _attention_branch(self, block: nn.Module, x: Tensor, context: BlockContext) -> Tensor:
@@ -105,17 +95,26 @@ class TimmEncoder(Encoder, ABC):
     def _mlp_branch(self, block: nn.Module, x: Tensor) -> Tensor:
         """What the MLP adds to the residual stream, before drop path."""
 
-    @abstractmethod
+    def _attention_input(self, block: nn.Module, x: Tensor) -> Tensor:
+        """What the attention reads of the block's input."""
+        return block.norm1(x)
+
+    def _add_position_bias(self, attn: nn.Module, scores: Tensor, context: BlockContext) -> Tensor:
+        """What enters the softmax: scores (B, nh, N, N), and relative positions if it has any."""
+        return scores
+
     def _finish(self, x: Tensor) -> Tensor:
         """The final norm after the last block, where tokens have one."""
+        return x
 
-    @abstractmethod
     def _per_head_weights(self, attn: nn.Module) -> str:
         """What ties the attention to its head count, in words; '' if nothing does."""
+        return ""
 
-    @abstractmethod
     def _block_of(self, name: str) -> int | None:
         """The block of a parameter of timm's name; None outside of all blocks."""
+        first, _, rest = name.partition(".")
+        return int(rest.partition(".")[0]) if first == "blocks" else None
 
     def _between(self, index: int, x: Tensor) -> Tensor:
         """What comes before block ``index`` and after the one before: nothing."""
@@ -138,6 +137,30 @@ class TimmEncoder(Encoder, ABC):
         return {"logits": self.model.forward_head(x)}
 
     # --- The contract ----------------------------------------------------------------------------
+
+    def read_facts(self, architecture: dict[str, Any], origin: dict[str, Any]) -> EncoderFacts:
+        """The facts of ``model``; what timm's name stands for is stated in the architecture."""
+        own = {
+            "embed_dim": self.model.num_features,
+            "num_prefix_tokens": 0,
+            "has_cls_token": False,
+            **self._own_facts(architecture),
+        }
+        stated = architecture | {
+            "kwargs": architecture["kwargs"] | {"img_size": list(own["img_size"])},
+            "num_heads": list(own["num_heads"]),
+            "mean": list(architecture["mean"]),
+            "std": list(architecture["std"]),
+        }
+        return EncoderFacts(
+            depth=len(self.blocks),
+            mean=tuple(architecture["mean"]),
+            std=tuple(architecture["std"]),
+            num_classes=self.model.num_classes,
+            architecture=stated,
+            origin=origin,
+            **own,
+        )
 
     def forward(
         self,
@@ -193,10 +216,7 @@ class TimmEncoder(Encoder, ABC):
         tokens = self._in_rows(end, depth - 1, is_dropping) if keeps_tokens else None
         found |= {tap: tokens for tap in taps if tap.kind == "output"}
         return Features(
-            tokens=tokens,
-            num_prefix_tokens=self.facts.num_prefix_tokens,
-            grid=grid,
-            taps=found,
+            tokens=tokens, num_prefix_tokens=self.facts.num_prefix_tokens, grid=grid, taps=found
         )
 
     def offered_taps(self) -> tuple[str, ...]:
@@ -250,7 +270,20 @@ class TimmEncoder(Encoder, ABC):
         setattr(attn, self.heads_name, num_heads)
         attn.head_dim = width // num_heads
         attn.scale = attn.head_dim**-0.5
-        self.facts = self.read_facts(facts.architecture, facts.origin, facts.mean, facts.std)
+        self.facts = self.read_facts(facts.architecture, facts.origin)
+
+    def _tap_attention(
+        self, index: int, x: Tensor, context: BlockContext, taps: list[Tap], is_dropping: bool
+    ) -> dict[Tap, Tensor]:
+        """The taps with an axis of heads for the input of a block."""
+        q, k, v = self._read_attention(index, x, context, is_dropping)
+        found = {"queries": q, "keys": k, "values": v}
+        if any(tap.kind == "scores" for tap in taps):
+            attn = self.blocks[index].attn
+            # The scale goes on one factor first: in half precision the plain product can overflow.
+            scores = (q * attn.scale) @ k.transpose(-2, -1)  # [B, nh, N, N]
+            found["scores"] = self._add_position_bias(attn, scores, context)
+        return {tap: found[tap.kind] for tap in taps}
 
     def _read_logits(self, x: Tensor) -> dict[str, Tensor]:
         classifier = self.model.get_classifier()
@@ -290,20 +323,74 @@ class TimmEncoder(Encoder, ABC):
         return found | {"tokens": x}
 
 
-def stated(
-    architecture: dict[str, Any],
-    img_size: tuple[int, int],
-    num_heads: tuple[int, ...],
-    mean: Norm,
-    std: Norm,
-) -> dict[str, Any]:
-    """The architecture with what no longer is to hang on what timm's name or tag stands for."""
-    return architecture | {
-        "kwargs": architecture["kwargs"] | {"img_size": list(img_size)},
-        "num_heads": list(num_heads),
-        "mean": list(mean),
-        "std": list(std),
-    }
+class StagedEncoder(TimmEncoder):
+    """A Transformer of stages whose blocks attend within windows of tokens in rows and columns.
+
+    timm merges tokens at the start of a stage, the published code at the end of the one before.
+    Here what enters a block is merged already, but the merging's parameters are of the layer of the
+    block before, as published, which matters to layer decay. Patches can't be left out.
+    """
+
+    stages_name: ClassVar[str]
+
+    @property
+    def stages(self) -> Sequence[nn.Module]:
+        """All stages in order."""
+        return getattr(self.model, self.stages_name)
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """All blocks in order, those without attention too."""
+        return [block for stage in self.stages for block in stage.blocks]
+
+    def _facts_of_stages(
+        self,
+        img_size: tuple[int, int],
+        num_heads: tuple[int, ...],
+        dims: tuple[int, ...],
+        strides: tuple[int, ...],
+    ) -> dict[str, Any]:
+        return {
+            "img_size": img_size,
+            "num_heads": num_heads,
+            "patch_size": strides[-1],
+            "block_dims": dims,
+            "block_strides": strides,
+            "input_dims": dims,
+            "input_strides": strides,
+            "can_drop": False,
+            "has_position_bias": True,
+        }
+
+    def _between(self, index: int, x: Tensor) -> Tensor:
+        first = 0
+        for stage in self.stages:
+            if first == index and index > 0:
+                return self._merge(stage, x)
+            first += len(stage.blocks)
+        return x
+
+    @abstractmethod
+    def _merge(self, stage: nn.Module, x: Tensor) -> Tensor:
+        """The tokens with which a stage begins."""
+
+    def _in_rows(self, x: Tensor, index: int, is_dropping: bool) -> Tensor:
+        return x.flatten(1, 2)
+
+    def _block_of(self, name: str) -> int | None:
+        parts = name.split(".")
+        if parts[0] != self.stages_name:
+            return None
+        before = sum(len(stage.blocks) for stage in self.stages[: int(parts[1])])
+        return before + int(parts[3]) if parts[2] == "blocks" else before - 1
+
+
+def indivisible(name: str, img_size: Sequence[int], multiple: int) -> UserError:
+    """The error for images that the last tokens of an encoder do not cut without a rest."""
+    return UserError(
+        f"Images of {img_size[0]} x {img_size[1]} pixels do not divide into the last tokens of "
+        f"{name}; choose an img_size that is a multiple of {multiple}."
+    )
 
 
 def check_class(module: nn.Module, table: dict[type, Any], name: str, what: str) -> None:

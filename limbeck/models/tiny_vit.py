@@ -6,13 +6,8 @@ of its first stage are convolutions (MBConv): they have neither heads nor branch
 attention and MLP, and it is no branch: what the MLP is added to has gone through it. Attention is
 within windows, and so global only where one window covers the map: at the published sizes in the
 third and the fourth stage.
-
-timm merges tokens at the start of a stage, the published code at the end of the one before. Here
-what enters a block is merged already, but the merging's parameters are of the layer of the block
-before, as published, which matters to layer decay.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,15 +17,14 @@ from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor, nn
 
 from limbeck.errors import UserError
-from limbeck.models.attention import BlockContext
-from limbeck.models.encoder import EncoderFacts
-from limbeck.models.timm_encoder import Norm, TimmEncoder, check_class, stated
+from limbeck.models.attention import BlockContext, Qkv
+from limbeck.models.timm_encoder import StagedEncoder, check_class, indivisible
 from limbeck.models.windows import PATCH_STRIDE, img_size_of
 from limbeck.ops.masking import is_masked
 from limbeck.records import Features, Tap
 
 
-class TinyVitEncoder(TimmEncoder):
+class TinyVitEncoder(StagedEncoder):
     """A TinyViT of timm; "scores" contain its bias of relative positions.
 
     Between blocks tokens are in rows and columns, [B, gh, gw, D]. "output" are the last tokens
@@ -39,30 +33,19 @@ class TinyVitEncoder(TimmEncoder):
 
     before_blocks = ("patch_embed",)
     after_blocks = ("head",)
+    stages_name = "stages"
 
     @staticmethod
     def check_supported(model: nn.Module, name: str) -> None:
         """See ``TimmEncoder.check_supported``."""
         check_class(model, {tiny_vit.TinyVit: None}, name, "a model class")
 
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """All blocks in order, those without attention too."""
-        return [block for stage in self.model.stages for block in stage.blocks]
-
-    def read_facts(
-        self, architecture: dict[str, Any], origin: dict[str, Any], mean: Norm, std: Norm
-    ) -> EncoderFacts:
-        """See ``TimmEncoder.read_facts``."""
+    def _own_facts(self, architecture: dict[str, Any]) -> dict[str, Any]:
         model, blocks = self.model, self.blocks
         img_size = img_size_of(architecture["name"], architecture["kwargs"])
         stage_strides = [PATCH_STRIDE * 2**stage for stage in range(len(model.stages))]
         if any(side % stage_strides[-1] for side in img_size):
-            raise UserError(
-                f"Images of {img_size[0]} x {img_size[1]} pixels do not divide into the last "
-                f"tokens of {architecture['name']}; choose an img_size that is a multiple of "
-                f"{stage_strides[-1]}."
-            )
+            raise indivisible(architecture["name"], img_size, stage_strides[-1])
         depths = [len(stage.blocks) for stage in model.stages]
         widths = [model.stages[0].dim, *(stage.out_dim for stage in model.stages[1:])]
         dims = tuple(d for d, depth in zip(widths, depths, strict=True) for _ in range(depth))
@@ -70,33 +53,15 @@ class TinyVitEncoder(TimmEncoder):
             s for s, depth in zip(stage_strides, depths, strict=True) for _ in range(depth)
         )
         num_heads = tuple(0 if _is_conv(block) else block.num_heads for block in blocks)
-        return EncoderFacts(
-            embed_dim=model.num_features,
-            depth=len(blocks),
-            num_heads=num_heads,
-            num_prefix_tokens=0,
-            has_cls_token=False,
-            patch_size=strides[-1],
-            img_size=img_size,
-            mean=mean,
-            std=std,
-            num_classes=model.num_classes,
-            block_dims=dims,
-            block_strides=strides,
-            input_dims=dims,
-            input_strides=strides,
-            mask_unit=PATCH_STRIDE,
-            global_blocks=tuple(
+        return self._facts_of_stages(img_size, num_heads, dims, strides) | {
+            "mask_unit": PATCH_STRIDE,
+            "global_blocks": tuple(
                 index
                 for index, block in enumerate(blocks)
                 if not _is_conv(block)
                 and all(side // strides[index] == block.window_size for side in img_size)
             ),
-            can_drop=False,
-            has_position_bias=True,
-            architecture=stated(architecture, img_size, num_heads, mean, std),
-            origin=origin,
-        )
+        }
 
     def forward(
         self,
@@ -137,13 +102,8 @@ class TinyVitEncoder(TimmEncoder):
         x = torch.where(_rows(hidden), mask_token.to(x.dtype).unsqueeze(1), x)
         return x, no_context
 
-    def _between(self, index: int, x: Tensor) -> Tensor:
-        first = 0
-        for stage in self.model.stages:
-            if first == index and index > 0:
-                return _rows(stage.downsample(_channels_first(x)))
-            first += len(stage.blocks)
-        return x
+    def _merge(self, stage: nn.Module, x: Tensor) -> Tensor:
+        return _rows(stage.downsample(_channels_first(x)))
 
     def _run_block(
         self, block: nn.Module, x: Tensor, context: BlockContext, kinds: set[str], goes_on: bool
@@ -152,22 +112,16 @@ class TinyVitEncoder(TimmEncoder):
             return super()._run_block(block, x, context, kinds, goes_on)
         return {"block_input": x, "tokens": _rows(block(_channels_first(x))) if goes_on else x}
 
-    def _tap_attention(
-        self, index: int, x: Tensor, context: BlockContext, taps: list[Tap], is_dropping: bool
-    ) -> dict[Tap, Tensor]:
+    def _read_attention(
+        self, index: int, x: Tensor, context: BlockContext, is_dropping: bool
+    ) -> Qkv:
         attn = self.blocks[index].attn
         qkv = attn.qkv(attn.norm(x.flatten(1, 2)))  # [B, N, nh * 3 * hd]: one window, head by head
-        qkv = qkv.unflatten(-1, (attn.num_heads, 3, -1)).permute(3, 0, 2, 1, 4)
-        q, k, v = qkv.unbind(0)  # [B, nh, N, hd] each
-        found = {"queries": q, "keys": k, "values": v}
-        if any(tap.kind == "scores" for tap in taps):
-            # The scale goes on one factor first: in half precision the plain product can overflow.
-            scores = (q * attn.scale) @ k.transpose(-2, -1)  # [B, nh, N, N]
-            found["scores"] = scores + attn.get_attention_biases(x.device)
-        return {tap: found[tap.kind] for tap in taps}
+        q, k, v = qkv.unflatten(-1, (attn.num_heads, 3, -1)).permute(3, 0, 2, 1, 4).unbind(0)
+        return q, k, v
 
-    def _in_rows(self, x: Tensor, index: int, is_dropping: bool) -> Tensor:
-        return x.flatten(1, 2)
+    def _add_position_bias(self, attn: nn.Module, scores: Tensor, context: BlockContext) -> Tensor:
+        return scores + attn.get_attention_biases(scores.device)
 
     def _attention_input(self, block: nn.Module, x: Tensor) -> Tensor:
         return block.attn.norm(x)
@@ -187,21 +141,11 @@ class TinyVitEncoder(TimmEncoder):
     def _mlp_branch(self, block: nn.Module, x: Tensor) -> Tensor:
         return block.mlp(x)
 
-    def _finish(self, x: Tensor) -> Tensor:
-        return x
-
     def _classify(self, x: Tensor) -> dict[str, Tensor]:
         return super()._classify(_channels_first(x))
 
     def _per_head_weights(self, attn: nn.Module) -> str:
         return "a bias of relative positions"
-
-    def _block_of(self, name: str) -> int | None:
-        parts = name.split(".")
-        if parts[0] != "stages":
-            return None
-        before = sum(len(each.blocks) for each in self.model.stages[: int(parts[1])])
-        return before + int(parts[3]) if parts[2] == "blocks" else before - 1
 
 
 def _is_conv(block: nn.Module) -> bool:

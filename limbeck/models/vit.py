@@ -3,12 +3,12 @@
 Patches are dropped by given indices here. ``build_encoder`` and ``wrap`` know all families.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from timm import create_model
-from timm.layers import PatchEmbed, apply_keep_indices_nlc
+from timm.layers import AttentionRope, PatchEmbed, apply_keep_indices_nlc
 from timm.models import beit, deit, eva, hiera, swin_transformer, tiny_vit, vision_transformer
 from torch import Tensor, nn
 
@@ -17,21 +17,19 @@ from limbeck.models.attention import (
     IS_PRE_NORM,
     QKV,
     BlockContext,
-    add_position_bias,
-    attention_branch,
-    mlp_branch,
-    per_head_weights,
-    read_attention,
+    Qkv,
+    has_position_bias,
+    run_branch,
 )
 from limbeck.models.beit_bias import QkvBiasBeit
 from limbeck.models.cls_distilled import ClsDistilledVit
 from limbeck.models.distilled_last import DistilledLastVit
-from limbeck.models.encoder import EncoderFacts, check_taps
+from limbeck.models.encoder import check_taps
 from limbeck.models.hiera import HieraEncoder
 from limbeck.models.patch_embed import embed_patches
 from limbeck.models.stated import arguments_of, check_kwargs, check_name
 from limbeck.models.swin import SwinEncoder
-from limbeck.models.timm_encoder import Norm, TimmEncoder, check_class
+from limbeck.models.timm_encoder import TimmEncoder, check_class
 from limbeck.models.tiny_vit import TinyVitEncoder
 from limbeck.models.tinymim_star import TinyMimStar
 from limbeck.models.windows import timm_kwargs
@@ -40,13 +38,7 @@ from limbeck.records import Features, Tap
 
 
 class VitEncoder(TimmEncoder):
-    """A timm vision Transformer behind the Encoder contract; ``model`` is timm's own module.
-
-    ``architecture`` is plain data: ``{"kind": "timm", "name": ..., "kwargs": {...}}``, enough for
-    ``timm.create_model(name, **kwargs)``; of another kind, for what ``KINDS`` makes of it.
-    ``mean`` and ``std`` (3 values each) normalise images in 0..1.
-    Raises UserError for a module, block or attention class that is not supported.
-    """
+    """A plain vision Transformer of timm, or one of ``KINDS``; see ``TimmEncoder``."""
 
     before_blocks = (
         *("cls_token", "reg_token", "dist_token", "patch_embed"),
@@ -108,16 +100,31 @@ class VitEncoder(TimmEncoder):
         first = block % self.facts.depth
         return self._run(tokens, contexts, taps, grid, is_dropping=False, first=first)
 
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """All blocks in order."""
-        return self.model.blocks
-
-    def read_facts(
-        self, architecture: dict[str, Any], origin: dict[str, Any], mean: Norm, std: Norm
-    ) -> EncoderFacts:
-        """See ``TimmEncoder.read_facts``."""
-        return _read_facts(self.model, architecture, origin, mean, std)
+    def _own_facts(self, architecture: dict[str, Any]) -> dict[str, Any]:
+        model = self.model
+        img_size, patch_sides = model.patch_embed.img_size, model.patch_embed.feat_ratio(False)
+        if patch_sides[0] != patch_sides[1]:
+            raise UserError(
+                f"{architecture['name']} has patches of {patch_sides[0]} x {patch_sides[1]} "
+                "pixels; only square patches are supported."
+            )
+        if img_size[0] % patch_sides[0] or img_size[1] % patch_sides[0]:
+            raise UserError(
+                f"Images of {img_size[0]} x {img_size[1]} pixels do not divide into patches of "
+                f"{patch_sides[0]} pixels; choose an img_size that is a multiple of the patch size."
+            )
+        return {
+            "img_size": tuple(img_size),
+            "num_heads": tuple(block.attn.num_heads for block in model.blocks),
+            "patch_size": patch_sides[0],
+            "embed_dim": model.embed_dim,
+            "output_dim": model.num_features,
+            "num_prefix_tokens": model.num_prefix_tokens,
+            "has_cls_token": model.cls_token is not None,
+            "has_dist_head": type(model) in _TWO_HEADS and model.num_classes > 0,
+            "can_drop": not has_position_bias(model),
+            "has_position_bias": has_position_bias(model),
+        }
 
     def _enter(
         self, images: Tensor, ids_keep: Tensor | None, mask_token: Tensor | None
@@ -131,19 +138,29 @@ class VitEncoder(TimmEncoder):
             ids_keep = None
         return _EMBED[type(self.model)](self.model, x, ids_keep)
 
-    def _tap_attention(
-        self, index: int, x: Tensor, context: BlockContext, taps: list[Tap], is_dropping: bool
-    ) -> dict[Tap, Tensor]:
-        return _tap_attention(self.blocks[index], x, context, taps)
+    def _read_attention(
+        self, index: int, x: Tensor, context: BlockContext, is_dropping: bool
+    ) -> Qkv:
+        block = self.blocks[index]
+        read = QKV[type(block.attn)]
+        return read(block.attn, self._attention_input(block, x), context.get("rope"))
+
+    def _add_position_bias(self, attn: nn.Module, scores: Tensor, context: BlockContext) -> Tensor:
+        if not isinstance(attn, beit.Attention):
+            return scores
+        if attn.relative_position_bias_table is not None:
+            scores = scores + attn._get_rel_pos_bias()
+        shared = context.get("shared_rel_pos_bias")
+        return scores if shared is None else scores + shared
 
     def _attention_input(self, block: nn.Module, x: Tensor) -> Tensor:
         return block.norm1(x) if IS_PRE_NORM[type(block)] else x
 
     def _attention_branch(self, block: nn.Module, x: Tensor, context: BlockContext) -> Tensor:
-        return attention_branch(block, x, context)
+        return run_branch(block, 1, block.attn, x, context)
 
     def _mlp_branch(self, block: nn.Module, x: Tensor) -> Tensor:
-        return mlp_branch(block, x)
+        return run_branch(block, 2, block.mlp, x, {})
 
     def _finish(self, x: Tensor) -> Tensor:
         return self.model.norm(x)
@@ -162,11 +179,11 @@ class VitEncoder(TimmEncoder):
         return super().layer_id(parameter_name)
 
     def _per_head_weights(self, attn: nn.Module) -> str:
-        return per_head_weights(self.model, attn)
-
-    def _block_of(self, name: str) -> int | None:
-        first, _, rest = name.partition(".")
-        return int(rest.partition(".")[0]) if first == "blocks" else None
+        if isinstance(attn, AttentionRope) or getattr(self.model, "rope", None) is not None:
+            return "a rotary position table"
+        if isinstance(attn, beit.Attention):
+            return "a relative position bias" if has_position_bias(self.model) else ""
+        return "" if isinstance(attn.q_norm, nn.Identity) else "a query and key norm"
 
 
 def build_encoder(
@@ -194,63 +211,10 @@ def build_encoder(
         raise UserError(
             f"timm can't build '{name}' with {kwargs}: {reason}; change these values."
         ) from error
-    encoder = wrap(
-        model,
-        architecture=architecture,
-        origin=origin or {},
-        mean=tuple(architecture["mean"]),
-        std=tuple(architecture["std"]),
-    )
+    encoder = wrap(model, architecture=architecture, origin=origin or {})
     for block, num_heads in enumerate(architecture.get("num_heads", ())):
         encoder.set_num_heads(block, num_heads)
     return encoder
-
-
-def _read_facts(
-    model: nn.Module,
-    architecture: dict[str, Any],
-    origin: dict[str, Any],
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-) -> EncoderFacts:
-    num_heads = tuple(block.attn.num_heads for block in model.blocks)
-    img_size, patch_sides = model.patch_embed.img_size, model.patch_embed.feat_ratio(False)
-    if patch_sides[0] != patch_sides[1]:
-        raise UserError(
-            f"{architecture['name']} has patches of {patch_sides[0]} x {patch_sides[1]} pixels; "
-            "only square patches are supported."
-        )
-    if img_size[0] % patch_sides[0] or img_size[1] % patch_sides[0]:
-        raise UserError(
-            f"Images of {img_size[0]} x {img_size[1]} pixels do not divide into patches of "
-            f"{patch_sides[0]} pixels; choose an img_size that is a multiple of the patch size."
-        )
-    # Stated, the image size no longer hangs on what timm's name or tag stands for.
-    kwargs = architecture["kwargs"] | {"img_size": list(img_size)}
-    return EncoderFacts(
-        embed_dim=model.embed_dim,
-        depth=len(model.blocks),
-        num_heads=num_heads,
-        num_prefix_tokens=model.num_prefix_tokens,
-        has_cls_token=model.cls_token is not None,
-        patch_size=patch_sides[0],
-        img_size=tuple(img_size),
-        mean=mean,
-        std=std,
-        num_classes=model.num_classes,
-        has_dist_head=type(model) in _TWO_HEADS and model.num_classes > 0,
-        output_dim=model.num_features,
-        can_drop=not _has_position_bias(model),
-        has_position_bias=_has_position_bias(model),
-        architecture=architecture
-        | {
-            "kwargs": kwargs,
-            "num_heads": list(num_heads),
-            "mean": list(mean),
-            "std": list(std),
-        },
-        origin=origin,
-    )
 
 
 # --- From patches to the first block, one function per model class -------------------------------
@@ -294,17 +258,10 @@ def _ropes(model: nn.Module, rope: Tensor | None) -> list[BlockContext]:
     return [{"rope": ropes[index]} for index in range(len(model.blocks))]
 
 
-def _has_position_bias(model: nn.Module) -> bool:
-    if not isinstance(model, beit.Beit):
-        return False
-    has_own = model.blocks[0].attn.relative_position_bias_table is not None
-    return has_own or model.rel_pos_bias is not None
-
-
 def _embed_beit(
     model: nn.Module, x: Tensor, ids_keep: Tensor | None
 ) -> tuple[Tensor, list[BlockContext]]:
-    if ids_keep is not None and _has_position_bias(model):
+    if ids_keep is not None and has_position_bias(model):
         raise UserError(
             "BEiT's table of relative positions is for the full grid, so patches can't be dropped: "
             "of a teacher set teacher_sees all, which shows it the whole image; or use mask_ratio "
@@ -334,18 +291,6 @@ def _keep_patches(x: Tensor, ids_keep: Tensor | None, num_prefix_tokens: int) ->
     prefix, patches = x[:, :num_prefix_tokens], x[:, num_prefix_tokens:]
     kept = patches.gather(1, ids_keep.unsqueeze(-1).expand(-1, -1, x.shape[-1]))  # [B, kept, D]
     return torch.cat((prefix, kept), dim=1)
-
-
-def _tap_attention(
-    block: nn.Module, x: Tensor, context: BlockContext, taps: list[Tap]
-) -> dict[Tap, Tensor]:
-    q, k, v = read_attention(block, x, context.get("rope"))
-    found = {"queries": q, "keys": k, "values": v}  # [B, nh, N, hd] each
-    if any(tap.kind == "scores" for tap in taps):
-        # The scale goes on one factor first: in half precision the plain product can overflow.
-        scores = (q * block.attn.scale) @ k.transpose(-2, -1)  # [B, nh, N, N]
-        found["scores"] = add_position_bias(block.attn, scores, context)
-    return {tap: found[tap.kind] for tap in taps}
 
 
 # --- Two heads ------------------------------------------------------------------------------------
@@ -392,6 +337,16 @@ _FAMILIES: dict[type, type[TimmEncoder]] = {
     tiny_vit.TinyVit: TinyVitEncoder,
 }
 """The model classes that are not plain, and the encoder of each."""
+
+
+def has_usual_blocks(model: nn.Module) -> bool:
+    """Whether a ViT's blocks are DeiT's and MAE's in what their weights do not show."""
+    return all(
+        type(block) is vision_transformer.Block
+        and type(block.mlp.act) is nn.GELU
+        and block.norm1.eps == 1e-6
+        for block in model.blocks
+    )
 
 
 def wrap(model: nn.Module, **described: Any) -> TimmEncoder:

@@ -10,12 +10,7 @@ import torch
 from limbeck.errors import UserError
 from limbeck.models.beit_bias import resize_tables
 from limbeck.models.finished import weight_hash
-from limbeck.models.origins.architecture import (
-    VitShape,
-    grid_note,
-    read_shape,
-    to_architecture,
-)
+from limbeck.models.origins.architecture import VitShape, grid_note, read_shape, to_architecture
 from limbeck.models.origins.beit import check_indices
 from limbeck.models.origins.files import FileInfo, left_out_notes, read_weights
 from limbeck.models.origins.hierarchical import Staged, read_staged
@@ -29,13 +24,13 @@ from limbeck.models.origins.layouts import (
     name_list,
     recognise,
     split_left_out,
-    to_grid,
 )
 from limbeck.models.shapes import pooling_of
 from limbeck.models.stated import check_size
+from limbeck.models.tensor_files import compare
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import build_encoder, wrap
-from limbeck.models.windows import with_img_size
+from limbeck.models.windows import to_grid, with_img_size
 from limbeck.ops.pos_embed import interpolate_pos_embed
 
 log = logging.getLogger("limbeck")
@@ -217,13 +212,9 @@ def assemble(
         with torch.random.fork_rng(devices=[]):
             model = build_encoder(architecture, origin).model
         model.load_state_dict(weights)
-    mean, std = architecture["mean"], architecture["std"]
     for note in notes:
         log.info("%s: %s", origin["source"], note)
-    encoder = wrap(
-        model, architecture=architecture, origin=origin, mean=tuple(mean), std=tuple(std)
-    )
-    return encoder.eval()
+    return wrap(model, architecture=architecture, origin=origin).eval()
 
 
 def at_size(
@@ -271,16 +262,3 @@ def check_match(own: Weights, weights: Weights, where: str) -> None:
             f"{where} does not fit: {'; '.join(problems)}. Nothing is loaded in part; "
             "'limbeck inspect' shows what the file is."
         )
-
-
-def compare(own: Weights, weights: Weights) -> dict[str, list[str]]:
-    """What keeps ``weights`` from being those of a model whose state is ``own``, by kind."""
-    return {
-        "missing": sorted(own.keys() - weights.keys()),
-        "unexpected": sorted(weights.keys() - own.keys()),
-        "misshapen": [
-            f"{name} is {list(weights[name].shape)} instead of {list(own[name].shape)}"
-            for name in sorted(own.keys() & weights.keys())
-            if own[name].shape != weights[name].shape
-        ],
-    }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import UserError
+from limbeck.models.encoder import Encoder
 from limbeck.models.finished import (
     FINISHED_FILE,
     RECORD_FILE,
@@ -18,7 +19,7 @@ from limbeck.models.finished import (
     read_record,
 )
 from limbeck.models.origins.architecture import read_shape, to_architecture
-from limbeck.models.origins.checkpoint import compare, heads_text
+from limbeck.models.origins.checkpoint import heads_text
 from limbeck.models.origins.decoder import decoder_in, describe_decoder, load_keepsakes
 from limbeck.models.origins.files import (
     SUFFIXES,
@@ -31,6 +32,7 @@ from limbeck.models.origins.files import (
 )
 from limbeck.models.origins.hierarchical import Staged, read_staged
 from limbeck.models.origins.layouts import (
+    Layout,
     Weights,
     find_heads,
     recognise,
@@ -40,7 +42,14 @@ from limbeck.models.origins.load import load_encoder
 from limbeck.models.origins.names import check_path
 from limbeck.models.origins.pickled import read_pickle
 from limbeck.models.origins.repository import HubConfig, read_hub_config
-from limbeck.models.tensor_files import as_float32, check_plain, find_not_finite, read_safetensors
+from limbeck.models.tensor_files import (
+    as_float32,
+    check_plain,
+    compare,
+    find_not_finite,
+    read_safetensors,
+)
+from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import build_encoder
 
 _MAX_LEVELS = 16
@@ -180,65 +189,63 @@ def _inspect_weights(path: Path, weights: Weights, info: FileInfo) -> Inspection
 def _describe(
     path: Path, weights: Weights, info: FileInfo, problems: tuple[str, ...], found: dict[str, Any]
 ) -> Inspection:
+    found |= {"layout": "hierarchical", "description": "a Hiera or Swin that is not understood"}
+    named, notes = weights, list[str]()
     try:
         staged = read_staged(weights)
-    except UserError as error:
-        return Inspection(
-            layout="hierarchical",
-            description="a Hiera or Swin that is not understood",
-            notes=(str(error),),
-            unmatched=tuple(sorted(weights)),
-            **found,
-        )
-    if staged is not None:
-        return _inspect_staged(staged, info, problems, found)
-    try:
-        layout = recognise(weights, info.network.program)
-    except UserError:
-        return Inspection(
-            layout="unknown",
-            description="no layout that is known",
-            unmatched=tuple(sorted(weights)),
-            notes=problems,
-            **found,
-        )
-    found |= {"layout": layout.name, "description": layout.description}
-    found["decoder"] = describe_decoder(decoder_in(weights, info), str(path))
-    try:
+        if staged is not None:
+            return _inspect_staged(staged, info, problems, found)
+        layout = _layout_of(weights, info)
+        if layout is None:
+            found |= {"layout": "unknown", "description": "no layout that is known"}
+            return Inspection(notes=problems, unmatched=tuple(sorted(weights)), **found)
+        found |= {"layout": layout.name, "description": layout.description}
+        found["decoder"] = describe_decoder(decoder_in(weights, info), str(path))
         named, left = split_left_out(layout, layout.convert(weights))
-    except UserError as error:
-        return Inspection(notes=(str(error),), unmatched=tuple(sorted(weights)), **found)
-    notes = [*_left_out(info.network.left_out | left), *problems, *info.notes]
-    try:
+        notes = [*_left_out(info.network.left_out | left), *problems, *info.notes]
         shape = read_shape(named)
+        found |= {
+            "embed_dim": shape.embed_dim,
+            "depth": shape.depth,
+            "patch_size": shape.patch_size,
+            "img_size": shape.img_size,
+            "num_prefix_tokens": shape.has_cls_token + shape.has_dist_token + shape.num_reg_tokens,
+            "num_classes": shape.num_classes,
+        }
+        try:
+            told = str(shape.num_heads or info.metadata.get("num_heads", ""))
+            num_heads, known_from = find_heads(layout, shape.embed_dim, shape.depth, None, told)
+            found |= {"num_heads": num_heads, "heads_known_from": known_from}
+        except UserError as error:
+            num_heads = (1,) * shape.depth  # shapes do not depend on it
+            notes.append(str(error))
+        skeleton = _skeleton(to_architecture(shape, num_heads, img_size=shape.img_size))
     except UserError as error:
         return Inspection(notes=(*notes, str(error)), unmatched=tuple(sorted(named)), **found)
-    found |= {
-        "embed_dim": shape.embed_dim,
-        "depth": shape.depth,
-        "patch_size": shape.patch_size,
-        "img_size": shape.img_size,
-        "num_prefix_tokens": shape.has_cls_token + shape.has_dist_token + shape.num_reg_tokens,
-        "num_classes": shape.num_classes,
-    }
+    return Inspection(notes=tuple(notes), unmatched=_unmatched(skeleton, named), **found)
+
+
+def _layout_of(weights: Weights, info: FileInfo) -> Layout | None:
     try:
-        told = shape.num_heads or info.metadata.get("num_heads", "")
-        num_heads, known_from = find_heads(layout, shape.embed_dim, shape.depth, None, str(told))
-        found |= {"num_heads": num_heads, "heads_known_from": known_from}
-    except UserError as error:
-        num_heads = (1,) * shape.depth  # shapes do not depend on it
-        notes.append(str(error))
-    try:
-        with torch.device("meta"):
-            own = build_encoder(
-                to_architecture(shape, num_heads, img_size=shape.img_size)
-                | {"mean": [0.5] * 3, "std": [0.5] * 3}
-            ).model.state_dict()
-    except UserError as error:
-        return Inspection(notes=(*notes, str(error)), unmatched=tuple(sorted(named)), **found)
-    problems = compare(own, named).items()
-    unmatched = tuple(f"{kind}: {name}" for kind, names in problems for name in names)
-    return Inspection(notes=tuple(notes), unmatched=unmatched, **found)
+        return recognise(weights, info.network.program)
+    except UserError:
+        return None
+
+
+def _skeleton(architecture: dict[str, Any]) -> TimmEncoder:
+    with torch.device("meta"):
+        return build_encoder(architecture | {"mean": [0.5] * 3, "std": [0.5] * 3})
+
+
+def _unmatched(skeleton: TimmEncoder, weights: Weights) -> tuple[str, ...]:
+    problems = compare(skeleton.model.state_dict(), weights).items()
+    return tuple(f"{kind}: {name}" for kind, names in problems for name in names)
+
+
+def _facts_of(encoder: Encoder) -> dict[str, Any]:
+    names = ("embed_dim", "depth", "patch_size", "img_size", "num_prefix_tokens", "num_classes",
+             "num_heads")  # fmt: skip
+    return {name: getattr(encoder.facts, name) for name in names}
 
 
 def _left_out(left: dict[str, list[str]]) -> list[str]:
@@ -252,25 +259,16 @@ def _inspect_staged(
     notes = (*left, *problems, *info.notes, *staged.notes)
     found |= {"layout": staged.layout, "description": staged.description}
     try:
-        with torch.device("meta"):
-            encoder = build_encoder(staged.architecture | {"mean": [0.5] * 3, "std": [0.5] * 3})
+        encoder = _skeleton(staged.architecture)
     except UserError as error:
         return Inspection(
             notes=(*notes, str(error)), unmatched=tuple(sorted(staged.weights)), **found
         )
-    facts = encoder.facts
-    misfits = compare(encoder.model.state_dict(), staged.weights).items()
     return Inspection(
-        embed_dim=facts.embed_dim,
-        depth=facts.depth,
-        patch_size=facts.patch_size,
-        img_size=facts.img_size,
-        num_prefix_tokens=0,
-        num_classes=facts.num_classes,
-        num_heads=staged.num_heads,
         heads_known_from=staged.heads_known_from,
         notes=notes,
-        unmatched=tuple(f"{kind}: {name}" for kind, names in misfits for name in names),
+        unmatched=_unmatched(encoder, staged.weights),
+        **_facts_of(encoder),
         **found,
     )
 
@@ -294,17 +292,11 @@ def _inspect_loadable(path: Path, kind: str, config: HubConfig | None = None) ->
         kind=kind,
         layout=str(origin.pop("layout", kind)),
         description=f"{facts.architecture['name']}, {heads_text(facts.num_heads)} heads",
-        embed_dim=facts.embed_dim,
-        depth=facts.depth,
-        patch_size=facts.patch_size,
-        img_size=facts.img_size,
-        num_prefix_tokens=facts.num_prefix_tokens,
-        num_classes=facts.num_classes,
-        num_heads=facts.num_heads,
         heads_known_from="stated in its record or config",
         decoder=describe_decoder(kept, str(path)),
         metadata=origin,
         notes=notes,
+        **_facts_of(encoder),
         **_count(encoder.model.state_dict()),
     )
 

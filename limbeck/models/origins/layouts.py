@@ -38,10 +38,6 @@ BEIT_HEADS = {768: (12, 12), 1024: (16, 16)}
 MOCO_V3_HEADS = MAE_LITE_HEADS | {1024: (16, 16)}
 
 
-def _as_is(weights: Weights) -> Weights:
-    return weights
-
-
 @dataclass(frozen=True)
 class Layout:
     """One published layout.
@@ -57,7 +53,7 @@ class Layout:
     description: str
     recognises: Callable[[Weights], bool]
     heads: dict[int, tuple[int, int]]
-    convert: Callable[[Weights], Weights] = _as_is
+    convert: Callable[[Weights], Weights] = lambda weights: weights
     left_out: tuple[tuple[str, str], ...] = ()
     is_imagenet: bool = True
     program: str = ""
@@ -88,20 +84,12 @@ def check_telling(
         )
 
 
-def to_grid(size: int | Sequence[int]) -> Grid:
-    """(height, width) from both or from one side."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
+_BLOCK = re.compile(r"blocks\.(\d+)\.")
 
 
 def depth_of(weights: Weights) -> int:
     """How many blocks: one more than the highest number in a ``blocks.N.`` name."""
-    numbers = [int(name.split(".")[1]) for name in weights if _is_in_block(name)]
-    return max(numbers) + 1 if numbers else 0
-
-
-def _is_in_block(name: str) -> bool:
-    parts = name.split(".")
-    return len(parts) > 2 and parts[0] == "blocks" and parts[1].isdecimal()
+    return 1 + max((int(found[1]) for found in map(_BLOCK.match, weights) if found), default=-1)
 
 
 def _is_vit(weights: Weights) -> bool:
@@ -429,15 +417,22 @@ def spread_heads(num_heads: int | tuple[int, ...], depth: int) -> tuple[int, ...
 
 def split_left_out(layout: Layout, weights: Weights) -> tuple[Weights, dict[str, list[str]]]:
     """The encoder's tensors, and the names of those that are left out, by what they are."""
+
+    def what_of(name: str) -> str | None:
+        parts = layout.left_out
+        return next((w for p, w in parts if name.startswith(p) or name.endswith(f".{p}")), None)
+
+    return sort_out(weights, what_of)
+
+
+def sort_out(
+    weights: Weights, what_of: Callable[[str], str | None]
+) -> tuple[Weights, dict[str, list[str]]]:
+    """The tensors of which ``what_of`` their name is None, and the names of the others, by it."""
     kept: Weights = {}
     left: dict[str, list[str]] = {}
     for name, value in weights.items():
-        starts_or_ends = (
-            what
-            for part, what in layout.left_out
-            if name.startswith(part) or name.endswith(f".{part}")
-        )
-        what = next(starts_or_ends, None)
+        what = what_of(name)
         if what is None:
             kept[name] = value
         else:

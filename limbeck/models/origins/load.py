@@ -1,6 +1,7 @@
 """``load_encoder``: any source of weights as an encoder."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,13 @@ from limbeck.models.origins.checkpoint import (
 )
 from limbeck.models.origins.files import SUFFIXES
 from limbeck.models.origins.huggingface import load_huggingface
-from limbeck.models.origins.layouts import Grid, spread_heads, to_grid
+from limbeck.models.origins.layouts import Grid, spread_heads
 from limbeck.models.origins.names import check_source, split_source
 from limbeck.models.origins.repository import read_hub_config
 from limbeck.models.origins.timm import load_timm
 from limbeck.models.tensor_files import check_finite
 from limbeck.models.timm_encoder import TimmEncoder
-from limbeck.models.vit import wrap
+from limbeck.models.windows import to_grid
 from limbeck.records import Features, Tap
 
 
@@ -64,19 +65,7 @@ def load_encoder(
     Raises UserError for a source that can't be found or reached, for weights that do not fit to
     the last tensor, and (NotFiniteWeights) for such with NaN or infinity.
     """
-    encoder = _load(str(source), img_size, patch_size, num_heads, num_classes, overrides)
-    check_finite(encoder, source)
-    return encoder
-
-
-def _load(
-    source: str,
-    img_size: int | Sequence[int] | None,
-    patch_size: int | None,
-    num_heads: int | Sequence[int] | None,
-    num_classes: int | None,
-    overrides: dict[str, Any],
-) -> Encoder:
+    source = str(source)
     check_source(source, any_model=True)
     _check_positive(img_size=img_size, patch_size=patch_size, num_heads=num_heads)
     size = None if img_size is None else to_grid(img_size)
@@ -84,6 +73,12 @@ def _load(
     shared = {
         "img_size": size, "patch_size": patch_size, "num_heads": heads, "num_classes": num_classes,
     }  # fmt: skip
+    encoder = _load(source, shared, overrides)
+    check_finite(encoder, source)
+    return encoder
+
+
+def _load(source: str, shared: dict[str, Any], overrides: dict[str, Any]) -> Encoder:
     scheme, name = split_source(source)
     if scheme == "own":
         return _call_own(name, {k: v for k, v in shared.items() if v is not None} | overrides)
@@ -210,14 +205,11 @@ def _load_finished(
     is_same = img_size in (None, facts.img_size) and num_classes in (None, facts.num_classes)
     notes = list(facts.origin.get("notes", []))
     origin = facts.origin | {"layout": "finished student", "notes": notes}
+    if is_same:
+        encoder.facts = replace(facts, origin=origin)
+        return encoder
     architecture = dict(facts.architecture)
     weights = drop_classifier(encoder.model.state_dict(), architecture, num_classes, notes)
-    if is_same:
-        again = wrap(
-            encoder.model, architecture=architecture, origin=origin, mean=facts.mean, std=facts.std
-        ).eval()
-    else:
-        size = img_size or facts.img_size
-        again = at_size(weights, architecture, origin, facts.input_grid, size)
+    again = at_size(weights, architecture, origin, facts.input_grid, img_size or facts.img_size)
     again.mask_token = encoder.mask_token
     return again

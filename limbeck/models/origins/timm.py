@@ -2,6 +2,7 @@
 
 import logging
 import urllib.error
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from limbeck.models.finished import weight_hash
 from limbeck.models.origins.checkpoint import interpolation_note, resized
 from limbeck.models.origins.files import left_out_notes, read_weights
 from limbeck.models.origins.hub import REMEDY, fetch
-from limbeck.models.origins.layouts import Grid, Weights, spread_heads, to_grid
+from limbeck.models.origins.layouts import Grid, Weights, spread_heads
 from limbeck.models.shapes import (
     check_model_name,
     is_hierarchical,
@@ -30,7 +31,7 @@ from limbeck.models.shapes import (
 from limbeck.models.stated import check_size
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import wrap
-from limbeck.models.windows import timm_kwargs
+from limbeck.models.windows import timm_kwargs, to_grid
 
 log = logging.getLogger("limbeck")
 
@@ -110,16 +111,9 @@ def load_timm(
         if facts.get("fixed_input_size"):
             model_args["img_size"] = list(img_size or own_size)
         model_args["num_classes"] = facts["num_classes"] if num_classes is None else num_classes
+        size = img_size or own_size
         return _load_classifier(
-            name,
-            source,
-            model_args,
-            facts,
-            overlay,
-            pretrained,
-            img_size or own_size,
-            config,
-            notes,
+            name, source, model_args, facts, overlay, pretrained, size, config, notes
         )
     if patch_size is not None and is_hierarchical(base):
         raise UserError(f"{source} is an encoder of stages; leave patch_size away.")
@@ -133,15 +127,8 @@ def load_timm(
         )  # fmt: skip
         return resized(encoder, img_size)
     classes = facts["num_classes"] if num_classes is None else num_classes
-    plain = (
-        shape
-        | pooling_of(base, classes)
-        | model_args
-        | {
-            "img_size": list(img_size or own_size),
-            "num_classes": classes,
-        }
-    )
+    plain = shape | pooling_of(base, classes) | model_args
+    plain |= {"img_size": list(img_size or own_size), "num_classes": classes}
     if patch_size is not None:
         plain["patch_size"] = patch_size
     if isinstance(num_heads, int) and not pretrained:
@@ -150,14 +137,9 @@ def load_timm(
     overlay |= _described(facts)
     model = _create(name, plain, overlay, pretrained, source)
     plain["global_pool"] = getattr(model, "global_pool", "avg")
-    mean, std = (tuple(facts.get(key, (0.5, 0.5, 0.5))) for key in ("mean", "std"))
-    encoder = wrap(
-        model,
-        architecture={"kind": "timm", "name": base, "kwargs": plain},
-        origin={},
-        mean=mean,
-        std=std,
-    )
+    architecture = {"kind": "timm", "name": base, "kwargs": plain}
+    architecture |= {key: facts.get(key, (0.5, 0.5, 0.5)) for key in ("mean", "std")}
+    encoder = wrap(model, architecture=architecture, origin={})
     if pretrained:
         notes += _size_notes(encoder, own_size, weights)
     if num_heads is not None:
@@ -167,9 +149,8 @@ def load_timm(
         log.info("%s: %s", source, note)
     hashed = weight_hash(_before_resizing(model, weights, overlay.get("file")))
     origin = _origin(source, facts, hashed, notes, config, encoder.facts.num_classes)
-    return wrap(
-        model, architecture=encoder.facts.architecture, origin=origin, mean=mean, std=std
-    ).eval()
+    encoder.facts = replace(encoder.facts, origin=origin)
+    return encoder.eval()
 
 
 def _load_classifier(

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from limbeck.data.loader import StoredTargets
 from limbeck.data.skipped import SkippedLog
+from limbeck.data.target_store.located import LocatedTargets
 from limbeck.engine.distributed import Ranks
 from limbeck.methods.distiller import Distiller
 from limbeck.models.build import describe_positions
@@ -62,7 +62,7 @@ def _stream(
     images: Images,
     nets: Networks,
     ranks: Ranks,
-    stored: StoredTargets | None,
+    stored: LocatedTargets | None,
     config: DistillConfig,
     skipped: SkippedLog,
     start_step: int,
