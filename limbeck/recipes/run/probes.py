@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from limbeck.errors import UserError
 from limbeck.recipes.run.options import CropEvalOptions, EmbedOptions, ProbeOptions
 
 if TYPE_CHECKING:
@@ -107,7 +108,15 @@ def task_probe(
     device: torch.device,
     skipped: SkippedLog,
 ) -> Probe:
-    """The task's own score of what it predicts of labelled images."""
+    """The task's own score of what it predicts of labelled images.
+
+    Raises UserError where there are none to score on.
+    """
+    if not (len(source) and source.classes):
+        raise UserError(
+            "There is no held-out image with a label to score on; raise --data.holdout-ratio, or "
+            "name labelled images."
+        )
     import torch
 
     from limbeck.evaluation.embed import evaluating
