@@ -102,6 +102,16 @@ def flat(values: Plain, prefix: str = "") -> Plain:
     return found
 
 
+def differing(there: Plain, here: Plain) -> list[tuple[str, str, str]]:
+    """(name, value there, value here), values as JSON or "absent", of flat plain data."""
+    found = [(name, _short(there, name), _short(here, name)) for name in {**here, **there}]
+    return [each for each in found if each[1] != each[2]]
+
+
+def _short(values: Plain, name: str) -> str:
+    return to_json(values[name], indent=None) if name in values else "absent"
+
+
 @functools.cache
 def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
     return pydantic.TypeAdapter(kind)

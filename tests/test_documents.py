@@ -108,3 +108,10 @@ def test_plain_data_as_it_is_read_back():
 def test_nested_data_by_dotted_name():
     nested = {"a": {"b": 1, "c": {"d": [2]}}, "e": {}, "f": None}
     assert flat(nested) == {"a.b": 1, "a.c.d": [2], "e": {}, "f": None}
+
+
+def test_what_differs_in_flat_data_is_told_as_json():
+    there, here = {"a": 1, "b": "x", "c": [1]}, {"a": 1, "b": "y", "d": None}
+    assert differing(there, here) == [
+        ("b", '"x"', '"y"'), ("d", "absent", "null"), ("c", "[1]", "absent")
+    ]  # fmt: skip

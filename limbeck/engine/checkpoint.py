@@ -315,8 +315,7 @@ def load_checkpoint(run: Run) -> dict[str, Any] | None:
             f"{file} is another run's ({name} is {there} there and {here} here). Restore this "
             "run's from a copy, or delete it to start afresh."
         )
-    whole: dict[str, Any] = state
-    return whole
+    return state
 
 
 def _check_sums(file: Path) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from limbeck.documents import as_read, flat, to_json
+from limbeck.documents import as_read, differing, flat
 
 MAY_CHANGE = (
     "out",
@@ -38,22 +38,16 @@ def differences(
     ``but`` names what may. A fine-tuning within something larger has sections of its own, such as
     tune.train, in which the same options may. ``what`` goes before the names.
     """
-    there, here = as_read(there), as_read(here)
-    old, new = flat(there), flat(here)
+    old, new = flat(as_read(there)), flat(as_read(here))
     if old.get("teacher.source") is None and new.get("teacher.source") is None:
         for each in (old, new):  # earlier versions wrote one of a teacher that there is not
             each.pop("teacher.precision", None)
-    found = [(name, _short(old, name), _short(new, name)) for name in {**new, **old}]
     return [
         (f"{what}{name}", before, after)
-        for name, before, after in found
-        if before != after and not _is_one_of(name, but)
+        for name, before, after in differing(old, new)
+        if not _is_one_of(name, but)
     ]
 
 
 def _is_one_of(name: str, names: tuple[str, ...]) -> bool:
     return name in names or any("." in each and name.endswith(f".{each}") for each in names)
-
-
-def _short(values: dict[str, Any], name: str) -> str:
-    return to_json(values[name], indent=None) if name in values else "absent"

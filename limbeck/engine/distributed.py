@@ -295,20 +295,20 @@ class SumOverRanks(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor) -> Tensor:
         """A new tensor, the same on every rank."""
         del ctx
-        total = values.clone()
-        if distributed.is_initialized():
-            distributed.all_reduce(total)
-        return total
+        return _sum_over_ranks(values)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         """Every rank's losses depend on this rank's values."""
         del ctx
-        (total,) = gradients
-        total = total.clone()
-        if distributed.is_initialized():
-            distributed.all_reduce(total)
-        return total
+        return _sum_over_ranks(*gradients)
+
+
+def _sum_over_ranks(values: Tensor) -> Tensor:
+    total = values.clone()
+    if distributed.is_initialized():
+        distributed.all_reduce(total)
+    return total
 
 
 def on_main_rank(function: Callable[[], T]) -> T:
@@ -332,8 +332,7 @@ def on_main_rank(function: Callable[[], T]) -> T:
     if answer[1] is not None:
         kind, message = answer[1]
         raise kind(message)
-    value: T = answer[0]
-    return value
+    return answer[0]
 
 
 def freeze_untrained(

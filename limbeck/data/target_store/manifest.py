@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from limbeck.documents import as_read, fit, flat, parse_json, to_json
+from limbeck.documents import as_read, differing, fit, flat, parse_json, to_json
 from limbeck.errors import RunError, UserError
 
 FORMAT_VERSION = 1
@@ -194,13 +194,5 @@ def damage(error: UserError) -> str:
 
 def differences(there: Manifest, here: Manifest) -> list[str]:
     """In words, where the manifest ``there`` is not what ``here`` asks for."""
-    old, new = (flat(each.identity) for each in (there, here))
-    return [
-        f"{name} is {_short(old, name)} there and {_short(new, name)} here"
-        for name in {**new, **old}
-        if _short(old, name) != _short(new, name)
-    ]
-
-
-def _short(values: dict[str, Any], name: str) -> str:
-    return to_json(values[name], indent=None) if name in values else "absent"
+    found = differing(flat(there.identity), flat(here.identity))
+    return [f"{name} is {old} there and {new} here" for name, old, new in found]

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from limbeck.errors import RunError, UserError, require_extra
 from limbeck.files import TEMPORARY_SUFFIX, open_file, read_file, sync_folder
@@ -36,6 +36,8 @@ class Place(ABC):
     """A flat folder of files. All raise RunError, with the reason, where the place refuses."""
 
     address: str
+    failures: ClassVar[type[Exception]]
+    """What it raises where it refuses."""
 
     @abstractmethod
     def begin(self) -> None:
@@ -77,6 +79,16 @@ class Place(ABC):
         ``wait`` for that.
         """
 
+    @contextmanager
+    def _errors(self, verb: str, name: str = "") -> Iterator[None]:
+        """Tell what could not be done to a file, or to the place itself, and why."""
+        try:
+            yield
+        except (UserError, Taken):
+            raise
+        except self.failures as error:
+            raise _refused(verb, f"{self.address}/{name}".rstrip("/"), error) from error
+
 
 def open_place(address: str) -> Place:
     """The place at a path or an fsspec address; nothing is made or looked up yet."""
@@ -101,13 +113,15 @@ def check_room(place: Place, num_bytes: int, what: str, remedy: str) -> None:
 class LocalPlace(Place):
     """A folder of this machine, or one that it mounts."""
 
+    failures = OSError
+
     def __init__(self, address: str) -> None:
         self.address = address
         self.folder = Path(address)
 
     def begin(self) -> None:
         """See ``Place``."""
-        with self._errors("write", self.address):
+        with self._errors("write"):
             self.folder.mkdir(parents=True, exist_ok=True)
 
     def sweep(self) -> None:
@@ -121,7 +135,7 @@ class LocalPlace(Place):
     def sizes(self) -> dict[str, int]:
         """See ``Place``; what is hidden, and a link to nothing, is left out."""
         sizes = {}
-        with self._errors("read", self.address):
+        with self._errors("read"):
             if not self.folder.exists():
                 return {}
             names = sorted(name for name in os.listdir(self.folder) if not name.startswith("."))
@@ -160,7 +174,7 @@ class LocalPlace(Place):
     def free(self) -> int | None:
         """See ``Place``; before the folder exists, where it will be."""
         folder = self.folder.absolute()
-        with self._errors("read", self.address):
+        with self._errors("read"):
             there = next(path for path in (folder, *folder.parents) if path.exists())
             return shutil.disk_usage(there).free
 
@@ -209,17 +223,11 @@ class LocalPlace(Place):
                 raise
             os.close(descriptor)
 
-    @contextmanager
-    def _errors(self, verb: str, name: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            where = self.folder / name if name != self.address else self.folder
-            raise _refused(verb, str(where), error) from error
-
 
 class RemotePlace(Place):
     """An address of fsspec, such as ``s3://bucket/store``: one object per file."""
+
+    failures = Exception  # each of fsspec's stores has errors of its own
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -230,15 +238,15 @@ class RemotePlace(Place):
         """See ``Place``; an object store has no folders."""
         if self.protocol not in WITHOUT_FOLDERS:
             store, root = self._store()
-            self._try("write", self.address, lambda: store.makedirs(root, exist_ok=True))
+            with self._errors("write"):
+                store.makedirs(root, exist_ok=True)
 
     def sweep(self) -> None:
         """See ``Place``; an object appears when it is complete."""
 
     def sizes(self) -> dict[str, int]:
         """See ``Place``."""
-
-        def listed() -> dict[str, int]:
+        with self._errors("read"):
             store, root = self._store()
             store.invalidate_cache()
             try:
@@ -248,12 +256,9 @@ class RemotePlace(Place):
             found = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: entry for entry in entries}
             return {name: int(found[name]["size"] or 0) for name in sorted(found)}
 
-        return self._try("read", self.address, listed)
-
     def read_all(self, names: Sequence[str]) -> list[bytes]:
         """See ``Place``; many at a time where the store can."""
-
-        def contents() -> list[bytes]:
+        with self._errors("read"):
             store, root = self._store()
             sizes = self.sizes() if len(names) > 1 else {name: self.size(name) for name in names}
             for name in names:
@@ -263,28 +268,20 @@ class RemotePlace(Place):
             found = store.cat(paths, on_error="raise") if paths else {}
             return [found[store._strip_protocol(path)] for path in paths]
 
-        return self._try("read", self.address, contents)
-
     def read_range(self, name: str, start: int, end: int) -> bytes:
         """See ``Place``."""
-
-        def content() -> bytes:
+        with self._errors("read", name):
             store, root = self._store()
             return store.cat_file(f"{root}/{name}", start=start, end=end)
 
-        return self._try("read", name, content)
-
     def size(self, name: str) -> int | None:
         """See ``Place``."""
-
-        def found() -> int | None:
+        with self._errors("read", name):
             store, root = self._store()
             try:
                 return int(store.info(f"{root}/{name}", refresh=True)["size"])
             except FileNotFoundError:
                 return None
-
-        return self._try("read", name, found)
 
     def write(self, name: str, data: bytes) -> None:
         """See ``Place``: an object appears when it is complete."""
@@ -314,11 +311,9 @@ class RemotePlace(Place):
         yield publish
 
     def _put(self, name: str, data: bytes, **kwargs: str) -> None:
-        def put() -> None:
+        with self._errors("write", name):
             store, root = self._store()
             store.pipe_file(f"{root}/{name}", data, **kwargs)
-
-        self._try("write", name, put)
 
     def _store(self) -> tuple[Any, str]:
         """The file system and the folder's path in it.
@@ -340,15 +335,6 @@ class RemotePlace(Place):
                 "such as s3://bucket/store."
             ) from error
         return store, root.rstrip("/")
-
-    def _try(self, verb: str, name: str, act: Callable[[], Any]) -> Any:
-        try:
-            return act()
-        except (UserError, Taken):
-            raise
-        except Exception as error:  # Each of fsspec's stores has errors of its own.
-            where = name if name == self.address else f"{self.address}/{name}"
-            raise _refused(verb, where, error) from error
 
 
 def _refused(verb: str, where: str, error: Exception) -> RunError:
