@@ -7,6 +7,7 @@ from typing_extensions import TypedDict
 from limbeck.documents import (
     MAX_DEPTH,
     as_read,
+    differing,
     fit,
     flat,
     parse_json,

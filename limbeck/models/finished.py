@@ -23,7 +23,7 @@ from limbeck.errors import UserError
 from limbeck.files import disk_errors, is_inside, printable, write_bytes
 from limbeck.models.encoder import check_images
 from limbeck.models.stated import check_size
-from limbeck.models.tensor_files import check_finite, read_safetensors
+from limbeck.models.tensor_files import check_finite, compare, read_safetensors
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import build_encoder, wrap
 from limbeck.models.windows import timm_kwargs
@@ -351,14 +351,9 @@ def _timm_calls(encoder: TimmEncoder) -> dict[str, Any] | None:
 
 
 def _check_keys(own: dict[str, Tensor], weights: dict[str, Tensor], file: Path) -> None:
-    problems = [f"missing: {name}" for name in sorted(own.keys() - weights.keys())]
-    problems += [f"unexpected: {name}" for name in sorted(weights.keys() - own.keys())]
-    problems += [
-        f"{name} is {list(weights[name].shape)} instead of {list(own[name].shape)}"
-        for name in sorted(own.keys() & weights.keys())
-        if own[name].shape != weights[name].shape
-    ]
-    if problems:
+    found = compare(own, weights)
+    problems = [f"{kind}: {name}" for kind in ("missing", "unexpected") for name in found[kind]]
+    if problems := [*problems, *found["misshapen"]]:
         raise UserError(
             f"{file} does not match the architecture in {RECORD_FILE} ({'; '.join(problems)}); "
             "keep the two files of one run together."

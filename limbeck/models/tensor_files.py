@@ -149,3 +149,16 @@ def check_finite(weights: Mapping[str, Tensor] | nn.Module, where: Path | str) -
             f"The weights of {where} can't be used: {wrong}; the file is damaged, or its training "
             "had failed. Get it again, or take another."
         )
+
+
+def compare(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """What keeps ``weights`` from being those of a model whose state is ``own``, by kind."""
+    return {
+        "missing": sorted(own.keys() - weights.keys()),
+        "unexpected": sorted(weights.keys() - own.keys()),
+        "misshapen": [
+            f"{name} is {list(weights[name].shape)} instead of {list(own[name].shape)}"
+            for name in sorted(own.keys() & weights.keys())
+            if own[name].shape != weights[name].shape
+        ],
+    }

@@ -83,7 +83,7 @@ def read_shape(weights: Weights, img_size: Grid | None = None) -> VitShape:
     order = [0, num_prefix] if num_reg_tokens else [num_prefix, 0]
     if "dist_token" in weights:
         order.insert(1, num_prefix - 1)  # G2SD's distillation token has no position
-    grid, num_prefix_rows = _read_grid(weights["pos_embed"].shape[1], order, patch_size, img_size)
+    grid, num_prefix_rows = read_grid(weights["pos_embed"].shape[1], order, patch_size, img_size)
     hidden_dim = weights["blocks.0.mlp.fc1.weight"].shape[0]
     return VitShape(
         embed_dim=patch_weight.shape[0],
@@ -126,12 +126,12 @@ def _num_rows(weights: Weights, name: str) -> int:
     return weights[name].shape[0] if name in weights else 0
 
 
-def _read_grid(
+def read_grid(
     num_rows: int, order: Sequence[int], patch_size: int, img_size: Grid | None
 ) -> tuple[Grid, int]:
     """The grid of a position table, and how many of its rows are of prefix tokens.
 
-    ``order``: the numbers that they may be, the likeliest first.
+    ``order``: the numbers that they may be, the likeliest first. Raises UserError for no grid.
     """
     if img_size is not None:
         grid = (img_size[0] // patch_size, img_size[1] // patch_size)
@@ -142,9 +142,10 @@ def _read_grid(
         side = isqrt(max(num_rows - rows, 0))
         if side > 0 and side * side == num_rows - rows:
             return (side, side), rows
+    prefix = f" with {max(order)} prefix tokens" if max(order) else ""
     raise UserError(
-        f"A position table of {num_rows} rows with {max(order)} prefix tokens is for no square "
-        f"grid; name the image size it was made for (img_size=(height, width))."
+        f"A position table of {num_rows} rows{prefix} is for no square grid; name the image size "
+        "it was made for (img_size=(height, width))."
     )
 
 
@@ -174,7 +175,11 @@ def to_architecture(
     them. Raises UserError for a combination that timm does not have.
     """
     if shape.out_dim:
-        return _to_star(shape, num_heads, img_size)
+        return _to_own(
+            *("tinymim-star", "tinymim_star", shape, num_heads, img_size),
+            out_dim=shape.out_dim,
+            fc_norm_dim=shape.fc_norm_dim or shape.out_dim,
+        )
     if shape.has_separate_bias or shape.num_heads:
         return _to_beit(shape, num_heads, img_size)
     if shape.has_dist_token and shape.num_prefix_rows == 1:
@@ -199,26 +204,17 @@ def to_architecture(
         **_sizes(shape, num_heads),
         "global_pool": shape.global_pool,
     }
-    # Only what differs from the named model.
-    special = {
-        "class_token": shape.has_cls_token,
-        "reg_tokens": shape.num_reg_tokens,
-        "no_embed_class": shape.has_cls_token and not shape.num_prefix_rows,
-        "qkv_bias": shape.has_qkv_bias,
-        "qk_norm": shape.has_qk_norm,
-        "pre_norm": shape.has_pre_norm,
-        "act_layer": act_layer,
+    # Only what differs from the named model, whose own is second.
+    both = {
+        "class_token": (shape.has_cls_token, True),
+        "reg_tokens": (shape.num_reg_tokens, 0),
+        "no_embed_class": (shape.has_cls_token and not shape.num_prefix_rows, False),
+        "qkv_bias": (shape.has_qkv_bias, True),
+        "qk_norm": (shape.has_qk_norm, False),
+        "pre_norm": (shape.has_pre_norm, name == "vit_base_patch16_clip_224"),
+        "act_layer": (act_layer, "silu" if shape.is_gated else "gelu"),
     }
-    usual = {
-        "class_token": True,
-        "reg_tokens": 0,
-        "no_embed_class": False,
-        "qkv_bias": True,
-        "qk_norm": False,
-        "pre_norm": name == "vit_base_patch16_clip_224",
-        "act_layer": "silu" if shape.is_gated else "gelu",
-    }
-    kwargs |= {key: value for key, value in special.items() if value != usual[key]}
+    kwargs |= {key: own for key, (own, usual) in both.items() if own != usual}
     if shape.has_layer_scale:
         kwargs["init_values"] = 1e-5  # any value that builds the scales; the weights overwrite it
     elif shape.is_gated:
@@ -238,33 +234,16 @@ def _sizes(shape: VitShape, num_heads: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def _to_star(shape: VitShape, num_heads: tuple[int, ...], img_size: Grid) -> dict[str, Any]:
-    kwargs = {
-        "img_size": list(img_size),
-        **_sizes(shape, num_heads),
-        "out_dim": shape.out_dim,
-        "fc_norm_dim": shape.fc_norm_dim or shape.out_dim,
-    }
-    return {
-        "kind": "tinymim-star",
-        "name": "tinymim_star",
-        "kwargs": kwargs,
-        "num_heads": list(num_heads),
-    }
-
-
 def _to_own(
-    kind: str, name: str, shape: VitShape, num_heads: tuple[int, ...], img_size: Grid
+    kind: str, name: str, shape: VitShape, num_heads: tuple[int, ...], img_size: Grid, **others: Any
 ) -> dict[str, Any]:
-    kwargs = {"img_size": list(img_size), **_sizes(shape, num_heads)}
+    kwargs = {"img_size": list(img_size), **_sizes(shape, num_heads), **others}
     return {"kind": kind, "name": name, "kwargs": kwargs, "num_heads": list(num_heads)}
 
 
 def _to_beit(shape: VitShape, num_heads: tuple[int, ...], img_size: Grid) -> dict[str, Any]:
     """timm's Beit; with a whole qkv bias, which that has not, the kind "beit-qkv-bias"."""
-    kwargs = {
-        "img_size": list(img_size),
-        **_sizes(shape, num_heads),
+    others = {
         "global_pool": shape.global_pool,
         "use_abs_pos_emb": True,
         "use_rel_pos_bias": shape.num_heads > 0 and not shape.is_shared,
@@ -273,14 +252,10 @@ def _to_beit(shape: VitShape, num_heads: tuple[int, ...], img_size: Grid) -> dic
         "init_values": 0.1 if shape.has_layer_scale else 0.0,
     }
     if not shape.has_separate_bias and not shape.has_qkv_bias:
-        kwargs["qkv_bias"] = False
+        others["qkv_bias"] = False
     is_timms = shape.has_separate_bias or not shape.has_qkv_bias
-    return {
-        "kind": "timm" if is_timms else "beit-qkv-bias",
-        "name": "beit_base_patch16_224" if is_timms else "beit_qkv_bias",
-        "kwargs": kwargs,
-        "num_heads": list(num_heads),
-    }
+    named = ("timm", "beit_base_patch16_224") if is_timms else ("beit-qkv-bias", "beit_qkv_bias")
+    return _to_own(*named, shape, num_heads, img_size, **others)
 
 
 def to_ratio(hidden_dim: int, embed_dim: int) -> float:

@@ -33,6 +33,7 @@ from limbeck.models.origins.layouts import (
 )
 from limbeck.models.shapes import pooling_of
 from limbeck.models.stated import check_size
+from limbeck.models.tensor_files import compare
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import build_encoder, wrap
 from limbeck.models.windows import with_img_size
@@ -271,16 +272,3 @@ def check_match(own: Weights, weights: Weights, where: str) -> None:
             f"{where} does not fit: {'; '.join(problems)}. Nothing is loaded in part; "
             "'limbeck inspect' shows what the file is."
         )
-
-
-def compare(own: Weights, weights: Weights) -> dict[str, list[str]]:
-    """What keeps ``weights`` from being those of a model whose state is ``own``, by kind."""
-    return {
-        "missing": sorted(own.keys() - weights.keys()),
-        "unexpected": sorted(weights.keys() - own.keys()),
-        "misshapen": [
-            f"{name} is {list(weights[name].shape)} instead of {list(own[name].shape)}"
-            for name in sorted(own.keys() & weights.keys())
-            if own[name].shape != weights[name].shape
-        ],
-    }

@@ -121,7 +121,7 @@ def load_autoencoder(source: str | Path, **overrides: Any) -> Encoder:
             raise _no_decoder(f"What '{source}' returns")
         return encoder
     kept = {} if scheme == "timm" else load_keepsakes(source)
-    if not kept.keys() & {DECODER, FEATURE_DECODER}:
+    if DECODER not in kept and FEATURE_DECODER not in kept:
         if scheme is None:
             load_encoder(source, **overrides)  # what is no source at all says so itself
         raise _no_decoder(source)
@@ -160,9 +160,10 @@ def join_decoder(encoder: Encoder, kept: Mapping[str, Keepsake], source: str) ->
 
 
 def _choose(kept: Mapping[str, Keepsake], source: str) -> Keepsake:
-    if not kept.keys() & {DECODER, FEATURE_DECODER}:
+    told = kept.get(DECODER) or kept.get(FEATURE_DECODER)
+    if told is None:
         raise _no_decoder(source)
-    return kept[DECODER if DECODER in kept else FEATURE_DECODER]
+    return told
 
 
 def _no_decoder(source: str) -> UserError:
@@ -176,9 +177,9 @@ def _no_decoder(source: str) -> UserError:
 
 def describe_decoder(kept: Mapping[str, Keepsake], source: str) -> str:
     """The decoder among what is kept, in words for people; '' without one, or why it is none."""
-    if not kept.keys() & {DECODER, FEATURE_DECODER}:
+    told = kept.get(DECODER) or kept.get(FEATURE_DECODER)
+    if told is None:
         return ""
-    told = _choose(kept, source)
     try:
         width, depth, _, _ = read_shape(told, source)
         with torch.device("meta"):

@@ -64,7 +64,8 @@ def read_weights(path: Path | str) -> tuple[Weights, FileInfo]:
     if path.suffix == ".safetensors":
         weights, metadata = read_safetensors(path)
         info = FileInfo("safetensors", metadata=check_told(metadata, path))
-        return _usable(*take_network(weights, info), path)
+        weights, info = take_network(weights, info)
+        return as_float32(weights, path), info
     content = read_pickle(path)
     if isinstance(content, dict) and "limbeck_checkpoint" in content:
         raise UserError(
@@ -75,10 +76,7 @@ def read_weights(path: Path | str) -> tuple[Weights, FileInfo]:
     check_plain(weights, path)
     metadata = check_told(read_metadata(content), path)
     info = FileInfo("torch", containers, other_entries=others, metadata=metadata)
-    return _usable(*take_network(weights, info), path)
-
-
-def _usable(weights: Weights, info: FileInfo, path: Path) -> tuple[Weights, FileInfo]:
+    weights, info = take_network(weights, info)
     return as_float32(weights, path), info
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import UserError
-from limbeck.models.origins.architecture import to_ratio
+from limbeck.models.origins.architecture import read_grid, to_ratio
 from limbeck.models.origins.companions import SPARE_BLOCK
 from limbeck.models.origins.layouts import (
     Grid,
@@ -22,6 +22,7 @@ from limbeck.models.origins.layouts import (
     check_telling,
     depth_of,
     rename,
+    sort_out,
     spread_heads,
 )
 from limbeck.models.origins.tiny_vit import is_published, is_timms, read_arguments, timm_name
@@ -32,7 +33,7 @@ from limbeck.models.shapes import pooling_of
 HIERA_HEADS = {46: 1, 96: 1, 112: 2, 144: 2, 256: 4}
 _PATCH_STRIDE = 4  # of every Hiera; its convolution is wider, 7 x 7
 
-# Not of the encoder: what a name begins with, or for the last two ends with.
+# Not of the encoder: what a name begins with.
 _BESIDE = {
     "decoder": "the decoder",
     "multi_scale_fusion_heads.": "the decoder's fusion of stages",
@@ -55,9 +56,9 @@ class Staged:
     description: str
     weights: Weights
     architecture: dict[str, Any]
-    grid: Grid
     num_heads: tuple[int, ...]
-    heads_known_from: str
+    heads_known_from: str = "the tables of its relative positions"
+    grid: Grid = (0, 0)
     left_out: dict[str, list[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     mask_token: Tensor | None = None
@@ -82,7 +83,7 @@ def read_staged(
     is_tiny_vit = is_published(weights) or is_timms(weights)
     if not (is_swin or is_hiera or is_tiny_vit):
         return None
-    kept, left = _split(weights)
+    kept, left = sort_out(weights, _what_beside)
     if is_tiny_vit:
         return _read_tiny_vit(kept, left, weights.get("mask_token"), num_heads)
     if is_swin:
@@ -90,18 +91,37 @@ def read_staged(
     return _read_hiera(kept, left, img_size, num_heads)
 
 
-def _split(weights: Weights) -> tuple[Weights, dict[str, list[str]]]:
-    kept: Weights = {}
-    left: dict[str, list[str]] = {}
-    for name, value in weights.items():
-        what = next((what for start, what in _BESIDE.items() if name.startswith(start)), None)
-        if name.endswith(_COMPUTED):
-            what = "tables that are computed"
-        if what is None:
-            kept[name] = value
-        else:
-            left.setdefault(what, []).append(name)
-    return kept, left
+def _what_beside(name: str) -> str | None:
+    if name.endswith(_COMPUTED):
+        return "tables that are computed"
+    return next((what for start, what in _BESIDE.items() if name.startswith(start)), None)
+
+
+_FAMILIES = {"hiera": "Hiera", "swin": "Swin", "tiny_vit": "TinyViT"}
+
+
+def _staged(
+    layout: str, is_published: bool, name: str, kwargs: dict[str, Any], heads: tuple[int, ...],
+    **others: Any,
+) -> Staged:  # fmt: skip
+    family = _FAMILIES[layout]
+    return Staged(
+        layout=layout if is_published else f"timm_{layout}",
+        description=f"{family} as published by its authors"
+        if is_published
+        else f"a {family} in timm's names",
+        architecture={"kind": "timm", "name": name, "kwargs": kwargs, "num_heads": list(heads)},
+        num_heads=heads,
+        **others,
+    )
+
+
+def _check_heads(layout: str, heads: tuple[int, ...], asked: int | tuple[int, ...] | None) -> None:
+    if asked is not None and spread_heads(asked, len(heads)) != heads:
+        raise UserError(
+            f"The tables of this {_FAMILIES[layout]}'s relative positions are for "
+            f"{', '.join(map(str, heads))} heads; leave num_heads away."
+        )
 
 
 # --- Hiera ---------------------------------------------------------------------------------------
@@ -129,7 +149,7 @@ def _read_hiera(
     starts = [k for k in range(depth) if k == 0 or f"blocks.{k}.proj.weight" in weights]
     stages = [b - a for a, b in zip(starts, [*starts[1:], depth], strict=True)]
     heads, known_from = _hiera_heads(width, stages, num_heads)
-    grid = _read_grid(positions.shape[1], img_size)
+    grid, _ = read_grid(positions.shape[1], [0], _PATCH_STRIDE, img_size)
     num_classes = weights["head.fc.weight"].shape[0] if "head.fc.weight" in weights else 0
     name = "hiera_tiny_224"  # any of timm's: what differs is stated
     kwargs = {
@@ -141,15 +161,10 @@ def _read_hiera(
         "num_classes": num_classes,
         "global_pool": "avg",
     } | pooling_of(name, num_classes)
-    return Staged(
-        layout="hiera" if is_published else "timm_hiera",
-        description="Hiera as published by its authors"
-        if is_published
-        else "a Hiera in timm's names",
+    return _staged(
+        *("hiera", is_published, name, kwargs, heads),
         weights=weights,
-        architecture={"kind": "timm", "name": name, "kwargs": kwargs, "num_heads": list(heads)},
         grid=grid,
-        num_heads=heads,
         heads_known_from=known_from,
         left_out=left,
     )
@@ -180,20 +195,6 @@ def _hiera_heads(
         HIERA_HEADS[width] * 2**stage for stage, depth in enumerate(stages) for _ in range(depth)
     ]
     return tuple(counts), f"usual for a Hiera {width} wide"
-
-
-def _read_grid(num_rows: int, img_size: Grid | None) -> Grid:
-    if img_size is not None:
-        grid = img_size[0] // _PATCH_STRIDE, img_size[1] // _PATCH_STRIDE
-        if grid[0] * grid[1] == num_rows:
-            return grid
-    side = isqrt(num_rows)
-    if side * side == num_rows:
-        return side, side
-    raise UserError(
-        f"A position table of {num_rows} rows is for no square grid; name the image size it was "
-        "made for (img_size=(height, width))."
-    )
 
 
 # --- Swin ----------------------------------------------------------------------------------------
@@ -233,11 +234,7 @@ def _read_swin(
     heads = tuple(
         table.shape[1] for table, depth in zip(tables, depths, strict=True) for _ in range(depth)
     )
-    if num_heads is not None and spread_heads(num_heads, sum(depths)) != heads:
-        raise UserError(
-            f"The tables of this Swin's relative positions are for {', '.join(map(str, heads))} "
-            "heads; leave num_heads away."
-        )
+    _check_heads("swin", heads, num_heads)
     width, _, patch_size, _ = weights["patch_embed.proj.weight"].shape
     windows = [(isqrt(table.shape[0]) + 1) // 2 for table in tables]
     side = patch_size * 2 ** (len(depths) - 1) * windows[-1]
@@ -253,16 +250,9 @@ def _read_swin(
         "global_pool": "avg",
     }
     name = "swin_tiny_patch4_window7_224"  # any of timm's: what differs is stated
-    return Staged(
-        layout="swin" if is_published else "timm_swin",
-        description="Swin as published by its authors"
-        if is_published
-        else "a Swin in timm's names",
+    return _staged(
+        *("swin", is_published, name, kwargs, heads),
         weights=weights,
-        architecture={"kind": "timm", "name": name, "kwargs": kwargs, "num_heads": list(heads)},
-        grid=(0, 0),
-        num_heads=heads,
-        heads_known_from="the tables of its relative positions",
         left_out=left,
         notes=notes,
         mask_token=mask_token,
@@ -309,21 +299,10 @@ def _read_tiny_vit(
     if is_own:
         weights = rename(weights, timm_name)
     name, arguments, heads = read_arguments(weights)
-    if num_heads is not None and spread_heads(num_heads, len(heads)) != heads:
-        raise UserError(
-            f"The tables of this TinyViT's relative positions are for "
-            f"{', '.join(map(str, heads))} heads; leave num_heads away."
-        )
-    return Staged(
-        layout="tiny_vit" if is_own else "timm_tiny_vit",
-        description="TinyViT as published by its authors"
-        if is_own
-        else "a TinyViT in timm's names",
+    _check_heads("tiny_vit", heads, num_heads)
+    return _staged(
+        *("tiny_vit", is_own, name, arguments, heads),
         weights=weights,
-        architecture={"kind": "timm", "name": name, "kwargs": arguments, "num_heads": list(heads)},
-        grid=(0, 0),
-        num_heads=heads,
-        heads_known_from="the tables of its relative positions",
         left_out=left,
         mask_token=mask_token,
     )

@@ -15,6 +15,7 @@ from limbeck.errors import UserError, did_you_mean
 from limbeck.models.encoder import Encoder
 from limbeck.models.origins.architecture import read_shape, to_architecture, to_ratio
 from limbeck.models.origins.checkpoint import assemble, check_patch_size, drop_classifier
+from limbeck.models.origins.files import left_out_notes
 from limbeck.models.origins.layouts import (
     IMAGENET_NORM,
     Grid,
@@ -23,6 +24,7 @@ from limbeck.models.origins.layouts import (
     name_list,
     place_registers,
     rename,
+    sort_out,
     spread_heads,
 )
 from limbeck.models.origins.repository import (
@@ -154,9 +156,9 @@ def load_huggingface(
             num_heads=num_heads, num_classes=num_classes,
         )  # fmt: skip
     family = find_family(config, source)
-    vision = _vision_part(config)
+    vision = config.get("vision_config") or config
     weights, left = to_timm_names(read_all(weights_file, place, source), family)
-    notes = [f"Left out {what} ({len(names)} tensors)." for what, names in left.items()]
+    notes = left_out_notes(left)
     own_heads = vision.get("num_attention_heads", family.num_heads)
     if config["model_type"] == "dinov3_vit":
         weights, architecture = _to_dinov3(weights, vision, own_heads, source, img_size)
@@ -204,13 +206,10 @@ def find_family(config: HubConfig, source: str) -> Family:
 
 def to_timm_names(weights: Weights, family: Family) -> tuple[Weights, dict[str, list[str]]]:
     """The encoder's tensors in timm's names, and the names left out, by what they are."""
-    kept = rename(weights, lambda name: _rename(name, family))
-    left: dict[str, list[str]] = {}
-    for name in list(kept):
-        what = next((what for start, what in _LEFT_OUT if name.startswith(start)), None)
-        if what is not None:
-            left.setdefault(what, []).append(name)
-            del kept[name]
+    kept, left = sort_out(
+        rename(weights, lambda name: _rename(name, family)),
+        lambda name: next((what for start, what in _LEFT_OUT if name.startswith(start)), None),
+    )
     if "cls_token" in kept:
         kept["cls_token"] = kept["cls_token"].reshape(1, 1, -1)
     if "pos_embed" in kept and kept["pos_embed"].ndim == 2:
@@ -247,10 +246,6 @@ def _activation(hidden_act: str, source: str) -> str:
             f"{source} has the activation '{hidden_act}'; supported are {', '.join(_ACTIVATIONS)}."
         )
     return _ACTIVATIONS[hidden_act]
-
-
-def _vision_part(config: HubConfig) -> Vision:
-    return config.get("vision_config") or config
 
 
 def _config_size(vision: Vision) -> Grid | None:
@@ -292,8 +287,7 @@ def _to_dinov3(
     if wrong or depth_of(renamed) > len(renamed):
         raise UserError(
             f"{source} is no whole DINOv3 ({', '.join(wrong) or 'blocks'} missing or of another "
-            f"form) among "
-            f"{len(weights)} tensors: {name_list(weights)}."
+            f"form) among {len(weights)} tensors: {name_list(weights)}."
         )
     embed_dim, _, _, patch_size = renamed["patch_embed.proj.weight"].shape
     depth = depth_of(renamed)

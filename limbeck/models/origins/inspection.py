@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import UserError
+from limbeck.models.encoder import Encoder
 from limbeck.models.finished import (
     FINISHED_FILE,
     RECORD_FILE,
@@ -18,7 +19,7 @@ from limbeck.models.finished import (
     read_record,
 )
 from limbeck.models.origins.architecture import read_shape, to_architecture
-from limbeck.models.origins.checkpoint import compare, heads_text
+from limbeck.models.origins.checkpoint import heads_text
 from limbeck.models.origins.decoder import decoder_in, describe_decoder, load_keepsakes
 from limbeck.models.origins.files import (
     SUFFIXES,
@@ -40,7 +41,14 @@ from limbeck.models.origins.load import load_encoder
 from limbeck.models.origins.names import check_path
 from limbeck.models.origins.pickled import read_pickle
 from limbeck.models.origins.repository import HubConfig, read_hub_config
-from limbeck.models.tensor_files import as_float32, check_plain, find_not_finite, read_safetensors
+from limbeck.models.tensor_files import (
+    as_float32,
+    check_plain,
+    compare,
+    find_not_finite,
+    read_safetensors,
+)
+from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import build_encoder
 
 _MAX_LEVELS = 16
@@ -229,16 +237,26 @@ def _describe(
         num_heads = (1,) * shape.depth  # shapes do not depend on it
         notes.append(str(error))
     try:
-        with torch.device("meta"):
-            own = build_encoder(
-                to_architecture(shape, num_heads, img_size=shape.img_size)
-                | {"mean": [0.5] * 3, "std": [0.5] * 3}
-            ).model.state_dict()
+        skeleton = _skeleton(to_architecture(shape, num_heads, img_size=shape.img_size))
     except UserError as error:
         return Inspection(notes=(*notes, str(error)), unmatched=tuple(sorted(named)), **found)
-    problems = compare(own, named).items()
-    unmatched = tuple(f"{kind}: {name}" for kind, names in problems for name in names)
-    return Inspection(notes=tuple(notes), unmatched=unmatched, **found)
+    return Inspection(notes=tuple(notes), unmatched=_unmatched(skeleton, named), **found)
+
+
+def _skeleton(architecture: dict[str, Any]) -> TimmEncoder:
+    with torch.device("meta"):
+        return build_encoder(architecture | {"mean": [0.5] * 3, "std": [0.5] * 3})
+
+
+def _unmatched(skeleton: TimmEncoder, weights: Weights) -> tuple[str, ...]:
+    problems = compare(skeleton.model.state_dict(), weights).items()
+    return tuple(f"{kind}: {name}" for kind, names in problems for name in names)
+
+
+def _facts_of(encoder: Encoder) -> dict[str, Any]:
+    names = ("embed_dim", "depth", "patch_size", "img_size", "num_prefix_tokens", "num_classes",
+             "num_heads")  # fmt: skip
+    return {name: getattr(encoder.facts, name) for name in names}
 
 
 def _left_out(left: dict[str, list[str]]) -> list[str]:
@@ -252,25 +270,16 @@ def _inspect_staged(
     notes = (*left, *problems, *info.notes, *staged.notes)
     found |= {"layout": staged.layout, "description": staged.description}
     try:
-        with torch.device("meta"):
-            encoder = build_encoder(staged.architecture | {"mean": [0.5] * 3, "std": [0.5] * 3})
+        encoder = _skeleton(staged.architecture)
     except UserError as error:
         return Inspection(
             notes=(*notes, str(error)), unmatched=tuple(sorted(staged.weights)), **found
         )
-    facts = encoder.facts
-    misfits = compare(encoder.model.state_dict(), staged.weights).items()
     return Inspection(
-        embed_dim=facts.embed_dim,
-        depth=facts.depth,
-        patch_size=facts.patch_size,
-        img_size=facts.img_size,
-        num_prefix_tokens=0,
-        num_classes=facts.num_classes,
-        num_heads=staged.num_heads,
         heads_known_from=staged.heads_known_from,
         notes=notes,
-        unmatched=tuple(f"{kind}: {name}" for kind, names in misfits for name in names),
+        unmatched=_unmatched(encoder, staged.weights),
+        **_facts_of(encoder),
         **found,
     )
 
@@ -294,17 +303,11 @@ def _inspect_loadable(path: Path, kind: str, config: HubConfig | None = None) ->
         kind=kind,
         layout=str(origin.pop("layout", kind)),
         description=f"{facts.architecture['name']}, {heads_text(facts.num_heads)} heads",
-        embed_dim=facts.embed_dim,
-        depth=facts.depth,
-        patch_size=facts.patch_size,
-        img_size=facts.img_size,
-        num_prefix_tokens=facts.num_prefix_tokens,
-        num_classes=facts.num_classes,
-        num_heads=facts.num_heads,
         heads_known_from="stated in its record or config",
         decoder=describe_decoder(kept, str(path)),
         metadata=origin,
         notes=notes,
+        **_facts_of(encoder),
         **_count(encoder.model.state_dict()),
     )
 

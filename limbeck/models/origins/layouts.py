@@ -88,6 +88,9 @@ def check_telling(
         )
 
 
+_BLOCK = re.compile(r"blocks\.(\d+)\.")
+
+
 def to_grid(size: int | Sequence[int]) -> Grid:
     """(height, width) from both or from one side."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
@@ -95,13 +98,7 @@ def to_grid(size: int | Sequence[int]) -> Grid:
 
 def depth_of(weights: Weights) -> int:
     """How many blocks: one more than the highest number in a ``blocks.N.`` name."""
-    numbers = [int(name.split(".")[1]) for name in weights if _is_in_block(name)]
-    return max(numbers) + 1 if numbers else 0
-
-
-def _is_in_block(name: str) -> bool:
-    parts = name.split(".")
-    return len(parts) > 2 and parts[0] == "blocks" and parts[1].isdecimal()
+    return 1 + max((int(found[1]) for found in map(_BLOCK.match, weights) if found), default=-1)
 
 
 def _is_vit(weights: Weights) -> bool:
@@ -429,15 +426,22 @@ def spread_heads(num_heads: int | tuple[int, ...], depth: int) -> tuple[int, ...
 
 def split_left_out(layout: Layout, weights: Weights) -> tuple[Weights, dict[str, list[str]]]:
     """The encoder's tensors, and the names of those that are left out, by what they are."""
+
+    def what_of(name: str) -> str | None:
+        parts = layout.left_out
+        return next((w for p, w in parts if name.startswith(p) or name.endswith(f".{p}")), None)
+
+    return sort_out(weights, what_of)
+
+
+def sort_out(
+    weights: Weights, what_of: Callable[[str], str | None]
+) -> tuple[Weights, dict[str, list[str]]]:
+    """The tensors of which ``what_of`` their name is None, and the names of the others, by it."""
     kept: Weights = {}
     left: dict[str, list[str]] = {}
     for name, value in weights.items():
-        starts_or_ends = (
-            what
-            for part, what in layout.left_out
-            if name.startswith(part) or name.endswith(f".{part}")
-        )
-        what = next(starts_or_ends, None)
+        what = what_of(name)
         if what is None:
             kept[name] = value
         else:

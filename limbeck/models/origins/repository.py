@@ -109,8 +109,7 @@ def read_hub_config(file: Path) -> HubConfig | None:
     if not ("model_type" in config or "architecture" in config):
         return None
     inner = {key: _told(config[key]) for key in ("vision_config", "pretrained_cfg") & config.keys()}
-    said: HubConfig = fit(config | inner, HubConfig, str(file))
-    return said
+    return fit(config | inner, HubConfig, str(file))
 
 
 def _told(values: Any) -> Any:
@@ -167,8 +166,7 @@ def read_processor(place: str | Path, source: str) -> Processor | None:
         said = read_json(file) if file else {}
         said = said if inner is None else said.get(inner)
         if said is not None and file:
-            processor: Processor = fit(_told(said), Processor, str(file))
-            return processor
+            return fit(_told(said), Processor, str(file))
     if unasked is not None:
         raise unasked
     return None
