@@ -17,7 +17,7 @@ from limbeck.data.options import DataOptions, ReleasedViews, ViewOptions
 from limbeck.data.order import StepOrder
 from limbeck.data.skipped import SkippedLog
 from limbeck.data.source import BadImage, Source
-from limbeck.data.view_makers import EvalView, MakeView, view_maker
+from limbeck.data.view_makers import MakeView, eval_maker, view_maker
 from limbeck.data.views import DrawNoise, View, erase, view_noise, view_seed
 from limbeck.data.workers import run_workers
 from limbeck.errors import RunError, UserError
@@ -259,7 +259,7 @@ def eval_batches(
     Labels and keys stay beside their images; ``view_seeds`` are those of run seed 0 and epoch 0.
     """
     dataset = _MicroBatches(
-        source, data.max_image_pixels, [EvalView(img_size, crop_ratio)], run_seed=0, max_tries=1
+        source, data.max_image_pixels, [eval_maker(img_size, crop_ratio)], run_seed=0, max_tries=1
     )
     starts = range(0, len(source), batch_size)
     requests = ((0, list(range(s, min(s + batch_size, len(source))))) for s in starts)

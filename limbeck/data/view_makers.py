@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
 
 import numpy as np
 
@@ -20,65 +20,21 @@ from limbeck.data.views import (
 )
 
 
-class MakeView(Protocol):
-    """How the views of one recipe are made, from the file to the noise in an erased box."""
+@dataclass(frozen=True)
+class MakeView:
+    """How the views of one recipe are made: (H, W, 3) uint8 and a seed to a view.
 
-    @property
-    def decode(self) -> Callable[[bytes, int], np.ndarray]:
-        """(file, most pixels) -> (H, W, 3) uint8; raises BadImage."""
-        ...
+    ``decode``: (file, most pixels) -> (H, W, 3) uint8, or BadImage; ``draw_noise`` fills an erased
+    box. It can be sent to a worker.
+    """
 
-    @property
-    def draw_noise(self) -> DrawNoise:
-        """What fills an erased box."""
-        ...
+    make: Callable[[np.ndarray, int], View]
+    decode: Callable[[bytes, int], np.ndarray]
+    draw_noise: DrawNoise
 
     def __call__(self, image: np.ndarray, seed: int) -> View:
         """The view of an image with a seed."""
-        ...
-
-
-@dataclass(frozen=True)
-class TrainView:
-    """``train_view`` with its options; a class, since a lambda can't be sent to a worker."""
-
-    options: ViewOptions
-    img_size: int
-    decode = staticmethod(decode_image)
-    draw_noise = staticmethod(view_noise)
-
-    def __call__(self, image: np.ndarray, seed: int) -> View:
-        """The view of an image with a seed."""
-        return train_view(image, seed, self.options, self.img_size)
-
-
-@dataclass(frozen=True)
-class ReleasedView:
-    """``released_view`` in one size."""
-
-    img_size: int
-    decode = staticmethod(decode_as_stored)
-    draw_noise = staticmethod(released_noise)
-
-    def __call__(self, image: np.ndarray, seed: int) -> View:
-        """The view of an image with a seed."""
-        return released_view(image, seed, self.img_size)
-
-
-@dataclass(frozen=True)
-class EvalView:
-    """``eval_view``, which no seed changes."""
-
-    img_size: int
-    crop_ratio: float
-    decode = staticmethod(decode_image)
-    draw_noise = staticmethod(view_noise)
-
-    def __call__(self, image: np.ndarray, seed: int) -> View:
-        """The centre of an image."""
-        del seed
-        pixels = eval_view(image, self.img_size, self.crop_ratio)
-        return View(pixels, pixels, NO_BOX)
+        return self.make(image, seed)
 
 
 def view_maker(views: ViewOptions | ReleasedViews, img_size: int) -> MakeView:
@@ -88,7 +44,21 @@ def view_maker(views: ViewOptions | ReleasedViews, img_size: int) -> MakeView:
     """
     if isinstance(views, ReleasedViews):
         check_streams()
-        return ReleasedView(img_size)
+        make = partial(released_view, img_size=img_size)
+        return MakeView(make, decode_as_stored, released_noise)
     if views.rand_augment:
         rand_augment(views.rand_augment, img_size)  # A bad recipe is told here, not by a worker.
-    return TrainView(views, img_size)
+    make = partial(train_view, options=views, img_size=img_size)
+    return MakeView(make, decode_image, view_noise)
+
+
+def eval_maker(img_size: int, crop_ratio: float) -> MakeView:
+    """What makes the ``eval_view`` of an image, which no seed changes."""
+    make = partial(_centre, img_size=img_size, crop_ratio=crop_ratio)
+    return MakeView(make, decode_image, view_noise)
+
+
+def _centre(image: np.ndarray, seed: int, img_size: int, crop_ratio: float) -> View:
+    del seed
+    pixels = eval_view(image, img_size, crop_ratio)
+    return View(pixels, pixels, NO_BOX)

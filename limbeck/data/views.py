@@ -82,7 +82,8 @@ def train_view(image: np.ndarray, seed: int, options: ViewOptions, img_size: int
     if _happens(seed, GRAY_STREAM, options.gray_prob):
         student = TF.rgb_to_grayscale(student, num_output_channels=3)
     if _happens(seed, BLUR_STREAM, options.blur_prob):
-        student = _blur(student, _uniform(generator(seed, BLUR_STREAM), BLUR_SIGMA))
+        sigma = _uniform(generator(seed, BLUR_STREAM), BLUR_SIGMA)
+        student = _from_pillow(_to_pillow(student).filter(ImageFilter.GaussianBlur(sigma)))
     if _happens(seed, SOLARIZE_STREAM, options.solarize_prob):
         student = TF.solarize(student, SOLARIZE_THRESHOLD)
     if options.rand_augment:
@@ -259,11 +260,6 @@ def _jitter(image: Tensor, rng: np.random.Generator, options: ViewOptions) -> Te
             if strength[which]:
                 image = steps[which](image, factors[which])
     return image
-
-
-def _blur(image: Tensor, sigma: float) -> Tensor:
-    blurred = _to_pillow(image).filter(ImageFilter.GaussianBlur(sigma))
-    return _from_pillow(blurred)
 
 
 def _rand_augment(image: Tensor, seed: int, recipe: str, img_size: int) -> Tensor:

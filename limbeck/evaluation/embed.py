@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from limbeck.engine.machine import DTYPES, Precision
 from limbeck.errors import NotFiniteError, UserError
-from limbeck.methods.teacher import DTYPES
 from limbeck.models.encoder import Encoder
 from limbeck.ops.resize import resize_images
-from limbeck.records import Batch, Tap
+from limbeck.records import Batch, Features, Tap
 
 
 @dataclass(frozen=True)
@@ -55,20 +55,31 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
+def show(
+    encoder: Encoder, images: Tensor, taps: tuple[Tap, ...], precision: Precision = "fp32"
+) -> Features:
+    """What the encoder says of images, resized to its own size; gradients and dropout are off.
+
+    An encoder whose matrices were cast (a frozen teacher) needs the ``precision`` that it was cast
+    to.
+    """
+    device, lower = next(encoder.parameters()).device, precision != "fp32"
+    with evaluating(encoder), torch.autocast(device.type, DTYPES[precision], enabled=lower):
+        return encoder(resize_images(images.to(device), encoder.facts.img_size), None, taps)
+
+
 def embed(
     encoder: Encoder,
     batches: Iterable[Batch],
     *,
     pool: Literal["mean", "cls"] = "mean",
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    precision: Precision = "fp32",
 ) -> Embeddings:
-    """Embed the images of all batches, with gradients and dropout off; results are on the CPU.
+    """Embed the images of all batches (see ``show``); results are on the CPU.
 
-    ``pool``: the mean of the final patch tokens (prefix tokens left out) or the CLS token.
-    ``precision`` of the forward pass; an encoder whose matrices were cast (a frozen teacher) needs
-    the one it was cast to. Images of another size than the encoder's are resized to it, so that a
-    student and a teacher can be asked about the same batches. Raises UserError for "cls" without a
-    CLS token and for no images, NotFiniteError for features that are not.
+    ``pool``: the mean of the final patch tokens (prefix tokens left out) or the CLS token. Raises
+    UserError for "cls" without a CLS token and for no images, NotFiniteError for features that are
+    not.
     """
     facts = encoder.facts
     if pool == "cls" and not facts.has_cls_token:
@@ -76,24 +87,20 @@ def embed(
     taps: tuple[Tap, ...] = (Tap("output"),)
     if facts.num_classes and "logits" in encoder.offered_taps():
         taps += (Tap("logits"),)
-    device = next(encoder.parameters()).device
     features: list[Tensor] = []
     logits: list[Tensor] = []
     labels: list[Tensor] = []
     keys: list[str] = []
-    lower = precision != "fp32"
-    with evaluating(encoder), torch.autocast(device.type, DTYPES[precision], enabled=lower):
-        for batch in batches:
-            images = resize_images(batch.images.to(device), facts.img_size)
-            said = encoder(images, None, taps)
-            tokens = said.taps[Tap("output")].float()
-            pooled = tokens[:, 0] if pool == "cls" else tokens[:, said.num_prefix_tokens :].mean(1)
-            features.append(pooled.cpu())
-            if len(taps) > 1:
-                logits.append(said.taps[Tap("logits")].float().cpu())
-            if batch.labels is not None:
-                labels.append(batch.labels.cpu())
-            keys += batch.keys
+    for batch in batches:
+        said = show(encoder, batch.images, taps, precision)
+        tokens = said.taps[Tap("output")].float()
+        pooled = tokens[:, 0] if pool == "cls" else tokens[:, said.num_prefix_tokens :].mean(1)
+        features.append(pooled.cpu())
+        if len(taps) > 1:
+            logits.append(said.taps[Tap("logits")].float().cpu())
+        if batch.labels is not None:
+            labels.append(batch.labels.cpu())
+        keys += batch.keys
     if not keys:
         raise UserError("There are no images to embed; check the data folder and its split.")
     together = torch.cat(features)

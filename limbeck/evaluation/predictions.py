@@ -2,17 +2,15 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from limbeck.engine.machine import Precision
 from limbeck.errors import NotFiniteError, RunError, UserError
-from limbeck.evaluation.embed import evaluating
+from limbeck.evaluation.embed import show
 from limbeck.evaluation.scores import Score, is_in_top, score_of
-from limbeck.methods.teacher import DTYPES
 from limbeck.models.encoder import Encoder
-from limbeck.ops.resize import resize_images
 from limbeck.records import Batch, Tap
 
 LOGITS = Tap("logits")
@@ -54,7 +52,7 @@ class Predictions:
 def predict(
     encoder: Encoder,
     batches: Iterable[Batch],
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    precision: Precision = "fp32",
 ) -> Predictions:
     """Show all images to an encoder with a classifier, resized to its own size.
 
@@ -96,16 +94,11 @@ def top_scores(
     }
 
 
-@torch.no_grad()
 def _said(
-    encoder: Encoder, batches: Iterable[Batch], precision: Literal["fp32", "bf16", "fp16"]
+    encoder: Encoder, batches: Iterable[Batch], precision: Precision
 ) -> Iterator[tuple[Batch, Tensor]]:
-    device = next(encoder.parameters()).device
-    lower = precision != "fp32"
-    with evaluating(encoder), torch.autocast(device.type, DTYPES[precision], enabled=lower):
-        for batch in batches:
-            images = resize_images(batch.images.to(device), encoder.facts.img_size)
-            logits = encoder(images, None, (LOGITS,)).taps[LOGITS]
-            if not logits.isfinite().all():
-                raise NotFiniteError("The classifier's logits are not finite; lower the base_lr.")
-            yield batch, logits
+    for batch in batches:
+        logits = show(encoder, batch.images, (LOGITS,), precision).taps[LOGITS]
+        if not logits.isfinite().all():
+            raise NotFiniteError("The classifier's logits are not finite; lower the base_lr.")
+        yield batch, logits

@@ -43,8 +43,7 @@ class MaskedPixel(Method):
 
     def prepare(self, batch: Batch) -> Batch:
         """Draw each sample's visible patches from its view seed."""
-        masked: Batch = self.masking(batch)
-        return masked
+        return self.masking(batch)
 
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Losses:
         """The reconstruction loss; its part is "pixel"."""

@@ -44,8 +44,7 @@ class SimMim(Method):
 
     def prepare(self, batch: Batch) -> Batch:
         """Draw each sample's visible patches from its view seed; the others are replaced."""
-        masked: Batch = self.masking(batch)
-        return masked
+        return self.masking(batch)
 
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Losses:
         """The regression loss; its part is "pixel"."""

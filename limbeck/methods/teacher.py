@@ -1,22 +1,14 @@
 """The live teacher: a frozen encoder as a value."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
+from limbeck.engine.machine import DTYPES, Precision
 from limbeck.methods.method import Method
 from limbeck.models.attention import choose_attention
 from limbeck.models.encoder import Encoder, EncoderFacts, check_taps
 from limbeck.ops.resize import resize_images
 from limbeck.records import Batch, Features, Tap
-
-Precision = Literal["fp32", "bf16", "fp16"]
-DTYPES: dict[str, torch.dtype] = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
@@ -35,10 +27,7 @@ class Teacher:
     """
 
     def __init__(
-        self,
-        encoder: Encoder,
-        device: torch.device,
-        precision: Precision = "fp32",
+        self, encoder: Encoder, device: torch.device, precision: Precision = "fp32"
     ) -> None:
         self.encoder = encoder.to(device).eval().requires_grad_(False)
         self.precision = precision
@@ -51,12 +40,8 @@ class Teacher:
 
     def answer(self, batch: Batch, taps: tuple[Tap, ...]) -> Features:
         """Features of what a prepared batch shows the teacher."""
-        return self(
-            batch.teacher_images,
-            batch.teacher_ids_keep,
-            taps,
-            replaces=batch.mask_token is not None,
-        )
+        replaces = batch.mask_token is not None
+        return self(batch.teacher_images, batch.teacher_ids_keep, taps, replaces=replaces)
 
     def check(self, method: Method) -> None:
         """Raise UserError unless the encoder offers the taps that the method asks for."""

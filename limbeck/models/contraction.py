@@ -23,6 +23,8 @@ MIN_HEAD_DIM = 8
 _PATCH_STRIDE = 4  # of a TinyViT's patch embedding; each further stage doubles it
 
 Contracted = StudentOptions | None
+Contract = Callable[[StudentOptions, int, int], Contracted]
+"""(shape, stage, steps) -> the smaller one. A whole shape states what is contracted."""
 
 
 def factors_of(shape: StudentOptions) -> tuple[str, ...]:
@@ -54,7 +56,6 @@ def contract(shape: StudentOptions, factor: str, steps: int = 1) -> Contracted:
 def _all_stages(shape: StudentOptions, _: int, steps: int) -> Contracted:
     """The widest stage loses ``steps`` heads; the others keep their proportion to it."""
     dims, channels = shape.embed_dims, shape.head_dim
-    assert dims is not None and channels is not None
     heads = [dim // channels for dim in dims]
     left = max(heads) - steps
     if left < 1:
@@ -65,7 +66,6 @@ def _all_stages(shape: StudentOptions, _: int, steps: int) -> Contracted:
 
 def _one_stage(shape: StudentOptions, stage: int, steps: int) -> Contracted:
     dims, channels = shape.embed_dims, shape.head_dim
-    assert dims is not None and channels is not None
     left = dims[stage] - steps * channels
     if left < max((channels, *dims[:stage])):
         return None
@@ -73,13 +73,11 @@ def _one_stage(shape: StudentOptions, stage: int, steps: int) -> Contracted:
 
 
 def _depths(shape: StudentOptions, stage: int, steps: int) -> Contracted:
-    assert shape.depths is not None
     left = shape.depths[stage] - steps
     return replace(shape, depths=_with(shape.depths, stage, left)) if left >= 1 else None
 
 
 def _windows(shape: StudentOptions, stage: int, steps: int) -> Contracted:
-    assert shape.window_sizes is not None and shape.img_size is not None
     side = shape.img_size // (_PATCH_STRIDE * 2**stage)
     own = shape.window_sizes[stage]
     smaller = [window for window in range(own - 1, 1, -1) if side % window == 0]
@@ -88,15 +86,8 @@ def _windows(shape: StudentOptions, stage: int, steps: int) -> Contracted:
     return replace(shape, window_sizes=_with(shape.window_sizes, stage, smaller[steps - 1]))
 
 
-def _expansion(shape: StudentOptions, _: int, steps: int) -> Contracted:
-    assert shape.mbconv_expand_ratio is not None
-    left = shape.mbconv_expand_ratio - steps
-    return replace(shape, mbconv_expand_ratio=left) if left >= 1 else None
-
-
 def _head_dim(shape: StudentOptions, _: int, steps: int) -> Contracted:
     """As wide as before: timm's TinyViT then has twice as many heads."""
-    assert shape.head_dim is not None
     left, rest = divmod(shape.head_dim, 2**steps)
     return replace(shape, head_dim=left) if left >= MIN_HEAD_DIM and not rest else None
 
@@ -105,7 +96,6 @@ def _head_dim(shape: StudentOptions, _: int, steps: int) -> Contracted:
 
 
 def _width(shape: StudentOptions, _: int, steps: int) -> Contracted:
-    assert shape.embed_dim is not None and shape.num_heads is not None
     channels = shape.embed_dim // shape.num_heads
     # A fixed table of positions needs a width that 4 divides.
     fewer = [n for n in range(shape.num_heads - 1, 0, -1) if n * channels % 4 == 0]
@@ -117,39 +107,39 @@ def _width(shape: StudentOptions, _: int, steps: int) -> Contracted:
 
 def _num_heads(shape: StudentOptions, _: int, steps: int) -> Contracted:
     """As wide as before: the next smaller count that the width divides by."""
-    assert shape.embed_dim is not None and shape.num_heads is not None
     fewer = [n for n in range(shape.num_heads - 1, 0, -1) if shape.embed_dim % n == 0]
     return replace(shape, num_heads=fewer[steps - 1]) if len(fewer) >= steps else None
 
 
-def _depth(shape: StudentOptions, _: int, steps: int) -> Contracted:
-    assert shape.depth is not None
-    left = shape.depth - steps
-    return replace(shape, depth=left) if left >= 1 else None
+# --- Both -----------------------------------------------------------------------------------------
 
 
-def _mlp_ratio(shape: StudentOptions, _: int, steps: int) -> Contracted:
-    assert shape.mlp_ratio is not None
-    left = shape.mlp_ratio - 0.5 * steps
-    return replace(shape, mlp_ratio=left) if left >= 1 else None
+def _less(name: str, step: float) -> Contract:
+    """A number that gets smaller by ``step`` and stays 1 or more."""
+
+    def contracted(shape: StudentOptions, _: int, steps: int) -> Contracted:
+        left = getattr(shape, name) - step * steps
+        return replace(shape, **{name: left}) if left >= 1 else None
+
+    return contracted
 
 
 def _with(values: tuple[int, ...], place: int, value: int) -> tuple[int, ...]:
     return (*values[:place], value, *values[place + 1 :])
 
 
-_OF_STAGES: dict[str, Callable[[StudentOptions, int, int], Contracted]] = {
+_OF_STAGES: dict[str, Contract] = {
     WIDTH: _all_stages,
     "embed_dims": _one_stage,
     "depths": _depths,
     "window_sizes": _windows,
-    "mbconv_expand_ratio": _expansion,
-    "mlp_ratio": _mlp_ratio,
+    "mbconv_expand_ratio": _less("mbconv_expand_ratio", 1),
+    "mlp_ratio": _less("mlp_ratio", 0.5),
     "head_dim": _head_dim,
 }
-_OF_PLAIN: dict[str, Callable[[StudentOptions, int, int], Contracted]] = {
+_OF_PLAIN: dict[str, Contract] = {
     WIDTH: _width,
-    "depth": _depth,
+    "depth": _less("depth", 1),
     "num_heads": _num_heads,
-    "mlp_ratio": _mlp_ratio,
+    "mlp_ratio": _less("mlp_ratio", 0.5),
 }

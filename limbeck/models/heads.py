@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.hiera import Hiera
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from limbeck.errors import UserError
@@ -23,7 +23,7 @@ from limbeck.models.origins.checkpoint import has_position_table, interpolation_
 from limbeck.models.origins.layouts import Grid, Weights
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.tinymim_star import OUT_DIM, TinyMimStar
-from limbeck.models.vit import build_encoder
+from limbeck.models.vit import build_encoder, has_usual_blocks
 from limbeck.models.windows import with_img_size
 from limbeck.ops.pos_embed import interpolate_pos_embed
 
@@ -42,12 +42,7 @@ _ADDED = {
     "cls-distilled": ("dist_norm",),
     "tinymim-star": ("dist_token", "conv1x1", "fc_norm"),
 }
-_DROPPED = {
-    "distilled": (),
-    "distilled-last": (),
-    "cls-distilled": (),
-    "tinymim-star": ("norm", "fc_norm"),
-}
+_DROPPED = {"tinymim-star": ("norm", "fc_norm")}
 # Where the new token takes over the class token's position: what else is wider, name: rows.
 _WIDENED = {"distilled": {}, "tinymim-star": {"conv1x1.1.weight": OUT_DIM}}
 _NAMES = {"cls-distilled": "vit_cls_distilled", "distilled-last": "vit_distilled_last"}
@@ -156,7 +151,7 @@ def _become(
     architecture = dict(facts.architecture)
     if head == own_kind:
         return weights, architecture, (), ()
-    added, dropped = _ADDED[head], _DROPPED[head]
+    added, dropped = _ADDED[head], _DROPPED.get(head, ())
     weights = {name: value for name, value in weights.items() if _first(name) not in dropped}
     if head in _WIDENED:
         pos_embed = weights["pos_embed"]
@@ -214,12 +209,8 @@ def is_plain(encoder: TimmEncoder) -> bool:
     facts, model = encoder.facts, encoder.model
     if type(model) is not VisionTransformer or model.pos_embed is None:
         return False
-    is_usual = all(
-        type(block) is Block and type(block.mlp.act) is nn.GELU and block.norm1.eps == 1e-6
-        for block in model.blocks
-    )
     num_rows = 1 + facts.grid[0] * facts.grid[1]
-    return is_usual and facts.has_cls_token and model.pos_embed.shape[1] == num_rows
+    return has_usual_blocks(model) and facts.has_cls_token and model.pos_embed.shape[1] == num_rows
 
 
 def plain_shape(encoder: TimmEncoder) -> dict[str, Any]:

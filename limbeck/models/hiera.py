@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from limbeck.errors import UserError
 from limbeck.models.attention import BlockContext, Qkv, split_packed
 from limbeck.models.timm_encoder import TimmEncoder, check_class
+from limbeck.models.windows import to_grid
 from limbeck.ops.masking import is_masked
 
 
@@ -51,8 +52,7 @@ class HieraEncoder(TimmEncoder):
         stride, sides = model.patch_stride[0], model.tokens_spatial_shape
         img_size = sides[0] * stride, sides[1] * stride
         unit = model.mask_unit_size[0] * stride
-        given = architecture["kwargs"].get("img_size", img_size)
-        given = (given, given) if isinstance(given, int) else tuple(given)
+        given = to_grid(architecture["kwargs"].get("img_size", img_size))
         if given != img_size or any(side % unit for side in img_size):
             raise UserError(
                 f"Images of {given[0]} x {given[1]} pixels do not divide into the mask units of "

@@ -63,15 +63,11 @@ def _cut_heads(
         return value.view(old_heads, side, side)[:heads, :window, :window].flatten(1)
     if name.endswith("proj.weight"):  # [D, nh * hd]
         return value[: own.shape[0], : heads * channels]
-    if _is_head_major(name, parent):
+    if isinstance(_attention_of(name, parent), HEAD_MAJOR):
         kept = value.unflatten(0, (old_heads, 3, channels))[:heads].flatten(0, 2)
     else:
         kept = value.unflatten(0, (3, old_heads, channels))[:, :heads].flatten(0, 2)
     return kept[(slice(None), *(slice(size) for size in own.shape[1:]))]
-
-
-def _is_head_major(name: str, encoder: TimmEncoder) -> bool:
-    return isinstance(_attention_of(name, encoder), HEAD_MAJOR)
 
 
 def _attention_of(name: str, encoder: TimmEncoder) -> nn.Module:

@@ -36,11 +36,7 @@ class MaeDecoder(nn.Module):
         has_learned_positions: bool = False,
     ) -> None:
         super().__init__()
-        if decoder_embed_dim % decoder_num_heads:
-            raise UserError(
-                f"The decoder is {decoder_embed_dim} wide, which does not divide into "
-                f"{decoder_num_heads} heads; set decoder_embed_dim to a multiple of them."
-            )
+        check_heads(decoder_embed_dim, decoder_num_heads)
         self.grid = grid
         self.num_cls_tokens = int(has_cls_token)
         self.num_patches = grid[0] * grid[1]
@@ -57,7 +53,7 @@ class MaeDecoder(nn.Module):
             self.decoder_norm = LayerNorm(decoder_embed_dim, eps=1e-6)
             self.decoder_pred = nn.Linear(decoder_embed_dim, patch_size**2 * 3)
         nn.init.normal_(self.mask_token, std=0.02)
-        _start_linears(self)
+        start_linears(self)
 
     def decode(
         self, tokens: Tensor, ids_keep: Tensor | None = None, last_block: int = -1
@@ -94,11 +90,21 @@ class MaeDecoder(nn.Module):
 def build_projection(in_dim: int, out_dim: int) -> nn.Module:
     """Linear, GELU, Linear (``fc1``, ``fc2``; hidden width ``out_dim``), started as the decoder."""
     projection = Mlp(in_dim, out_dim, out_dim)
-    _start_linears(projection)
+    start_linears(projection)
     return projection
 
 
-def _start_linears(module: nn.Module) -> None:
+def check_heads(width: int, num_heads: int) -> None:
+    """Raise UserError where heads do not divide the width of a decoder."""
+    if width % num_heads:
+        raise UserError(
+            f"The decoder is {width} wide, which does not divide into {num_heads} heads; set "
+            "decoder_embed_dim to a multiple of them."
+        )
+
+
+def start_linears(module: nn.Module) -> None:
+    """Start all linear layers as MAE's: xavier-uniform, zero biases."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight)

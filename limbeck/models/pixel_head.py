@@ -3,7 +3,7 @@
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from limbeck.errors import UserError
+from limbeck.models.mae import check_heads, start_linears
 
 
 class PixelHead(nn.Module):
@@ -23,14 +23,10 @@ class PixelHead(nn.Module):
         decoder_num_heads: int,
     ) -> None:
         super().__init__()
-        if decoder_depth and decoder_embed_dim % decoder_num_heads:
-            raise UserError(
-                f"The decoder is {decoder_embed_dim} wide, which does not divide into "
-                f"{decoder_num_heads} heads; set decoder_embed_dim to a multiple of them."
-            )
         pixels = patch_size**2 * 3
         layers: list[nn.Module] = [nn.Linear(embed_dim, pixels)]
         if decoder_depth:
+            check_heads(decoder_embed_dim, decoder_num_heads)
             blocks = (
                 Block(decoder_embed_dim, decoder_num_heads, qkv_bias=True)
                 for _ in range(decoder_depth)
@@ -41,10 +37,7 @@ class PixelHead(nn.Module):
             )
             layers = [enter, *blocks, leave]
         self.layers = nn.Sequential(*layers)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        start_linears(self)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Pixels (B, L, patch_size**2 * 3) of patches (B, L, D), ordered row, column, channel."""

@@ -344,6 +344,16 @@ _FAMILIES: dict[type, type[TimmEncoder]] = {
 """The model classes that are not plain, and the encoder of each."""
 
 
+def has_usual_blocks(model: nn.Module) -> bool:
+    """Whether a ViT's blocks are DeiT's and MAE's in what their weights do not show."""
+    return all(
+        type(block) is vision_transformer.Block
+        and type(block.mlp.act) is nn.GELU
+        and block.norm1.eps == 1e-6
+        for block in model.blocks
+    )
+
+
 def wrap(model: nn.Module, **described: Any) -> TimmEncoder:
     """timm's model as the encoder of its family; arguments as of ``TimmEncoder``."""
     return _FAMILIES.get(type(model), VitEncoder)(model, **described)

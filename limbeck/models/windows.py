@@ -33,8 +33,8 @@ def window_sizes_for(img_size: Sequence[int], num_stages: int = 4) -> list[int]:
 def with_img_size(kwargs: Mapping[str, Any], img_size: Sequence[int]) -> dict[str, Any]:
     """An architecture's arguments for images of another size: stated windows change alike."""
     changed = {**kwargs, "img_size": list(img_size)}
-    if "window_sizes" in kwargs and list(_pair(kwargs["img_size"])) != list(img_size):
-        factor = min(img_size) / min(_pair(kwargs["img_size"]))
+    if "window_sizes" in kwargs and list(to_grid(kwargs["img_size"])) != list(img_size):
+        factor = min(img_size) / min(to_grid(kwargs["img_size"]))
         changed["window_sizes"] = _fit([each * factor for each in kwargs["window_sizes"]], img_size)
     return changed
 
@@ -42,7 +42,7 @@ def with_img_size(kwargs: Mapping[str, Any], img_size: Sequence[int]) -> dict[st
 def img_size_of(name: str, kwargs: Mapping[str, Any]) -> tuple[int, int]:
     """(height, width) of a TinyViT's images; those in timm's name if its arguments have none."""
     size = kwargs.get("img_size", int(name.partition(".")[0].rpartition("_")[2]))
-    return _pair(size)
+    return to_grid(size)
 
 
 def timm_kwargs(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,5 +77,6 @@ def _fit(targets: Sequence[float], img_size: Sequence[int]) -> list[int]:
     return windows
 
 
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+def to_grid(size: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) from both or from one side."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -5,13 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
+from limbeck.data import view_makers
 from limbeck.data.loader import train_batches
 from limbeck.data.open import open_source
 from limbeck.data.options import DataOptions, ViewOptions
 from limbeck.data.skipped import SkippedLog
 from limbeck.data.source import BadImage
 from limbeck.data.view_batches import view_batches, view_fingerprint, view_fingerprints
-from limbeck.data.view_makers import TrainView
 from limbeck.data.views import view_seed
 from tests.recipes.runs import draw_unlabelled
 
@@ -121,9 +121,7 @@ def test_a_fingerprint_tells_other_noise_apart(source, monkeypatch):
         return view_fingerprint(source, 0, data=DataOptions(), views=views, img_size=16, seed=1)
 
     own = fingerprint()
-    monkeypatch.setattr(
-        TrainView, "draw_noise", staticmethod(lambda seed, shape: np.zeros(shape, np.float32))
-    )
+    monkeypatch.setattr(view_makers, "view_noise", lambda seed, shape: np.zeros(shape, np.float32))
     assert fingerprint() != own
 
 

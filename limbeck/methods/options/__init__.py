@@ -1,3 +1,4 @@
+# ruff: noqa: F401 - imported for others
 """Options of the methods, one class each, by subject (no torch here, see ``limbeck.config``)."""
 
 from limbeck.methods.options.base import MethodOptions
@@ -25,27 +26,3 @@ from limbeck.methods.options.masked import (
     SimMimOptions,
 )
 from limbeck.methods.options.two_views import DinoOptions, MocoV3Options, TwoViewOptions
-
-__all__ = [
-    "AttentionMapOptions",
-    "ClassifierOptions",
-    "ClsTokenOptions",
-    "ComparisonOptions",
-    "DecoderFeatureOptions",
-    "DecoderOptions",
-    "DinoOptions",
-    "FeatureOptions",
-    "LogitOptions",
-    "MaskTokenOptions",
-    "MaskedPixelOptions",
-    "MethodOptions",
-    "MocoV3Options",
-    "NkdOptions",
-    "ReconstructionOptions",
-    "RegressionOptions",
-    "RelationOptions",
-    "SimMimOptions",
-    "SparseLogitOptions",
-    "TransferOptions",
-    "TwoViewOptions",
-]

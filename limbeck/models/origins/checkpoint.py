@@ -29,14 +29,13 @@ from limbeck.models.origins.layouts import (
     name_list,
     recognise,
     split_left_out,
-    to_grid,
 )
 from limbeck.models.shapes import pooling_of
 from limbeck.models.stated import check_size
 from limbeck.models.tensor_files import compare
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import build_encoder, wrap
-from limbeck.models.windows import with_img_size
+from limbeck.models.windows import to_grid, with_img_size
 from limbeck.ops.pos_embed import interpolate_pos_embed
 
 log = logging.getLogger("limbeck")

@@ -38,10 +38,6 @@ BEIT_HEADS = {768: (12, 12), 1024: (16, 16)}
 MOCO_V3_HEADS = MAE_LITE_HEADS | {1024: (16, 16)}
 
 
-def _as_is(weights: Weights) -> Weights:
-    return weights
-
-
 @dataclass(frozen=True)
 class Layout:
     """One published layout.
@@ -57,7 +53,7 @@ class Layout:
     description: str
     recognises: Callable[[Weights], bool]
     heads: dict[int, tuple[int, int]]
-    convert: Callable[[Weights], Weights] = _as_is
+    convert: Callable[[Weights], Weights] = lambda weights: weights
     left_out: tuple[tuple[str, str], ...] = ()
     is_imagenet: bool = True
     program: str = ""
@@ -89,11 +85,6 @@ def check_telling(
 
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
-
-
-def to_grid(size: int | Sequence[int]) -> Grid:
-    """(height, width) from both or from one side."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def depth_of(weights: Weights) -> int:

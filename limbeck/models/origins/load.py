@@ -1,6 +1,7 @@
 """``load_encoder``: any source of weights as an encoder."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,13 @@ from limbeck.models.origins.checkpoint import (
 )
 from limbeck.models.origins.files import SUFFIXES
 from limbeck.models.origins.huggingface import load_huggingface
-from limbeck.models.origins.layouts import Grid, spread_heads, to_grid
+from limbeck.models.origins.layouts import Grid, spread_heads
 from limbeck.models.origins.names import check_source, split_source
 from limbeck.models.origins.repository import read_hub_config
 from limbeck.models.origins.timm import load_timm
 from limbeck.models.tensor_files import check_finite
 from limbeck.models.timm_encoder import TimmEncoder
-from limbeck.models.vit import wrap
+from limbeck.models.windows import to_grid
 from limbeck.records import Features, Tap
 
 
@@ -210,14 +211,11 @@ def _load_finished(
     is_same = img_size in (None, facts.img_size) and num_classes in (None, facts.num_classes)
     notes = list(facts.origin.get("notes", []))
     origin = facts.origin | {"layout": "finished student", "notes": notes}
+    if is_same:
+        encoder.facts = replace(facts, origin=origin)
+        return encoder
     architecture = dict(facts.architecture)
     weights = drop_classifier(encoder.model.state_dict(), architecture, num_classes, notes)
-    if is_same:
-        again = wrap(
-            encoder.model, architecture=architecture, origin=origin, mean=facts.mean, std=facts.std
-        ).eval()
-    else:
-        size = img_size or facts.img_size
-        again = at_size(weights, architecture, origin, facts.input_grid, size)
+    again = at_size(weights, architecture, origin, facts.input_grid, img_size or facts.img_size)
     again.mask_token = encoder.mask_token
     return again

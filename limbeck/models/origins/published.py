@@ -4,14 +4,13 @@ They are timm's names, so what is done here is to see that the layout can hold t
 of such a file build MAE's own ViT from its sizes and compute with that.
 """
 
-from timm.models.vision_transformer import Block, VisionTransformer
-from torch import nn
+from timm.models.vision_transformer import VisionTransformer
 
 from limbeck.errors import UserError
 from limbeck.models.encoder import Encoder
 from limbeck.models.mae import MaeDecoder
 from limbeck.models.origins.layouts import IMAGENET_NORM, Weights, name_list
-from limbeck.models.vit import VitEncoder
+from limbeck.models.vit import VitEncoder, has_usual_blocks
 
 _PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 
@@ -73,11 +72,7 @@ def _misfits(encoder: Encoder) -> list[str]:
             f"{facts.num_heads[0]} gives all of them one count, as TinyMIM does with an adapted "
             "last block before it fine-tunes"
         )
-    is_usual = all(
-        type(block) is Block and type(block.mlp.act) is nn.GELU and block.norm1.eps == 1e-6
-        for block in model.blocks
-    )
-    if not is_usual:
+    if not has_usual_blocks(model):
         reasons.append("its blocks are not pre-norm with GELU and an epsilon of 1e-6")
     if (tuple(facts.mean), tuple(facts.std)) != IMAGENET_NORM:
         reasons.append("its images are not normalised with ImageNet's mean and std")

@@ -2,6 +2,7 @@
 
 import logging
 import urllib.error
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from limbeck.models.finished import weight_hash
 from limbeck.models.origins.checkpoint import interpolation_note, resized
 from limbeck.models.origins.files import left_out_notes, read_weights
 from limbeck.models.origins.hub import REMEDY, fetch
-from limbeck.models.origins.layouts import Grid, Weights, spread_heads, to_grid
+from limbeck.models.origins.layouts import Grid, Weights, spread_heads
 from limbeck.models.shapes import (
     check_model_name,
     is_hierarchical,
@@ -30,7 +31,7 @@ from limbeck.models.shapes import (
 from limbeck.models.stated import check_size
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import wrap
-from limbeck.models.windows import timm_kwargs
+from limbeck.models.windows import timm_kwargs, to_grid
 
 log = logging.getLogger("limbeck")
 
@@ -167,9 +168,8 @@ def load_timm(
         log.info("%s: %s", source, note)
     hashed = weight_hash(_before_resizing(model, weights, overlay.get("file")))
     origin = _origin(source, facts, hashed, notes, config, encoder.facts.num_classes)
-    return wrap(
-        model, architecture=encoder.facts.architecture, origin=origin, mean=mean, std=std
-    ).eval()
+    encoder.facts = replace(encoder.facts, origin=origin)
+    return encoder.eval()
 
 
 def _load_classifier(
