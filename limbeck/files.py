@@ -39,8 +39,7 @@ def open_file(file: Path | str, max_bytes: int = MAX_FILE_BYTES) -> BinaryIO:
             raise NotRegular(errno.EINVAL, f"it is {_kind(status.st_mode)}, not a regular file")
         if status.st_size > max_bytes:
             raise NotRegular(
-                errno.EFBIG,
-                f"it has {status.st_size:,} bytes, over the limit of {max_bytes:,}",
+                errno.EFBIG, f"it has {status.st_size:,} bytes, over the limit of {max_bytes:,}"
             )
         return os.fdopen(descriptor, "rb")
     except BaseException:

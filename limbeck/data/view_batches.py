@@ -9,12 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from limbeck.data.decode import decode_image
-from limbeck.data.loader import (
-    HostBatch,
-    stack_views,
-    to_device,
-    workers_for,
-)
+from limbeck.data.loader import HostBatch, stack_views, to_device, workers_for
 from limbeck.data.options import DataOptions, ReleasedViews, ViewOptions
 from limbeck.data.source import BadImage, Source
 from limbeck.data.view_makers import MakeView, view_maker

@@ -230,10 +230,7 @@ def build_unfit() -> str | None:
 
 
 def judge_build(
-    cuda: str | None,
-    has_gpu: bool,
-    capability: tuple[int, int] | None,
-    architectures: list[str],
+    cuda: str | None, has_gpu: bool, capability: tuple[int, int] | None, architectures: list[str]
 ) -> str | None:
     """Likewise from the build's CUDA version and architectures (sm_80, compute_90), whether there
     is an NVIDIA GPU, and the capability of the one that PyTorch finds, if it finds any.

@@ -17,13 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.evaluation.layers import (
-    Observer,
-    check_finite,
-    check_offered,
-    token_grid,
-    watch_all,
-)
+from limbeck.evaluation.layers import Observer, check_finite, check_offered, token_grid, watch_all
 from limbeck.models.encoder import Encoder
 from limbeck.records import Batch, Features, Tap
 
@@ -51,9 +45,7 @@ class Attention:
 
 
 def patch_distances(
-    query_grid: tuple[int, int],
-    key_grid: tuple[int, int],
-    img_size: tuple[float, float],
+    query_grid: tuple[int, int], key_grid: tuple[int, int], img_size: tuple[float, float]
 ) -> Tensor:
     """Distances (Lq, Lk) between the centres of the cells of two grids over one image.
 

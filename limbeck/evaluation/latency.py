@@ -38,10 +38,7 @@ def torch_pass(encoder: Encoder, batch_size: int) -> Pass:
 
 
 def interleaved(
-    own: Pass,
-    reference: Pass,
-    num_turns: int = 15,
-    clock: Callable[[], float] = time.perf_counter,
+    own: Pass, reference: Pass, num_turns: int = 15, clock: Callable[[], float] = time.perf_counter
 ) -> tuple[float, float]:
     """Median seconds of both over turns, after one turn of each that is not counted.
 

@@ -50,9 +50,7 @@ class Predictions:
 
 
 def predict(
-    encoder: Encoder,
-    batches: Iterable[Batch],
-    precision: Precision = "fp32",
+    encoder: Encoder, batches: Iterable[Batch], precision: Precision = "fp32"
 ) -> Predictions:
     """Show all images to an encoder with a classifier, resized to its own size.
 

@@ -56,11 +56,7 @@ def probe_scores(
     fewest = int(train_labels.bincount(minlength=num_classes).min())
     for count in num_labels:
         probes = few_label_probes(
-            train.features,
-            train_labels,
-            num_classes=num_classes,
-            num_labels=count,
-            num_draws=seeds,
+            train.features, train_labels, num_classes=num_classes, num_labels=count, num_draws=seeds
         )
         of_draw = [is_in_top(few.logits(test.features), test_labels) for few in probes]
         scores[f"few_{count}_top1"] = score_of(

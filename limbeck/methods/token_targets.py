@@ -25,13 +25,7 @@ from limbeck.models.attention import choose_attention
 from limbeck.models.encoder import EncoderFacts, check_offered, check_taps
 from limbeck.models.part import build_part, fill_part
 from limbeck.ops.masking import count_kept
-from limbeck.ops.token_codes import (
-    LARGEST,
-    decode_bf16,
-    decode_int8,
-    encode_bf16,
-    encode_int8,
-)
+from limbeck.ops.token_codes import LARGEST, decode_bf16, decode_int8, encode_bf16, encode_int8
 from limbeck.records import DECODER_KINDS, LOGIT_KINDS, Features, Tap
 
 

@@ -74,10 +74,7 @@ class EncoderFacts:
         self._fill(of_plain)
         dims, strides = self.block_dims, self.block_strides
         self._fill(
-            {
-                "input_dims": (*dims[:1], *dims[:-1]),
-                "input_strides": (*strides[:1], *strides[:-1]),
-            }
+            {"input_dims": (*dims[:1], *dims[:-1]), "input_strides": (*strides[:1], *strides[:-1])}
         )
         if self.global_blocks is None:
             object.__setattr__(self, "global_blocks", tuple(range(self.depth)))

@@ -58,7 +58,7 @@ def with_rel_pos(encoder: VitEncoder, rel_pos: RelPos, layer_scale: float = 0.0)
             "use_abs_pos_emb": True,
             "use_rel_pos_bias": True,
             "init_values": layer_scale,
-        },
+        }
     }
     with torch.random.fork_rng(devices=[]):  # for weights that are overwritten
         made = build_encoder(architecture, facts.origin)

@@ -225,10 +225,7 @@ class TimmEncoder(Encoder, ABC):
         tokens = self._in_rows(end, depth - 1, is_dropping) if keeps_tokens else None
         found |= {tap: tokens for tap in taps if tap.kind == "output"}
         return Features(
-            tokens=tokens,
-            num_prefix_tokens=self.facts.num_prefix_tokens,
-            grid=grid,
-            taps=found,
+            tokens=tokens, num_prefix_tokens=self.facts.num_prefix_tokens, grid=grid, taps=found
         )
 
     def offered_taps(self) -> tuple[str, ...]:

@@ -20,10 +20,7 @@ LARGEST = HALF.max
 def encode_int8(
     tokens: Float[Tensor, "B N D"],
 ) -> tuple[
-    Int8[Tensor, "B N D"],
-    Float16[Tensor, "B N"],
-    Float16[Tensor, "B D"],
-    Float16[Tensor, "B D"],
+    Int8[Tensor, "B N D"], Float16[Tensor, "B N"], Float16[Tensor, "B D"], Float16[Tensor, "B D"]
 ]:
     """Codes, scales, shift and spread: tokens = shift + spread * scale * code.
 

@@ -10,12 +10,7 @@ import torch
 from limbeck.errors import UserError
 from limbeck.models.beit_bias import resize_tables
 from limbeck.models.finished import weight_hash
-from limbeck.models.origins.architecture import (
-    VitShape,
-    grid_note,
-    read_shape,
-    to_architecture,
-)
+from limbeck.models.origins.architecture import VitShape, grid_note, read_shape, to_architecture
 from limbeck.models.origins.beit import check_indices
 from limbeck.models.origins.files import FileInfo, left_out_notes, read_weights
 from limbeck.models.origins.hierarchical import Staged, read_staged

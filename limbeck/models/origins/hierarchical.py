@@ -65,9 +65,7 @@ class Staged:
 
 
 def read_staged(
-    weights: Weights,
-    img_size: Grid | None = None,
-    num_heads: int | tuple[int, ...] | None = None,
+    weights: Weights, img_size: Grid | None = None, num_heads: int | tuple[int, ...] | None = None
 ) -> Staged | None:
     """The Hiera, Swin or TinyViT in these tensors; None where they are of none.
 

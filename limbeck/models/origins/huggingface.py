@@ -68,8 +68,7 @@ _DINOV2 = Family(IMAGENET_NORM, layer_norm_eps=1e-6)
 FAMILIES: dict[str, Family] = {
     "vit": Family(HALF_NORM, heads=_CLASSIFIER),
     "deit": Family(
-        IMAGENET_NORM,
-        heads={"cls_classifier.": "head.", "distillation_classifier.": "head_dist."},
+        IMAGENET_NORM, heads={"cls_classifier.": "head.", "distillation_classifier.": "head_dist."}
     ),
     "vit_mae": Family(IMAGENET_NORM),
     "vit_msn": Family(IMAGENET_NORM, layer_norm_eps=1e-6, heads=_CLASSIFIER),

@@ -138,10 +138,7 @@ def load_timm(
         shape
         | pooling_of(base, classes)
         | model_args
-        | {
-            "img_size": list(img_size or own_size),
-            "num_classes": classes,
-        }
+        | {"img_size": list(img_size or own_size), "num_classes": classes}
     )
     if patch_size is not None:
         plain["patch_size"] = patch_size
