@@ -226,9 +226,8 @@ def _label_kind(arrow_type: Any) -> str:
         arrow_type = arrow_type.value_type
     if types.is_integer(arrow_type):
         return "integers"
-    if types.is_string(arrow_type) or types.is_large_string(arrow_type):
-        return "words"
-    if types.is_string_view(arrow_type):
+    words = (types.is_string, types.is_large_string, types.is_string_view)
+    if any(test(arrow_type) for test in words):
         return "words"
     if types.is_boolean(arrow_type):
         return "truth values"

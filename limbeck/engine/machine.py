@@ -171,13 +171,20 @@ def kind_of(capability: str, flags: set[str]) -> str:
     return f"{name} with bf16{amx}" if in_bf16 else f"{name}, no bf16 instructions"
 
 
-@cache
-def _cpu_flags() -> set[str]:
+def _cpu_says(*names: str) -> str:
+    """What Linux says of a CPU under one of these names; '' elsewhere."""
     with suppress(OSError, UnicodeDecodeError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             name, _, words = line.partition(":")
-            if name.strip() in ("flags", "Features"):
-                return set(words.split())
+            if name.strip() in names:
+                return words.strip()
+    return ""
+
+
+@cache
+def _cpu_flags() -> set[str]:
+    if words := _cpu_says("flags", "Features"):
+        return set(words.split())
     if platform.system() == "Darwin" and platform.machine() == "arm64":
         with suppress(OSError, subprocess.SubprocessError):
             asked = ["sysctl", "-n", "hw.optional.arm.FEAT_BF16"]
@@ -188,11 +195,8 @@ def _cpu_flags() -> set[str]:
 
 def cpu_name() -> str:
     """The processor's name for people."""
-    with suppress(OSError, UnicodeDecodeError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine() or "an unknown processor"
+    told = _cpu_says("model name") or platform.processor() or platform.machine()
+    return told or "an unknown processor"
 
 
 def gpu_of(device: torch.device) -> Gpu:
@@ -224,9 +228,8 @@ def describe(device: torch.device) -> str:
 def build_unfit() -> str | None:
     """Why the installed PyTorch does not fit this machine, and what would; None where it does."""
     capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
-    return judge_build(
-        torch.version.cuda, has_nvidia_gpu(), capability, torch.cuda.get_arch_list()
-    )  # fmt: skip
+    architectures = torch.cuda.get_arch_list()
+    return judge_build(torch.version.cuda, has_nvidia_gpu(), capability, architectures)
 
 
 def judge_build(

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.evaluation.layers import Observer, check_finite, check_offered, token_grid, watch_all
+from limbeck.evaluation.layers import Observer, check_finite, check_offered, watch_all
 from limbeck.models.encoder import Encoder
 from limbeck.records import Batch, Features, Tap
 
@@ -145,7 +145,7 @@ def _block_distances(encoder: Encoder, block: int, cell_px: float | None) -> Ten
     facts = encoder.facts
     # Queries may be pooled on the way into the block, keys not.
     query_grid, key_grid = (
-        token_grid(facts, strides[block]) for strides in (facts.block_strides, facts.input_strides)
+        facts.grid_of(strides[block]) for strides in (facts.block_strides, facts.input_strides)
     )
     scale = 1.0 if cell_px is None else cell_px / facts.patch_size
     return patch_distances(query_grid, key_grid, facts.img_size) * scale

@@ -88,11 +88,6 @@ def check_finite(value: Tensor, what: str) -> None:
         raise NotFiniteError(f"The {what} is not finite; check the encoder's weights.")
 
 
-def token_grid(facts: EncoderFacts, stride: int) -> tuple[int, int]:
-    """Rows and columns of tokens of ``stride`` pixels per side."""
-    return facts.img_size[0] // stride, facts.img_size[1] // stride
-
-
 def _groups(facts: EncoderFacts, taps: tuple[Tap, ...]) -> Iterator[tuple[Tap, ...]]:
     """The taps in passes that stay, for a single image, within the budget (or have one tap)."""
     group: list[Tap] = []
@@ -113,8 +108,8 @@ def _tap_bytes(facts: EncoderFacts, tap: Tap) -> int:
     if tap.kind in HEAD_KINDS:
         strides = facts.block_strides[tap.block], facts.input_strides[tap.block]
         rows, columns = (
-            facts.num_prefix_tokens + math.prod(token_grid(facts, stride)) for stride in strides
+            facts.num_prefix_tokens + math.prod(facts.grid_of(stride)) for stride in strides
         )
         return 4 * facts.num_heads[tap.block] * rows * columns
-    num_patches = math.prod(token_grid(facts, facts.tap_stride(tap)))
+    num_patches = math.prod(facts.grid_of(facts.tap_stride(tap)))
     return 4 * (facts.num_prefix_tokens + num_patches) * facts.tap_dim(tap)

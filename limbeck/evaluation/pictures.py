@@ -10,9 +10,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from limbeck.errors import require_extra
 from limbeck.evaluation.findings import curves
-from limbeck.evaluation.report import FONT, save_figure
+from limbeck.evaluation.report import make_axes, save_figure
 from limbeck.evaluation.robustness import ANSWERERS, by_corruption
 
 # Okabe and Ito's colours, told apart with any kind of colour vision; markers and lines besides.
@@ -56,8 +55,8 @@ def draw_similarity(
         axes.patch.set(hatch="////", edgecolor="#999999")
         image = axes.imshow(values, origin="lower", vmin=0, vmax=1, cmap="viridis", aspect="auto")
         axes.set_box_aspect(1)
-        axes.set_ylabel(f"layer of {_wrapped(pair['first'])}")
-        axes.set_xlabel(f"layer of {_wrapped(pair['second'])}")
+        first, second = (f"layer of {_wrapped(pair[which])}" for which in ("first", "second"))
+        axes.set(ylabel=first, xlabel=second)
         for axis, count in ((axes.yaxis, len(values)), (axes.xaxis, len(values[0]))):
             axis.set_ticks(_ticks(count))
     bar = figure.colorbar(image, ax=panels, shrink=0.9 if len(pairs) < 4 else 0.5, pad=0.02)
@@ -99,10 +98,9 @@ def draw_attention(
                 blocks, even, color="black", linestyle="--", linewidth=1
             )
         axes.set_title(_wrapped(name), loc="left")
-        axes.set_xticks(_ticks(len(values[what])))
-        axes.set_xlim(-0.6, len(values[what]) - 0.4)
-        axes.set_xlabel("block (0: first)")
-        axes.set_ylabel(label)
+        depth = len(values[what])
+        axes.set(xlabel="block (0: first)", ylabel=label, xticks=_ticks(depth))
+        axes.set_xlim(-0.6, depth - 0.4)
     top = panels[0].get_ylim()[1]  # of all, and once all are drawn: a later one may be higher
     panels[0].set_ylim(0, 1.05 * top)
     put_title(figure, f"{title}, {num_images:,} images")
@@ -124,9 +122,8 @@ def draw_probing(file: Path, probing: Mapping[str, Mapping[str, Any]]) -> list[P
             (handles[name],) = axes.plot(blocks, mean, **_style(place))
             axes.fill_between(blocks, low, high, color=_style(place)["color"], alpha=0.12, lw=0)
         axes.set_title(title, loc="left")
-        axes.set_xlabel("block (0: first)")
+        axes.set(xlabel="block (0: first)", ylabel="top-1 accuracy (%)")
         axes.set_xticks(_ticks(max(len(scores[probe]) for scores in probing.values())))
-        axes.set_ylabel("top-1 accuracy (%)")
     num_test = next(iter(probing.values()))["knn_top1"][0]["num_test"]
     put_title(
         figure, f"What is known after each block, {num_test:,} test images (band: 95 % interval)"
@@ -157,9 +154,8 @@ def draw_layers(file: Path, runs: Sequence[Mapping[str, Any]]) -> list[Path]:
             )
             counts |= curve.keys()
         axes.set_title(f"{100 * fraction:g} % of the labels", loc="left")
-        axes.set_xlabel("pre-trained blocks kept")
+        axes.set(xlabel="pre-trained blocks kept", ylabel="top-1 accuracy (%)")
         axes.set_xticks(sorted(counts))
-        axes.set_ylabel("top-1 accuracy (%)")
     spread = f" (bar: standard deviation over {most_seeds} seeds)" if most_seeds > 1 else ""
     put_title(figure, f"Fine-tuned with the first blocks kept, the rest afresh{spread}")
     put_legend(figure, [_wrapped(name) for name in handles], handles.values())
@@ -195,9 +191,8 @@ def draw_corruptions(file: Path, summary: Mapping[str, Any]) -> list[Path]:
         by_name.plot(
             [x + aside for x in range(len(names))], [100 * of_name[name] for name in names], **dots
         )
-    by_level.set_xlabel("severity (0: clean)")
+    by_level.set(xlabel="severity (0: clean)", ylabel="top-1 accuracy (%)")
     by_level.set_xticks([0, *levels])
-    by_level.set_ylabel("top-1 accuracy (%)")
     by_level.set_title("mean of all corruptions", loc="left")
     words = [name.replace("_", " ") for name in names]
     by_name.set_xticks(range(len(names)), words, rotation=60, ha="right", fontsize=8)
@@ -219,28 +214,13 @@ def make_panels(
     count: int, width: float, height: float, shares: bool = True
 ) -> tuple[Any, list[Any]]:
     """A figure and its axes, up to three in a row; ``width`` and ``height`` of one, in inches."""
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise require_extra("matplotlib", "plot", "A picture") from error
     columns = min(3, count)
     rows = -(-count // columns)
-    with matplotlib.rc_context(FONT):
-        size = (max(5.6, 0.9 + width * columns), 1.1 + height * rows)
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(figure)
-        grid = figure.subplots(rows, columns, squeeze=False, sharey=shares).flatten()
-        for axes in grid[count:]:
-            figure.delaxes(axes)
-        for axes in grid[:count]:
-            axes.spines[["top", "right"]].set_visible(not shares)
-            if shares:
-                axes.tick_params(labelleft=True)
-                axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
-                axes.set_axisbelow(True)
-        return figure, list(grid[:count])
+    size = (max(5.6, 0.9 + width * columns), 1.1 + height * rows)
+    figure, grid = make_axes(rows, columns, size, shares)
+    for axes in grid[count:]:
+        figure.delaxes(axes)
+    return figure, grid[:count]
 
 
 def put_legend(figure: Any, labels: Sequence[str], handles: Iterable[Any]) -> None:

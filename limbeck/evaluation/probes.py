@@ -106,15 +106,11 @@ def quick_agreement(student: Embeddings, teacher: Embeddings) -> dict[str, float
 
 def _labels_of(train: Embeddings, test: Embeddings) -> tuple[Tensor, Tensor, int]:
     if train.labels is None or test.labels is None:
-        raise _no_labels()
+        raise UserError(
+            "These images have no labels, which kNN and linear probes need; sort them into class "
+            "folders, or compare neighbours with a teacher instead."
+        )
     if not len(train) or not len(test):
         raise UserError("A probe needs images to learn from and others to test; hold out more.")
     num_classes = 1 + int(max(train.labels.max(), test.labels.max()))
     return train.labels, test.labels, num_classes
-
-
-def _no_labels() -> UserError:
-    return UserError(
-        "These images have no labels, which kNN and linear probes need; sort them into class "
-        "folders, or compare neighbours with a teacher instead."
-    )

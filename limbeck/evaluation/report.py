@@ -96,8 +96,8 @@ def save_bars(
     (0..1) draws a line. The title should name the data and the number of test images. Writes
     ``file`` with the suffixes .png and .svg and returns both paths.
     """
-    figure, axes = _figure(width=2.0 + 1.5 * len(_probes(scores)), height=4.4)
-    probes = _probes(scores)
+    probes = list(dict.fromkeys(probe for of_probe in scores.values() for probe in of_probe))
+    figure, (axes,) = make_axes(1, 1, (2.0 + 1.5 * len(probes), 4.4))
     width = 0.8 / len(scores)
     for place, (model, of_probe) in enumerate(scores.items()):
         label: str | None = model
@@ -155,11 +155,13 @@ def save_bars(
     return save_figure(figure, file)
 
 
-def _probes(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
-    return list(dict.fromkeys(probe for of_probe in scores.values() for probe in of_probe))
+def make_axes(
+    rows: int, columns: int, size: tuple[float, float], shares: bool = True
+) -> tuple[Any, list[Any]]:
+    """A figure of a ``size`` in inches and its axes, row by row.
 
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+    ``shares``: they have one scale and its lines; without, each is a framed picture.
+    """
     try:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -167,13 +169,16 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     except ImportError as error:
         raise require_extra("matplotlib", "plot", "A picture") from error
     with matplotlib.rc_context(FONT):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
-        axes.set_axisbelow(True)
-        return figure, axes
+        grid = list(figure.subplots(rows, columns, squeeze=False, sharey=shares).flatten())
+        for axes in grid:
+            axes.spines[["top", "right"]].set_visible(not shares)
+            if shares:
+                axes.tick_params(labelleft=True)
+                axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+                axes.set_axisbelow(True)
+        return figure, grid
 
 
 def _legend_below(figure: Any, axes: Any, note: str) -> None:

@@ -119,10 +119,7 @@ def _build_mixer(kind: str, of_student: int, of_teacher: int) -> nn.Module:
 
 def _check_same_grid(own: Tap, student: EncoderFacts, theirs: Tap, teacher: EncoderFacts) -> None:
     """Of a hierarchical network a block may have another grid than its output."""
-    grids = [
-        (facts.img_size[0] // facts.tap_stride(tap), facts.img_size[1] // facts.tap_stride(tap))
-        for tap, facts in ((own, student), (theirs, teacher))
-    ]
+    grids = [student.grid_of(student.tap_stride(own)), teacher.grid_of(teacher.tap_stride(theirs))]
     relative = [
         (rows / facts.grid[0], columns / facts.grid[1])
         for (rows, columns), facts in zip(grids, (student, teacher), strict=True)

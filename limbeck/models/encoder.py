@@ -84,20 +84,24 @@ class EncoderFacts:
         """Facts again from plain data, such as ``dataclasses.asdict`` and JSON made of them."""
         return pydantic.TypeAdapter(cls).validate_python(values)
 
+    def grid_of(self, stride: int) -> tuple[int, int]:
+        """Rows and columns of tokens of ``stride`` pixels per side."""
+        return self.img_size[0] // stride, self.img_size[1] // stride
+
     @property
     def grid(self) -> tuple[int, int]:
         """Patches (rows, columns) at ``img_size``."""
-        return self.img_size[0] // self.patch_size, self.img_size[1] // self.patch_size
+        return self.grid_of(self.patch_size)
 
     @property
     def input_grid(self) -> tuple[int, int]:
         """What the patch embedding gives (rows, columns); a hierarchical encoder then pools."""
-        return self.img_size[0] // self.input_strides[0], self.img_size[1] // self.input_strides[0]
+        return self.grid_of(self.input_strides[0])
 
     @property
     def mask_grid(self) -> tuple[int, int]:
         """What ``ids_keep`` counts (rows, columns): the patches, or units of several."""
-        return self.img_size[0] // self.mask_unit, self.img_size[1] // self.mask_unit
+        return self.grid_of(self.mask_unit)
 
     def tap_dim(self, tap: Tap) -> int:
         """Width of a tap that has no axis of heads."""

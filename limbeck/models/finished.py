@@ -328,13 +328,8 @@ def _timm_calls(encoder: TimmEncoder) -> dict[str, Any] | None:
     kwargs = timm_kwargs(name, facts.architecture["kwargs"])
     arguments = "".join(f", {key}={value!r}" for key, value in kwargs.items())
     with torch.device("meta"):
-        plain = wrap(
-            timm.create_model(name, **kwargs),
-            architecture=facts.architecture,
-            origin={},
-            mean=facts.mean,
-            std=facts.std,
-        )
+        model = timm.create_model(name, **kwargs)
+        plain = wrap(model, architecture=facts.architecture, origin={})
     # timm has one head count for all blocks (of a stage); an adapted one is set afterwards.
     indices = [k for k, heads in enumerate(facts.num_heads) if heads != plain.facts.num_heads[k]]
     own = {index: encoder.blocks[index].attn for index in indices}

@@ -27,15 +27,13 @@ BEFORE_BLOCK = ("block_input", "attention_input")
 """Those of them that have the width and the grid of what enters the block."""
 _ENDS = ("output", *LOGIT_KINDS)
 
-Norm = tuple[float, float, float]
-
 
 class TimmEncoder(Encoder, ABC):
     """A Transformer of timm behind the Encoder contract; ``model`` is timm's own module.
 
     ``architecture`` is plain data: ``{"kind": "timm", "name": ..., "kwargs": {...}}``, enough for
-    ``timm.create_model(name, **kwargs)``. ``mean`` and ``std`` (3 values each) normalise images in
-    0..1. Raises UserError for a module, block or attention class that is not supported.
+    ``timm.create_model(name, **kwargs)``, and "mean" and "std" (3 values each), which normalise
+    images in 0..1. Raises UserError for a module, block or attention class that is not supported.
     """
 
     mean: Tensor
@@ -47,21 +45,16 @@ class TimmEncoder(Encoder, ABC):
     """What an attention module calls its head count."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        *,
-        architecture: dict[str, Any],
-        origin: dict[str, Any],
-        mean: Norm,
-        std: Norm,
+        self, model: nn.Module, *, architecture: dict[str, Any], origin: dict[str, Any]
     ) -> None:
         super().__init__()
         self.check_supported(model, architecture["name"])
         self.model = model
         # Not persistent: they belong to the architecture, and the weights' names stay timm's.
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        self.facts = self.read_facts(architecture, origin, tuple(mean), tuple(std))
+        self.facts = self.read_facts(architecture, origin)
+        for name in ("mean", "std"):
+            value = torch.tensor(architecture[name]).view(3, 1, 1)
+            self.register_buffer(name, value, persistent=False)
 
     # --- What a family says of itself ------------------------------------------------------------
 
@@ -145,9 +138,7 @@ class TimmEncoder(Encoder, ABC):
 
     # --- The contract ----------------------------------------------------------------------------
 
-    def read_facts(
-        self, architecture: dict[str, Any], origin: dict[str, Any], mean: Norm, std: Norm
-    ) -> EncoderFacts:
+    def read_facts(self, architecture: dict[str, Any], origin: dict[str, Any]) -> EncoderFacts:
         """The facts of ``model``; what timm's name stands for is stated in the architecture."""
         own = {
             "embed_dim": self.model.num_features,
@@ -158,13 +149,13 @@ class TimmEncoder(Encoder, ABC):
         stated = architecture | {
             "kwargs": architecture["kwargs"] | {"img_size": list(own["img_size"])},
             "num_heads": list(own["num_heads"]),
-            "mean": list(mean),
-            "std": list(std),
+            "mean": list(architecture["mean"]),
+            "std": list(architecture["std"]),
         }
         return EncoderFacts(
             depth=len(self.blocks),
-            mean=mean,
-            std=std,
+            mean=tuple(architecture["mean"]),
+            std=tuple(architecture["std"]),
             num_classes=self.model.num_classes,
             architecture=stated,
             origin=origin,
@@ -279,7 +270,7 @@ class TimmEncoder(Encoder, ABC):
         setattr(attn, self.heads_name, num_heads)
         attn.head_dim = width // num_heads
         attn.scale = attn.head_dim**-0.5
-        self.facts = self.read_facts(facts.architecture, facts.origin, facts.mean, facts.std)
+        self.facts = self.read_facts(facts.architecture, facts.origin)
 
     def _tap_attention(
         self, index: int, x: Tensor, context: BlockContext, taps: list[Tap], is_dropping: bool

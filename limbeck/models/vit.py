@@ -40,13 +40,7 @@ from limbeck.records import Features, Tap
 
 
 class VitEncoder(TimmEncoder):
-    """A timm vision Transformer behind the Encoder contract; ``model`` is timm's own module.
-
-    ``architecture`` is plain data: ``{"kind": "timm", "name": ..., "kwargs": {...}}``, enough for
-    ``timm.create_model(name, **kwargs)``; of another kind, for what ``KINDS`` makes of it.
-    ``mean`` and ``std`` (3 values each) normalise images in 0..1.
-    Raises UserError for a module, block or attention class that is not supported.
-    """
+    """A plain vision Transformer of timm, or one of ``KINDS``; see ``TimmEncoder``."""
 
     before_blocks = (
         *("cls_token", "reg_token", "dist_token", "patch_embed"),
@@ -210,13 +204,7 @@ def build_encoder(
         raise UserError(
             f"timm can't build '{name}' with {kwargs}: {reason}; change these values."
         ) from error
-    encoder = wrap(
-        model,
-        architecture=architecture,
-        origin=origin or {},
-        mean=tuple(architecture["mean"]),
-        std=tuple(architecture["std"]),
-    )
+    encoder = wrap(model, architecture=architecture, origin=origin or {})
     for block, num_heads in enumerate(architecture.get("num_heads", ())):
         encoder.set_num_heads(block, num_heads)
     return encoder

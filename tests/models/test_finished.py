@@ -340,10 +340,8 @@ def test_timm_alone_by_the_lines_of_the_docs(tmp_path, monkeypatch, last_heads, 
         encoder = with_classifier(encoder, 3, pool, seed=0)
     if last_heads is not None:
         encoder.set_num_heads(-1, last_heads)
-    encoder = wrap(
-        encoder.model, architecture=encoder.facts.architecture, origin={},
-        mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3),
-    )  # fmt: skip
+    norm = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
+    encoder = wrap(encoder.model, architecture=encoder.facts.architecture | norm, origin={})
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape))

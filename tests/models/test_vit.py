@@ -116,13 +116,7 @@ def test_unknown_classes_are_named_with_the_supported_ones():
         build_encoder(architecture_of("augreg") | {"name": "vit_dwee_patch16_reg1_gap_256"})
     resnet = timm.create_model("resnet10t", num_classes=0)
     with pytest.raises(UserError, match=r"ResNet, which is not supported.*VisionTransformer"):
-        VitEncoder(
-            resnet,
-            architecture={"name": "resnet10t", "kwargs": {}},
-            origin={},
-            mean=(0.5,) * 3,
-            std=(0.5,) * 3,
-        )
+        VitEncoder(resnet, architecture={"name": "resnet10t", "kwargs": {}}, origin={})
 
 
 @pytest.mark.parametrize(

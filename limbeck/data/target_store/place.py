@@ -1,3 +1,4 @@
+# ruff: noqa: D102 - documented by the contract, Place
 """Where a store lies: a local folder, or any address that fsspec knows.
 
 A file is written whole or not at all. Who makes a file that must not be made twice claims it first;
@@ -120,7 +121,6 @@ class LocalPlace(Place):
         self.folder = Path(address)
 
     def begin(self) -> None:
-        """See ``Place``."""
         with self._errors("write"):
             self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -145,7 +145,6 @@ class LocalPlace(Place):
         return sizes
 
     def read_all(self, names: Sequence[str]) -> list[bytes]:
-        """See ``Place``."""
         contents = []
         for name in names:
             with self._errors("read", name):
@@ -153,13 +152,11 @@ class LocalPlace(Place):
         return contents
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
-        """See ``Place``."""
         with self._errors("read", name), open_file(self.folder / name) as file:
             file.seek(start)
             return file.read(end - start)
 
     def size(self, name: str) -> int | None:
-        """See ``Place``."""
         with self._errors("read", name):
             try:
                 return os.stat(self.folder / name).st_size
@@ -245,7 +242,6 @@ class RemotePlace(Place):
         """See ``Place``; an object appears when it is complete."""
 
     def sizes(self) -> dict[str, int]:
-        """See ``Place``."""
         with self._errors("read"):
             store, root = self._store()
             store.invalidate_cache()
@@ -269,13 +265,11 @@ class RemotePlace(Place):
             return [found[store._strip_protocol(path)] for path in paths]
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
-        """See ``Place``."""
         with self._errors("read", name):
             store, root = self._store()
             return store.cat_file(f"{root}/{name}", start=start, end=end)
 
     def size(self, name: str) -> int | None:
-        """See ``Place``."""
         with self._errors("read", name):
             store, root = self._store()
             try:
@@ -288,7 +282,6 @@ class RemotePlace(Place):
         self._put(name, data)
 
     def free(self) -> int | None:
-        """See ``Place``."""
         return None
 
     @contextmanager

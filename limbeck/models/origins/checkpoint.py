@@ -212,13 +212,9 @@ def assemble(
         with torch.random.fork_rng(devices=[]):
             model = build_encoder(architecture, origin).model
         model.load_state_dict(weights)
-    mean, std = architecture["mean"], architecture["std"]
     for note in notes:
         log.info("%s: %s", origin["source"], note)
-    encoder = wrap(
-        model, architecture=architecture, origin=origin, mean=tuple(mean), std=tuple(std)
-    )
-    return encoder.eval()
+    return wrap(model, architecture=architecture, origin=origin).eval()
 
 
 def at_size(

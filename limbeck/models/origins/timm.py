@@ -111,16 +111,9 @@ def load_timm(
         if facts.get("fixed_input_size"):
             model_args["img_size"] = list(img_size or own_size)
         model_args["num_classes"] = facts["num_classes"] if num_classes is None else num_classes
+        size = img_size or own_size
         return _load_classifier(
-            name,
-            source,
-            model_args,
-            facts,
-            overlay,
-            pretrained,
-            img_size or own_size,
-            config,
-            notes,
+            name, source, model_args, facts, overlay, pretrained, size, config, notes
         )
     if patch_size is not None and is_hierarchical(base):
         raise UserError(f"{source} is an encoder of stages; leave patch_size away.")
@@ -134,12 +127,8 @@ def load_timm(
         )  # fmt: skip
         return resized(encoder, img_size)
     classes = facts["num_classes"] if num_classes is None else num_classes
-    plain = (
-        shape
-        | pooling_of(base, classes)
-        | model_args
-        | {"img_size": list(img_size or own_size), "num_classes": classes}
-    )
+    plain = shape | pooling_of(base, classes) | model_args
+    plain |= {"img_size": list(img_size or own_size), "num_classes": classes}
     if patch_size is not None:
         plain["patch_size"] = patch_size
     if isinstance(num_heads, int) and not pretrained:
@@ -148,14 +137,9 @@ def load_timm(
     overlay |= _described(facts)
     model = _create(name, plain, overlay, pretrained, source)
     plain["global_pool"] = getattr(model, "global_pool", "avg")
-    mean, std = (tuple(facts.get(key, (0.5, 0.5, 0.5))) for key in ("mean", "std"))
-    encoder = wrap(
-        model,
-        architecture={"kind": "timm", "name": base, "kwargs": plain},
-        origin={},
-        mean=mean,
-        std=std,
-    )
+    architecture = {"kind": "timm", "name": base, "kwargs": plain}
+    architecture |= {key: facts.get(key, (0.5, 0.5, 0.5)) for key in ("mean", "std")}
+    encoder = wrap(model, architecture=architecture, origin={})
     if pretrained:
         notes += _size_notes(encoder, own_size, weights)
     if num_heads is not None:
