@@ -112,8 +112,7 @@ class _MicroBatches(Dataset[HostBatch]):
                     skipped.append((key, "it could not be read when its targets were stored"))
                     continue
                 try:
-                    raw = self.source.read(index)
-                    image = self.decode(raw.data, self.max_image_pixels)
+                    image = self.decode(self.source.read(index), self.max_image_pixels)
                 except BadImage as error:
                     skipped.append((key, str(error)))
                     continue
@@ -124,7 +123,7 @@ class _MicroBatches(Dataset[HostBatch]):
                         seeds.append(seed)
                     else:
                         locals_.append(make(image, seed))
-                labels.append(raw.label)
+                labels.append(self.source.label(index))
                 keys.append(key)
                 used.append(index)
                 break

@@ -21,7 +21,6 @@ from limbeck.data.source import (
     MAX_IMAGE_BYTES,
     BadImage,
     NamedSource,
-    RawImage,
     label_table,
     no_images,
     plain_label,
@@ -80,15 +79,14 @@ class TarSource(NamedSource):
         super().__init__(keys, *label_table(raw_labels))
         self._places = np.array(places)
 
-    def read(self, index: int) -> RawImage:
+    def read(self, index: int) -> bytes:
         number, offset, size = self._places[index].tolist()
         if size > MAX_IMAGE_BYTES:
             raise BadImage(f"it has {size:,} bytes, over the limit of {MAX_IMAGE_BYTES:,}")
         try:
-            data = _read_range(self.shards[number], offset, size)
+            return _read_range(self.shards[number], offset, size)
         except Exception as error:  # Each of fsspec's stores has errors of its own.
             raise BadImage(f"{self.shards[number]} can't be read: {error}") from error
-        return RawImage(data, self.label(index))
 
 
 def open_shards(root: str, options: object, split: str) -> TarSource:

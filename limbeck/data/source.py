@@ -3,7 +3,6 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,14 +18,6 @@ MAX_CLASSES = 100_000  # A larger number is an identifier, not a class index.
 
 class BadImage(Exception):
     """One image can't be used; the message is the reason, for ``skipped.jsonl``."""
-
-
-@dataclass(frozen=True)
-class RawImage:
-    """One undecoded sample: ``data`` the file's bytes, ``label`` a class index or None."""
-
-    data: bytes
-    label: int | None
 
 
 class Source(ABC):
@@ -54,8 +45,8 @@ class Source(ABC):
         """The class index of a sample, without reading its image; None where unlabelled."""
 
     @abstractmethod
-    def read(self, index: int) -> RawImage:
-        """Read a sample's bytes; raises BadImage if that fails."""
+    def read(self, index: int) -> bytes:
+        """The bytes of a sample's image file; raises BadImage if that fails."""
 
 
 class Names(Sequence[str]):
@@ -120,7 +111,7 @@ class Subset(Source):
     def label(self, index: int) -> int | None:
         return self.source.label(int(self.indices[index]))
 
-    def read(self, index: int) -> RawImage:
+    def read(self, index: int) -> bytes:
         return self.source.read(int(self.indices[index]))
 
 
@@ -141,8 +132,8 @@ class Renumbered(Source):
         label = self.source.label(index)
         return None if label is None else int(self._new[label])
 
-    def read(self, index: int) -> RawImage:
-        return RawImage(self.source.read(index).data, self.label(index))
+    def read(self, index: int) -> bytes:
+        return self.source.read(index)
 
 
 def no_images(root: str, notes: Sequence[str] = ()) -> UserError:
@@ -229,6 +220,6 @@ class Chain(Source):
         place, inner = self._find(index)
         return self.sources[place].label(inner)
 
-    def read(self, index: int) -> RawImage:
+    def read(self, index: int) -> bytes:
         place, inner = self._find(index)
         return self.sources[place].read(inner)

@@ -7,6 +7,7 @@ import torch
 
 from limbeck.errors import UserError
 from limbeck.models.build import build_student
+from limbeck.models.heads import plain_shape
 from limbeck.models.options import StudentOptions
 from limbeck.models.shapes import check_model_name, is_hierarchical, is_tiny_vit
 from limbeck.models.timm_encoder import TimmEncoder
@@ -36,8 +37,8 @@ def whole_shape(options: StudentOptions) -> StudentOptions:
     side, other = encoder.facts.img_size
     if side != other:
         raise UserError(f"'{options.name}' has images of {side} x {other} pixels, not square ones.")
-    read = _of_stages(encoder) if is_of_stages else _of_plain(encoder)
-    return replace(options, img_size=side, **read)
+    read = _of_stages(encoder) if is_of_stages else plain_shape(encoder)
+    return replace(options, **read | {"img_size": side})
 
 
 def _of_stages(encoder: TimmEncoder) -> dict[str, Any]:
@@ -57,16 +58,4 @@ def _of_stages(encoder: TimmEncoder) -> dict[str, Any]:
         "head_dim": min(channels),
         "mlp_ratio": float(model.mlp_ratio),
         "mbconv_expand_ratio": conv.out_channels / conv.in_channels,
-    }
-
-
-def _of_plain(encoder: TimmEncoder) -> dict[str, Any]:
-    facts = encoder.facts
-    fc1 = encoder.model.blocks[0].mlp.fc1
-    return {
-        "patch_size": facts.patch_size,
-        "embed_dim": facts.embed_dim,
-        "depth": facts.depth,
-        "num_heads": facts.num_heads[0],
-        "mlp_ratio": fc1.out_features / facts.embed_dim,
     }

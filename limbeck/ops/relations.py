@@ -122,15 +122,8 @@ def _squared_error(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @_relation_loss.register_fake
-def _(
-    student_a: Tensor,
-    student_b: Tensor,
-    teacher_a: Tensor,
-    teacher_b: Tensor,
-    softmax: bool,
-    temperature: float,
-    needs_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(student_a: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    needs_grad = others[-1]
     dtype = torch.promote_types(student_a.dtype, torch.float32)
     shape = student_a.shape if needs_grad else (0, *student_a.shape[2:])
     grad_a, grad_b = (student_a.new_empty(shape, dtype=dtype) for _ in range(2))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from limbeck.data.source import BadImage, RawImage, Source
+from limbeck.data.source import BadImage, Source
 
 
 def photo(width: int = 48, height: int = 40, seed: int = 0) -> Image.Image:
@@ -55,11 +55,11 @@ class MemorySource(Source):
     def label(self, index: int) -> int | None:
         return self.labels[index] if self.labels else None
 
-    def read(self, index: int) -> RawImage:
+    def read(self, index: int) -> bytes:
         data = self.files[index]
         if data is None:
             raise BadImage("it is gone")
-        return RawImage(data, self.label(index))
+        return data
 
 
 def memory_photos(num_images: int, num_classes: int = 0) -> MemorySource:
