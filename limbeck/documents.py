@@ -120,10 +120,8 @@ def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
 def _read(file: Path, form: str, max_bytes: int) -> bytes:
     try:
         return read_file(file, max_bytes)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name with a NUL
         raise UserError(f"Can't read {file} as {form}: {reason_of(error)}.") from error
-    except ValueError as error:  # a name with a NUL
-        raise UserError(f"Can't read {file} as {form}: {error}.") from error
 
 
 def _is_too_deep(values: object) -> bool:

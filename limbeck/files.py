@@ -111,8 +111,10 @@ def disk_errors(file: Path) -> Iterator[None]:
         ) from error
 
 
-def reason_of(error: OSError) -> str:
-    """Why the operating system refused, for people."""
+def reason_of(error: Exception) -> str:
+    """Why the operating system refused, for people; of another error what it says."""
+    if not isinstance(error, OSError):
+        return str(error)
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return "the disk is full" if is_full else error.strerror or str(error)
 

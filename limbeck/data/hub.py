@@ -48,10 +48,8 @@ class TableSource(NamedSource):
             data = self._read_row(index)
             if isinstance(data, str):
                 data = read_file(self._inside(data), MAX_IMAGE_BYTES)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a name with a NUL
             raise BadImage(f"the file can't be read: {reason_of(error)}") from error
-        except ValueError as error:  # a name with a NUL
-            raise BadImage(f"the file can't be read: {error}") from error
         if data is None:
             raise BadImage("the record has no image")
         return data
@@ -85,9 +83,8 @@ def open_table(root: str, options: DataOptions, split: str) -> TableSource:
             own = table.values(columns.image, "path") if columns.has_paths else []
             values += table.values(columns.label) if columns.label else []
         except (OSError, BadTable) as error:
-            reason = reason_of(error) if isinstance(error, OSError) else str(error)
             raise UserError(
-                f"Can't read {file} as a table: {reason}; copy it again or remove it."
+                f"Can't read {file} as a table: {reason_of(error)}; copy it again or remove it."
             ) from error
         record_names += [f"{name}#{row}" for row in range(table.num_rows)]
         keys += own or [None] * table.num_rows
@@ -130,7 +127,7 @@ def open_hub(root: str, options: DataOptions, split: str) -> TableSource:
         datasets.config.HF_HUB_OFFLINE = is_offline or bool(unreachable)
         table = datasets.load_dataset(name, config or None, split=split)
     except Exception as error:  # The hub, the network and the data set's files each have their own.
-        reason = _first_line(error)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if isinstance(error, ConnectionError):
             reason = unreachable or reason
         raise UserError(
@@ -227,7 +224,3 @@ def _import_datasets() -> Any:
     # Its bars would be drawn over the run's own display.
     datasets.disable_progress_bars()
     return datasets
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -7,7 +7,7 @@ whole micro-batch; images stay uint8 until they are on the device.
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,15 +17,13 @@ from limbeck.data.options import DataOptions, ReleasedViews, ViewOptions
 from limbeck.data.order import StepOrder
 from limbeck.data.skipped import SkippedLog
 from limbeck.data.source import BadImage, Source
+from limbeck.data.target_store.located import VIEW_SEEDS, LocatedTargets
 from limbeck.data.view_makers import MakeView, eval_maker, view_maker
 from limbeck.data.views import DrawNoise, View, erase, view_noise, view_seed
 from limbeck.data.workers import run_workers
 from limbeck.errors import RunError, UserError
 from limbeck.limits import num_cores
 from limbeck.records import Batch
-
-VIEW_SEEDS = "view_seeds"
-"""The array of a record that is no target: the seed of its view, where no other seed tells it."""
 
 
 class HostBatch(NamedTuple):
@@ -41,29 +39,6 @@ class HostBatch(NamedTuple):
     skipped: tuple[tuple[str, str], ...]
     local: Tensor | None = None  # [B * local views, 3, s, s] uint8
     targets: dict[str, Tensor] | None = None  # [B, ...] each, as a store has them
-
-
-class StoredTargets(Protocol):
-    """The records that a store has for the samples of a source.
-
-    ``seed`` is that of their views; None where each record brings its own, as VIEW_SEEDS.
-    """
-
-    seed: int | None
-    num_views: int
-
-    @property
-    def noise(self) -> tuple[tuple[float, float, float], tuple[float, float, float]] | None:
-        """Mean and std of the noise in erased boxes, where the views have any."""
-        ...
-
-    def __contains__(self, index: int) -> bool:
-        """Whether a sample has records."""
-        ...
-
-    def read(self, indices: Sequence[int], view: int) -> dict[str, Tensor]:
-        """Those of one view of samples, by name, (B, ...) each."""
-        ...
 
 
 class _MicroBatches(Dataset[HostBatch]):
@@ -82,7 +57,7 @@ class _MicroBatches(Dataset[HostBatch]):
         run_seed: int,
         max_tries: int,
         make_locals: Sequence[MakeView] = (),
-        targets: StoredTargets | None = None,
+        targets: LocatedTargets | None = None,
     ) -> None:
         self.source = source
         self.max_image_pixels = max_image_pixels
@@ -202,7 +177,7 @@ def train_batches(
     erase_mean: tuple[float, float, float],
     erase_std: tuple[float, float, float],
     skipped: SkippedLog,
-    targets: StoredTargets | None = None,
+    targets: LocatedTargets | None = None,
 ) -> Iterator[Batch]:
     """``accumulate_steps`` micro-batches for each of the steps ``start_step..total_steps - 1``.
 

@@ -245,10 +245,10 @@ def _index_shard(shard: str) -> _Shard:
     except (
         tarfile.TarError, OSError, ValueError, ImportError, RecursionError, OverflowError,
     ) as error:  # fmt: skip
-        reason = reason_of(error) if isinstance(error, OSError) else str(error)
+        reason = printable(reason_of(error))
         raise UserError(
-            f"Can't read the shard {shard} as an uncompressed .tar file: {printable(reason)}; "
-            "correct the address, unpack it first if it is compressed, or copy it again."
+            f"Can't read the shard {shard} as an uncompressed .tar file: {reason}; correct the "
+            "address, unpack it first if it is compressed, or copy it again."
         ) from error
     _follow(links, places, found.left_out)
     for name, place in places.items():

@@ -87,14 +87,12 @@ def save_bars(
     scores: Mapping[str, Mapping[str, Sequence[float]]],
     *,
     title: str,
-    ylabel: str = "top-1 accuracy (%)",
-    chance: float | None = None,
 ) -> list[Path]:
     """Grouped bars: ``scores[model][probe]`` holds one score in 0..1 per run (seed).
 
-    A bar is the mean, its whisker the standard deviation over runs, a dot each run. ``chance``
-    (0..1) draws a line. The title should name the data and the number of test images. Writes
-    ``file`` with the suffixes .png and .svg and returns both paths.
+    A bar is the mean, its whisker the standard deviation over runs, a dot each run. The title
+    should name the data and the number of test images. Writes ``file`` with the suffixes .png and
+    .svg and returns both paths.
     """
     probes = list(dict.fromkeys(probe for of_probe in scores.values() for probe in of_probe))
     figure, (axes,) = make_axes(1, 1, (2.0 + 1.5 * len(probes), 4.4))
@@ -133,21 +131,10 @@ def save_bars(
                 ha="center",
                 fontsize=9,
             )
-    if chance is not None:
-        axes.axhline(100 * chance, color="black", linestyle=":", linewidth=1)
-        axes.annotate(
-            "chance",
-            (1, 100 * chance),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-        )
     axes.set_xticks(range(len(probes)), probes)
     axes.set_ylim(0, 109)  # room for a number above a bar of 100 %
     axes.set_yticks(range(0, 101, 20))
-    axes.set_ylabel(ylabel)
+    axes.set_ylabel("top-1 accuracy (%)")
     axes.set_title(title, loc="left")
     runs = max(len(values) for of_probe in scores.values() for values in of_probe.values())
     note = f"Whisker: standard deviation over runs; dots: up to {runs} runs." if runs > 1 else ""

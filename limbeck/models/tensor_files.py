@@ -35,8 +35,9 @@ def check_file(path: Path) -> None:
         size = path.stat().st_size
         is_hollow = size > 64 * MIB and _count_written(path) < size / 8
     except (OSError, ValueError) as error:
-        why = reason_of(error) if isinstance(error, OSError) else str(error)
-        raise UserError(f"Can't read {path}: {why}; make it readable, or get it again.") from error
+        raise UserError(
+            f"Can't read {path}: {reason_of(error)}; make it readable, or get it again."
+        ) from error
     if is_hollow:
         raise UserError(
             f"Can't read {path}: most of its {size:,} bytes were never written, as of a download "

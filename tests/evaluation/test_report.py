@@ -58,13 +58,11 @@ def pixels(file):
 
 
 def test_bars_are_written_twice_and_name_all(tmp_path):
-    png, svg = save_bars(
-        tmp_path / "new" / "bars", BARS, title="Digits, 1,000 test images", chance=0.1
-    )
+    png, svg = save_bars(tmp_path / "new" / "bars", BARS, title="Digits, 1,000 test images")
     size, shades = pixels(png)
     assert png.suffix == ".png" and min(size) > 500 and shades == (0, 255)
     text = svg.read_text()
-    words = ["Digits, 1,000 test images", "top-1 accuracy (%)", "chance", "91.0", "100.0"]
+    words = ["Digits, 1,000 test images", "top-1 accuracy (%)", "91.0", "100.0"]
     assert all(word in text for word in [*words, *BARS, "kNN", "linear", "Whisker"])
     assert text.count(">student<") == 1  # one entry in the legend
 

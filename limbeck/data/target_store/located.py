@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.data.loader import VIEW_SEEDS
 from limbeck.data.source import Source
 from limbeck.data.target_store.manifest import ArraySpec
 from limbeck.data.target_store.reader import TargetReader
 from limbeck.data.views import view_seed
 from limbeck.errors import RunError
+
+VIEW_SEEDS = "view_seeds"
+"""The array of a record that is no target: the seed of its view, where no other seed tells it."""
 
 SEED_SPEC = ArraySpec((), "int32")
 """Of the array VIEW_SEEDS, where each record brings its own view's."""

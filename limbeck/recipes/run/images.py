@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from limbeck.data.classes import match_classes
-from limbeck.data.loader import StoredTargets, train_batches
+from limbeck.data.loader import train_batches
 from limbeck.data.open import data_fingerprint, keep_labels, open_source, split_holdout
 from limbeck.data.options import DataOptions, ReleasedViews, ViewOptions
 from limbeck.data.skipped import SkippedLog
 from limbeck.data.source import Source
+from limbeck.data.target_store.located import LocatedTargets
 from limbeck.engine.distributed import Ranks
 from limbeck.engine.options import TrainOptions
 from limbeck.errors import UserError
@@ -117,7 +118,7 @@ def stream(
     total_steps: int,
     other_views: Sequence[ViewOptions] = (),
     local_views: Sequence[tuple[ViewOptions, int]] = (),
-    targets: StoredTargets | None = None,
+    targets: LocatedTargets | None = None,
 ) -> Iterator[Batch]:
     """This rank's micro-batches of training images, in the student's size, from a step on."""
     # Stored views have the noise that the teacher saw, however this student normalises.

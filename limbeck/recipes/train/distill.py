@@ -27,8 +27,8 @@ from limbeck.recipes.train.chain import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from limbeck.data.loader import StoredTargets
     from limbeck.data.skipped import SkippedLog
+    from limbeck.data.target_store.located import LocatedTargets
     from limbeck.engine.distributed import Ranks
     from limbeck.recipes.run.images import Images
     from limbeck.recipes.run.networks import Networks
@@ -210,7 +210,7 @@ def train_stream(
     skipped: SkippedLog,
     start_step: int,
     total_steps: int,
-    stored: StoredTargets | None = None,
+    stored: LocatedTargets | None = None,
 ) -> Iterator[Batch]:
     """This rank's micro-batches for the steps from ``start_step`` on."""
     from limbeck.recipes.run.images import stream
