@@ -57,9 +57,8 @@ class SkippedLog:
         """Raise RunError if too large a part of the images is bad."""
         if len(self.reasons) <= self.max_bad:
             return
-        listed = [f"{printable(key)} ({reason})" for key, reason in self.reasons.items()][
-            :NUM_LISTED
-        ]
+        first = list(self.reasons.items())[:NUM_LISTED]
+        listed = [f"{printable(key)} ({reason})" for key, reason in first]
         where = f"; all are listed in {self.file}" if self.file else ""
         raise RunError(
             f"{len(self.reasons)} of {self.num_images} images can't be used, more than "

@@ -18,9 +18,8 @@ from limbeck.models.encoder import Encoder, EncoderFacts
 from limbeck.ops.resize import resize_images
 from limbeck.records import HEAD_KINDS, Batch, Features, Tap
 
-BUDGET = (
-    2**29
-)  # bytes of taps at a time; one block's scores of 1,025 tokens and 12 heads are 48 MiB
+# Bytes of taps at a time; one block's scores of 1,025 tokens and 12 heads are 48 MiB.
+BUDGET = 2**29
 
 
 class Observer(ABC):

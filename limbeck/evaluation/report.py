@@ -83,10 +83,7 @@ def _cell(value: Any) -> str:
 
 
 def save_bars(
-    file: Path,
-    scores: Mapping[str, Mapping[str, Sequence[float]]],
-    *,
-    title: str,
+    file: Path, scores: Mapping[str, Mapping[str, Sequence[float]]], *, title: str
 ) -> list[Path]:
     """Grouped bars: ``scores[model][probe]`` holds one score in 0..1 per run (seed).
 
@@ -100,21 +97,13 @@ def save_bars(
     for place, (model, of_probe) in enumerate(scores.items()):
         label: str | None = model
         fill, hatch = FILLS[place % len(FILLS)]
+        look = {"color": fill, "hatch": hatch, "edgecolor": "black", "linewidth": 0.8}
         for group, probe in enumerate(probes):
             if not of_probe.get(probe):
                 continue
             values = [100 * value for value in of_probe[probe]]
             x = group + (place - (len(scores) - 1) / 2) * width
-            axes.bar(
-                x,
-                fmean(values),
-                0.92 * width,
-                color=fill,
-                hatch=hatch,
-                edgecolor="black",
-                linewidth=0.8,
-                label=label,
-            )
+            axes.bar(x, fmean(values), 0.92 * width, label=label, **look)
             label = None  # one entry in the legend per model
             top = max(values)
             if len(values) > 1:
@@ -123,14 +112,8 @@ def save_bars(
                 dots = [x + width * (i / (len(values) - 1) - 0.5) * 0.4 for i in range(len(values))]
                 axes.scatter(dots, values, s=14, color="white", edgecolor="black", zorder=3)
                 top = max(top, fmean(values) + spread)
-            axes.annotate(
-                f"{fmean(values):.1f}",
-                (x, top),
-                xytext=(0, 4),
-                textcoords="offset points",
-                ha="center",
-                fontsize=9,
-            )
+            above = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(f"{fmean(values):.1f}", (x, top), fontsize=9, **above)
     axes.set_xticks(range(len(probes)), probes)
     axes.set_ylim(0, 109)  # room for a number above a bar of 100 %
     axes.set_yticks(range(0, 101, 20))

@@ -194,16 +194,12 @@ def unpack(values: Packed) -> Robustness:
     sides = [len(of_name) for of_name in values["corrupted"]]
     if not sides or sides != [len(values["severities"])] * len(values["names"]):
         raise ValueError("its answers are not of its names and severities")
+    hits = [[_from_hex(text, count) for text in of_name] for of_name in values["corrupted"]]
     return Robustness(
         names=tuple(values["names"]),
         severities=tuple(values["severities"]),
         clean=_from_hex(values["clean"], values["num_clean"]),
-        corrupted=torch.stack(
-            [
-                torch.stack([_from_hex(text, count) for text in of_name])
-                for of_name in values["corrupted"]
-            ]
-        ),
+        corrupted=torch.stack(list(map(torch.stack, hits))),
         how=values["how"],
     )
 

@@ -16,9 +16,8 @@ from limbeck.files import MIB, check_regular, reason_of, utf8_name
 
 Tensors = dict[str, Tensor]
 
-_EXCESS = (
-    4  # tied weights are there twice or thrice; what repeats one number is there a million-fold
-)
+# Tied weights are there twice or thrice; what repeats one number is there a million-fold.
+_EXCESS = 4
 _INTEGERS = (torch.int16, torch.int32, torch.int64)
 _TABLES = ("index", "ids", "idxs", "tracked")
 """How the names of tables of indices end, and of a counter: what is no weight and no float."""

@@ -31,7 +31,13 @@ from limbeck.models.origins.files import (
     unpack,
 )
 from limbeck.models.origins.hierarchical import Staged, read_staged
-from limbeck.models.origins.layouts import Weights, find_heads, recognise, split_left_out
+from limbeck.models.origins.layouts import (
+    Layout,
+    Weights,
+    find_heads,
+    recognise,
+    split_left_out,
+)
 from limbeck.models.origins.load import load_encoder
 from limbeck.models.origins.names import check_path
 from limbeck.models.origins.pickled import read_pickle
@@ -183,59 +189,47 @@ def _inspect_weights(path: Path, weights: Weights, info: FileInfo) -> Inspection
 def _describe(
     path: Path, weights: Weights, info: FileInfo, problems: tuple[str, ...], found: dict[str, Any]
 ) -> Inspection:
+    found |= {"layout": "hierarchical", "description": "a Hiera or Swin that is not understood"}
+    named, notes = weights, list[str]()
     try:
         staged = read_staged(weights)
-    except UserError as error:
-        return Inspection(
-            layout="hierarchical",
-            description="a Hiera or Swin that is not understood",
-            notes=(str(error),),
-            unmatched=tuple(sorted(weights)),
-            **found,
-        )
-    if staged is not None:
-        return _inspect_staged(staged, info, problems, found)
-    try:
-        layout = recognise(weights, info.network.program)
-    except UserError:
-        return Inspection(
-            layout="unknown",
-            description="no layout that is known",
-            unmatched=tuple(sorted(weights)),
-            notes=problems,
-            **found,
-        )
-    found |= {"layout": layout.name, "description": layout.description}
-    found["decoder"] = describe_decoder(decoder_in(weights, info), str(path))
-    try:
+        if staged is not None:
+            return _inspect_staged(staged, info, problems, found)
+        layout = _layout_of(weights, info)
+        if layout is None:
+            found |= {"layout": "unknown", "description": "no layout that is known"}
+            return Inspection(notes=problems, unmatched=tuple(sorted(weights)), **found)
+        found |= {"layout": layout.name, "description": layout.description}
+        found["decoder"] = describe_decoder(decoder_in(weights, info), str(path))
         named, left = split_left_out(layout, layout.convert(weights))
-    except UserError as error:
-        return Inspection(notes=(str(error),), unmatched=tuple(sorted(weights)), **found)
-    notes = [*_left_out(info.network.left_out | left), *problems, *info.notes]
-    try:
+        notes = [*_left_out(info.network.left_out | left), *problems, *info.notes]
         shape = read_shape(named)
-    except UserError as error:
-        return Inspection(notes=(*notes, str(error)), unmatched=tuple(sorted(named)), **found)
-    found |= {
-        "embed_dim": shape.embed_dim,
-        "depth": shape.depth,
-        "patch_size": shape.patch_size,
-        "img_size": shape.img_size,
-        "num_prefix_tokens": shape.has_cls_token + shape.has_dist_token + shape.num_reg_tokens,
-        "num_classes": shape.num_classes,
-    }
-    try:
-        told = shape.num_heads or info.metadata.get("num_heads", "")
-        num_heads, known_from = find_heads(layout, shape.embed_dim, shape.depth, None, str(told))
-        found |= {"num_heads": num_heads, "heads_known_from": known_from}
-    except UserError as error:
-        num_heads = (1,) * shape.depth  # shapes do not depend on it
-        notes.append(str(error))
-    try:
+        found |= {
+            "embed_dim": shape.embed_dim,
+            "depth": shape.depth,
+            "patch_size": shape.patch_size,
+            "img_size": shape.img_size,
+            "num_prefix_tokens": shape.has_cls_token + shape.has_dist_token + shape.num_reg_tokens,
+            "num_classes": shape.num_classes,
+        }
+        try:
+            told = str(shape.num_heads or info.metadata.get("num_heads", ""))
+            num_heads, known_from = find_heads(layout, shape.embed_dim, shape.depth, None, told)
+            found |= {"num_heads": num_heads, "heads_known_from": known_from}
+        except UserError as error:
+            num_heads = (1,) * shape.depth  # shapes do not depend on it
+            notes.append(str(error))
         skeleton = _skeleton(to_architecture(shape, num_heads, img_size=shape.img_size))
     except UserError as error:
         return Inspection(notes=(*notes, str(error)), unmatched=tuple(sorted(named)), **found)
     return Inspection(notes=tuple(notes), unmatched=_unmatched(skeleton, named), **found)
+
+
+def _layout_of(weights: Weights, info: FileInfo) -> Layout | None:
+    try:
+        return recognise(weights, info.network.program)
+    except UserError:
+        return None
 
 
 def _skeleton(architecture: dict[str, Any]) -> TimmEncoder:

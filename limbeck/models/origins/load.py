@@ -65,19 +65,7 @@ def load_encoder(
     Raises UserError for a source that can't be found or reached, for weights that do not fit to
     the last tensor, and (NotFiniteWeights) for such with NaN or infinity.
     """
-    encoder = _load(str(source), img_size, patch_size, num_heads, num_classes, overrides)
-    check_finite(encoder, source)
-    return encoder
-
-
-def _load(
-    source: str,
-    img_size: int | Sequence[int] | None,
-    patch_size: int | None,
-    num_heads: int | Sequence[int] | None,
-    num_classes: int | None,
-    overrides: dict[str, Any],
-) -> Encoder:
+    source = str(source)
     check_source(source, any_model=True)
     _check_positive(img_size=img_size, patch_size=patch_size, num_heads=num_heads)
     size = None if img_size is None else to_grid(img_size)
@@ -85,6 +73,12 @@ def _load(
     shared = {
         "img_size": size, "patch_size": patch_size, "num_heads": heads, "num_classes": num_classes,
     }  # fmt: skip
+    encoder = _load(source, shared, overrides)
+    check_finite(encoder, source)
+    return encoder
+
+
+def _load(source: str, shared: dict[str, Any], overrides: dict[str, Any]) -> Encoder:
     scheme, name = split_source(source)
     if scheme == "own":
         return _call_own(name, {k: v for k, v in shared.items() if v is not None} | overrides)
