@@ -89,11 +89,6 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def encode_text(text: str) -> bytes:
-    """Text as UTF-8, whatever it holds."""
-    return text.encode("utf-8", "backslashreplace")
-
-
 @contextmanager
 def disk_errors(file: Path) -> Iterator[None]:
     """Turn a failure to write ``file`` into a RunError that says why and what to do."""
@@ -144,7 +139,7 @@ def write_bytes(file: Path, content: bytes) -> None:
 
 def write_text(file: Path, text: str) -> None:
     """Write text as UTF-8, as ``write_whole``, whatever it holds."""
-    write_bytes(file, encode_text(text))
+    write_bytes(file, text.encode("utf-8", "backslashreplace"))
 
 
 def sync_folder(folder: Path) -> None:

@@ -25,7 +25,14 @@ from limbeck.data.source import (
     no_images,
     plain_label,
 )
-from limbeck.data.splits import choose_split, expand_braces, find_files, is_packed_name, is_pattern
+from limbeck.data.splits import (
+    PACKED_SUFFIXES,
+    choose_split,
+    expand_braces,
+    find_files,
+    is_packed_name,
+    is_pattern,
+)
 from limbeck.documents import parse_json
 from limbeck.errors import UserError
 from limbeck.files import MIB, open_file, printable, reason_of
@@ -98,7 +105,7 @@ def open_shards(root: str, options: object, split: str) -> TarSource:
     if "://" in root:
         return TarSource(expand_braces(root))
     notes: list[str] = []
-    found = find_files(root, lambda name: is_shard_name(name) or is_packed_name(name), notes)
+    found = find_files(root, lambda name: name.lower().endswith((".tar", *PACKED_SUFFIXES)), notes)
     packed = [file for file, _ in found if is_packed_name(file.name)]
     files = [(file, name) for file, name in found if file not in packed]
     if packed:
@@ -119,11 +126,6 @@ def open_shards(root: str, options: object, split: str) -> TarSource:
     source = TarSource(sorted(shards) if Path(root).is_dir() else shards)
     source.notes = (*notes, *source.notes)
     return source
-
-
-def is_shard_name(name: str) -> bool:
-    """Whether a file is a shard by its suffix."""
-    return name.lower().endswith(".tar")
 
 
 class _Image(NamedTuple):

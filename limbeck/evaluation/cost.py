@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from limbeck.evaluation.embed import evaluating
+from limbeck.evaluation.latency import timed, torch_pass
 from limbeck.models.encoder import Encoder
 
 
@@ -55,7 +56,6 @@ def peak_memory_mib(device: torch.device) -> float | None:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
-@torch.no_grad()
 def measure_speed(
     encoder: Encoder,
     batch_size: int,
@@ -66,17 +66,6 @@ def measure_speed(
 
     In fp32, where the encoder is, at its own image size.
     """
-    device = next(encoder.parameters()).device
-    is_gpu = device.type == "cuda"
-    images = torch.rand(batch_size, 3, *encoder.facts.img_size, device=device)
-    seconds = []
-    with evaluating(encoder):
-        for _ in range(2 + num_runs):
-            if is_gpu:
-                torch.cuda.synchronize(device)
-            start = clock()
-            encoder(images)
-            if is_gpu:
-                torch.cuda.synchronize(device)
-            seconds.append(clock() - start)
+    run = torch_pass(encoder, batch_size)
+    seconds = [timed(run, clock) for _ in range(2 + num_runs)]
     return batch_size / median(seconds[2:])

@@ -47,11 +47,12 @@ def interleaved(
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(1 + num_turns):
         for work, taken in zip((own, reference), seconds, strict=True):
-            taken.append(min(_timed(work, clock) for _ in range(PASSES)))
+            taken.append(min(timed(work, clock) for _ in range(PASSES)))
     return median(seconds[0][1:]), median(seconds[1][1:])
 
 
-def _timed(work: Pass, clock: Callable[[], float]) -> float:
+def timed(work: Pass, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of one pass."""
     start = clock()
     work()
     return clock() - start

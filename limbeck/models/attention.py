@@ -43,16 +43,6 @@ def run_branch(
     return added if gamma is None else gamma * added
 
 
-def add_position_bias(attn: nn.Module, scores: Tensor, context: BlockContext) -> Tensor:
-    """What enters the softmax: scores (B, nh, N, N), and tables of relative positions if any."""
-    if not isinstance(attn, beit.Attention):
-        return scores
-    if attn.relative_position_bias_table is not None:
-        scores = scores + attn._get_rel_pos_bias()
-    shared = context.get("shared_rel_pos_bias")
-    return scores if shared is None else scores + shared
-
-
 def has_position_bias(model: nn.Module) -> bool:
     """Whether the scores of a plain ViT contain a table of relative positions: of some BEiTs."""
     if not isinstance(model, beit.Beit):
@@ -82,17 +72,6 @@ def choose_attention_of(
         for module in network.modules():
             if type(module) in (*QKV, *_IN_WINDOWS):
                 module.fused_attn = False
-
-
-def per_head_weights(model: nn.Module, attn: nn.Module) -> str:
-    """What ties the attention to its head count, in words; '' if nothing does."""
-    if isinstance(attn, AttentionRope) or getattr(model, "rope", None) is not None:
-        return "a rotary position table"
-    if isinstance(attn, beit.Attention):
-        return "a relative position bias" if has_position_bias(model) else ""
-    if not isinstance(attn.q_norm, nn.Identity):
-        return "a query and key norm"
-    return ""
 
 
 def _qkv_plain(attn: nn.Module, x: Tensor, rope: Tensor | None) -> Qkv:

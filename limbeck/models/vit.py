@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from timm import create_model
-from timm.layers import PatchEmbed, apply_keep_indices_nlc
+from timm.layers import AttentionRope, PatchEmbed, apply_keep_indices_nlc
 from timm.models import beit, deit, eva, hiera, swin_transformer, tiny_vit, vision_transformer
 from torch import Tensor, nn
 
@@ -18,9 +18,7 @@ from limbeck.models.attention import (
     QKV,
     BlockContext,
     Qkv,
-    add_position_bias,
     has_position_bias,
-    per_head_weights,
     run_branch,
 )
 from limbeck.models.beit_bias import QkvBiasBeit
@@ -148,7 +146,12 @@ class VitEncoder(TimmEncoder):
         return read(block.attn, self._attention_input(block, x), context.get("rope"))
 
     def _add_position_bias(self, attn: nn.Module, scores: Tensor, context: BlockContext) -> Tensor:
-        return add_position_bias(attn, scores, context)
+        if not isinstance(attn, beit.Attention):
+            return scores
+        if attn.relative_position_bias_table is not None:
+            scores = scores + attn._get_rel_pos_bias()
+        shared = context.get("shared_rel_pos_bias")
+        return scores if shared is None else scores + shared
 
     def _attention_input(self, block: nn.Module, x: Tensor) -> Tensor:
         return block.norm1(x) if IS_PRE_NORM[type(block)] else x
@@ -176,7 +179,11 @@ class VitEncoder(TimmEncoder):
         return super().layer_id(parameter_name)
 
     def _per_head_weights(self, attn: nn.Module) -> str:
-        return per_head_weights(self.model, attn)
+        if isinstance(attn, AttentionRope) or getattr(self.model, "rope", None) is not None:
+            return "a rotary position table"
+        if isinstance(attn, beit.Attention):
+            return "a relative position bias" if has_position_bias(self.model) else ""
+        return "" if isinstance(attn.q_norm, nn.Identity) else "a query and key norm"
 
 
 def build_encoder(

@@ -19,11 +19,6 @@ log = logging.getLogger("limbeck")
 NUM_THREADS = 8
 
 
-def default_cache() -> Path:
-    """Where copies go if no folder is named."""
-    return Path.home() / ".cache" / "limbeck" / "targets"
-
-
 def cached_parts(
     place: RemotePlace,
     manifest: Manifest,
@@ -38,7 +33,8 @@ def cached_parts(
     are on the same machine. Raises UserError where there is no room for the copies, RunError where
     a part is not what was written.
     """
-    copies = LocalPlace(str((folder or default_cache()) / manifest.store_id))
+    folder = folder or Path.home() / ".cache" / "limbeck" / "targets"
+    copies = LocalPlace(str(folder / manifest.store_id))
     names = {key: f"{key.name}-{records[key].sha256[:16]}.safetensors" for key in records}
     wanted = [key for key in records if copies.size(names[key]) != records[key].size]
     num_bytes = sum(records[key].size for key in wanted)
