@@ -15,7 +15,6 @@ it has float32; nothing is saved as a JPEG of quality 85 afterwards; random numb
 import io
 from collections.abc import Callable
 from functools import lru_cache
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from PIL import Image
 
 from limbeck.data.formats import open_image
 from limbeck.data.options import CORRUPTIONS
+from limbeck.data.source import name_digest
 from limbeck.data.views import generator
 from limbeck.data.warps import convolve, gaussian_blur, motion_blur, plasma, sample, zoom
 
@@ -107,8 +107,8 @@ def corrupt(image: np.ndarray, name: str, severity: int, key: str) -> np.ndarray
     """
     table = CIFAR if image.shape[0] < BETWEEN else IMAGENET
     parameters = table[name][severity - 1]
-    seed = blake2b(f"{name}/{severity}/{key}".encode("utf-8", "surrogatepass"), digest_size=8)
-    rng = generator(int.from_bytes(seed.digest(), "big"), 0)
+    seed = int.from_bytes(name_digest(f"{name}/{severity}/{key}", 8), "big")
+    rng = generator(seed, 0)
     corrupted = APPLY[name](image / 255, parameters, rng)
     return (corrupted.clip(0, 1) * 255).round().astype(np.uint8)
 

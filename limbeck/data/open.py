@@ -3,14 +3,13 @@
 import logging
 import os
 from collections.abc import Callable
-from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path, PurePath
 
 from limbeck.data.folder import named, walk
 from limbeck.data.formats import is_image_name
 from limbeck.data.options import DataOptions
-from limbeck.data.source import Source, Subset
+from limbeck.data.source import Source, Subset, name_digest
 from limbeck.data.splits import expand_pattern, find_files, is_packed_name, is_pattern, splits_of
 from limbeck.errors import UserError, did_you_mean
 
@@ -108,16 +107,12 @@ def data_fingerprint(source: Source) -> str:
         label = source.label(index)
         # By class name, because an index shifts when a class is added before it.
         name = source.classes[label] if label is not None else ""
-        total += int.from_bytes(_digest(f"{source.key(index)}\0{name}"), "big")
+        total += int.from_bytes(name_digest(f"{source.key(index)}\0{name}", 16), "big")
     return f"{total % 2**128:032x}"
 
 
-def _digest(text: str) -> bytes:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
 def _key_fraction(key: str) -> float:
-    return int.from_bytes(_digest(key)[:6], "big") / 2**48
+    return int.from_bytes(name_digest(key, 16)[:6], "big") / 2**48
 
 
 def _refuse_without_effect(root: str, form: str, options: DataOptions) -> None:

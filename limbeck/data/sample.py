@@ -1,9 +1,8 @@
 """Some images of many, by chance and not by their place: the first of a listing are one class."""
 
-from hashlib import blake2b
 from typing import Literal
 
-from limbeck.data.source import Source, Subset
+from limbeck.data.source import Source, Subset, name_digest
 from limbeck.errors import UserError
 
 Sampling = Literal["random", "stratified"]
@@ -18,7 +17,11 @@ def draw_sample(source: Source, count: int, how: Sampling | None = None, *, seed
     """
     if how == "stratified" and not source.classes:
         raise UserError("Images without labels can't be drawn by class; use --sampling random.")
-    order = sorted(range(len(source)), key=lambda index: _chance(source.key(index), seed))
+
+    def chance(index: int) -> bytes:
+        return name_digest(f"{seed}\0{source.key(index)}", 16)
+
+    order = sorted(range(len(source)), key=chance)
     chosen = order[:count]
     if source.classes and how != "random" and count < len(order):
         seen: dict[int | None, int] = {}
@@ -35,7 +38,3 @@ def draw_sample(source: Source, count: int, how: Sampling | None = None, *, seed
 def num_classes_of(source: Source) -> int:
     """How many classes the images of a source cover; 0 without labels."""
     return len({source.label(index) for index in range(len(source))} - {None})
-
-
-def _chance(key: str, seed: int) -> bytes:
-    return blake2b(f"{seed}\0{key}".encode("utf-8", "surrogatepass"), digest_size=16).digest()

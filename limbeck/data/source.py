@@ -3,6 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from hashlib import blake2b
 
 import numpy as np
 
@@ -47,6 +48,11 @@ class Source(ABC):
     @abstractmethod
     def read(self, index: int) -> bytes:
         """The bytes of a sample's image file; raises BadImage if that fails."""
+
+
+def name_digest(text: str, size: int) -> bytes:
+    """BLAKE2b of a name, of so many bytes; it need not be valid UTF-8, as names of old disks."""
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()
 
 
 class Names(Sequence[str]):

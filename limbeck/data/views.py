@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from limbeck.data.options import ViewOptions
+from limbeck.data.source import name_digest
 from limbeck.errors import UserError
 
 Box = tuple[int, int, int, int]
@@ -59,9 +59,8 @@ class View:
 def view_seed(run_seed: int, epoch: int, key: str, view: int = 0) -> int:
     """The seed of one sample's view in one epoch, 0..2^63-1; ``view`` numbers several of them."""
     number = f"\0{view}" if view else ""
-    # "surrogatepass": a file name that is no valid UTF-8 is a key like any other.
-    text = f"{run_seed}/{epoch}/{key}{number}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(text, digest_size=8).digest(), "big") >> 1
+    digest = name_digest(f"{run_seed}/{epoch}/{key}{number}", 8)
+    return int.from_bytes(digest, "big") >> 1
 
 
 def train_view(image: np.ndarray, seed: int, options: ViewOptions, img_size: int) -> View:

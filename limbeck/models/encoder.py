@@ -65,17 +65,19 @@ class EncoderFacts:
     decoder_dim: int = 0
 
     def __post_init__(self) -> None:
-        of_plain = {
+        dims = self.block_dims or (self.embed_dim,) * self.depth
+        strides = self.block_strides or (self.patch_size,) * self.depth
+        usual = {
             "output_dim": self.embed_dim,
-            "block_dims": (self.embed_dim,) * self.depth,
-            "block_strides": (self.patch_size,) * self.depth,
+            "block_dims": dims,
+            "block_strides": strides,
+            "input_dims": (*dims[:1], *dims[:-1]),
+            "input_strides": (*strides[:1], *strides[:-1]),
             "mask_unit": self.patch_size,
         }
-        self._fill(of_plain)
-        dims, strides = self.block_dims, self.block_strides
-        self._fill(
-            {"input_dims": (*dims[:1], *dims[:-1]), "input_strides": (*strides[:1], *strides[:-1])}
-        )
+        for name, value in usual.items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, value)
         if self.global_blocks is None:
             object.__setattr__(self, "global_blocks", tuple(range(self.depth)))
 
@@ -118,11 +120,6 @@ class EncoderFacts:
             return self.patch_size
         before = tap.kind in ("block_input", "attention_input")
         return (self.input_strides if before else self.block_strides)[tap.block]
-
-    def _fill(self, values: dict[str, Any]) -> None:
-        for name, value in values.items():
-            if not getattr(self, name):
-                object.__setattr__(self, name, value)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -9,13 +9,13 @@ is added later goes to ``part-00012.1.safetensors`` and so on, the part's fill-i
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from hashlib import blake2b
 from typing import Annotated, NamedTuple
 
 import numpy as np
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
+from limbeck.data.source import name_digest
 from limbeck.data.target_store.manifest import MAX_PARTS, PLAIN, ArraySpec, Count, Manifest, damage
 from limbeck.data.target_store.place import Place
 from limbeck.documents import parse_json, to_json
@@ -87,12 +87,8 @@ class PartRecord:
 
 def key_hashes(keys: Iterable[str]) -> np.ndarray:
     """The 64-bit hashes (n,) uint64 of keys: BLAKE2b of their UTF-8 bytes, big-endian."""
-    digests = [
-        # "surrogatepass": a file name that is no valid UTF-8 is a key like any other.
-        blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        for key in keys
-    ]
-    return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
+    digests = b"".join(name_digest(key, 8) for key in keys)
+    return np.frombuffer(digests, dtype=">u8").astype(np.uint64)
 
 
 def num_parts_for(num_images: int, bytes_per_image: int) -> int:
