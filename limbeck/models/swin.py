@@ -27,7 +27,6 @@ class SwinEncoder(StagedEncoder):
 
     @staticmethod
     def check_supported(model: nn.Module, name: str) -> None:
-        """See ``TimmEncoder.check_supported``."""
         check_class(model, {swin_transformer.SwinTransformer: None}, name, "a model class")
 
     def _own_facts(self, architecture: dict[str, Any]) -> dict[str, Any]:

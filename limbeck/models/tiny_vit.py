@@ -37,7 +37,6 @@ class TinyVitEncoder(StagedEncoder):
 
     @staticmethod
     def check_supported(model: nn.Module, name: str) -> None:
-        """See ``TimmEncoder.check_supported``."""
         check_class(model, {tiny_vit.TinyVit: None}, name, "a model class")
 
     def _own_facts(self, architecture: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +70,6 @@ class TinyVitEncoder(StagedEncoder):
         taps: tuple[Tap, ...] = (),
         mask_token: Tensor | None = None,
     ) -> Features:
-        """See ``TimmEncoder.forward``."""
         self._forget_biases()
         features = super().forward(images, ids_keep, taps, mask_token)
         self._forget_biases()
