@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import UserError
-from limbeck.records import DECODER_KINDS, HEAD_KINDS, LOGIT_KINDS, Features, Tap
+from limbeck.records import (
+    DECODER_KINDS,
+    HEAD_KINDS,
+    LOGIT_KINDS,
+    MAP_KINDS,
+    NUM_LEVELS,
+    Features,
+    Tap,
+)
 
 
 @dataclass(frozen=True)
@@ -278,7 +286,12 @@ def check_offered(
                 f"The method needs '{tap.kind}' of the {role}, which offers only "
                 f"{', '.join(offered)}; choose another {role} or method."
             )
-        if tap.kind in ("output", *LOGIT_KINDS):
+        if tap.kind == "pyramid" and not -NUM_LEVELS <= tap.block < NUM_LEVELS:
+            raise UserError(
+                f"The pyramid of the {role} has {NUM_LEVELS} levels (0 to {NUM_LEVELS - 1}); there "
+                f"is no level {tap.block}."
+            )
+        if tap.kind in ("output", *LOGIT_KINDS, *MAP_KINDS):
             continue  # after all blocks, and there need be none
         if tap.kind in DECODER_KINDS:
             if not -facts.decoder_depth <= tap.block < facts.decoder_depth:
