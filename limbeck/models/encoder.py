@@ -41,6 +41,7 @@ class EncoderFacts:
     is a patch, all attention is global. ``can_drop``: patches can be left out of the computation.
     ``has_position_bias``: its scores contain a table of relative positions. ``decoder_depth`` and
     ``decoder_dim`` are of a masked autoencoder: the blocks of its decoder and their width.
+    ``has_maps``: the classes are those of pixels, and its logits are maps.
 
     ``architecture`` is plain JSON data from which ``models.build_encoder`` rebuilds the encoder.
     ``origin`` is for people and for lineage: where the weights came from, their hash and licence
@@ -71,6 +72,7 @@ class EncoderFacts:
     has_position_bias: bool = False
     decoder_depth: int = 0
     decoder_dim: int = 0
+    has_maps: bool = False
 
     def __post_init__(self) -> None:
         dims = self.block_dims or (self.embed_dim,) * self.depth

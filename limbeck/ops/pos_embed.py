@@ -112,8 +112,8 @@ def resize_distances(
 ) -> Float[Tensor, "m nh"]:
     """A table of biases by signed distance for another window, as BEiT's (arXiv 2106.08254).
 
-    ``n`` is (2 rows - 1) (2 columns - 1), distances in rows first, and what follows these is kept as
-    it is. The old distances are taken as a geometric series that ends where the new ones end, so
+    ``n`` is (2 rows - 1) (2 columns - 1), distances in rows first, and what follows these is kept
+    as it is. The old distances are taken as a geometric series that ends where the new ones end, so
     that near ones stay what they are, and a bicubic spline goes through them. timm's way takes the
     same places and straight lines between them.
     """

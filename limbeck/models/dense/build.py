@@ -44,10 +44,9 @@ def build_segmenter(
     ``options`` freeze it. Raises UserError for options that the backbone can't have.
     """
     encoder = _add_positions(_without_classifier(backbone, img_size), options)
+    parts = _parts_of(encoder, num_classes, options)
     with seeded(seed):
-        segmenter = Segmenter(
-            encoder, _parts_of(encoder, num_classes, options), encoder.facts.origin
-        )
+        segmenter = Segmenter(encoder, parts, encoder.facts.origin)
     if options.freeze:
         segmenter.freeze_backbone()
     return segmenter.train(backbone.training)
@@ -70,11 +69,8 @@ def at_img_size(segmenter: Segmenter, img_size: tuple[int, int]) -> Segmenter:
     with torch.device("meta"):
         again = Segmenter(backbone, parts, facts.origin)
     again.neck, again.head, again.aux_head = segmenter.neck, segmenter.head, segmenter.aux_head
-    weights, grid, new_grid = (
-        own.model.state_dict(),
-        own.facts.input_grid,
-        backbone.facts.input_grid,
-    )
+    weights = own.model.state_dict()
+    grid, new_grid = own.facts.input_grid, backbone.facts.input_grid
     if has_position_table(weights) and grid != new_grid:
         num_prefix_rows = weights["pos_embed"].shape[1] - grid[0] * grid[1]
         weights["pos_embed"] = interpolate_pos_embed(

@@ -1,7 +1,7 @@
 """From the tokens of four blocks to maps of four scales: a plain ViT has one scale alone.
 
-The necks are those of the segmentation networks of TinyMIM (arXiv 2301.01296) and G2SD (2302.14771),
-of TinyMIM*-T, and of MAE-Lite (2205.14443, 2404.12210). A hierarchical encoder has its scales.
+The necks are those with which TinyMIM (arXiv 2301.01296) and its TinyMIM*-T, G2SD (2302.14771) and
+MAE-Lite (2205.14443, 2404.12210) segment. A hierarchical encoder has its scales.
 """
 
 from collections.abc import Sequence

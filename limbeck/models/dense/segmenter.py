@@ -90,6 +90,7 @@ class Segmenter(Encoder):
             facts,
             num_classes=count,
             has_dist_head=False,
+            has_maps=True,
             can_drop=False,
             origin=origin,
             architecture={
