@@ -26,6 +26,8 @@ TapKind = Literal[
     "logits",
     "class_logits",
     "dist_logits",
+    "pyramid",
+    "aux_logits",
 ]
 TAP_KINDS: tuple[str, ...] = get_args(TapKind)
 HEAD_KINDS = ("queries", "keys", "values", "scores")
@@ -34,6 +36,11 @@ DECODER_KINDS = ("decoder_tokens",)
 """The kinds of a masked autoencoder's decoder: their block is one of the decoder's."""
 LOGIT_KINDS = ("logits", "class_logits", "dist_logits")
 """The kinds that come after the tokens: no block, no patch grid."""
+MAP_KINDS = ("pyramid", "aux_logits")
+"""The further maps of a segmenter; "pyramid" has a level in the place of a block."""
+NUM_LEVELS = 4
+IGNORE = 255
+"""What a label map has in the place of a class where there is nothing to learn."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +71,13 @@ class Tap:
                      stream after a block of its decoder:
                      the CLS token, if any, and all patches
     logits           the classifier's output; of two heads,  (B, C)
-                     their mean
+                     their mean; of a segmenter maps, four   or (B, C, h, w)
+                     times as fine as its patches
     class_logits     of two heads, the class token's         (B, C)
     dist_logits      of two heads, the distillation token's  (B, C)
+    pyramid          of a segmenter what its head reads;     (B, D, h, w)
+                     ``block`` is the level, 0 the finest
+    aux_logits       what its auxiliary head says            (B, C, h, w)
     ================ ======================================= ====================
 
     In a hierarchical encoder N and D are those of the block (``EncoderFacts.block_strides`` and

@@ -8,6 +8,7 @@ is imported.
 from limbeck import config  # not its ``options`` alone: this package has a module of that name
 from limbeck.methods.options import (
     AttentionMapOptions,
+    ChannelWiseOptions,
     ClsTokenOptions,
     DecoderFeatureOptions,
     DinoOptions,
@@ -16,6 +17,7 @@ from limbeck.methods.options import (
     MaskedPixelOptions,
     MocoV3Options,
     NkdOptions,
+    PixelKlOptions,
     RelationOptions,
     SimMimOptions,
     SparseLogitOptions,
@@ -40,6 +42,21 @@ TASK_METHODS: dict[str, str] = {
     "nkd": "limbeck.methods.nkd:Nkd",
 }
 """Likewise the methods by which a teacher helps in fine-tuning, beside a task's own loss."""
+
+
+MAP_METHODS: dict[str, str] = {
+    "channel-wise": "limbeck.methods.maps:ChannelWise",
+    "pixel-kl": "limbeck.methods.maps:PixelKl",
+}
+"""Likewise where the task is segmentation."""
+
+
+@config.options
+class PerMapMethodOptions:
+    """One section per built-in method of segmentation, named as in ``PerMethodOptions``."""
+
+    channel_wise: ChannelWiseOptions = ChannelWiseOptions()
+    pixel_kl: PixelKlOptions = PixelKlOptions()
 
 
 @config.options

@@ -12,7 +12,7 @@ from timm.layers import resize_rel_pos_bias_table
 from timm.models.beit import Beit
 from torch import Tensor, nn
 
-from limbeck.ops.pos_embed import resize_offsets
+from limbeck.ops.pos_embed import resize_distances, resize_offsets
 
 TABLE = "relative_position_bias_table"
 _OFFSETS = "attention_biases"
@@ -33,9 +33,10 @@ class QkvBiasBeit(Beit):
 def resize_tables(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """``weights`` with their tables of relative positions as large as the ``model``'s.
 
-    A BEiT's are for its grid (with entries for the class token at the end), a Swin's for its
-    windows, and both are resized timm's way. A table does not tell a window that is not square:
-    such stay as they are. A TinyViT's are resized as published (``resize_offsets``).
+    A BEiT's are for its grid (with entries for the class token at the end), resized as published
+    (``resize_distances``), a Swin's for its windows, resized timm's way. A table does not tell a
+    window that is not square: such stay as they are. A TinyViT's are resized as published, too
+    (``resize_offsets``).
     """
     own = model.state_dict()
     resized: dict[str, Tensor] = {}
@@ -50,6 +51,10 @@ def resize_tables(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Ten
         num_others = own[name].shape[0] - prod(2 * side - 1 for side in window)
         num_places = value.shape[0] - num_others
         if num_places < 1 or isqrt(num_places) ** 2 != num_places:
+            continue
+        if num_others:
+            side = (isqrt(num_places) + 1) // 2
+            resized[name] = resize_distances(value, (side, side), window)
             continue
         with warnings.catch_warnings(action="ignore"):  # of timm's way through memory
             resized[name] = resize_rel_pos_bias_table(value, window, own[name].shape)

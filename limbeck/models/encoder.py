@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import UserError
-from limbeck.records import DECODER_KINDS, HEAD_KINDS, LOGIT_KINDS, Features, Tap
+from limbeck.records import (
+    DECODER_KINDS,
+    HEAD_KINDS,
+    LOGIT_KINDS,
+    MAP_KINDS,
+    NUM_LEVELS,
+    Features,
+    Tap,
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,7 @@ class EncoderFacts:
     is a patch, all attention is global. ``can_drop``: patches can be left out of the computation.
     ``has_position_bias``: its scores contain a table of relative positions. ``decoder_depth`` and
     ``decoder_dim`` are of a masked autoencoder: the blocks of its decoder and their width.
+    ``has_maps``: the classes are those of pixels, and its logits are maps.
 
     ``architecture`` is plain JSON data from which ``models.build_encoder`` rebuilds the encoder.
     ``origin`` is for people and for lineage: where the weights came from, their hash and licence
@@ -63,6 +72,7 @@ class EncoderFacts:
     has_position_bias: bool = False
     decoder_depth: int = 0
     decoder_dim: int = 0
+    has_maps: bool = False
 
     def __post_init__(self) -> None:
         dims = self.block_dims or (self.embed_dim,) * self.depth
@@ -278,7 +288,12 @@ def check_offered(
                 f"The method needs '{tap.kind}' of the {role}, which offers only "
                 f"{', '.join(offered)}; choose another {role} or method."
             )
-        if tap.kind in ("output", *LOGIT_KINDS):
+        if tap.kind == "pyramid" and not -NUM_LEVELS <= tap.block < NUM_LEVELS:
+            raise UserError(
+                f"The pyramid of the {role} has {NUM_LEVELS} levels (0 to {NUM_LEVELS - 1}); there "
+                f"is no level {tap.block}."
+            )
+        if tap.kind in ("output", *LOGIT_KINDS, *MAP_KINDS):
             continue  # after all blocks, and there need be none
         if tap.kind in DECODER_KINDS:
             if not -facts.decoder_depth <= tap.block < facts.decoder_depth:

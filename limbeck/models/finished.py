@@ -21,6 +21,8 @@ from typing_extensions import TypedDict
 from limbeck.documents import fit, read_json, write_json
 from limbeck.errors import UserError
 from limbeck.files import disk_errors, is_inside, printable, write_bytes
+from limbeck.models.dense.segmenter import KIND as SEGMENTER
+from limbeck.models.dense.segmenter import Segmenter, rebuild_segmenter
 from limbeck.models.encoder import check_images
 from limbeck.models.stated import check_size
 from limbeck.models.tensor_files import check_finite, compare, read_safetensors
@@ -45,6 +47,10 @@ Mean = Annotated[list[Finite], Field(min_length=3, max_length=3)]
 Std = Annotated[list[Annotated[Finite, Field(gt=1e-9)]], Field(min_length=3, max_length=3)]
 _Hash = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 _MORE = ConfigDict(extra="allow")
+
+
+Savable = TimmEncoder | Segmenter
+"""What a finished student may be."""
 
 
 class Architecture(TypedDict):
@@ -118,7 +124,7 @@ class Keepsake:
 
 
 def save_student(
-    encoder: TimmEncoder,
+    encoder: Savable,
     folder: Path | str,
     record: dict[str, Any],
     *,
@@ -170,6 +176,17 @@ def save_student(
 
 
 def load_student(path: Path | str) -> TimmEncoder:
+    """A finished encoder or classifier; see ``load_finished``. Raises UserError for a segmenter."""
+    encoder = load_finished(path)
+    if isinstance(encoder, Segmenter):
+        raise UserError(
+            f"{path} is a segmenter, which answers with maps; here an encoder or a classifier is "
+            "needed. Name the run that it was started from."
+        )
+    return encoder
+
+
+def load_finished(path: Path | str) -> Savable:
     """A finished student from its folder or from either of its files, in evaluation mode.
 
     ``facts.origin`` is what its record says. Raises UserError for a missing file, for anything else
@@ -181,12 +198,12 @@ def load_student(path: Path | str) -> TimmEncoder:
     origin = {"source": str(folder)} | {k: v for k, v in record.items() if k not in _NOT_ORIGIN}
     # Built without memory at first: whatever the record states, it must be of the weights' size.
     with torch.device("meta"):
-        skeleton = build_encoder(record["architecture"], origin)
+        skeleton = _build(record["architecture"], origin)
     _check_keys(skeleton.model.state_dict(), weights, weights_file)
     check_size(skeleton, sum(value.numel() for value in weights.values()), str(folder))
     _check_hash(weights, record["weight_hash"], weights_file)
     check_finite(weights, weights_file)
-    encoder = build_encoder(record["architecture"], origin)
+    encoder = _build(record["architecture"], origin)
     encoder.model.load_state_dict(weights)
     if MASK_TOKEN in record.get("kept", {}):
         kept = _load_keepsake(folder, record, MASK_TOKEN).weights
@@ -199,13 +216,18 @@ def load_student(path: Path | str) -> TimmEncoder:
     return encoder.eval()
 
 
-def load(path: Path | str) -> TimmEncoder:
-    """``load_student`` for people: in evaluation mode it also refuses images that it can't mean.
+def _build(architecture: dict[str, Any], origin: dict[str, Any]) -> Savable:
+    build = rebuild_segmenter if architecture["kind"] == SEGMENTER else build_encoder
+    return build(architecture, origin)
+
+
+def load(path: Path | str) -> Savable:
+    """``load_finished`` for people: in evaluation mode it also refuses images that it can't mean.
 
     Those are whole numbers (uint8 pixels), NaN, and values that are far from 0..1, as of images
-    that were normalised before. Raises UserError as ``load_student``, and then for such images.
+    that were normalised before. Raises UserError as ``load_finished``, and then for such images.
     """
-    encoder = load_student(path)
+    encoder = load_finished(path)
     encoder.register_forward_pre_hook(check_images, with_kwargs=True)
     return encoder
 
@@ -319,10 +341,10 @@ def _folder_of(path: Path | str) -> Path:
     return path.parent if path.name in (WEIGHTS_FILE, RECORD_FILE) else path
 
 
-def _timm_calls(encoder: TimmEncoder) -> dict[str, Any] | None:
+def _timm_calls(encoder: Savable) -> dict[str, Any] | None:
     """How timm alone makes the same model; None where it has no such model."""
     facts = encoder.facts
-    if facts.architecture["kind"] != "timm":
+    if isinstance(encoder, Segmenter) or facts.architecture["kind"] != "timm":
         return None
     name = facts.architecture["name"]
     kwargs = timm_kwargs(name, facts.architecture["kwargs"])

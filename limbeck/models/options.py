@@ -117,3 +117,43 @@ class TeacherOptions:
     drop_path_rate: Rate = 0.0
     """Stochastic depth of the teacher: this rate in every block but the last. TinyMIM distils with
     0 and found 0.1 to be worse."""
+
+
+DenseHead = Literal["light", "upernet", "semantic-fpn"]
+DenseNorm = Literal["batch", "group"]
+NeckKind = Literal["same", "wide", "narrow"]
+DenseTaps = Literal["published", "quarters"]
+
+
+@options
+class SegmenterOptions:
+    """What is put on an encoder so that it answers with maps of classes."""
+
+    head: DenseHead = "light"
+    """light: one convolution on the encoder's own scales, for speed; upernet: as TinyMIM and G2SD
+    segment; semantic-fpn: as MAE-Lite does."""
+    width: Width | None = None
+    """Channels inside the head; if not given 128, of upernet as many as the maps have."""
+    neck: NeckKind | None = None
+    """Of a plain ViT's maps, before upernet and semantic-fpn: same (TinyMIM's and G2SD's), wide
+    (TinyMIM*-T's, four times the encoder's width), narrow (MAE-Lite's, a quarter of it). If not
+    given same for upernet and narrow for semantic-fpn."""
+    taps: DenseTaps = "published"
+    """After which blocks a plain ViT is read. published: a third, half, two thirds and all of them
+    (4, 6, 8 and 12 of 12); quarters: a quarter and so on."""
+    norm: DenseNorm = "batch"
+    """batch: over the images of all processes; group: of each image alone, for small batches."""
+    dropout: Rate = 0.1
+    """Of whole channels, before the classes."""
+    aux: bool | None = None
+    """An auxiliary head that helps in training; if not given of upernet alone."""
+    rel_pos: bool | None = None
+    """Give every block of a plain ViT a bias of relative positions and scales of its branches that
+    start at 1, as published; if not given for upernet and semantic-fpn where the encoder can have
+    them."""
+    freeze: bool = False
+    """Train neck and head alone; the encoder stays as it is."""
+
+    def __post_init__(self) -> None:
+        if self.head == "light" and self.neck is not None:
+            raise UserError("segmenter.neck is for upernet and semantic-fpn; leave it out.")

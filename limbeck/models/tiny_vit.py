@@ -39,6 +39,12 @@ class TinyVitEncoder(StagedEncoder):
     def check_supported(model: nn.Module, name: str) -> None:
         check_class(model, {tiny_vit.TinyVit: None}, name, "a model class")
 
+    @property
+    def window_sizes(self) -> list[int]:
+        """Tokens per side of a window, per stage; 1 of the first, which has none."""
+        firsts = [stage.blocks[0] for stage in self.model.stages]
+        return [1 if _is_conv(block) else block.window_size for block in firsts]
+
     def _own_facts(self, architecture: dict[str, Any]) -> dict[str, Any]:
         model, blocks = self.model, self.blocks
         img_size = img_size_of(architecture["name"], architecture["kwargs"])

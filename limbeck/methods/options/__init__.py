@@ -17,6 +17,7 @@ from limbeck.methods.options.comparison import (
     TransferOptions,
 )
 from limbeck.methods.options.decoder_feature import DecoderFeatureOptions
+from limbeck.methods.options.maps import ChannelWiseOptions, PixelKlOptions
 from limbeck.methods.options.masked import (
     DecoderOptions,
     MaskedPixelOptions,

@@ -183,6 +183,8 @@ def assemble(
     origin: dict[str, Any],
     grid: Grid,
     num_prefix_rows: int,
+    *,
+    antialias: bool = True,
 ) -> TimmEncoder:
     """An encoder of this architecture with exactly these weights (timm's names), to evaluate.
 
@@ -197,7 +199,9 @@ def assemble(
     origin = origin | {"notes": notes, "weight_hash": weight_hash(weights)}
     new_grid = skeleton.facts.input_grid
     if has_position_table(weights) and grid != new_grid:
-        table = interpolate_pos_embed(weights["pos_embed"], num_prefix_rows, grid, new_grid)
+        table = interpolate_pos_embed(
+            weights["pos_embed"], num_prefix_rows, grid, new_grid, antialias=antialias
+        )
         weights = weights | {"pos_embed": table}
         notes.append(interpolation_note(grid, new_grid))
     weights = resize_tables(weights, skeleton.model)

@@ -9,14 +9,17 @@ import torch
 
 from limbeck.config import import_own
 from limbeck.errors import UserError, did_you_mean
+from limbeck.models.dense.build import at_img_size
+from limbeck.models.dense.segmenter import Segmenter
 from limbeck.models.encoder import Encoder, EncoderFacts
 from limbeck.models.finished import (
     FINISHED_FILE,
     RECORD_FILE,
     WEIGHTS_FILE,
+    Savable,
     describe_missing,
     is_finished_student,
-    load_student,
+    load_finished,
     read_record,
 )
 from limbeck.models.origins.checkpoint import (
@@ -32,7 +35,6 @@ from limbeck.models.origins.names import check_source, split_source
 from limbeck.models.origins.repository import read_hub_config
 from limbeck.models.origins.timm import load_timm
 from limbeck.models.tensor_files import check_finite
-from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.windows import to_grid
 from limbeck.records import Features, Tap
 
@@ -194,8 +196,8 @@ def _load_finished(
     patch_size: int | None,
     num_heads: int | tuple[int, ...] | None,
     num_classes: int | None,
-) -> TimmEncoder:
-    encoder = load_student(path)
+) -> Savable:
+    encoder = load_finished(path)
     facts = encoder.facts
     check_patch_size(facts.patch_size, patch_size, path)
     if num_heads is not None:
@@ -208,6 +210,12 @@ def _load_finished(
     if is_same:
         encoder.facts = replace(facts, origin=origin)
         return encoder
+    if isinstance(encoder, Segmenter):
+        if num_classes not in (None, facts.num_classes):
+            raise UserError(
+                f"{path} is a segmenter of {facts.num_classes} classes; leave num_classes away."
+            )
+        return at_img_size(encoder, img_size or facts.img_size)
     architecture = dict(facts.architecture)
     weights = drop_classifier(encoder.model.state_dict(), architecture, num_classes, notes)
     again = at_size(weights, architecture, origin, facts.input_grid, img_size or facts.img_size)

@@ -15,7 +15,7 @@ from limbeck.data.target_store.reader import TargetReader
 from limbeck.documents import as_read, read_json
 from limbeck.engine.options import TrainOptions
 from limbeck.errors import UserError
-from limbeck.methods import METHODS, TASK_METHODS
+from limbeck.methods import MAP_METHODS, METHODS, TASK_METHODS
 from limbeck.methods.distiller import Answering
 from limbeck.methods.method import Method
 from limbeck.methods.options import ClassifierOptions, MethodOptions
@@ -171,7 +171,7 @@ def check_pairs(method: Method, train: TrainOptions, world_size: int) -> None:
 
 def method_class(name: str) -> type[Method]:
     """The class of a method: of the table, or a user's own as "module:Class"."""
-    kind = import_own((METHODS | TASK_METHODS).get(name, name), "method")
+    kind = import_own((METHODS | TASK_METHODS | MAP_METHODS).get(name, name), "method")
     if not (isinstance(kind, type) and issubclass(kind, Method)):
         raise UserError(f"method '{name}': that is no limbeck.Method; see docs/adding.md.")
     return kind

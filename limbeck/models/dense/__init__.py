@@ -1,0 +1,1 @@
+"""Encoders that answer with maps: necks and heads on a vision Transformer."""

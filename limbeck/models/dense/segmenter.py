@@ -1,0 +1,241 @@
+"""A segmenter: an encoder with neck and heads, itself an encoder whose maps are taps.
+
+It is trained, taught, saved and loaded as any other; ``dense/build.py`` makes one of an encoder.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+from pydantic import Field
+from torch import Tensor, nn
+from typing_extensions import TypedDict
+
+from limbeck.documents import fit
+from limbeck.errors import UserError
+from limbeck.models.dense.light import LightHead
+from limbeck.models.dense.neck import LevelNeck, PlainNeck, neck_dims
+from limbeck.models.dense.semantic_fpn import SemanticFpnHead
+from limbeck.models.dense.upernet import AuxHead, UperHead
+from limbeck.models.encoder import Encoder, check_taps
+from limbeck.models.options import DenseHead, DenseNorm, NeckKind
+from limbeck.models.timm_encoder import TimmEncoder
+from limbeck.models.vit import build_encoder
+from limbeck.records import LOGIT_KINDS, MAP_KINDS, NUM_LEVELS, Features, Tap
+
+KIND = "segmenter"
+OWN_KINDS = ("logits", *MAP_KINDS)
+PLAIN_STRIDE = 16
+AUX_LEVEL = 2
+
+_Size = Annotated[int, Field(ge=1, le=2**20)]
+
+
+class Parts(TypedDict):
+    """What is put on the encoder, as an architecture states it.
+
+    ``blocks`` are those that are read, of a TinyMIM* the wide tokens in the place of the last.
+    ``neck`` is None for the light head. ``width`` is the head's.
+    """
+
+    img_size: Annotated[list[_Size], Field(min_length=2, max_length=2)]
+    num_classes: _Size
+    backbone: dict[str, Any]
+    blocks: Annotated[list[int], Field(min_length=NUM_LEVELS, max_length=NUM_LEVELS)]
+    head: DenseHead
+    width: _Size
+    neck: NeckKind | None
+    norm: DenseNorm
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    aux: bool
+
+
+class Segmenter(Encoder):
+    """A backbone, a neck, a head, and an auxiliary head if ``parts`` has one; all fresh but the
+    backbone, which loses what comes after its last block.
+
+    Tap("logits") are (B, C, h, w), four times as fine as the patches of a plain ViT, and a quarter
+    of the image's size of a hierarchical encoder. All taps of blocks are the backbone's. A frozen
+    backbone stays in evaluation mode.
+    """
+
+    def __init__(self, backbone: TimmEncoder, parts: Parts, origin: dict[str, Any]) -> None:
+        super().__init__()
+        facts = backbone.facts
+        _check_blocks(backbone, parts["blocks"])
+        self.backbone = backbone
+        self.reads = tuple(Tap("tokens", block) for block in parts["blocks"])
+        if has_wide_end(backbone):
+            self.reads = (*self.reads[:-1], Tap("output"))
+        _drop_end(backbone)
+        self.is_frozen = False
+        dims = [facts.tap_dim(tap) for tap in self.reads]
+        norm, width, count = parts["norm"], parts["width"], parts["num_classes"]
+        neck, dropout = parts["neck"] or "same", parts["dropout"]
+        if is_staged(backbone) or parts["head"] == "light":
+            self.neck: nn.Module = LevelNeck(neck, dims)
+        else:
+            self.neck = PlainNeck(neck, dims, norm)
+        levels = neck_dims(neck, dims)
+        if parts["head"] == "light":
+            strides = [facts.tap_stride(tap) for tap in self.reads]
+            if not is_staged(backbone):
+                strides = [PLAIN_STRIDE] * NUM_LEVELS
+            self.head: nn.Module = LightHead(levels, strides, width, count, norm, dropout)
+        else:
+            kind = UperHead if parts["head"] == "upernet" else SemanticFpnHead
+            self.head = kind(levels, width, count, norm, dropout)
+        self.aux_head = AuxHead(levels[AUX_LEVEL], count, norm) if parts["aux"] else None
+        self.facts = replace(
+            facts,
+            num_classes=count,
+            has_dist_head=False,
+            has_maps=True,
+            can_drop=False,
+            origin=origin,
+            architecture={
+                "kind": KIND,
+                "name": f"{facts.architecture['name']} with {parts['head']}",
+                "kwargs": {**parts, "backbone": facts.architecture},
+                "num_heads": list(facts.num_heads),
+                "mean": list(facts.mean),
+                "std": list(facts.std),
+            },
+        )
+
+    @property
+    def model(self) -> nn.Module:
+        """What is saved of it: all of it."""
+        return self
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The backbone's blocks."""
+        return self.backbone.blocks
+
+    def freeze_backbone(self) -> None:
+        """From now on the backbone is not trained, nor in training mode."""
+        self.is_frozen = True
+        self.backbone.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Segmenter":
+        """See ``nn.Module.train``; a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.is_frozen:
+            self.backbone.eval()
+        return self
+
+    def forward(
+        self,
+        images: Tensor,
+        ids_keep: Tensor | None = None,
+        taps: tuple[Tap, ...] = (),
+        mask_token: Tensor | None = None,
+    ) -> Features:
+        """See ``Encoder.forward``. Raises UserError where patches are dropped or masked."""
+        check_taps(self, taps, "encoder")
+        if ids_keep is not None or mask_token is not None:
+            raise UserError("A segmenter sees whole images; leave masking out.")
+        own = [tap for tap in taps if tap.kind in OWN_KINDS]
+        inner = tuple(tap for tap in taps if tap.kind not in OWN_KINDS)
+        asked = tuple(dict.fromkeys((*self.reads, *inner))) if own else inner
+        features = self.backbone(images, None, asked)
+        found = {tap: features.taps[tap] for tap in inner}
+        if own:
+            found |= self._read_maps(self._maps(features), own)
+        return replace(features, taps=found)
+
+    def _maps(self, features: Features) -> list[Tensor]:
+        """The pyramid: maps (B, D, h, w), from the finest to the coarsest."""
+        facts, maps = self.backbone.facts, []
+        for tap in self.reads:
+            patches = features.taps[tap][:, facts.num_prefix_tokens :].mT  # [B, D, L]
+            maps.append(patches.unflatten(2, facts.grid_of(facts.tap_stride(tap))))
+        return self.neck(maps)
+
+    def _read_maps(self, maps: list[Tensor], taps: Sequence[Tap]) -> dict[Tap, Tensor]:
+        kinds = {tap.kind for tap in taps}
+        found = {tap: maps[tap.block] for tap in taps if tap.kind == "pyramid"}
+        if "logits" in kinds:
+            logits = self.head(maps)
+            found |= {tap: logits for tap in taps if tap.kind == "logits"}
+        if "aux_logits" in kinds:
+            assert self.aux_head is not None
+            logits = self.aux_head(maps[AUX_LEVEL])
+            found |= {tap: logits for tap in taps if tap.kind == "aux_logits"}
+        return found
+
+    def offered_taps(self) -> tuple[str, ...]:
+        """The backbone's kinds of its blocks, and those of maps."""
+        ends = ("output", *LOGIT_KINDS)
+        inner = [kind for kind in self.backbone.offered_taps() if kind not in ends]
+        own = OWN_KINDS if self.aux_head is not None else OWN_KINDS[:-1]
+        return (*inner, *own)
+
+    def layer_id(self, parameter_name: str) -> int:
+        """See ``Encoder.layer_id``; neck and heads come after all blocks."""
+        name = parameter_name.removeprefix("model.")
+        first, _, rest = name.partition(".")
+        if first == "backbone":
+            return self.backbone.layer_id(rest)
+        if first in ("neck", "head", "aux_head"):
+            return self.facts.depth + 1
+        raise ValueError(
+            f"'{parameter_name}' is no parameter of {self.facts.architecture['name']}."
+        )
+
+    def set_num_heads(self, block: int, num_heads: int) -> None:
+        """See ``Encoder.set_num_heads``."""
+        self.backbone.set_num_heads(block, num_heads)
+        inner = self.backbone.facts
+        kwargs = self.facts.architecture["kwargs"] | {"backbone": inner.architecture}
+        counts = {"num_heads": list(inner.num_heads)}
+        architecture = self.facts.architecture | counts | {"kwargs": kwargs}
+        self.facts = replace(self.facts, num_heads=inner.num_heads, architecture=architecture)
+
+
+def rebuild_segmenter(
+    architecture: dict[str, Any], origin: dict[str, Any] | None = None
+) -> Segmenter:
+    """A segmenter from ``facts.architecture`` with fresh weights.
+
+    Draws from torch's global generator. Raises UserError as ``build_encoder``, and for parts that
+    are none.
+    """
+    name = str(architecture.get("name"))
+    parts: Parts = fit(architecture["kwargs"], Parts, f"The architecture of {name[:64]}")
+    backbone = build_encoder(parts["backbone"], origin)
+    if tuple(parts["img_size"]) != backbone.facts.img_size or backbone.facts.num_classes:
+        raise UserError(
+            f"{name[:64]} states another image size than its backbone, or one with a classifier; "
+            "get the file again that says so."
+        )
+    return Segmenter(backbone, parts, origin or {})
+
+
+def is_staged(encoder: TimmEncoder) -> bool:
+    """Whether its blocks have several scales."""
+    return len(set(encoder.facts.block_strides)) > 1
+
+
+def has_wide_end(encoder: TimmEncoder) -> bool:
+    """Whether the tokens get wider after the last block: of TinyMIM*."""
+    return encoder.facts.output_dim != encoder.facts.embed_dim
+
+
+def _drop_end(encoder: TimmEncoder) -> None:
+    """Without what no map depends on: the final norm and classifiers."""
+    kept = ("conv1x1",) if has_wide_end(encoder) else ()
+    for name in encoder.after_blocks:
+        module = getattr(encoder.model, name, None)
+        if isinstance(module, nn.Module) and name not in kept:
+            setattr(encoder.model, name, nn.Identity())
+
+
+def _check_blocks(encoder: TimmEncoder, blocks: Sequence[int]) -> None:
+    depth = encoder.facts.depth
+    if any(not 0 <= block < depth for block in blocks):
+        raise UserError(
+            f"A segmenter that reads the blocks {', '.join(map(str, blocks))} does not fit an "
+            f"encoder of {depth} blocks; get the file again that says so."
+        )
