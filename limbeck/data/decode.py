@@ -82,7 +82,8 @@ def decode_as_stored(data: bytes, max_image_pixels: int) -> np.ndarray:
 def with_pixels(data: bytes, max_image_pixels: int, use: Callable[[Image.Image], T]) -> T:
     """What ``use`` makes of the image; pixels count, broken texts and profiles beside them don't.
 
-    Raises BadImage like ``decode_image``, whatever ``use`` meets. Pillow refuses a PNG for the sake of those.
+    Raises BadImage like ``decode_image``, whatever ``use`` meets. Pillow refuses a PNG for the sake
+    of those.
     """
     # PIL warns of odd metadata, which says nothing about the pixels.
     with warnings.catch_warnings(action="ignore"):

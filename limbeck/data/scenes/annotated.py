@@ -53,7 +53,11 @@ class AnnotatedScenes(Scenes):
             raise self._refusal(index, error) from error
 
     def _labels(self, index: int) -> np.ndarray:
-        labels = self.coding.apply(self.found.masks.read(index))
+        try:
+            raw = self.found.masks.read(index)
+        except BadImage as error:
+            raise BadImage(f"its mask can't be used: {error}") from error
+        labels = self.coding.apply(raw)
         if (labels == IGNORE).all():
             raise BadImage("its mask has no pixel of a class: all are ignored")
         return labels

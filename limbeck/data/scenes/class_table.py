@@ -21,7 +21,8 @@ FILE_NAMES = (
 """Where names are looked for, in this order; those with colours come first of the plain ones."""
 VOID = {"void", "unlabeled", "unlabelled", "ignore", "ignored", "__ignore__", "unknown"}
 """Words for what is no class."""
-BACKGROUND = {"background", "_background_", "__background__", "bg", "other", "others"}
+BACKGROUND = {"background", "_background_", "__background__", "bg"}
+OTHER = BACKGROUND | {"other", "others"}
 # fmt: on
 JSON_KEYS = ("classes", "class_names", "names", "id2label", "labels", "categories")
 IGNORE_KEYS = ("ignore_index", "ignore", "ignore_label", "ignore_value")
@@ -91,7 +92,12 @@ def given_table(names: tuple[str, ...], file: str) -> ClassTable | None:
 
 def _read_table(file: Path, is_sure: bool) -> ClassTable | None:
     if file.suffix.lower() == ".json":
-        table = _from_json(file)
+        try:
+            table = _from_json(file)
+        except UserError:  # of some other program
+            if is_sure:
+                raise
+            return None
     else:
         try:
             text = read_file(file, MIB).decode("utf-8-sig", "replace")
@@ -105,7 +111,7 @@ def _read_table(file: Path, is_sure: bool) -> ClassTable | None:
 
 def _without_doubles(table: ClassTable) -> ClassTable:
     for what in (table.names, table.values, table.colours):
-        twice = next((each for each in what if what.count(each) > 1), None)  # type: ignore[arg-type]
+        twice = next((each for each in what if what.count(each) > 1), None)
         if twice is not None:
             raise UserError(f"{table.where} has '{twice}' for two classes; correct it.")
     return table

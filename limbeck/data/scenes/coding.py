@@ -1,4 +1,4 @@
-"""What the values or colours of masks mean: found from some of them and from names, then applied."""
+"""What the values or colours of masks mean: found from some of them and from names, and applied."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from limbeck.data.scenes.class_table import BACKGROUND, ClassTable, Colour, counted
+from limbeck.data.scenes.class_table import OTHER, ClassTable, Colour, counted
 from limbeck.data.scenes.options import SceneOptions
 from limbeck.data.scenes.pixels import PACK, RawMask
 from limbeck.data.scenes.published import COLOUR_TABLES
@@ -129,8 +129,8 @@ def unpacked(colours: np.ndarray) -> np.ndarray:
 
 def shown(codes: Sequence[int] | dict[int, int], is_colour: bool) -> str:
     """Values or colours for people."""
-    words = [str(c) if not is_colour else str((c >> 16, c >> 8 & 255, c & 255)) for c in codes]
     plain = sorted(codes)
+    words = [str((c >> 16, c >> 8 & 255, c & 255)) if is_colour else str(c) for c in plain]
     if not is_colour and len(plain) > 2 and plain == list(range(plain[0], plain[-1] + 1)):
         return f"{plain[0]} to {plain[-1]}"
     return ", ".join(words[:NUM_NAMED]) + (", ..." if len(words) > NUM_NAMED else "")
@@ -212,7 +212,7 @@ def _colour_coding(
             colours = sorted(counts)
             listed = ["#" + format(code, "06x") for code in colours]
             triples = [tuple(each) for each in unpacked(np.array(colours)).tolist()]
-            table = counted(listed, "the colours themselves", triples)  # type: ignore[arg-type]
+            table = counted(listed, "the colours themselves", triples)
         if table is None:
             raise UserError(
                 f"The masks are in {len(counts)} colours{' of JPEG' * is_blurred}, and nothing "
@@ -274,7 +274,7 @@ def _value_coding(
         ignored |= {IGNORE}
     if table is None:
         table = _by_values(sorted(seen - ignored))
-    elif not has_background and table.is_counted and table.names[0].lower() not in BACKGROUND:
+    elif not has_background and table.is_counted and table.names[0].lower() not in OTHER:
         table = replace(table, values=tuple(range(1, len(table.names) + 1)))
     index_of = {value: place for place, value in enumerate(table.values)}
     names = table.names

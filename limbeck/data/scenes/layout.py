@@ -69,15 +69,20 @@ class Place:
     options: SceneOptions
     split: str
     notes: list[str] = field(default_factory=list)
+    json_name: str | None = None
+    """The one JSON file that was asked for."""
 
     @cached_property
     def names(self) -> list[str]:
         """All files below the root, relative to it."""
         return sorted(walk(self.root))
 
-    def holds(self, *names: str) -> bool:
-        """Whether these files or folders lie in the root."""
-        return all((self.root / name).exists() for name in names)
+    @cached_property
+    def json_names(self) -> list[str]:
+        """The JSON files among them."""
+        if self.json_name is not None:
+            return [self.json_name]
+        return [name for name in self.names if name.lower().endswith(".json")]
 
     def choose(self, splits: Iterable[str | None]) -> Callable[[str | None], bool]:
         """Which of the ``splits`` that files are of are taken; all where they are of one."""

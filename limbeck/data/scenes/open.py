@@ -23,11 +23,19 @@ from limbeck.errors import UserError
 log = logging.getLogger("limbeck")
 
 LAYOUTS = {
+    "coco": "limbeck.data.scenes.coco:find_coco",
+    "cityscapes": "limbeck.data.scenes.cityscapes:find_cityscapes",
+    "ade20k": "limbeck.data.scenes.ade20k:find_ade20k",
+    "voc": "limbeck.data.scenes.voc:find_voc",
     "folders": "limbeck.data.scenes.folders:find_folders",
 }
 """Layouts of folders and what finds their scenes, in the order in which they are tried: published
 ones before folders of any kind."""
-FORMS: dict[str, str] = {}
+FORMS = {
+    "table": "limbeck.data.scenes.tables:find_in_tables",
+    "hub": "limbeck.data.scenes.tables:find_in_tables",
+    "shards": "limbeck.data.scenes.shards:find_in_shards",
+}
 """What is no folder of files."""
 NUM_LOOKED = 256  # masks that are looked at to know what the values mean
 
@@ -95,20 +103,29 @@ def with_classes(scenes: Scenes, classes: tuple[str, ...], place: str, other: st
 
 def _find(root: str, options: SceneOptions, split: str) -> Found:
     wanted = options.layout
-    form = wanted if wanted != "auto" else find_form(root)
+    if root.lower().endswith(".json") and Path(root).is_file():
+        wanted, form = "coco", "folder"
+        place = Place(Path(root).parent, options, split, json_name=Path(root).name)
+    else:
+        form = wanted if wanted != "auto" else find_form(root)
+        place = Place(Path(root), options, split)
     if form in FORMS:
         return _imported(FORMS[form])(root, options, split)
-    if not Path(root).is_dir():
-        raise UserError(f"{root} is no folder; the layout {wanted} is one.")
-    place = Place(Path(root), options, split)
+    if not place.root.is_dir():
+        raise UserError(f"{root} is no folder, and the layout {wanted} is one.")
     for name, address in LAYOUTS.items():
         if wanted in ("auto", name):
             found: Found | None = _imported(address)(place)
             if found is not None:
                 return found
-    what = "masks" if wanted == "auto" else f"the files of the layout {wanted}"
+    if wanted not in ("auto", "folders"):
+        what = " (boxes alone are none)" * (wanted == "coco")
+        raise UserError(
+            f"{root} has no masks in the layout {wanted}{what}; see the folder, or leave "
+            "--data.layout out."
+        )
     raise UserError(
-        f"There are no {what} in {root}. Masks are looked for in folders called masks, labels, "
+        f"There are no masks in {root}. They are looked for in folders called masks, labels, "
         "annotations and the like, with the names of their images, and beside images as "
         "NAME_mask.png; pass their folder as --data.masks."
     )
@@ -116,7 +133,7 @@ def _find(root: str, options: SceneOptions, split: str) -> Found:
 
 def _imported(address: str) -> Callable[..., Found]:
     module, _, function = address.partition(":")
-    return getattr(import_module(module), function)  # type: ignore[no-any-return]
+    return getattr(import_module(module), function)
 
 
 def _look(found: Found) -> list[RawMask]:

@@ -73,7 +73,7 @@ def _decode(image: Image.Image) -> RawMask:
         pixels = pixels.astype(np.uint8)
     elif pixels.dtype.kind == "f":
         if not np.isfinite(pixels).all() or (pixels != np.rint(pixels)).any():
-            raise BadImage("its mask has values that are no whole numbers")
+            raise BadImage("it has values that are no whole numbers")
         pixels = pixels.astype(np.int64)
     if palette is not None and _is_grey(palette) and pixels.max() < len(palette):
         return RawMask(palette[:, 0][pixels], None, is_blurred)
@@ -101,7 +101,7 @@ def fitted(labels: np.ndarray, image: bytes, max_image_pixels: int) -> np.ndarra
         upright = (header.width, header.height)
     if labels.shape == upright:
         return labels
-    if labels.shape == stored:
+    if labels.shape == stored and header.turn is not None:
         return np.array(Image.fromarray(labels).transpose(header.turn))
     raise BadImage(
         f"its mask has {labels.shape[1]} x {labels.shape[0]} pixels, the image {upright[1]} x "

@@ -29,7 +29,9 @@ def train_scene(
     """
     rng = generator(seed, CROP_STREAM)
     ratio = options.scale[0] + (options.scale[1] - options.scale[0]) * rng.random()
-    height, width = scaled_size(*labels.shape, options.box or (BOX_RATIO * size, size), ratio)
+    height, width = scaled_size(
+        labels.shape[0], labels.shape[1], options.box or (BOX_RATIO * size, size), ratio
+    )
     nearest = _nearest(height, labels.shape[0]), _nearest(width, labels.shape[1])
     rows, columns, crop = _draw_crop(rng, labels, nearest, size, options.max_class_share)
     is_flipped = rng.random() < options.flip_prob
