@@ -42,6 +42,9 @@ NUM_LEVELS = 4
 IGNORE = 255
 """What a label map has in the place of a class where there is nothing to learn."""
 
+IGNORE = 255
+"""In a label map: this pixel has no class, and counts in no loss and no score."""
+
 
 @dataclass(frozen=True)
 class Tap:
@@ -119,7 +122,8 @@ class Batch:
 
     ``images`` (B, 3, H, W), 0..1, augmented, not normalised: what the student sees.
     ``teacher_images`` the same crop and flip without the student's own disturbance.
-    ``labels`` (B,) int64 class indices, or (B, C) float soft targets after mixing, or None.
+    ``labels`` (B,) int64 class indices, or (B, C) float soft targets after mixing, or None; of
+    scenes (B, H, W) int64, the class of each pixel or ``IGNORE``.
     ``keys`` the samples' names. ``view_seeds`` (B,) int64, one per view: all further randomness
     of a sample (its mask, say) is drawn from it, so that it is the same on any number of ranks.
     Where a method asks for V views of a sample, ``images`` and ``view_seeds`` have B * V rows, the

@@ -40,7 +40,7 @@ class _Notes(TypedDict, total=False):
 
 
 class Columns:
-    """The image and the label column of a table's schema.
+    """The image and the label column of a table's schema, and all ``images`` among its columns.
 
     ``class_names`` are those that the table gives its label column, () for none. ``notes`` say
     what is left out as a label.
@@ -52,6 +52,12 @@ class Columns:
         # Of two columns of one name, neither can be meant.
         self._names = [name for name, count in Counter(schema.names).items() if count == 1]
         self._features = _features(schema, where)
+        self.images = tuple(
+            name
+            for name in self._names
+            if _has_bytes(self._type(name))
+            and self._features.get(name, {}).get("_type") not in OTHER_MEDIA
+        )
         self.image = self._find_image(options.image_column)
         self.type = schema.field(self.image).type
         self.field = "bytes" if _has_bytes(self.type) else None
@@ -86,12 +92,7 @@ class Columns:
                     "--data.image-column."
                 )
             return asked
-        found = [
-            name
-            for name in names
-            if _has_bytes(self._type(name))
-            and self._features.get(name, {}).get("_type") not in OTHER_MEDIA
-        ]
+        found = self.images
         if len(found) > 1 and "image" in found:
             return "image"
         if len(found) != 1:
@@ -116,6 +117,8 @@ class Columns:
         Integers of other names may be anything: an identifier, a width.
         """
         names = [name for name in self._names if name != self.image]
+        if self.asked == "":
+            return None
         if self.asked is not None:
             if self.asked not in self._names:
                 raise _no_column(self.asked, self.schema.names, "label")

@@ -16,7 +16,7 @@ from limbeck.data.formats import HEIF_ADVICE, format_of, heif_plugin, open_image
 from limbeck.data.source import BadImage
 
 ORIENTATION_TAG = 0x0112
-UPRIGHT = {
+UPRIGHT: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -32,20 +32,30 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself before its pixels are decoded."""
+    """What a file says of itself before its pixels are decoded.
+
+    ``width`` and ``height`` are as stored; ``turn`` makes the image upright, None if it is so.
+    """
 
     width: int
     height: int
     format: str
     mode: str
+    turn: Image.Transpose | None = None
 
 
 def read_header(data: bytes, max_image_pixels: int) -> Header:
-    """Size, format and mode of an image file; raises BadImage like ``decode_image``."""
-    return _with_pixels(
+    """Size, format, mode and turn of an image file; raises BadImage like ``decode_image``."""
+    return with_pixels(
         data,
         max_image_pixels,
-        lambda image: Header(image.width, image.height, image.format or "unknown", image.mode),
+        lambda image: Header(
+            image.width,
+            image.height,
+            image.format or "unknown",
+            image.mode,
+            UPRIGHT.get(_orientation(image)),
+        ),
     )
 
 
@@ -57,7 +67,7 @@ def decode_image(data: bytes, max_image_pixels: int) -> np.ndarray:
     is empty, truncated, corrupt, no image, or larger than ``max_image_pixels``; the size is read
     from the header, before memory is taken.
     """
-    return _with_pixels(data, max_image_pixels, lambda image: _decode(image, data))
+    return with_pixels(data, max_image_pixels, lambda image: _decode(image, data))
 
 
 def decode_as_stored(data: bytes, max_image_pixels: int) -> np.ndarray:
@@ -66,13 +76,14 @@ def decode_as_stored(data: bytes, max_image_pixels: int) -> np.ndarray:
     Transparency is dropped, the EXIF orientation ignored, and 16-bit pixels are cut at 255: for
     views whose boxes were drawn in such pixels.
     """
-    return _with_pixels(data, max_image_pixels, lambda image: np.array(image.convert("RGB")))
+    return with_pixels(data, max_image_pixels, lambda image: np.array(image.convert("RGB")))
 
 
-def _with_pixels(data: bytes, max_image_pixels: int, use: Callable[[Image.Image], T]) -> T:
+def with_pixels(data: bytes, max_image_pixels: int, use: Callable[[Image.Image], T]) -> T:
     """What ``use`` makes of the image; pixels count, broken texts and profiles beside them don't.
 
-    Pillow refuses a PNG for the sake of those.
+    Raises BadImage like ``decode_image``, whatever ``use`` meets. Pillow refuses a PNG for the sake
+    of those.
     """
     # PIL warns of odd metadata, which says nothing about the pixels.
     with warnings.catch_warnings(action="ignore"):

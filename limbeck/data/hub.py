@@ -28,7 +28,10 @@ class TableSource(NamedSource):
     ``read_row`` gives a row's bytes, or the path of its image file, or None. A key is the image's
     own path where every row has one and no two are the same (``paths``), and otherwise
     ``record_names[row]``. Files are read below ``folders`` alone: a table is a stranger's.
+    ``image_columns`` are all of the table that hold images, the one that is read first.
     """
+
+    image_columns: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -99,6 +102,7 @@ def open_table(root: str, options: DataOptions, split: str) -> TableSource:
         [Path(root)] if Path(root).is_dir() else sorted({file.parent for file, _ in files}),
     )
     source.notes = (*notes, *first.notes)
+    source.image_columns = tuple(dict.fromkeys((first.image, *first.images)))
     return source
 
 
@@ -150,6 +154,7 @@ def open_hub(root: str, options: DataOptions, split: str) -> TableSource:
         _hub_folders(datasets.config),
     )
     source.notes = tuple(columns.notes)
+    source.image_columns = tuple(dict.fromkeys((columns.image, *columns.images)))
     return source
 
 

@@ -6,9 +6,10 @@ whole micro-batch; images stay uint8 until they are on the device.
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -25,6 +26,8 @@ from limbeck.errors import RunError, UserError
 from limbeck.limits import num_cores
 from limbeck.records import Batch
 
+T = TypeVar("T")
+
 
 class HostBatch(NamedTuple):
     """What a worker hands over: uint8 images and plain tensors, which can be pinned."""
@@ -33,7 +36,7 @@ class HostBatch(NamedTuple):
     teacher: Tensor | None  # None: the same as student
     erase_boxes: Tensor  # [B * V, 4] int64
     noise_seeds: Tensor  # [B * V] int64, of what the boxes are filled with
-    labels: Tensor | None  # [B] int64
+    labels: Tensor | None  # [B] int64, of scenes [B, S, S] uint8
     view_seeds: Tensor  # [B * V] int64
     keys: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
@@ -79,29 +82,18 @@ class _MicroBatches(Dataset[HostBatch]):
         keys: list[str] = []
         seeds: list[int] = []
         skipped: list[tuple[str, str]] = []
-        for first in indices:
-            for index in range(first, first + self.max_tries):
-                index %= len(self.source)
-                key = self.source.key(index)
-                if self.targets is not None and index not in self.targets:
-                    skipped.append((key, "it could not be read when its targets were stored"))
-                    continue
-                try:
-                    image = self.decode(self.source.read(index), self.max_image_pixels)
-                except BadImage as error:
-                    skipped.append((key, str(error)))
-                    continue
-                for number, make in enumerate((*self.make_views, *self.make_locals)):
-                    seed = self._seed(index, epoch, key, number)
-                    if number < len(self.make_views):
-                        views.append(make(image, seed))
-                        seeds.append(seed)
-                    else:
-                        locals_.append(make(image, seed))
-                labels.append(self.source.label(index))
-                keys.append(key)
-                used.append(index)
-                break
+        for index, image in readable(self.source, indices, self._image, self.max_tries, skipped):
+            key = self.source.key(index)
+            for number, make in enumerate((*self.make_views, *self.make_locals)):
+                seed = self._seed(index, epoch, key, number)
+                if number < len(self.make_views):
+                    views.append(make(image, seed))
+                    seeds.append(seed)
+                else:
+                    locals_.append(make(image, seed))
+            labels.append(self.source.label(index))
+            keys.append(key)
+            used.append(index)
         return stack_views(
             views,
             labels=labels,
@@ -111,6 +103,11 @@ class _MicroBatches(Dataset[HostBatch]):
             locals_=locals_,
             targets=self._targets(used, epoch),
         )
+
+    def _image(self, index: int) -> np.ndarray:
+        if self.targets is not None and index not in self.targets:
+            raise BadImage("it could not be read when its targets were stored")
+        return self.decode(self.source.read(index), self.max_image_pixels)
 
     def _seed(self, index: int, epoch: int, key: str, number: int) -> int:
         if self.run_seed is not None:
@@ -123,6 +120,29 @@ class _MicroBatches(Dataset[HostBatch]):
             return None
         records = self.targets.read(indices, epoch)
         return {name: array for name, array in records.items() if name != VIEW_SEEDS}
+
+
+def readable(
+    source: Source,
+    indices: Sequence[int],
+    read: Callable[[int], T],
+    max_tries: int,
+    skipped: list[tuple[str, str]],
+) -> Iterator[tuple[int, T]]:
+    """(index, what ``read`` gives of it), of a sample that is bad of the next that is readable.
+
+    None after ``max_tries``. What is bad is added to ``skipped``, with the reason.
+    """
+    for first in indices:
+        for index in range(first, first + max_tries):
+            index %= len(source)
+            try:
+                sample = read(index)
+            except BadImage as error:
+                skipped.append((source.key(index), str(error)))
+                continue
+            yield index, sample
+            break
 
 
 def stack_views(
@@ -201,21 +221,35 @@ def train_batches(
         make_locals=[view_maker(*each) for each in local_views],
         targets=targets,
     )
-    size = global_batch_size // (accumulate_steps * world_size)
+    hosts = whole_batches(
+        dataset, order, start_step, total_steps, workers_for(data, world_size), device, skipped
+    )
+    draw_noise = make_views[0].draw_noise
+    return (to_device(host, device, erase_mean, erase_std, draw_noise) for host in hosts)
 
-    def batches() -> Iterator[Batch]:
-        requests = order.micro_batches(start_step, total_steps)
-        num_workers = workers_for(data, world_size)
-        for host in run_workers(dataset, requests, num_workers, device.type == "cuda"):
-            skipped.add(host.skipped)
-            if len(host.keys) < size:
-                raise RunError(
-                    "No readable image is left to replace the bad ones: "
-                    f"{host.skipped[0][0]} ({host.skipped[0][1]}) and those that follow it."
-                )
-            yield to_device(host, device, erase_mean, erase_std, make_views[0].draw_noise)
 
-    return batches()
+def whole_batches(
+    dataset: Dataset[HostBatch],
+    order: StepOrder,
+    start_step: int,
+    total_steps: int,
+    num_workers: int,
+    device: torch.device,
+    skipped: SkippedLog,
+) -> Iterator[HostBatch]:
+    """The micro-batches of an order that ``dataset`` makes, each with as many samples as it asks.
+
+    Raises RunError for too many bad images and where there are none to replace them.
+    """
+    requests = order.micro_batches(start_step, total_steps)
+    for host in run_workers(dataset, requests, num_workers, device.type == "cuda"):
+        skipped.add(host.skipped)
+        if len(host.keys) < order.micro_batch_size:
+            raise RunError(
+                "No readable image is left to replace the bad ones: "
+                f"{host.skipped[0][0]} ({host.skipped[0][1]}) and those that follow it."
+            )
+        yield host
 
 
 def eval_batches(
@@ -261,7 +295,7 @@ def to_device(
     return Batch(
         images=erase(images, host.erase_boxes, host.noise_seeds, erase_mean, erase_std, draw_noise),
         teacher_images=teacher_images,
-        labels=None if host.labels is None else host.labels.to(device, non_blocking=True),
+        labels=None if host.labels is None else host.labels.to(device, non_blocking=True).long(),
         keys=tuple(host.keys),  # pinning makes lists of tuples
         view_seeds=host.view_seeds.to(device, non_blocking=True),
         local_images=None if host.local is None else _to_float(host.local, device),

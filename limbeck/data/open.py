@@ -45,7 +45,7 @@ def open_source(root: str, options: DataOptions, split: str) -> Source:
     if not root:
         raise UserError("There is no data; pass a folder of images as --data.root.")
     root = os.path.expanduser(root)
-    form = _find_form(root)
+    form = find_form(root)
     _refuse_without_effect(root, form, options)
     module, _, function = FORMS[form].partition(":")
     opener: Callable[[str, DataOptions, str], Source] = getattr(import_module(module), function)
@@ -122,7 +122,7 @@ def _refuse_without_effect(root: str, form: str, options: DataOptions) -> None:
     if not changed:
         return
     train, held_out = (
-        _find_form(os.path.expanduser(place)) if place else None
+        find_form(os.path.expanduser(place)) if place else None
         for place in (options.root, options.eval_root)
     )
     heeded = {"image_column", "label_column"} if {form, train, held_out} & TABLES else set()
@@ -149,7 +149,8 @@ def _form_of_file(name: str) -> str | None:
     return FORM_OF_SUFFIX.get(PurePath(name).suffix.lower())
 
 
-def _find_form(root: str) -> str:
+def find_form(root: str) -> str:
+    """The form of data at an address, one of ``FORMS``; raises UserError if it has none."""
     if root.startswith("hf:"):
         return "hub"
     if "://" in root:

@@ -77,7 +77,7 @@ class DataOptions:
     image_column: str | None = None
     """Image column of a table; found by its type if not given."""
     label_column: str | None = None
-    """Label column of a table; found by its type or usual name if not given."""
+    """Label column of a table, "" for none; found by its type or usual name if not given."""
     holdout_ratio: Rate = 0.05
     """Part of root held out for probes, chosen by a hash of each key."""
     max_holdout: NotNegativeInt = 5000

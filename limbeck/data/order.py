@@ -56,10 +56,15 @@ class StepOrder:
             )
         steps_per_epoch(self.num_images, self.global_batch_size)
 
+    @property
+    def micro_batch_size(self) -> int:
+        """Samples of each micro-batch on one rank."""
+        return self.global_batch_size // (self.world_size * self.accumulate_steps)
+
     def micro_batches(self, start_step: int, total_steps: int) -> Iterator[tuple[int, list[int]]]:
         """(epoch, indices) of each micro-batch of the steps ``start_step..total_steps - 1``."""
         per_epoch = steps_per_epoch(self.num_images, self.global_batch_size)
-        size = self.global_batch_size // (self.world_size * self.accumulate_steps)
+        size = self.micro_batch_size
         order, order_epoch = np.empty(0, np.int64), -1
         for step in range(start_step, total_steps):
             epoch, step_in_epoch = divmod(step, per_epoch)

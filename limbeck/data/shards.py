@@ -9,6 +9,7 @@ import posixpath
 import re
 import tarfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -53,10 +54,11 @@ class TarSource(NamedSource):
 
     ``shards`` are local paths or addresses that fsspec knows. Labels come from ``.cls`` members (a
     class index or word) or ``.json`` members (the entry "label", "cls", "class" or "class_id"), and
-    count only if every image has one. What is passed over is told.
+    count only if every image has one. What is passed over is told. ``beside``: parts of a sample
+    that are wanted too, such as seg.png; ``read_beside`` gives the first that a sample has.
     """
 
-    def __init__(self, shards: list[str]) -> None:
+    def __init__(self, shards: list[str], beside: Sequence[str] = ()) -> None:
         self.shards = shards
         indexed = [_index_shard(shard) for shard in shards]
         told = _LeftOut()
@@ -67,14 +69,18 @@ class TarSource(NamedSource):
         # One row per image: shard, offset and size in bytes. No file stays open, so the source
         # can be forked or pickled; opening a file again costs far less than decoding an image.
         places: list[tuple[int, int, int]] = []
+        beside_places: list[tuple[int, int, int]] = []
         keys: list[str] = []
         raw_labels: list[int | str | None] = []
         for number, (shard, one) in enumerate(zip(shards, indexed, strict=True)):
             shard_name = shard.rsplit("/", 1)[-1] if "://" in shard else Path(shard).name
-            for image in one.chosen(parts, told):
+            found = {(image.sample, image.part.lower()): image for image in one.images}
+            for image in one.chosen(parts, told, set(beside)):
                 keys.append(f"{shard_name}/{image.name}")
                 places.append((number, image.offset, image.size))
                 raw_labels.append(one.label_of(image))
+                other = next((o for p in beside if (o := found.get((image.sample, p)))), None)
+                beside_places.append((number, other.offset, other.size) if other else (0, 0, -1))
         self.notes = tuple(told.tell())
         if not keys:
             raise no_images(", ".join(shards[:3]))
@@ -84,10 +90,21 @@ class TarSource(NamedSource):
                 "give the shards different file names."
             )
         super().__init__(keys, *label_table(raw_labels))
-        self._places = np.array(places)
+        self._places, self._beside = np.array(places), np.array(beside_places)
 
     def read(self, index: int) -> bytes:
-        number, offset, size = self._places[index].tolist()
+        return self._read(self._places[index])
+
+    def has_beside(self, index: int) -> bool:
+        """Whether the sample has one of the parts ``beside``."""
+        return bool(self._beside[index, 2] >= 0)
+
+    def read_beside(self, index: int) -> bytes:
+        """The bytes of that part; raises BadImage as ``read``."""
+        return self._read(self._beside[index])
+
+    def _read(self, place: np.ndarray) -> bytes:
+        number, offset, size = place.tolist()
         if size > MAX_IMAGE_BYTES:
             raise BadImage(f"it has {size:,} bytes, over the limit of {MAX_IMAGE_BYTES:,}")
         try:
@@ -96,14 +113,14 @@ class TarSource(NamedSource):
             raise BadImage(f"{self.shards[number]} can't be read: {error}") from error
 
 
-def open_shards(root: str, options: object, split: str) -> TarSource:
+def open_shards(root: str, options: object, split: str, beside: Sequence[str] = ()) -> TarSource:
     """Shards by a file, a folder, an address, or a pattern such as ``a-{000..009}.tar``.
 
     ``split`` chooses among the files of a folder that are of several.
     """
     del options
     if "://" in root:
-        return TarSource(expand_braces(root))
+        return TarSource(expand_braces(root), beside)
     notes: list[str] = []
     found = find_files(root, lambda name: name.lower().endswith((".tar", *PACKED_SUFFIXES)), notes)
     packed = [file for file, _ in found if is_packed_name(file.name)]
@@ -123,7 +140,7 @@ def open_shards(root: str, options: object, split: str) -> TarSource:
             f"There is no shard {missing[0]} ({len(missing)} of {len(shards)} of {root} are "
             "missing); correct the pattern in --data.root."
         )
-    source = TarSource(sorted(shards) if Path(root).is_dir() else shards)
+    source = TarSource(sorted(shards) if Path(root).is_dir() else shards, beside)
     source.notes = (*notes, *source.notes)
     return source
 
@@ -191,7 +208,7 @@ class _Shard:
         plain = {image.sample for image in self.images if image.is_plain}
         return {image.part for image in self.images if image.sample in plain}
 
-    def chosen(self, parts: set[str], told: _LeftOut) -> list[_Image]:
+    def chosen(self, parts: set[str], told: _LeftOut, beside: set[str]) -> list[_Image]:
         """The images that are samples, one of each.
 
         "0.jpg" is the sample's image; "0.seg.png" is something else that belongs to it. Where no
@@ -210,7 +227,7 @@ class _Shard:
                     chosen.append(image)
                 elif image.is_plain:
                     told.note("a sample has one image, and it is an earlier one", image.name)
-                else:
+                elif image.part.lower() not in beside:
                     told.note("by the dots in their names they belong to an image", image.name)
                 continue
             is_alone = sizes[image.sample] == 1 and image.part not in parts

@@ -80,7 +80,7 @@ class TableFile:
                 places = _places_in(self._mapped, struct_field(self._checked(name), field))
             if places is not None:
                 return self.file, *places
-        return _unpack(self.file, self.num_rows, lambda: self._batches(name, field))
+        return _unpack(self.file, name, self.num_rows, lambda: self._batches(name, field))
 
     def _check_rows(self, number: int) -> None:
         if number != self.num_rows:
@@ -172,10 +172,10 @@ def _places_in(mapped: Any, column: Any) -> tuple[np.ndarray, np.ndarray] | None
 
 
 def _unpack(
-    table: Path, num_rows: int, batches: Callable[[], Iterable[list[bytes | None]]]
+    table: Path, column: str, num_rows: int, batches: Callable[[], Iterable[list[bytes | None]]]
 ) -> Places:
-    """The images of a table in a file of the cache; written if it isn't there yet."""
-    name = f"{_identity(table)}.images"
+    """A table's column of images in a file of the cache; written if it isn't there yet."""
+    name = f"{_identity(table, column)}.images"
     cache = cache_folder()
     try:
         file = _written(cache / name, table, batches)
@@ -217,15 +217,17 @@ def _write_images(stream: BinaryIO, batches: Iterable[list[bytes | None]]) -> No
     stream.write(np.array(sizes, "<i8").tobytes())
 
 
-def _identity(table: Path) -> str:
-    """Of a file's present content. A time stamp can be copied; when the file's entry on the disk
-    was last changed can't, and the footer of a parquet file has the sizes of all that is in it."""
+def _identity(table: Path, column: str) -> str:
+    """Of a column of a file's present content. A time stamp can be copied; when the file's entry on
+    the disk was last changed can't, and the footer of a parquet file has the sizes of all that is
+    in it."""
     status = table.stat()
     with open_file(table) as stream:
         stream.seek(-min(status.st_size, BUFFER_BYTES), os.SEEK_END)
         end = stream.read()
     facts = (
-        table.resolve(), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns,
+        column, table.resolve(),
+        status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns,
     )  # fmt: skip
     return hashlib.blake2b(os.fsencode(repr(facts)) + end, digest_size=16).hexdigest()
 

@@ -213,7 +213,9 @@ def test_header():
     exif = Image.Exif()
     exif[ORIENTATION_TAG] = 6
     data = encode(photo(48, 40), exif=exif)
-    assert read_header(data, LIMIT) == Header(width=48, height=40, format="JPEG", mode="RGB")
+    turn = Image.Transpose.ROTATE_270
+    assert read_header(data, LIMIT) == Header(48, 40, "JPEG", "RGB", turn)
+    assert read_header(encode(photo(48, 40)), LIMIT) == Header(48, 40, "JPEG", "RGB")
     with pytest.raises(BadImage, match="limit of 100"):
         read_header(data, 100)
 

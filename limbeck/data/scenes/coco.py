@@ -1,0 +1,243 @@
+"""COCO's annotations as masks: outlines and run lengths drawn, the smaller over the larger.
+
+Value 0 is what nothing is drawn on, the background; a crowd is of its class, too. The annotations
+of each image are kept as text, packed: as objects of Python those of COCO itself are gigabytes.
+"""
+
+import re
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Any, NotRequired
+
+import numpy as np
+from typing_extensions import TypedDict
+
+from limbeck.data.folder import SPLIT_OF, FilesSource, named
+from limbeck.data.formats import is_image_name
+from limbeck.data.scenes.class_table import BACKGROUND, ClassTable
+from limbeck.data.scenes.layout import Found, Masks, Place
+from limbeck.data.scenes.pixels import RawMask
+from limbeck.data.scenes.raster import decode_runs, fill_polygon, fill_runs
+from limbeck.data.source import BadImage, Names
+from limbeck.documents import parse_json, to_json
+from limbeck.errors import UserError
+from limbeck.files import is_inside, printable, read_file, reason_of
+
+MAX_BYTES = 2**31
+MAX_FILES = 50  # JSON files of one place that are looked into
+Id = int | str
+
+
+class _Image(TypedDict):
+    id: Id
+    file_name: str
+    height: NotRequired[int | None]
+    width: NotRequired[int | None]
+
+
+class _Category(TypedDict):
+    id: Id
+    name: str
+    supercategory: NotRequired[str | None]
+
+
+class _Runs(TypedDict):
+    counts: list[int] | str
+    size: list[int]
+
+
+class _Annotation(TypedDict):
+    image_id: Id
+    category_id: Id
+    segmentation: NotRequired[list[list[float]] | _Runs | None]
+
+
+class _Coco(TypedDict):
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+
+
+class CocoMasks(Masks):
+    """Masks drawn of annotations; ``drawn`` has, of each image, [value, outlines or runs] each."""
+
+    def __init__(self, files: list[str], sizes: list[tuple[int, int]], drawn: list[str]) -> None:
+        self._files, self._drawn = Names(files), Names(drawn)
+        self._sizes = np.array(sizes, np.int64).reshape(-1, 2)
+
+    def read(self, index: int) -> RawMask:
+        """Drawn anew."""
+        height, width = self._sizes[index].tolist()
+        parts: list[tuple[int, np.ndarray]] = []
+        for value, shape in parse_json(self._drawn[index], list[Any]):
+            parts.append((value, _draw(shape, height, width)))
+        pixels = np.zeros((height, width), np.uint16)
+        for value, is_inside_ in sorted(parts, key=lambda part: -int(part[1].sum())):
+            pixels[is_inside_] = value
+        return RawMask(pixels)
+
+    def name(self, index: int) -> str:
+        """The annotations' file."""
+        return self._files[index]
+
+
+def _draw(shape: Any, height: int, width: int) -> np.ndarray:
+    if isinstance(shape, dict):
+        counts = shape["counts"]
+        if shape["size"] != [height, width]:
+            raise BadImage(
+                f"its annotation is of {shape['size'][::-1]} pixels, its image of {[width, height]}"
+            )
+        runs = decode_runs(counts) if isinstance(counts, str) else counts
+        return fill_runs(runs, height, width)
+    is_inside_ = np.zeros((height, width), bool)
+    for outline in shape:
+        is_inside_ |= fill_polygon(outline, height, width)
+    return is_inside_
+
+
+def find_coco(place: Place) -> Found | None:
+    """The images that JSON files with outlines list; None where there are no such files."""
+    read = {name: coco for name in _candidates(place) if (coco := _read(place.root / name))}
+    if not read:
+        return None
+    splits = {name: _split_of(name) for name in read}
+    is_taken = place.choose(splits.values())
+    table, value_of = _classes(read)
+    files_of = _files_by_name(place)
+    images: list[str] = []
+    of_file: list[str] = []
+    sizes: list[tuple[int, int]] = []
+    drawn: list[str] = []
+    problems: list[tuple[str, str]] = []
+    num_boxes = 0
+    for name, coco in read.items():
+        if not is_taken(splits[name]):
+            continue
+        shapes: dict[Id, list[Any]] = {}
+        name_of = {each["id"]: each["name"] for each in coco["categories"]}
+        for each in coco["annotations"]:
+            value = value_of.get(name_of.get(each["category_id"], ""))
+            if value is None:
+                raise UserError(
+                    f"{place.root / name} has annotations of the category "
+                    f"{each['category_id']!r}, which it does not list; correct it."
+                )
+            shape = each.get("segmentation")
+            num_boxes += not shape
+            if shape:
+                shapes.setdefault(each["image_id"], []).append([value, shape])
+        for image in coco["images"]:
+            file = _find(image["file_name"], name, files_of)
+            height, width = image.get("height") or 0, image.get("width") or 0
+            if file is None:
+                problems.append((image["file_name"], "its file is not there"))
+            elif min(height, width) < 1 or height * width > place.options.max_image_pixels:
+                problems.append((file, f"its size in {name} is {width} x {height}"))
+            else:
+                images.append(file)
+                of_file.append(name)
+                sizes.append((height, width))
+                drawn.append(to_json(shapes.get(image["id"], []), indent=None))
+    _refuse_doubles(images, place)
+    notes = [*place.notes]
+    if num_boxes:
+        notes.append(f"{num_boxes} annotations without an outline (boxes alone) are left out.")
+    if empty := [file for file, text in zip(images, drawn, strict=True) if text == "[]"]:
+        notes.append(f"{named(empty, 'image')} without annotations: background alone.")
+    return Found(
+        images=FilesSource(place.root, images, (), None),
+        masks=CocoMasks(of_file, sizes, drawn),
+        layout=f"COCO annotations ({', '.join(sorted(set(of_file)))})",
+        table=table,
+        is_certain=True,
+        problems=tuple(problems),
+        notes=tuple(notes),
+        splits=tuple(sorted({split for split in splits.values() if split})),
+    )
+
+
+def _candidates(place: Place) -> list[str]:
+    if place.options.layout == "auto" and len(place.json_names) > MAX_FILES:
+        return []  # one for each image, of another tool
+    # Beside them COCO has key points of the same images.
+    instances = [name for name in place.json_names if "instances" in PurePosixPath(name).name]
+    return instances or place.json_names
+
+
+def _read(file: Path) -> _Coco | None:
+    """The file where it is of COCO's form and has outlines."""
+    try:
+        data = read_file(file, MAX_BYTES)
+    except OSError as error:
+        raise UserError(f"Can't read {file}: {reason_of(error)}.") from error
+    if not all(word in data for word in (b'"annotations"', b'"categories"', b'"segmentation"')):
+        return None
+    coco: _Coco = parse_json(data, _Coco, str(file))
+    return coco if any(each.get("segmentation") for each in coco["annotations"]) else None
+
+
+def _split_of(name: str) -> str | None:
+    """By a word of the file's name or of a folder: instances_train2017.json, valid/x.json."""
+    words = [
+        word for part in reversed(name.lower().split("/")) for word in re.findall("[a-z]+", part)
+    ]
+    return next((SPLIT_OF[word] for word in words if word in SPLIT_OF), None)
+
+
+def _classes(read: dict[str, _Coco]) -> tuple[ClassTable, dict[str, int]]:
+    """The categories of all files by name, in the order of their ids, and the value of each.
+
+    One without annotations that only stands above the others (Roboflow's) is none.
+    """
+    order: dict[str, tuple[bool, Any]] = {}
+    parents: Counter[str] = Counter()
+    used: set[str] = set()
+    for coco in read.values():
+        ids = {each["category_id"] for each in coco["annotations"]}
+        for category in coco["categories"]:
+            name = category["name"]
+            order.setdefault(name, (isinstance(category["id"], str), category["id"]))
+            used |= {name} if category["id"] in ids else set()
+            if category.get("supercategory") and category["supercategory"] != name:
+                parents[str(category["supercategory"])] += 1
+    ranked = sorted(order, key=order.__getitem__)
+    names = [name for name in ranked if name in used or not parents[name]]
+    background = next((name for name in names if name.lower() in BACKGROUND), "background")
+    names = [background, *(name for name in names if name != background)]
+    table = ClassTable(tuple(names), tuple(range(len(names))), "COCO's categories")
+    return table, {name: value for value, name in enumerate(names)}
+
+
+def _files_by_name(place: Place) -> dict[str, list[str]]:
+    """The image files below the root by their whole names and by their base names."""
+    found: dict[str, list[str]] = {}
+    for name in filter(is_image_name, place.names):
+        for key in {name, PurePosixPath(name).name}:
+            found.setdefault(key, []).append(name)
+    return found
+
+
+def _find(file_name: str, json_name: str, files_of: dict[str, list[str]]) -> str | None:
+    """The file that an entry means: beside the JSON, below the root, or the one of that name."""
+    name = file_name.replace("\\", "/")
+    if not is_inside(name):
+        name = PurePosixPath(name).name
+    beside = (PurePosixPath(json_name).parent / name).as_posix()
+    for key in (beside, PurePosixPath(name).as_posix()):
+        if key in files_of and key in files_of[key]:
+            return key
+    same = files_of.get(PurePosixPath(name).name, [])
+    if len(same) > 1:  # train2017/1.jpg and val2017/1.jpg
+        split = _split_of(json_name)
+        same = [each for each in same if _split_of(each.rpartition("/")[0]) == split]
+    return same[0] if len(same) == 1 else None
+
+
+def _refuse_doubles(images: list[str], place: Place) -> None:
+    twice = [name for name, count in Counter(images).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"{printable(twice[0])} is listed by several JSON files in {place.root}; leave one "
+            "of them in the folder, or pass it as --data.root."
+        )
