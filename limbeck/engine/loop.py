@@ -30,11 +30,10 @@ from limbeck.engine.distributed import Ranks, gather, mean_over_ranks, on_main_r
 from limbeck.engine.health import Health, Watch
 from limbeck.engine.log import Log
 from limbeck.engine.machine import DTYPES
-from limbeck.engine.optim import Average, build_optimizer, set_lr
+from limbeck.engine.optim import Average, build_optimizer, rate_of, set_lr
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.engine.signals import StopSignals
 from limbeck.errors import NotFiniteError, RunError, UserError
-from limbeck.ops.schedules import cosine_lr, peak_lr
 from limbeck.records import Batch
 
 logger = logging.getLogger("limbeck")
@@ -182,7 +181,6 @@ def fit(
     state = _State(module, optimizer, scaler, average, watch)
     state.load(run)
     probe_every = train.probe_every or math.ceil(total_steps / 10)
-    peak = peak_lr(optim.base_lr, train.global_batch_size)
 
     if state.step >= total_steps:
         logger.info("%s: all %d steps are done already.", run.dir, total_steps)
@@ -196,16 +194,7 @@ def fit(
         while state.step < total_steps:
             started = time.perf_counter()
             model.train()
-            lr = cosine_lr(
-                state.step,
-                steps_per_epoch=steps_per_epoch,
-                epochs=train.epochs,
-                warmup_epochs=warmup_epochs,
-                peak_lr=peak,
-                min_lr=optim.min_lr,
-                warmup_lr=optim.warmup_lr,
-                is_shifted=optim.cosine_from == "warmup-end",
-            )
+            lr = rate_of(state.step, optim, train, total_steps, steps_per_epoch)
             set_lr(optimizer, lr)
             done = _backward(model, stream, scaler, train, ranks, seed=seed, step=state.step)
             norm = _clip(optimizer, scaler, optim.clip_grad)

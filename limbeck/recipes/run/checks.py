@@ -89,7 +89,7 @@ def check_data(data: DataOptions) -> None:
             check_path(root, option)
     if data.eval_root:
         check_unset(data, ["max_holdout"], "with --data.eval-root", "data.")
-    elif data.eval_split != DataOptions().eval_split:
+    elif data.eval_split != type(data)().eval_split:
         raise UserError(
             "data.eval_split is for --data.eval-root; pass the same place as --data there to score "
             "on another split of it, or leave it out."

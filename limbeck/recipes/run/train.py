@@ -87,10 +87,12 @@ class Plan:
 
 
 @contextmanager
-def session(config: Config) -> Iterator[tuple[Config, Images, Ranks]]:
+def session(
+    config: Config, opened: Callable[[Any], Images] = open_images
+) -> Iterator[tuple[Config, Images, Ranks]]:
     """The processes and images of a training, and its config with all that follows from them."""
     with ranks_session(config.train.device, to_plain(config)) as ranks, lost_workers_explained():
-        images = open_images(config.data)
+        images = opened(config.data)
         train = fit_batch(config.train, len(images.train))
         yield settle(replace(config, train=train), ranks), images, ranks
 

@@ -1,0 +1,70 @@
+"""The scenes of a run: images with a label map each, those that are held out, their batches."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from limbeck.data.open import data_fingerprint
+from limbeck.data.scenes.loader import scene_batches
+from limbeck.data.scenes.open import open_both
+from limbeck.data.scenes.options import SceneOptions, SceneViewOptions
+from limbeck.data.scenes.scene import Scenes
+from limbeck.data.skipped import SkippedLog
+from limbeck.engine.distributed import Ranks
+from limbeck.errors import UserError
+from limbeck.recipes.run.images import Images
+from limbeck.records import Batch
+
+log = logging.getLogger("limbeck")
+
+
+def open_scene_images(data: SceneOptions) -> Images:
+    """Open what the options name; raises UserError where there are no scenes to train on."""
+    train, holdout = open_both(data)
+    if len(train) < 2:
+        raise UserError(f"{data.root} has {len(train)} scene to train on; name more of them.")
+    log.info("%d scenes to train on, %d held out.", len(train), len(holdout))
+    fingerprint = data_fingerprint(train) + data_fingerprint(holdout)
+    return Images(
+        whole=train,
+        train=train,
+        holdout=holdout,
+        fingerprint=fingerprint,
+        lineage={
+            "root": data.root,
+            "layout": train.layout,
+            "num_images": len(train) + len(holdout),
+            "num_train": len(train),
+            "num_holdout": len(holdout),
+            "classes": list(train.classes),
+            "fingerprint": fingerprint,
+        },
+    )
+
+
+def scene_stream(
+    scenes: Scenes,
+    img_size: int,
+    ranks: Ranks,
+    config: Any,
+    skipped: SkippedLog,
+    start_step: int,
+    total_steps: int,
+) -> Iterator[Batch]:
+    """This rank's micro-batches of crops, in ``config.views``, from a step on."""
+    views: SceneViewOptions = config.views
+    return scene_batches(
+        scenes,
+        data=config.data,
+        views=views,
+        img_size=img_size,
+        run_seed=config.seed,
+        global_batch_size=config.train.global_batch_size,
+        accumulate_steps=config.train.accumulate_steps,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        start_step=start_step,
+        total_steps=total_steps,
+        device=ranks.device,
+        skipped=skipped,
+    )

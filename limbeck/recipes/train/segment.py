@@ -1,0 +1,73 @@
+"""``limbeck segment``: a student and images with masks, and a teacher if wanted, to a segmenter.
+
+Imports of torch are inside the functions: the config and its checks must answer without it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import fields
+from pathlib import Path
+
+from limbeck.errors import UserError
+from limbeck.methods import MAP_METHODS, PerMapMethodOptions
+from limbeck.recipes.run import checks
+from limbeck.recipes.train.options import SegmentConfig
+
+
+def check(config: SegmentConfig) -> None:
+    """All that can be wrong without opening an image or a weights file; raises UserError."""
+    checks.check_data(config.data)
+    checks.check_train(config.train, config.optim)
+    checks.check_optimizer(config.optim, SegmentConfig().optim)
+    checks.check_teacher(config.teacher)
+    checks.check_method(config.method, config.method_options, MAP_METHODS)
+    if config.teacher.source is None:
+        names = ["method", "method_options", *(each.name for each in fields(PerMapMethodOptions))]
+        checks.check_unset(config, names, "without --teacher SOURCE")
+    checks.check_unused(config, PerMapMethodOptions, config.method, "--method")
+    if not config.student:
+        raise UserError(
+            "No student is named; pass --student RUN_FOLDER, or a timm name such as vit_tiny to "
+            "train from scratch."
+        )
+    if checks.is_bare_name(config.student):
+        checks.check_bare_name(config.student)
+    else:
+        checks.check_source(config.student)
+
+
+def segment(config: SegmentConfig) -> Path:
+    """Run the training, or continue it; returns the run's folder with the finished segmenter.
+
+    Raises UserError for bad input, RunError where a run under way can't go on, and Interrupted
+    when asked to stop (after saving).
+    """
+    check(config)
+    from limbeck.recipes.run.images import check_holdout
+    from limbeck.recipes.run.scenes import open_scene_images
+    from limbeck.recipes.run.train import session, train
+    from limbeck.recipes.train.segmentation import plan_segmentation
+
+    with session(config, open_scene_images) as (config, images, ranks):
+        check_holdout(images)
+        return train(plan_segmentation(config, images, ranks), ranks)
+
+
+def report(run_dir: Path) -> str:
+    """The scores of a finished run, for the command line."""
+    from limbeck.models.finished import read_record
+    from limbeck.recipes.run.images import few_images
+
+    record = read_record(run_dir)[1]
+    student = shlex.quote(str(run_dir))
+    scores = record["scores"]
+    lines = [f"  {name}: {100 * value:.1f} %" for name, value in record.get("iou", {}).items()]
+    return (
+        f"Held-out scenes at the end: mIoU {100 * scores['miou']:.1f} %, mean accuracy "
+        f"{100 * scores['macc']:.1f} %, pixels right {100 * scores['aacc']:.1f} %."
+        f"{few_images(record['data']['num_holdout'])}\n" + "\n".join(lines) + "\n"
+        f"The segmenter is in {run_dir} (student.safetensors, student.json).\n"
+        f"Pictures:   limbeck predict {student} IMAGES\n"
+        f'In Python:  segmenter = limbeck.load("{run_dir}")'
+    )

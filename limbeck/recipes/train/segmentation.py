@@ -1,0 +1,122 @@
+"""The plan of a segmentation: an encoder with neck and head, crops of scenes, perhaps a teacher
+beside the masks, mIoU on held-out scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from limbeck.data.scenes.scene import Scenes
+from limbeck.data.skipped import SkippedLog
+from limbeck.engine.distributed import Ranks
+from limbeck.methods.distiller import Distiller
+from limbeck.methods.method import Method
+from limbeck.methods.teacher import DTYPES, Teacher
+from limbeck.models.attention import choose_attention
+from limbeck.models.build import build_student, seeded
+from limbeck.models.dense.build import build_segmenter
+from limbeck.models.dense.segmenter import Segmenter
+from limbeck.models.encoder import Encoder
+from limbeck.models.options import StudentOptions
+from limbeck.models.origins.load import load_encoder
+from limbeck.models.timm_encoder import TimmEncoder
+from limbeck.recipes.run import checks
+from limbeck.recipes.run.images import Images
+from limbeck.recipes.run.maps import confusion_over
+from limbeck.recipes.run.networks import (
+    check_classes,
+    load_teacher,
+    load_vit,
+    method_class,
+    method_options,
+    teacher_identity,
+)
+from limbeck.recipes.run.probes import Probe
+from limbeck.recipes.run.scenes import scene_stream
+from limbeck.recipes.run.train import Plan
+from limbeck.recipes.train.options import SegmentConfig
+from limbeck.tasks.segmentation import Segmentation
+
+
+def plan_segmentation(
+    config: SegmentConfig,
+    images: Images,
+    ranks: Ranks,
+    load_student: Callable[..., TimmEncoder] = load_vit,
+    load_teacher: Callable[..., Encoder] = load_encoder,
+) -> Plan:
+    """Raises UserError where networks and scenes do not fit each other.
+
+    ``load_student`` and ``load_teacher`` as for ``plan_tuning``.
+    """
+    assert isinstance(images.train, Scenes) and isinstance(images.holdout, Scenes)
+    classes = list(images.train.classes)
+    segmenter = build_student_segmenter(config, len(classes), load_student)
+    task = Segmentation(segmenter, mean=config.mean, class_weights=config.class_weights or None)
+    taught = _load_teacher(config, segmenter, classes, ranks, load_teacher)
+    teacher = taught and taught[1].facts
+    by_class: dict[str, Any] = {}
+
+    def score(skipped: SkippedLog) -> Probe:
+        def probe(module: nn.Module, step: int) -> dict[str, float]:
+            said = confusion_over(
+                segmenter, images.holdout, config.evaluation, config.data, skipped
+            )
+            found = said.score()
+            pairs = zip(classes, found.iou.tolist(), strict=True)
+            by_class["iou"] = {name: value for name, value in pairs if value == value}
+            return {"miou": found.miou, "macc": found.macc, "aacc": found.aacc}
+
+        return probe
+
+    return Plan(
+        verb="segment",
+        config=config,
+        images=images,
+        student=segmenter,
+        module=Distiller(segmenter, *taught, task) if taught else task,
+        stream=partial(scene_stream, images.train, segmenter.facts.img_size[0], ranks),
+        score=score,
+        crop_ratio=1.0,
+        teacher=teacher,
+        others={"teacher": teacher_identity(config.teacher.source, teacher)},
+        about=lambda: {"classes": classes, "student": segmenter.facts.origin, **by_class},
+    )
+
+
+def build_student_segmenter(
+    config: SegmentConfig, num_classes: int, load: Callable[..., TimmEncoder]
+) -> Segmenter:
+    """The student with fresh neck and head, in the size of the crops."""
+    if checks.is_bare_name(config.student):
+        own = StudentOptions(name=config.student, img_size=config.img_size)
+        backbone = build_student(own, seed=config.seed)
+    else:
+        backbone = load(config.student).train()
+    size = None if config.img_size is None else (config.img_size, config.img_size)
+    segmenter = build_segmenter(backbone, num_classes, config.segmenter, config.seed, size)
+    choose_attention(
+        segmenter.backbone, segmenter.backbone.mean.device, DTYPES[config.train.precision]
+    )
+    return segmenter
+
+
+def _load_teacher(
+    config: SegmentConfig,
+    student: Segmenter,
+    classes: list[str],
+    ranks: Ranks,
+    load: Callable[..., Encoder],
+) -> tuple[Method, Teacher] | None:
+    if config.teacher.source is None:
+        return None
+    kind = method_class(config.method)
+    teacher = load_teacher(config.teacher, student.facts, ranks.device, load)
+    assert teacher is not None
+    with seeded(config.seed):
+        method = kind(method_options(config, kind), student.facts, teacher.facts)
+    check_classes(teacher.facts, classes, "teacher")
+    return method, teacher
