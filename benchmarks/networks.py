@@ -14,10 +14,11 @@ from torch import Tensor
 
 from benchmarks.reference import plain_losses, plain_student, plain_teacher
 from benchmarks.timing import DEVICE
-from limbeck.data.loader import StoredTargets, train_batches
+from limbeck.data.loader import train_batches
 from limbeck.data.options import DataOptions, ViewOptions
 from limbeck.data.skipped import SkippedLog
 from limbeck.data.source import Source
+from limbeck.data.target_store.located import LocatedTargets
 from limbeck.engine.optim import build_optimizer, set_lr
 from limbeck.engine.options import OptimOptions
 from limbeck.methods.distiller import Distiller
@@ -113,7 +114,7 @@ def our_batches(
     batch_size: int,
     img_size: int,
     views: ViewOptions | None = None,
-    targets: StoredTargets | None = None,
+    targets: LocatedTargets | None = None,
 ) -> Iterator[Batch]:
     """Batches of the loader without worker processes, so that turns do not overlap.
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from limbeck.errors import NotFiniteError, UserError
 from limbeck.recipes.run.options import CropEvalOptions, EmbedOptions, ProbeOptions
 
 if TYPE_CHECKING:
@@ -107,7 +108,11 @@ def task_probe(
     device: torch.device,
     skipped: SkippedLog,
 ) -> Probe:
-    """The task's own score of what it predicts of labelled images."""
+    """The task's own score of what it predicts of labelled images.
+
+    The probe raises UserError for no image that can be read, NotFiniteError for predictions that
+    are not.
+    """
     import torch
 
     from limbeck.evaluation.embed import evaluating
@@ -120,7 +125,12 @@ def task_probe(
                 for batch in centre_crops(task.encoder, source, shown, data, device, skipped)
                 if batch.labels is not None
             ]
-        return task.score(*map(torch.cat, zip(*said, strict=True)))
+        if not said:
+            raise UserError("No held-out image can be read; check the data folder and its split.")
+        predictions, labels = map(torch.cat, zip(*said, strict=True))
+        if not predictions.isfinite().all():
+            raise NotFiniteError("What the network predicts of the held-out images is not finite.")
+        return task.score(predictions, labels)
 
     return probe
 
