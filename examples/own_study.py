@@ -43,9 +43,9 @@ def main(images: Path, out: Path) -> None:
     engine = Engine()
     engine.finish_all([Arm(name, partial(runs, images, out, name)) for name in METHODS], 2)
     rows = {name: row_of(seeds.values()) for name, seeds in engine.results.items()}
-    neighbours = Column("neighbours", "neighbours of the teacher kept, %", percent)
+    worth = [Column(f"{probe}_top1", f"{probe} %", percent) for probe in ("knn", "linear")]
     seconds = Column("seconds", "s", lambda values: f"{sum(values):.1f}")
-    print(table_of("method", rows, [neighbours, seconds, RUNS]))
+    print(table_of("method", rows, [*worth, seconds, RUNS]))
 
 
 if __name__ == "__main__":

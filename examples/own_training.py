@@ -1,7 +1,7 @@
 """A training verb of your own: tell a number from an image; here, how big a disc is.
 
 A plan says what is special about it; folder, log, loop, probes, resuming and saving are Limbeck's.
-Run it:  python examples/own_training.py"""
+Try it: python examples/own_training.py; use it: limbeck own_training:regress --data DISCS."""
 
 import tempfile
 from functools import partial
@@ -26,7 +26,7 @@ from limbeck.recipes.run.train import Plan, session, train
 @options
 class RegressConfig(TrainingOptions):
     student: StudentOptions = StudentOptions()
-    optim: OptimOptions = OptimOptions(base_lr=2e-2)
+    optim: OptimOptions = OptimOptions(base_lr=8e-2)
     train: TrainOptions = TrainOptions(epochs=20, global_batch_size=32)
 
 

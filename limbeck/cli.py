@@ -5,10 +5,11 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field, fields, is_dataclass, make_dataclass
 from itertools import takewhile
+from typing import Any, get_type_hints
 
 from limbeck.errors import OfRank, UserError, did_you_mean, explain, own_place
 from limbeck.files import printable
@@ -94,14 +95,8 @@ def run(words: list[str]) -> None:
         print(f"limbeck {__version__}")
         return
     name, *rest = words
-    if name not in VERBS:
-        raise UserError(
-            f"There is no verb '{name}'.{of_paper(name) or did_you_mean(name, VERBS)} "
-            f"Verbs: {', '.join(VERBS)}."
-        )
     check_pattern(name, rest)
-    verb, module = VERBS[name], recipe_of(name)
-    kind = config_class(name)
+    kind, work, report = called(name)
     try:
         show_log(logging.INFO if is_main_rank() else logging.WARNING)
         if any(word in HELP for word in rest):
@@ -109,7 +104,7 @@ def run(words: list[str]) -> None:
             return
         config = parse(name, kind, rest)
         with saying_what_is_loaded(name):
-            result = getattr(module, name.replace("-", "_"))(config)
+            result = work(config)
     except UserError as error:
         from limbeck.config import as_flags
 
@@ -118,9 +113,35 @@ def run(words: list[str]) -> None:
                 told.args = (as_flags(str(told), kind, rest), *told.args[1:])
         raise
     if is_main_rank():  # a run's files may not lie where the others are
-        print(printable(module.report(result)))
-    if verb.can_find_problems and result.problems:
+        print(printable(report(result)))
+    if name in VERBS and VERBS[name].can_find_problems and result.problems:
         sys.exit(1)
+
+
+def called(name: str) -> tuple[type, Callable[[Any], Any], Callable[[Any], str]]:
+    """A verb's options class, its function, and what reports its result.
+
+    One of the user's own is module:function, whose one argument is of the options class.
+    """
+    if name in VERBS:
+        module = recipe_of(name)
+        return config_class(name), getattr(module, name.replace("-", "_")), module.report
+    if ":" not in name:
+        raise UserError(
+            f"There is no verb '{name}'.{of_paper(name) or did_you_mean(name, VERBS)} "
+            f"Verbs: {', '.join(VERBS)}."
+        )
+    from limbeck.config import import_own
+
+    work = import_own(name, "verb")
+    hints = get_type_hints(work) if callable(work) else {}
+    kinds = [hint for argument, hint in hints.items() if argument != "return"]
+    if len(kinds) != 1 or not is_dataclass(kinds[0]):
+        raise UserError(
+            f"verb '{name}': that is no function of one options class, such as "
+            "examples/own_training.py has."
+        )
+    return kinds[0], work, getattr(sys.modules[work.__module__], "report", str)
 
 
 def _as_help(words: list[str]) -> list[str]:
@@ -193,7 +214,7 @@ def start_of(name: str, kind: type, words: list[str]) -> tuple[object | None, li
     """The config of the preset that the words name, if they do; and the other words."""
     from limbeck.config import from_plain, read_preset
 
-    of_verb = VERBS[name].presets
+    of_verb = VERBS[name].presets if name in VERBS else None
     preset, words = take_option(words, "--preset")
     if preset is not None and of_verb is None:
         raise UserError(f"'limbeck {name}' has no presets.")

@@ -128,7 +128,9 @@ recipe; '--debug' shows the traceback of an error; '--version' the version.
 
 First steps:
   limbeck demo
-  limbeck doctor --data photos --teacher timm:vit_base_patch16_224.mae"""
+  limbeck doctor --data photos --teacher timm:vit_base_patch16_224.mae
+  limbeck distill --data photos --teacher timm:vit_base_patch16_224.mae \\
+      --preset photos_vit_tiny"""
 
 
 def overview() -> str:
@@ -153,13 +155,13 @@ def help_of(verb: str, config: Any, topic: str = "", method: str = "", preset: s
     root = read_section(config)
     places = "".join(f" {option.flags[0]}" for option in root.own if option.is_place)
     head = [f"usage: limbeck {verb} [options]{places}", ""]
+    if verb in VERBS and (of_verb := VERBS[verb].presets):
+        text = f"A recipe to start from: limbeck presets {of_verb} lists them."
+        given = Option(("--preset",), "name", "", text)
+        root = replace(root, own=(*root.own, given))
     if topic not in ("", "all"):
         return "\n".join([*head, *_topic(root, verb, topic, width)])
     head += [*textwrap.wrap(root.doc, width), ""]
-    if VERBS[verb].presets:
-        text = f"A recipe of limbeck presets {VERBS[verb].presets}, to start from."
-        given = Option(("--preset",), "name", "", text)
-        root = replace(root, own=(*root.own, given))
     if preset:
         head += [f"The defaults are those of the preset {preset}.", ""]
     pages = [_whole(root, width)]

@@ -81,7 +81,6 @@ class Comparison(Method):
         """
 
     def recall(self, kept: dict[str, Keepsake]) -> None:
-        """See ``Reconstruction.recall`` and ``MaskTokens.recall``."""
         if isinstance(self.reconstruction, Reconstruction):
             self.reconstruction.recall(kept)
         if isinstance(self.masking, MaskTokens):

@@ -34,7 +34,6 @@ class MaskedPixel(Method):
         self.teacher_taps = ()
 
     def recall(self, kept: dict[str, Keepsake]) -> None:
-        """See ``Reconstruction.recall``."""
         self.reconstruction.recall(kept)
 
     def keepsakes(self) -> dict[str, Keepsake]:

@@ -35,7 +35,6 @@ class SimMim(Method):
         self.teacher_taps = ()
 
     def recall(self, kept: dict[str, Keepsake]) -> None:
-        """See ``MaskTokens.recall``."""
         self.masking.recall(kept)
 
     def keepsakes(self) -> dict[str, Keepsake]:

@@ -189,7 +189,6 @@ class TokenTargets(Targets):
             check_taps(self.encoder, method.teacher_taps, "teacher")
 
     def to(self, device: torch.device) -> "TokenTargets":
-        """See ``Targets.to``."""
         if self.encoder is None:
             return self
         self._weights = {name: value.to(device) for name, value in self._weights.items()}

@@ -37,7 +37,6 @@ class HieraEncoder(TimmEncoder):
 
     @staticmethod
     def check_supported(model: nn.Module, name: str) -> None:
-        """See ``TimmEncoder.check_supported``."""
         check_class(model, {hiera.Hiera: None}, name, "a model class")
         num_pools = len(model.unroll.schedule)
         is_usual = prod(model.q_stride) ** num_pools == model.mu_size and len(model.q_stride) == 2

@@ -27,7 +27,6 @@ class SwinEncoder(StagedEncoder):
 
     @staticmethod
     def check_supported(model: nn.Module, name: str) -> None:
-        """See ``TimmEncoder.check_supported``."""
         check_class(model, {swin_transformer.SwinTransformer: None}, name, "a model class")
 
     def _own_facts(self, architecture: dict[str, Any]) -> dict[str, Any]:
@@ -38,13 +37,17 @@ class SwinEncoder(StagedEncoder):
         if any((r * s, c * s) != img_size for (r, c), s in zip(grids, strides, strict=True)):
             multiple = patch * 2 ** (len(model.layers) - 1)
             raise indivisible(architecture["name"], img_size, multiple)
-        num_heads = tuple(block.attn.num_heads for block in blocks)
-        dims = tuple(block.dim for block in blocks)
         is_global = [b.window_size == grid for b, grid in zip(blocks, grids, strict=True)]
-        return self._facts_of_stages(img_size, num_heads, dims, strides) | {
-            "mask_unit": patch,
-            "global_blocks": tuple(index for index, each in enumerate(is_global) if each),
-        }
+        return self._with_stages(
+            {
+                "img_size": img_size,
+                "num_heads": tuple(block.attn.num_heads for block in blocks),
+                "block_dims": tuple(block.dim for block in blocks),
+                "block_strides": strides,
+                "mask_unit": patch,
+                "global_blocks": tuple(index for index, each in enumerate(is_global) if each),
+            }
+        )
 
     def _enter(
         self, images: Tensor, ids_keep: Tensor | None, mask_token: Tensor | None

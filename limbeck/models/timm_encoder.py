@@ -50,8 +50,8 @@ class TimmEncoder(Encoder, ABC):
         super().__init__()
         self.check_supported(model, architecture["name"])
         self.model = model
-        # Not persistent: they belong to the architecture, and the weights' names stay timm's.
         self.facts = self.read_facts(architecture, origin)
+        # Not persistent: they belong to the architecture, and the weights' names stay timm's.
         for name in ("mean", "std"):
             value = torch.tensor(architecture[name]).view(3, 1, 1)
             self.register_buffer(name, value, persistent=False)
@@ -343,24 +343,11 @@ class StagedEncoder(TimmEncoder):
         """All blocks in order, those without attention too."""
         return [block for stage in self.stages for block in stage.blocks]
 
-    def _facts_of_stages(
-        self,
-        img_size: tuple[int, int],
-        num_heads: tuple[int, ...],
-        dims: tuple[int, ...],
-        strides: tuple[int, ...],
-    ) -> dict[str, Any]:
-        return {
-            "img_size": img_size,
-            "num_heads": num_heads,
-            "patch_size": strides[-1],
-            "block_dims": dims,
-            "block_strides": strides,
-            "input_dims": dims,
-            "input_strides": strides,
-            "can_drop": False,
-            "has_position_bias": True,
-        }
+    def _with_stages(self, own: dict[str, Any]) -> dict[str, Any]:
+        """A family's own facts with those of all encoders of stages."""
+        dims, strides = own["block_dims"], own["block_strides"]
+        merged = {"patch_size": strides[-1], "input_dims": dims, "input_strides": strides}
+        return own | merged | {"can_drop": False, "has_position_bias": True}
 
     def _between(self, index: int, x: Tensor) -> Tensor:
         first = 0

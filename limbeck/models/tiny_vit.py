@@ -37,7 +37,6 @@ class TinyVitEncoder(StagedEncoder):
 
     @staticmethod
     def check_supported(model: nn.Module, name: str) -> None:
-        """See ``TimmEncoder.check_supported``."""
         check_class(model, {tiny_vit.TinyVit: None}, name, "a model class")
 
     def _own_facts(self, architecture: dict[str, Any]) -> dict[str, Any]:
@@ -46,22 +45,23 @@ class TinyVitEncoder(StagedEncoder):
         stage_strides = [PATCH_STRIDE * 2**stage for stage in range(len(model.stages))]
         if any(side % stage_strides[-1] for side in img_size):
             raise indivisible(architecture["name"], img_size, stage_strides[-1])
-        depths = [len(stage.blocks) for stage in model.stages]
+        stage_of = [index for index, stage in enumerate(model.stages) for _ in stage.blocks]
         widths = [model.stages[0].dim, *(stage.out_dim for stage in model.stages[1:])]
-        dims = tuple(d for d, depth in zip(widths, depths, strict=True) for _ in range(depth))
-        strides = tuple(
-            s for s, depth in zip(stage_strides, depths, strict=True) for _ in range(depth)
+        strides = tuple(stage_strides[stage] for stage in stage_of)
+        is_global = [
+            not _is_conv(block) and all(side // stride == block.window_size for side in img_size)
+            for block, stride in zip(blocks, strides, strict=True)
+        ]
+        return self._with_stages(
+            {
+                "img_size": img_size,
+                "num_heads": tuple(0 if _is_conv(block) else block.num_heads for block in blocks),
+                "block_dims": tuple(widths[stage] for stage in stage_of),
+                "block_strides": strides,
+                "mask_unit": PATCH_STRIDE,
+                "global_blocks": tuple(index for index, each in enumerate(is_global) if each),
+            }
         )
-        num_heads = tuple(0 if _is_conv(block) else block.num_heads for block in blocks)
-        return self._facts_of_stages(img_size, num_heads, dims, strides) | {
-            "mask_unit": PATCH_STRIDE,
-            "global_blocks": tuple(
-                index
-                for index, block in enumerate(blocks)
-                if not _is_conv(block)
-                and all(side // strides[index] == block.window_size for side in img_size)
-            ),
-        }
 
     def forward(
         self,
@@ -70,7 +70,6 @@ class TinyVitEncoder(StagedEncoder):
         taps: tuple[Tap, ...] = (),
         mask_token: Tensor | None = None,
     ) -> Features:
-        """See ``TimmEncoder.forward``."""
         self._forget_biases()
         features = super().forward(images, ids_keep, taps, mask_token)
         self._forget_biases()

@@ -48,7 +48,6 @@ class VitEncoder(TimmEncoder):
 
     @staticmethod
     def check_supported(model: nn.Module, name: str) -> None:
-        """See ``TimmEncoder.check_supported``."""
         check_class(model, _EMBED | _FAMILIES, name, "a model class")
         for block in model.blocks:
             check_class(block, IS_PRE_NORM, name, "blocks of class")
@@ -94,7 +93,6 @@ class VitEncoder(TimmEncoder):
         }
 
     def continue_from(self, block: int, tokens: Tensor, taps: tuple[Tap, ...]) -> Features:
-        """See ``Encoder.continue_from``."""
         check_taps(self, taps, "encoder")
         contexts, grid = _contexts(self.model), self.facts.grid
         first = block % self.facts.depth

@@ -1,4 +1,3 @@
-# ruff: noqa: D102 - documented by the contract, Place
 """Where a store lies: a local folder, or any address that fsspec knows.
 
 A file is written whole or not at all. Who makes a file that must not be made twice claims it first;

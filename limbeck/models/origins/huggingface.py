@@ -181,12 +181,8 @@ def load_huggingface(
     mean, std = _read_norm(place, family, source, notes)
     architecture |= {"mean": mean, "std": std}
     weights = drop_classifier(weights, architecture, num_classes, notes)
-    origin = {
-        "source": source,
-        "layout": f"Hugging Face {config['model_type']}",
-        "licence": licence,
-        "notes": notes,
-    }
+    layout = f"Hugging Face {config['model_type']}"
+    origin = {"source": source, "layout": layout, "licence": licence, "notes": notes}
     if architecture["kwargs"]["num_classes"]:
         origin |= _read_classes(config)
     return assemble(weights, architecture, origin, grid, num_prefix_rows)
@@ -268,11 +264,9 @@ def _to_dinov3(
         return name
 
     renamed = rename(weights, to_name)
-    wanted = {
-        "hidden_act": "silu" if is_gated else "gelu", "layer_norm_eps": 1e-5, "key_bias": False,
-    }  # fmt: skip
-    default = {"hidden_act": "gelu", "layer_norm_eps": 1e-5, "key_bias": False}
-    said = default | vision
+    usual = {"hidden_act": "gelu", "layer_norm_eps": 1e-5, "key_bias": False}
+    said = usual | vision
+    wanted = usual | {"hidden_act": "silu" if is_gated else "gelu"}
     for key, value in wanted.items():
         if said[key] != value:
             raise UserError(

@@ -68,9 +68,15 @@ def report(found: Presets) -> str:
     for verb, summaries in found.summaries.items():
         users = [f"limbeck {verb}", *(name for name in _takers(verb) if name != verb)]
         width = max(map(len, summaries))
-        lines = [f"  {name:<{width}}  {summary}" for name, summary in summaries.items()]
+        yours_first = sorted(summaries.items(), key=_rank)
+        lines = [f"  {name:<{width}}  {summary}" for name, summary in yours_first]
         blocks.append("\n".join([f"{', '.join(users)} --preset NAME:", *lines]))
     return "\n\n".join([*blocks, "'limbeck presets NAME' shows one."])
+
+
+def _rank(preset: tuple[str, str]) -> tuple[bool, bool]:
+    name, summary = preset
+    return "begin here" not in summary, not name.startswith("photos")
 
 
 def _takers(verb: str) -> list[str]:

@@ -161,11 +161,12 @@ def check_holdout(images: Images) -> None:
         )
 
 
-def check_labelled(images: Images, data: DataOptions) -> None:
+def check_labelled(
+    images: Images, data: DataOptions, needs: str = "; fine-tuning needs", more: str = ""
+) -> None:
     """Raise UserError where the images have no labels to learn from or to be scored by."""
     if not images.is_labelled:
         root = data.eval_root if images.train.classes else data.root
         raise UserError(
-            f"{root} has no labels; fine-tuning needs class sub-folders (data/cat/1.jpg) or a "
-            "label column."
+            f"{root} has no labels{needs} class sub-folders (data/cat/1.jpg) or a label column.{more}"
         )

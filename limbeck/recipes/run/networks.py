@@ -46,6 +46,8 @@ log = logging.getLogger("limbeck")
 
 BEFORE_DROP_PATH = (*HEAD_KINDS, "block_input", "attention_input", "attention_output")
 """The kinds of tap that a block's own drop path does not touch."""
+OWNERS = ("student", "encoder")
+"""What the module of a run calls its student: a distiller, and a task."""
 CLASSIFIER_INIT_STD = 0.02  # TinyViT's; the tiny ones of fine-tuning are for a trained encoder
 
 
@@ -319,12 +321,9 @@ def teacher_identity(source: str | None, teacher: EncoderFacts | None) -> dict[s
 
 
 def layer_of(student: Encoder, name: str) -> int:
-    """The layer of a parameter of a run's module; what is not the student's comes after it.
-
-    The student is called ``student`` in a distiller and ``encoder`` in a task.
-    """
+    """The layer of a parameter of a run's module; what is not the student's comes after it."""
     owner, _, own_name = name.partition(".")
-    is_own = owner in ("student", "encoder")
+    is_own = owner in OWNERS
     return student.layer_id(own_name) if is_own else student.facts.depth + 1
 
 

@@ -84,7 +84,7 @@ def stands_for(asked: Any, settled: Any) -> str | None:
     return next((value for (_, word), (_, value) in pairs if word == AUTO), None)
 
 
-def resolved_plain(config: Any) -> dict[str, Any]:
+def settled_plain(config: Any) -> dict[str, Any]:
     """A settled config as plain data; of a teacher that is none no precision is left to tell."""
     plain = to_plain(config)
     if plain.get("teacher", {}).get("precision") == AUTO:

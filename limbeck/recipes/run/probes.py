@@ -110,9 +110,14 @@ def task_probe(
 ) -> Probe:
     """The task's own score of what it predicts of labelled images.
 
-    The probe raises UserError for no image that can be read, NotFiniteError for predictions that
-    are not.
+    Raises UserError where there are none to score on; the probe, too, where none can be read, and
+    NotFiniteError for predictions that are not.
     """
+    if not (len(source) and source.classes):
+        raise UserError(
+            "There is no held-out image with a label to score on; raise --data.holdout-ratio, or "
+            "name labelled images."
+        )
     import torch
 
     from limbeck.evaluation.embed import evaluating

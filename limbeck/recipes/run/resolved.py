@@ -10,7 +10,7 @@ from limbeck.data.order import StepOrder, steps_per_epoch
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.ops.schedules import peak_lr
-from limbeck.recipes.run.precision import resolved_plain
+from limbeck.recipes.run.precision import settled_plain
 
 if TYPE_CHECKING:
     from limbeck.engine.distributed import Ranks
@@ -126,5 +126,5 @@ def identity_of(
         ranks.world_size,
     )  # fmt: skip
     fingerprint = {"data": images.fingerprint, "student": student.origin.get("weight_hash")}
-    own = {"verb": verb, **resolved_plain(config), "resolved": asdict(resolved)}
+    own = {"verb": verb, **settled_plain(config), "resolved": asdict(resolved)}
     return own, fingerprint | others

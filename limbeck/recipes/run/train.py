@@ -31,9 +31,9 @@ from limbeck.models.finished import STUDENT_FILES, Keepsake, save_student
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.recipes.run import lineage
 from limbeck.recipes.run.images import Images, open_images
-from limbeck.recipes.run.networks import layer_of
+from limbeck.recipes.run.networks import OWNERS, layer_of
 from limbeck.recipes.run.options import TrainingOptions
-from limbeck.recipes.run.precision import resolved_plain, settle
+from limbeck.recipes.run.precision import settle, settled_plain
 from limbeck.recipes.run.probes import Probe
 from limbeck.recipes.run.resolved import Identity, Resolved, fit_batch, identity_of
 from limbeck.records import Batch
@@ -74,6 +74,10 @@ class Plan:
     for and frozen first; None: there are none."""
     after_step: Callable[[int, int], None] | None = None
     health: Health | None = None
+
+    def __post_init__(self) -> None:
+        if self.student not in (getattr(self.module, name, None) for name in OWNERS):
+            raise TypeError(f"The module of a plan holds its student as {' or '.join(OWNERS)}.")
 
     def identity(self, ranks: Ranks) -> Identity:
         """The resolved config of the run and its fingerprint: what ``open_run`` compares."""
@@ -136,7 +140,7 @@ def train(plan: Plan, ranks: Ranks) -> Path:
             kept = plan.keepsakes()
             record = lineage.record(
                 verb=plan.verb,
-                config=resolved_plain(config),
+                config=settled_plain(config),
                 teacher=plan.teacher,
                 data=images.lineage,
                 extra=tail.record
@@ -162,11 +166,9 @@ class _Tail:
         if plan.untrained is None:
             return
         student = plan.student
-        names = [
-            name.removeprefix("student.")
-            for name in freeze_untrained(plan.module, next(batches(0, 1)), parts_of(student))
-            if name.startswith("student.")  # not the method's, which vanishes
-        ]
+        found = freeze_untrained(plan.module, next(batches(0, 1)), parts_of(student))
+        split = [name.partition(".") for name in found]
+        names = [name for owner, _, name in split if owner in OWNERS]  # the method's vanish
         # It is never trained, so what becomes of it can be decided, and probed, from the start.
         self.record["untrained"] = reinit_tail(student, names, plan.untrained, plan.config.seed)
         # What can't be frozen, rows of a matrix, is decayed on the way: it is shown without.

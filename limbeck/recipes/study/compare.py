@@ -97,7 +97,7 @@ def compare(config: CompareConfig) -> Comparison:
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.run.images import check_holdout, open_images
-    from limbeck.recipes.run.precision import resolved_plain, settle
+    from limbeck.recipes.run.precision import settle, settled_plain
     from limbeck.recipes.train.chain import rehearse
 
     with ranks_session(config.train.device) as ranks, lost_workers_explained():
@@ -107,7 +107,7 @@ def compare(config: CompareConfig) -> Comparison:
         config = settle(_with_batches_of(config, images), ranks)
         equal = _what_is_equal(config, images, arms)
         # Arms, seeds and parts may be added: each run in the folder knows its own.
-        shared = resolved_plain(config)
+        shared = settled_plain(config)
         for name in ("arms", "seeds", "label_fractions"):
             del shared[name]
         open_run(

@@ -61,23 +61,25 @@ class Arm:
     words: str = ""
 
 
-Chain = Generator[Run, dict[str, float], None]
+Trial = Generator[Run, dict[str, float], None]
 """The runs of a trial: each is to be finished; then what it has cost is sent, or its error thrown,
 and the next one comes."""
-Runner = Callable[[Iterable[Chain]], None]
+Runner = Callable[[Iterable[Trial]], None]
 """Brings chains to their ends. One that does several at once, in processes or on other machines,
 takes the next chain when it has room for it, since which one that is may hang on what was found so
 far, and has no two runs of a folder at once."""
 
 
-def in_turn(chains: Iterable[Chain]) -> None:
-    """The runner of one process, which finishes one run after the other."""
+def in_turn(
+    chains: Iterable[Trial], finish: Callable[[Run], dict[str, float]] = Run.finish
+) -> None:
+    """The runner of one process, which finishes one run after the other by ``finish``."""
     for chain in chains:
         with closing(chain), suppress(StopIteration):  # closed at once by a Ctrl-C, too
             run = next(chain)
             while True:
                 try:
-                    cost = run.finish()
+                    cost = finish(run)
                 except Exception as error:
                     run = chain.throw(error)
                 else:
@@ -118,7 +120,7 @@ class Engine:
         """Finish arms with seeds, which may be chosen by what those before them have given."""
         self.runner(self._chain(arm, seed, after) for arm, seed in trials)
 
-    def _chain(self, arm: Arm, seed: int, after: Callable[[], None]) -> Chain:
+    def _chain(self, arm: Arm, seed: int, after: Callable[[], None]) -> Trial:
         result = self.results.setdefault(arm.name, {}).setdefault(seed, Result())
         with self.attempt(arm.name):
             for run in arm.runs(seed):

@@ -71,7 +71,7 @@ def search(config: SearchConfig) -> Search:
     from limbeck.models.whole_shape import whole_shape
     from limbeck.recipes.run.images import check_holdout, open_images
     from limbeck.recipes.run.networks import teacher_identity
-    from limbeck.recipes.run.precision import resolved_plain, settle
+    from limbeck.recipes.run.precision import settle, settled_plain
     from limbeck.recipes.study.candidates import Candidates
     from limbeck.recipes.study.meter import Meter, runtime_of
     from limbeck.recipes.study.rounds import run_rounds
@@ -90,7 +90,7 @@ def search(config: SearchConfig) -> Search:
         scorer = Scorer(config, images, nets, ranks.device)
         run = open_run(
             config.out,
-            {"verb": "search", **resolved_plain(config)},
+            {"verb": "search", **settled_plain(config)},
             {
                 "data": images.fingerprint,
                 "teacher": teacher_identity(

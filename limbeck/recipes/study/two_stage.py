@@ -135,13 +135,16 @@ def two_stage(config: TwoStageConfig) -> TwoStages:
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import ranks_session
     from limbeck.recipes.look.robustness import check_images
-    from limbeck.recipes.run.images import check_holdout, open_images
+    from limbeck.recipes.run.images import check_holdout, check_labelled, open_images
     from limbeck.recipes.run.precision import settle, stands_for
     from limbeck.recipes.study.stage_runs import StageRuns
 
     with ranks_session(config.specific.train.device) as ranks, lost_workers_explained():
         images = open_images(config.data)
-        _check_labels(config, images)
+        check_labelled(
+            images, config.data, ", and stage two needs them:",
+            " Images for stage one alone are --unlabelled; stage one alone is limbeck distill.",
+        )  # fmt: skip
         check_holdout(images)
         check_images(images, config.corruptions)
         pool = None
@@ -187,13 +190,3 @@ def _with_batches_of(config: TwoStageConfig, images: Images, pool: Images | None
         config = replace(config, train=fit_batch(config.train, len(pool.train)))
     train = fit_batch(config.specific.train, len(images.train), option="--specific.train")
     return replace(config, specific=replace(config.specific, train=train))
-
-
-def _check_labels(config: TwoStageConfig, images: Images) -> None:
-    if not images.is_labelled:
-        root = config.data.eval_root if images.train.classes else config.data.root
-        raise UserError(
-            f"{root} has no labels, and stage two needs them: class sub-folders (data/cat/1.jpg) "
-            "or a label column. Images for stage one alone are --unlabelled; stage one alone is "
-            "limbeck distill."
-        )

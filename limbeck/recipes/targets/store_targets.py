@@ -95,7 +95,7 @@ def as_distill(config: StoreTargetsConfig) -> DistillConfig:
 def check(config: StoreTargetsConfig) -> None:
     """All that can be wrong without opening an image or a weights file; raises UserError."""
     if config.check:
-        checks.check_unset(config, ["resume"], "with --check, which writes nothing")
+        checks.check_unset(config, ["resume"], "with --check, which writes nothing", "--")
     else:
         checks.check_unset(config, ["num_checked", "max_distance"], "without --check")
     training = as_distill(config)

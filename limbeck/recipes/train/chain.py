@@ -221,7 +221,7 @@ def distill_chain(config: DistillConfig, images: Images, ranks: Ranks) -> Path:
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import on_main_rank
     from limbeck.models.finished import STUDENT_FILES
-    from limbeck.recipes.run.precision import resolved_plain
+    from limbeck.recipes.run.precision import settled_plain
     from limbeck.recipes.run.train import train
 
     stages = split_chain(config)
@@ -232,7 +232,7 @@ def distill_chain(config: DistillConfig, images: Images, ranks: Ranks) -> Path:
     }
     run = open_run(
         config.out,
-        {"verb": "distill", **resolved_plain(config), "resolved": resolved},
+        {"verb": "distill", **settled_plain(config), "resolved": resolved},
         {name: identities[0][1][name] for name in ("data", "teacher")},
         overwrite=config.overwrite,
         makes=STUDENT_FILES,

@@ -17,7 +17,7 @@ from limbeck.recipes.look.analyze import analyze
 from limbeck.recipes.look.options import AnalyzeConfig
 from limbeck.recipes.run import precision
 from limbeck.recipes.run.options import DistillConfig, FinetuneConfig
-from limbeck.recipes.run.precision import filled, resolved_plain, settle, stands_for
+from limbeck.recipes.run.precision import filled, settle, settled_plain, stands_for
 from limbeck.recipes.study.compare import compare
 from limbeck.recipes.study.options import TwoStageConfig
 from limbeck.recipes.study.search import search
@@ -90,7 +90,7 @@ def test_a_teacher_that_there_is_not_has_none():
     config = DistillConfig()
     found = settle(config, RANKS)
     assert found.teacher == TeacherOptions() and found.train.precision == "fp32"
-    assert "precision" not in resolved_plain(found)["teacher"]
+    assert "precision" not in settled_plain(found)["teacher"]
     of_classifier = settle(TwoStageConfig(task_teacher="x"), RANKS)
     assert of_classifier.teacher.precision == "fp32"
     assert of_classifier.specific.train.precision == "fp32"
