@@ -168,6 +168,6 @@ def check_labelled(
     if not images.is_labelled:
         root = data.eval_root if images.train.classes else data.root
         raise UserError(
-            f"{root} has no labels{needs} class sub-folders (data/cat/1.jpg) or a label "
-            f"column.{more}"
+            f"{root} has no labels{needs} class sub-folders (data/cat/1.jpg) or a label column."
+            + more
         )
