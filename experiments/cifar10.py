@@ -32,7 +32,7 @@ from limbeck.recipes.look.robustness import corrupted_scores
 from limbeck.recipes.run.images import open_images
 from limbeck.recipes.run.networks import method_class
 from limbeck.recipes.run.options import CropEvalOptions, EmbedOptions, ProbeOptions
-from limbeck.recipes.study.comparison import cell
+from limbeck.recipes.study.results import cell
 
 NUM_IMAGES = 50_000
 BATCH_SIZE = 64

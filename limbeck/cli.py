@@ -134,7 +134,12 @@ def called(name: str) -> tuple[type, Callable[[Any], Any], Callable[[Any], str]]
     from limbeck.config import import_own
 
     work = import_own(name, "verb")
-    hints = get_type_hints(work) if callable(work) else {}
+    try:
+        hints = get_type_hints(work) if callable(work) else {}
+    except Exception as error:  # what an annotation names may not be there
+        raise UserError(
+            f"verb '{name}': its annotations can't be read: {explain(error)}"
+        ) from error
     kinds = [hint for argument, hint in hints.items() if argument != "return"]
     if len(kinds) != 1 or not is_dataclass(kinds[0]):
         raise UserError(

@@ -37,3 +37,10 @@ def test_a_verb_of_ones_own_is_run_by_the_command_line(tmp_path, monkeypatch, ca
     with pytest.raises(SystemExit):
         main(["own_training:Regression"])
     assert "no function of one options class" in capsys.readouterr().err
+    (tmp_path / "odd_verb.py").write_text(
+        "from __future__ import annotations\ndef verb(config: Missing): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["odd_verb:verb"])
+    assert "annotations can't be read: NameError: name 'Missing'" in capsys.readouterr().err

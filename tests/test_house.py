@@ -5,6 +5,8 @@ import dataclasses
 import re
 import subprocess
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
@@ -133,6 +135,23 @@ def test_a_planted_circle_is_found(tmp_path):
     assert sorted(circle_in(graph_of(package))) == ["planted.a", "planted.b", "planted.c"]
     (package / "c.py").write_text("import os\n")
     assert circle_in(graph_of(package)) == []
+
+
+BESIDE = sorted(
+    path.relative_to(ROOT)
+    for folder in ("benchmarks", "examples", "experiments")
+    for path in (ROOT / folder).rglob("*.py")
+)
+
+
+@pytest.mark.parametrize("path", BESIDE, ids=str)
+def test_what_lies_beside_the_package_imports_what_there_is(path):
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("limbeck"):
+            module = import_module(node.module)
+            for alias in node.names:
+                is_there = hasattr(module, alias.name) or find_spec(f"{node.module}.{alias.name}")
+                assert is_there, f"{path}: {node.module} has no {alias.name}"
 
 
 POSIX_ONLY = {"resource", "fcntl", "pwd", "grp", "termios"}

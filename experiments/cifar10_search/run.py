@@ -28,8 +28,8 @@ from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes.run.images import open_images
 from limbeck.recipes.run.options import ProbeOptions
 from limbeck.recipes.run.precision import settle
-from limbeck.recipes.study.comparison import cell
 from limbeck.recipes.study.options import LatencyOptions, LimitOptions, SearchConfig, training
+from limbeck.recipes.study.results import cell
 from limbeck.recipes.study.search import report
 from limbeck.recipes.study.search_results import Search
 from limbeck.recipes.study.search_scores import Scorer

@@ -31,13 +31,7 @@ from limbeck.models.origins.files import (
     unpack,
 )
 from limbeck.models.origins.hierarchical import Staged, read_staged
-from limbeck.models.origins.layouts import (
-    Layout,
-    Weights,
-    find_heads,
-    recognise,
-    split_left_out,
-)
+from limbeck.models.origins.layouts import Layout, Weights, find_heads, recognise, split_left_out
 from limbeck.models.origins.load import load_encoder
 from limbeck.models.origins.names import check_path
 from limbeck.models.origins.pickled import read_pickle

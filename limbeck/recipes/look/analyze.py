@@ -15,12 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
-from limbeck.config import (
-    from_plain,
-    read_preset,
-    read_values,
-    to_plain,
-)
+from limbeck.config import from_plain, read_preset, read_values, to_plain
 from limbeck.documents import as_read, fit, read_json
 from limbeck.errors import UserError
 from limbeck.files import write_text

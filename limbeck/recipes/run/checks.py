@@ -13,14 +13,7 @@ from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError, did_you_mean, require_extra
 from limbeck.methods import METHODS, TASK_METHODS, PerMethodOptions, PerTaskMethodOptions
 from limbeck.methods.options import MethodOptions
-from limbeck.models.options import (
-    HEAD_DIM,
-    POOLS,
-    SHAPE,
-    HeadKind,
-    StudentOptions,
-    TeacherOptions,
-)
+from limbeck.models.options import HEAD_DIM, POOLS, SHAPE, HeadKind, StudentOptions, TeacherOptions
 from limbeck.models.origins.names import check_source
 from limbeck.models.shape_names import is_shape
 from limbeck.models.shapes import check_model_name, check_stated

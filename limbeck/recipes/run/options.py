@@ -21,13 +21,7 @@ from limbeck.config import (
 from limbeck.data.options import CropOptions, DataOptions, MixOptions, TargetsOptions, ViewOptions
 from limbeck.engine.options import POSITIONS_AND_TOKENS, OptimOptions, TrainOptions
 from limbeck.methods import PerMethodOptions, PerTaskMethodOptions
-from limbeck.models.options import (
-    GlobalPool,
-    HeadKind,
-    RelPos,
-    StudentOptions,
-    TeacherOptions,
-)
+from limbeck.models.options import GlobalPool, HeadKind, RelPos, StudentOptions, TeacherOptions
 
 
 @options

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from limbeck.errors import UserError
+from limbeck.errors import NotFiniteError, UserError
 from limbeck.recipes.run.options import CropEvalOptions, EmbedOptions, ProbeOptions
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ def task_probe(
 ) -> Probe:
     """The task's own score of what it predicts of labelled images.
 
-    Raises UserError where there are none to score on.
+    Raises UserError where there are none to score on; the probe, too, where none can be read, and
+    NotFiniteError for predictions that are not.
     """
     if not (len(source) and source.classes):
         raise UserError(
@@ -129,7 +130,12 @@ def task_probe(
                 for batch in centre_crops(task.encoder, source, shown, data, device, skipped)
                 if batch.labels is not None
             ]
-        return task.score(*map(torch.cat, zip(*said, strict=True)))
+        if not said:
+            raise UserError("No held-out image can be read; check the data folder and its split.")
+        predictions, labels = map(torch.cat, zip(*said, strict=True))
+        if not predictions.isfinite().all():
+            raise NotFiniteError("What the network predicts of the held-out images is not finite.")
+        return task.score(predictions, labels)
 
     return probe
 

@@ -72,6 +72,8 @@ class Plan:
     untrained: Literal["keep", "reinit", "zero"] | None = None
     """What becomes of the student's parameters that the losses do not depend on, which are looked
     for and frozen first; None: there are none."""
+    warning: str = ""
+    """What is told before it begins, or goes on."""
     after_step: Callable[[int, int], None] | None = None
     health: Health | None = None
 
@@ -110,15 +112,17 @@ def train(plan: Plan, ranks: Ranks) -> Path:
     if run.is_finished:
         log.info("%s is finished already; nothing to do.", run.dir)
         return run.dir
+    if plan.warning:
+        log.warning("%s", plan.warning)
     skipped = SkippedLog(run.dir / "skipped.jsonl", images.num_images, config.data.max_bad_ratio)
     module = plan.module.to(ranks.device)
     tail = _Tail(plan, partial(plan.stream, config, skipped))
-    probe = plan.score(skipped)
     steps = resolved.total_steps
     with Log(run, config.train, ranks, stage=plan.verb, total_steps=steps) as report:
         report.note(resolved.sentence())
         if tail.note:
             report.note(tail.note)
+        probe = plan.score(skipped)
         result = fit(
             module,
             lambda start: plan.stream(config, skipped, start, steps),

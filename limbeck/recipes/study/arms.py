@@ -133,7 +133,7 @@ def arm_config(config: CompareConfig, arm: Entry, seed: int, needs_teacher: bool
         kind = type(getattr(DistillConfig(), section))
         changes[section] = from_plain(kind, _nested(arm.of_method), where)
     else:
-        words = (f"{name} = {to_json(value, None)}" for name, value in arm.of_method.items())
+        words = (f"{name} = {_as_toml(value)}" for name, value in arm.of_method.items())
         changes["method_options"] = tuple(words)
     return DistillConfig(
         out=run_dir(config.out, arm, seed),
@@ -189,3 +189,9 @@ def _nested(values: dict[str, Any]) -> dict[str, Any]:
         inner = inner | {rest: value} if isinstance(inner, dict) else inner
         nested[section] = inner if dot else value
     return nested
+
+
+def _as_toml(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_as_toml, value))}]"
+    return to_json(value, None) if isinstance(value, str | bool) else str(value)  # inf, dates

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +75,7 @@ def in_turn(
 ) -> None:
     """The runner of one process, which finishes one run after the other by ``finish``."""
     for chain in chains:
-        with suppress(StopIteration):
+        with closing(chain), suppress(StopIteration):  # closed at once by a Ctrl-C, too
             run = next(chain)
             while True:
                 try:

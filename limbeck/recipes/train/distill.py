@@ -21,10 +21,10 @@ from limbeck.recipes.train.chain import (
 
 def check(config: DistillConfig) -> None:
     """All that can be wrong without opening an image or a weights file; raises UserError."""
-    checks.check_pretraining(config)
     if config.chain:
         check_chain(config)
         check_first_teacher(config)
+    checks.check_pretraining(config)
     checks.check_has_teacher(config)
 
 

@@ -5,24 +5,15 @@ Imports of torch are inside the functions: the config and its checks must answer
 
 from __future__ import annotations
 
-import logging
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from limbeck.data.options import DataOptions, MixOptions
 from limbeck.errors import UserError
-from limbeck.models.options import (
-    choose_pool,
-)
+from limbeck.models.options import choose_pool
 from limbeck.recipes.run import checks
 from limbeck.recipes.run.options import FinetuneConfig
-
-if TYPE_CHECKING:
-    pass
-
-log = logging.getLogger("limbeck")
 
 
 def with_labels(data: DataOptions, fraction: float, seed: int) -> DataOptions:

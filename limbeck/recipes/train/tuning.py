@@ -3,7 +3,6 @@ the labels, scores on held-out images."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -43,8 +42,6 @@ from limbeck.recipes.run.train import Plan
 from limbeck.records import LOGIT_KINDS, Batch, Tap
 from limbeck.tasks.classification import Classification
 
-log = logging.getLogger("limbeck")
-
 
 def plan_tuning(
     config: FinetuneConfig,
@@ -64,8 +61,6 @@ def plan_tuning(
     if config.keep_head:
         check_classes(student.facts, classes, "student")
     taught = load_task_teacher(config, student.facts, classes, device, load_teacher)
-    if student.facts.has_dist_head and taught is None:
-        log.warning("No --teacher is named, so the labels teach the distillation head as well.")
     # Where the teacher has the distillation head to itself, the labels have the other one.
     is_shared = taught is None or Tap("dist_logits") not in taught[0].student_taps
     task = Classification(student, Tap("logits" if is_shared else "class_logits"))
@@ -82,6 +77,9 @@ def plan_tuning(
         teacher=teacher,
         others={"teacher": teacher_identity(config.teacher.source, teacher)},
         about=lambda: {"classes": classes, "student": student.facts.origin},
+        warning="No --teacher is named, so the labels teach the distillation head as well."
+        if student.facts.has_dist_head and taught is None
+        else "",
     )
 
 

@@ -8,10 +8,13 @@ import torch
 import limbeck
 from limbeck.data.options import DataOptions
 from limbeck.data.skipped import SkippedLog
+from limbeck.errors import NotFiniteError, UserError
 from limbeck.methods.teacher import Teacher
+from limbeck.models.heads import with_classifier
 from limbeck.recipes.run.images import open_images
-from limbeck.recipes.run.options import ProbeOptions
-from limbeck.recipes.run.probes import build_probe, embed_source, spread_slice
+from limbeck.recipes.run.options import CropEvalOptions, ProbeOptions
+from limbeck.recipes.run.probes import build_probe, embed_source, spread_slice, task_probe
+from limbeck.tasks.classification import Classification
 
 CPU = torch.device("cpu")
 
@@ -96,3 +99,26 @@ def test_embeddings_are_in_the_source_s_order(images, network):
     cls = embed_source(network, source, replace(ProbeOptions(), pool="cls"), data, CPU, skipped)
     assert cls.features.shape == (48, 24)
     assert not torch.allclose(cls.features, all_at_once.features)
+
+
+def test_a_task_is_scored_by_finite_answers_to_what_can_be_read(images, network, tmp_path):
+    task = Classification(with_classifier(network, 3, None, 0))
+    data = DataOptions(root=str(images), num_workers=0, holdout_ratio=0.25, max_bad_ratio=1.0)
+    opened = open_images(data)
+    skipped = SkippedLog(None, opened.num_images, data.max_bad_ratio)
+
+    def score(source):
+        return task_probe(task, source, CropEvalOptions(), data, CPU, skipped)(task, 1)
+
+    assert score(opened.holdout).keys() == {"top1", "top5"}
+    for name in ("blue", "red"):
+        (tmp_path / name).mkdir()
+        for index in range(4):
+            (tmp_path / name / f"{index}.png").write_bytes(b"no image")
+    broken = open_images(replace(data, root=str(tmp_path), holdout_ratio=0.5)).holdout
+    with pytest.raises(UserError, match="No held-out image can be read"):
+        score(broken)
+    with torch.no_grad():
+        next(task.parameters()).fill_(torch.nan)
+    with pytest.raises(NotFiniteError, match="not finite"):
+        score(opened.holdout)

@@ -53,13 +53,15 @@ def test_a_method_without_a_teacher_gets_none():
 
 
 def test_one_s_own_class_is_called_by_its_name_and_keeps_toml():
-    arm = read('json:Mine,beta=2.0,words=["a", "b"],kind=big,is_on')
+    arm = read('json:Mine,beta=2.0,words=["a", "b"],kind=big,is_on,most=inf,day=2020-02-03')
     assert (arm.name, arm.method, table_needs_teacher(arm)) == ("Mine", "json:Mine", None)
     assert arm_config(CONFIG, arm, 0, needs_teacher=False).method_options == (
         "beta = 2.0",
         'words = ["a", "b"]',
         'kind = "big"',
         "is_on = true",
+        "most = inf",
+        "day = 2020-02-03",
     )
 
 

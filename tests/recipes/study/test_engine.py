@@ -154,3 +154,22 @@ def test_what_was_measured_is_measured_again_where_something_else_is_asked(tmp_p
     asked = [{"size": (4, 4)}, {"size": (4, 4)}, {"size": (8, 8)}]
     found = [remembered(tmp_path / "found.json", each, measure)["scores"] for each in asked]
     assert found == [0, 0, 1]
+
+
+def test_an_arm_is_closed_at_once_by_a_ctrl_c(tmp_path):
+    closed = []
+
+    def stop():
+        raise KeyboardInterrupt
+
+    def runs(seed):
+        try:
+            yield Run(stop, tmp_path)
+        finally:
+            closed.append(seed)
+
+    engine = Engine(catches=(Exception,))
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        engine.finish_all([Arm("a", runs)], 2)
+    assert closed == [0] and engine.failures == {}
+    del stopped  # until here it keeps all frames
