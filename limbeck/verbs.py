@@ -35,6 +35,7 @@ VERBS = {
     "finetune": Verb(
         "train", "train a student for classification", "FinetuneConfig", "finetune"
     ),
+    "segment": Verb("train", "train a student for masks of classes", "SegmentConfig"),
     "store-targets": Verb(
         "targets", "run a teacher once, keep what it says of each view", "StoreTargetsConfig",
         "distill", True,
@@ -64,6 +65,9 @@ VERBS = {
         "study", "a smaller, faster shape, contracted step by step", "SearchConfig", "distill"
     ),
     "demo": Verb("study", "the whole story on 5,000 real digits, in minutes", "DemoConfig"),
+    "predict": Verb(
+        "ship", "what a network says of images: pictures, masks, JSON", "PredictConfig"
+    ),
     "convert": Verb(
         "ship", "write a student as a file in MAE's or TinyViT's layout", "ConvertConfig"
     ),
