@@ -1,6 +1,12 @@
 import pytest
 
-from limbeck.ops.schedules import cosine_lr, cosine_momentum, layer_scale, peak_lr
+from limbeck.ops.schedules import (
+    cosine_lr,
+    cosine_momentum,
+    layer_scale,
+    linear_lr,
+    peak_lr,
+)
 
 
 # TinyMIM's recipes, computed once from its formula; printed to 8 digits.
@@ -141,3 +147,22 @@ TINY_VIT = {
 def test_cosine_lr_from_the_start(recipe, step, lr):
     found = cosine_lr(step, **TINY_VIT[recipe], is_shifted=False)
     assert found == pytest.approx(lr, rel=1e-9, abs=0)
+
+
+LINEAR = (
+    (0, 1e-10, 1e-10), (1, 6.676618e-8, 6.681107e-8), (750, 4.976567e-5, 5.003341e-5),
+    (1498, 9.893167e-5, 9.993329e-5), (1499, 9.899708e-5, 1e-4), (1500, 9.90625e-5, 1e-4),
+    (1501, 9.9061875e-5, 9.999937e-5), (80000, 5e-5, 5.047287e-5),
+    (159998, 1.25e-9, 6.309e-10), (159999, 6.25e-10, 0.0),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("step", "bent", "shifted"), LINEAR)
+def test_linear_lr_of_the_dense_tasks(step, bent, shifted):
+    """mmcv's and mmengine's, as TinyMIM, G2SD and MAE-Lite segment."""
+    values = {"total_steps": 160_000, "warmup_steps": 1500, "peak_lr": 1e-4, "min_lr": 0.0}
+    found = [
+        linear_lr(step, **values, warmup_lr=1e-10, is_shifted=is_shifted)
+        for is_shifted in (False, True)
+    ]
+    assert found == pytest.approx([bent, shifted], rel=1e-4, abs=1e-14)

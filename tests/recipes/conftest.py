@@ -6,6 +6,7 @@ from limbeck.evaluation import pareto, pictures
 from limbeck.evaluation import report as report_module
 from limbeck.recipes.train.distill import distill
 from limbeck.recipes.train.finetune import finetune
+from limbeck.recipes.train.segment import segment
 from tests.recipes.runs import (
     distill_config,
     draw_classes,
@@ -13,6 +14,7 @@ from tests.recipes.runs import (
     finetune_config,
     teacher_config,
 )
+from tests.recipes.scenes import draw_scenes, segment_config
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +63,15 @@ def not_rendered(monkeypatch):
 
     for module in (report_module, pictures, pareto):
         monkeypatch.setattr(module, "save_figure", write)
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory):
+    """A folder of drawn scenes."""
+    return draw_scenes(tmp_path_factory.mktemp("scenes") / "boxes")
+
+
+@pytest.fixture(scope="session")
+def segmenter(scenes, tmp_path_factory):
+    """The run of a tiny segmenter that finds them."""
+    return segment(segment_config(scenes, tmp_path_factory.mktemp("segmenter") / "run"))

@@ -1,4 +1,4 @@
-"""``limbeck predict``: what a finished network says of images, as pictures, masks and lines of JSON.
+"""``limbeck predict``: what a finished network says of images: pictures, masks, lines of JSON.
 
 Imports of torch are inside the functions: the config and its checks must answer without it.
 """

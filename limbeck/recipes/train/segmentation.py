@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from limbeck.data.scenes.scene import Scenes
@@ -54,7 +55,7 @@ def plan_segmentation(
     """
     assert isinstance(images.train, Scenes) and isinstance(images.holdout, Scenes)
     classes = list(images.train.classes)
-    segmenter = build_student_segmenter(config, len(classes), load_student)
+    segmenter = build_student_segmenter(config, len(classes), ranks.device, load_student)
     task = Segmentation(segmenter, mean=config.mean, class_weights=config.class_weights or None)
     taught = _load_teacher(config, segmenter, classes, ranks, load_teacher)
     teacher = taught and taught[1].facts
@@ -62,10 +63,8 @@ def plan_segmentation(
 
     def score(skipped: SkippedLog) -> Probe:
         def probe(module: nn.Module, step: int) -> dict[str, float]:
-            said = confusion_over(
-                segmenter, images.holdout, config.evaluation, config.data, skipped
-            )
-            found = said.score()
+            shown = config.evaluation
+            found = confusion_over(segmenter, images.holdout, shown, config.data, skipped).score()
             pairs = zip(classes, found.iou.tolist(), strict=True)
             by_class["iou"] = {name: value for name, value in pairs if value == value}
             return {"miou": found.miou, "macc": found.macc, "aacc": found.aacc}
@@ -88,19 +87,19 @@ def plan_segmentation(
 
 
 def build_student_segmenter(
-    config: SegmentConfig, num_classes: int, load: Callable[..., TimmEncoder]
+    config: SegmentConfig,
+    num_classes: int,
+    device: torch.device,
+    load: Callable[..., TimmEncoder],
 ) -> Segmenter:
     """The student with fresh neck and head, in the size of the crops."""
     if checks.is_bare_name(config.student):
-        own = StudentOptions(name=config.student, img_size=config.img_size)
-        backbone = build_student(own, seed=config.seed)
+        backbone = build_student(StudentOptions(name=config.student), seed=config.seed)
     else:
         backbone = load(config.student).train()
     size = None if config.img_size is None else (config.img_size, config.img_size)
     segmenter = build_segmenter(backbone, num_classes, config.segmenter, config.seed, size)
-    choose_attention(
-        segmenter.backbone, segmenter.backbone.mean.device, DTYPES[config.train.precision]
-    )
+    choose_attention(segmenter.backbone, device, DTYPES[config.train.precision])
     return segmenter
 
 
