@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from limbeck.evaluation.linear import LinearProbe
     from limbeck.evaluation.scores import Claims, Score, Verdict
     from limbeck.models.encoder import Encoder
+    from limbeck.recipes.look.evaluate_maps import MapEvaluation
     from limbeck.recipes.run.images import Images
 
 log = logging.getLogger("limbeck")
@@ -107,12 +108,22 @@ def check(config: EvaluateConfig) -> None:
         checks.check_source(source)
 
 
-def evaluate(config: EvaluateConfig) -> Evaluation:
-    """Probe all networks on the same images; raises UserError for bad input."""
+def evaluate(config: EvaluateConfig) -> Evaluation | MapEvaluation:
+    """Probe all networks on the same images, or score segmenters on the same scenes; raises
+    UserError for bad input.
+    """
     check(config)
     config = replace(config, data=held_out_alike(config))
     if config.out is not None:
         claim_out(config, config.out)
+    from limbeck.recipes.look.evaluate_maps import are_segmenters, evaluate_maps
+
+    if are_segmenters(config.student):
+        maps = evaluate_maps(config)
+        if config.out is not None:
+            write_json(config.out / SCORES_FILE, {"config": request_of(config), **maps.plain()})
+            write_text(config.out / "table.md", report(maps) + "\n")
+        return maps
     from limbeck.data.skipped import SkippedLog
     from limbeck.engine.distributed import ranks_session
     from limbeck.evaluation.robustness import summarize
@@ -344,8 +355,12 @@ def verdicts_of(
     return verdicts, deciding
 
 
-def report(found: Evaluation) -> str:
+def report(found: Evaluation | MapEvaluation) -> str:
     """The table and the verdict, for people."""
+    if not isinstance(found, Evaluation):
+        from limbeck.recipes.look import evaluate_maps
+
+        return evaluate_maps.report(found)
     from limbeck.evaluation.robustness import tables
 
     lines = [table_of(found), ""]

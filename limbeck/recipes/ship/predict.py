@@ -38,7 +38,7 @@ NUM_CLASSES = 5
 class PredictConfig:
     """Show images to a finished segmenter or classifier, and keep what it says of them."""
 
-    network: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = ""
+    network: Annotated[str, tyro.conf.Positional] = ""
     """The finished network: a run's folder."""
     images: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Image files, folders of them, or patterns such as 'photos/*.jpg'."""

@@ -1,0 +1,47 @@
+"""``limbeck evaluate`` of segmenters."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from limbeck.data.options import DataOptions
+from limbeck.errors import UserError
+from limbeck.models.finished import read_record
+from limbeck.recipes.look.evaluate import evaluate, report
+from limbeck.recipes.look.options import EvaluateConfig
+from limbeck.recipes.train.segment import segment
+from tests.recipes.scenes import NAMES, segment_config
+
+
+@pytest.fixture(scope="module")
+def poor(scenes, tmp_path_factory):
+    """The run of a segmenter that has learnt for two steps."""
+    config = segment_config(scenes, tmp_path_factory.mktemp("poor") / "run")
+    return segment(replace(config, train=replace(config.train, epochs=1)))
+
+
+def test_scores_with_their_interval_and_by_class(scenes, segmenter, poor, tmp_path):
+    config = EvaluateConfig(
+        student=(str(segmenter),), baseline=(str(poor),), out=tmp_path / "scores",
+        data=DataOptions(root=str(scenes), holdout_ratio=0.25, num_workers=0), measure_speed=False,
+    )  # fmt: skip
+    found = evaluate(config)
+    own = found.results["student"]
+    assert own.miou == pytest.approx(read_record(segmenter)[1]["scores"]["miou"])
+    assert own.low <= own.miou <= own.high and found.classes == NAMES
+    assert found.difference[1] > 0
+    said = report(found)
+    assert "The student is better than the baseline: +" in said and "box" in said
+    kept = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert set(kept["results"]["student"]["iou"]) == set(NAMES)
+    assert (tmp_path / "scores" / "table.md").read_text() == said + "\n"
+
+
+def test_what_does_not_fit_is_told(scenes, segmenter, student, tmp_path):
+    data = DataOptions(root=str(scenes), num_workers=0)
+    config = EvaluateConfig(student=(str(segmenter),), data=data, measure_speed=False)
+    with pytest.raises(UserError, match="num_labels has no effect on a segmenter"):
+        evaluate(replace(config, num_labels=(1,)))
+    with pytest.raises(UserError, match="is no segmenter"):
+        evaluate(replace(config, baseline=(str(student),)))
