@@ -159,18 +159,22 @@ def deduce(
         coding = _colour_coding(raws, table, has_background)
     else:
         coding = _value_coding(raws, table, options, has_background)
+    _check_number(coding.classes, least=0)
     _check_fit(coding, raws, options)
     if options.merge:
         coding = coding.merged(options.merge)
-    if not 2 <= len(coding.classes) <= MAX_SCENE_CLASSES:
-        number = len(coding.classes)
+    _check_number(coding.classes, least=2)
+    return coding
+
+
+def _check_number(classes: tuple[str, ...], least: int) -> None:
+    number = len(classes)
+    if not least <= number <= MAX_SCENE_CLASSES:
         raise UserError(
             f"The masks have {number} class{'es' * (number != 1)}"
-            f"{f' ({coding.classes[0]})' if number == 1 else ''}, and 2 to {MAX_SCENE_CLASSES} can "
-            "be learnt; see what is ignored and merged, or name the classes with "
-            "--data.class-names."
+            f"{f' ({classes[0]})' if number == 1 else ''}, and 2 to {MAX_SCENE_CLASSES} can be "
+            "learnt; see what is ignored and merged, or name the classes with --data.class-names."
         )
-    return coding
 
 
 def _are_colours(raws: Sequence[RawMask], table: ClassTable | None) -> bool:
