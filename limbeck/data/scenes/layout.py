@@ -1,5 +1,6 @@
 """What a reader of a layout is given, and what it hands over."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -104,7 +105,7 @@ class Place:
 
 def split_in(name: str) -> str | None:
     """The split that a file is of by its folders, the innermost that tells; None if none does."""
-    folders = PurePosixPath(name).parts[:-1]
-    return next(
-        (SPLIT_OF[word.lower()] for word in reversed(folders) if word.lower() in SPLIT_OF), None
-    )
+    # Of train_images train.
+    parts = PurePosixPath(name.lower()).parent.parts
+    folders = [re.sub("[_-]im(age|g)s?$", "", part) for part in parts]
+    return next((SPLIT_OF[word] for word in reversed(folders) if word in SPLIT_OF), None)

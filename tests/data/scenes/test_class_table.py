@@ -22,7 +22,9 @@ FILES = {
     "classes.json": json.dumps(["sky", "road", "car"]),
     "id2label.json": json.dumps({"0": "sky", "1": "road", "2": "car"}),
     "label_map.json": json.dumps({"sky": 0, "car": 2, "road": 1}),
-    "labels.json": json.dumps([{"id": 2, "name": "car"}, {"id": 0, "name": "sky"}, {"id": 1, "name": "road"}]),
+    "labels.json": json.dumps(
+        [{"id": 2, "name": "car"}, {"id": 0, "name": "sky"}, {"id": 1, "name": "road"}]
+    ),
     "class_dict.csv": "name,r,g,b\nsky,1,2,3\nroad,4,5,6\ncar,7,8,9",
     "label_colors.txt": "1 2 3\t\tsky\n4 5 6\t\troad\n7 8 9\t\tcar",
     "labelmap.txt": "# label:color_rgb:parts:actions\nsky:1,2,3::\nroad:4,5,6::\ncar:7,8,9::",

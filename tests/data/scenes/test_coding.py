@@ -154,8 +154,6 @@ def test_too_few_or_too_many_classes():
     many = RawMask(np.arange(300, dtype=np.uint16)[None])
     with pytest.raises(UserError, match="have 300 classes, and 2 to 254 can"):
         deduce([many], None, NO_OPTIONS)
-    with pytest.raises(UserError, match="0 classes"):
-        deduce([values(255)], None, SceneOptions(ignore_background=True))
 
 
 def test_merging():

@@ -46,6 +46,15 @@ def test_the_same_names_in_several_folders(tmp_path):
     assert pairs(tmp_path, *expected, *expected.values())[0] == expected
 
 
+def test_the_same_names_in_several_splits(tmp_path):
+    of_split = {f"{split}_images/1.jpg": f"{split}_masks/1.png" for split in ("train", "val")}
+    assert pairs(tmp_path, *of_split, *of_split.values())[0] == {
+        "train_images/1.jpg": "train_masks/1.png"
+    }
+    found = pairs(tmp_path, split="val")[0]
+    assert found == {"val_images/1.jpg": "val_masks/1.png"}
+
+
 def test_pictures_of_masks_are_no_masks(tmp_path):
     files = ("images/a.png", "masks/a.png", "masks_color/a.png")
     found, _, notes = pairs(tmp_path, *files)
@@ -66,7 +75,8 @@ def test_what_has_no_partner_is_told(tmp_path):
 
 def test_no_masks_at_all(tmp_path):
     assert pairs(tmp_path, "images/a.jpg", "cats/b.jpg", "masks/readme.txt") is None
-    assert pairs(tmp_path, "masks/z.png") is None  # its images have other names
+    with pytest.raises(UserError, match=r"No mask in .* an image .*cats/b.jpg, and masks/z.png"):
+        pairs(tmp_path, "masks/z.png")
 
 
 def test_masks_of_other_names(tmp_path):

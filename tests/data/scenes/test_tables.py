@@ -6,16 +6,15 @@ from limbeck.errors import UserError
 from tests.data.images import encode
 from tests.data.scenes import sets
 
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
 
 def write(root, name, *columns):
-    import pyarrow
-    import pyarrow.parquet
-
     row = [{"bytes": encode(sets.images()[0]), "path": None}]
     root.mkdir(exist_ok=True)
-    pyarrow.parquet.write_table(
-        pyarrow.table({column: row for column in columns} | {"width": [3]}), root / name
-    )
+    content = pa.table({column: row for column in columns} | {"width": [3]})
+    pq.write_table(content, root / name)
     return str(root)
 
 
@@ -46,3 +45,14 @@ def test_splits_and_names_of_a_folder(tmp_path):
     found = find_in_tables(str(tmp_path), SceneOptions(), "test")
     assert found.splits == ("test", "train") and len(found.images) == 1
     assert found.table.names == ("a", "b", "c")
+
+
+def test_the_hub(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    rows = pq.read_table(sets.table(tmp_path) / "train.parquet").to_pydict()
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: datasets.Dataset.from_dict(rows))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    found = find_in_tables("hf:somebody/streets", SceneOptions(), "train")
+    assert found.layout == "a table with images in 'image' and masks in 'label'"
+    for index, labels in enumerate(sets.label_maps()):
+        assert (found.masks.read(index).pixels == labels).all()
