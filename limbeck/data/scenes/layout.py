@@ -2,6 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -87,7 +88,8 @@ class Place:
 
     def choose(self, splits: Iterable[str | None]) -> Callable[[str | None], bool]:
         """Which of the ``splits`` that files are of are taken; all where they are of one."""
-        found = sorted({split for split in splits if split})
+        counts = Counter(splits)
+        found = sorted(split for split in counts if split)
         if len(found) < 2:
             return lambda split: True
         wanted = {
@@ -99,7 +101,8 @@ class Place:
                 f"{did_you_mean(word, found)} Choose with --data.split (of what is scored on: "
                 "--data.eval-split)."
             )
-        self.notes.append(f"{self.root} holds {', '.join(found)}: {self.split} is taken.")
+        others = f" {counts[None]} of no split left out." if counts[None] else ""
+        self.notes.append(f"{self.root} holds {', '.join(found)}: {self.split} is taken.{others}")
         return lambda split: split in wanted
 
 

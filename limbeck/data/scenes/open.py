@@ -64,7 +64,7 @@ def open_scenes(root: str, options: SceneOptions, split: str | None = None) -> S
         raise UserError(f"No image in {root} has a mask.")
     table = given_table(options.class_names, options.class_file) or found.table
     raws = _look(found)
-    known = [] if found.is_certain else raws
+    known = [] if found.is_certain and table is found.table else raws
     coding = deduce(known, table, options, has_background=found.has_background)
     scenes = AnnotatedScenes(found, coding, options)
     scenes.notes = (*_tell(root, scenes, raws), *found.notes)
@@ -139,15 +139,14 @@ def _find(root: str, options: SceneOptions, split: str) -> Found:
             if found is not None:
                 return found
     if wanted not in ("auto", "folders"):
-        what = " (boxes alone are none)" * (wanted == "coco")
         raise UserError(
-            f"{root} has no masks in the layout {wanted}{what}; see the folder, or leave "
-            "--data.layout out."
+            " ".join([f"{root} has no masks in the layout {wanted}.", *place.notes])
+            + " See the folder, or leave --data.layout out."
         )
     raise UserError(
         f"There are no masks in {root}. They are looked for in folders called masks, labels, "
         "annotations and the like, with the names of their images, and beside images as "
-        "NAME_mask.png; pass their folder as --data.masks."
+        f"NAME_mask.png; pass their folder as --data.masks.{''.join(f' {n}' for n in place.notes)}"
     )
 
 

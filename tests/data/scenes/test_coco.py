@@ -5,6 +5,7 @@ import pytest
 
 from limbeck.data.scenes.coco import find_coco
 from limbeck.data.scenes.layout import Place
+from limbeck.data.scenes.open import open_scenes
 from limbeck.data.scenes.options import SceneOptions
 from limbeck.data.source import BadImage
 from limbeck.errors import UserError
@@ -132,3 +133,11 @@ def test_what_is_wrong_is_named(tmp_path):
     write(tmp_path, "again.json")
     with pytest.raises(UserError, match=r"x\.jpg is listed by several JSON files"):
         found(tmp_path)
+
+
+def test_names_that_forget_the_background_are_refused(tmp_path):
+    root = str(sets.coco(tmp_path, sets.outlines))
+    names = ("none", "street", "vehicle")
+    assert open_scenes(root, SceneOptions(class_names=names)).classes == names
+    with pytest.raises(UserError, match="4 of 4 masks don't fit"):
+        open_scenes(root, SceneOptions(class_names=names[1:]))

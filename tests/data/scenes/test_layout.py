@@ -15,7 +15,9 @@ def test_splits_are_chosen_where_there_are_several(tmp_path):
     place = Place(tmp_path, SceneOptions(), "val+test")
     is_taken = place.choose(["train", "validation", "test", None])
     assert [is_taken(split) for split in ("train", "validation", "test", None)] == [0, 1, 1, 0]
-    assert place.notes == [f"{tmp_path} holds test, train, validation: val+test is taken."]
+    assert place.notes == [
+        f"{tmp_path} holds test, train, validation: val+test is taken. 1 of no split left out."
+    ]
     assert place.choose(["train", None])("train")
     with pytest.raises(UserError, match="has no split 'validation', but test, train"):
         place.choose(["train", "test"])

@@ -240,7 +240,7 @@ def test_coco_by_its_file(tmp_path):
     for each in content["annotations"]:
         each["segmentation"] = []
     root.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="no masks in the layout coco .boxes alone are none"):
+    with pytest.raises(UserError, match="no masks in the layout coco. .*json has boxes alone"):
         opened(root)
 
 

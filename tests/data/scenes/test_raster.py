@@ -6,6 +6,13 @@ from limbeck.data.source import BadImage
 from tests.data.scenes.sets import compressed, run_lengths
 
 
+def whole(patch, height, width):
+    made = np.zeros((height, width), bool)
+    rows, columns = patch.is_inside.shape
+    made[patch.top : patch.top + rows, patch.left : patch.left + columns] = patch.is_inside
+    return made
+
+
 def slow_fill(points, height, width):
     """Even-odd by a ray to the right of each pixel's centre."""
     corners = list(zip(points[::2], points[1::2], strict=True))
@@ -24,15 +31,18 @@ def test_outlines_against_a_slow_reference():
     rng = np.random.default_rng(0)
     for number in range(20):
         points = rng.uniform(-4, 24, 2 * (3 + number % 6)).tolist()
-        assert np.array_equal(fill_polygon(points, 16, 20), slow_fill(points, 16, 20))
+        found = whole(fill_polygon(points, 16, 20), 16, 20)
+        assert np.array_equal(found, slow_fill(points, 16, 20))
 
 
 def test_a_rectangle_is_its_pixels():
-    found = fill_polygon([2, 1, 6, 1, 6, 4, 2, 4], 6, 8)
+    patch = fill_polygon([2, 1, 6, 1, 6, 4, 2, 4], 6, 8)
     expected = np.zeros((6, 8), bool)
     expected[1:4, 2:6] = True
-    assert np.array_equal(found, expected)
-    assert not fill_polygon([], 6, 8).any() and not fill_polygon([1, 1], 6, 8).any()
+    assert np.array_equal(whole(patch, 6, 8), expected)
+    assert patch.is_inside.shape == (3, 4)  # a large image's small things take little memory
+    for points in ([], [1, 1], [-9, -9, -3, -9, -3, -3], [20, 1, 30, 1, 30, 4]):
+        assert not whole(fill_polygon(points, 6, 8), 6, 8).any()
 
 
 def test_damaged_outlines():
@@ -42,7 +52,8 @@ def test_damaged_outlines():
 
 
 def test_run_lengths_go_down_the_columns():
-    found = fill_runs([1, 2, 3], 2, 3)
+    found = whole(fill_runs([1, 2, 3], 2, 3), 2, 3)
+    assert not fill_runs([6], 2, 3).is_inside.any()
     assert found.tolist() == [[False, True, False], [True, False, False]]
     with pytest.raises(BadImage, match="not those of 3 x 2"):
         fill_runs([1, 2], 2, 3)
@@ -56,7 +67,7 @@ def test_compressed_run_lengths():
         is_inside = rng.random((60, 70)) < share
         runs = run_lengths(is_inside)["counts"]
         assert decode_runs(compressed(is_inside)["counts"]) == runs
-        assert np.array_equal(fill_runs(runs, 60, 70), is_inside)
+        assert np.array_equal(whole(fill_runs(runs, 60, 70), 60, 70), is_inside)
     # As pycocotools writes it: 2 x 2 with its lower left pixel.
     assert decode_runs("112") == [1, 1, 2]
     for text in ("\n", "p", "oooooooooooooooo"):
