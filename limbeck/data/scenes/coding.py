@@ -21,6 +21,7 @@ MAX_STRANGE_RATIO = 0.2  # of masks with values that are no class; more are no a
 NUM_NAMED = 5
 BINARY = ("background", "foreground")
 MARGIN = 32  # JPEG moves black and white by less
+ROUNDING = 2  # of 255: what colour profiles do to the colours of a PNG
 
 
 class Coding:
@@ -73,9 +74,25 @@ class Coding:
             values = raw.colours() if self.is_colour else raw.pixels
             places = np.minimum(np.searchsorted(codes, values), len(codes) - 1)
             is_known = codes[places] == values
+            if self.is_colour and not is_known.all():
+                places, is_known = self._rounded(values, places, is_known)
             if is_known.all():
                 return indices[places]
         raise BadImage(self._strange(raw, ~is_known))
+
+    def _rounded(
+        self, values: np.ndarray, places: np.ndarray, is_known: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The places of colours, also of those that a colour profile has moved a little."""
+        strange, back = np.unique(values[~is_known], return_inverse=True)
+        if len(strange) > MAX_COLOURS:
+            return places, is_known
+        codes = unpacked(self._sorted[0])
+        distances = np.abs(unpacked(strange)[:, None] - codes).max(-1)  # [strange, codes]
+        places, is_near = places.copy(), is_known.copy()
+        places[~is_known] = distances.argmin(1)[back]
+        is_near[~is_known] = distances.min(1)[back] <= ROUNDING
+        return places, is_near
 
     def _nearest(self, raw: RawMask) -> np.ndarray:
         """The place in the codes of the nearest colour, or value, of each pixel."""

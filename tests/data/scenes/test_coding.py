@@ -43,8 +43,24 @@ def test_colours_become_classes():
     assert coding.apply(colours((1, 2, 3), (255, 0, 0))).tolist() == [[0, 1]]
     palette = np.array([[255, 0, 0], [1, 2, 3]], np.uint8)
     assert coding.apply(values(0, 1, palette=palette)).tolist() == [[1, 0]]
-    with pytest.raises(BadImage, match=r"the colour \(1, 2, 4\) at 1 pixels, which is no class"):
-        coding.apply(colours((1, 2, 4)))
+    with pytest.raises(BadImage, match=r"the colour \(1, 2, 40\) at 1 pixels, which is no class"):
+        coding.apply(colours((1, 2, 40)))
+
+
+def test_colours_may_be_rounded():
+    coding = Coding(("a", "b"), {0x010203: 0, 0xFF0000: 1}, "here", is_colour=True)
+    assert coding.apply(colours((1, 2, 5), (253, 1, 2), (1, 2, 3))).tolist() == [[0, 1, 0]]
+    with pytest.raises(BadImage, match=r"the colour \(1, 2, 6\) at 2 pixels"):
+        coding.apply(colours((1, 2, 6), (1, 2, 4), (1, 2, 6)))
+
+
+def test_a_palette_of_known_colours_is_read_by_them():
+    table = counted(["a", "b"], "here", [(10, 20, 30), (200, 20, 10)])
+    raws = [values(0, 1, palette=np.array([[200, 20, 10], [10, 20, 30]], np.uint8))]
+    assert deduce(raws, table, NO_OPTIONS).apply(raws[0]).tolist() == [[1, 0]]
+    # Of other colours it is what it always is: values.
+    raws = [values(0, 1, palette=np.array([[9, 20, 10], [10, 20, 30]], np.uint8))]
+    assert deduce(raws, table, NO_OPTIONS).apply(raws[0]).tolist() == [[0, 1]]
 
 
 def test_blurred_colours_are_the_nearest():
