@@ -54,7 +54,7 @@ def read_header(data: bytes, max_image_pixels: int) -> Header:
             image.height,
             image.format or "unknown",
             image.mode,
-            UPRIGHT.get(_orientation(image)),
+            turn_of(image),
         ),
     )
 
@@ -142,6 +142,11 @@ def _is_plain_jpeg(image: Image.Image) -> bool:
     return "exif" not in image.info or _orientation(image) == 1
 
 
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """What makes an opened image upright, by its metadata; None if it is so."""
+    return UPRIGHT.get(_orientation(image))
+
+
 def _orientation(image: Image.Image) -> object:
     try:
         return image.getexif().get(ORIENTATION_TAG, 1)
@@ -163,7 +168,7 @@ def _decode(image: Image.Image, data: bytes) -> np.ndarray:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()  # Opening reads the first frame; a later one is never sought.
-    turn = UPRIGHT.get(_orientation(image))
+    turn = turn_of(image)
     if turn is not None:
         image = image.transpose(turn)
     if image.mode[0] in "IF":

@@ -47,6 +47,12 @@ def test_values_that_are_no_labels_are_told(values, caplog):
     assert "The column 'label' is left out as a label" in caplog.text
 
 
+def test_no_labels_where_none_are_asked_for(caplog):
+    found = columns({"label": IMAGE, "class": pa.int8()}, label_column="")
+    assert found.label is None and found.read_labels([]) == ((), None) and not caplog.records
+    assert found.image == "image" and found.images == ("image", "label")
+
+
 def test_another_word_in_each_row_is_no_class(caplog):
     with caplog.at_level(logging.WARNING, logger="limbeck"):
         assert columns({"class": pa.string()}).read_labels(["a", "b", "c"]) == ((), None)

@@ -174,6 +174,17 @@ def test_parts_of_samples_are_left_out_and_told(tmp_path, told):
     assert "1 members of the shards are left out: a sample has one image" in told.text
 
 
+def test_parts_that_are_wanted_are_read_beside_their_image(tmp_path, told):
+    names = ["0.jpg", "0.seg.png", "0.depth.png", "1.jpg", "1.MASK.png"]
+    write_shard(tmp_path / "a.tar", list(zip(names, [*IMAGES, IMAGES[0]], strict=True)))
+    source = TarSource([str(tmp_path / "a.tar")], beside=("mask.png", "seg.png"))
+    assert keys(source) == ["0.jpg", "1.jpg"]
+    assert source.read_beside(0) == IMAGES[1] and source.read_beside(1) == IMAGES[0]
+    assert source.has_beside(0) and "1 members of the shards are left out" in told.text
+    source = TarSource([str(tmp_path / "a.tar")], beside=("seg.png",))
+    assert not source.has_beside(1)
+
+
 def test_labels_of_names_with_dots(tmp_path):
     members = [("a.01.jpg", IMAGES[0]), ("a.02.jpg", IMAGES[1]), ("b.in.jpg", IMAGES[2])]
     labels = [("a.01.cls", b"2"), ("a.02.cls", b"1"), ("b.cls", b"0")]

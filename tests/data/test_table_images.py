@@ -76,6 +76,15 @@ def test_parquet_is_unpacked_once(tmp_path, options):
     assert TableFile(tmp_path / "a.parquet").values("label") == [0, 1, 2, 3, 4]
 
 
+def test_two_columns_are_two_files(tmp_path):
+    content = pa.table({"image": IMAGES, "mask": IMAGES[::-1]}, pa.schema([
+        ("image", pa.binary()), ("mask", pa.binary()),
+    ]))  # fmt: skip
+    pq.write_table(content, tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", "image", None)[1] == IMAGES
+    assert read(tmp_path / "a.parquet", "mask", None)[1] == IMAGES[::-1]
+
+
 def test_a_table_that_was_replaced_is_another_whatever_its_time(tmp_path):
     file, other = tmp_path / "a.parquet", tmp_path / "b.parquet"
     for place, images in ((file, IMAGES), (other, [*IMAGES[:-1], b"lost"])):

@@ -160,7 +160,7 @@ def _from_lines(lines: list[str], where: str) -> ClassTable | None:
         return None
     if lines[0].lower().startswith("idx") and "name" in lines[0].lower():  # ADE20K's objectInfo
         rows = [line.split("\t") for line in lines[1:]]
-        pairs = [(int(row[0]), row[-1].split(",")[0].strip()) for row in rows if row[0].isdigit()]
+        pairs = [(int(row[0]), row[-1].split(",")[0].strip()) for row in rows if row[0].isdecimal()]
         return _of_pairs(pairs, where)
     if (coloured := list(_coloured(lines))) and len(coloured) >= len(lines) - 1:  # or a heading
         table = _of_pairs([(place, name) for place, (name, _) in enumerate(coloured)], where)

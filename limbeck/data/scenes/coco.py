@@ -6,7 +6,7 @@ of each image are kept as text, packed: as objects of Python those of COCO itsel
 
 import re
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, NotRequired
 
 import numpy as np
@@ -17,7 +17,7 @@ from limbeck.data.formats import is_image_name
 from limbeck.data.scenes.class_table import BACKGROUND, ClassTable
 from limbeck.data.scenes.layout import Found, Masks, Place
 from limbeck.data.scenes.pixels import RawMask
-from limbeck.data.scenes.raster import decode_runs, fill_polygon, fill_runs
+from limbeck.data.scenes.raster import Patch, decode_runs, fill_polygon, fill_runs
 from limbeck.data.source import BadImage, Names
 from limbeck.documents import parse_json, to_json
 from limbeck.errors import UserError
@@ -68,12 +68,16 @@ class CocoMasks(Masks):
     def read(self, index: int) -> RawMask:
         """Drawn anew."""
         height, width = self._sizes[index].tolist()
-        parts: list[tuple[int, np.ndarray]] = []
+        parts: list[tuple[int, int, list[Patch]]] = []
         for value, shape in parse_json(self._drawn[index], list[Any]):
-            parts.append((value, _draw(shape, height, width)))
+            patches = _patches(shape, height, width)
+            parts.append((sum(int(patch.is_inside.sum()) for patch in patches), value, patches))
         pixels = np.zeros((height, width), np.uint16)
-        for value, is_inside_ in sorted(parts, key=lambda part: -int(part[1].sum())):
-            pixels[is_inside_] = value
+        for _, value, patches in sorted(parts, key=lambda part: -part[0]):
+            for patch in patches:
+                rows, columns = patch.is_inside.shape
+                window = pixels[patch.top : patch.top + rows, patch.left : patch.left + columns]
+                window[patch.is_inside] = value
         return RawMask(pixels)
 
     def name(self, index: int) -> str:
@@ -81,7 +85,7 @@ class CocoMasks(Masks):
         return self._files[index]
 
 
-def _draw(shape: Any, height: int, width: int) -> np.ndarray:
+def _patches(shape: Any, height: int, width: int) -> list[Patch]:
     if isinstance(shape, dict):
         counts = shape["counts"]
         if shape["size"] != [height, width]:
@@ -89,16 +93,13 @@ def _draw(shape: Any, height: int, width: int) -> np.ndarray:
                 f"its annotation is of {shape['size'][::-1]} pixels, its image of {[width, height]}"
             )
         runs = decode_runs(counts) if isinstance(counts, str) else counts
-        return fill_runs(runs, height, width)
-    is_inside_ = np.zeros((height, width), bool)
-    for outline in shape:
-        is_inside_ |= fill_polygon(outline, height, width)
-    return is_inside_
+        return [fill_runs(runs, height, width)]
+    return [fill_polygon(outline, height, width) for outline in shape]
 
 
 def find_coco(place: Place) -> Found | None:
     """The images that JSON files with outlines list; None where there are no such files."""
-    read = {name: coco for name in _candidates(place) if (coco := _read(place.root / name))}
+    read = {name: coco for name in _candidates(place) if (coco := _read(place, name))}
     if not read:
         return None
     splits = {name: _split_of(name) for name in read}
@@ -165,16 +166,20 @@ def _candidates(place: Place) -> list[str]:
     return instances or place.json_names
 
 
-def _read(file: Path) -> _Coco | None:
+def _read(place: Place, name: str) -> _Coco | None:
     """The file where it is of COCO's form and has outlines."""
+    file = place.root / name
     try:
         data = read_file(file, MAX_BYTES)
     except OSError as error:
         raise UserError(f"Can't read {file}: {reason_of(error)}.") from error
-    if not all(word in data for word in (b'"annotations"', b'"categories"', b'"segmentation"')):
+    if not all(word in data for word in (b'"images"', b'"annotations"', b'"categories"')):
         return None
     coco: _Coco = parse_json(data, _Coco, str(file))
-    return coco if any(each.get("segmentation") for each in coco["annotations"]) else None
+    if any(each.get("segmentation") for each in coco["annotations"]):
+        return coco
+    place.notes.append(f"{name} has boxes alone, no outlines.")
+    return None
 
 
 def _split_of(name: str) -> str | None:

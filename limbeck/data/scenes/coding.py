@@ -21,6 +21,7 @@ MAX_STRANGE_RATIO = 0.2  # of masks with values that are no class; more are no a
 NUM_NAMED = 5
 BINARY = ("background", "foreground")
 MARGIN = 32  # JPEG moves black and white by less
+ROUNDING = 2  # of 255: what colour profiles do to the colours of a PNG
 
 
 class Coding:
@@ -73,9 +74,25 @@ class Coding:
             values = raw.colours() if self.is_colour else raw.pixels
             places = np.minimum(np.searchsorted(codes, values), len(codes) - 1)
             is_known = codes[places] == values
+            if self.is_colour and not is_known.all():
+                places, is_known = self._rounded(values, places, is_known)
             if is_known.all():
                 return indices[places]
         raise BadImage(self._strange(raw, ~is_known))
+
+    def _rounded(
+        self, values: np.ndarray, places: np.ndarray, is_known: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The places of colours, also of those that a colour profile has moved a little."""
+        strange, back = np.unique(values[~is_known], return_inverse=True)
+        if len(strange) > MAX_COLOURS:
+            return places, is_known
+        codes = unpacked(self._sorted[0])
+        distances = np.abs(unpacked(strange)[:, None] - codes).max(-1)  # [strange, codes]
+        places, is_near = places.copy(), is_known.copy()
+        places[~is_known] = distances.argmin(1)[back]
+        is_near[~is_known] = distances.min(1)[back] <= ROUNDING
+        return places, is_near
 
     def _nearest(self, raw: RawMask) -> np.ndarray:
         """The place in the codes of the nearest colour, or value, of each pixel."""
@@ -159,18 +176,22 @@ def deduce(
         coding = _colour_coding(raws, table, has_background)
     else:
         coding = _value_coding(raws, table, options, has_background)
+    _check_number(coding.classes, least=0)
     _check_fit(coding, raws, options)
     if options.merge:
         coding = coding.merged(options.merge)
-    if not 2 <= len(coding.classes) <= MAX_SCENE_CLASSES:
-        number = len(coding.classes)
+    _check_number(coding.classes, least=2)
+    return coding
+
+
+def _check_number(classes: tuple[str, ...], least: int) -> None:
+    number = len(classes)
+    if not least <= number <= MAX_SCENE_CLASSES:
         raise UserError(
             f"The masks have {number} class{'es' * (number != 1)}"
-            f"{f' ({coding.classes[0]})' if number == 1 else ''}, and 2 to {MAX_SCENE_CLASSES} can "
-            "be learnt; see what is ignored and merged, or name the classes with "
-            "--data.class-names."
+            f"{f' ({classes[0]})' if number == 1 else ''}, and 2 to {MAX_SCENE_CLASSES} can be "
+            "learnt; see what is ignored and merged, or name the classes with --data.class-names."
         )
-    return coding
 
 
 def _are_colours(raws: Sequence[RawMask], table: ClassTable | None) -> bool:

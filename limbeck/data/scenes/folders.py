@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from limbeck.data.folder import FilesSource, named, walk
+from limbeck.data.folder import SPLIT_OF, FilesSource, named, walk
 from limbeck.data.formats import is_image_name
 from limbeck.data.scenes.class_table import find_table
 from limbeck.data.scenes.layout import FileMasks, Found, Place, split_in
@@ -46,23 +46,23 @@ def find_folders(place: Place) -> Found | None:
     """The images below the root that have a mask; None if nothing there looks like a mask."""
     given = place.options.masks
     if given:
-        root, images, masks = _with_given(place, Path(given).expanduser())
+        root, *both = _with_given(place, Path(given).expanduser())
+        tries = [(both[0], both[1])]
     else:
-        root = place.root
-        files = [name for name in place.names if is_image_name(name)]
-        masks = [name for name in files if _mask_folder(name) is not None]
-        images = [name for name in files if _mask_folder(name) is None]
-        if not masks or not images:
-            images, masks = _by_ending(files)
-    if not masks or not images:
+        root, files = place.root, [name for name in place.names if is_image_name(name)]
+        tries = [_by_folder(files), _by_ending(files)]
+    tries = [(images, masks) for images, masks in tries if images and masks]
+    if not tries:
         return None
-    mask_of, doubles = _pair(images, masks, is_given=bool(given))
-    if not mask_of:
-        if not given:
-            return None
+    for images, masks in tries:
+        mask_of, doubles = _pair(images, masks)
+        if mask_of:
+            break
+    else:
         raise UserError(
-            f"No mask in {given} has the name of an image in {place.root} ({images[0]}, and "
-            f"{masks[0]} there); name them alike, endings such as _mask are allowed."
+            f"No mask in {root} has the name of an image in {place.root} (such as "
+            f"{tries[0][0][0]}, and {tries[0][1][0]}); name them alike, endings such as _mask are "
+            "allowed."
         )
     is_taken = place.choose(split_in(name) for name in mask_of)
     chosen = [name for name in images if is_taken(split_in(name))]
@@ -101,16 +101,18 @@ def _with_given(place: Place, root: Path) -> tuple[Path, list[str], list[str]]:
     return root, images, [name for name in sorted(walk(root)) if is_image_name(name)]
 
 
-def _mask_folder(name: str) -> int | None:
-    """The place of the folder that says that a file is a mask."""
-    folders = PurePosixPath(name.lower()).parts[:-1]
-    for place, folder in enumerate(folders):
-        # SegNet's CamVid: trainannot beside train.
-        if folder in MASK_FOLDERS or (folder.endswith("annot") and folder != "annot"):
-            return place
-        if folder.rpartition("_")[2] in MASK_FOLDERS or folder.partition("_")[0] in MASK_FOLDERS:
-            return place
-    return None
+def _by_folder(files: list[str]) -> tuple[list[str], list[str]]:
+    """(images, masks) of files whose folders say that they are masks."""
+    masks = {
+        name for name in files if any(map(_is_mask_word, PurePosixPath(name.lower()).parts[:-1]))
+    }
+    return [name for name in files if name not in masks], sorted(masks)
+
+
+def _is_mask_word(folder: str) -> bool:
+    # SegNet's CamVid has trainannot beside train, others train_labels or masks_png.
+    words = (folder, folder.rpartition("_")[2], folder.partition("_")[0])
+    return folder.endswith("annot") or any(word in MASK_FOLDERS for word in words)
 
 
 def _by_ending(files: list[str]) -> tuple[list[str], list[str]]:
@@ -125,9 +127,7 @@ def _by_ending(files: list[str]) -> tuple[list[str], list[str]]:
     return sorted(set(files) - set(masks)), masks
 
 
-def _pair(
-    images: list[str], masks: list[str], *, is_given: bool
-) -> tuple[dict[str, str], list[str]]:
+def _pair(images: list[str], masks: list[str]) -> tuple[dict[str, str], list[str]]:
     """The mask of each image that has one, and masks of which there is a better one.
 
     Folders count where they make a difference: first all but those of images and masks, then the
@@ -157,17 +157,22 @@ def _rank(name: str) -> tuple[bool, bool, str]:
 
 
 def _keys_with_folders(name: str, endings: tuple[str, ...]) -> Iterator[str]:
-    folders = [
-        re.sub("annot$", "", folder)
-        for folder in PurePosixPath(name.lower()).parts[:-1]
-        if folder not in MASK_FOLDERS | IMAGE_FOLDERS and not _is_mask_word(folder)
-    ]
+    folders = filter(None, map(_own_word, PurePosixPath(name.lower()).parts[:-1]))
+    prefix = "/".join([*folders, ""])
     for stem in _stems(name, endings):
-        yield "/".join([*folders, stem])
+        yield prefix + stem
 
 
-def _is_mask_word(folder: str) -> bool:
-    return folder.rpartition("_")[2] in MASK_FOLDERS or folder.partition("_")[0] in MASK_FOLDERS
+def _own_word(folder: str) -> str:
+    """What of a folder's name is the same for images and masks: of train_labels train."""
+    words = MASK_FOLDERS | IMAGE_FOLDERS
+    if folder in words or folder.endswith("annot"):
+        return "" if folder in words else folder.removesuffix("annot")
+    head, _, tail = folder.partition("_")
+    if head in words or tail in words:
+        rest = tail if head in words else head
+        return rest if rest in SPLIT_OF else ""
+    return folder
 
 
 def _keys_of_names(name: str, endings: tuple[str, ...]) -> Iterator[str]:

@@ -1,6 +1,8 @@
 """What a reader of a layout is given, and what it hands over."""
 
+import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -86,7 +88,8 @@ class Place:
 
     def choose(self, splits: Iterable[str | None]) -> Callable[[str | None], bool]:
         """Which of the ``splits`` that files are of are taken; all where they are of one."""
-        found = sorted({split for split in splits if split})
+        counts = Counter(splits)
+        found = sorted(split for split in counts if split)
         if len(found) < 2:
             return lambda split: True
         wanted = {
@@ -98,13 +101,14 @@ class Place:
                 f"{did_you_mean(word, found)} Choose with --data.split (of what is scored on: "
                 "--data.eval-split)."
             )
-        self.notes.append(f"{self.root} holds {', '.join(found)}: {self.split} is taken.")
+        others = f" {counts[None]} of no split left out." if counts[None] else ""
+        self.notes.append(f"{self.root} holds {', '.join(found)}: {self.split} is taken.{others}")
         return lambda split: split in wanted
 
 
 def split_in(name: str) -> str | None:
     """The split that a file is of by its folders, the innermost that tells; None if none does."""
-    folders = PurePosixPath(name).parts[:-1]
-    return next(
-        (SPLIT_OF[word.lower()] for word in reversed(folders) if word.lower() in SPLIT_OF), None
-    )
+    # Of train_images train.
+    parts = PurePosixPath(name.lower()).parent.parts
+    folders = [re.sub("[_-]im(age|g)s?$", "", part) for part in parts]
+    return next((SPLIT_OF[word] for word in reversed(folders) if word in SPLIT_OF), None)

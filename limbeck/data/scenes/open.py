@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from limbeck.data.folder import named
-from limbeck.data.open import find_form, split_holdout
+from limbeck.data.folder import SPLIT_OF, named
+from limbeck.data.open import find_form, keep_labels, split_holdout
 from limbeck.data.scenes.annotated import AnnotatedScenes
 from limbeck.data.scenes.class_table import given_table
 from limbeck.data.scenes.coding import deduce
@@ -17,8 +17,9 @@ from limbeck.data.scenes.layout import Found, Place
 from limbeck.data.scenes.options import SceneOptions
 from limbeck.data.scenes.pixels import RawMask
 from limbeck.data.scenes.scene import RenumberedScenes, Scenes, SceneSubset
-from limbeck.data.source import BadImage, Subset
+from limbeck.data.source import BadImage, Source, Subset
 from limbeck.errors import UserError
+from limbeck.records import IGNORE
 
 log = logging.getLogger("limbeck")
 
@@ -38,6 +39,9 @@ FORMS = {
 }
 """What is no folder of files."""
 NUM_LOOKED = 256  # masks that are looked at to know what the values mean
+NUM_COUNTED = 32  # where that is known, to say how large the classes are
+NUM_SHOWN = 5  # images with their masks
+NUM_NAMED = 30  # classes
 
 
 def open_scenes(root: str, options: SceneOptions, split: str | None = None) -> Scenes:
@@ -59,10 +63,11 @@ def open_scenes(root: str, options: SceneOptions, split: str | None = None) -> S
     if not len(found.images):
         raise UserError(f"No image in {root} has a mask.")
     table = given_table(options.class_names, options.class_file) or found.table
-    raws = [] if found.is_certain else _look(found)
-    coding = deduce(raws, table, options, has_background=found.has_background)
+    raws = _look(found)
+    known = [] if found.is_certain and table is found.table else raws
+    coding = deduce(known, table, options, has_background=found.has_background)
     scenes = AnnotatedScenes(found, coding, options)
-    scenes.notes = (*_tell(root, scenes, options), *found.notes)
+    scenes.notes = (*_tell(root, scenes, raws), *found.notes)
     for note in scenes.notes:
         log.info("%s", note)
     if found.problems:
@@ -77,18 +82,33 @@ def open_both(options: SceneOptions) -> tuple[Scenes, Scenes]:
     has no such; and else a part that is held out.
     """
     train = open_scenes(options.root, options)
+    held_out = _held_out(train, options)
+    if held_out is None:
+        kept, rest = split_holdout(train, options)
+        train, held_out = _part(train, kept), _part(train, rest)
+    if options.label_fraction < 1:
+        kept = keep_labels(train, options.label_fraction, options.label_seed)
+        train = _part(train, kept)
+    return train, held_out
+
+
+def _held_out(train: Scenes, options: SceneOptions) -> Scenes | None:
+    """The scenes of another place or split, if there are any."""
     if options.eval_root:
         other = open_scenes(options.eval_root, options, options.eval_split)
-        return train, with_classes(other, train.classes, options.eval_root, options.root)
+        return with_classes(other, train.classes, options.eval_root, options.root)
     splits = train.found.splits if isinstance(train, AnnotatedScenes) else ()
-    taken = set(options.split.split("+"))
+    taken = {SPLIT_OF.get(word.strip().lower(), word.strip()) for word in options.split.split("+")}
     for split in (options.eval_split, "validation", "test"):
         if split in splits and split not in taken:
             other = open_scenes(options.root, options, split)
-            return train, with_classes(other, train.classes, split, options.split)
-    kept, held_out = split_holdout(train, options)
-    assert isinstance(kept, Subset) and isinstance(held_out, Subset)
-    return SceneSubset(train, kept.indices), SceneSubset(train, held_out.indices)
+            return with_classes(other, train.classes, split, options.split)
+    return None
+
+
+def _part(scenes: Scenes, part: Source) -> Scenes:
+    assert isinstance(part, Subset)
+    return SceneSubset(scenes, part.indices)
 
 
 def with_classes(scenes: Scenes, classes: tuple[str, ...], place: str, other: str) -> Scenes:
@@ -119,15 +139,14 @@ def _find(root: str, options: SceneOptions, split: str) -> Found:
             if found is not None:
                 return found
     if wanted not in ("auto", "folders"):
-        what = " (boxes alone are none)" * (wanted == "coco")
         raise UserError(
-            f"{root} has no masks in the layout {wanted}{what}; see the folder, or leave "
-            "--data.layout out."
+            " ".join([f"{root} has no masks in the layout {wanted}.", *place.notes])
+            + " See the folder, or leave --data.layout out."
         )
     raise UserError(
         f"There are no masks in {root}. They are looked for in folders called masks, labels, "
         "annotations and the like, with the names of their images, and beside images as "
-        "NAME_mask.png; pass their folder as --data.masks."
+        f"NAME_mask.png; pass their folder as --data.masks.{''.join(f' {n}' for n in place.notes)}"
     )
 
 
@@ -139,8 +158,9 @@ def _imported(address: str) -> Callable[..., Found]:
 def _look(found: Found) -> list[RawMask]:
     """Some of the masks, spread over all; those that can't be read are met again later."""
     number = len(found.images)
+    wanted = min(number, NUM_COUNTED if found.is_certain else NUM_LOOKED)
     raws, reason = [], ""
-    for index in np.linspace(0, number - 1, min(number, NUM_LOOKED)).astype(int).tolist():
+    for index in np.linspace(0, number - 1, wanted).astype(int).tolist():
         try:
             raws.append(found.masks.read(index))
         except BadImage as error:
@@ -155,10 +175,23 @@ def _left_out(found: Found) -> tuple[str, str]:
     return named(keys, "image"), found.problems[0][1]
 
 
-def _tell(root: str, scenes: AnnotatedScenes, options: SceneOptions) -> list[str]:
-    classes = ", ".join(scenes.classes[:12]) + ", ..." * (len(scenes.classes) > 12)
+def _tell(root: str, scenes: AnnotatedScenes, raws: list[RawMask]) -> list[str]:
+    """What was recognised, with examples, and how to say otherwise."""
+    shown = range(min(NUM_SHOWN, len(scenes)))
+    counts = np.zeros(IGNORE + 1, np.int64)
+    for raw in raws:
+        try:
+            counts += np.bincount(scenes.coding.apply(raw).ravel(), minlength=len(counts))
+        except BadImage:
+            continue  # it is met again, and named
+    shares = counts / max(1, counts.sum())
+    classes = [f"{name} {share:.1%}" for name, share in zip(scenes.classes, shares, strict=False)]
+    more = ", ..." * (len(classes) > NUM_NAMED)
     return [
-        f"{root}: {scenes.layout}, {len(scenes)} images with masks, such as {scenes.key(0)} with "
-        f"{scenes.mask_name(0)} (another layout: --data.layout).",
-        f"{len(scenes.classes)} classes by {scenes.coding.where}: {classes}.",
+        f"{root}: {scenes.layout}, {len(scenes)} images with masks (if that is wrong: "
+        "--data.layout, --data.masks): "
+        f"{', '.join(f'{scenes.key(i)} with {scenes.mask_name(i)}' for i in shown)}.",
+        f"{len(scenes.classes)} classes by {scenes.coding.where} (if that is wrong: "
+        f"--data.class-names), in {len(raws)} masks: {', '.join(classes[:NUM_NAMED])}{more}; "
+        f"ignored {shares[IGNORE]:.1%}.",
     ]

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from limbeck.data.decode import UPRIGHT, decode_image, read_header, with_pixels
+from limbeck.data.decode import decode_image, read_header, turn_of, with_pixels
 from limbeck.data.source import BadImage
 
-ORIENTATION_TAG = 0x0112
+PACK = np.array([65536, 256, 1], np.int32)
+SAME_SIZE = (
+    Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,6 @@ class RawMask:
         return pixels.astype(np.int32) @ PACK if self.is_colour else pixels.astype(np.int32) * 65793
 
 
-PACK = np.array([65536, 256, 1], np.int32)
-
-
 def decode_mask(data: bytes, max_image_pixels: int) -> RawMask:
     """The raw values of a mask's file; raises BadImage for what is none.
 
@@ -56,7 +56,7 @@ def decode_mask(data: bytes, max_image_pixels: int) -> RawMask:
 def _decode(image: Image.Image) -> RawMask:
     is_blurred = image.format in ("JPEG", "MPO")
     image.load()
-    turn = UPRIGHT.get(image.getexif().get(ORIENTATION_TAG, 1))
+    turn = turn_of(image)
     palette = None
     if image.mode == "PA":
         image = image.convert("P")
@@ -107,11 +107,6 @@ def fitted(labels: np.ndarray, image: bytes, max_image_pixels: int) -> np.ndarra
         f"its mask has {labels.shape[1]} x {labels.shape[0]} pixels, the image {upright[1]} x "
         f"{upright[0]}"
     )
-
-
-SAME_SIZE = (
-    Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180,
-)  # fmt: skip
 
 
 def decode_pair(

@@ -1,14 +1,23 @@
 """Outlines and run lengths, as COCO has them, to pixels."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from limbeck.data.source import BadImage
 
 
-def fill_polygon(points: Sequence[float], height: int, width: int) -> np.ndarray:
-    """Is inside, (H, W) bool: the pixels whose centre lies in an outline x, y, x, y, ...
+class Patch(NamedTuple):
+    """``is_inside`` (h, w) bool lies at (top, left) of an image; all else is outside."""
+
+    top: int
+    left: int
+    is_inside: np.ndarray
+
+
+def fill_polygon(points: Sequence[float], height: int, width: int) -> Patch:
+    """The pixels of (H, W) whose centre lies in an outline x, y, x, y, ...
 
     Where it crosses itself, what it goes around twice is outside (even-odd). Each edge turns over
     all pixels right of it in the rows that it passes.
@@ -17,24 +26,35 @@ def fill_polygon(points: Sequence[float], height: int, width: int) -> np.ndarray
     if len(corners) % 2 or not np.isfinite(corners).all():
         raise BadImage("an outline in its annotation is damaged")
     corners = corners.reshape(-1, 2)
-    turns = np.zeros((height, width + 1), np.int32)
+    if not len(corners):
+        return Patch(0, 0, np.zeros((0, 0), bool))
+    (left, top), (right, bottom) = (
+        np.clip(limit, 0, (width, height)).astype(int)
+        for limit in (np.floor(corners.min(0)), np.ceil(corners.max(0)))
+    )
+    turns = np.zeros((bottom - top, right - left + 1), np.int32)
     for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, 0), strict=True):
-        low, high = min(y0, y1), max(y0, y1)
         # Rows with low <= centre < high: a corner counts for one of its edges only.
-        rows = np.arange(max(0, np.ceil(low - 0.5)), min(height, np.ceil(high - 0.5)), dtype=int)
+        low, high = np.clip(np.ceil(np.sort([y0, y1]) - 0.5), top, bottom).astype(int)
+        rows = np.arange(low, high)
         if len(rows):
             crossings = x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
-            turns[rows, np.clip(np.ceil(crossings - 0.5), 0, width).astype(int)] += 1
-    return np.cumsum(turns[:, :width], axis=1) % 2 == 1
+            columns = np.clip(np.ceil(crossings - 0.5), left, right).astype(int) - left
+            turns[rows - top, columns] += 1
+    return Patch(top, left, np.cumsum(turns[:, :-1], axis=1) % 2 == 1)
 
 
-def fill_runs(counts: Sequence[int], height: int, width: int) -> np.ndarray:
-    """Is inside, (H, W) bool, of the lengths of runs outside, inside, outside, ... down columns."""
+def fill_runs(counts: Sequence[int], height: int, width: int) -> Patch:
+    """The pixels of (H, W) in runs, by the lengths of those outside, inside, ... down columns."""
     lengths = np.asarray(counts, np.int64)
     if (lengths < 0).any() or lengths.sum() != height * width:
         raise BadImage(f"the run lengths in its annotation are not those of {width} x {height}")
-    is_inside = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
-    return is_inside.reshape(width, height).T
+    is_inside = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(width, height).T
+    rows, columns = (np.flatnonzero(is_inside.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return Patch(0, 0, np.zeros((0, 0), bool))
+    top, left = int(rows[0]), int(columns[0])
+    return Patch(top, left, is_inside[top : rows[-1] + 1, left : columns[-1] + 1].copy())
 
 
 def decode_runs(text: str) -> list[int]:

@@ -21,6 +21,8 @@ class Scenes(Source):
 
     layout: str
     """How images and masks lie, as it was recognised: a few words for people."""
+    problems: tuple[tuple[str, str], ...] = ()
+    """(key, sentence) of images that were left out in opening it."""
 
     def label(self, index: int) -> int | None:
         """None: a scene has a label map."""
@@ -46,7 +48,7 @@ class SceneSubset(Subset, Scenes):
 
     def __init__(self, source: Scenes, indices: Sequence[int] | np.ndarray) -> None:
         super().__init__(source, indices)  # type: ignore[arg-type]
-        self.layout = source.layout
+        self.layout, self.problems = source.layout, source.problems
 
     def read_scene(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Of the source."""

@@ -60,8 +60,11 @@ def scaled_size(height: int, width: int, box: tuple[int, int], ratio: float) -> 
 
 
 def _nearest(new: int, old: int) -> np.ndarray:
-    """The old place of each new one, as OpenCV takes it: the one at or before it."""
-    return np.minimum((np.arange(new) * (old / new)).astype(np.int64), old - 1)
+    """The old place of each new one: the pixel that its centre lies in.
+
+    Differs from the recipe: OpenCV's takes the corner's, up to half a pixel off the image.
+    """
+    return (2 * np.arange(new) + 1) * old // (2 * new)
 
 
 def _draw_crop(
@@ -144,13 +147,17 @@ def to_hsv(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     red, green, blue = pixels.float()
     value = torch.maximum(torch.maximum(red, green), blue)
     span = value - torch.minimum(torch.minimum(red, green), blue)
-    safe = span.clamp(min=1)
-    sector = torch.where(
+    third, part, safe = HUES / 3, HUES / 6, span.clamp(min=1)
+    hues = torch.where(
         value == red,
-        (green - blue) / safe,
-        torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
+        (green - blue) * part / safe,
+        torch.where(
+            value == green,
+            (blue - red) * part / safe + third,
+            (red - green) * part / safe + 2 * third,
+        ),
     )
-    hues = (sector * (HUES / 6)).add_(0.5).floor_() % HUES
+    hues = hues.add_(0.5).floor_() % HUES
     strength = (span * 255 / value.clamp(min=1)).add_(0.5).floor_()
     return hues, strength, value
 

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from limbeck.data.scenes.published import CAMVID, voc_colour
@@ -147,16 +148,15 @@ def palette(root):
 
 
 def table(root, masks=None):
-    import pyarrow
-    import pyarrow.parquet
-
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
     masks = masks or label_maps()
     rows = {
         "image": [{"bytes": encode(image), "path": None} for image in images()],
         "label": [{"bytes": encode(Image.fromarray(mask), "PNG"), "path": None} for mask in masks],
     }
     root.mkdir(exist_ok=True)
-    pyarrow.parquet.write_table(pyarrow.table(rows), root / "train.parquet")
+    parquet.write_table(pyarrow.table(rows), root / "train.parquet")
     return root
 
 
