@@ -7,12 +7,15 @@ absolute positions stay. Left out: BEiT's smaller start of the layers that end a
 loaded weights overwrite.
 """
 
+import re
+
 import torch
 
 from limbeck.errors import UserError
 from limbeck.models.beit_bias import TABLE
 from limbeck.models.heads import is_plain, plain_shape
 from limbeck.models.options import RelPos
+from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import VitEncoder, build_encoder
 
 # Any plain BEiT of timm: its sizes are stated.
@@ -26,6 +29,22 @@ _FRESH_OF: dict[RelPos, tuple[str, ...]] = {
     "qv-bias": (*_FRESH, "q_bias", "v_bias"),
 }
 _DROPPED: dict[RelPos, tuple[str, ...]] = {"qkv-bias": (), "qv-bias": ("attn.qkv.bias",)}
+
+
+_PLAIN = re.compile(
+    r"cls_token|pos_embed|"
+    r"(patch_embed\.proj|norm|fc_norm|head|blocks\.\d+\.(norm[12]|attn\.(qkv|proj)|mlp\.fc[12]))"
+    r"\.(weight|bias)"
+)
+
+
+def can_have_rel_pos(encoder: TimmEncoder) -> bool:
+    """Whether ``with_rel_pos`` takes it."""
+    if not isinstance(encoder, VitEncoder) or not is_plain(encoder):
+        return False
+    names = encoder.model.state_dict().keys()
+    has_bias = "blocks.0.attn.qkv.bias" in names
+    return has_bias and len(set(encoder.facts.num_heads)) == 1 and all(map(_PLAIN.fullmatch, names))
 
 
 def with_rel_pos(encoder: VitEncoder, rel_pos: RelPos, layer_scale: float = 0.0) -> VitEncoder:
