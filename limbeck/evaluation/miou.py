@@ -8,6 +8,8 @@ from torch import Tensor
 from limbeck.errors import RunError
 from limbeck.records import IGNORE
 
+DRAWS = 1000
+
 
 @dataclass(frozen=True)
 class MapScore:
@@ -29,16 +31,17 @@ class MapScore:
 class Confusion:
     """Pixels by class and by prediction, over any number of images of any size.
 
-    ``counts`` (C, C) int64: row the class, column the prediction. Sums of them are the confusion of
-    both sets, so that processes and images may be added.
+    ``counts`` (C, C) int64: row the class, column the prediction. ``of_images`` has of each image,
+    by class, the pixels that were right, those of the class and those taken for it: (3, C) int64.
     """
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self.of_images: list[Tensor] = []
 
     def add(self, predicted: Tensor, labels: Tensor) -> None:
-        """Count maps of class indices of one shape; pixels whose label is ``IGNORE`` are left out.
+        """Count maps of class indices of one image; pixels whose label is ``IGNORE`` are left out.
 
         Raises RunError for a class that there is not.
         """
@@ -46,16 +49,22 @@ class Confusion:
             raise ValueError(f"predictions {tuple(predicted.shape)}, labels {tuple(labels.shape)}")
         is_valid = labels != IGNORE
         own, truth = predicted[is_valid].long(), labels[is_valid].long()
-        for values, what in ((own, "A prediction"), (truth, "A label")):
-            if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < len(
-                self.counts
-            ):
-                raise RunError(
-                    f"{what} is a class from {int(values.min())} to {int(values.max())}, and there "
-                    f"are {self.num_classes}; choose images of the same classes."
-                )
+        self._check(own, "A prediction")
+        self._check(truth, "A label")
         pairs = torch.bincount(truth * self.num_classes + own, minlength=self.counts.numel())
-        self.counts += pairs.view_as(self.counts).cpu()
+        counts = pairs.view_as(self.counts).cpu()
+        self.counts += counts
+        self.of_images.append(torch.stack((counts.diagonal(), counts.sum(1), counts.sum(0))))
+
+    def _check(self, classes: Tensor, what: str) -> None:
+        if not classes.numel():
+            return
+        low, high = int(classes.min()), int(classes.max())
+        if low < 0 or high >= self.num_classes:
+            raise RunError(
+                f"{what} is a class from {low} to {high}, and there are {self.num_classes}; choose "
+                "images of the same classes."
+            )
 
     def score(self) -> MapScore:
         """The scores of what was counted. Raises RunError where nothing was."""
@@ -71,3 +80,20 @@ class Confusion:
             iou=iou,
             acc=acc,
         )
+
+    def interval(self) -> tuple[float, float]:
+        """95 % of the mIoU of as many images, drawn from those with replacement, always alike.
+
+        It says how much the choice of images matters. Raises RunError for less than two.
+        """
+        count = len(self.of_images)
+        if count < 2:
+            raise RunError("There is no interval of one image; score more of them.")
+        of_images = torch.stack(self.of_images).double()
+        drawn = torch.randint(count, (DRAWS, count), generator=torch.Generator().manual_seed(0))
+        times = torch.zeros(DRAWS, count, dtype=torch.float64)
+        times.scatter_add_(1, drawn, torch.ones_like(times))
+        hits, truth, taken = torch.einsum("dn,nkc->kdc", times, of_images)
+        mious = (hits / (truth + taken - hits)).nanmean(dim=1)
+        low, high = mious[~mious.isnan()].quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+        return low, high

@@ -17,6 +17,7 @@ from timm.models import beit, eva, hiera, swin_transformer, tiny_vit, vision_tra
 from torch import Tensor, nn
 
 from limbeck.models.encoder import Encoder
+from limbeck.models.tinymim_star_rel_pos import TwoTokenAttention
 
 Qkv = tuple[Tensor, Tensor, Tensor]
 
@@ -156,5 +157,6 @@ QKV: dict[type, Callable[..., Qkv]] = {
     AttentionRope: _qkv_rope,
     eva.EvaAttention: _qkv_eva,
     beit.Attention: _qkv_beit,
+    TwoTokenAttention: _qkv_beit,
 }
 """The attention classes supported."""

@@ -7,12 +7,16 @@ absolute positions stay. Left out: BEiT's smaller start of the layers that end a
 loaded weights overwrite.
 """
 
+import re
+
 import torch
 
 from limbeck.errors import UserError
 from limbeck.models.beit_bias import TABLE
 from limbeck.models.heads import is_plain, plain_shape
 from limbeck.models.options import RelPos
+from limbeck.models.timm_encoder import TimmEncoder
+from limbeck.models.tinymim_star import TinyMimStar
 from limbeck.models.vit import VitEncoder, build_encoder
 
 # Any plain BEiT of timm: its sizes are stated.
@@ -28,10 +32,30 @@ _FRESH_OF: dict[RelPos, tuple[str, ...]] = {
 _DROPPED: dict[RelPos, tuple[str, ...]] = {"qkv-bias": (), "qv-bias": ("attn.qkv.bias",)}
 
 
+_PLAIN = re.compile(
+    r"cls_token|pos_embed|"
+    r"(patch_embed\.proj|norm|fc_norm|head|blocks\.\d+\.(norm[12]|attn\.(qkv|proj)|mlp\.fc[12]))"
+    r"\.(weight|bias)"
+)
+
+
+def can_have_rel_pos(encoder: TimmEncoder) -> bool:
+    """Whether ``with_rel_pos`` takes it."""
+    if _is_star(encoder):
+        return len(set(encoder.facts.num_heads)) == 1
+    if not isinstance(encoder, VitEncoder) or not is_plain(encoder):
+        return False
+    names = encoder.model.state_dict().keys()
+    has_bias = "blocks.0.attn.qkv.bias" in names
+    return has_bias and len(set(encoder.facts.num_heads)) == 1 and all(map(_PLAIN.fullmatch, names))
+
+
 def with_rel_pos(encoder: VitEncoder, rel_pos: RelPos, layer_scale: float = 0.0) -> VitEncoder:
     """The same weights with a relative position bias in every block.
 
     Scales of both branches start at ``layer_scale``; 0 is without them.
+
+    A TinyMIM* loses its classifiers (``TinyMimStarRelPos``).
 
     "qkv-bias" keeps the biases of queries, keys and values. "qv-bias" is timm's BEiT as it is:
     biases of queries and values only, which start at 0 (as in the released 79.0 % run, whose
@@ -39,6 +63,8 @@ def with_rel_pos(encoder: VitEncoder, rel_pos: RelPos, layer_scale: float = 0.0)
     classifier, class token and absolute positions, and where blocks differ in their head counts.
     """
     facts = encoder.facts
+    if _is_star(encoder) and can_have_rel_pos(encoder):
+        return _star_with_rel_pos(encoder, layer_scale)
     if not is_plain(encoder):
         raise UserError(
             f"rel_pos needs a plain ViT with a class token, absolute positions and one classifier, "
@@ -75,5 +101,24 @@ def with_rel_pos(encoder: VitEncoder, rel_pos: RelPos, layer_scale: float = 0.0)
             f"rel_pos has no place for what differs in this network from a plain ViT: {odd}; leave "
             "--rel-pos out."
         )
+    made.model.load_state_dict(own | weights)
+    return made.train(encoder.training)
+
+
+def _is_star(encoder: TimmEncoder) -> bool:
+    """One whose tokens get wider by nothing but the wide layer."""
+    return isinstance(encoder.model, TinyMimStar) and not encoder.model.norms_before
+
+
+def _star_with_rel_pos(encoder: VitEncoder, layer_scale: float) -> VitEncoder:
+    facts = encoder.facts
+    kwargs = plain_shape(encoder) | {"out_dim": facts.output_dim, "init_values": layer_scale}
+    architecture = facts.architecture | {
+        "kind": "tinymim-star-rel-pos", "name": "tinymim_star_rel_pos", "kwargs": kwargs,
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):  # for weights that are overwritten
+        made = build_encoder(architecture, facts.origin)
+    own = made.model.state_dict()
+    weights = {name: value for name, value in encoder.model.state_dict().items() if name in own}
     made.model.load_state_dict(own | weights)
     return made.train(encoder.training)

@@ -52,12 +52,7 @@ class TinyMimStar(VisionTransformerDistilled):
         self.global_pool = global_pool
         self.num_features = self.head_hidden_size = out_dim
         self.norms_before = fc_norm_dim != out_dim
-        # An epsilon of 1e-5 here and of 1e-6 everywhere else: so in the published model.
-        self.conv1x1 = nn.Sequential(
-            nn.LayerNorm(self.embed_dim, eps=1e-5),
-            _init_linear(nn.Linear(self.embed_dim, out_dim)),
-            nn.GELU(),
-        )
+        self.conv1x1 = wide_end(self.embed_dim, out_dim)
         self.fc_norm = LayerNorm(fc_norm_dim, eps=1e-6)
         self.reset_classifier(num_classes)
 
@@ -87,6 +82,13 @@ class TinyMimStar(VisionTransformerDistilled):
             return x[:, self.num_prefix_tokens :].mean(dim=1)
         logits, logits_dist = self.read_heads(x)
         return (logits + logits_dist) / 2
+
+
+def wide_end(embed_dim: int, out_dim: int) -> nn.Sequential:
+    """What widens the tokens after the last block."""
+    # An epsilon of 1e-5 here and of 1e-6 everywhere else: so in the published model.
+    norm = nn.LayerNorm(embed_dim, eps=1e-5)
+    return nn.Sequential(norm, _init_linear(nn.Linear(embed_dim, out_dim)), nn.GELU())
 
 
 def _init_linear(linear: nn.Linear) -> nn.Linear:

@@ -32,6 +32,7 @@ from limbeck.models.swin import SwinEncoder
 from limbeck.models.timm_encoder import TimmEncoder, check_class
 from limbeck.models.tiny_vit import TinyVitEncoder
 from limbeck.models.tinymim_star import TinyMimStar
+from limbeck.models.tinymim_star_rel_pos import TinyMimStarRelPos
 from limbeck.models.windows import timm_kwargs
 from limbeck.ops.masking import is_masked
 from limbeck.records import Features, Tap
@@ -171,8 +172,12 @@ class VitEncoder(TimmEncoder):
         return {"logits": mean, "class_logits": of_class, "dist_logits": of_dist}
 
     def layer_id(self, parameter_name: str) -> int:
-        """See ``TimmEncoder.layer_id``; of G2SD the distillation token learns with the heads."""
-        if type(self.model) is DistilledLastVit and parameter_name.endswith("dist_token"):
+        """See ``TimmEncoder.layer_id``.
+
+        G2SD's distillation token learns with the heads, and so does TinyMIM*'s where it segments.
+        """
+        late = (DistilledLastVit, TinyMimStarRelPos)
+        if type(self.model) in late and parameter_name.endswith("dist_token"):
             return self.facts.depth + 1
         return super().layer_id(parameter_name)
 
@@ -265,7 +270,9 @@ def _embed_beit(
             "of a teacher set teacher_sees all, which shows it the whole image; or use mask_ratio "
             "0, or another encoder."
         )
-    x = torch.cat((model.cls_token.expand(x.shape[0], -1, -1), x), dim=1)  # [B, N, D]
+    tokens = [model.cls_token, *([model.dist_token] if model.num_prefix_tokens == 2 else [])]
+    prefix = [token.expand(x.shape[0], -1, -1) for token in tokens]
+    x = torch.cat((*prefix, x), dim=1)  # [B, N, D]
     if model.pos_embed is not None:
         x = x + model.pos_embed
     x = _keep_patches(model.pos_drop(x), ids_keep, model.num_prefix_tokens)
@@ -318,6 +325,7 @@ _EMBED: dict[type, Callable[..., tuple[Tensor, list[BlockContext]]]] = {
     eva.Eva: _embed_eva,
     beit.Beit: _embed_beit,
     QkvBiasBeit: _embed_beit,
+    TinyMimStarRelPos: _embed_beit,
 }
 
 KINDS: dict[str, Callable[[str, dict[str, Any]], nn.Module]] = {
@@ -326,6 +334,7 @@ KINDS: dict[str, Callable[[str, dict[str, Any]], nn.Module]] = {
     "cls-distilled": lambda name, kwargs: ClsDistilledVit(**kwargs),
     "distilled-last": lambda name, kwargs: DistilledLastVit(**kwargs),
     "beit-qkv-bias": lambda name, kwargs: QkvBiasBeit(**kwargs),
+    "tinymim-star-rel-pos": lambda name, kwargs: TinyMimStarRelPos(**kwargs),
 }
 """How an ``architecture`` of each kind is built from its name and kwargs."""
 

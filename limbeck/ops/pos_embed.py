@@ -134,9 +134,12 @@ def resize_distances(
 
 
 def _spread(num_old: int, end: int) -> Tensor:
-    """The old distances -num_old..num_old on the scale of the new ones: +-(1, 1 + q, ...)."""
-    low, high, q = 1.01, 1.5, 1.255
-    while high - low > 1e-6:
+    """The old distances -num_old..num_old on the scale of the new ones: +-(1, 1 + q, ...).
+
+    Of a window that is no larger they stay what they are.
+    """
+    low, high, q = 1.01, 1.5, 1.0
+    while end > num_old and high - low > 1e-6:
         q = (low + high) / 2
         low, high = (low, q) if sum(q**k for k in range(num_old)) > end else (q, high)
     steps = q ** torch.arange(num_old, dtype=torch.float64)

@@ -67,6 +67,10 @@ FAMILIES |= {
     "cls-distilled": ("vit_cls_distilled", {}),
     "beit-qkv-bias": ("beit", BIASED),
     "tinymim-star": ("tinymim_star", {"out_dim": 40}),
+    "tinymim-star-rel-pos": (
+        "tinymim_star_rel_pos",
+        {"out_dim": 40, "init_values": 0.1, "num_classes": 0},
+    ),
     "tinymim-star-narrow-norm": ("tinymim_star", {"out_dim": 40, "fc_norm_dim": EMBED_DIM}),
 }
 KINDS = {
@@ -74,10 +78,11 @@ KINDS = {
     "vit_distilled_last": "distilled-last",
     "vit_cls_distilled": "cls-distilled",
     "beit": "beit-qkv-bias",
+    "tinymim_star_rel_pos": "tinymim-star-rel-pos",
 }
 PLAIN = [family for family in FAMILIES if family not in HIERARCHICAL]
 CANT_DROP_PATCHES = {
-    *("beit", "beit2-shared-bias", "beit-qkv-bias"),
+    *("beit", "beit2-shared-bias", "beit-qkv-bias", "tinymim-star-rel-pos"),
     *("swin", "swin-padded", "tiny-vit", "tiny-vit-padded"),
 }
 

@@ -8,10 +8,12 @@ from limbeck.errors import UserError
 from limbeck.models.build import build_student
 from limbeck.models.heads import with_classifier
 from limbeck.models.options import StudentOptions
-from limbeck.models.rel_pos import with_rel_pos
+from limbeck.models.rel_pos import can_have_rel_pos, with_rel_pos
+from limbeck.models.vit import VitEncoder
 from limbeck.recipes.run.options import FinetuneConfig
 from limbeck.recipes.train.tuning import build_classifier
 from limbeck.records import Tap
+from tests.models.families import FAMILIES, small_encoder
 
 SMALL = StudentOptions(
     name="vit_tiny", img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2
@@ -143,3 +145,19 @@ def test_it_is_in_training_or_evaluation_as_the_classifier_was():
     classifier = small_classifier()
     assert not with_rel_pos(classifier, "qkv-bias").model.training
     assert with_rel_pos(classifier.train(), "qkv-bias").model.training
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_who_can_have_them_is_known_before(family):
+    encoder = small_encoder(family)
+    if can_have_rel_pos(encoder):
+        assert with_rel_pos(encoder, "qkv-bias", 1.0).facts.has_position_bias
+    elif isinstance(encoder, VitEncoder):
+        with pytest.raises(UserError):
+            with_rel_pos(encoder, "qkv-bias", 1.0)
+
+
+def test_plain_ones_can():
+    can = {family for family in FAMILIES if can_have_rel_pos(small_encoder(family))}
+    assert {"augreg", "mae", "mean-pooled"} <= can
+    assert not {"beit", "dinov2", "eva", "swin", "hiera", "qk-norm", "hybrid"} & can

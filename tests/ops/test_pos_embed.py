@@ -1,14 +1,21 @@
 """Position tables: known entries and sums of MAE's, a slow loop, and resizing."""
 
 import math
+import warnings
 from functools import partial
 
 import pytest
 import torch
-from timm.layers import resample_abs_pos_embed
+from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
 
 from limbeck.errors import UserError
-from limbeck.ops.pos_embed import interpolate_pos_embed, is_sincos_2d, resize_offsets, sincos_2d
+from limbeck.ops.pos_embed import (
+    interpolate_pos_embed,
+    is_sincos_2d,
+    resize_distances,
+    resize_offsets,
+    sincos_2d,
+)
 
 GOLDEN = [  # width, row, channel, value (14 x 14 patches, one prefix row)
     (192, 2, 0, 0.84147098),
@@ -130,3 +137,56 @@ def test_offsets_are_resized_as_published():
 def test_offsets_of_no_square_window_are_refused(columns, num_offsets):
     with pytest.raises(UserError, match="must be those of a square window"):
         resize_offsets(torch.zeros(2, columns), num_offsets)
+
+
+def test_without_antialiasing_it_is_torch_s_bicubic():
+    table = torch.randn(1, 17, 6)
+    resized = interpolate_pos_embed(table, 1, (4, 4), (8, 3), antialias=False)
+    image = table[:, 1:].unflatten(1, (4, 4)).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(image, (8, 3), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(resized[:, 1:], expected.permute(0, 2, 3, 1).flatten(1, 2))
+
+
+def field(side):
+    offsets = torch.arange(1 - side, side, dtype=torch.float64)
+    y, x = torch.meshgrid(offsets, offsets, indexing="ij")
+    return torch.exp(-(y**2 + 2 * x**2) / 50) + 0.1 * y / (side - 1)
+
+
+def test_distances_are_resized_as_published():
+    """Golden row 11: windows of 14 to 32, between which a spline runs, not timm's lines."""
+    others = torch.tensor([[7.0], [8.0], [9.0]], dtype=torch.float64)
+    table = torch.cat((field(14).reshape(-1, 1), others))
+    found = resize_distances(table, (14, 14), (32, 32))
+    assert torch.equal(found[-3:], others)
+    places = found[:-3].view(63, 63)
+    for (row, column), expected in {
+        (31, 31): 1.0, (31, 33): 0.8671842410, (10, 20): -0.0684006090, (0, 0): -0.0999602395,
+    }.items():  # fmt: skip
+        assert places[row, column].item() == pytest.approx(expected, abs=1e-9)
+    assert places.sum().item() == pytest.approx(253.0745380862, abs=1e-8)
+    with warnings.catch_warnings(action="ignore"):  # of timm's way through memory
+        lines = resize_rel_pos_bias_table(table.float(), (32, 32), (3972, 1))
+    assert 1e-3 < (lines - found).abs().max() < 0.01
+
+
+def test_distances_of_each_side_are_resized_by_themselves():
+    table = field(5).reshape(-1, 1)
+    wide = resize_distances(table, (5, 5), (5, 9)).view(9, 17)
+    torch.testing.assert_close(wide[:, 8], field(5)[:, 4], atol=1e-5, rtol=0)
+    back = resize_distances(wide.reshape(-1, 1), (5, 9), (9, 5)).view(17, 9)
+    assert back[8, 4].item() == pytest.approx(1, abs=1e-6)  # a token with itself
+    assert torch.equal(table, field(5).reshape(-1, 1))
+
+
+@pytest.mark.parametrize("sides", [(1, 4), (2, 5), (2, 2), (7, 3), (1, 1)])
+def test_small_windows_and_smaller_ones(sides):
+    old, new = sides
+    table = torch.full(((2 * old - 1) ** 2 + 3, 2), 0.5)
+    found = resize_distances(table, (old, old), (new, new))
+    torch.testing.assert_close(found, torch.full(((2 * new - 1) ** 2 + 3, 2), 0.5))
+
+
+def test_a_table_that_is_too_short():
+    with pytest.raises(UserError, match="A table of 20 relative positions is not of a window of 3"):
+        resize_distances(torch.zeros(20, 2), (3, 3), (4, 4))

@@ -9,11 +9,10 @@ from limbeck.models.beit_bias import resize_tables
 from limbeck.models.build import seeded
 from limbeck.models.dense.neck import neck_dims
 from limbeck.models.dense.segmenter import Parts, Segmenter, has_wide_end, is_staged
-from limbeck.models.heads import is_plain
+from limbeck.models.hiera import HieraEncoder
 from limbeck.models.options import DenseTaps, NeckKind, SegmenterOptions
 from limbeck.models.origins.checkpoint import assemble, drop_classifier, has_position_table
-from limbeck.models.rel_pos import with_rel_pos
-from limbeck.models.shapes import pooling_of
+from limbeck.models.rel_pos import can_have_rel_pos, with_rel_pos
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.tiny_vit import TinyVitEncoder
 from limbeck.models.vit import VitEncoder, build_encoder
@@ -97,8 +96,10 @@ def _without_classifier(backbone: TimmEncoder, img_size: tuple[int, int] | None)
     facts = backbone.facts
     architecture, notes = dict(facts.architecture), list(facts.origin.get("notes", []))
     weights = drop_classifier(backbone.model.state_dict(), architecture, 0, notes)
-    # A Hiera has four scales as a classifier, and three as it is pre-trained.
-    architecture["kwargs"] = architecture["kwargs"] | pooling_of(architecture["name"], 1)
+    if isinstance(backbone, HieraEncoder):
+        # As it is pre-trained it has three scales, and pooled once more a scale for each stage.
+        pooled = {"q_pool": len(backbone.model.stage_ends) - 1}
+        architecture["kwargs"] = architecture["kwargs"] | pooled
     if img_size is not None:
         architecture = _at_size(backbone, architecture, img_size)
     copied = {name: value.clone() for name, value in weights.items()}
@@ -111,8 +112,10 @@ def _without_classifier(backbone: TimmEncoder, img_size: tuple[int, int] | None)
 
 def _add_positions(encoder: TimmEncoder, options: SegmenterOptions) -> TimmEncoder:
     """With what the published backbones have of relative positions, if asked for or usual."""
-    is_able = is_plain(encoder) and len(set(encoder.facts.num_heads)) == 1
-    if not (is_able and options.head != "light" if options.rel_pos is None else options.rel_pos):
+    wanted = options.rel_pos
+    if wanted is None:
+        wanted = options.head != "light" and can_have_rel_pos(encoder)
+    if not wanted:
         return encoder
     if not isinstance(encoder, VitEncoder):
         raise UserError(

@@ -1,6 +1,7 @@
 """What all heads of maps are made of: a convolution, a norm, ReLU."""
 
 from math import gcd
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,21 +23,43 @@ class SyncedBatchNorm(nn.SyncBatchNorm):
         is_alone = not distributed.is_initialized() or distributed.get_world_size() == 1
         if x.is_cuda or is_alone or not self.training:
             return super().forward(x)
-        from torch.distributed.nn.functional import all_reduce  # it warns where there is no group
-
-        wide = x.float()
-        count = torch.full((1,), wide.numel() / wide.shape[1])
+        wide, width = x.float(), x.shape[1]
+        count = torch.full((1,), wide.numel() / width)
         sums = torch.cat((wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), count))
-        mean, square, count = all_reduce(sums).split((wide.shape[1], wide.shape[1], 1))
-        mean, square = mean / count, square / count
-        variance = square - mean.square()
+        total, squares, count = _SumOverRanks.apply(sums).split((width, width, 1))
+        mean = total / count
+        variance = squares / count - mean.square()
+        self._remember(mean.detach(), variance.detach() * count / (count - 1))
+        factor = self.weight * (variance + self.eps).rsqrt()
+        shift = self.bias - mean * factor
+        return (wide * factor[:, None, None] + shift[:, None, None]).to(x.dtype)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics as ``nn.BatchNorm2d`` does."""
         assert self.num_batches_tracked is not None and self.momentum is not None
         assert self.running_mean is not None and self.running_var is not None
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-        return F.batch_norm(x, mean, variance, self.weight, self.bias, False, 0.0, self.eps)
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum over all processes; every one's losses depend on this one's values."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        del ctx
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        del ctx
+        total = gradients[0].contiguous().clone()
+        distributed.all_reduce(total)
+        return total
 
 
 def make_norm(kind: DenseNorm, channels: int) -> nn.Module:

@@ -12,7 +12,7 @@ from limbeck.models.beit_bias import resize_tables
 from limbeck.models.finished import weight_hash
 from limbeck.models.origins.architecture import VitShape, grid_note, read_shape, to_architecture
 from limbeck.models.origins.beit import check_indices
-from limbeck.models.origins.files import FileInfo, left_out_notes, read_weights
+from limbeck.models.origins.files import FileInfo, left_out_notes
 from limbeck.models.origins.hierarchical import Staged, read_staged
 from limbeck.models.origins.layouts import (
     IMAGENET_NORM,
@@ -38,20 +38,20 @@ log = logging.getLogger("limbeck")
 _CLASSIFIERS = ("head.weight", "head.bias", "head.fc.", "head_dist.")
 
 
-def load_weights_file(
+def load_weights(
+    weights: Weights,
+    info: FileInfo,
     path: Path,
-    *,
-    img_size: Grid | None = None,
-    patch_size: int | None = None,
-    num_heads: int | tuple[int, ...] | None = None,
-    num_classes: int | None = None,
+    img_size: Grid | None,
+    patch_size: int | None,
+    num_heads: int | tuple[int, ...] | None,
+    num_classes: int | None,
 ) -> TimmEncoder:
-    """The encoder in a weights file of a published layout.
+    """The encoder in a file of a published layout that ``read_weights`` has read.
 
     Raises UserError, with the names of the tensors, where the layout is unknown or any tensor does
     not fit; nothing is ever loaded in part.
     """
-    weights, info = read_weights(path)
     staged = read_staged(weights, img_size, num_heads)
     if staged is not None:
         return load_staged(staged, info, path, img_size, patch_size, num_classes)
@@ -107,7 +107,7 @@ def load_staged(
     patch_size: int | None,
     num_classes: int | None,
 ) -> TimmEncoder:
-    """The hierarchical encoder in a weights file; arguments and errors as ``load_weights_file``."""
+    """The hierarchical encoder in a weights file; arguments and errors as ``load_weights``."""
     if patch_size is not None:
         raise UserError(f"{path} is of an encoder of stages; leave patch_size away.")
     notes = [

@@ -26,13 +26,14 @@ from limbeck.models.origins.checkpoint import (
     at_size,
     check_patch_size,
     drop_classifier,
-    load_weights_file,
+    load_weights,
 )
-from limbeck.models.origins.files import SUFFIXES
+from limbeck.models.origins.files import SUFFIXES, read_weights
 from limbeck.models.origins.huggingface import load_huggingface
 from limbeck.models.origins.layouts import Grid, spread_heads
 from limbeck.models.origins.names import check_source, split_source
 from limbeck.models.origins.repository import read_hub_config
+from limbeck.models.origins.segmenters import read_segmenter
 from limbeck.models.origins.timm import load_timm
 from limbeck.models.tensor_files import check_finite
 from limbeck.models.windows import to_grid
@@ -161,7 +162,12 @@ def _load_path(path: Path, model_name: str | None, shared: dict[str, Any]) -> En
         raise UserError(_describe_folder(path))
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} is no weights file ({', '.join(SUFFIXES)}).")
-    return load_weights_file(path, **shared)
+    weights, info = read_weights(path)
+    segmenter = read_segmenter(weights, info, path)
+    if segmenter is not None:
+        check_patch_size(segmenter.facts.patch_size, shared["patch_size"], path)
+        return _resized_segmenter(segmenter, path, shared["img_size"], shared["num_classes"])
+    return load_weights(weights, info, path, **shared)
 
 
 def _describe_folder(folder: Path) -> str:
@@ -211,13 +217,21 @@ def _load_finished(
         encoder.facts = replace(facts, origin=origin)
         return encoder
     if isinstance(encoder, Segmenter):
-        if num_classes not in (None, facts.num_classes):
-            raise UserError(
-                f"{path} is a segmenter of {facts.num_classes} classes; leave num_classes away."
-            )
-        return at_img_size(encoder, img_size or facts.img_size)
+        return _resized_segmenter(encoder, path, img_size, num_classes)
     architecture = dict(facts.architecture)
     weights = drop_classifier(encoder.model.state_dict(), architecture, num_classes, notes)
     again = at_size(weights, architecture, origin, facts.input_grid, img_size or facts.img_size)
     again.mask_token = encoder.mask_token
     return again
+
+
+def _resized_segmenter(
+    segmenter: Segmenter, path: Path, img_size: Grid | None, num_classes: int | None
+) -> Segmenter:
+    facts = segmenter.facts
+    if num_classes not in (None, facts.num_classes):
+        raise UserError(
+            f"{path} is a segmenter of {facts.num_classes} classes, and no other can be made of "
+            "it; leave num_classes away, or name the encoder that it was started from."
+        )
+    return at_img_size(segmenter, img_size or facts.img_size)
