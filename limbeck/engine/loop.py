@@ -34,10 +34,13 @@ from limbeck.engine.optim import Average, build_optimizer, set_lr
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.engine.signals import StopSignals
 from limbeck.errors import NotFiniteError, RunError, UserError
-from limbeck.ops.schedules import cosine_lr, peak_lr
+from limbeck.ops.schedules import cosine_lr, peak_lr, poly_lr
 from limbeck.records import Batch
 
 logger = logging.getLogger("limbeck")
+
+
+_SCHEDULES = {"cosine": cosine_lr, "poly": poly_lr}
 
 
 class Interrupted(RunError):
@@ -196,7 +199,7 @@ def fit(
         while state.step < total_steps:
             started = time.perf_counter()
             model.train()
-            lr = cosine_lr(
+            lr = _SCHEDULES[optim.schedule](
                 state.step,
                 steps_per_epoch=steps_per_epoch,
                 epochs=train.epochs,
