@@ -30,13 +30,17 @@ from limbeck.engine.distributed import Ranks, gather, mean_over_ranks, on_main_r
 from limbeck.engine.health import Health, Watch
 from limbeck.engine.log import Log
 from limbeck.engine.machine import DTYPES
-from limbeck.engine.optim import Average, build_optimizer, rate_of, set_lr
+from limbeck.engine.optim import Average, build_optimizer, set_lr
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.engine.signals import StopSignals
 from limbeck.errors import NotFiniteError, RunError, UserError
+from limbeck.ops.schedules import cosine_lr, peak_lr, poly_lr
 from limbeck.records import Batch
 
 logger = logging.getLogger("limbeck")
+
+
+_SCHEDULES = {"cosine": cosine_lr, "poly": poly_lr}
 
 
 class Interrupted(RunError):
@@ -181,6 +185,7 @@ def fit(
     state = _State(module, optimizer, scaler, average, watch)
     state.load(run)
     probe_every = train.probe_every or math.ceil(total_steps / 10)
+    peak = peak_lr(optim.base_lr, train.global_batch_size)
 
     if state.step >= total_steps:
         logger.info("%s: all %d steps are done already.", run.dir, total_steps)
@@ -194,7 +199,16 @@ def fit(
         while state.step < total_steps:
             started = time.perf_counter()
             model.train()
-            lr = rate_of(state.step, optim, train, total_steps, steps_per_epoch)
+            lr = _SCHEDULES[optim.schedule](
+                state.step,
+                steps_per_epoch=steps_per_epoch,
+                epochs=train.epochs,
+                warmup_epochs=warmup_epochs,
+                peak_lr=peak,
+                min_lr=optim.min_lr,
+                warmup_lr=optim.warmup_lr,
+                is_shifted=optim.cosine_from == "warmup-end",
+            )
             set_lr(optimizer, lr)
             done = _backward(model, stream, scaler, train, ranks, seed=seed, step=state.step)
             norm = _clip(optimizer, scaler, optim.clip_grad)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from limbeck.engine.options import OptimOptions, TrainOptions
-from limbeck.ops.schedules import cosine_lr, layer_scale, linear_lr, peak_lr
+from limbeck.engine.options import OptimOptions
+from limbeck.ops.schedules import layer_scale
 
 MOMENTUM = 0.9  # MAE-Lite's transfer to small sets, arXiv 2205.14443
 
@@ -70,26 +70,6 @@ def build_optimizer(
     if options.optimizer == "sgd":
         return SGD(groups, lr=0.0, momentum=MOMENTUM, nesterov=True, fused=True)
     return AdamW(groups, lr=0.0, betas=options.betas, eps=options.eps, fused=True)
-
-
-def rate_of(
-    step: int, optim: OptimOptions, train: TrainOptions, total_steps: int, steps_per_epoch: int
-) -> float:
-    """The learning rate of a step (counted from 0), before the factors of the groups."""
-    warmup_epochs = optim.warmup_for(train.epochs)
-    values = {
-        "peak_lr": peak_lr(optim.base_lr, train.global_batch_size),
-        "min_lr": optim.min_lr,
-        "warmup_lr": optim.warmup_lr,
-        "is_shifted": optim.cosine_from == "warmup-end",
-    }
-    if optim.schedule == "linear":
-        warmup_steps = round(warmup_epochs * steps_per_epoch)
-        return linear_lr(step, total_steps=total_steps, warmup_steps=warmup_steps, **values)
-    return cosine_lr(
-        step, steps_per_epoch=steps_per_epoch, epochs=train.epochs, warmup_epochs=warmup_epochs,
-        **values,
-    )  # fmt: skip
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

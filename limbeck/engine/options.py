@@ -51,11 +51,11 @@ class OptimOptions:
     A preset's own is as much shorter as the run's epochs are fewer than the preset's."""
     warmup_lr: NotNegative = 0.0
     """Learning rate of the first step, where the warm-up starts."""
-    schedule: Literal["cosine", "linear"] = "cosine"
-    """How the rate goes down to min_lr: half a cosine, or a line (the dense tasks)."""
+    schedule: Literal["cosine", "poly"] = "cosine"
+    """How the rate falls: half a cosine, or a straight line (segmentation)."""
     cosine_from: Literal["warmup-end", "start"] = "warmup-end"
-    """Where the cosine or the line begins: after the warm-up, or at the start, so that a cosine
-    steps down a little at the end of the warm-up (TinyViT), and a line bends (mmcv)."""
+    """Where that begins: after the warm-up, or at the start, so that the rate steps down a little
+    at the end of the warm-up (TinyViT), or never quite reaches its peak (poly as published)."""
     weight_decay: NotNegative = 0.05
     betas: tuple[Rate, Rate] = (0.9, 0.95)
     """Of AdamW."""

@@ -66,6 +66,36 @@ def cosine_lr(
     return min_lr + (peak_lr - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def poly_lr(
+    step: int,
+    *,
+    steps_per_epoch: int,
+    epochs: float,
+    warmup_epochs: float,
+    peak_lr: float,
+    min_lr: float,
+    warmup_lr: float = 0.0,
+    is_shifted: bool = True,
+) -> float:
+    """Likewise with a straight line instead of the cosine, as segmenters are trained.
+
+    One that is not shifted falls from the start, and the warm-up of W steps multiplies it:
+    lr = (min + (peak - min) (1 - step / T)) (1 - (1 - step / W) (1 - warmup_lr / peak)) up to W, so
+    that the peak is never reached (mmcv 1.3's, with which TinyMIM and G2SD were published). A
+    shifted one has the peak as its step W - 1 and as its step W, and ``min_lr`` as its last, T - 1
+    (mmengine's, MAE-Lite's).
+    """
+    total, warmup = epochs * steps_per_epoch, warmup_epochs * steps_per_epoch
+    if not is_shifted:
+        lr = min_lr + (peak_lr - min_lr) * max(0.0, 1 - step / total)
+        share = min(1.0, step / warmup) if warmup else 1.0
+        return lr * (1 - (1 - share) * (1 - warmup_lr / peak_lr))
+    if step < warmup:
+        return warmup_lr + (peak_lr - warmup_lr) * min(1.0, step / max(1.0, warmup - 1))
+    progress = (step - warmup) / max(1.0, total - 1 - warmup)
+    return min_lr + (peak_lr - min_lr) * max(0.0, 1 - progress)
+
+
 def layer_scale(layer_id: int, num_layers: int, decay: float) -> float:
     """Learning-rate factor of a layer: 1 after the last block, ``decay`` times less per block.
 

@@ -70,6 +70,15 @@ def test_loss_falls_and_the_record_is_complete(tmp_path):
     assert [round(record["lr"] / (0.3 * 8 / 256), 6) for record in steps[:2]] == [0.25, 0.75]
 
 
+def test_the_poly_schedule_ends_in_a_line(tmp_path):
+    train(tmp_path, total_steps=40, optim={"schedule": "poly", "warmup_epochs": 0.0})
+    rates = [record["lr"] for record in read_metrics(tmp_path) if "losses" in record]
+    assert [round(rate / rates[0], 3) for rate in rates[1:]] == [
+        round((39 - step) / 38, 3) for step in range(3, 41, 2)
+    ]
+    assert rates[-1] == 0
+
+
 def test_probes_run_ten_times_unless_told(tmp_path):
     train(tmp_path, total_steps=40, options={"probe_every": 0})
     steps = [record["step"] for record in read_metrics(tmp_path) if "probe" in record]

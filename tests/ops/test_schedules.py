@@ -1,12 +1,6 @@
 import pytest
 
-from limbeck.ops.schedules import (
-    cosine_lr,
-    cosine_momentum,
-    layer_scale,
-    linear_lr,
-    peak_lr,
-)
+from limbeck.ops.schedules import cosine_lr, cosine_momentum, layer_scale, peak_lr, poly_lr
 
 
 # TinyMIM's recipes, computed once from its formula; printed to 8 digits.
@@ -149,20 +143,33 @@ def test_cosine_lr_from_the_start(recipe, step, lr):
     assert found == pytest.approx(lr, rel=1e-9, abs=0)
 
 
-LINEAR = (
-    (0, 1e-10, 1e-10), (1, 6.676618e-8, 6.681107e-8), (750, 4.976567e-5, 5.003341e-5),
-    (1498, 9.893167e-5, 9.993329e-5), (1499, 9.899708e-5, 1e-4), (1500, 9.90625e-5, 1e-4),
-    (1501, 9.9061875e-5, 9.999937e-5), (80000, 5e-5, 5.047287e-5),
-    (159998, 1.25e-9, 6.309e-10), (159999, 6.25e-10, 0.0),
+STEPS = (0, 1, 750, 1498, 1499, 1500, 1501, 80_000, 159_998, 159_999)
+
+
+@pytest.mark.parametrize(
+    ("is_shifted", "rates"),
+    [
+        (False, (1e-10, 6.676618e-8, 4.976567e-5, 9.893167e-5, 9.899708e-5, 9.90625e-5,
+                 9.9061875e-5, 5e-5, 1.25e-9, 6.25e-10)),
+        (True, (1e-10, 6.681107e-8, 5.003341e-5, 9.993329e-5, 1e-4, 1e-4, 9.999937e-5,
+                5.047287e-5, 6.309e-10, 0.0)),
+    ],
 )  # fmt: skip
+def test_poly_lr_as_published(is_shifted, rates):
+    """Golden row 6: mmcv's curve, and mmengine's, of 160,000 steps with 1,500 of warm-up."""
+    for step, expected in zip(STEPS, rates, strict=True):
+        found = poly_lr(
+            step, steps_per_epoch=1000, epochs=160.0, warmup_epochs=1.5, peak_lr=1e-4, min_lr=0.0,
+            warmup_lr=1e-10, is_shifted=is_shifted,
+        )  # fmt: skip
+        assert found == pytest.approx(expected, rel=1e-4 if step == 159_998 else 5e-7, abs=0)
 
 
-@pytest.mark.parametrize(("step", "bent", "shifted"), LINEAR)
-def test_linear_lr_of_the_dense_tasks(step, bent, shifted):
-    """mmcv's and mmengine's, as TinyMIM, G2SD and MAE-Lite segment."""
-    values = {"total_steps": 160_000, "warmup_steps": 1500, "peak_lr": 1e-4, "min_lr": 0.0}
-    found = [
-        linear_lr(step, **values, warmup_lr=1e-10, is_shifted=is_shifted)
-        for is_shifted in (False, True)
-    ]
-    assert found == pytest.approx([bent, shifted], rel=1e-4, abs=1e-14)
+@pytest.mark.parametrize("is_shifted", [False, True])
+def test_poly_lr_without_warmup_and_past_its_end(is_shifted):
+    settings = {"steps_per_epoch": 10, "epochs": 2.0, "peak_lr": 1.0, "is_shifted": is_shifted}
+    flat = [poly_lr(s, warmup_epochs=0.0, min_lr=0.1, **settings) for s in range(25)]
+    assert flat[0] == 1 and flat == sorted(flat, reverse=True)
+    assert flat[20:] == [pytest.approx(0.1)] * 5
+    short = poly_lr(0, warmup_epochs=0.1, min_lr=0.0, **settings)
+    assert short == 0

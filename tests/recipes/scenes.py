@@ -37,7 +37,7 @@ def segment_config(scenes: Path, out: Path, /, **changes: object) -> SegmentConf
         "student": SHAPE,
         "data": SceneOptions(root=str(scenes), holdout_ratio=0.25, num_workers=0),
         "views": SceneViewOptions(scale=(0.8, 1.25), max_class_share=1.0),
-        "optim": OptimOptions(base_lr=0.15, schedule="linear", cosine_from="start"),
+        "optim": OptimOptions(base_lr=0.15, schedule="poly", cosine_from="start"),
         "train": TrainOptions(
             epochs=14, global_batch_size=8, log_every=1, precision="fp32", device="cpu",
             probe_every=1_000_000,

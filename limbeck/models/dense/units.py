@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
+from limbeck.errors import UserError
 from limbeck.models.options import DenseNorm
 
 MAX_GROUPS = 32
@@ -19,8 +20,13 @@ class SyncedBatchNorm(nn.SyncBatchNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised maps (B, C, H, W)."""
+        """Normalised maps (B, C, H, W). Raises UserError for one value per channel in training."""
         is_alone = not distributed.is_initialized() or distributed.get_world_size() == 1
+        if self.training and is_alone and x.numel() == x.shape[1]:
+            raise UserError(
+                "Batch norm can't learn from micro-batches of one image; raise "
+                "train.global_batch_size, or set segmenter.norm group."
+            )
         if x.is_cuda or is_alone or not self.training:
             return super().forward(x)
         wide, width = x.float(), x.shape[1]

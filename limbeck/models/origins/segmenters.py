@@ -17,6 +17,7 @@ from timm.models.beit import gen_relative_position_index
 from limbeck.errors import UserError
 from limbeck.models.dense.build import SHARES
 from limbeck.models.dense.segmenter import Parts, Segmenter, rebuild_segmenter
+from limbeck.models.encoder import Encoder
 from limbeck.models.finished import weight_hash
 from limbeck.models.origins.architecture import to_ratio
 from limbeck.models.origins.beit import INDEX, check_indices
@@ -146,11 +147,16 @@ def read_segmenter(weights: Weights, info: FileInfo, path: Path) -> Segmenter | 
     return segmenter.eval()
 
 
-def to_published_segmenter(segmenter: Segmenter) -> Weights:
+def to_published_segmenter(segmenter: Encoder) -> Weights:
     """The tensors of its published layout, the tables of indices among them.
 
-    Raises UserError for a segmenter that no published layout can hold.
+    Raises UserError for a network that no published layout can hold.
     """
+    if not isinstance(segmenter, Segmenter):
+        raise UserError(
+            f"{segmenter.facts.origin.get('source', 'This network')} is no segmenter; choose "
+            "--layout mae."
+        )
     parts: Parts = segmenter.facts.architecture["kwargs"]
     source, inner = segmenter.facts.origin.get("source", "the segmenter"), parts["backbone"]
     layout = next((e for e in LAYOUTS if (e.head, e.neck) == (parts["head"], parts["neck"])), None)

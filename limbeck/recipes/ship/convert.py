@@ -29,9 +29,10 @@ class ConvertConfig:
     """A run's folder, a weights file, timm:NAME or hf:NAME."""
     out: Annotated[str, tyro.conf.Positional] = ""
     """The file to write: .pth, .pt or .safetensors."""
-    layout: Literal["mae", "mae-full", "tiny-vit"] = "mae"
+    layout: Literal["mae", "mae-full", "tiny-vit", "segmenter"] = "mae"
     """mae: the encoder alone; mae-full: with its decoder, as for more pre-training; tiny-vit: a
-    TinyViT with its classifier."""
+    TinyViT with its classifier; segmenter: as TinyMIM and G2SD publish theirs (of upernet), or
+    MAE-Lite (of semantic-fpn)."""
     num_heads: Width | None = None
     """Head count of all blocks: for a weights file that does not say it and whose width does not
     tell, and for a run whose last block was adapted to the teacher's."""
@@ -39,6 +40,10 @@ class ConvertConfig:
     """Likewise the decoder's."""
     overwrite: bool = False
     """Replace the file if there is one."""
+
+
+TOLD_BY_TENSORS = {"tiny-vit": "a TinyViT", "segmenter": "a segmenter"}
+"""The layouts that tell head counts, and what is in them."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,8 @@ def check(config: ConvertConfig) -> None:
         raise UserError(f"{out} is a folder; choose another name.")
     if not out.parent.is_dir():
         raise UserError(f"There is no folder {out.parent} to write in; make it first.")
-    if config.layout == "tiny-vit":
-        check_unset(config, ["num_heads"], "with --layout tiny-vit")
+    if config.layout in TOLD_BY_TENSORS:
+        check_unset(config, ["num_heads"], f"with --layout {config.layout}")
     if config.layout != "mae-full":
         check_unset(config, ["decoder_num_heads"], "without --layout mae-full")
 
@@ -92,6 +97,7 @@ def convert(config: ConvertConfig) -> Converted:
     from limbeck.models.origins.kept_decoder import DECODER, check_reads_output
     from limbeck.models.origins.load import load_encoder
     from limbeck.models.origins.published import to_mae
+    from limbeck.models.origins.segmenters import to_published_segmenter
     from limbeck.models.origins.tiny_vit import to_published
 
     heads = {} if config.num_heads is None else {"num_heads": config.num_heads}
@@ -101,8 +107,9 @@ def convert(config: ConvertConfig) -> Converted:
         decoder = load_decoder(config.source, num_heads=config.decoder_num_heads)
         kept = load_keepsakes(config.source)[DECODER]
         check_reads_output(kept, f"The decoder of {config.source}", "convert it with --layout mae")
-    if config.layout == "tiny-vit":
-        weights, left = to_published(encoder), []
+    if config.layout in TOLD_BY_TENSORS:
+        write = to_published if config.layout == "tiny-vit" else to_published_segmenter
+        weights, left = write(encoder), []
         told = {"source": str(encoder.facts.origin.get("source", ""))}
     else:
         weights, told, left = to_mae(encoder, decoder)
@@ -118,7 +125,7 @@ def convert(config: ConvertConfig) -> Converted:
         layout=config.layout,
         num_tensors=len(weights),
         num_values=sum(value.numel() for value in weights.values()),
-        num_heads=None if config.layout == "tiny-vit" else encoder.facts.num_heads[0],
+        num_heads=None if config.layout in TOLD_BY_TENSORS else encoder.facts.num_heads[0],
         left_out=tuple(left),
     )
 
@@ -127,8 +134,8 @@ def report(done: Converted) -> str:
     """What was written, for the command line."""
     if done.num_heads is None:
         return (
-            f"Wrote {done.file}: a TinyViT in its authors' layout, {done.num_tensors} tensors with "
-            f"{done.num_values:,} values."
+            f"Wrote {done.file}: {TOLD_BY_TENSORS[done.layout]} in its authors' layout, "
+            f"{done.num_tensors} tensors with {done.num_values:,} values."
         )
     parts = "encoder and decoder" if done.layout == "mae-full" else "encoder"
     left = f" Left out: {', '.join(done.left_out)}." if done.left_out else ""

@@ -46,7 +46,7 @@ class SegmentConfig(PerMapMethodOptions, TrainingOptions):
     views: SceneViewOptions = SceneViewOptions()
     optim: OptimOptions = OptimOptions(
         base_lr=1.6e-3,
-        schedule="linear",
+        schedule="poly",
         cosine_from="start",
         betas=(0.9, 0.999),
         layer_decay=0.8,

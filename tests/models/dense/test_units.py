@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from limbeck.engine.distributed import ranks_session
+from limbeck.errors import UserError
 from limbeck.models.dense.units import Classify, SyncedBatchNorm, Unit, make_norm, resize
 from tests.processes import start_ranks
 
@@ -44,6 +45,12 @@ def test_two_processes_have_the_statistics_of_both(tmp_path):
         torch.testing.assert_close(second[name], value)
     torch.testing.assert_close(torch.cat((first["x"], second["x"])), x.grad)
     torch.testing.assert_close(first["grad"] + second["grad"], usual.weight.grad)
+
+
+def test_one_image_is_too_few_for_a_batch():
+    with pytest.raises(UserError, match="micro-batches of one image.*set segmenter.norm group"):
+        Unit(4, 8, 1, "batch")(torch.rand(1, 4, 1, 1))
+    assert Unit(4, 8, 1, "batch").eval()(torch.rand(1, 4, 1, 1)).shape == (1, 8, 1, 1)
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(192, 32), (48, 16), (8, 8), (7, 1)])

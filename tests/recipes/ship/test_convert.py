@@ -7,6 +7,10 @@ from safetensors.torch import save_file
 
 import limbeck
 from limbeck.errors import UserError
+from limbeck.models.build import build_student
+from limbeck.models.dense.build import build_segmenter
+from limbeck.models.finished import save_student
+from limbeck.models.options import SegmenterOptions, StudentOptions
 from limbeck.models.origins.decoder import load_decoder
 from limbeck.models.origins.load import load_encoder
 from limbeck.recipes.ship.convert import ConvertConfig, check, convert, report
@@ -121,3 +125,18 @@ def test_a_folder_of_that_name(tmp_path):
     (tmp_path / "a.pth").mkdir()
     with pytest.raises(UserError, match="a.pth is a folder"):
         check(ConvertConfig(source=str(tmp_path), out=str(tmp_path / "a.pth"), overwrite=True))
+
+
+def test_a_segmenter_there_and_back(tmp_path):
+    shape = "vit_tiny:img_size=32:patch_size=8:embed_dim=24:depth=3:num_heads=3"
+    encoder = build_student(StudentOptions(name=shape), seed=0)
+    segmenter = build_segmenter(encoder, 5, SegmenterOptions(head="upernet"), 0)
+    save_student(segmenter, tmp_path / "run", {})
+    done = run(tmp_path / "run", tmp_path / "segmenter.pth", layout="segmenter")
+    assert (done.num_heads, done.left_out) == (None, ())
+    assert "a segmenter in its authors' layout" in report(done)
+    again = load_encoder(tmp_path / "segmenter.pth").state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in segmenter.state_dict().items())
+    save_student(encoder, tmp_path / "plain", {})
+    with pytest.raises(UserError, match="is no segmenter; choose --layout mae"):
+        run(tmp_path / "plain", tmp_path / "other.pth", layout="segmenter")
