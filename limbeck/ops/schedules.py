@@ -8,33 +8,6 @@ def peak_lr(base_lr: float, global_batch_size: int) -> float:
     return base_lr * global_batch_size / 256
 
 
-def linear_lr(
-    step: int,
-    *,
-    total_steps: int,
-    warmup_steps: int,
-    peak_lr: float,
-    min_lr: float,
-    warmup_lr: float = 0.0,
-    is_shifted: bool = False,
-) -> float:
-    """Learning rate of a step t (counted from 0) of T, with W of warm-up: a line to ``min_lr``.
-
-    mmcv's (TinyMIM's and G2SD's dense tasks): min + (peak - min) (1 - t / T), and while t < W that
-    times 1 - (1 - t / W) (1 - warmup / peak). Shifted it is mmengine's (MAE-Lite's): from warmup at
-    t = 0 to peak at W - 1, from peak at W to min at T - 1.
-    """
-    if is_shifted:
-        if step < warmup_steps:
-            return warmup_lr + (peak_lr - warmup_lr) * step / max(1, warmup_steps - 1)
-        left = max(1, total_steps - 1 - warmup_steps)
-        return peak_lr - (peak_lr - min_lr) * min(1.0, (step - warmup_steps) / left)
-    lr = min_lr + (peak_lr - min_lr) * max(0.0, 1 - step / total_steps)
-    if step < warmup_steps:
-        lr *= 1 - (1 - step / warmup_steps) * (1 - warmup_lr / peak_lr)
-    return lr
-
-
 def cosine_lr(
     step: int,
     *,
