@@ -87,7 +87,8 @@ class _MicroBatches(Dataset[HostBatch]):
                     skipped.append((key, "it could not be read when its targets were stored"))
                     continue
                 try:
-                    image = self.decode(self.source.read(index), self.max_image_pixels)
+                    raw = self.source.read(index)
+                    image = self.decode(raw.data, self.max_image_pixels)
                 except BadImage as error:
                     skipped.append((key, str(error)))
                     continue
@@ -98,7 +99,7 @@ class _MicroBatches(Dataset[HostBatch]):
                         seeds.append(seed)
                     else:
                         locals_.append(make(image, seed))
-                labels.append(self.source.label(index))
+                labels.append(raw.label)
                 keys.append(key)
                 used.append(index)
                 break

@@ -21,6 +21,7 @@ from limbeck.data.source import (
     MAX_IMAGE_BYTES,
     BadImage,
     NamedSource,
+    RawImage,
     label_table,
     no_images,
     plain_label,
@@ -86,14 +87,15 @@ class TarSource(NamedSource):
         super().__init__(keys, *label_table(raw_labels))
         self._places = np.array(places)
 
-    def read(self, index: int) -> bytes:
+    def read(self, index: int) -> RawImage:
         number, offset, size = self._places[index].tolist()
         if size > MAX_IMAGE_BYTES:
             raise BadImage(f"it has {size:,} bytes, over the limit of {MAX_IMAGE_BYTES:,}")
         try:
-            return _read_range(self.shards[number], offset, size)
+            data = _read_range(self.shards[number], offset, size)
         except Exception as error:  # Each of fsspec's stores has errors of its own.
             raise BadImage(f"{self.shards[number]} can't be read: {error}") from error
+        return RawImage(data, self.label(index))
 
 
 def open_shards(root: str, options: object, split: str) -> TarSource:
