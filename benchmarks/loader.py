@@ -35,7 +35,7 @@ def our_batch(source: Source, indices: list[int], epoch: int) -> Tensor:
     options, max_pixels = ViewOptions(), DataOptions().max_image_pixels
     views = []
     for index in indices:
-        image = decode_image(source.read(index), max_pixels)
+        image = decode_image(source.read(index).data, max_pixels)
         seed = view_seed(0, epoch, source.key(index))
         views.append(train_view(image, seed, options, IMG_SIZE).student)
     return torch.stack(views).float().div_(255)
@@ -54,7 +54,7 @@ PLAIN_VIEW = transforms.Compose(
 
 def plain_batch(source: Source, indices: list[int], epoch: int) -> Tensor:
     del epoch  # it draws from the global generator
-    images = [Image.open(io.BytesIO(source.read(i))).convert("RGB") for i in indices]
+    images = [Image.open(io.BytesIO(source.read(i).data)).convert("RGB") for i in indices]
     return torch.stack([PLAIN_VIEW(image) for image in images])
 
 
@@ -68,7 +68,7 @@ def mean_crop_areas(source: Source, num_epochs: int) -> tuple[float, float]:
     ours, plain = [], []
     options, max_pixels = ViewOptions(), DataOptions().max_image_pixels
     for index in range(min(len(source), BATCH_SIZE)):
-        image = decode_image(source.read(index), max_pixels)
+        image = decode_image(source.read(index).data, max_pixels)
         height, width = image.shape[:2]
         shape_only = torch.empty(3, height, width)
         for epoch in range(num_epochs):

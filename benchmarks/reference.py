@@ -43,7 +43,7 @@ def plain_batches(
     while True:
         views = []
         for _ in range(batch_size):
-            data = source.read(place % len(source))
+            data = source.read(place % len(source)).data
             crop = shared(Image.open(io.BytesIO(data)).convert("RGB"))
             views.append(
                 (to_tensor(disturb(crop)), to_tensor(crop)) if jitter else (to_tensor(crop),)

@@ -97,7 +97,7 @@ def real_logits(source: Source) -> Tensor:
     teacher, tap = build().eval(), Tap("logits")
     logits = []
     for index in range(len(source)):
-        photo = Image.open(io.BytesIO(source.read(index))).convert("RGB")
+        photo = Image.open(io.BytesIO(source.read(index).data)).convert("RGB")
         images = eval_view(np.array(photo), teacher.facts.img_size[0])[None].float() / 255
         with torch.no_grad():
             logits.append(teacher(images, None, (tap,)).taps[tap])

@@ -14,7 +14,7 @@ from limbeck.data.formats import (
     format_of,
     is_image_name,
 )
-from limbeck.data.source import MAX_IMAGE_BYTES, BadImage, NamedSource, no_images
+from limbeck.data.source import MAX_IMAGE_BYTES, BadImage, NamedSource, RawImage, no_images
 from limbeck.errors import UserError
 from limbeck.files import open_file, read_file, reason_of
 
@@ -51,8 +51,8 @@ class FilesSource(NamedSource):
         super().__init__(keys, classes, labels)
         self.root = root
 
-    def read(self, index: int) -> bytes:
-        return read_image(self.root / self._keys[index])
+    def read(self, index: int) -> RawImage:
+        return RawImage(read_image(self.root / self._keys[index]), self.label(index))
 
 
 class FolderSource(FilesSource):

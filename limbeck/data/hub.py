@@ -13,7 +13,7 @@ import numpy as np
 
 from limbeck.data.columns import Columns
 from limbeck.data.options import DataOptions
-from limbeck.data.source import MAX_IMAGE_BYTES, BadImage, NamedSource, no_images
+from limbeck.data.source import MAX_IMAGE_BYTES, BadImage, NamedSource, RawImage, no_images
 from limbeck.data.splits import choose_split, find_files
 from limbeck.data.table_images import BadTable, Places, TableFile, struct_field
 from limbeck.errors import UserError, require_extra
@@ -46,7 +46,7 @@ class TableSource(NamedSource):
         self._read_row = read_row
         self._folders = [os.path.abspath(folder) for folder in folders]
 
-    def read(self, index: int) -> bytes:
+    def read(self, index: int) -> RawImage:
         try:
             data = self._read_row(index)
             if isinstance(data, str):
@@ -55,7 +55,7 @@ class TableSource(NamedSource):
             raise BadImage(f"the file can't be read: {reason_of(error)}") from error
         if data is None:
             raise BadImage("the record has no image")
-        return data
+        return RawImage(data, self.label(index))
 
     def _inside(self, path: str) -> str:
         for folder in self._folders:

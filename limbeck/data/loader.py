@@ -107,7 +107,7 @@ class _MicroBatches(Dataset[HostBatch]):
     def _image(self, index: int) -> np.ndarray:
         if self.targets is not None and index not in self.targets:
             raise BadImage("it could not be read when its targets were stored")
-        return self.decode(self.source.read(index), self.max_image_pixels)
+        return self.decode(self.source.read(index).data, self.max_image_pixels)
 
     def _seed(self, index: int, epoch: int, key: str, number: int) -> int:
         if self.run_seed is not None:

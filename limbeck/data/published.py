@@ -11,7 +11,7 @@ from PIL import Image
 from limbeck.data.corrupted import Condition
 from limbeck.data.folder import FilesSource, FolderSource
 from limbeck.data.sample import draw_sample
-from limbeck.data.source import BadImage, NamedSource, Source
+from limbeck.data.source import BadImage, NamedSource, RawImage, Source
 from limbeck.errors import UserError
 from limbeck.files import check_regular
 
@@ -27,14 +27,14 @@ class ArraySource(NamedSource):
         self.file = file
         self.first = (severity - 1) * len(labels)
 
-    def read(self, index: int) -> bytes:
+    def read(self, index: int) -> RawImage:
         try:
             pixels = open_memmap(self.file, mode="r")[self.first + index]
         except (OSError, ValueError, IndexError) as error:
             raise BadImage(f"{self.file} can't be read: {error}") from error
         encoded = io.BytesIO()
         Image.fromarray(pixels).save(encoded, "BMP")
-        return encoded.getvalue()
+        return RawImage(encoded.getvalue(), self.label(index))
 
 
 def open_published(

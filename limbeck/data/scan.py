@@ -116,7 +116,7 @@ class _Examine(Dataset[list[_Seen]]):
     def _examine(self, index: int) -> _Seen:
         key, data = self.source.key(index), b""
         try:
-            data = self.source.read(index)
+            data = self.source.read(index).data
             header = read_header(data, self.max_image_pixels)
             with _standard_error() as said:
                 decode_image(data, self.max_image_pixels)

@@ -22,6 +22,7 @@ from limbeck.data.source import (
     MAX_IMAGE_BYTES,
     BadImage,
     NamedSource,
+    RawImage,
     label_table,
     no_images,
     plain_label,
@@ -92,8 +93,8 @@ class TarSource(NamedSource):
         super().__init__(keys, *label_table(raw_labels))
         self._places, self._beside = np.array(places), np.array(beside_places)
 
-    def read(self, index: int) -> bytes:
-        return self._read(self._places[index])
+    def read(self, index: int) -> RawImage:
+        return RawImage(self._read(self._places[index]), self.label(index))
 
     def has_beside(self, index: int) -> bool:
         """Whether the sample has one of the parts ``beside``."""

@@ -3,6 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
@@ -19,6 +20,14 @@ MAX_CLASSES = 100_000  # A larger number is an identifier, not a class index.
 
 class BadImage(Exception):
     """One image can't be used; the message is the reason, for ``skipped.jsonl``."""
+
+
+@dataclass(frozen=True)
+class RawImage:
+    """One undecoded sample: ``data`` the file's bytes, ``label`` a class index or None."""
+
+    data: bytes
+    label: int | None
 
 
 class Source(ABC):
@@ -46,8 +55,8 @@ class Source(ABC):
         """The class index of a sample, without reading its image; None where unlabelled."""
 
     @abstractmethod
-    def read(self, index: int) -> bytes:
-        """The bytes of a sample's image file; raises BadImage if that fails."""
+    def read(self, index: int) -> RawImage:
+        """Read a sample's bytes; raises BadImage if that fails."""
 
 
 def name_digest(text: str, size: int) -> bytes:
@@ -117,7 +126,7 @@ class Subset(Source):
     def label(self, index: int) -> int | None:
         return self.source.label(int(self.indices[index]))
 
-    def read(self, index: int) -> bytes:
+    def read(self, index: int) -> RawImage:
         return self.source.read(int(self.indices[index]))
 
 
@@ -138,8 +147,8 @@ class Renumbered(Source):
         label = self.source.label(index)
         return None if label is None else int(self._new[label])
 
-    def read(self, index: int) -> bytes:
-        return self.source.read(index)
+    def read(self, index: int) -> RawImage:
+        return RawImage(self.source.read(index).data, self.label(index))
 
 
 def no_images(root: str, notes: Sequence[str] = ()) -> UserError:
@@ -226,6 +235,6 @@ class Chain(Source):
         place, inner = self._find(index)
         return self.sources[place].label(inner)
 
-    def read(self, index: int) -> bytes:
+    def read(self, index: int) -> RawImage:
         place, inner = self._find(index)
         return self.sources[place].read(inner)

@@ -153,7 +153,7 @@ def _places_in(mapped: Any, column: Any) -> tuple[np.ndarray, np.ndarray] | None
     width = {pyarrow.binary(): np.int32, pyarrow.large_binary(): np.int64}.get(column.type)
     if width is None:
         return None
-    offsets, sizes = ([np.zeros(0, np.int64)] for _ in range(2))
+    offsets, sizes = [], []
     for chunk in column.chunks:
         _, ends, values = chunk.buffers()
         if not len(chunk):
@@ -168,7 +168,11 @@ def _places_in(mapped: Any, column: Any) -> tuple[np.ndarray, np.ndarray] | None
         is_null = chunk.is_null().to_numpy(zero_copy_only=False)
         offsets.append(start + limits[:-1])
         sizes.append(np.where(is_null, -1, np.diff(limits)))
-    return np.concatenate(offsets), np.concatenate(sizes)
+    return np.concatenate(offsets or [_none()]), np.concatenate(sizes or [_none()])
+
+
+def _none() -> np.ndarray:
+    return np.zeros(0, np.int64)
 
 
 def _unpack(

@@ -33,7 +33,8 @@ class _AllViews(Dataset[HostBatch]):
         for index in indices:
             key = self.source.key(index)
             try:
-                image = decode_image(self.source.read(index), self.max_image_pixels)
+                raw = self.source.read(index)
+                image = decode_image(raw.data, self.max_image_pixels)
             except BadImage as error:
                 skipped.append((key, str(error)))
                 continue
@@ -41,7 +42,7 @@ class _AllViews(Dataset[HostBatch]):
                 seed = view_seed(self.seed, view, key)
                 made.append(self.make_view(image, seed))
                 keys.append(key)
-                labels.append(self.source.label(index))
+                labels.append(raw.label)
                 seeds.append(seed)
         return stack_views(made, labels=labels, seeds=seeds, keys=keys, skipped=skipped)
 
@@ -83,7 +84,7 @@ def view_fingerprint(
     ``seed`` is the view's own. Raises BadImage where the image can't be read.
     """
     make = view_maker(views, img_size)
-    made = make(make.decode(source.read(index), data.max_image_pixels), seed)
+    made = make(make.decode(source.read(index).data, data.max_image_pixels), seed)
     digest = blake2b(made.student.numpy().tobytes(), digest_size=16)
     digest.update(np.array(made.erase_box, dtype="<i8").tobytes())
     _, _, height, width = made.erase_box

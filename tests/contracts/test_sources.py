@@ -6,7 +6,7 @@ import pytest
 
 from limbeck.data.open import FORMS, open_source
 from limbeck.data.options import DataOptions
-from limbeck.data.source import BadImage, Subset
+from limbeck.data.source import BadImage, RawImage, Subset
 from tests.data.images import MemorySource, encode, photo, write_photos, write_shard
 
 IMAGES = [encode(photo(seed=seed)) for seed in range(6)]
@@ -60,18 +60,19 @@ def test_keys_are_unique_text(source):
     assert all(isinstance(key, str) and key for key in keys)
 
 
-def test_labels_are_class_indices(source):
+def test_labels_are_class_indices_and_agree_with_reading(source):
     assert len(source.classes) == 3 and all(isinstance(name, str) for name in source.classes)
     labels = [source.label(index) for index in range(len(source))]
     assert sorted(labels) == sorted(LABELS) and all(type(label) is int for label in labels)
+    assert labels == [source.read(index).label for index in range(len(source))]
 
 
 def test_reads_in_any_order_and_again(source):
     first = [source.read(index) for index in range(len(source))]
     again = [source.read(index) for index in reversed(range(len(source)))]
     assert first == again[::-1]
-    assert all(isinstance(data, bytes) for data in first)
-    assert sorted(first) == sorted(IMAGES)
+    assert all(isinstance(raw, RawImage) and isinstance(raw.data, bytes) for raw in first)
+    assert sorted(raw.data for raw in first) == sorted(IMAGES)
 
 
 def test_travels_to_another_process(source):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from limbeck.data.source import BadImage, Source
+from limbeck.data.source import BadImage, RawImage, Source
 
 
 def photo(width: int = 48, height: int = 40, seed: int = 0) -> Image.Image:
@@ -55,11 +55,11 @@ class MemorySource(Source):
     def label(self, index: int) -> int | None:
         return self.labels[index] if self.labels else None
 
-    def read(self, index: int) -> bytes:
+    def read(self, index: int) -> RawImage:
         data = self.files[index]
         if data is None:
             raise BadImage("it is gone")
-        return data
+        return RawImage(data, self.label(index))
 
 
 def memory_photos(num_images: int, num_classes: int = 0) -> MemorySource:

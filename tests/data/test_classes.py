@@ -16,7 +16,7 @@ def source(classes, labels):
 def matched(classes, labels, others):
     found = match_classes(source(classes, labels), tuple(others), "test", "train")
     assert found.classes == tuple(others)
-    assert [found.label(index) for index in range(len(found))] == [
+    assert [found.read(index).label for index in range(len(found))] == [
         found.label(index) for index in range(len(found))
     ]
     return [found.classes[found.label(index)] for index in range(len(found))]

@@ -47,7 +47,7 @@ def test_crops_are_corrupted_by_their_own_name():
     source = memory_photos(5, num_classes=2)
     shown = show(source)
     for index in range(5):
-        image = decode_image(source.read(index), 10**6)
+        image = decode_image(source.read(index).data, 10**6)
         crop = eval_view(image, 16, 0.8).permute(1, 2, 0).numpy()
         for condition, (images, keys) in shown.items():
             expected = crop if condition == CLEAN else corrupt(crop, *condition, keys[index])

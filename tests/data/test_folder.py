@@ -30,8 +30,8 @@ def test_class_folders_are_labels(tmp_path):
     assert keys(source) == ["cat/c.webp", "cat/x/a.JPEG", "dog/a.png", "dog/b.jpg"]
     assert source.classes == ("cat", "dog")
     assert [source.label(index) for index in range(4)] == [0, 0, 1, 1]
-    assert source.label(2) == 1
-    assert source.read(2) == (tmp_path / "dog/a.png").read_bytes()
+    assert source.read(2).label == 1
+    assert source.read(2).data == (tmp_path / "dog/a.png").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_other_folders_are_unlabelled(tmp_path, names):
     write_photos(tmp_path, names)
     source = FolderSource(tmp_path)
     assert source.classes == () and keys(source) == sorted(names)
-    assert source.label(0) is None
+    assert source.label(0) is None and source.read(0).label is None
 
 
 def test_other_files_are_told_and_hidden_ones_left_out(tmp_path, caplog):
@@ -98,7 +98,7 @@ def test_names_that_are_not_utf8(tmp_path):
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")
     os.rename(tmp_path / "a.jpg", odd)
     source = FolderSource(tmp_path)
-    assert source.read(0)
+    assert source.read(0).data
 
 
 def test_a_file_that_vanished_is_a_bad_image(tmp_path):

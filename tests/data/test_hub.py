@@ -50,8 +50,8 @@ def test_image_and_class_label_columns_by_type(tmp_path):
     assert isinstance(source, TableSource)
     assert source.classes == ("cat", "dog")
     assert [source.label(index) for index in range(3)] == [1, 0, 1]
-    assert [source.read(index) for index in range(3)] == IMAGES
-    assert source.label(0) == 1
+    assert [source.read(index).data for index in range(3)] == IMAGES
+    assert source.read(0).label == 1
     assert [source.key(index) for index in range(3)] == ["x", "y", "z"]
 
 
@@ -69,7 +69,7 @@ def test_folder_of_tables(tmp_path):
     source = open_table(str(tmp_path / "t"), DataOptions(), "train")
     keys = [source.key(index) for index in range(3)]
     assert keys == ["a/a.parquet#0", "b.parquet#0", "b.parquet#1"]
-    assert [source.read(index) for index in range(3)] == [IMAGES[0], *IMAGES[:2]]
+    assert [source.read(index).data for index in range(3)] == [IMAGES[0], *IMAGES[:2]]
     assert source.classes == () and source.label(0) is None
 
 
@@ -77,7 +77,7 @@ def test_arrow_files(tmp_path):
     table = datasets.Dataset.from_dict({"image": records("xyz"), "label": [0, 1, 1]})
     table.save_to_disk(tmp_path / "saved")
     (file,) = (tmp_path / "saved").glob("*.arrow")
-    assert open_file(file).read(1) == IMAGES[1]
+    assert open_file(file).read(1).data == IMAGES[1]
 
 
 @pytest.mark.parametrize("name", ["id", "width"])
@@ -116,9 +116,9 @@ def test_image_columns(tmp_path):
     write(tmp_path / "a.parquet", columns)
     with pytest.raises(UserError, match=r"left, right.*--data\.image-column"):
         open_file(tmp_path / "a.parquet")
-    assert open_file(tmp_path / "a.parquet", image_column="right").read(1) == IMAGES[1]
+    assert open_file(tmp_path / "a.parquet", image_column="right").read(1).data == IMAGES[1]
     raw = open_file(tmp_path / "a.parquet", image_column="raw")
-    assert raw.read(1) == IMAGES[1] and raw.key(1) == "a.parquet#1"
+    assert raw.read(1).data == IMAGES[1] and raw.key(1) == "a.parquet#1"
     with pytest.raises(UserError, match="no image column 'rigth'.*'right'"):
         open_file(tmp_path / "a.parquet", image_column="rigth")
     write(tmp_path / "b.parquet", {"text": ["a"], "n": [1]})
@@ -135,7 +135,7 @@ def test_records_without_bytes(tmp_path):
     paths = [str(tmp_path / "x.jpg"), "sub/y.jpg", str(tmp_path / "gone.jpg"), None, "a\0b"]
     write(tmp_path / "a.parquet", {"image": [{"bytes": None, "path": path} for path in paths]})
     source = open_file(tmp_path / "a.parquet")
-    assert source.read(0) == source.read(1) == IMAGES[2]
+    assert source.read(0).data == source.read(1).data == IMAGES[2]
     for row, reason in ((2, "No such file"), (3, "no image"), (4, "null byte")):
         with pytest.raises(BadImage, match=reason):
             source.read(row)
@@ -151,7 +151,7 @@ def test_a_table_names_no_files_outside_its_folder(tmp_path, path):
             open_file(root).read(0)
     # The folder is the one that was named.
     if path == "../x.jpg":
-        assert open_file(tmp_path).read(0) == IMAGES[2]
+        assert open_file(tmp_path).read(0).data == IMAGES[2]
 
 
 def test_pipes_are_not_waited_for(tmp_path):
@@ -168,7 +168,7 @@ def test_columns_of_lists_are_nobodys_business(tmp_path):
     columns = {"image": records("xyz"), "label": [0, 1, 1], "box": [[1, 2], [], [3]]}
     write(tmp_path / "a.parquet", columns | {"objects": [[{"id": [1]}]] * 3})
     source = open_file(tmp_path / "a.parquet")
-    assert [source.read(row) for row in range(3)] == IMAGES and source.label(1) == 1
+    assert [source.read(row).data for row in range(3)] == IMAGES and source.label(1) == 1
 
 
 def test_splits_of_one_folder_are_kept_apart(tmp_path, caplog):
@@ -231,7 +231,7 @@ def test_image_files_of_a_hub_data_set_are_read_in_its_cache_alone(tmp_path, mon
     table = datasets.Dataset.from_dict({"image": images})
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: table)
     source = open_hub("hf:a/b", DataOptions(), "train")
-    assert source.read(0) == IMAGES[1]
+    assert source.read(0).data == IMAGES[1]
     with pytest.raises(BadImage, match="not in the table's own folder"):
         source.read(1)
 
@@ -292,7 +292,7 @@ def test_hub_name_config_and_split(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load)
     source = open_hub("hf:a/b:small", DataOptions(), "validation")
     assert asked == [(("a/b", "small"), {"split": "validation"})]
-    assert source.key(2) == "validation#2" and source.read(2) == IMAGES[2]
+    assert source.key(2) == "validation#2" and source.read(2).data == IMAGES[2]
 
 
 def test_missing_package_names_the_extra(monkeypatch, tmp_path):

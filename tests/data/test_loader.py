@@ -14,7 +14,7 @@ from limbeck.data.loader import (
 )
 from limbeck.data.options import DataOptions, ViewOptions
 from limbeck.data.skipped import SkippedLog
-from limbeck.data.source import Subset
+from limbeck.data.source import RawImage, Subset
 from limbeck.data.views import erase
 from limbeck.errors import RunError, UserError
 from tests.data.images import MemorySource, memory_photos
@@ -217,7 +217,7 @@ def test_evaluation_is_the_same_for_any_number_of_workers_and_any_batch():
 
 
 class DeadlySource(MemorySource):
-    def read(self, index: int) -> bytes:
+    def read(self, index: int) -> RawImage:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
 
@@ -229,7 +229,7 @@ def test_a_killed_worker_ends_the_run_with_a_clear_error():
 
 
 class PatientSource(MemorySource):
-    def read(self, index: int) -> bytes:
+    def read(self, index: int) -> RawImage:
         for signum in (signal.SIGINT, signal.SIGTERM):
             os.kill(os.getpid(), signum)
         return super().read(index)
@@ -241,7 +241,7 @@ def test_workers_outlive_the_signals_of_the_group():
 
 
 class RaisingSource(MemorySource):
-    def read(self, index: int) -> bytes:
+    def read(self, index: int) -> RawImage:
         raise ZeroDivisionError("a bug")
 
 

@@ -91,7 +91,7 @@ def test_home_is_expanded(tmp_path, monkeypatch):
     write_photos(tmp_path, ["photos/a.jpg"])
     write_shard(tmp_path / "0.tar", [("x.jpg", encode(photo()))])
     for root in ("~/photos", "~/0.tar", "~/{0..0}.tar"):
-        assert len(opened(root).read(0)) > 100
+        assert len(opened(root).read(0).data) > 100
 
 
 @pytest.mark.parametrize(

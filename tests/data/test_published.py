@@ -39,7 +39,7 @@ def opened(root, names=NAMES, severities=(1, 3), classes=CLASSES, num_images=100
 
 
 def pixel(source, index):
-    return int(np.array(Image.open(io.BytesIO(source.read(index))))[0, 0, 0])
+    return int(np.array(Image.open(io.BytesIO(source.read(index).data)))[0, 0, 0])
 
 
 def test_arrays_hold_one_severity_after_the_other(tmp_path):
@@ -51,7 +51,7 @@ def test_arrays_hold_one_severity_after_the_other(tmp_path):
             number = int(source.key(index))
             added = 100 if name == "snow" else 0
             assert pixel(source, index) == 10 * severity + number + added
-            assert source.label(index) == number % 3
+            assert source.label(index) == source.read(index).label == number % 3
 
 
 @pytest.mark.parametrize("below", ["", "weather"])
@@ -62,7 +62,7 @@ def test_folders(tmp_path, below):
         for index in range(6):
             folder, _, number = source.key(index).partition("/")
             file = tmp_path / "c" / below / name / str(severity) / folder / number
-            assert source.read(index) == file.read_bytes()
+            assert source.read(index).data == file.read_bytes()
             assert CLASSES[source.label(index)] == folder
 
 

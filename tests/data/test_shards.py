@@ -33,7 +33,7 @@ def test_webdataset_samples_with_class_numbers(tmp_path):
     assert keys == ["s-0.tar/a/0001.jpg", "s-0.tar/b/0001.JPEG", "s-1.tar/a/0001.png"]
     assert source.classes == ("0", "1", "2")
     assert [source.label(index) for index in range(3)] == [1, 0, 2]
-    assert [source.read(index) for index in range(3)] == IMAGES[:3]
+    assert [source.read(index).data for index in range(3)] == IMAGES[:3]
 
 
 def test_json_labels_and_words(tmp_path):
@@ -60,7 +60,7 @@ def test_a_caption_in_json_is_no_label(tmp_path):
         [("0.jpg", IMAGES[0]), ("0.json", b'{"caption": "x"}'), ("1.json", b"{")],
     )
     source = TarSource([str(tmp_path / "a.tar")])
-    assert source.classes == () and source.label(0) is None
+    assert source.classes == () and source.label(0) is None and source.read(0).label is None
 
 
 def test_a_caption_beside_a_class_number_leaves_it(tmp_path):
@@ -82,7 +82,7 @@ def test_folder_of_shards_and_addresses(tmp_path):
     source = open_shards(str(tmp_path), None, "train")
     assert [source.key(index) for index in range(2)] == ["0.tar/x.jpg", "1.tar/x.jpg"]
     remote = open_shards(f"file://{tmp_path}/{{0..1}}.tar", None, "train")
-    assert [remote.read(index) for index in range(2)] == IMAGES[:2]
+    assert [remote.read(index).data for index in range(2)] == IMAGES[:2]
     assert [remote.key(index) for index in range(2)] == ["0.tar/x.jpg", "1.tar/x.jpg"]
 
 
@@ -210,7 +210,7 @@ def test_links_are_followed_within_the_shard_alone(tmp_path, told):
     )
     source = TarSource([str(tmp_path / "a.tar")])
     assert keys(source) == ["./0.jpg", "hard.jpg", "sub/soft.jpg", "early.jpg", "late.jpg"]
-    images = [source.read(index) for index in range(5)]
+    images = [source.read(index).data for index in range(5)]
     assert images == [IMAGES[0]] * 3 + [IMAGES[1]] * 2
     assert "5 members of the shards are left out: they are links to what is not" in told.text
 
@@ -229,7 +229,7 @@ def test_other_members_are_counted(tmp_path, told):
         ("0.jpg", tarfile.REGTYPE, IMAGES[1]),
     )
     source = TarSource([str(tmp_path / "a.tar")])
-    assert keys(source) == ["0.jpg"] and source.read(0) == IMAGES[0] and source.label(0) == 1
+    assert keys(source) == ["0.jpg"] and source.read(0).data == IMAGES[0] and source.label(0) == 1
     assert "3 other members of the shards are left out (.txt 1, .json 1, no suffix 1)" in told.text
     for reason in ("they are hidden (._0.jpg)", "devices (pipe.jpg)", "the same name (0.jpg)"):
         assert reason in told.text

@@ -41,7 +41,8 @@ def test_renumbered_is_the_same_source_with_other_labels():
     for index in range(4):
         assert other.key(index) == source.key(index)
         assert other.classes[other.label(index)] == source.classes[source.label(index)]
-        assert other.read(index) == source.read(index)
+        assert other.read(index).data == source.read(index).data
+        assert other.read(index).label == other.label(index)
 
 
 def test_plain_labels():

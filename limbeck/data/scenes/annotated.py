@@ -7,7 +7,7 @@ from limbeck.data.scenes.layout import Found
 from limbeck.data.scenes.options import SceneOptions
 from limbeck.data.scenes.pixels import decode_pair, fitted
 from limbeck.data.scenes.scene import Scenes
-from limbeck.data.source import BadImage
+from limbeck.data.source import BadImage, RawImage
 from limbeck.errors import UserError
 from limbeck.files import printable
 from limbeck.records import IGNORE
@@ -33,22 +33,22 @@ class AnnotatedScenes(Scenes):
         """The mask's name."""
         return self.found.masks.name(index)
 
-    def read(self, index: int) -> bytes:
+    def read(self, index: int) -> RawImage:
         """The image's file."""
-        return self.found.images.read(index)
+        return RawImage(self.found.images.read(index).data, None)
 
     def read_scene(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The image and its label map."""
         try:
             labels = self._labels(index)
-            return decode_pair(self.read(index), labels, self.max_image_pixels)
+            return decode_pair(self.read(index).data, labels, self.max_image_pixels)
         except BadImage as error:
             raise self._refusal(index, error) from error
 
     def read_mask(self, index: int) -> np.ndarray:
         """The label map alone."""
         try:
-            return fitted(self._labels(index), self.read(index), self.max_image_pixels)
+            return fitted(self._labels(index), self.read(index).data, self.max_image_pixels)
         except BadImage as error:
             raise self._refusal(index, error) from error
 

@@ -71,7 +71,7 @@ class _WholeScenes(Dataset[HostBatch]):
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         if isinstance(self.source, Scenes):
             return self.source.read_scene(index)
-        return decode_image(self.source.read(index), self.max_image_pixels), None
+        return decode_image(self.source.read(index).data, self.max_image_pixels), None
 
 
 def _host(

@@ -26,7 +26,7 @@ class SourceMasks(Masks):
 
     def read(self, index: int) -> RawMask:
         """Of the source."""
-        return decode_mask(self.source.read(index), self.max_image_pixels)
+        return decode_mask(self.source.read(index).data, self.max_image_pixels)
 
     def name(self, index: int) -> str:
         """What it is of the sample."""

@@ -67,7 +67,7 @@ def test_answers_are_those_to_the_corrupted_pixels(images, network):
     source = draw_sample(open_images(data_of(images)).holdout, 1000, seed=0)
     right = []
     for index in range(len(source)):
-        crop = eval_view(decode_image(source.read(index), 10**6), 32, 1.0).permute(1, 2, 0)
+        crop = eval_view(decode_image(source.read(index).data, 10**6), 32, 1.0).permute(1, 2, 0)
         pixels = corrupt(crop.numpy(), "contrast", 5, source.key(index))
         batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
         with torch.no_grad():
@@ -183,7 +183,7 @@ def published_arrays(root, images):
 
     holdout = open_images(data_of(images)).holdout
     crops = [
-        eval_view(decode_image(holdout.read(i), 10**6), 32, 1.0).permute(1, 2, 0).numpy()
+        eval_view(decode_image(holdout.read(i).data, 10**6), 32, 1.0).permute(1, 2, 0).numpy()
         for i in range(len(holdout))
     ]
     root.mkdir()

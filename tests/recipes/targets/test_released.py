@@ -98,7 +98,7 @@ def test_a_training_sees_the_released_views_and_their_own_labels(
         torch.testing.assert_close(found.rest, expected.rest, atol=1e-6, rtol=0)
         for row in (0, 9):
             index = next(i for i in range(48) if source.key(i) == batch.keys[row])
-            pixels = decode_as_stored(source.read(index), 10**6)
+            pixels = decode_as_stored(source.read(index).data, 10**6)
             view_made = released_view(pixels, int(batch.view_seeds[row]), 40)
             image = view_made.student / 255
             top, left, height, width = view_made.erase_box
