@@ -106,14 +106,17 @@ METHOD_OPTIONS: dict[str, Any] = {
 }
 
 
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow")
+"""What computes and draws."""
+
+
 def environment() -> dict[str, str]:
     """What bits hang on: the kind of processor, and the libraries that compute and draw."""
-    libraries = ("torch", "torchvision", "timm", "numpy", "pillow")
     return {
         "machine": platform.machine(),
         "processor": f"{cpu_name()}, {cpu_kind()}",
         "capability": torch.backends.cpu.get_cpu_capability(),
-        **{name: version(name).partition("+")[0] for name in libraries},
+        **{name: version(name).partition("+")[0] for name in LIBRARIES},
     }
 
 
@@ -511,7 +514,7 @@ def differences(was: Any, now: Any, is_exact: bool, place: str) -> Iterator[str]
         for key in was.keys() & now.keys():
             pair = (was[key], now[key])
             if not is_exact and JUDGED.match(key):
-                pair = (_shape(was[key]), _shape(now[key]))
+                pair = (shape_of(was[key]), shape_of(now[key]))
             inner = f"{place}, step {was['step']}" if "step" in was else place
             yield from differences(*pair, is_exact, f"{inner} / {key}")
     elif isinstance(was, list) and isinstance(now, list):
@@ -531,10 +534,10 @@ def differences(was: Any, now: Any, is_exact: bool, place: str) -> Iterator[str]
         yield f"{place}: was {was!r}, is {now!r}"
 
 
-def _shape(value: Any) -> Any:
+def shape_of(value: Any) -> Any:
     """Keys and lengths, with the kind of everything else in its place."""
     if isinstance(value, dict):
-        return {key: _shape(each) for key, each in value.items()}
+        return {key: shape_of(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [_shape(each) for each in value]
+        return [shape_of(each) for each in value]
     return type(value).__name__
