@@ -19,7 +19,7 @@ KERNEL = 5
 
 
 class LightHead(nn.Module):
-    """``strides``: pixels per side of a place of each map; of a plain ViT 16, whatever its patches."""
+    """``strides``: pixels per side of a place of each map; 16 for a plain ViT of any patch size."""
 
     def __init__(
         self,
