@@ -112,7 +112,12 @@ def check_same_classes(student: EncoderFacts, teacher: EncoderFacts) -> None:
 
 
 def check_classifies(teacher: EncoderFacts) -> None:
-    """Raise UserError for a teacher without a classifier."""
+    """Raise UserError for a teacher without a classifier of images."""
+    if teacher.has_maps:
+        raise UserError(
+            f"The teacher {teacher.origin.get('source', '')} tells the classes of pixels, and here "
+            "those of images are learnt; choose a classifier."
+        )
     if not teacher.num_classes:
         raise UserError(
             f"The teacher {teacher.origin.get('source', '')} has no classifier; fine-tune it first "

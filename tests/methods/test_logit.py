@@ -187,6 +187,12 @@ def test_options_without_effect_or_out_of_range_are_refused():
             LogitOptions(weight=weight)
 
 
+def test_a_segmenter_is_no_teacher_of_images():
+    facts = FakeEncoder().facts
+    with pytest.raises(UserError, match="tells the classes of pixels.*choose a classifier"):
+        Logit(HARD, facts, replace(facts, has_maps=True))
+
+
 def test_each_method_has_its_options_and_each_options_section_its_method():
     sections = {field.name.replace("_", "-"): field for field in fields(PerTaskMethodOptions)}
     assert set(sections) == set(TASK_METHODS)

@@ -1,11 +1,14 @@
 """Maps of a teacher: golden numbers, sizes, what teacher and student see, and refusals."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from limbeck.engine.optim import param_groups
+from limbeck.engine.options import OptimOptions
 from limbeck.errors import UserError
 from limbeck.methods import MAP_METHODS, PerMapMethodOptions
 from limbeck.methods.distiller import Distiller
@@ -13,7 +16,7 @@ from limbeck.methods.maps import ChannelWise, PixelKl
 from limbeck.methods.options import ChannelWiseOptions, PixelKlOptions
 from limbeck.methods.teacher import Teacher
 from limbeck.ops.dense import channel_wise_loss
-from limbeck.recipes.run.networks import method_class
+from limbeck.recipes.run.networks import layer_of, method_class
 from limbeck.records import Batch, Features, Tap
 from limbeck.tasks.segmentation import Segmentation
 from tests.fakes import FakeEncoder
@@ -115,3 +118,19 @@ def test_what_can_not_teach_is_refused():
         kind(options, FakeEncoder().facts, facts)
     with pytest.raises(UserError, match="knows 5 classes and the student learns 2"):
         kind(options, facts, facts_of(5))
+
+
+@pytest.mark.parametrize("beside_a_teacher", [True, False])
+def test_learning_rates_are_those_of_the_segmenter_in_what_is_trained(beside_a_teacher):
+    """The optimiser is built of this module, before it is wrapped for several processes."""
+    student, teacher = small(head="upernet"), small()
+    module = task = Segmentation(student)
+    if beside_a_teacher:
+        method = ChannelWise(ChannelWiseOptions(), student.facts, teacher.facts)
+        live = Teacher(teacher, torch.device("cpu"))
+        module = Distiller(student, method, live, task)
+    groups = param_groups(module, OptimOptions(layer_decay=0.5), partial(layer_of, student), 3)
+    scales = {id(value): group["lr_scale"] for group in groups for value in group["params"]}
+    for name, value in student.named_parameters():
+        assert scales.pop(id(value)) == 0.5 ** (4 - student.layer_id(name))
+    assert not scales

@@ -36,6 +36,7 @@ from limbeck.models.origins.load import load_encoder
 from limbeck.models.origins.names import check_path
 from limbeck.models.origins.pickled import read_pickle
 from limbeck.models.origins.repository import HubConfig, read_hub_config
+from limbeck.models.origins.segmenters import read_segmenter
 from limbeck.models.tensor_files import (
     as_float32,
     check_plain,
@@ -183,9 +184,20 @@ def _inspect_weights(path: Path, weights: Weights, info: FileInfo) -> Inspection
 def _describe(
     path: Path, weights: Weights, info: FileInfo, problems: tuple[str, ...], found: dict[str, Any]
 ) -> Inspection:
-    found |= {"layout": "hierarchical", "description": "a Hiera or Swin that is not understood"}
+    found |= {"layout": "segmenter", "description": "a segmenter that is not understood"}
     named, notes = weights, list[str]()
     try:
+        segmenter = read_segmenter(weights, info, path)
+        if segmenter is not None:
+            origin = segmenter.facts.origin
+            found |= {
+                "layout": origin["layout"],
+                "description": segmenter.facts.architecture["name"],
+            }
+            known_from = "the width of its tables of relative positions"
+            found |= _facts_of(segmenter) | {"heads_known_from": known_from}
+            return Inspection(notes=tuple(origin["notes"]), **found)
+        found |= {"layout": "hierarchical", "description": "a Hiera or Swin that is not understood"}
         staged = read_staged(weights)
         if staged is not None:
             return _inspect_staged(staged, info, problems, found)

@@ -7,6 +7,7 @@ from limbeck.errors import UserError
 from limbeck.models.build import build_student
 from limbeck.models.dense.build import build_segmenter
 from limbeck.models.options import SegmenterOptions, StudentOptions
+from limbeck.models.origins.inspection import inspect_file
 from limbeck.models.origins.load import load_encoder
 from limbeck.models.origins.segmenters import to_published_segmenter
 from limbeck.records import Tap
@@ -168,3 +169,18 @@ def test_a_segmenter_of_another_layout_is_told(tmp_path):
     torch.save({"decode_head.conv_seg.weight": torch.zeros(3, 8, 1, 1)}, tmp_path / "own.pth")
     with pytest.raises(UserError, match="is of a segmenter, in no layout that is known"):
         load_encoder(tmp_path / "own.pth")
+
+
+@BOTH
+def test_it_is_recognised_when_it_is_looked_at(head, tmp_path):
+    weights = to_published_segmenter(small(head=head))
+    torch.save({"state_dict": weights}, tmp_path / "published.pth")
+    found = inspect_file(tmp_path / "published.pth")
+    layout = {"upernet": "g2sd_segmenter", "semantic-fpn": "mae_lite_segmenter"}[head]
+    assert (found.layout, found.num_classes, found.num_heads) == (layout, 5, (2, 2, 2))
+    assert found.img_size == (32, 32) and not found.unmatched
+    del weights["backbone.cls_token"]
+    torch.save({"state_dict": weights}, tmp_path / "published.pth")
+    found = inspect_file(tmp_path / "published.pth")
+    assert found.layout == "segmenter" and found.unmatched
+    assert "1 missing (backbone.cls_token)" in found.notes[-1]
