@@ -7,8 +7,6 @@ from statistics import fmean, stdev
 import torch
 from torch import Tensor
 
-from limbeck.evaluation.miou import Confusion
-
 NUM_DRAWS = 1000
 INTERVAL = (0.025, 0.975)
 
@@ -26,15 +24,8 @@ class MapResult:
     iou: tuple[float, ...]
 
 
-def counts_of(confusion: Confusion) -> Tensor:
-    """What mIoU needs of an image, (3, C) int64: pixels that are right, of each class, taken for
-    it."""
-    counts = confusion.counts
-    return torch.stack([counts.diagonal(), counts.sum(1), counts.sum(0)])
-
-
 def result_of(runs: Sequence[Tensor]) -> MapResult:
-    """The result of runs, each (n images, 3, C)."""
+    """The result of runs, each (n images, 3, C): what ``Confusion.of_images`` has."""
     mious = tuple(float(_miou(counts.sum(0))) for counts in runs)
     low, high = _limits(torch.stack([_drawn(counts) for counts in runs]).mean(dim=0))
     iou = torch.stack([_iou(counts.sum(0)) for counts in runs]).mean(dim=0)

@@ -8,8 +8,6 @@ from torch import Tensor
 from limbeck.errors import RunError
 from limbeck.records import IGNORE
 
-DRAWS = 1000
-
 
 @dataclass(frozen=True)
 class MapScore:
@@ -80,20 +78,3 @@ class Confusion:
             iou=iou,
             acc=acc,
         )
-
-    def interval(self) -> tuple[float, float]:
-        """95 % of the mIoU of as many images, drawn from those with replacement, always alike.
-
-        It says how much the choice of images matters. Raises RunError for less than two.
-        """
-        count = len(self.of_images)
-        if count < 2:
-            raise RunError("There is no interval of one image; score more of them.")
-        of_images = torch.stack(self.of_images).double()
-        drawn = torch.randint(count, (DRAWS, count), generator=torch.Generator().manual_seed(0))
-        times = torch.zeros(DRAWS, count, dtype=torch.float64)
-        times.scatter_add_(1, drawn, torch.ones_like(times))
-        hits, truth, taken = torch.einsum("dn,nkc->kdc", times, of_images)
-        mious = (hits / (truth + taken - hits)).nanmean(dim=1)
-        low, high = mious[~mious.isnan()].quantile(torch.tensor([0.025, 0.975]).double()).tolist()
-        return low, high

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from limbeck.evaluation.map_scores import counts_of, difference_of, result_of
+from limbeck.evaluation.map_scores import difference_of, result_of
 from limbeck.evaluation.miou import Confusion
 
 
@@ -17,7 +17,7 @@ def random_counts(seed, right=0.7, images=12):
         confusion = Confusion(3)
         confusion.add(torch.tensor(said), torch.tensor(truth))
         found.append((confusion, said, truth))
-    return torch.stack([counts_of(each) for each, *_ in found]), found
+    return torch.stack([each.of_images[0] for each, *_ in found]), found
 
 
 def test_the_mean_is_that_of_all_images_together():

@@ -57,23 +57,6 @@ def test_small_integers_and_more_pixels_than_a_float_counts():
     assert confusion.counts[199, 199] == 2**24 + 1
 
 
-def test_the_interval_is_of_the_choice_of_images():
-    confusion = Confusion(2)
-    truth = torch.tensor([[0, 1], [0, 1]])
-    for index in range(40):
-        confusion.add(truth if index % 2 else 1 - truth, truth)
-    low, high = confusion.interval()
-    assert 0 < low < confusion.score().miou < high < 1 and (low, high) == confusion.interval()
-    right = Confusion(2)
-    right.add(truth, truth)
-    right.add(truth, truth)
-    assert right.interval() == (1.0, 1.0)
-    with pytest.raises(RunError, match="one image"):
-        empty = Confusion(2)
-        empty.add(truth, truth)
-        empty.interval()
-
-
 def test_what_can_not_be_scored():
     with pytest.raises(RunError, match="No pixel has a label"):
         Confusion(2).score()

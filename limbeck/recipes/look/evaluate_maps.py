@@ -24,7 +24,7 @@ from limbeck.models.origins.load import load_encoder
 from limbeck.recipes.look.options import EvaluateConfig
 from limbeck.recipes.run.checks import check_unset
 from limbeck.recipes.run.images import few_images
-from limbeck.recipes.run.maps import counts_over
+from limbeck.recipes.run.maps import confusion_over
 from limbeck.recipes.run.scenes import open_scene_images
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ def evaluate_maps(config: EvaluateConfig) -> MapEvaluation:
             for network in group:
                 _check_classes(network, scenes.classes, role)
                 network.to(ranks.device)
-                found = counts_over(network, scenes, shown, config.data, skipped)
-                counts.setdefault(role, []).append(found)
+                found = confusion_over(network, scenes, shown, config.data, skipped)
+                counts.setdefault(role, []).append(torch.stack(found.of_images))
             costs[role] = _cost(group[0], config.measure_speed)
     notes = [few.strip()] if (few := few_images(len(scenes))) else []
     notes += [skipped.summary()] if skipped.reasons else []
