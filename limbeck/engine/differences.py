@@ -26,6 +26,9 @@ MAY_CHANGE = (
 )
 """Options that may differ when a run is continued: they do not change what is learned."""
 
+ADDED = {"optim.schedule": "cosine"}
+"""Options that earlier versions did not have, and what they did: a run of theirs goes on."""
+
 MAY_DIFFER = ("overwrite", "teacher.source", "targets.source", "targets.cache", "data.num_workers")
 """Options that may differ between the ranks of a run: where a machine has its copies."""
 
@@ -42,6 +45,11 @@ def differences(
     if old.get("teacher.source") is None and new.get("teacher.source") is None:
         for each in (old, new):  # earlier versions wrote one of a teacher that there is not
             each.pop("teacher.precision", None)
+    for one, other in ((old, new), (new, old)):
+        for name in other.keys() - one.keys():
+            for each in ADDED:
+                if _is_one_of(name, (each,)):
+                    one[name] = ADDED[each]
     return [
         (f"{what}{name}", before, after)
         for name, before, after in differing(old, new)

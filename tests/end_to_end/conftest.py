@@ -4,9 +4,20 @@ from tests.recipes.conftest import (
     classifier,
     images,
     not_rendered,
+    scenes,
+    segmenter,
     student,
     teacher,
     unlabelled,
 )
 
-__all__ = ["classifier", "images", "not_rendered", "student", "teacher", "unlabelled"]
+__all__ = [
+    "classifier",
+    "images",
+    "not_rendered",
+    "scenes",
+    "segmenter",
+    "student",
+    "teacher",
+    "unlabelled",
+]

@@ -30,7 +30,7 @@ WITHOUT_LOADERS = {"convert-targets", "convert", "inspect", "presets"}
 OWN_LOADERS = {"demo"}  # of which it has no option; those of its runs are those of the other verbs
 HAVE_OUT = {
     *("distill", "store-targets", "finetune", "compare", "two-stage", "search", "analyze"),
-    "demo",
+    *("demo", "segment", "predict"),
 }
 NETWORK = {
     *("socket.__new__", "socket.bind", "socket.connect", "socket.sendto", "socket.sendmsg"),
@@ -44,7 +44,7 @@ ALLOWED = {
 ASKS_PROCESSOR = ["uname", "-p"]  # Python's platform.processor(), for records of latency
 
 
-def words_of(verb, images, teacher, student, released):
+def words_of(verb, images, teacher, student, released, scenes, segmenter):
     """A short command line; what it writes goes to the working folder."""
     taught = ["--teacher", teacher]
     data = ["--data", images, "--data.holdout-ratio", "0.25"]
@@ -56,6 +56,11 @@ def words_of(verb, images, teacher, student, released):
             "store-targets": [*data[:2], *STUDENT, *one, *taught, "--device", "cpu"],
             "convert-targets": [released, "out", "--classes", "20", *data[:2]],
             "finetune": [*data, "--student", student, *section("", 1)],
+            "segment": [
+                *("--data", scenes, "--data.holdout-ratio", "0.25", "--student", SEED),
+                *section("", 1),
+            ],
+            "predict": [segmenter, images, "--device", "cpu"],
             "evaluate": [
                 *data,
                 "--student",
@@ -165,14 +170,16 @@ def released(images, tmp_path_factory):
 
 
 @pytest.fixture
-def run_watched(images, teacher, student, released, tmp_path):
+def run_watched(images, teacher, student, released, scenes, segmenter, tmp_path):
     """Runs verbs in one process with so many loader processes; returns those of each verb."""
+
+    fixtures = images, teacher, student, released, scenes, segmenter
 
     def run(verbs, start_method, num_workers):
         before = listing(images)
         lines = []
         for verb in verbs:
-            lines.append([verb, *words_of(verb, images, teacher, student, released)])
+            lines.append([verb, *words_of(verb, *fixtures)])
             if verb not in WITHOUT_LOADERS | OWN_LOADERS:
                 lines[-1] += ["--data.num-workers", str(num_workers)]
         report = tmp_path / "seen"

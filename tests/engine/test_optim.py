@@ -73,8 +73,9 @@ def test_fine_tuning_decays_no_positions_and_no_tokens_of_any_family(family):
         assert (group["weight_decay"] > 0) == is_decayed, name
         if last in ("cls_token", "reg_token", "pos_embed", "pos_embed_win", "freqs"):
             assert group["lr_scale"] == first, name
-        if last == "dist_token":  # G2SD's learns with the heads
-            assert group["lr_scale"] == (1.0 if family == "distilled-last" else first)
+        if last == "dist_token":  # G2SD's learns with the heads, and a segmenting TinyMIM*'s
+            with_heads = family in ("distilled-last", "tinymim-star-rel-pos")
+            assert group["lr_scale"] == (1.0 if with_heads else first)
 
 
 def test_lr_is_scaled_in_every_group():
