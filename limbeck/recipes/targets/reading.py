@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,11 @@ NOISE = ("erase_mean", "erase_std")
 """Of a recipe: what a training takes over from its store."""
 VIEW_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow")
 """Whose versions can change a view's pixels."""
+
+
+def stored_facts(facts: EncoderFacts) -> dict[str, Any]:
+    """What a store says of its teacher, which never answers with maps; plain data."""
+    return {name: value for name, value in asdict(facts).items() if name != "has_maps"}
 
 
 def released_recipe() -> dict[str, Any]:

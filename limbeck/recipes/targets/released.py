@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from limbeck.errors import UserError
 from limbeck.methods.soft_targets import RECORDS, ProbTargets
 from limbeck.models.encoder import EncoderFacts
 from limbeck.recipes.run.lineage import versions
-from limbeck.recipes.targets.reading import released_recipe
+from limbeck.recipes.targets.reading import released_recipe, stored_facts
 
 log = logging.getLogger("limbeck")
 
@@ -160,7 +160,7 @@ class Conversion:
             kind=self._targets.kind,
             params=self._targets.params,
             arrays=self._targets.arrays | {VIEW_SEEDS: SEED_SPEC},
-            teacher={"facts": asdict(self._facts), "precision": "fp32"},
+            teacher={"facts": stored_facts(self._facts), "precision": "fp32"},
             recipe=released_recipe(),
             num_views=self.released.num_views,
             num_parts=1,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -22,6 +22,7 @@ from limbeck.methods import PerMethodOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes.run import checks
 from limbeck.recipes.run.options import DistillConfig
+from limbeck.recipes.targets.reading import stored_facts
 
 if TYPE_CHECKING:
     from limbeck.data.target_store import Manifest
@@ -163,7 +164,7 @@ def _store(
         params=targets.params,
         arrays=targets.arrays,
         teacher={
-            "facts": asdict(teacher.facts),
+            "facts": stored_facts(teacher.facts),
             "precision": config.teacher.precision,
             "weights": _weights_of(teacher) or config.teacher.source,
         },
