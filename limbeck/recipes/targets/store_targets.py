@@ -22,7 +22,6 @@ from limbeck.methods import PerMethodOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes.run import checks
 from limbeck.recipes.run.options import DistillConfig
-from limbeck.recipes.targets.reading import stored_facts
 
 if TYPE_CHECKING:
     from limbeck.data.target_store import Manifest
@@ -151,7 +150,12 @@ def _store(
     from limbeck.engine.distributed import check_ranks, gather
     from limbeck.methods.targets import plan_targets
     from limbeck.recipes.run.lineage import versions
-    from limbeck.recipes.targets.reading import check_before_writing, the_view, view_recipe
+    from limbeck.recipes.targets.reading import (
+        check_before_writing,
+        stored_facts,
+        the_view,
+        view_recipe,
+    )
     from limbeck.recipes.targets.storing import Job
 
     teacher, student = nets.live_teacher, nets.student.facts
