@@ -47,9 +47,9 @@ def differences(
             each.pop("teacher.precision", None)
     for one, other in ((old, new), (new, old)):
         for name in other.keys() - one.keys():
-            for each in ADDED:
-                if _is_one_of(name, (each,)):
-                    one[name] = ADDED[each]
+            for added, value in ADDED.items():
+                if _is_one_of(name, (added,)):
+                    one[name] = value
     return [
         (f"{what}{name}", before, after)
         for name, before, after in differing(old, new)
