@@ -24,8 +24,9 @@ from limbeck.recipes.run import checks
 from limbeck.recipes.run.options import CropEvalOptions
 
 if TYPE_CHECKING:
+    from limbeck.data.folder import FilesSource
     from limbeck.data.skipped import SkippedLog
-    from limbeck.data.source import Source
+    from limbeck.data.source import Subset
     from limbeck.models.finished import Savable
 
 log = logging.getLogger("limbeck")
@@ -89,6 +90,7 @@ def predict(config: PredictConfig) -> Predictions:
     from limbeck.documents import parse_json, to_json
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import ranks_session
+    from limbeck.files import write_text
     from limbeck.models.dense.segmenter import Segmenter
     from limbeck.models.finished import load_finished
 
@@ -101,26 +103,30 @@ def predict(config: PredictConfig) -> Predictions:
                 f"{config.network} knows no classes, so there is nothing to predict; name a run of "
                 "limbeck segment or finetune."
             )
+        is_segmenter = isinstance(network, Segmenter)
+        unused = ("crop",) if is_segmenter else ("maps", "pictures", "opacity", "precision")
+        checks.check_unset(config, unused, f"on {config.network}")
         source = open_files(config.images)
         plain = {name: value for name, value in to_plain(config).items() if name != "images"}
         run = open_run(
             config.out,
             {"verb": "predict", **plain},
-            {"student": facts.origin.get("weight_hash")},
+            # Images go by their names below it: of another folder they would be taken for these.
+            {"student": facts.origin.get("weight_hash"), "folder": str(source.root)},
             overwrite=config.overwrite,
         )
         lines = run.dir / LINES_FILE
-        done = set()
-        if lines.exists():
-            kept = lines.read_text(encoding="utf-8").splitlines()
-            done = {parse_json(line, dict[str, Any], LINES_FILE)["image"] for line in kept}
+        # What a kill has left of a line is of an image that is predicted again.
+        kept = lines.read_text(encoding="utf-8").split("\n")[:-1] if lines.exists() else []
+        write_text(lines, "".join(f"{line}\n" for line in kept))
+        done = {parse_json(line, dict[str, Any], LINES_FILE)["image"] for line in kept}
         left = [index for index in range(len(source)) if source.key(index) not in done]
         todo, skipped = (
             Subset(source, left),
             SkippedLog(run.dir / "skipped.jsonl", len(source), 1.0),
         )
         network = network.to(ranks.device).eval()
-        work = _maps if isinstance(network, Segmenter) else _classes
+        work = _maps if is_segmenter else _classes
         with lines.open("a", encoding="utf-8") as file:
             for number, said in enumerate(work(config, network, todo, run.dir, skipped), 1):
                 file.write(to_json(said, indent=None) + "\n")
@@ -132,7 +138,7 @@ def predict(config: PredictConfig) -> Predictions:
     return Predictions(run.dir, _num_lines(lines), num_skipped)
 
 
-def open_files(places: tuple[str, ...]) -> Source:
+def open_files(places: tuple[str, ...]) -> FilesSource:
     """The image files of all places, each once; raises UserError where there are none."""
     from limbeck.data.folder import FilesSource
     from limbeck.data.open import open_source
@@ -155,7 +161,7 @@ def open_files(places: tuple[str, ...]) -> Source:
 
 
 def _maps(
-    config: PredictConfig, network: Any, source: Source, out: Path, skipped: SkippedLog
+    config: PredictConfig, network: Any, todo: Subset, out: Path, skipped: SkippedLog
 ) -> Iterator[dict[str, Any]]:
     import torch
 
@@ -166,8 +172,9 @@ def _maps(
     device = network.backbone.mean.device
     names = _names(network)
     colors = palette(len(names))
-    stems = Counter(_stem(source.key(index)) for index in range(len(source)))
-    for batch in eval_scenes(source, data=config.data, device=device, skipped=skipped):
+    whole = todo.source  # names do not hang on what is done already
+    stems = Counter(_stem(whole.key(index)) for index in range(len(whole)))
+    for batch in eval_scenes(todo, data=config.data, device=device, skipped=skipped):
         (key,) = batch.keys
         found = predict_map(network, batch.images[0], config.maps, config.precision)
         name = f"{_stem(key) if stems[_stem(key)] == 1 else key}.png"
@@ -183,7 +190,7 @@ def _maps(
 
 
 def _classes(
-    config: PredictConfig, network: Any, source: Source, out: Path, skipped: SkippedLog
+    config: PredictConfig, network: Any, todo: Subset, out: Path, skipped: SkippedLog
 ) -> Iterator[dict[str, Any]]:
     del out
     import torch
@@ -193,7 +200,7 @@ def _classes(
 
     device = next(network.parameters()).device
     names = _names(network)
-    shown = centre_crops(network, source, config.crop, config.data, device, skipped)
+    shown = centre_crops(network, todo, config.crop, config.data, device, skipped)
     for batch in shown:
         with torch.no_grad():
             logits = network(batch.images, None, (Tap("logits"),)).taps[Tap("logits")].float()

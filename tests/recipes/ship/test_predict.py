@@ -1,12 +1,14 @@
 """``limbeck predict``: masks, pictures and lines for any images, and going on where it stopped."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from limbeck.errors import UserError
+from limbeck.recipes.run.options import CropEvalOptions
 from limbeck.recipes.ship import predict as verb
 from limbeck.recipes.ship.predict import PredictConfig, open_files, predict, report
 from tests.recipes.scenes import draw_scenes
@@ -56,6 +58,8 @@ def test_it_goes_on_where_it_stopped(scenes, segmenter, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         predict(config)
     assert len(lines_of(tmp_path / "said")) == 4
+    with (tmp_path / "said" / "predictions.jsonl").open("a") as file:
+        file.write('{"image": "00')  # as kill -9 leaves it
     predict(config)
     assert len(count) == 5 + 20
     assert len({line["image"] for line in lines_of(tmp_path / "said")}) == 24
@@ -103,3 +107,25 @@ def test_an_encoder_has_nothing_to_say(student, images, tmp_path):
         predict(PredictConfig(network=str(student), images=(str(images),), out=tmp_path / "said"))
     with pytest.raises(UserError, match="There are no images in"):
         open_files((str(tmp_path / "*.jpg"),))
+
+
+def test_images_of_another_folder_are_not_taken_for_these(scenes, segmenter, tmp_path):
+    first = PredictConfig(
+        network=str(segmenter), images=(str(scenes / "images" / "000.png"),), out=tmp_path / "said",
+        pictures=False,
+    )  # fmt: skip
+    predict(first)
+    other = draw_scenes(tmp_path / "other", 1) / "images" / "000.png"
+    with pytest.raises(UserError, match="folder"):
+        predict(replace(first, images=(str(other),)))
+
+
+def test_options_of_the_other_kind_of_network_are_refused(scenes, segmenter, classifier, tmp_path):
+    config = PredictConfig(
+        network=str(segmenter), images=(str(scenes / "images"),), out=tmp_path / "said"
+    )
+    with pytest.raises(UserError, match="crop has no effect on"):
+        predict(replace(config, crop=CropEvalOptions(crop_ratio=1.0)))
+    with pytest.raises(UserError, match="opacity has no effect on"):
+        predict(replace(config, network=str(classifier), opacity=0.3))
+    assert not (tmp_path / "said").exists()
