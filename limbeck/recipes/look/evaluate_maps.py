@@ -23,9 +23,8 @@ from limbeck.models.dense.segmenter import Segmenter
 from limbeck.models.origins.load import load_encoder
 from limbeck.recipes.look.options import EvaluateConfig
 from limbeck.recipes.run.checks import check_unset
-from limbeck.recipes.run.images import few_images
 from limbeck.recipes.run.maps import confusion_over
-from limbeck.recipes.run.scenes import open_scene_images
+from limbeck.recipes.run.scenes import few_scenes, open_scene_images
 
 if TYPE_CHECKING:
     from limbeck.data.scenes.scene import Scenes
@@ -85,7 +84,7 @@ def evaluate_maps(config: EvaluateConfig) -> MapEvaluation:
                 found = confusion_over(network, scenes, shown, config.data, skipped)
                 counts.setdefault(role, []).append(torch.stack(found.of_images))
             costs[role] = _cost(group[0], config.measure_speed)
-    notes = [few.strip()] if (few := few_images(len(scenes))) else []
+    notes = [few.strip()] if (few := few_scenes(len(scenes))) else []
     notes += [skipped.summary()] if skipped.reasons else []
     baseline = counts.get("baseline")
     difference = None if baseline is None else difference_of(counts["student"], baseline)

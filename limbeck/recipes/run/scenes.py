@@ -12,7 +12,7 @@ from limbeck.data.scenes.scene import Scenes
 from limbeck.data.skipped import SkippedLog
 from limbeck.engine.distributed import Ranks
 from limbeck.errors import UserError
-from limbeck.recipes.run.images import Images
+from limbeck.recipes.run.images import FEW_TEST_IMAGES, Images
 from limbeck.records import Batch
 
 log = logging.getLogger("limbeck")
@@ -68,3 +68,8 @@ def scene_stream(
         device=ranks.device,
         skipped=skipped,
     )
+
+
+def few_scenes(num_test: int) -> str:
+    """A sentence to append (with a leading space) where few scenes were scored, or ''."""
+    return "" if num_test >= FEW_TEST_IMAGES else f" {num_test} held-out scenes can't tell much."

@@ -57,7 +57,7 @@ def segment(config: SegmentConfig) -> Path:
 def report(run_dir: Path) -> str:
     """The scores of a finished run, for the command line."""
     from limbeck.models.finished import read_record
-    from limbeck.recipes.run.images import few_images
+    from limbeck.recipes.run.scenes import few_scenes
 
     record = read_record(run_dir)[1]
     student = shlex.quote(str(run_dir))
@@ -66,7 +66,7 @@ def report(run_dir: Path) -> str:
     return (
         f"Held-out scenes at the end: mIoU {100 * scores['miou']:.1f} %, mean accuracy "
         f"{100 * scores['macc']:.1f} %, pixels right {100 * scores['aacc']:.1f} %."
-        f"{few_images(record['data']['num_holdout'])}\n" + "\n".join(lines) + "\n"
+        f"{few_scenes(record['data']['num_holdout'])}\n" + "\n".join(lines) + "\n"
         f"The segmenter is in {run_dir} (student.safetensors, student.json).\n"
         f"Pictures:   limbeck predict {student} IMAGES\n"
         f'In Python:  segmenter = limbeck.load("{run_dir}")'
