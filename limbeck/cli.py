@@ -14,13 +14,14 @@ from typing import Any, get_type_hints
 from limbeck.errors import OfRank, UserError, did_you_mean, explain, own_place
 from limbeck.files import printable
 from limbeck.papers import of_paper
-from limbeck.verbs import VERBS, config_class, recipe_of
+from limbeck.verbs import VERBS, config_class, function_of, recipe_of
 
 HELP = ("-h", "--help")
 
 
 ONE_PLACE = ("--data", "--data.root", "--data.eval-root", "--unlabelled", "--teacher")
 """Options after which stray names are a pattern's."""
+TWO_WORDS = {"doctor distill": "doctor"} | {verb: verb for verb in VERBS if " " in verb}
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -83,7 +84,7 @@ def is_main_rank() -> bool:
 
 def run(words: list[str]) -> None:
     """Run one command line; raises UserError for bad input."""
-    words = _as_help(words)
+    words = _as_help(_with_two_words(words))
     if not words or words[0] in HELP:
         from limbeck.help import overview
 
@@ -125,7 +126,7 @@ def called(name: str) -> tuple[type, Callable[[Any], Any], Callable[[Any], str]]
     """
     if name in VERBS:
         module = recipe_of(name)
-        return config_class(name), getattr(module, name.replace("-", "_")), module.report
+        return config_class(name), getattr(module, function_of(name)), module.report
     if ":" not in name:
         raise UserError(
             f"There is no verb '{name}'.{of_paper(name) or did_you_mean(name, VERBS)} "
@@ -147,6 +148,14 @@ def called(name: str) -> tuple[type, Callable[[Any], Any], Callable[[Any], str]]
             "examples/own_training.py has."
         )
     return kinds[0], work, getattr(sys.modules[work.__module__], "report", str)
+
+
+def _with_two_words(words: list[str]) -> list[str]:
+    """A verb of two words is one of the words, whether it comes first or is asked help of."""
+    for place in (0, 1):
+        if name := TWO_WORDS.get(" ".join(words[place : place + 2])):
+            return [*words[:place], name, *words[place + 2 :]]
+    return words
 
 
 def _as_help(words: list[str]) -> list[str]:

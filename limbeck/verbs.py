@@ -35,7 +35,9 @@ VERBS = {
     "finetune": Verb(
         "train", "train a student for classification", "FinetuneConfig", "finetune"
     ),
-    "segment": Verb("train", "train a student for masks of classes", "SegmentConfig"),
+    "segment": Verb(
+        "train", "train a student for masks of classes", "SegmentConfig", "segment"
+    ),
     "store-targets": Verb(
         "targets", "run a teacher once, keep what it says of each view", "StoreTargetsConfig",
         "distill", True,
@@ -45,6 +47,12 @@ VERBS = {
     ),
     "doctor": Verb(
         "look", "check images, memory, disk and time before a run", "DoctorConfig", "distill", True
+    ),
+    "doctor finetune": Verb(
+        "look", "likewise before limbeck finetune", "DoctorFinetuneConfig", "finetune", True
+    ),
+    "doctor segment": Verb(
+        "look", "likewise before limbeck segment, masks too", "DoctorSegmentConfig", "segment", True
     ),
     "evaluate": Verb(
         "look", "does it help? kNN, linear and few-label probes, verdict", "EvaluateConfig"
@@ -76,7 +84,12 @@ VERBS = {
 
 def recipe_of(verb: str) -> ModuleType:
     """The module of a verb."""
-    return import_module(f"limbeck.recipes.{VERBS[verb].room}.{verb.replace('-', '_')}")
+    return import_module(f"limbeck.recipes.{VERBS[verb].room}.{function_of(verb)}")
+
+
+def function_of(verb: str) -> str:
+    """The name of a verb's function, and of its module: its first word."""
+    return verb.partition(" ")[0].replace("-", "_")
 
 
 def config_class(verb: str) -> type:

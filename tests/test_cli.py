@@ -196,6 +196,25 @@ def test_a_file_named_help_is_a_file(capsys, monkeypatch, tmp_path):
     assert "help" in refused(capsys, "inspect", "help")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["doctor", "segment", "--help", "data.masks"],
+        ["help", "doctor", "segment", "data.masks"],
+        ["doctor", "segment", "help", "data.masks"],
+    ],
+)
+def test_a_verb_of_two_words(capsys, words):
+    main(words)
+    said = capsys.readouterr().out
+    assert said.startswith("usage: limbeck doctor segment [options]") and "--masks" in said
+
+
+def test_doctor_distill_is_doctor(capsys):
+    main(["doctor", "distill", "--help", "seed"])
+    assert capsys.readouterr().out.startswith("usage: limbeck doctor [options]")
+
+
 def test_doctor_takes_the_presets_of_distill(capsys, monkeypatch, here):
     monkeypatch.chdir(here)
     main(["doctor", "--data", "photos", "--preset", "photos_vit_tiny"])

@@ -15,7 +15,7 @@ import pytest
 
 import limbeck
 from limbeck.config import PRESETS_DIR, from_plain, preset_names, read_preset
-from limbeck.verbs import VERBS, config_class
+from limbeck.verbs import VERBS, config_class, function_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "limbeck"
@@ -214,7 +214,7 @@ def test_no_test_reads_a_clock(path):
 def test_the_public_list_is_what_can_be_imported():
     for name in limbeck.__all__:
         assert vars(limbeck).get(name) is not None or getattr(limbeck, name) is not None
-    assert {verb.replace("-", "_") for verb in VERBS} <= set(limbeck.__all__)
+    assert {function_of(verb) for verb in VERBS} <= set(limbeck.__all__)
     assert dir(limbeck) == sorted(limbeck.__all__)
 
 

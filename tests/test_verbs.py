@@ -5,13 +5,13 @@ import dataclasses
 import pytest
 
 from limbeck.config import preset_names
-from limbeck.verbs import ROOMS, VERBS, config_class, recipe_of
+from limbeck.verbs import ROOMS, VERBS, config_class, function_of, recipe_of
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_verb_is_the_file_of_its_name(verb):
+def test_a_verb_is_the_file_of_its_first_word(verb):
     entry, module = VERBS[verb], recipe_of(verb)
-    name = verb.replace("-", "_")
+    name = function_of(verb)
     assert module.__name__ == f"limbeck.recipes.{entry.room}.{name}"
     assert callable(getattr(module, name)) and callable(module.report)
     assert dataclasses.is_dataclass(config_class(verb))

@@ -181,6 +181,13 @@ def set_drop_path(encoder: TimmEncoder, rates: Sequence[float]) -> None:
         block.train(block.training)
 
 
+def ramp_drop_path(encoder: TimmEncoder, rate: float) -> None:
+    """Set rates that rise linearly from 0 in the first block to ``rate`` in the last."""
+    depth = encoder.facts.depth
+    last = max(1, depth - 1)
+    set_drop_path(encoder, [rate * block / last for block in range(depth)])
+
+
 def keep_dropping_paths(encoder: TimmEncoder) -> None:
     """Let drop path go on in evaluation mode: for a teacher that is to be disturbed, too."""
     for module in encoder.modules():

@@ -8,21 +8,26 @@ import torch
 
 from limbeck.config import PRESETS_DIR, from_plain, preset_names, read_preset
 from limbeck.data.options import DataOptions
+from limbeck.data.scenes.options import SceneViewOptions
 from limbeck.engine.optim import build_optimizer, param_groups
+from limbeck.evaluation.options import MapOptions
 from limbeck.methods.decoder_feature import DecoderFeature
 from limbeck.methods.distiller import Distiller
+from limbeck.methods.options import ChannelWiseOptions
 from limbeck.models.build import build_student
 from limbeck.models.mae import MaeDecoder
 from limbeck.models.masked_autoencoder import MaskedAutoencoder
 from limbeck.models.options import StudentOptions, TeacherOptions
-from limbeck.ops.schedules import cosine_lr, peak_lr
+from limbeck.ops.schedules import cosine_lr, peak_lr, poly_lr
 from limbeck.recipes.run.networks import build_networks, method_class, method_options
 from limbeck.recipes.run.precision import filled
+from limbeck.recipes.run.resolved import resolve
 from limbeck.recipes.study import compare, two_stage
 from limbeck.recipes.study.arms import arm_config, table_needs_teacher
 from limbeck.recipes.study.stages import stage_one_config
-from limbeck.recipes.train import distill, finetune
+from limbeck.recipes.train import distill, finetune, segment
 from limbeck.recipes.train.chain import split_chain
+from limbeck.recipes.train.options import SegmentConfig
 from limbeck.recipes.train.tuning import build_classifier
 
 DATA = DataOptions(root=str(PRESETS_DIR))  # any folder that is there
@@ -80,6 +85,13 @@ def test_fine_tuning(name):
     source = "timm:vit_base_patch16_224" if needs_teacher else None
     config = replace(config, data=DATA, student=student, teacher=TeacherOptions(source=source))
     finetune.check(config)
+
+
+@pytest.mark.parametrize("name", preset_names("segment"))
+def test_segmentation(name):
+    config = from_plain(SegmentConfig, read_preset(name, "segment"), name)
+    data = replace(config.data, root=DATA.root)
+    segment.check(replace(config, data=data, student="vit_tiny"))
 
 
 @pytest.mark.parametrize("name", preset_names("two-stage"))
@@ -177,10 +189,9 @@ def test_generic_distillation_decays_its_tokens_and_leaves_its_positions():
 
 
 def preset(name, **changes):
-    is_tuning = name in preset_names("finetune")
-    kind, verb = (
-        (finetune.FinetuneConfig, "finetune") if is_tuning else (distill.DistillConfig, "distill")
-    )
+    kinds = {"finetune": finetune.FinetuneConfig, "segment": SegmentConfig}
+    verb = next((verb for verb in kinds if name in preset_names(verb)), "distill")
+    kind = kinds.get(verb, distill.DistillConfig)
     return replace(from_plain(kind, read_preset(name, verb), name), **changes)
 
 
@@ -227,6 +238,47 @@ def test_where_the_warm_up_starts(name, first):
         for step in (0, warmup // 2, warmup)
     ]  # fmt: skip
     assert rates == pytest.approx([first, (first + peak) / 2, peak])
+
+
+MMCV = (1e-10, 6.676618e-8, 4.976567e-5, 9.899708e-5, 9.90625e-5, 5e-5, 6.25e-10)
+MMENGINE = (1e-10, 6.681107e-8, 5.003341e-5, 1e-4, 1e-4, 5.047287e-5, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "layer_decay", "rates"),
+    [
+        ("tinymim_segment_vit_base", "upernet", 0.75, MMCV),
+        ("tinymim_star_segment_vit_tiny", "upernet", 0.8, MMCV),
+        ("g2sd_segment", "upernet", 0.65, MMCV),
+        ("mae_lite_segment", "semantic-fpn", 0.8, MMENGINE),
+    ],
+)
+def test_segmentations_as_released(name, head, layer_decay, rates):
+    """Golden row 6: 160,000 steps of 16 of ADE20K's 20,210 images, and what is the same in all."""
+    config = preset(name)
+    found = resolve(20_210, 512, {}, config.optim, config.train)
+    assert found.total_steps == 160_000 and found.peak_lr == pytest.approx(1e-4)
+    for step, rate in zip((0, 1, 750, 1499, 1500, 80_000, 159_999), rates, strict=True):
+        lr = poly_lr(
+            step,
+            steps_per_epoch=found.steps_per_epoch,
+            epochs=config.train.epochs,
+            warmup_epochs=found.warmup_epochs,
+            peak_lr=found.peak_lr,
+            min_lr=config.optim.min_lr,
+            warmup_lr=config.optim.warmup_lr,
+            is_shifted=config.optim.cosine_from == "warmup-end",
+        )
+        assert lr == pytest.approx(rate, rel=1e-5, abs=2e-13)
+    optim, own = config.optim, config.segmenter
+    assert optim.schedule == "poly" and optim.layer_decay == layer_decay
+    assert (optim.betas, optim.weight_decay, optim.clip_grad) == ((0.9, 0.999), 0.05, None)
+    assert (own.head, own.taps, own.norm, own.dropout) == (head, "published", "batch", 0.1)
+    assert own.neck == ("wide" if "star" in name else None)
+    assert (config.mean, config.decay_positions, config.drop_path_rate) == ("all", True, 0.1)
+    assert config.img_size == 512 and config.seed == 0 and config.train.ema_decay is None
+    assert config.channel_wise == ChannelWiseOptions(weight=3.0, temperature=1.0)
+    assert config.views == SceneViewOptions() and config.evaluation == MapOptions()
 
 
 LOOKED_UP = {

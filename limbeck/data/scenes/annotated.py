@@ -19,6 +19,7 @@ class AnnotatedScenes(Scenes):
     def __init__(self, found: Found, coding: Coding, options: SceneOptions) -> None:
         self.found, self.coding = found, coding
         self.classes, self.layout, self.problems = coding.classes, found.layout, found.problems
+        self.notes = found.notes
         self.max_image_pixels = options.max_image_pixels
         self.is_refused = options.broken == "refuse"
 

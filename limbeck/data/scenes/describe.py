@@ -1,6 +1,8 @@
 """Read every scene once and tell what is there: classes and their balance, examples, problems."""
 
-from collections.abc import Callable, Iterator
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,22 +12,25 @@ from torch.utils.data import Dataset
 from limbeck.data.scenes.scene import Scenes
 from limbeck.data.source import BadImage
 from limbeck.data.workers import run_workers
-from limbeck.files import printable
 from limbeck.limits import num_cores
 from limbeck.records import IGNORE
 
 CHUNK = 8  # scenes per message of a worker
 NUM_EXAMPLES = 5
+NUM_LISTED = 10
 RARE = 0.001  # of the pixels
+
+Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class SceneReport:
     """What scenes hold, as plain data.
 
-    ``pixels`` and ``scenes``: how many of a class, by name, and in how many scenes. ``sizes`` are
-    the smallest and the largest (width, height). ``examples`` are (image, mask), ``problems`` (key,
-    sentence) of what can't be used, images without a mask too.
+    ``pixels`` and ``scenes``: how many of a class, by name, and in how many of the ``num_scenes``
+    that are good. ``sizes`` are the smallest and the largest (width, height). ``examples`` are
+    (image, mask). ``bad`` lists (key, sentence) of what can't be read or used, ``left_out`` that of
+    images that were left out in opening it, such as those without a mask.
     """
 
     layout: str
@@ -33,42 +38,55 @@ class SceneReport:
     pixels: dict[str, int]
     scenes: dict[str, int]
     num_ignored: int
-    sizes: tuple[tuple[int, int], tuple[int, int]]
+    sizes: tuple[Size, Size]
     examples: tuple[tuple[str, str], ...]
-    problems: tuple[tuple[str, str], ...]
-    notes: tuple[str, ...]
+    bad: tuple[tuple[str, str], ...]
+    left_out: tuple[tuple[str, str], ...]
+
+    def absent(self) -> list[str]:
+        """Classes without a pixel."""
+        return [name for name, count in self.pixels.items() if not count]
+
+    def rare(self) -> list[str]:
+        """Classes with hardly a pixel."""
+        least = RARE * sum(self.pixels.values())
+        return [name for name, count in self.pixels.items() if 0 < count < least]
 
     def lines(self) -> Iterator[str]:
-        """The report for people."""
+        """The report for people: after the twelfth letter comes what the word before it names."""
         yield (
-            f"{self.num_scenes} scenes of {len(self.pixels)} classes, recognised as {self.layout} "
-            "(if that is wrong: --data.layout, --data.masks)."
+            f"scenes      {self.num_scenes:,} of {len(self.pixels)} classes, recognised as "
+            f"{self.layout} (if that is wrong: --data.layout, --data.masks)"
         )
         for image, mask in self.examples:
-            yield f"  {printable(image)} with {printable(mask)}"
+            yield f"example     {image} with {mask}"
         (width, height), (max_width, max_height) = self.sizes
-        yield f"Sizes from {width} x {height} to {max_width} x {max_height} pixels."
+        yield f"size        {width} x {height} to {max_width} x {max_height} px"
         whole = max(1, sum(self.pixels.values()))
-        space = max(map(len, self.pixels), default=0)
-        yield f"{'class':<{space}}  pixels  scenes (other names: --data.class-names)"
         for name, count in self.pixels.items():
-            yield f"{name:<{space}}  {count / whole:6.1%}  {self.scenes[name]}"
-        share = self.num_ignored / (whole + self.num_ignored)
-        yield f"{share:.1%} of all pixels are ignored (--data.ignore-values, --data.merge)."
-        absent = [name for name, count in self.pixels.items() if not count]
-        if absent:
-            yield f"No pixel is of {', '.join(absent)}: nothing can be learnt of that."
-        rare = [name for name, count in self.pixels.items() if 0 < count < RARE * whole]
-        if rare:
-            yield f"Fewer than one pixel in {1 / RARE:,.0f} is of {', '.join(rare)}."
-        for key, reason in self.problems:
-            yield f"Can't be used: {printable(key)}: {reason}."
+            scenes = f"in {self.scenes[name]:,} scenes" if count else "nowhere"
+            yield f"class       {name}: {100 * count / whole:.1f} % of the pixels, {scenes}"
+        share = 100 * self.num_ignored / (whole + self.num_ignored)
+        yield f"ignored     {share:.1f} % of all pixels (--data.ignore-values, --data.merge)"
+
+
+def troubles(problems: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Lines of what is wrong with scenes: each kind of trouble once, with those that have it."""
+    kinds: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for key, reason in problems:
+        kinds[re.sub(r"\d+", "0", reason.replace(key, ""))].append((key, reason))
+    for (key, reason), *others in sorted(kinds.values(), key=len, reverse=True):
+        yield f"bad         {key}: {reason}"
+        if others:
+            names = ", ".join(name for name, _ in others[:NUM_LISTED])
+            more = f" and {len(others) - NUM_LISTED:,} more" if len(others) > NUM_LISTED else ""
+            yield f"            likewise {len(others):,} others: {names}{more}"
 
 
 class _Seen(NamedTuple):
     key: str
     reason: str  # "" of a good one
-    size: tuple[int, int]
+    size: Size
     counts: np.ndarray  # (256,) pixels of each class
 
 
@@ -94,31 +112,39 @@ def describe(
     num_workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SceneReport:
-    """Read all scenes in ``num_workers`` processes (one per core if None).
+    """Read all scenes in ``num_workers`` processes (one per core if None), one at a time in each.
 
     ``progress`` is told (scenes done, scenes in all) from time to time.
     """
     starts = range(0, len(scenes), CHUNK)
     chunks = [range(start, min(start + CHUNK, len(scenes))) for start in starts]
     wanted = num_cores() if num_workers is None else num_workers
-    seen: list[_Seen] = []
+    counts, having = np.zeros(256, np.int64), np.zeros(256, np.int64)
+    sizes: list[Size] = []
+    bad: list[tuple[str, str]] = []
+    done = 0
     for part in run_workers(_Examine(scenes), chunks, min(wanted, len(chunks) - 1)):
-        seen += part
+        good = [one for one in part if not one.reason]
+        for one in good:
+            counts += one.counts
+            having += one.counts > 0
+        bad += [(one.key, one.reason) for one in part if one.reason]
+        ordered = sorted([*sizes, *(one.size for one in good)], key=lambda size: size[0] * size[1])
+        sizes = [*ordered[:1], *ordered[-1:]]
+        done += len(part)
         if progress is not None:
-            progress(len(seen), len(scenes))
-    good = [one for one in seen if not one.reason]
-    counts = sum((one.counts for one in good), np.zeros(256, np.int64))
-    having = sum((one.counts > 0 for one in good), np.zeros(256, np.int64))
-    sizes = sorted((one.size for one in good), key=lambda size: size[0] * size[1])
-    places = range(min(NUM_EXAMPLES, len(scenes)))
+            progress(done, len(scenes))
     return SceneReport(
         layout=scenes.layout,
-        num_scenes=len(good),
+        num_scenes=done - len(bad),
         pixels={name: int(counts[place]) for place, name in enumerate(scenes.classes)},
         scenes={name: int(having[place]) for place, name in enumerate(scenes.classes)},
         num_ignored=int(counts[IGNORE]),
         sizes=(sizes[0], sizes[-1]) if sizes else ((0, 0), (0, 0)),
-        examples=tuple((scenes.key(place), scenes.mask_name(place)) for place in places),
-        problems=(*scenes.problems, *((one.key, one.reason) for one in seen if one.reason)),
-        notes=scenes.notes,
+        examples=tuple(
+            (scenes.key(place), scenes.mask_name(place))
+            for place in range(min(NUM_EXAMPLES, len(scenes)))
+        ),
+        bad=tuple(bad),
+        left_out=scenes.problems,
     )

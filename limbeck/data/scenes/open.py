@@ -44,11 +44,13 @@ NUM_SHOWN = 5  # images with their masks
 NUM_NAMED = 30  # classes
 
 
-def open_scenes(root: str, options: SceneOptions, split: str | None = None) -> Scenes:
+def open_scenes(
+    root: str, options: SceneOptions, split: str | None = None, *, is_known: bool = False
+) -> Scenes:
     """The scenes of a place, see ``SceneOptions``; ``split`` (options.split) of those it holds.
 
-    What was recognised is logged. Raises UserError where there are no masks, or no way to tell what
-    they mean.
+    What was recognised is logged, but of a place that ``is_known``. Raises UserError where there
+    are no masks, or no way to tell what they mean.
     """
     if not root:
         raise UserError("There is no data; pass a folder of images and masks as --data.root.")
@@ -67,8 +69,7 @@ def open_scenes(root: str, options: SceneOptions, split: str | None = None) -> S
     known = [] if found.is_certain and table is found.table else raws
     coding = deduce(known, table, options, has_background=found.has_background)
     scenes = AnnotatedScenes(found, coding, options)
-    scenes.notes = (*_tell(root, scenes, raws), *found.notes)
-    for note in scenes.notes:
+    for note in (*(() if is_known else _tell(root, scenes, raws)), *found.notes):
         log.info("%s", note)
     if found.problems:
         log.warning("%s left out: %s.", *_left_out(found))
@@ -101,7 +102,7 @@ def _held_out(train: Scenes, options: SceneOptions) -> Scenes | None:
     taken = {SPLIT_OF.get(word.strip().lower(), word.strip()) for word in options.split.split("+")}
     for split in (options.eval_split, "validation", "test"):
         if split in splits and split not in taken:
-            other = open_scenes(options.root, options, split)
+            other = open_scenes(options.root, options, split, is_known=True)
             return with_classes(other, train.classes, split, options.split)
     return None
 

@@ -48,7 +48,7 @@ class SceneSubset(Subset, Scenes):
 
     def __init__(self, source: Scenes, indices: Sequence[int] | np.ndarray) -> None:
         super().__init__(source, indices)  # type: ignore[arg-type]
-        self.layout, self.problems = source.layout, source.problems
+        self.layout, self.problems, self.notes = source.layout, source.problems, source.notes
 
     def read_scene(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Of the source."""
@@ -79,7 +79,7 @@ class RenumberedScenes(SceneSubset):
                 "name them alike with --data.class-names, or leave some out with --data.merge "
                 f"ignore={missing[0]}."
             )
-        self.classes, self.notes = classes, source.notes
+        self.classes = classes
         self._new = np.full(256, IGNORE, np.uint8)
         self._new[: len(source.classes)] = [classes.index(name) for name in source.classes]
 

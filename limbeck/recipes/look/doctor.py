@@ -5,34 +5,31 @@ Imports of torch are inside the functions: the config and its checks must answer
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 import textwrap
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from limbeck.config import options, to_plain
-from limbeck.limits import memory_bytes, num_cores
+from limbeck.data.options import DataOptions
+from limbeck.recipes.look.forecast import Forecast, bytes_said, judge_forecast, together, try_step
 from limbeck.recipes.run.checks import check_pretraining
-from limbeck.recipes.run.options import DistillConfig
-from limbeck.recipes.train.chain import check_chain
-from limbeck.recipes.train.distill import check
+from limbeck.recipes.run.options import DistillConfig, FinetuneConfig
+from limbeck.recipes.train import distill, finetune, segment
+from limbeck.recipes.train.chain import check_chain, rehearse, split_chain
+from limbeck.recipes.train.options import SegmentConfig
 
 if TYPE_CHECKING:
     from limbeck.data.scan import ScanReport
+    from limbeck.data.scenes.describe import SceneReport
     from limbeck.engine.distributed import Ranks
-    from limbeck.models.encoder import Encoder
     from limbeck.recipes.run.images import Images
-    from limbeck.recipes.run.networks import Networks
-    from limbeck.recipes.run.train import Plan
 
-NUM_TRIED = 8  # images of the tried steps: enough to amortise a step, few enough for any machine
-NUM_STEPS = 3
 NUM_LISTED = 10
 LONG = 86400.0  # seconds: a run of more than a day is not just "ready"
+
+Config: TypeAlias = DistillConfig | FinetuneConfig | SegmentConfig
 
 
 @options
@@ -43,64 +40,48 @@ class DoctorConfig(DistillConfig):
     """
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """What the run will take; from one measured step of a few images, so about right, not exact.
+@options
+class DoctorFinetuneConfig(FinetuneConfig):
+    """Check images, memory, disk and time for a run of 'limbeck finetune' with the same options.
 
-    Of a chain: steps, time and disk of all stages together, a step's time on the average, and the
-    memory and losses of the stage that needs most.
-
-    Bytes: ``memory`` of this process (or of the GPU, where there is one), ``disk`` of the run's
-    folder, ``disk_free`` where it will be. ``step_seconds`` of a whole optimiser step, of which
-    the images alone take ``data_seconds`` when nothing else runs.
+    Without a student only options and images are checked.
     """
 
-    total_steps: int
-    step_seconds: float
-    data_seconds: float
-    total_seconds: float
-    memory: int
-    memory_total: int
-    memory_of: str
-    disk: int
-    disk_free: int
-    can_write: bool
-    teacher: str
-    student: str
-    losses: dict[str, float]
-    at_zero: float | None = None
-    """What the losses would add up to if the student predicted nothing, where the method knows."""
+
+@options
+class DoctorSegmentConfig(SegmentConfig):
+    """Check images, masks, memory, disk and time for a run of 'limbeck segment' with the same
+    options.
+
+    Without a student only options, images and masks are checked.
+    """
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The scan, the forecast (None without a teacher), what is wrong and what to look at."""
+    """The scan, the forecast (None where no step could be tried), what is wrong and what to look
+    at. Of scenes the scan is of those to train on, and ``held_out`` of the others."""
 
-    scan: ScanReport
+    scan: ScanReport | SceneReport
     forecast: Forecast | None
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     machine: list[str] = field(default_factory=list)
     """What it is, and what follows for precision, threads and loader processes."""
+    held_out: SceneReport | None = None
+    missing: str = ""
+    """What to name so that a step can be tried."""
 
 
-def doctor(config: DoctorConfig) -> Diagnosis:
-    """Scan every image and, where a teacher is named or none is needed, try a step.
+def doctor(config: Config) -> Diagnosis:
+    """Scan every image (and mask) and, where all networks are named, try a step of the run that the
+    config is of.
 
     A store in the teacher's place is read whole, and compared with these images.
     """
-    check_pretraining(config)
-    if config.chain:
-        check_chain(config)
-    is_taught = config.teacher.source is not None or config.targets.source is not None
-    tries_step = is_taught or not _needs_teacher(config)
-    if tries_step:
-        check(config)
-    from limbeck.data.scan import scan
-    from limbeck.data.source import Chain
+    missing = _check(config)
     from limbeck.engine.distributed import ranks_session
     from limbeck.engine.machine import build_unfit, describe
-    from limbeck.recipes.run.images import open_images
     from limbeck.recipes.run.precision import settle, work_force
     from limbeck.recipes.run.resolved import fitting_batch
 
@@ -109,55 +90,130 @@ def doctor(config: DoctorConfig) -> Diagnosis:
         config = settle(config, ranks, tell=machine.append)
         if len(machine) == 1:  # the precision was stated
             machine.append(work_force(config, ranks))
-        images = open_images(config.data)
-        everything = (
-            Chain([images.whole, images.holdout]) if config.data.eval_root else images.whole
-        )
-        found = scan(everything, config.data, progress=_show_progress())
-        problems, warnings = judge_images(found, images, config)
+        look = _look_at_scenes if isinstance(config, SegmentConfig) else _look_at_images
+        images, found = look(config)
+        found.warnings.extend(filter(None, [build_unfit()]))
         batch = fitting_batch(len(images.train), config.train)
         config = replace(config, train=replace(config.train, global_batch_size=batch))
         forecast = None
-        if tries_step and not problems:
-            forecast = try_steps(config, images, ranks)
-            problems += judge_forecast(forecast)
-    warnings += filter(None, [build_unfit()])
-    return Diagnosis(found, forecast, problems, warnings, machine)
+        if not missing and not found.problems:
+            forecast = together([*_forecasts(config, images, ranks)])
+            found.problems.extend(judge_forecast(forecast))
+    return replace(found, forecast=forecast, machine=machine, missing=missing)
 
 
-def _needs_teacher(config: DoctorConfig) -> bool:
+def _check(config: Config) -> str:
+    """Raise UserError for what is wrong with the options; returns what they lack for a step."""
+    if isinstance(config, SegmentConfig):
+        segment.check(config, needs_student=False)
+    elif isinstance(config, FinetuneConfig):
+        finetune.check(config, needs_student=False)
+    else:
+        check_pretraining(config)
+        if config.chain:
+            check_chain(config)
+        is_taught = config.teacher.source is not None or config.targets.source is not None
+        if not is_taught and _needs_teacher(config):
+            return "--teacher (or --targets)"
+        distill.check(config)
+        return ""
+    return "" if config.student else "--student"
+
+
+def _needs_teacher(config: DistillConfig) -> bool:
     from limbeck.recipes.run.networks import method_class, method_options
 
     needs_teacher: bool = method_options(config, method_class(config.method)).needs_teacher
     return needs_teacher
 
 
+def _look_at_images(config: DistillConfig | FinetuneConfig) -> tuple[Images, Diagnosis]:
+    from limbeck.data.scan import scan
+    from limbeck.data.source import Chain
+    from limbeck.recipes.run.images import check_holdout, check_labelled, open_images
+
+    images = open_images(config.data)
+    if isinstance(config, FinetuneConfig):
+        check_labelled(images, config.data)
+        check_holdout(images)
+    everything = Chain([images.whole, images.holdout]) if config.data.eval_root else images.whole
+    found = scan(everything, config.data, progress=_show_progress())
+    problems, warnings = judge_images(found, images, config)
+    return images, Diagnosis(found, None, problems, warnings)
+
+
+def _look_at_scenes(config: SegmentConfig) -> tuple[Images, Diagnosis]:
+    from limbeck.data.scenes.describe import describe
+    from limbeck.data.scenes.scene import Scenes
+    from limbeck.recipes.run.images import check_holdout
+    from limbeck.recipes.run.scenes import open_scene_images
+
+    # All that is bad is to be listed, not the first of it.
+    images = open_scene_images(replace(config.data, broken="skip"))
+    check_holdout(images)
+    assert isinstance(images.train, Scenes) and isinstance(images.holdout, Scenes)
+    found, held_out = (
+        describe(scenes, progress=_show_progress()) for scenes in (images.train, images.holdout)
+    )
+    problems, warnings = judge_scenes(found, held_out, images, config)
+    return images, Diagnosis(found, None, problems, warnings, held_out=held_out)
+
+
+def _forecasts(config: Config, images: Images, ranks: Ranks) -> Iterator[Forecast]:
+    """Of a step of the run, or of every stage of a chain."""
+    from limbeck.recipes.train.segmentation import plan_segmentation
+    from limbeck.recipes.train.tuning import plan_tuning
+
+    if isinstance(config, SegmentConfig):
+        yield try_step(plan_segmentation(config, images, ranks), ranks)
+    elif isinstance(config, FinetuneConfig):
+        yield try_step(plan_tuning(config, images, ranks), ranks)
+    else:
+        for nets, plan in rehearse(split_chain(config), images, ranks):
+            forecast = try_step(plan, ranks)
+            if nets.reader is not None:
+                said = nets.reader.manifest.teacher["facts"]["origin"].get("source", "a teacher")
+                said = f"stored answers of {said} to {len(nets.reader):,} images"
+                forecast = replace(forecast, teacher=f"none in memory: {said}")
+            yield forecast
+
+
+def judge_scenes(
+    found: SceneReport, held_out: SceneReport, images: Images, config: SegmentConfig
+) -> tuple[list[str], list[str]]:
+    """What stops a run on these scenes, and what may surprise."""
+    from limbeck.recipes.run.scenes import few_scenes
+
+    notes = [*images.train.notes, *images.holdout.notes]
+    bad, left_out = {*found.bad, *held_out.bad}, {*found.left_out, *held_out.left_out}
+    problems, warnings = _judge_number(len(bad), images.num_images, "scenes", images, config)
+    warnings[:0] = dict.fromkeys(notes)
+    if left_out:
+        warnings.append(f"{len(left_out)} images are left out: they have no mask.")
+    if config.data.broken == "refuse" and (bad or left_out):
+        problems.append(
+            f"{len(bad | left_out)} scenes can't be used, which --data.broken refuse refuses; "
+            "repair or remove them, or pass --data.broken skip."
+        )
+    if absent := found.absent():
+        warnings.append(f"No pixel to train on is of {', '.join(absent)}: it is not learnt.")
+    if rare := found.rare():
+        warnings.append(f"Fewer than one pixel in 1,000 is of {', '.join(rare)}.")
+    if unscored := [name for name in held_out.absent() if name not in absent]:
+        warnings.append(f"No held-out pixel is of {', '.join(unscored)}: it is not scored.")
+    warnings += filter(None, [few_scenes(len(images.holdout)).strip()])
+    return problems, warnings
+
+
 def judge_images(
-    found: ScanReport, images: Images, config: DoctorConfig
+    found: ScanReport, images: Images, config: DistillConfig | FinetuneConfig
 ) -> tuple[list[str], list[str]]:
     """What stops a run on these images, and what may surprise."""
     from limbeck.recipes.run.images import FEW_IMAGES, few_images
-    from limbeck.recipes.run.resolved import fitting_batch
 
     notes = [*images.whole.notes, *(images.holdout.notes if config.data.eval_root else ())]
-    problems, warnings = [], list(dict.fromkeys(notes))  # of one place for both, once
-    num_bad, batch = len(found.bad), config.train.global_batch_size
-    if num_bad > config.data.max_bad_ratio * found.num_images:
-        problems.append(
-            f"{num_bad} of {found.num_images} images can't be read, more than "
-            f"--data.max-bad-ratio {config.data.max_bad_ratio:g} allows."
-        )
-    elif num_bad:
-        warnings.append(f"{num_bad} images can't be read and will be skipped.")
-    if len(images.train) < batch:
-        fitted = fitting_batch(len(images.train), config.train)
-        told = f"{len(images.train)} training images do not fill a batch of {batch}"
-        if fitted > len(images.train):
-            problems.append(f"{told}; add images, or lower --train.accumulate-steps.")
-        else:
-            warnings.append(
-                f"{told}: a step will have {fitted} of them (--train.global-batch-size {fitted})."
-            )
+    problems, warnings = _judge_number(len(found.bad), found.num_images, "images", images, config)
+    warnings[:0] = dict.fromkeys(notes)  # of one place for both, once
     if len(images.holdout) and (few := few_images(len(images.holdout))):
         warnings.append(few.strip())
     num_copies = sum(len(group) - 1 for group in found.duplicates)
@@ -171,173 +227,32 @@ def judge_images(
     return problems, warnings
 
 
-def judge_forecast(forecast: Forecast) -> list[str]:
-    """What stops the run on this machine."""
-    problems = []
-    if forecast.memory > 0.95 * forecast.memory_total:
+def _judge_number(
+    num_bad: int, num_all: int, what: str, images: Images, config: Config
+) -> tuple[list[str], list[str]]:
+    """What stops a run, and may surprise, of how many are bad, and whether they fill a batch."""
+    from limbeck.recipes.run.resolved import fitting_batch
+
+    problems, warnings = [], []
+    data: DataOptions = config.data
+    batch = config.train.global_batch_size
+    if num_bad > data.max_bad_ratio * num_all:
         problems.append(
-            f"The run needs about {_bytes(forecast.memory)} of {forecast.memory_of} and there are "
-            f"{_bytes(forecast.memory_total)}; raise --train.accumulate-steps."
+            f"{num_bad} of {num_all} {what} can't be read, more than "
+            f"--data.max-bad-ratio {data.max_bad_ratio:g} allows."
         )
-    if not forecast.can_write:
-        problems.append("The run's folder can't be written; choose another --out.")
-    if forecast.disk > forecast.disk_free:
-        problems.append(
-            f"The run needs about {_bytes(forecast.disk)} of disk and {_bytes(forecast.disk_free)} "
-            "are free; free some or choose another --out."
-        )
-    return problems
-
-
-def try_steps(config: DoctorConfig, images: Images, ranks: Ranks) -> Forecast:
-    """Try a step of the run, or of every stage of a chain."""
-    from limbeck.recipes.train.chain import rehearse, split_chain
-
-    forecasts = [
-        try_step(plan, nets, ranks) for nets, plan in rehearse(split_chain(config), images, ranks)
-    ]
-    if len(forecasts) == 1:
-        return forecasts[0]
-    total_steps = sum(each.total_steps for each in forecasts)
-
-    def mean(name: str) -> float:
-        spent = sum(getattr(each, name) * each.total_steps for each in forecasts)
-        return spent / total_steps
-
-    return replace(
-        max(forecasts, key=lambda each: each.memory),
-        total_steps=total_steps,
-        step_seconds=mean("step_seconds"),
-        data_seconds=mean("data_seconds"),
-        total_seconds=sum(each.total_seconds for each in forecasts),
-        disk=sum(each.disk for each in forecasts),
-        teacher=forecasts[0].teacher,
-        student="; then ".join(each.student for each in forecasts),
-    )
-
-
-def try_step(
-    plan: Plan,
-    nets: Networks,
-    ranks: Ranks,
-    num_tried: int = NUM_TRIED,
-    num_steps: int = NUM_STEPS,
-) -> Forecast:
-    """Time ``num_steps`` steps of ``num_tried`` real images each; the first one warms up."""
-    import torch
-
-    from limbeck.data.loader import workers_for
-    from limbeck.data.skipped import SkippedLog
-    from limbeck.methods.teacher import autocast
-    from limbeck.recipes.run.resolved import resolve
-
-    config, images, facts = plan.config, plan.images, plan.student.facts
-    resolved = resolve(
-        len(images.train), facts.img_size[0], facts.architecture, config.optim, config.train
-    )
-    assert config.train.precision != "auto", "settled before"
-    count = min(num_tried, config.train.global_batch_size)
-    small = replace(
-        config,
-        train=replace(config.train, global_batch_size=count, accumulate_steps=1),
-        data=replace(config.data, num_workers=0),
-    )
-    skipped = SkippedLog(None, len(images.train), max_bad_ratio=1.0)
-    distiller = plan.module.to(ranks.device).train()
-    stream = plan.stream(small, skipped, 0, num_steps)
-    idle = _memory_in_use(ranks)
-    data_times, step_times = [], []
-    losses: dict[str, float] = {}
-    at_zero = None
-    for _ in range(num_steps):
-        start = time.perf_counter()
-        batch = next(stream)
-        ready = time.perf_counter()
-        with autocast(ranks.device, config.train.precision):
-            result = distiller(batch)
-        result.total.backward()
-        losses = {name: float(value) for name, value in result.parts.items()}  # waits for the GPU
-        at_zero = None if result.at_zero is None else float(result.at_zero)
-        data_times.append(ready - start)
-        step_times.append(time.perf_counter() - ready)
-    per_image = max(0, _memory_in_use(ranks) - idle) / count
-    images_per_step = config.train.global_batch_size
-    workers = workers_for(config.data, ranks.world_size)
-    # The least: whatever else the machine does takes longer, never shorter.
-    step_seconds = min(step_times[1:]) / count * images_per_step
-    data_seconds = min(data_times[1:]) / count * images_per_step / max(1, workers)
-    # On a CPU without a core to spare images and arithmetic wait for each other.
-    is_full = ranks.device.type == "cpu" and torch.get_num_threads() + workers > num_cores()
-    takes_turns = not workers or is_full
-    trained = sum(each.numel() for each in distiller.parameters() if each.requires_grad)
-    # Weights and AdamW's two moments, perhaps the average, in fp32; a new checkpoint is written
-    # before the old one goes. Then the finished student and some logs.
-    copies = 2 * (4 if config.train.ema_decay else 3) + 1
-    here = config.out.absolute()
-    exists = next(path for path in [here, *here.parents] if path.exists())
-    return Forecast(
-        total_steps=resolved.total_steps,
-        step_seconds=step_seconds,
-        data_seconds=data_seconds,
-        total_seconds=resolved.total_steps
-        * (step_seconds + data_seconds if takes_turns else max(step_seconds, data_seconds)),
-        memory=int(
-            idle + per_image * images_per_step / config.train.accumulate_steps + 12 * trained
-        ),
-        memory_total=_memory_total(ranks),
-        memory_of="GPU memory" if ranks.device.type == "cuda" else "memory",
-        disk=4 * trained * copies + 200 * resolved.total_steps,
-        disk_free=shutil.disk_usage(exists).free,
-        can_write=os.access(exists, os.W_OK),
-        teacher=_describe_teacher(nets),
-        student=describe(plan.student),
-        losses=losses,
-        at_zero=at_zero,
-    )
-
-
-def describe(encoder: Encoder) -> str:
-    """An encoder in one line."""
-    facts = encoder.facts
-    heads = "/".join(map(str, dict.fromkeys(facts.num_heads)))
-    name = facts.architecture.get("name", facts.origin["source"])
-    decoder = f"a decoder of {facts.decoder_depth} blocks, width {facts.decoder_dim}, "
-    return (
-        f"{name}: {facts.depth} blocks, width {facts.embed_dim}, "
-        f"{heads} heads, {facts.img_size[0]} px, {decoder if facts.decoder_depth else ''}"
-        f"{sum(each.numel() for each in encoder.parameters()) / 1e6:.1f} M parameters"
-    )
-
-
-def _describe_teacher(nets: Networks) -> str:
-    if nets.live_teacher is not None:
-        return describe(nets.live_teacher.encoder)
-    if nets.reader is None:
-        return "none"
-    source = nets.reader.manifest.teacher["facts"]["origin"].get("source", "a teacher")
-    return f"none in memory: stored answers of {source} to {len(nets.reader):,} images"
-
-
-def _memory_in_use(ranks: Ranks) -> int:
-    """Largest use so far, in bytes: of the GPU, or of this process; 0 where nobody tells it."""
-    import torch
-
-    if ranks.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(ranks.device)
-    try:
-        import resource
-    except ImportError:  # on Windows
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _memory_total(ranks: Ranks) -> int:
-    import torch
-
-    if ranks.device.type == "cuda":
-        return torch.cuda.get_device_properties(ranks.device).total_memory
-    return memory_bytes() or sys.maxsize
+    elif num_bad:
+        warnings.append(f"{num_bad} {what} can't be read and will be skipped.")
+    if len(images.train) < batch:
+        fitted = fitting_batch(len(images.train), config.train)
+        told = f"{len(images.train)} training {what} do not fill a batch of {batch}"
+        if fitted > len(images.train):
+            problems.append(f"{told}; add images, or lower --train.accumulate-steps.")
+        else:
+            warnings.append(
+                f"{told}: a step will have {fitted} of them (--train.global-batch-size {fitted})."
+            )
+    return problems, warnings
 
 
 def _show_progress() -> Callable[[int, int], None] | None:
@@ -354,24 +269,13 @@ def _show_progress() -> Callable[[int, int], None] | None:
 
 def report(diagnosis: Diagnosis) -> str:
     """The diagnosis for people."""
+    from limbeck.data.scan import ScanReport
+
     scan, forecast = diagnosis.scan, diagnosis.forecast
     told = [part for text in diagnosis.machine for part in text.split("; ")]
     lines = [f"{'' if place else 'machine':12}{part}" for place, part in enumerate(told)]
-    lines += [
-        f"images      {scan.num_readable:,} readable of {scan.num_images:,}, "
-        f"{_bytes(scan.total_bytes)}",
-        f"size        width {scan.width.min:.0f} to {scan.width.max:.0f} (median "
-        f"{scan.width.median:.0f}), height {scan.height.min:.0f} to {scan.height.max:.0f} (median "
-        f"{scan.height.median:.0f}) px",
-        f"formats     {_counts(scan.formats)}; modes {_counts(scan.modes)}",
-    ]
-    if scan.class_counts:
-        lines.append(f"classes     {len(scan.class_counts)}: {_counts(scan.class_counts)}")
-    lines += [f"bad         {key}: {reason}" for key, reason in scan.bad[:NUM_LISTED]]
-    if len(scan.bad) > NUM_LISTED:
-        lines.append(f"bad         and {len(scan.bad) - NUM_LISTED} more")
-    lines += [f"damaged     {key}" for key in scan.damaged[:NUM_LISTED]]
-    lines += [f"same bytes  {', '.join(group)}" for group in scan.duplicates[:NUM_LISTED]]
+    is_scan = isinstance(scan, ScanReport)
+    lines += _of_images(scan) if is_scan else _of_scenes(scan, diagnosis.held_out)
     if forecast:
         lines += [
             f"student     {forecast.student}",
@@ -382,9 +286,10 @@ def report(diagnosis: Diagnosis) -> str:
             + _nothing(forecast.at_zero),
             f"whole run   {forecast.total_steps:,} steps, about "
             f"{_duration(forecast.total_seconds)}",
-            f"memory      about {_bytes(forecast.memory)} of {_bytes(forecast.memory_total)} "
-            f"{forecast.memory_of}",
-            f"disk        about {_bytes(forecast.disk)}; {_bytes(forecast.disk_free)} are free",
+            f"memory      about {bytes_said(forecast.memory)} of "
+            f"{bytes_said(forecast.memory_total)} {forecast.memory_of}",
+            f"disk        about {bytes_said(forecast.disk)}; "
+            f"{bytes_said(forecast.disk_free)} are free",
         ]
     lines += [f"WARNING     {text}" for text in diagnosis.warnings]
     lines += [f"PROBLEM     {text}" for text in diagnosis.problems]
@@ -392,9 +297,39 @@ def report(diagnosis: Diagnosis) -> str:
         lines.append(
             _ready(forecast)
             if forecast
-            else "The images are ready; add --teacher (or --targets) to try a step."
+            else f"The images are ready; add {diagnosis.missing} to try a step."
         )
     return "\n".join(_folded(line) for line in lines)
+
+
+def _of_images(scan: ScanReport) -> Iterator[str]:
+    yield (
+        f"images      {scan.num_readable:,} readable of {scan.num_images:,}, "
+        f"{bytes_said(scan.total_bytes)}"
+    )
+    yield (
+        f"size        width {scan.width.min:.0f} to {scan.width.max:.0f} (median "
+        f"{scan.width.median:.0f}), height {scan.height.min:.0f} to {scan.height.max:.0f} (median "
+        f"{scan.height.median:.0f}) px"
+    )
+    yield f"formats     {_counts(scan.formats)}; modes {_counts(scan.modes)}"
+    if scan.class_counts:
+        yield f"classes     {len(scan.class_counts)}: {_counts(scan.class_counts)}"
+    yield from (f"bad         {key}: {reason}" for key, reason in scan.bad[:NUM_LISTED])
+    if len(scan.bad) > NUM_LISTED:
+        yield f"bad         and {len(scan.bad) - NUM_LISTED} more"
+    yield from (f"damaged     {key}" for key in scan.damaged[:NUM_LISTED])
+    yield from (f"same bytes  {', '.join(group)}" for group in scan.duplicates[:NUM_LISTED])
+
+
+def _of_scenes(scan: SceneReport, held_out: SceneReport | None) -> Iterator[str]:
+    from limbeck.data.scenes.describe import troubles
+
+    assert held_out is not None
+    yield from scan.lines()
+    yield f"held out    {held_out.num_scenes:,} scenes"
+    found = [*scan.left_out, *held_out.left_out, *scan.bad, *held_out.bad]
+    yield from troubles(dict.fromkeys(found))
 
 
 def _ready(forecast: Forecast) -> str:
@@ -433,14 +368,6 @@ def _nothing(at_zero: float | None) -> str:
 def _counts(counts: dict[str, int]) -> str:
     shown = [f"{name} {count:,}" for name, count in list(counts.items())[:8]]
     return ", ".join(shown) + (f" and {len(counts) - 8} more" if len(counts) > 8 else "")
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
 
 
 def _duration(seconds: float) -> str:

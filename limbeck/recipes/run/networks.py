@@ -26,6 +26,7 @@ from limbeck.models.build import (
     build_student,
     has_sincos_positions,
     keep_dropping_paths,
+    ramp_drop_path,
     set_drop_path,
 )
 from limbeck.models.encoder import Encoder, EncoderFacts, check_taps
@@ -135,9 +136,7 @@ def _with_classes_of(
         head_init_std=CLASSIFIER_INIT_STD,
         q_pool=config.student.q_pool,
     )
-    depth = classifier.facts.depth
-    rates = [options.drop_path_rate * block / max(1, depth - 1) for block in range(depth)]
-    set_drop_path(classifier, rates)
+    ramp_drop_path(classifier, options.drop_path_rate)
     return classifier.train()
 
 

@@ -131,7 +131,7 @@ def demo(config: DemoConfig) -> DemoResult:
 def begin(config: DemoConfig, digits: Path) -> DistillConfig:
     """The teacher's run with its precision settled; says how long all of it will take here."""
     from limbeck.engine.distributed import ranks_session
-    from limbeck.recipes.look.doctor import try_step
+    from limbeck.recipes.look.forecast import try_step
     from limbeck.recipes.run.images import open_images
     from limbeck.recipes.run.precision import filled, settle
     from limbeck.recipes.train.chain import rehearse
@@ -141,9 +141,9 @@ def begin(config: DemoConfig, digits: Path) -> DistillConfig:
         teaching = settle(teacher_config(config, digits), ranks)
         alone = filled(student_configs(config, digits, seed=0)[1], teaching.train.precision)
         first, other = (
-            try_step(plan, nets, ranks, BATCH, NUM_TIMED)
+            try_step(plan, ranks, BATCH, NUM_TIMED)
             for run in (teaching, alone)
-            for nets, plan in rehearse([run], images, ranks)
+            for _, plan in rehearse([run], images, ranks)
         )
     seconds = first.total_seconds + config.seeds * STUDENTS_ALONE * other.total_seconds
     log.info("The demo takes about %.0f minutes on this machine.", max(1, seconds / 60))

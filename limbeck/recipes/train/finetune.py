@@ -21,7 +21,7 @@ def with_labels(data: DataOptions, fraction: float, seed: int) -> DataOptions:
     return replace(data, label_fraction=fraction, label_seed=seed if fraction < 1 else 0)
 
 
-def check(config: FinetuneConfig) -> None:
+def check(config: FinetuneConfig, needs_student: bool = True) -> None:
     """All that can be wrong without opening an image or a weights file; raises UserError."""
     checks.check_data(config.data)
     checks.check_train(config.train, config.optim)
@@ -37,19 +37,19 @@ def check(config: FinetuneConfig) -> None:
         checks.check_unset(config, ["layer_scale"], "without --rel-pos")
     elif config.head not in (None, "single"):
         raise UserError(f"rel_pos is for a single head, not {config.head}; leave one of them out.")
-    if not config.student:
+    if not config.student and needs_student:
         raise UserError(
             "No student is named; pass --student RUN_FOLDER, or a timm name such as vit_tiny to "
             "train from scratch."
         )
-    if checks.is_bare_name(config.student):
+    if config.student and checks.is_bare_name(config.student):
         checks.check_bare_name(config.student)
         if config.keep_blocks is not None:
             raise UserError(
                 f"keep_blocks has no effect with {config.student}, which starts from scratch; "
                 "leave it out, or name weights."
             )
-    else:
+    elif config.student:
         checks.check_source(config.student)
     if config.mix.mixup_alpha == config.mix.cutmix_alpha == 0:
         default = MixOptions()

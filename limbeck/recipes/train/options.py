@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from limbeck.config import PositiveFloat, Side, options
+from limbeck.config import PositiveFloat, Rate, Side, options
 from limbeck.data.scenes.options import SceneOptions, SceneViewOptions
 from limbeck.engine.options import POSITIONS_AND_TOKENS, OptimOptions, TrainOptions
 from limbeck.evaluation.options import MapOptions
@@ -19,7 +19,8 @@ class SegmentConfig(PerMapMethodOptions, TrainingOptions):
     """Fine-tune a student (or any encoder) to segment images, with a segmentation teacher if one is
     named.
 
-    Defaults: the recipe of TinyMIM, MAE-Lite and G2SD, but for the light head and the length.
+    Defaults: the recipe of TinyMIM, MAE-Lite and G2SD, but for the light head and the length, and
+    without drop path.
     """
 
     student: Annotated[str, tyro.conf.arg(aliases=["-s"])] = ""
@@ -39,6 +40,11 @@ class SegmentConfig(PerMapMethodOptions, TrainingOptions):
     mean: Literal["valid", "all"] = "valid"
     """Over which pixels the loss is averaged: those with a class, or all, as published, where the
     others count as 0."""
+    decay_positions: bool = False
+    """Decay positions and learnt tokens, too, as published (where it is not meant)."""
+    drop_path_rate: Rate = 0.0
+    """Stochastic depth, rising linearly from 0 in the first block to this in the last; published:
+    0.1."""
 
     segmenter: SegmenterOptions = SegmenterOptions()
     teacher: TeacherOptions = TeacherOptions()

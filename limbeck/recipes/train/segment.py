@@ -15,7 +15,7 @@ from limbeck.recipes.run import checks
 from limbeck.recipes.train.options import SegmentConfig
 
 
-def check(config: SegmentConfig) -> None:
+def check(config: SegmentConfig, needs_student: bool = True) -> None:
     """All that can be wrong without opening an image or a weights file; raises UserError."""
     checks.check_data(config.data)
     checks.check_train(config.train, config.optim)
@@ -26,14 +26,14 @@ def check(config: SegmentConfig) -> None:
         names = ["method", "method_options", *(each.name for each in fields(PerMapMethodOptions))]
         checks.check_unset(config, names, "without --teacher SOURCE")
     checks.check_unused(config, PerMapMethodOptions, config.method, "--method")
-    if not config.student:
+    if not config.student and needs_student:
         raise UserError(
             "No student is named; pass --student RUN_FOLDER, or a timm name such as vit_tiny to "
             "train from scratch."
         )
-    if checks.is_bare_name(config.student):
+    if config.student and checks.is_bare_name(config.student):
         checks.check_bare_name(config.student)
-    else:
+    elif config.student:
         checks.check_source(config.student)
 
 

@@ -4,6 +4,7 @@ beside the masks, mIoU on held-out scenes."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from limbeck.methods.distiller import Distiller
 from limbeck.methods.method import Method
 from limbeck.methods.teacher import DTYPES, Teacher
 from limbeck.models.attention import choose_attention
-from limbeck.models.build import build_student, seeded
+from limbeck.models.build import build_student, ramp_drop_path, seeded
 from limbeck.models.dense.build import build_segmenter
 from limbeck.models.dense.segmenter import Segmenter
 from limbeck.models.encoder import Encoder
@@ -54,6 +55,8 @@ def plan_segmentation(
     ``load_student`` and ``load_teacher`` as for ``plan_tuning``.
     """
     assert isinstance(images.train, Scenes) and isinstance(images.holdout, Scenes)
+    if config.decay_positions:
+        config = replace(config, optim=replace(config.optim, no_decay_names=()))
     classes = list(images.train.classes)
     segmenter = build_student_segmenter(config, len(classes), ranks.device, load_student)
     task = Segmentation(segmenter, mean=config.mean, class_weights=config.class_weights or None)
@@ -99,6 +102,7 @@ def build_student_segmenter(
         backbone = load(config.student).train()
     size = None if config.img_size is None else (config.img_size, config.img_size)
     segmenter = build_segmenter(backbone, num_classes, config.segmenter, config.seed, size)
+    ramp_drop_path(segmenter.backbone, config.drop_path_rate)
     choose_attention(segmenter.backbone, device, DTYPES[config.train.precision])
     return segmenter
 

@@ -18,7 +18,7 @@ from limbeck.methods.options import MethodOptions
 from limbeck.methods.teacher import DTYPES, Teacher
 from limbeck.models.attention import choose_attention
 from limbeck.models.batch_norm import fix_batch_norm
-from limbeck.models.build import build_student, keep_blocks, seeded, set_drop_path
+from limbeck.models.build import build_student, keep_blocks, ramp_drop_path, seeded
 from limbeck.models.encoder import Encoder, EncoderFacts
 from limbeck.models.head_rows import read_head_index
 from limbeck.models.heads import with_classifier
@@ -172,7 +172,5 @@ def build_classifier(
         fix_batch_norm(classifier)
     if config.rel_pos is not None:
         classifier = with_rel_pos(classifier, config.rel_pos, config.layer_scale)
-    depth = classifier.facts.depth
-    last = max(1, depth - 1)
-    set_drop_path(classifier, [config.drop_path_rate * block / last for block in range(depth)])
+    ramp_drop_path(classifier, config.drop_path_rate)
     return classifier.train()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from limbeck.data.scenes.describe import describe
+from limbeck.data.scenes.describe import describe, troubles
 from limbeck.data.scenes.open import open_scenes
 from limbeck.data.scenes.options import SceneOptions
 from limbeck.records import IGNORE
@@ -23,32 +23,51 @@ def test_counts_examples_and_problems(num_workers, tmp_path):
     assert report.num_ignored == counts[IGNORE]
     assert report.sizes == ((24, 16), (24, 16))
     assert report.examples[0] == ("images/a1.jpg", "masks/a1.png") and len(report.examples) == 5
-    sentences = PROBLEMS | {"images/e5.jpg": "it has no mask"}
+    sentences = {**PROBLEMS}
     sentences["images/c3.jpg"] = sentences["images/c3.jpg"].replace("2, 255", "2, 3, 255")
-    assert dict(report.problems) == sentences
+    assert dict(report.bad) == sentences
+    assert report.left_out == (("images/e5.jpg", "it has no mask"),)
     assert told[-1] == (len(scenes), len(scenes))
 
 
 def test_what_people_read(tmp_path):
     options = SceneOptions(root=str(bad_set(tmp_path)), class_names=("sky", "road", "car", "dog"))
-    lines = list(describe(open_scenes(options.root, options), 0).lines())
-    assert lines[0] == (
-        "11 scenes of 4 classes, recognised as folders of images and masks (if that is wrong: "
-        "--data.layout, --data.masks)."
-    )
-    assert lines[1] == "  images/a1.jpg with masks/a1.png"
-    assert "Sizes from 24 x 16 to 24 x 16 pixels." in lines
-    assert "dog     0.0%  0" in lines
-    assert "6.2% of all pixels are ignored (--data.ignore-values, --data.merge)." in lines
-    assert "No pixel is of dog: nothing can be learnt of that." in lines
-    assert "Can't be used: images/e5.jpg: it has no mask." in lines
+    report = describe(open_scenes(options.root, options), 0)
+    lines = list(report.lines())
+    assert lines[:2] == [
+        "scenes      11 of 4 classes, recognised as folders of images and masks (if that is wrong: "
+        "--data.layout, --data.masks)",
+        "example     images/a1.jpg with masks/a1.png",
+    ]
+    whole = sum(report.pixels.values())
+    assert lines[-6:] == [
+        "size        24 x 16 to 24 x 16 px",
+        *(
+            f"class       {name}: {100 * report.pixels[name] / whole:.1f} % of the pixels, in 11 "
+            "scenes"
+            for name in ("sky", "road", "car")
+        ),
+        "class       dog: 0.0 % of the pixels, nowhere",
+        "ignored     6.2 % of all pixels (--data.ignore-values, --data.merge)",
+    ]
+    assert report.absent() == ["dog"] and report.rare() == []
 
 
-def test_a_rare_class_is_said(tmp_path):
+def test_each_kind_of_trouble_is_said_once():
+    sizes = [(f"{n}.jpg", f"its mask has {n} x 9 pixels, the image 9 x 9") for n in range(13)]
+    assert list(troubles([("x.jpg", "it has no mask"), *sizes])) == [
+        "bad         0.jpg: its mask has 0 x 9 pixels, the image 9 x 9",
+        "            likewise 12 others: "
+        + ", ".join(f"{n}.jpg" for n in range(1, 11))
+        + " and 2 more",
+        "bad         x.jpg: it has no mask",
+    ]
+
+
+def test_a_rare_class(tmp_path):
     labels = np.zeros((100, 100), np.uint8)
     labels[0, :3] = 1
     for name in "ab":
         sets.save(tmp_path / f"images/{name}.png", np.zeros((100, 100, 3), np.uint8))
         sets.save(tmp_path / f"masks/{name}.png", labels)
-    lines = list(describe(open_scenes(str(tmp_path), SceneOptions()), 0).lines())
-    assert "Fewer than one pixel in 1,000 is of foreground." in lines
+    assert describe(open_scenes(str(tmp_path), SceneOptions()), 0).rare() == ["foreground"]

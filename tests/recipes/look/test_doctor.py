@@ -6,23 +6,28 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from limbeck.data.options import CropOptions, DataOptions, TargetsOptions
+from limbeck.data.scenes.open import open_both
+from limbeck.data.scenes.options import SceneOptions
 from limbeck.engine import machine
-from limbeck.engine.distributed import Ranks
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes.look.doctor import (
     DoctorConfig,
-    _memory_in_use,
+    DoctorFinetuneConfig,
+    DoctorSegmentConfig,
     doctor,
-    judge_forecast,
     report,
 )
+from limbeck.recipes.look.forecast import judge_forecast
 from limbeck.recipes.targets.store_targets import StoreTargetsConfig, store_targets
 from tests.data.images import encode, photo, write_shard
-from tests.recipes.runs import STUDENT_SHAPE, draw_unlabelled, snapshot
+from tests.data.scenes.test_open import PROBLEMS, bad_set
+from tests.recipes.runs import STUDENT_SHAPE, draw_unlabelled, finetune_config, snapshot
+from tests.recipes.scenes import draw_scenes, segment_config
 
 
 def config_of(root, tmp_path, teacher=None, *, batch=16, **data):
@@ -33,12 +38,6 @@ def config_of(root, tmp_path, teacher=None, *, batch=16, **data):
         data=DataOptions(root=str(root), num_workers=0, **data),
         train=TrainOptions(epochs=4, global_batch_size=batch, precision="fp32", device="cpu"),
     )
-
-
-def test_a_system_that_does_not_count_memory(monkeypatch):
-    assert _memory_in_use(Ranks()) > 0
-    monkeypatch.setitem(sys.modules, "resource", None)  # Windows has no such module
-    assert _memory_in_use(Ranks()) == 0
 
 
 def test_good_images_and_a_forecast(images, teacher, tmp_path):
@@ -270,3 +269,85 @@ def test_a_system_that_tells_no_memory(unlabelled, teacher, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
     found = doctor(config_of(unlabelled, tmp_path, teacher, batch=8))
     assert found.problems == [] and found.forecast.memory > 0  # of what is trained alone
+
+
+def segment_words(scenes, **changes):
+    return DoctorSegmentConfig(**vars(segment_config(scenes, Path("no/such/run"), **changes)))
+
+
+def test_scenes_and_a_forecast_of_a_segmentation(scenes, segmenter):
+    before = snapshot(scenes)
+    found = doctor(segment_words(scenes))
+    assert found.problems == [] and snapshot(scenes) == before
+    assert (found.scan.num_scenes, found.held_out.num_scenes) == (18, 6)
+    assert found.scan.scenes == {"ground": 18, "box": 18}
+    forecast = found.forecast
+    assert forecast.total_steps == 14 * 2 and set(forecast.losses) == {"pixels"}
+    assert "with light: 2 blocks, width 24" in forecast.student
+    said = report(found)
+    assert said.endswith("Ready.") and "held out    6 scenes" in said
+    assert "WARNING     6 held-out scenes can't tell much." in said
+    teacher = TeacherOptions(source=str(segmenter), precision="fp32")
+    taught = doctor(segment_words(scenes, teacher=teacher)).forecast
+    assert set(taught.losses) == {"pixels", "channel_wise"}
+    assert "2 blocks, width 24" in taught.teacher
+
+
+def test_the_five_troubles_of_masks_and_the_balance(tmp_path):
+    """Another size, a value that is no class, nothing but ignored, unreadable, and none at all."""
+    names = ("sky", "road", "car", "dog")
+    data = {"root": str(bad_set(tmp_path)), "class_names": names, "holdout_ratio": 0.25}
+    data = SceneOptions(**data, num_workers=0)
+    config = segment_words(tmp_path, student="", data=data)
+    found = doctor(config)
+    bad = dict([*found.scan.bad, *found.held_out.bad])
+    assert bad.keys() == PROBLEMS.keys() and found.forecast is None
+    said = " ".join(report(found).split())
+    for key, reason in {**bad, "images/e5.jpg": "it has no mask"}.items():
+        assert f"bad {key}: {reason}" in said
+    assert "class dog: 0.0 % of the pixels, nowhere" in said
+    assert "No pixel to train on is of dog: it is not learnt." in found.warnings
+    assert "1 images are left out: they have no mask." in found.warnings
+    assert found.problems == [
+        "4 of 15 scenes can't be read, more than --data.max-bad-ratio 0.01 allows."
+    ]
+    lenient = replace(data, max_bad_ratio=0.5)
+    found = doctor(replace(config, data=lenient))
+    assert found.problems == [] and report(found).endswith("add --student to try a step.")
+    refusing = doctor(replace(config, data=replace(lenient, broken="refuse")))
+    assert refusing.problems == [
+        "5 scenes can't be used, which --data.broken refuse refuses; repair or remove them, or "
+        "pass --data.broken skip."
+    ]
+
+
+def test_a_class_that_is_never_held_out(tmp_path):
+    scenes = draw_scenes(tmp_path, 12)
+    train, held_out = open_both(segment_config(scenes, tmp_path / "run").data)
+    for index in range(len(held_out)):
+        labels = held_out.read_mask(index) * 0
+        Image.fromarray(labels).save(scenes / held_out.mask_name(index))
+    found = doctor(segment_words(scenes, student=""))
+    assert "No held-out pixel is of box: it is not scored." in found.warnings
+
+
+def test_mistakes_are_those_of_the_verb(images, unlabelled, scenes):
+    with pytest.raises(UserError, match="Did you mean 'channel-wise'"):
+        doctor(segment_words(scenes, student="", method="chanel-wise"))
+    with pytest.raises(UserError, match="There are no masks in"):
+        doctor(segment_words(images))
+    with pytest.raises(UserError, match="has no labels; fine-tuning needs"):
+        doctor(DoctorFinetuneConfig(data=DataOptions(root=str(unlabelled), holdout_ratio=0.25)))
+
+
+def test_a_fine_tuning_is_tried(images, student, classifier, tmp_path):
+    config = finetune_config(images, tmp_path / "run", student)
+    found = doctor(config)  # of the verb's own class
+    assert found.problems == [] and set(found.forecast.losses) == {"class"}
+    assert found.forecast.teacher == "none" and report(found).endswith("Ready.")
+    source = TeacherOptions(source=str(classifier), precision="fp32")
+    taught = doctor(replace(config, teacher=source)).forecast
+    assert "3 blocks, width 32" in taught.teacher
+    alone = doctor(replace(config, student=""))
+    assert alone.forecast is None and report(alone).endswith("add --student to try a step.")
+    assert not (tmp_path / "run").exists()

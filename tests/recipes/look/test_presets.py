@@ -23,6 +23,7 @@ def test_every_preset_is_listed_once_in_a_line_of_a_terminal(capsys):
     assert sorted(line.split()[0] for line in lines if line.startswith("  ")) == NAMES
     assert all(len(line.split()) > 1 for line in lines if line.startswith("  "))
     assert "limbeck distill, store-targets, doctor, search --preset NAME:" in lines
+    assert "limbeck segment, doctor segment --preset NAME:" in lines
 
 
 @pytest.mark.parametrize("verb", ["distill", "doctor"])
@@ -50,7 +51,10 @@ def test_what_is_shown_is_a_preset_of_one_s_own(tmp_path):
     [
         ("photos_vit_tny", "no preset or verb 'photos_vit_tny'. Did you mean 'photos_vit_tiny'?"),
         ("deit", "DeiT's distillation is limbeck finetune"),
-        ("evaluate", "'limbeck evaluate' has no presets; distill, finetune, compare, two-stage"),
+        (
+            "evaluate",
+            "'limbeck evaluate' has no presets; distill, finetune, segment, compare",
+        ),
     ],
 )
 def test_what_is_no_preset(name, message):
