@@ -144,7 +144,7 @@ class SegmenterOptions:
     norm: DenseNorm = "batch"
     """batch: over the images of all processes; group: of each image alone, for small batches."""
     dropout: Rate = 0.1
-    """Of whole channels, before the classes."""
+    """Of whole channels, before the classes, in the auxiliary head too."""
     aux: bool | None = None
     """An auxiliary head that helps in training; if not given of upernet alone."""
     rel_pos: bool | None = None

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from limbeck.engine.distributed import mean_over_ranks
 from limbeck.errors import UserError
 from limbeck.models.encoder import Encoder, check_taps
 from limbeck.records import IGNORE, Batch, Features, Losses, Tap
@@ -20,10 +21,11 @@ PixelMean = Literal["valid", "all"]
 class Segmentation(Task):
     """Cross entropy of maps, resized to the labels' size, against label maps (B, H, W).
 
-    ``mean`` over the "valid" pixels of a batch, or over "all" as published, where those with
-    ``IGNORE`` count with a loss of 0. ``class_weights`` (one per class) weigh the pixels; the mean
-    over the valid ones is then a weighted one. An auxiliary head's loss is added ``aux_weight``
-    times, if the encoder has one and it is not 0. Parts: "pixels" and, weighted, "aux".
+    ``mean`` over the "valid" pixels of a batch (of all processes together), or over "all" as
+    published, where those with ``IGNORE`` count with a loss of 0. ``class_weights`` (one per class)
+    weigh the pixels; the mean over the valid ones is then a weighted one. An auxiliary head's loss
+    is added ``aux_weight`` times, if the encoder has one and it is not 0. Parts: "pixels" and,
+    weighted, "aux".
     """
 
     class_weights: Tensor | None
@@ -55,26 +57,37 @@ class Segmentation(Task):
     def loss(self, features: Features, batch: Batch) -> Losses:
         """The losses of one batch with label maps."""
         assert batch.labels is not None
-        total = loss = self._cross_entropy(features.taps[LOGITS], batch.labels)
+        count = self._count(batch.labels)
+        total = loss = self._cross_entropy(features.taps[LOGITS], batch.labels, count)
         parts = {"pixels": loss.detach()}
         if self.aux_weight:
-            aux = self.aux_weight * self._cross_entropy(features.taps[AUX], batch.labels)
+            aux = self._cross_entropy(features.taps[AUX], batch.labels, count)
+            aux = self.aux_weight * aux
             total, parts = total + aux, parts | {"aux": aux.detach()}
         return Losses(total, parts)
 
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _count(self, labels: Tensor) -> Tensor | int:
+        """The pixels (or their weight) that a process's losses are a mean over.
+
+        Of valid ones as many as all processes have on the average: their losses' mean is then that
+        over the valid pixels of all.
+        """
+        if self.mean == "all":
+            return labels.numel()
+        is_valid = labels != IGNORE
+        if self.class_weights is None:
+            return mean_over_ranks(is_valid.sum().float()).clamp(min=1)
+        # Without a valid pixel there is no weight either, and the loss is 0.
+        weight = self.class_weights[labels[is_valid]].sum()
+        return mean_over_ranks(weight).clamp(min=torch.finfo(torch.float32).tiny)
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor, count: Tensor | int) -> Tensor:
         wide = F.interpolate(
             logits.float(), labels.shape[-2:], mode="bilinear", align_corners=False
         )
         weights = self.class_weights
         total = F.cross_entropy(wide, labels, weights, ignore_index=IGNORE, reduction="sum")
-        if self.mean == "all":
-            return total / labels.numel()
-        is_valid = labels != IGNORE
-        if weights is None:
-            return total / is_valid.sum().clamp(min=1)
-        # Without a valid pixel there is no weight either, and the loss is 0.
-        return total / weights[labels[is_valid]].sum().clamp(min=torch.finfo(torch.float32).tiny)
+        return total / count
 
     def predict(self, images: Tensor) -> Tensor:
         """Class logits (B, C, h, w) of images (B, 3, H, W) in 0..1."""

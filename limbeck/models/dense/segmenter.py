@@ -85,7 +85,7 @@ class Segmenter(Encoder):
         else:
             kind = UperHead if parts["head"] == "upernet" else SemanticFpnHead
             self.head = kind(levels, width, count, norm, dropout)
-        self.aux_head = AuxHead(levels[AUX_LEVEL], count, norm) if parts["aux"] else None
+        self.aux_head = AuxHead(levels[AUX_LEVEL], count, norm, dropout) if parts["aux"] else None
         self.facts = replace(
             facts,
             num_classes=count,

@@ -1,17 +1,22 @@
 """``limbeck segment`` end to end: trained, stopped and continued, taught, and refused."""
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 import limbeck
+from limbeck.engine import loop
 from limbeck.engine.loop import Interrupted
 from limbeck.errors import UserError
 from limbeck.methods.options import ChannelWiseOptions
 from limbeck.models.options import SegmenterOptions, TeacherOptions
+from limbeck.recipes.train.options import SegmentConfig
 from limbeck.recipes.train.segment import check, report, segment
-from tests.recipes.runs import metrics_of, weights_of
+from tests.processes import start_ranks
+from tests.recipes.runs import assert_same_student, metrics_of, weights_of
 from tests.recipes.scenes import NAMES, segment_config
 
 
@@ -58,6 +63,75 @@ def test_a_teacher_helps_beside_the_masks(scenes, segmenter, tmp_path, method):
     assert set(steps[0]["losses"]) == {"total", "pixels", method.replace("-", "_")}
     record = json.loads((run / "student.json").read_text())
     assert record["teacher"]["weight_hash"]
+
+
+def _train_and_record(config: SegmentConfig, file: Path) -> None:
+    """What the optimiser is given of each parameter goes to the file."""
+    build = loop.build_optimizer
+
+    def recording(module, *given):
+        optimizer = build(module, *given)
+        groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+        found = {
+            name: (groups[id(p)]["lr_scale"], groups[id(p)]["weight_decay"])
+            for name, p in module.named_parameters()
+        }
+        file.with_suffix(f".{os.environ.get('RANK', 0)}").write_text(json.dumps(found))
+        return optimizer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "build_optimizer", recording)
+        segment(config)
+
+
+GOLDEN = {  # row 7
+    "backbone.model.pos_embed": 0.0549755814,
+    "backbone.model.patch_embed.proj.bias": 0.0549755814,
+    "backbone.model.blocks.0.gamma_1": 0.0687194767,
+    "backbone.model.blocks.0.attn.relative_position_bias_table": 0.0687194767,
+    "backbone.model.blocks.0.attn.qkv.weight": 0.0687194767,
+    "backbone.model.blocks.11.attn.qkv.weight": 0.8,
+    "neck.up2.0.weight": 1.0,
+    "head.classify.conv.weight": 1.0,
+    "aux_head.classify.conv.weight": 1.0,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_taught", [False, True], ids=["alone", "taught"])
+def test_two_processes_train_as_one(scenes, segmenter, tmp_path, is_taught):
+    """Where no batch norm is: their crops have unequal numbers of pixels with a class, too."""
+    teacher = TeacherOptions(source=str(segmenter), precision="fp32")
+    config = segment_config(
+        scenes,
+        tmp_path / "one",
+        student="vit_tiny:img_size=32:patch_size=8:embed_dim=24:depth=12:num_heads=3",
+        segmenter=SegmenterOptions(
+            head="semantic-fpn", width=48, norm="group", dropout=0.0, aux=True
+        ),
+        teacher=teacher if is_taught else TeacherOptions(),
+        optim=replace(SegmentConfig().optim, base_lr=0.03),
+        class_weights=(1.0, 2.0),
+    )
+    config = replace(config, train=replace(config.train, epochs=3))
+    _train_and_record(config, tmp_path / "scales_of_one")
+    both = replace(config, out=tmp_path / "two")
+    pair = start_ranks(_train_and_record, both, tmp_path / "scales", folder=tmp_path, count=2)
+    done = [started.end() for started in pair]
+    assert [each.returncode for each in done] == [0, 0], done
+    assert_same_student(tmp_path / "two", tmp_path / "one")
+    pairs = zip(metrics_of(tmp_path / "two")[0], metrics_of(tmp_path / "one")[0], strict=True)
+    for two, one in pairs:
+        parts = {"total", "pixels", "aux"} | ({"channel_wise"} if is_taught else set())
+        assert two["losses"].keys() == parts
+        assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)
+    scales = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("scales*.?"))]
+    assert len(scales) == 3 and scales[0] == scales[1] == scales[2]
+    owner = "student" if is_taught else "encoder"
+    for name, scale in GOLDEN.items():
+        assert scales[0][f"{owner}.{name}"][0] == pytest.approx(scale, abs=1e-10), name
+    assert {scale for name, (scale, _) in scales[0].items() if "backbone" not in name} == {1.0}
+    assert scales[0][f"{owner}.backbone.model.pos_embed"][1] == 0
 
 
 def test_heads_and_a_frozen_encoder(scenes, student, tmp_path):
