@@ -107,7 +107,8 @@ class TeacherOptions:
     """timm's name of what is in a weights file that does not tell it."""
     img_size: Side | None = None
     """Image side in pixels. If not given: where inner tensors are compared, the one that makes the
-    patch grids agree; where only logits are wanted (finetune), the teacher's own."""
+    patch grids agree; where only logits are wanted (finetune), the teacher's own; of maps
+    (segment) the crops' of the student."""
     num_heads: Width | None = None
     """Head count, for a weights file that does not say it and whose width does not tell."""
     patch_size: Side | None = None
