@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from limbeck.data.folder import named, walk
 from limbeck.data.formats import is_image_name
 from limbeck.data.options import DataOptions
-from limbeck.data.source import Source, Subset, name_digest
+from limbeck.data.source import Source, Subset, name_digest, sum_of_digests
 from limbeck.data.splits import expand_pattern, find_files, is_packed_name, is_pattern, splits_of
 from limbeck.errors import UserError, did_you_mean
 
@@ -102,13 +102,14 @@ def keep_labels(source: Source, fraction: float, seed: int) -> Source:
 
 def data_fingerprint(source: Source) -> str:
     """32 hex digits of the keys and labels, whatever their order; the pixels are not read."""
-    total = 0
-    for index in range(len(source)):
+
+    def text(index: int) -> str:
         label = source.label(index)
         # By class name, because an index shifts when a class is added before it.
         name = source.classes[label] if label is not None else ""
-        total += int.from_bytes(name_digest(f"{source.key(index)}\0{name}", 16), "big")
-    return f"{total % 2**128:032x}"
+        return f"{source.key(index)}\0{name}"
+
+    return sum_of_digests(map(text, range(len(source))))
 
 
 def _key_fraction(key: str) -> float:

@@ -98,7 +98,11 @@ class TarSource(NamedSource):
 
     def has_beside(self, index: int) -> bool:
         """Whether the sample has one of the parts ``beside``."""
-        return bool(self._beside[index, 2] >= 0)
+        return self.size_beside(index) >= 0
+
+    def size_beside(self, index: int) -> int:
+        """The bytes of that part; -1 without."""
+        return int(self._beside[index, 2])
 
     def read_beside(self, index: int) -> bytes:
         """The bytes of that part; raises BadImage as ``read``."""

@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -62,6 +62,12 @@ class Source(ABC):
 def name_digest(text: str, size: int) -> bytes:
     """BLAKE2b of a name, of so many bytes; it need not be valid UTF-8, as names of old disks."""
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()
+
+
+def sum_of_digests(texts: Iterable[str]) -> str:
+    """32 hex digits of texts, whatever their order."""
+    total = sum(int.from_bytes(name_digest(text, 16), "big") for text in texts)
+    return f"{total % 2**128:032x}"
 
 
 class Names(Sequence[str]):

@@ -34,6 +34,10 @@ class AnnotatedScenes(Scenes):
         """The mask's name."""
         return self.found.masks.name(index)
 
+    def stamp(self, index: int) -> str:
+        """The mask's."""
+        return self.found.masks.stamp(index)
+
     def read(self, index: int) -> RawImage:
         """The image's file."""
         return RawImage(self.found.images.read(index).data, None)

@@ -84,6 +84,10 @@ class CocoMasks(Masks):
         """The annotations' file."""
         return self._files[index]
 
+    def stamp(self, index: int) -> str:
+        """What is drawn."""
+        return self._drawn[index]
+
 
 def _patches(shape: Any, height: int, width: int) -> list[Patch]:
     if isinstance(shape, dict):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from limbeck.data.source import Source, Subset
+from limbeck.data.source import Source, Subset, sum_of_digests
 from limbeck.errors import UserError
 from limbeck.records import IGNORE
 
@@ -40,6 +40,16 @@ class Scenes(Source):
     def mask_name(self, index: int) -> str:
         """Where the mask of a sample comes from, for people."""
 
+    def stamp(self, index: int) -> str:
+        """What tells, without reading it, that a mask is another one; "" where nothing does."""
+        del index
+        return ""
+
+    def fingerprint(self) -> str:
+        """32 hex digits of classes, keys and stamps, whatever the order of the scenes."""
+        texts = (f"{self.key(index)}\0{self.stamp(index)}" for index in range(len(self)))
+        return sum_of_digests(["\0".join(self.classes), *texts])
+
 
 class SceneSubset(Subset, Scenes):
     """Some scenes, in the given order."""
@@ -61,6 +71,10 @@ class SceneSubset(Subset, Scenes):
     def mask_name(self, index: int) -> str:
         """Of the source."""
         return self.source.mask_name(int(self.indices[index]))
+
+    def stamp(self, index: int) -> str:
+        """Of the source."""
+        return self.source.stamp(int(self.indices[index]))
 
 
 class RenumberedScenes(SceneSubset):

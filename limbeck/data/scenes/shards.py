@@ -33,6 +33,10 @@ class ShardMasks(Masks):
         """What it is of the sample."""
         return "the mask beside it"
 
+    def stamp(self, index: int) -> str:
+        """Its size."""
+        return str(self.source.size_beside(int(self.images.indices[index])))
+
 
 def find_in_shards(root: str, options: SceneOptions, split: str) -> Found:
     """The samples of shards that have a mask."""

@@ -199,7 +199,9 @@ def judge_scenes(
         warnings.append(f"No pixel to train on is of {', '.join(absent)}: it is not learnt.")
     if rare := found.rare():
         warnings.append(f"Fewer than one pixel in 1,000 is of {', '.join(rare)}.")
-    if unscored := [name for name in held_out.absent() if name not in absent]:
+    if not held_out.num_scenes:
+        problems.append("No held-out scene can be used, so nothing could be scored.")
+    elif unscored := [name for name in held_out.absent() if name not in absent]:
         warnings.append(f"No held-out pixel is of {', '.join(unscored)}: it is not scored.")
     warnings += filter(None, [few_scenes(len(images.holdout)).strip()])
     return problems, warnings

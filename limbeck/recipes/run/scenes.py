@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from limbeck.data.open import data_fingerprint
 from limbeck.data.scenes.loader import scene_batches
 from limbeck.data.scenes.open import open_both
 from limbeck.data.scenes.options import SceneOptions, SceneViewOptions
@@ -24,7 +23,7 @@ def open_scene_images(data: SceneOptions) -> Images:
     if len(train) < 2:
         raise UserError(f"{data.root} has {len(train)} scene to train on; name more of them.")
     log.info("%d scenes to train on, %d held out.", len(train), len(holdout))
-    fingerprint = data_fingerprint(train) + data_fingerprint(holdout)
+    fingerprint = train.fingerprint() + holdout.fingerprint()
     return Images(
         whole=train,
         train=train,

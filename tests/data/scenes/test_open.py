@@ -8,10 +8,12 @@ from PIL import Image
 from limbeck.data.scenes.open import open_both, open_scenes, with_classes
 from limbeck.data.scenes.options import SceneOptions
 from limbeck.data.scenes.published import CITYSCAPES_IDS
+from limbeck.data.scenes.scene import SceneSubset
 from limbeck.data.source import BadImage
 from limbeck.errors import UserError
 from limbeck.records import IGNORE
 from tests.data.scenes import sets
+from tests.recipes.runs import snapshot
 
 
 def opened(root, **options):
@@ -30,9 +32,14 @@ def check(scenes, maps):
 
 @pytest.mark.parametrize("name", sets.THREE_CLASSES)
 def test_every_layout_gives_the_same_maps(name, tmp_path):
+    """And nothing is written there."""
     write, classes = sets.THREE_CLASSES[name]
-    scenes = opened(write(tmp_path / "set"))
+    root = write(tmp_path / "set")
+    before = snapshot(root)
+    scenes = opened(root)
     check(scenes, sets.label_maps())
+    assert snapshot(root) == before
+    assert bool(scenes.stamp(0)) == (name != "table")  # whose rows would have to be read
     assert scenes.classes == (classes or CITYSCAPES_IDS.names)
     assert scenes.layout
 
@@ -51,11 +58,28 @@ def test_two_classes_in_every_guise(name, tmp_path):
     assert scenes.classes == ("background", "foreground")
 
 
-def test_nothing_is_written_into_the_data(tmp_path):
-    sets.parallel(tmp_path)
-    before = sorted(tmp_path.rglob("*"))
-    check(opened(tmp_path), sets.label_maps())
-    assert sorted(tmp_path.rglob("*")) == before
+def test_the_fingerprint_tells_another_mask(tmp_path):
+    scenes = opened(sets.parallel(tmp_path))
+    first = scenes.fingerprint()
+    assert SceneSubset(scenes, [3, 1, 0, 2]).fingerprint() == first
+    named = opened(tmp_path, class_names=("sky", "road", "car")).fingerprint()
+    part = SceneSubset(scenes, [3, 1, 0]).fingerprint()
+    labels = sets.label_maps()[0]
+    labels[5:9, 5:9] = 2
+    sets.save(tmp_path / "masks/a1.png", labels)
+    edited = opened(tmp_path).fingerprint()
+    assert len({first, named, part, edited}) == 4 and len(first) == 32
+    (tmp_path / "masks/a1.png").unlink()
+    assert scenes.stamp(0) == ""
+
+
+def test_the_fingerprint_tells_another_outline(tmp_path):
+    file = sets.coco(tmp_path, sets.outlines) / "instances_default.json"
+    first = opened(tmp_path).fingerprint()
+    content = json.loads(file.read_text())
+    content["annotations"][0]["segmentation"][0][0] += 1
+    file.write_text(json.dumps(content))
+    assert opened(tmp_path).fingerprint() != first
 
 
 def test_what_was_recognised_is_told(tmp_path, caplog):

@@ -296,7 +296,7 @@ def test_scenes_and_a_forecast_of_a_segmentation(scenes, segmenter):
 def test_the_five_troubles_of_masks_and_the_balance(tmp_path):
     """Another size, a value that is no class, nothing but ignored, unreadable, and none at all."""
     names = ("sky", "road", "car", "dog")
-    data = {"root": str(bad_set(tmp_path)), "class_names": names, "holdout_ratio": 0.25}
+    data = {"root": str(bad_set(tmp_path)), "class_names": names, "holdout_ratio": 0.5}
     data = SceneOptions(**data, num_workers=0)
     config = segment_words(tmp_path, student="", data=data)
     found = doctor(config)
@@ -314,6 +314,8 @@ def test_the_five_troubles_of_masks_and_the_balance(tmp_path):
     lenient = replace(data, max_bad_ratio=0.5)
     found = doctor(replace(config, data=lenient))
     assert found.problems == [] and report(found).endswith("add --student to try a step.")
+    none = doctor(replace(config, data=replace(lenient, holdout_ratio=0.25)))  # but a bad one
+    assert none.problems == ["No held-out scene can be used, so nothing could be scored."]
     refusing = doctor(replace(config, data=replace(lenient, broken="refuse")))
     assert refusing.problems == [
         "5 scenes can't be used, which --data.broken refuse refuses; repair or remove them, or "

@@ -5,9 +5,12 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import limbeck
+from limbeck.data.scenes.options import SceneOptions
 from limbeck.engine import loop
 from limbeck.engine.loop import Interrupted
 from limbeck.errors import UserError
@@ -15,9 +18,10 @@ from limbeck.methods.options import ChannelWiseOptions
 from limbeck.models.options import SegmenterOptions, TeacherOptions
 from limbeck.recipes.train.options import SegmentConfig
 from limbeck.recipes.train.segment import check, report, segment
+from tests.data.scenes.test_open import PROBLEMS, bad_set
 from tests.processes import start_ranks
 from tests.recipes.runs import assert_same_student, metrics_of, weights_of
-from tests.recipes.scenes import NAMES, segment_config
+from tests.recipes.scenes import NAMES, draw_scenes, segment_config
 
 
 def test_it_learns_what_is_drawn_and_says_so(segmenter):
@@ -52,6 +56,32 @@ def test_stopped_and_continued_ends_the_same(scenes, tmp_path, monkeypatch):
     # Made here, since bits hang on the number of threads, and fixtures have had others.
     whole = segment(segment_config(scenes, tmp_path / "whole"))
     assert weights_of(segment(config)) == weights_of(whole)
+
+
+def test_a_mask_that_was_edited_is_another_run(tmp_path):
+    root = draw_scenes(tmp_path / "scenes", 12)
+    config = segment_config(root, tmp_path / "run")
+    segment(replace(config, train=replace(config.train, epochs=1)))
+    Image.fromarray(np.ones((40, 48), np.uint8)).save(root / "masks" / "000.png")
+    with pytest.raises(UserError, match="holds another run: fingerprint of data"):
+        segment(replace(config, train=replace(config.train, epochs=1)))
+
+
+def test_bad_masks_are_left_out_named_and_counted(tmp_path, caplog):
+    names = ("sky", "road", "car")
+    root = bad_set(tmp_path / "set")
+    data = SceneOptions(
+        root=str(root), class_names=names, holdout_ratio=0.5, num_workers=0, max_bad_ratio=0.5
+    )
+    config = segment_config(root, tmp_path / "run", data=data)
+    segment(replace(config, train=replace(config.train, epochs=1, global_batch_size=4)))
+    lines = (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()
+    found = {line["key"]: line["reason"] for line in map(json.loads, lines)}
+    assert found and found.items() <= PROBLEMS.items()
+    assert "1 image (images/e5.jpg) left out: it has no mask." in caplog.text
+    refusing = replace(config, data=replace(data, broken="refuse"), out=tmp_path / "refused")
+    with pytest.raises(UserError, match=r"images/e5.jpg it has no mask; .*--data.broken skip"):
+        segment(refusing)
 
 
 @pytest.mark.parametrize("method", ["channel-wise", "pixel-kl"])
