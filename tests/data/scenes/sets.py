@@ -141,6 +141,13 @@ def sixteen_bits(root):
     return write(root, "img/{}.jpg", "gt/{}.png", masks)
 
 
+def large_values(root):
+    masks = [labels.astype(np.uint16) for labels in label_maps()]
+    for each in masks:
+        each[each == 1], each[each == 2] = 1000, 40_000
+    return write(root, "img/{}.jpg", "gt/{}.png", masks)
+
+
 def palette(root):
     """Of colours that are no greys, and none of them an index."""
     masks = [with_palette(labels, lambda v: (v, 255 - v, 77)) for labels in label_maps()]
@@ -235,6 +242,7 @@ THREE_CLASSES = {
     "VOC": (voc, ("background", "aeroplane", "bicycle")),
     "colour table": (colour_table, ("sky", "road", "car")),
     "16-bit": (sixteen_bits, ("0", "1", "2")),
+    "16-bit, large values": (large_values, ("0", "1000", "40000")),
     "palette": (palette, ("0", "1", "2")),
     "table": (table, ("0", "1", "2")),
     "shards": (shards, ("0", "1", "2")),
