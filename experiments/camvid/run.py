@@ -122,10 +122,11 @@ def run_job(backbone: str, first: str | None, seed: int, arguments: argparse.Nam
         _pretrain(own, first, seed, start, arguments)
     for name, arm in ARMS.items():
         if arm.first == first:
-            _segment(arm, seed, start, _folder(arguments.out, backbone, name, seed), arguments)
+            _segment(arm, seed, start, folder_of(arguments.out, backbone, name, seed), arguments)
 
 
-def _folder(out: Path, backbone: str, arm: str, seed: int) -> Path:
+def folder_of(out: Path, backbone: str, arm: str, seed: int) -> Path:
+    """The run of an arm."""
     return out / f"{backbone}_{arm.replace(' ', '_')}_{seed}"
 
 
@@ -165,7 +166,7 @@ def _segment(arm: Arm, seed: int, start: Path, out: Path, arguments: argparse.Na
             seed=seed,
             img_size=SIDE,
             teacher=TeacherOptions(source=arguments.teacher if arm.is_taught else None),
-            data=_scenes(str(arguments.data)),
+            data=scenes_of(str(arguments.data)),
             optim=OptimOptions(
                 base_lr=1.6e-2,
                 schedule="poly",
@@ -184,12 +185,13 @@ def _segment(arm: Arm, seed: int, start: Path, out: Path, arguments: argparse.Na
     )
 
 
-def _scenes(root: str) -> SceneOptions:
+def scenes_of(root: str) -> SceneOptions:
+    """Trained on the training part, scored on the test part."""
     return SceneOptions(root=root, eval_root=root, eval_split="test", num_workers=0)
 
 
 def _result(out: Path, backbone: str, arm: str, seed: int) -> Mapping[str, Any]:
-    record: Mapping[str, Any] = read_json(_folder(out, backbone, arm, seed) / "student.json")
+    record: Mapping[str, Any] = read_json(folder_of(out, backbone, arm, seed) / "student.json")
     return record
 
 
