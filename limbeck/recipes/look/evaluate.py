@@ -38,6 +38,7 @@ log = logging.getLogger("limbeck")
 
 
 SCORES_FILE = "scores.json"
+SPEED_BATCH = 32
 
 
 class _OwnData(TypedDict, total=False):
@@ -285,15 +286,9 @@ class Prober:
 
     def cost(self, encoder: Encoder) -> dict[str, float]:
         """Its parameters, MACs and, where asked for, speed."""
-        from limbeck.evaluation.cost import count_macs, measure_speed
+        from limbeck.evaluation.cost import costs_of
 
-        values = {
-            "parameters": float(sum(each.numel() for each in encoder.parameters())),
-            "macs": float(count_macs(encoder)),
-        }
-        if self.config.measure_speed:
-            values["images_per_second"] = measure_speed(encoder, 32)
-        return values
+        return costs_of(encoder, SPEED_BATCH if self.config.measure_speed else None)
 
 
 def seen_images(students: list[Encoder], images: Images) -> list[str]:

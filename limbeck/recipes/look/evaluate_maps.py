@@ -15,7 +15,7 @@ from limbeck.data.scenes.options import SceneOptions
 from limbeck.data.skipped import SkippedLog
 from limbeck.engine.distributed import ranks_session
 from limbeck.errors import UserError
-from limbeck.evaluation.cost import count_macs, measure_speed
+from limbeck.evaluation.cost import costs_of
 from limbeck.evaluation.map_scores import MapResult, difference_of, result_of
 from limbeck.evaluation.options import MapOptions
 from limbeck.evaluation.report import TERMINAL, table
@@ -83,7 +83,8 @@ def evaluate_maps(config: EvaluateConfig) -> MapEvaluation:
                 network.to(ranks.device)
                 found = confusion_over(network, scenes, shown, config.data, skipped)
                 counts.setdefault(role, []).append(torch.stack(found.of_images))
-            costs[role] = _cost(group[0], config.measure_speed)
+            speed_batch = SPEED_BATCH if config.measure_speed else None
+            costs[role] = costs_of(group[0], speed_batch)
     notes = [few.strip()] if (few := few_scenes(len(scenes))) else []
     notes += [skipped.summary()] if skipped.reasons else []
     baseline = counts.get("baseline")
@@ -160,13 +161,3 @@ def _check_classes(network: Segmenter, classes: tuple[str, ...], role: str) -> N
             f"The {role} knows {network.facts.num_classes} classes and the scenes have "
             f"{len(classes)}; choose scenes of the same classes."
         )
-
-
-def _cost(network: Segmenter, measure: bool) -> dict[str, float]:
-    values = {
-        "parameters": float(sum(each.numel() for each in network.parameters())),
-        "macs": float(count_macs(network)),
-    }
-    if measure:
-        values["images_per_second"] = measure_speed(network, SPEED_BATCH)
-    return values

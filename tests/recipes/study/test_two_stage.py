@@ -21,8 +21,10 @@ from limbeck.models.options import TeacherOptions
 from limbeck.recipes.run.images import open_images
 from limbeck.recipes.run.options import CropEvalOptions
 from limbeck.recipes.study import stage_runs
+from limbeck.recipes.study import two_stage as verb
 from limbeck.recipes.study.options import SpecificOptions, TuneTeacherOptions, TwoStageConfig
-from limbeck.recipes.study.stages import ARMS, arm_config, stage_one_config, teacher_config
+from limbeck.recipes.study.stage_two.classify import arm_config, teacher_config
+from limbeck.recipes.study.stages import ARMS, stage_one_config
 from limbeck.recipes.study.two_stage import check, report, two_stage
 from limbeck.recipes.train.distill import distill
 from limbeck.recipes.train.finetune import finetune
@@ -112,18 +114,26 @@ def test_again_nothing_is_done_again(whole):
     assert report(again) == report(found)
 
 
-@pytest.mark.parametrize("stopped", ["teacher", "stage_one", "both"])
-def test_stopped_in_any_run_it_goes_on(images, teacher, whole, tmp_path, monkeypatch, stopped):
-    config = config_of(images, teacher, tmp_path / "out")
-    for name in ("distill", "finetune"):
-        run = getattr(stage_runs, name)
+def stop_in(folder, monkeypatch):
+    """Both kinds of run are stopped before they begin in a folder of that name."""
 
-        def until(own, run=run):
-            if own.out.name == stopped:
+    def until(run):
+        def stopped(own):
+            if own.out.name == folder:
                 raise Interrupted("Stopped by Ctrl-C.", 0)
             return run(own)
 
-        monkeypatch.setattr(stage_runs, name, until)
+        return stopped
+
+    monkeypatch.setattr(stage_runs, "distill", until(distill))
+    tasks = {name: replace(task, train=until(task.train)) for name, task in verb.TASKS.items()}
+    monkeypatch.setattr(verb, "TASKS", tasks)
+
+
+@pytest.mark.parametrize("stopped", ["teacher", "stage_one", "both"])
+def test_stopped_in_any_run_it_goes_on(images, teacher, whole, tmp_path, monkeypatch, stopped):
+    config = config_of(images, teacher, tmp_path / "out")
+    stop_in(stopped, monkeypatch)
     with pytest.raises(Interrupted):
         two_stage(config)
     monkeypatch.undo()
@@ -303,7 +313,7 @@ def test_what_does_not_fit_is_told_before_anything_trains(
     large = replace(config.specific, train=replace(TRAIN, epochs=1e-9))
     with pytest.raises(UserError, match="specific.train.epochs"):
         two_stage(replace(config, specific=large))
-    with pytest.raises(UserError, match="classifies these classes already; leave them out"):
+    with pytest.raises(UserError, match="is a classifier of these classes already; leave them out"):
         two_stage(replace(config, teacher=TeacherOptions(source=str(classifier))))
     with pytest.raises(UserError, match="No image of .* is held out"):
         two_stage(replace(config, data=replace(config.data, holdout_ratio=0)))
