@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from limbeck.recipes.study import results
@@ -39,12 +40,12 @@ class TwoStages(Results):
 
     def verdicts(self) -> dict[str, Verdict]:
         """Both stages against each other arm, by its name."""
-        judging = self.task.judging
-        both = self.scores("both", judging.score)
+        task = self.task
+        both = self.scores("both", task.score)
         return {
-            arm.name: judging.compare(both, others, _claims(arm))
+            arm.name: task.compare(both, others, _claims(arm))
             for arm in self.arms
-            if both and arm.name != "both" and (others := self.scores(arm.name, judging.score))
+            if both and arm.name != "both" and (others := self.scores(arm.name, task.score))
         }
 
     def runs(self) -> dict[str, list[Result]]:
@@ -65,13 +66,13 @@ class TwoStages(Results):
                 for arm in self.arms
             },
             "verdicts": {name: vars(verdict) for name, verdict in self.verdicts().items()},
-            **self.task.judging.more(self.runs()),
+            **self.task.more(self.runs()),
             "equal": self.equal,
         }
 
     def findings(self) -> list[str]:
         """The table, the verdict, the task's own tables, and what was equal."""
-        tables = self.task.judging.tables(self.runs())
+        tables = self.task.tables(self.runs())
         return [table_of(self), verdict_of(self), *tables, *self.equal]
 
 
@@ -91,19 +92,16 @@ def report(found: TwoStages) -> str:
 
 def table_of(found: TwoStages) -> str:
     """A Markdown table: percentages, mean and standard deviation over the seeds."""
-    judging, runs = found.task.judging, found.runs()
-    rows = {
-        name: row_of(runs[name])
-        for name in ("teacher", *(arm.name for arm in found.arms))
-        if name in runs
-    }
-    first, *others = judging.columns
-    of_teacher = 0.0
-    if found.teacher is not None and found.teacher.scores:
-        of_teacher = found.teacher.scores[judging.score].mean
+    task, runs = found.task, found.runs()
+    names = [arm.name for arm in found.arms]
+    rows = {name: row_of(runs.get(name, ())) for name in ("teacher", *names)}
+    if found.teacher is None:
+        del rows["teacher"]
+    first, *others = task.columns
+    of_teacher = fmean(rows["teacher"].get(first.name, [0.0])) if found.teacher else 0.0
     for name, row in rows.items():
-        if scores := [run.scores[judging.score] for run in runs[name] if run.scores]:
-            row |= judging.row(scores)
+        if first.name in row:
+            row |= task.row(runs[name])
             row |= {"of_teacher": row[first.name]} if of_teacher and name != "teacher" else {}
     columns = [
         first,

@@ -160,7 +160,7 @@ class StageRuns:
 
     def _measure(self, source: str, file: Path) -> Result:
         """Scores and costs of a network, from a file where the same were measured before."""
-        return self.task.judging.measure(self.bench, load_encoder(source), source, file)
+        return self.task.measure(self.bench, load_encoder(source), source, file)
 
     def sentences(self) -> list[str]:
         """What all arms have in common, for people."""
@@ -181,9 +181,7 @@ class StageRuns:
                 f"{before.total_steps:,} steps of {config.train.global_batch_size} of "
                 f"{before.num_images:,} images, without labels."
             )
-        told += [f"Note: {note}" for note in self.task.judging.notes(self.bench, self.start)]
-        if few := self.task.judging.few(len(images.holdout)):
-            told.append(f"Note:{few}")
+        told += [f"Note: {note}" for note in self.task.notes(self.bench, self.start)]
         if sees_test_images(config):
             told.append(
                 f"Note: {config.unlabelled} holds test images too, so stage one has seen them, "

@@ -21,7 +21,7 @@ from limbeck.recipes.run.options import EmbedOptions, FinetuneConfig
 from limbeck.recipes.study.options import TuningOptions, TwoStageConfig
 from limbeck.recipes.study.results import Column, Result, percent
 from limbeck.recipes.study.runs import tuning_run
-from limbeck.recipes.study.stage_two.contract import Bench, Judging, StageTwo, recall
+from limbeck.recipes.study.stage_two.contract import Bench, StageTwo, recall
 from limbeck.recipes.study.stages import Way, arm_run, teacher_run
 from limbeck.recipes.train import finetune as finetuning
 
@@ -135,15 +135,12 @@ def _compare(*given: Any) -> Verdict:
     return compare(*given)
 
 
-def _few(num_test: int) -> str:
+def _notes(bench: Bench, start: Encoder) -> list[str]:
     from limbeck.recipes.run.images import few_images
 
-    return few_images(num_test)
-
-
-def _notes(bench: Bench, start: Encoder) -> list[str]:
-    options = bench.config.corruptions
-    return notes_of({"": [start]}, options) if options.wanted else []
+    options, few = bench.config.corruptions, few_images(len(bench.images.holdout))
+    of_corruptions = notes_of({"": [start]}, options) if options.wanted else []
+    return of_corruptions + ([few.strip()] if few else [])
 
 
 def _summary(runs: Mapping[str, Sequence[Result]]) -> dict[str, Any]:
@@ -173,18 +170,15 @@ CLASSIFY = StageTwo(
     check=finetuning.check,
     plan=_plan,
     train=finetuning.finetune,
-    judging=Judging(
-        score="top1",
-        columns=(
-            Column("top1", "top-1 %", percent),
-            Column("top5", "top-5 %", percent),
-            Column("corrupted_top1", "corrupted %", percent),
-        ),
-        measure=_measure,
-        compare=_compare,
-        few=_few,
-        notes=_notes,
-        more=lambda runs: {"corrupted": _summary(runs)},
-        tables=_tables,
+    score="top1",
+    columns=(
+        Column("top1", "top-1 %", percent),
+        Column("top5", "top-5 %", percent),
+        Column("corrupted_top1", "corrupted %", percent),
     ),
+    measure=_measure,
+    compare=_compare,
+    notes=_notes,
+    more=lambda runs: {"corrupted": _summary(runs)},
+    tables=_tables,
 )

@@ -39,38 +39,14 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class Judging:
-    """How networks are scored and compared.
-
-    ``score`` is the name of the deciding one. ``measure(bench, network, source, file)`` gives what
-    a network is worth, from a file where the same was measured before. ``compare(both, others,
-    claims)`` judges scores of runs.
-    """
-
-    score: str
-    columns: tuple[Column, ...]
-    """Of the table, the deciding score's first."""
-    measure: Callable[[Bench, Encoder, str, Path], Result]
-    compare: Callable[..., Verdict]
-    few: Callable[[int], str]
-    """What is said of so few test images, or ''."""
-    notes: Callable[[Bench, Encoder], list[str]] = lambda bench, start: []
-    """What the reader of the scores must know; ``start`` is an untrained student."""
-    row: Callable[[Sequence[Any]], Row] = lambda scores: {}
-    """What the table tells of an arm's deciding scores beside each, by name."""
-    more: Callable[[Mapping[str, Sequence[Result]]], dict[str, Any]] = lambda runs: {}
-    """Data of all runs of teacher and arms beside scores, JSON-ready."""
-    tables: Callable[[Mapping[str, Sequence[Result]]], list[str]] = lambda runs: []
-    """Markdown tables beside the first."""
-
-
-@dataclass(frozen=True)
 class StageTwo:
-    """One task: ``network`` is what it makes, in a word, and ``images`` what that is tried on.
+    """One task: ``network`` is what it makes, in a word, ``images`` what that is tried on.
 
-    A run is the options of a training. ``teacher(config)`` is the run that fine-tunes the teacher,
-    ``arm(config, arm, seed, task_teacher, num_heads)`` the one at the end of an arm; ``check``,
-    ``plan`` and ``train`` are the verb's.
+    A run is the options of a training: ``teacher(config)`` fine-tunes the teacher,
+    ``arm(config, arm, seed, task_teacher, num_heads)`` ends an arm; ``check``, ``plan`` and
+    ``train`` are the verb's. ``measure(bench, network, source, file)`` is what a network is worth,
+    from a file where the same was measured before; ``compare(both, others, claims)`` judges the
+    scores ``score`` of runs.
     """
 
     network: str
@@ -85,7 +61,19 @@ class StageTwo:
     check: Callable[[Any], None]
     plan: Callable[..., Plan]
     train: Callable[[Any], Path]
-    judging: Judging
+    score: str
+    columns: tuple[Column, ...]
+    """Of the table, that of ``score`` first."""
+    measure: Callable[[Bench, Encoder, str, Path], Result]
+    compare: Callable[..., Verdict]
+    notes: Callable[[Bench, Encoder], list[str]]
+    """What the reader of the scores must know; of an untrained student."""
+    row: Callable[[Sequence[Result]], Row] = lambda runs: {}
+    """What the table tells of the runs of an arm beside scores and costs, by name."""
+    more: Callable[[Mapping[str, Sequence[Result]]], dict[str, Any]] = lambda runs: {}
+    """Data of all runs of arms and teacher beside scores and costs, JSON-ready."""
+    tables: Callable[[Mapping[str, Sequence[Result]]], list[str]] = lambda runs: []
+    """Markdown tables beside the first."""
 
 
 class _Known(TypedDict):

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pydantic
@@ -18,12 +17,13 @@ from limbeck.methods import PerMapMethodOptions
 from limbeck.recipes.study.options import TwoStageSegmentConfig
 from limbeck.recipes.study.results import Column, Result, Row, percent
 from limbeck.recipes.study.runs import tuning_run
-from limbeck.recipes.study.stage_two.contract import Bench, Judging, StageTwo, recall
+from limbeck.recipes.study.stage_two.contract import Bench, StageTwo, recall
 from limbeck.recipes.study.stages import Way, arm_run, teacher_run
 from limbeck.recipes.train import segment as segmenting
 from limbeck.recipes.train.options import MapTuningOptions, SegmentConfig
 
 if TYPE_CHECKING:
+    from limbeck.evaluation.map_scores import MapResult
     from limbeck.evaluation.scores import Verdict
     from limbeck.models.encoder import Encoder
     from limbeck.recipes.run.images import Images
@@ -72,14 +72,13 @@ def _plan(*given: Any) -> Plan:
 def _measure(bench: Bench, network: Encoder, source: str, file: Path) -> Result:
     import torch
 
-    from limbeck.evaluation.map_scores import scores_of
+    from limbeck.evaluation.map_scores import result_of
     from limbeck.models.dense.segmenter import Segmenter
     from limbeck.recipes.run.maps import confusion_over
 
     if not isinstance(network, Segmenter):
         raise UserError(f"{source} is no segmenter; name a run of limbeck segment.")
     config, scenes = bench.config, bench.images.holdout
-    classes: tuple[str, ...] = scenes.classes
 
     def answer() -> Counts:
         found = confusion_over(network, scenes, config.evaluation, config.data, bench.skipped)
@@ -87,7 +86,9 @@ def _measure(bench: Bench, network: Encoder, source: str, file: Path) -> Result:
 
     asked = {"evaluation": asdict(config.evaluation)}
     counts, cost = recall(file, bench, network, source, asked, answer, Counts, SPEED_BATCH)
-    return Result(scores_of(torch.tensor(counts), classes), cost)
+    result = result_of([torch.tensor(counts)], scenes.classes)
+    hits, truth, _ = result.counts[0].sum(0).double()
+    return Result({"miou": result, "aacc": float(hits.sum() / truth.sum())}, cost)
 
 
 def _compare(*given: Any) -> Verdict:
@@ -96,33 +97,30 @@ def _compare(*given: Any) -> Verdict:
     return compare(*given)
 
 
-def _few(num_test: int) -> str:
+def _notes(bench: Bench, start: Encoder) -> list[str]:
     from limbeck.recipes.run.scenes import few_scenes
 
-    return few_scenes(num_test)
+    few = few_scenes(len(bench.images.holdout))
+    return [few.strip()] if few else []
 
 
-def _row(scores: Sequence[Any]) -> Row:
-    """The interval of the mean of all runs."""
+def _joined(runs: Sequence[Result]) -> MapResult:
+    """Several runs as one result."""
     from limbeck.evaluation.map_scores import result_of
 
-    found = result_of([each.counts for each in scores])
-    return {"interval": [found.low, found.high]}
+    found = [run.scores["miou"] for run in runs]
+    return result_of([counts for each in found for counts in each.counts], tuple(found[0].iou))
+
+
+def _row(runs: Sequence[Result]) -> Row:
+    joined = _joined(runs)
+    return {"interval": [joined.low, joined.high]}
 
 
 def _tables(runs: Mapping[str, Sequence[Result]]) -> list[str]:
-    from limbeck.evaluation.report import TERMINAL, table
+    from limbeck.evaluation.map_scores import class_table
 
-    of = {who: [run.scores["miou"].iou for run in each] for who, each in runs.items()}
-    names = dict.fromkeys(name for each in of.values() for iou in each for name in iou)
-    rows = []
-    for name in names:
-        row: dict[str, Any] = {"class, IoU %": name}
-        for who, each in of.items():
-            found = [iou[name] for iou in each if name in iou]
-            row[who] = f"{100 * fmean(found):.1f}" if found else None
-        rows.append(row)
-    return [table(rows, width=TERMINAL)]
+    return [class_table({who: _joined(each) for who, each in runs.items()})]
 
 
 SEGMENT = StageTwo(
@@ -136,18 +134,15 @@ SEGMENT = StageTwo(
     check=segmenting.check,
     plan=_plan,
     train=segmenting.segment,
-    judging=Judging(
-        score="miou",
-        columns=(
-            Column("miou", "mIoU %", percent),
-            Column("interval", "95 %", lambda ends: " to ".join(f"{100 * x:.1f}" for x in ends)),
-            Column("macc", "accuracy %", percent),
-            Column("aacc", "pixels right %", percent),
-        ),
-        measure=_measure,
-        compare=_compare,
-        few=_few,
-        row=_row,
-        tables=_tables,
+    score="miou",
+    columns=(
+        Column("miou", "mIoU %", percent),
+        Column("interval", "95 %", lambda ends: " to ".join(f"{100 * x:.1f}" for x in ends)),
+        Column("aacc", "pixels right %", percent),
     ),
+    measure=_measure,
+    compare=_compare,
+    notes=_notes,
+    row=_row,
+    tables=_tables,
 )

@@ -65,7 +65,7 @@ def bench(images, teacher, classifier, tmp_path):
 
 
 def measure(bench, source, file):
-    return CLASSIFY.judging.measure(bench, load_encoder(source), str(source), file)
+    return CLASSIFY.measure(bench, load_encoder(source), str(source), file)
 
 
 def test_a_classifier_is_measured_once(bench, classifier, tmp_path, monkeypatch):
@@ -91,5 +91,5 @@ def test_corrupted_images_are_shown_where_asked_for(bench, classifier, tmp_path)
     found = measure(bench, classifier, tmp_path / "found.json")
     score = found.corrupted["corrupted_top1"].score
     assert found.scores["corrupted_top1"] == score and score.num_test == 12
-    notes = CLASSIFY.judging.notes(bench, load_encoder(classifier))
+    notes = CLASSIFY.notes(bench, load_encoder(classifier))
     assert any("Corruptions were made here" in text for text in notes)
