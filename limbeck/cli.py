@@ -119,11 +119,8 @@ def run(words: list[str]) -> None:
         sys.exit(1)
 
 
-def called(
-    name: str, task: str | None = None
-) -> tuple[type, Callable[[Any], Any], Callable[[Any], str]]:
-    """A verb's options class, of a task if it has several, its function, and what reports its
-    result.
+def called(name: str, task: str | None) -> tuple[type, Callable[[Any], Any], Callable[[Any], str]]:
+    """A verb's options class, of the task, its function, and what reports its result.
 
     One of the user's own is module:function, whose one argument is of the options class.
     """

@@ -1,7 +1,7 @@
 """mIoU with its interval: from what was counted image by image, drawn again and again."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
@@ -30,12 +30,18 @@ class MapResult:
     iou: dict[str, float | None]
     counts: tuple[Tensor, ...] = field(repr=False, compare=False)
 
+    @property
+    def text(self) -> str:
+        """The mean, its spread over runs and its interval, in percent."""
+        spread = "" if self.spread is None else f" ± {100 * self.spread:.1f}"
+        return f"{100 * self.mean:.1f}{spread} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
     def plain(self) -> dict[str, Any]:
         """JSON-ready data; all but ``counts``."""
         return {name: value for name, value in vars(self).items() if name != "counts"}
 
 
-def result_of(runs: Sequence[Tensor], classes: Sequence[str]) -> MapResult:
+def result_of(runs: Sequence[Tensor], classes: Collection[str]) -> MapResult:
     """The result of the counts of runs."""
     mious = tuple(float(_miou(counts.sum(0))) for counts in runs)
     low, high = _limits(torch.stack([_drawn(counts) for counts in runs]).mean(dim=0))
@@ -43,6 +49,11 @@ def result_of(runs: Sequence[Tensor], classes: Sequence[str]) -> MapResult:
     by_class = {k: v if v == v else None for k, v in zip(classes, iou, strict=True)}
     spread = stdev(mious) if len(mious) > 1 else None
     return MapResult(fmean(mious), low, high, spread, mious, by_class, tuple(runs))
+
+
+def joined(results: Sequence[MapResult]) -> MapResult:
+    """Several as one."""
+    return result_of([each for result in results for each in result.counts], results[0].iou)
 
 
 def compare(student: Sequence[MapResult], baseline: Sequence[MapResult], claims: Claims) -> Verdict:
@@ -57,12 +68,14 @@ def compare(student: Sequence[MapResult], baseline: Sequence[MapResult], claims:
 
 
 def class_table(results: Mapping[str, MapResult]) -> str:
-    """A Markdown table of IoU by class, a column for each network."""
-    rows = []
+    """A Markdown table of mIoU with its interval and of IoU by class, a column for each network."""
+    rows = [{"IoU %": "mean"} | {role: each.text for role, each in results.items()}]
     for name in next(iter(results.values())).iou:
-        values = {f"{role}, IoU %": each.iou[name] for role, each in results.items()}
-        cells = {k: None if v is None else f"{100 * v:.1f}" for k, v in values.items()}
-        rows.append({"class": name, **cells})
+        row = {"IoU %": name}
+        for role, each in results.items():
+            value = each.iou[name]
+            row[role] = "" if value is None else f"{100 * value:.1f}"
+        rows.append(row)
     return table(rows, width=TERMINAL)
 
 

@@ -127,6 +127,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation | MapEvaluation:
         return maps
     from limbeck.data.skipped import SkippedLog
     from limbeck.engine.distributed import ranks_session
+    from limbeck.evaluation.cost import costs_of
     from limbeck.evaluation.robustness import summarize
     from limbeck.models.origins.load import load_encoder
     from limbeck.recipes.run.images import check_holdout, open_images
@@ -162,8 +163,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation | MapEvaluation:
             robustness.add_scores(scores, answers)
             corrupted = summarize(answers)
             notes += robustness.notes_of(groups, config.corruptions)
+        speed_batch = SPEED_BATCH if config.measure_speed else None
         rows = [
-            Row(role, each, joined(each), probe.cost(groups[role][0]))
+            Row(role, each, joined(each), costs_of(groups[role][0], speed_batch))
             for role, each in scores.items()
         ]
     verdicts, deciding = verdicts_of(scores["student"], scores["baseline"], claims)
@@ -283,12 +285,6 @@ class Prober:
             device=self.device,
             linear=self.linear[encoder],
         )
-
-    def cost(self, encoder: Encoder) -> dict[str, float]:
-        """Its parameters, MACs and, where asked for, speed."""
-        from limbeck.evaluation.cost import costs_of
-
-        return costs_of(encoder, SPEED_BATCH if self.config.measure_speed else None)
 
 
 def seen_images(students: list[Encoder], images: Images) -> list[str]:

@@ -95,12 +95,10 @@ def report(found: MapEvaluation) -> str:
     """Tables of scores and classes, and the verdict, for people."""
     rows = []
     for role, each in found.results.items():
-        spread = "" if each.spread is None else f" ± {100 * each.spread:.1f}"
         cost = found.costs[role]
-        interval = f" [{100 * each.low:.1f}, {100 * each.high:.1f}]"
         rows.append({
             "network": role,
-            "mIoU %": f"{100 * each.mean:.1f}{spread}{interval}",
+            "mIoU %": each.text,
             "M params": f"{cost['parameters'] / 1e6:.2f}",
             "G MACs": f"{cost['macs'] / 1e9:.3g}",
             "images/s": f"{cost['images_per_second']:.1f}" if "images_per_second" in cost else None,

@@ -12,7 +12,7 @@ from limbeck.data.scenes.open import open_both
 from limbeck.data.scenes.options import SceneOptions, SceneViewOptions
 from limbeck.data.scenes.scene import Scenes
 from limbeck.data.skipped import SkippedLog
-from limbeck.data.source import Source, Subset
+from limbeck.data.source import Subset
 from limbeck.engine.distributed import Ranks
 from limbeck.errors import UserError
 from limbeck.recipes.run.images import FEW_TEST_IMAGES, Images, open_images
@@ -45,19 +45,12 @@ def open_scene_images(data: SceneOptions) -> Images:
     )
 
 
-class _WithoutMasks(Subset):
-    """The images of scenes, which have no labels."""
-
-    def __init__(self, source: Source) -> None:
-        super().__init__(source, range(len(source)))
-        self.classes = ()
-
-
 def without_masks(images: Images) -> Images:
     """The images of scenes alone; what are none have no masks, and stay as they are."""
     if not isinstance(images.train, Scenes):
         return images
-    train, holdout = _WithoutMasks(images.train), _WithoutMasks(images.holdout)
+    train, holdout = (Subset(each, range(len(each))) for each in (images.train, images.holdout))
+    train.classes = holdout.classes = ()
     return replace(images, whole=train, train=train, holdout=holdout)
 
 

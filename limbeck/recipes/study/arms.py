@@ -154,7 +154,6 @@ def tuning_config(config: CompareConfig, arm: Entry, seed: int, fraction: float)
     del embed["pool"]
     return tuning_run(
         tune,
-        FinetuneConfig,
         out=tuned_dir(config.out, arm, seed, fraction),
         seed=seed,
         overwrite=config.overwrite,

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from limbeck.engine.options import OptimOptions
 from limbeck.errors import UserError
 from limbeck.methods import METHODS
-from limbeck.recipes.run.options import TrainingOptions
+from limbeck.recipes.run.options import FinetuneConfig, TrainingOptions
 from limbeck.recipes.study.engine import Run
 
 if TYPE_CHECKING:
@@ -26,16 +26,14 @@ if TYPE_CHECKING:
     Existing = tuple[Path, bool, Identity]
     """A run's folder, its leave to overwrite, and what it is known by."""
 
-Config = TypeVar("Config", bound=TrainingOptions)
 
-
-def tuning_run(section: Any, kind: type[Config], **run: Any) -> Config:
-    """The run of a verb with options of that ``kind`` that a section of options describes.
+def tuning_run(section: Any, **run: Any) -> FinetuneConfig:
+    """The run of ``limbeck finetune`` that a section of options describes.
 
     ``run``: what no section says (student, out, seed, data, ...), and what is to differ from it.
     """
     own = {field.name: getattr(section, field.name) for field in fields(section)}
-    return kind(**own | run)
+    return FinetuneConfig(**own | run)
 
 
 def without_layer_decay(optim: OptimOptions) -> OptimOptions:

@@ -100,9 +100,8 @@ def table_of(found: TwoStages) -> str:
     first, *others = task.columns
     of_teacher = fmean(rows["teacher"].get(first.name, [0.0])) if found.teacher else 0.0
     for name, row in rows.items():
-        if first.name in row:
-            row |= task.row(runs[name])
-            row |= {"of_teacher": row[first.name]} if of_teacher and name != "teacher" else {}
+        if first.name in row and of_teacher and name != "teacher":
+            row["of_teacher"] = row[first.name]
     columns = [
         first,
         Column("of_teacher", "of the teacher's %", partial(percent, whole=of_teacher)),

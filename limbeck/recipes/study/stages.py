@@ -1,10 +1,10 @@
-"""The arms of a two-stage distillation, and what their ordinary runs have of any task."""
+"""The arms of a two-stage distillation, and the ordinary runs of stage one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from limbeck.data.options import DataOptions
 from limbeck.errors import UserError
@@ -12,7 +12,7 @@ from limbeck.methods import PerMethodOptions
 from limbeck.models.options import TeacherOptions
 from limbeck.recipes.run.checks import check_choice
 from limbeck.recipes.run.options import DistillConfig, ProbeOptions
-from limbeck.recipes.study.runs import needs_teacher, without_layer_decay
+from limbeck.recipes.study.runs import needs_teacher
 
 if TYPE_CHECKING:
     from limbeck.recipes.study.options import StagesConfig
@@ -94,37 +94,3 @@ def stage_one_config(config: StagesConfig, seed: int) -> DistillConfig:
         probes=ProbeOptions(**{name: getattr(config.evaluation, name) for name in shown}),
         **{name: getattr(config, name) for name in names},
     )
-
-
-def teacher_run(config: StagesConfig) -> dict[str, Any]:
-    """Of any task: the fine-tuning that makes the teacher of stage two out of stage one's."""
-    teacher = config.teacher
-    assert teacher.source is not None
-    own = {"student": teacher.source, "num_heads": teacher.num_heads}
-    return _shared(config, config.out / "teacher", 0) | own
-
-
-def arm_run(
-    config: StagesConfig, arm: Way, seed: int, task_teacher: str | None, num_heads: int | None
-) -> dict[str, Any]:
-    """Of any task: the fine-tuning at the end of an arm, but for its section.
-
-    ``task_teacher``: the network that helps. ``num_heads``: the student's own head count, where
-    stage one may have changed it.
-    """
-    start = "stage_one" if arm.is_generic else "start"
-    run = _shared(config, folder_of(config.out, seed, arm.name), seed) | {
-        "student": str(folder_of(config.out, seed, start)),
-        "num_heads": num_heads,
-    }
-    optim = config.specific.optim
-    is_fresh = not arm.is_generic and config.student.weights is None
-    run["optim"] = without_layer_decay(optim) if is_fresh else optim
-    if arm.is_taught:
-        run["teacher"] = TeacherOptions(source=task_teacher, precision=config.teacher.precision)
-    return run
-
-
-def _shared(config: StagesConfig, out: Path, seed: int) -> dict[str, Any]:
-    names = ("overwrite", "data", "evaluation")
-    return {"out": out, "seed": seed} | {name: getattr(config, name) for name in names}

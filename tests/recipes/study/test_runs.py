@@ -14,7 +14,6 @@ from limbeck.methods.options import RelationOptions
 from limbeck.models.options import TeacherOptions
 from limbeck.models.origins.load import load_encoder
 from limbeck.recipes.run.images import open_images
-from limbeck.recipes.run.options import FinetuneConfig
 from limbeck.recipes.study.options import TuningOptions
 from limbeck.recipes.study.runs import (
     in_section,
@@ -45,9 +44,7 @@ def pretraining(config):
 
 def test_a_run_has_what_its_section_says_and_what_is_to_differ():
     section = TuningOptions(drop_path_rate=0.3, global_pool="token")
-    run = tuning_run(
-        section, FinetuneConfig, student="vit_tiny", out=Path("there"), global_pool="avg"
-    )
+    run = tuning_run(section, student="vit_tiny", out=Path("there"), global_pool="avg")
     assert (run.student, run.out, run.drop_path_rate) == ("vit_tiny", Path("there"), 0.3)
     assert run.global_pool == "avg" and run.train == section.train and run.mix == section.mix
 

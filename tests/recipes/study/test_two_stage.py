@@ -23,7 +23,7 @@ from limbeck.recipes.run.options import CropEvalOptions
 from limbeck.recipes.study import stage_runs
 from limbeck.recipes.study import two_stage as verb
 from limbeck.recipes.study.options import SpecificOptions, TuneTeacherOptions, TwoStageConfig
-from limbeck.recipes.study.stage_two.classify import arm_config, teacher_config
+from limbeck.recipes.study.stage_two.classify import CLASSIFY
 from limbeck.recipes.study.stages import ARMS, stage_one_config
 from limbeck.recipes.study.two_stage import check, report, two_stage
 from limbeck.recipes.train.distill import distill
@@ -97,8 +97,8 @@ def test_by_hand_the_verbs_make_the_same_student(whole, tmp_path):
     config, _ = whole
     here = replace(config, out=tmp_path)
     generic = distill(replace(stage_one_config(here, 0), out=tmp_path / "generic"))
-    teacher = finetune(replace(teacher_config(here), out=tmp_path / "classifier"))
-    both = arm_config(here, ARMS["both"], 0, str(teacher), 3)
+    teacher = finetune(replace(CLASSIFY.teacher(here), out=tmp_path / "classifier"))
+    both = CLASSIFY.arm(here, ARMS["both"], 0, str(teacher), 3)
     both = finetune(replace(both, student=str(generic), out=tmp_path / "specific"))
     for made, expected in ((generic, "stage_one"), (both, "both")):
         assert weights_of(made) == weights_of(config.out / "seed_0" / expected)
@@ -219,7 +219,7 @@ def test_part_of_the_labels_is_for_stage_two_alone(images, teacher, tmp_path):
     config = config_of(images, teacher, tmp_path)
     half = replace(config, data=replace(config.data, label_fraction=0.5, label_seed=3))
     assert stage_one_config(half, 0).data.label_fraction == 1
-    assert arm_config(half, ARMS["both"], 1, "teacher", None).data == half.data
+    assert CLASSIFY.arm(half, ARMS["both"], 1, "teacher", None).data == half.data
     check(half)
     few, all_images = open_images(half.data), open_images(stage_one_config(half, 0).data)
     kept, seen = (
@@ -236,7 +236,7 @@ def test_the_precision_is_also_that_of_a_task_teacher(images, teacher, classifie
         task_teacher=str(classifier), teacher=TeacherOptions(precision="fp32"),
     )  # fmt: skip
     check(config)
-    run = arm_config(config, ARMS["specific"], 0, config.task_teacher, None)
+    run = CLASSIFY.arm(config, ARMS["specific"], 0, config.task_teacher, None)
     assert run.teacher == TeacherOptions(source=str(classifier), precision="fp32")
 
 

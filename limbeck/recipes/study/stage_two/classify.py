@@ -18,11 +18,10 @@ from limbeck.models.options import choose_pool
 from limbeck.recipes.look.claims import class_notes, columns_of
 from limbeck.recipes.look.robustness import check_images, corrupted_scores, notes_of
 from limbeck.recipes.run.options import EmbedOptions, FinetuneConfig
-from limbeck.recipes.study.options import TuningOptions, TwoStageConfig
+from limbeck.recipes.study.options import SpecificOptions, TuningOptions, TwoStageConfig
 from limbeck.recipes.study.results import Column, Result, percent
-from limbeck.recipes.study.runs import tuning_run
 from limbeck.recipes.study.stage_two.contract import Bench, StageTwo, recall
-from limbeck.recipes.study.stages import Way, arm_run, teacher_run
+from limbeck.recipes.study.stages import Way
 from limbeck.recipes.train import finetune as finetuning
 
 if TYPE_CHECKING:
@@ -40,29 +39,13 @@ Hits = dict[str, Annotated[str, pydantic.Field(pattern="^[01]+$")]]
 """By score a digit for each image: 1 where it is right."""
 
 
-def teacher_config(config: TwoStageConfig) -> FinetuneConfig:
-    """The fine-tuning that makes the teacher of stage two out of stage one's."""
-    own = {"img_size": config.teacher.img_size, "head": "single"}
-    return tuning_run(config.tune_teacher, FinetuneConfig, **teacher_run(config) | own)
-
-
-def arm_config(
-    config: TwoStageConfig, arm: Way, seed: int, task_teacher: str | None, num_heads: int | None
-) -> FinetuneConfig:
-    """The fine-tuning at the end of an arm, see ``arm_run``."""
-    specific, run = config.specific, arm_run(config, arm, seed, task_teacher, num_heads)
-    if arm.is_taught:
-        if specific.head != "single" and specific.dist_head_init_std is None:
-            run["dist_head_init_std"] = DIST_HEAD_INIT_STD
-        return tuning_run(specific, FinetuneConfig, **run)
-    # Without a teacher there is nothing for a second head to learn: the first one stays as it is.
-    pool = choose_pool(specific.head, specific.global_pool)
-    shared = {field.name: getattr(specific, field.name) for field in fields(TuningOptions)}
-    return FinetuneConfig(
-        **shared
-        | {"head": "single", "global_pool": pool, "head_init_std": specific.head_init_std}
-        | run
-    )
+def _of_arm(specific: SpecificOptions, arm: Way) -> dict[str, Any]:
+    if not arm.is_taught:
+        # There is nothing for a second head to learn: the first one stays as it is.
+        pool = choose_pool(specific.head, specific.global_pool)
+        return {"head": "single", "global_pool": pool, "head_init_std": specific.head_init_std}
+    has_own_start = specific.head == "single" or specific.dist_head_init_std is not None
+    return {} if has_own_start else {"dist_head_init_std": DIST_HEAD_INIT_STD}
 
 
 def _open(config: TwoStageConfig) -> Images:
@@ -160,16 +143,18 @@ CLASSIFY = StageTwo(
     network="classifier",
     images="LABELLED_IMAGES",
     has_maps=False,
+    run=FinetuneConfig,
+    untaught=TuningOptions,
     taught=(
         *(field.name for field in fields(PerTaskMethodOptions)),
         *("method", "method_options", "dist_head_init_std"),
     ),
-    open=_open,
-    teacher=teacher_config,
-    arm=arm_config,
+    of_arm=_of_arm,
+    of_teacher=lambda config: {"img_size": config.teacher.img_size, "head": "single"},
     check=finetuning.check,
     plan=_plan,
     train=finetuning.finetune,
+    open=_open,
     score="top1",
     columns=(
         Column("top1", "top-1 %", percent),

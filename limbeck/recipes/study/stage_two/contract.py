@@ -6,16 +6,18 @@ They import torch when they are called, not before.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
 
 from limbeck.documents import fit
-from limbeck.recipes.run.options import TrainingOptions
+from limbeck.models.options import TeacherOptions
 from limbeck.recipes.study.engine import remembered
-from limbeck.recipes.study.results import Column, Result, Row
+from limbeck.recipes.study.results import Column, Result
+from limbeck.recipes.study.runs import without_layer_decay
+from limbeck.recipes.study.stages import Way, folder_of
 
 if TYPE_CHECKING:
     import torch
@@ -42,25 +44,28 @@ class Bench:
 class StageTwo:
     """One task: ``network`` is what it makes, in a word, ``images`` what that is tried on.
 
-    A run is the options of a training: ``teacher(config)`` fine-tunes the teacher,
-    ``arm(config, arm, seed, task_teacher, num_heads)`` ends an arm; ``check``, ``plan`` and
-    ``train`` are the verb's. ``measure(bench, network, source, file)`` is what a network is worth,
-    from a file where the same was measured before; ``compare(both, others, claims)`` judges the
-    scores ``score`` of runs.
+    A ``run`` is the options of a training; ``check``, ``plan`` and ``train`` are its verb's.
+    ``measure(bench, network, source, file)`` is what a network is worth, from a file where the same
+    was measured before; ``compare(both, others, claims)`` judges the scores ``score`` of runs.
     """
 
     network: str
     images: str
     has_maps: bool
     """Whether its networks answer with maps."""
+    run: type[Any]
+    untaught: type
+    """The options of config.specific that need no teacher."""
     taught: tuple[str, ...]
-    """Options of config.specific that need a teacher."""
-    open: Callable[[Any], Images]
-    teacher: Callable[[Any], TrainingOptions]
-    arm: Callable[..., TrainingOptions]
+    """Names of those that do."""
+    of_arm: Callable[[Any, Way], dict[str, Any]]
+    """What config.specific says otherwise to the run of an arm."""
+    of_teacher: Callable[[Any], dict[str, Any]]
+    """What a config says beside config.tune_teacher to the run that makes the teacher."""
     check: Callable[[Any], None]
     plan: Callable[..., Plan]
     train: Callable[[Any], Path]
+    open: Callable[[Any], Images]
     score: str
     columns: tuple[Column, ...]
     """Of the table, that of ``score`` first."""
@@ -68,12 +73,48 @@ class StageTwo:
     compare: Callable[..., Verdict]
     notes: Callable[[Bench, Encoder], list[str]]
     """What the reader of the scores must know; of an untrained student."""
-    row: Callable[[Sequence[Result]], Row] = lambda runs: {}
-    """What the table tells of the runs of an arm beside scores and costs, by name."""
+    tables: Callable[[Mapping[str, Sequence[Result]]], list[str]]
+    """Markdown tables of the runs of arms and teacher, beside the first."""
     more: Callable[[Mapping[str, Sequence[Result]]], dict[str, Any]] = lambda runs: {}
-    """Data of all runs of arms and teacher beside scores and costs, JSON-ready."""
-    tables: Callable[[Mapping[str, Sequence[Result]]], list[str]] = lambda runs: []
-    """Markdown tables beside the first."""
+    """JSON-ready data of them, beside scores and costs."""
+
+    def teacher(self, config: Any) -> Any:
+        """The run that makes the teacher of stage two out of stage one's."""
+        teacher = config.teacher
+        own = {"student": teacher.source, "num_heads": teacher.num_heads}
+        own |= self.of_teacher(config) | _shared(config, config.out / "teacher", 0)
+        return self.run(**_values(config.tune_teacher) | own)
+
+    def arm(
+        self, config: Any, arm: Way, seed: int, task_teacher: str | None, num_heads: int | None
+    ) -> Any:
+        """The run at the end of an arm. ``task_teacher``: the network that helps.
+
+        ``num_heads``: the student's own head count, where stage one may have changed it.
+        """
+        specific, start = config.specific, "stage_one" if arm.is_generic else "start"
+        is_fresh = not arm.is_generic and config.student.weights is None
+        own = self.of_arm(specific, arm) | _shared(
+            config, folder_of(config.out, seed, arm.name), seed
+        )
+        own |= {
+            "student": str(folder_of(config.out, seed, start)),
+            "num_heads": num_heads,
+            "optim": without_layer_decay(specific.optim) if is_fresh else specific.optim,
+        }
+        if not arm.is_taught:
+            return self.run(**_values(specific, self.untaught) | own)
+        own["teacher"] = TeacherOptions(source=task_teacher, precision=config.teacher.precision)
+        return self.run(**_values(specific) | own)
+
+
+def _values(section: Any, kind: type | None = None) -> dict[str, Any]:
+    return {each.name: getattr(section, each.name) for each in fields(kind or section)}
+
+
+def _shared(config: Any, out: Path, seed: int) -> dict[str, Any]:
+    names = ("overwrite", "data", "evaluation")
+    return {"out": out, "seed": seed} | {name: getattr(config, name) for name in names}
 
 
 class _Known(TypedDict):

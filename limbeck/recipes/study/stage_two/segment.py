@@ -15,15 +15,12 @@ import pydantic
 from limbeck.errors import UserError
 from limbeck.methods import PerMapMethodOptions
 from limbeck.recipes.study.options import TwoStageSegmentConfig
-from limbeck.recipes.study.results import Column, Result, Row, percent
-from limbeck.recipes.study.runs import tuning_run
+from limbeck.recipes.study.results import Column, Result, percent
 from limbeck.recipes.study.stage_two.contract import Bench, StageTwo, recall
-from limbeck.recipes.study.stages import Way, arm_run, teacher_run
 from limbeck.recipes.train import segment as segmenting
 from limbeck.recipes.train.options import MapTuningOptions, SegmentConfig
 
 if TYPE_CHECKING:
-    from limbeck.evaluation.map_scores import MapResult
     from limbeck.evaluation.scores import Verdict
     from limbeck.models.encoder import Encoder
     from limbeck.recipes.run.images import Images
@@ -34,24 +31,10 @@ Counts = list[list[list[Annotated[int, pydantic.Field(ge=0)]]]]
 """What ``Confusion.of_images`` has."""
 
 
-def teacher_config(config: TwoStageSegmentConfig) -> SegmentConfig:
-    """The segmentation that makes the teacher of stage two out of stage one's."""
+def _of_teacher(config: TwoStageSegmentConfig) -> dict[str, Any]:
+    """Crops as large as the student's, if not given."""
     sizes = (config.tune_teacher.img_size, config.specific.img_size, config.student.img_size)
-    size = next((each for each in sizes if each is not None), None)
-    run = teacher_run(config) | {"img_size": size}
-    return tuning_run(config.tune_teacher, SegmentConfig, **run)
-
-
-def arm_config(
-    config: TwoStageSegmentConfig, arm: Way, seed: int, task_teacher: str | None,
-    num_heads: int | None,
-) -> SegmentConfig:  # fmt: skip
-    """The segmentation at the end of an arm, see ``arm_run``."""
-    specific, run = config.specific, arm_run(config, arm, seed, task_teacher, num_heads)
-    if arm.is_taught:
-        return tuning_run(specific, SegmentConfig, **run)
-    shared = {field.name: getattr(specific, field.name) for field in fields(MapTuningOptions)}
-    return SegmentConfig(**shared | run)
+    return {"img_size": next((each for each in sizes if each is not None), None)}
 
 
 def _open(config: TwoStageSegmentConfig) -> Images:
@@ -104,45 +87,32 @@ def _notes(bench: Bench, start: Encoder) -> list[str]:
     return [few.strip()] if few else []
 
 
-def _joined(runs: Sequence[Result]) -> MapResult:
-    """Several runs as one result."""
-    from limbeck.evaluation.map_scores import result_of
-
-    found = [run.scores["miou"] for run in runs]
-    return result_of([counts for each in found for counts in each.counts], tuple(found[0].iou))
-
-
-def _row(runs: Sequence[Result]) -> Row:
-    joined = _joined(runs)
-    return {"interval": [joined.low, joined.high]}
-
-
 def _tables(runs: Mapping[str, Sequence[Result]]) -> list[str]:
-    from limbeck.evaluation.map_scores import class_table
+    from limbeck.evaluation.map_scores import class_table, joined
 
-    return [class_table({who: _joined(each) for who, each in runs.items()})]
+    return [class_table({who: joined([r.scores["miou"] for r in of]) for who, of in runs.items()})]
 
 
 SEGMENT = StageTwo(
     network="segmenter",
     images="SCENES",
     has_maps=True,
+    run=SegmentConfig,
+    untaught=MapTuningOptions,
     taught=(*(field.name for field in fields(PerMapMethodOptions)), "method", "method_options"),
-    open=_open,
-    teacher=teacher_config,
-    arm=arm_config,
+    of_arm=lambda specific, arm: {},
+    of_teacher=_of_teacher,
     check=segmenting.check,
     plan=_plan,
     train=segmenting.segment,
+    open=_open,
     score="miou",
     columns=(
         Column("miou", "mIoU %", percent),
-        Column("interval", "95 %", lambda ends: " to ".join(f"{100 * x:.1f}" for x in ends)),
         Column("aacc", "pixels right %", percent),
     ),
     measure=_measure,
     compare=_compare,
     notes=_notes,
-    row=_row,
     tables=_tables,
 )

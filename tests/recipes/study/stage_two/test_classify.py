@@ -16,7 +16,7 @@ from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.models.origins.load import load_encoder
 from limbeck.recipes.run.images import open_images
 from limbeck.recipes.study.options import SpecificOptions, TwoStageConfig
-from limbeck.recipes.study.stage_two.classify import CLASSIFY, arm_config, teacher_config
+from limbeck.recipes.study.stage_two.classify import CLASSIFY
 from limbeck.recipes.study.stage_two.contract import Bench
 from limbeck.recipes.study.stages import ARMS
 from tests.recipes.study.test_stages import CONFIG
@@ -24,14 +24,14 @@ from tests.recipes.study.test_two_stage import config_of
 
 
 def test_the_teacher_is_fine_tuned_at_its_size_with_one_head():
-    run = teacher_config(CONFIG)
+    run = CLASSIFY.teacher(CONFIG)
     assert (run.student, run.out, run.img_size) == ("mae.pth", Path("out/teacher"), 64)
     assert (run.head, run.seed, run.data) == ("single", 0, CONFIG.data)
     assert run.optim.layer_decay == 0.65 and run.teacher == TeacherOptions()
 
 
 def test_both_has_all_that_the_section_says():
-    run = arm_config(CONFIG, ARMS["both"], 1, "classifier", 3)
+    run = CLASSIFY.arm(CONFIG, ARMS["both"], 1, "classifier", 3)
     assert (run.student, run.out) == ("out/seed_1/stage_one", Path("out/seed_1/both"))
     assert (run.head, run.logit.weight, run.num_heads, run.seed) == ("distilled", 0.3, 3, 1)
     assert run.optim == CONFIG.specific.optim and run.train.epochs == 7
@@ -40,11 +40,11 @@ def test_both_has_all_that_the_section_says():
 
 
 def test_from_scratch_there_is_no_layer_decay_unless_weights_are_named():
-    scratch = arm_config(CONFIG, ARMS["specific"], 0, "classifier", None)
+    scratch = CLASSIFY.arm(CONFIG, ARMS["specific"], 0, "classifier", None)
     assert scratch.optim == OptimOptions(base_lr=0.125)
     assert scratch.student == "out/seed_0/start"
     warm = TwoStageConfig(student=StudentOptions(weights="here.pth"), specific=CONFIG.specific)
-    assert arm_config(warm, ARMS["specific"], 0, "x", None).optim == CONFIG.specific.optim
+    assert CLASSIFY.arm(warm, ARMS["specific"], 0, "x", None).optim == CONFIG.specific.optim
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_from_scratch_there_is_no_layer_decay_unless_weights_are_named():
 )
 def test_by_labels_alone_there_is_one_head_that_reads_what_the_first_one_does(head, pool):
     config = TwoStageConfig(specific=SpecificOptions(head=head, head_init_std=0.5))
-    run = arm_config(config, ARMS["generic"], 0, "classifier", None)
+    run = CLASSIFY.arm(config, ARMS["generic"], 0, "classifier", None)
     assert (run.head, run.global_pool, run.head_init_std) == ("single", pool, 0.5)
     assert run.teacher == TeacherOptions() and run.logit == LogitOptions()
 

@@ -18,7 +18,7 @@ from limbeck.recipes.study.options import (
     TuneMapTeacherOptions,
     TwoStageSegmentConfig,
 )
-from limbeck.recipes.study.stage_two.segment import arm_config, teacher_config
+from limbeck.recipes.study.stage_two.segment import SEGMENT
 from limbeck.recipes.study.stages import ARMS, stage_one_config
 from limbeck.recipes.study.two_stage import check, report, two_stage
 from limbeck.recipes.train.segment import segment
@@ -63,7 +63,7 @@ def test_all_arms_and_the_teacher_end_in_one_report(whole):
     config, found = whole
     text = report(found)
     assert "| teacher " in text and "mIoU %" in text and "Verdict: two stages" in text
-    assert "of the teacher's %" in text and "| ground " in text and "| box " in text
+    assert "of the teacher's %" in text and "| mean " in text and "| box " in text
     assert f"The student is in {config.out}/seed_0/both, of the arm 'both'." in text
     assert "--data SCENES" in text and "segmenter = limbeck.load(" in text
     assert "6 held-out scenes can't tell much." in text
@@ -88,8 +88,8 @@ def test_stage_one_sees_the_training_scenes_without_their_masks(whole):
 
 def test_by_hand_the_verb_makes_the_same_segmenter(whole, tmp_path):
     config, _ = whole
-    teacher = segment(replace(teacher_config(config), out=tmp_path / "segmenter"))
-    both = arm_config(config, ARMS["both"], 0, str(teacher), 3)
+    teacher = segment(replace(SEGMENT.teacher(config), out=tmp_path / "segmenter"))
+    both = SEGMENT.arm(config, ARMS["both"], 0, str(teacher), 3)
     assert weights_of(teacher) == weights_of(config.out / "teacher")
     both = segment(replace(both, out=tmp_path / "both"))
     assert weights_of(both) == weights_of(config.out / "seed_0/both")
@@ -139,14 +139,14 @@ def test_the_runs_have_what_the_sections_say():
             class_weights=(1.0, 2.0), method="pixel-kl", channel_wise=ChannelWiseOptions(weight=2)
         ),
     )
-    run = teacher_config(config)
+    run = SEGMENT.teacher(config)
     assert (run.student, run.out, run.num_heads) == ("mae.pth", Path("out/teacher"), 6)
     assert (run.img_size, run.optim.layer_decay) == (64, 0.8)
-    both = arm_config(config, ARMS["both"], 1, "there", 3)
+    both = SEGMENT.arm(config, ARMS["both"], 1, "there", 3)
     assert (both.method, both.num_heads, both.class_weights) == ("pixel-kl", 3, (1.0, 2.0))
     assert both.teacher == TeacherOptions(source="there", precision="fp32")
     assert both.optim.layer_decay == 0.65 and both.channel_wise.weight == 2
-    alone = arm_config(config, ARMS["fine-tune"], 1, "there", 3)
+    alone = SEGMENT.arm(config, ARMS["fine-tune"], 1, "there", 3)
     assert (alone.teacher, alone.method) == (TeacherOptions(), "channel-wise")
     assert alone.optim.layer_decay == 1 and alone.class_weights == (1.0, 2.0)
     assert stage_one_config(config, 0).data == config.data
