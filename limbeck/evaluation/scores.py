@@ -207,7 +207,7 @@ def verdict_of(
     low, high = max(-1.0, difference - reach[0]), min(1.0, difference + reach[1])
     kind: Kind = "too close to tell"
     claim = "It is too close to tell: {} against {}"
-    if low > 0:
+    if low > 0 and high > TIE:
         kind, claim = "helped", claims[0]
     elif high < 0 or (low >= -TIE and high <= TIE):
         kind, claim = "did not help", claims[1]
