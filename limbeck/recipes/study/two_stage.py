@@ -24,8 +24,6 @@ from limbeck.models.options import TeacherOptions
 from limbeck.recipes.run import checks
 from limbeck.recipes.study.engine import Arm, Engine
 from limbeck.recipes.study.options import (
-    SpecificOptions,
-    TuneTeacherOptions,
     TwoStageConfig,
     TwoStageSegmentConfig,
 )
@@ -41,8 +39,6 @@ if TYPE_CHECKING:
     from limbeck.recipes.run.images import Images
 
 __all__ = [
-    "SpecificOptions",
-    "TuneTeacherOptions",
     "TwoStageConfig",
     "TwoStageSegmentConfig",
     "check",
@@ -124,7 +120,8 @@ def _check_effects(config: TwoStageConfig, arms: list[Way]) -> None:
     if is_taught:
         names.remove("precision")  # of the classifier that helps, too
         if config.task_teacher is None:
-            names, why = ["drop_path_rate"], f"with {chosen} here: it is of stage one's teacher"
+            names = ["drop_path_rate", *TASKS[config.task].unread]
+            why = f"with {chosen} here: it is of stage one's teacher"
     checks.check_unset(config.teacher, names, why, "--teacher.")
 
 

@@ -6,7 +6,7 @@ They import torch when they are called, not before.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from limbeck.documents import fit
 from limbeck.models.options import TeacherOptions
 from limbeck.recipes.study.engine import remembered
 from limbeck.recipes.study.results import Column, Result
-from limbeck.recipes.study.runs import without_layer_decay
+from limbeck.recipes.study.runs import values_of, without_layer_decay
 from limbeck.recipes.study.stages import Way, folder_of
 
 if TYPE_CHECKING:
@@ -77,13 +77,15 @@ class StageTwo:
     """Markdown tables of the runs of arms and teacher, beside the first."""
     more: Callable[[Mapping[str, Sequence[Result]]], dict[str, Any]] = lambda runs: {}
     """JSON-ready data of them, beside scores and costs."""
+    unread: tuple[str, ...] = ()
+    """Options of config.teacher that stage two does not read."""
 
     def teacher(self, config: Any) -> Any:
         """The run that makes the teacher of stage two out of stage one's."""
         teacher = config.teacher
         own = {"student": teacher.source, "num_heads": teacher.num_heads}
         own |= self.of_teacher(config) | _shared(config, config.out / "teacher", 0)
-        return self.run(**_values(config.tune_teacher) | own)
+        return self.run(**values_of(config.tune_teacher) | own)
 
     def arm(
         self, config: Any, arm: Way, seed: int, task_teacher: str | None, num_heads: int | None
@@ -94,22 +96,20 @@ class StageTwo:
         """
         specific, start = config.specific, "stage_one" if arm.is_generic else "start"
         is_fresh = not arm.is_generic and config.student.weights is None
-        own = self.of_arm(specific, arm) | _shared(
-            config, folder_of(config.out, seed, arm.name), seed
+        out = folder_of(config.out, seed, arm.name)
+        own = (
+            self.of_arm(specific, arm)
+            | _shared(config, out, seed)
+            | {
+                "student": str(folder_of(config.out, seed, start)),
+                "num_heads": num_heads,
+                "optim": without_layer_decay(specific.optim) if is_fresh else specific.optim,
+            }
         )
-        own |= {
-            "student": str(folder_of(config.out, seed, start)),
-            "num_heads": num_heads,
-            "optim": without_layer_decay(specific.optim) if is_fresh else specific.optim,
-        }
         if not arm.is_taught:
-            return self.run(**_values(specific, self.untaught) | own)
+            return self.run(**values_of(specific, self.untaught) | own)
         own["teacher"] = TeacherOptions(source=task_teacher, precision=config.teacher.precision)
-        return self.run(**_values(specific) | own)
-
-
-def _values(section: Any, kind: type | None = None) -> dict[str, Any]:
-    return {each.name: getattr(section, each.name) for each in fields(kind or section)}
+        return self.run(**values_of(specific) | own)
 
 
 def _shared(config: Any, out: Path, seed: int) -> dict[str, Any]:

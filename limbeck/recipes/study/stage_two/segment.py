@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from limbeck.recipes.run.train import Plan
 
 SPEED_BATCH = 8
-Counts = list[list[list[Annotated[int, pydantic.Field(ge=0)]]]]
+Counts = list[list[list[Annotated[int, pydantic.Field(ge=0, lt=2**53)]]]]
 """What ``Confusion.of_images`` has."""
 
 
@@ -69,6 +69,8 @@ def _measure(bench: Bench, network: Encoder, source: str, file: Path) -> Result:
 
     asked = {"evaluation": asdict(config.evaluation)}
     counts, cost = recall(file, bench, network, source, asked, answer, Counts, SPEED_BATCH)
+    if {tuple(map(len, image)) for image in counts} != {(len(scenes.classes),) * 3}:
+        raise UserError(f"{file} is damaged; delete it: what is in it is then measured anew.")
     result = result_of([torch.tensor(counts)], scenes.classes)
     hits, truth, _ = result.counts[0].sum(0).double()
     return Result({"miou": result, "aacc": float(hits.sum() / truth.sum())}, cost)
@@ -115,4 +117,5 @@ SEGMENT = StageTwo(
     compare=_compare,
     notes=_notes,
     tables=_tables,
+    unread=("img_size",),
 )

@@ -31,6 +31,12 @@ TRAIN = TrainOptions(
 OPTIM = OptimOptions(base_lr=1e-2, layer_decay=0.75)
 
 
+STAGE_TWO_ALONE = {
+    name: getattr(TwoStageSegmentConfig(), name)
+    for name in ("method", "relation", "optim", "train")
+}
+
+
 def config_of(scenes, teacher, out, /, *arms, **changes) -> TwoStageSegmentConfig:
     """Two steps of each run."""
     values = {
@@ -171,6 +177,11 @@ def test_the_runs_have_what_the_sections_say():
             {"teacher": TeacherOptions(source="TEACHER", patch_size=8)},
             "a segmenter wi",
         ),
+        (
+            ("specific",),
+            {"teacher": TeacherOptions(source="TEACHER", img_size=64)} | STAGE_TWO_ALONE,
+            "--teacher.img-size has no effect with --arms specific here",
+        ),
     ],
 )
 def test_what_can_not_be_meant_is_refused_at_once(
@@ -195,3 +206,14 @@ def test_what_does_not_fit_is_told_before_anything_trains(
     with pytest.raises(UserError, match="3 class weights for 2 classes"):
         two_stage(replace(config, specific=weights))
     assert not (tmp_path / "out").exists()
+
+
+def test_counts_that_are_none_are_told(scenes, segmenter, tmp_path):
+    config = config_of(scenes, segmenter, tmp_path / "out", "specific", task_teacher=str(segmenter))
+    config = replace(config, teacher=TeacherOptions(), **STAGE_TWO_ALONE)
+    two_stage(config)
+    file = tmp_path / "out/seed_0/specific/evaluation.json"
+    known = json.loads(file.read_text())
+    file.write_text(json.dumps(known | {"scores": known["scores"][:-1] + [[[1, 2], [3]]]}))
+    with pytest.raises(UserError, match="evaluation.json is damaged; delete it"):
+        two_stage(config)
