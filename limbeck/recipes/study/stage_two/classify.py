@@ -25,7 +25,6 @@ from limbeck.recipes.study.stages import Way
 from limbeck.recipes.train import finetune as finetuning
 
 if TYPE_CHECKING:
-    from limbeck.evaluation.robustness import Robustness
     from limbeck.evaluation.scores import Verdict
     from limbeck.models.encoder import Encoder
     from limbeck.recipes.run.images import Images
@@ -96,20 +95,16 @@ def _measure(bench: Bench, network: Encoder, source: str, file: Path) -> Result:
     }
     corrupted = {}
     if config.corruptions.wanted and columns is not None:
-        corrupted = _corrupted(bench, network, source, file.parent)
+        if "output" in network.offered_taps():
+            corrupted = corrupted_scores(
+                {source: network}, images, config.corruptions, bench.device, data=config.data,
+                embed=EmbedOptions(**asdict(config.evaluation)), skipped=bench.skipped,
+                keep=file.parent,
+            )[source]  # fmt: skip
+        else:
+            log.warning("%s says its logits alone, so it is not shown corrupted images.", source)
     scores |= {name: each.score for name, each in corrupted.items()}
     return Result(scores, cost, corrupted)
-
-
-def _corrupted(bench: Bench, network: Encoder, source: str, keep: Path) -> dict[str, Robustness]:
-    config = bench.config
-    if "output" not in network.offered_taps():
-        log.warning("%s says its logits alone, so it is not shown corrupted images.", source)
-        return {}
-    return corrupted_scores(
-        {source: network}, bench.images, config.corruptions, bench.device, data=config.data,
-        embed=EmbedOptions(**asdict(config.evaluation)), skipped=bench.skipped, keep=keep,
-    )[source]  # fmt: skip
 
 
 def _compare(*given: Any) -> Verdict:
