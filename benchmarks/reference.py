@@ -178,6 +178,55 @@ def plain_masked(model: nn.Module, images: Tensor, ids_keep: Tensor) -> tuple[Te
     return (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5, model.norm(x)
 
 
+def plain_segmenter(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and the auxiliary head's, of UPerNet on a ViT with relative positions.
+
+    ``network`` has the layers: a backbone of 12 blocks, the published neck and both heads.
+    """
+    model, x = network.backbone.model, _embed(network.backbone.model, images)
+    rows, columns = model.patch_embed.grid_size
+    taps = []
+    for block in model.blocks:
+        q, k, v = _qkv(block, x)
+        attn, (table, places) = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5, _table(block)
+        attn = (attn + table[places].permute(2, 0, 1)).softmax(dim=-1)  # [B, nh, N, N]
+        added = block.attn.proj((attn @ v).transpose(1, 2).flatten(2))
+        x = x + block.drop_path1(block.gamma_1 * added)
+        x = x + block.drop_path2(block.gamma_2 * block.mlp(block.norm2(x)))
+        taps.append(x[:, 1:].transpose(1, 2).unflatten(2, (rows, columns)))
+    neck, head, aux = network.neck, network.head, network.aux_head
+    maps = [neck.up4(taps[3]), neck.up2(taps[5]), taps[7], F.max_pool2d(taps[11], 2, 2)]
+    pooled = [
+        _resize(_unit(unit, F.adaptive_avg_pool2d(maps[3], side)), maps[3])
+        for unit, side in zip(head.pools, (1, 2, 3, 6), strict=True)
+    ]
+    levels = [_unit(unit, x) for unit, x in zip(head.laterals, maps[:3], strict=True)]
+    levels.append(_unit(head.bottleneck, torch.cat((maps[3], *pooled), dim=1)))
+    for level in (2, 1, 0):
+        levels[level] = levels[level] + _resize(levels[level + 1], levels[level])
+    smooth = [_unit(unit, x) for unit, x in zip(head.smooth, levels[:3], strict=True)]
+    joined = torch.cat([_resize(x, levels[0]) for x in (*smooth, levels[3])], dim=1)
+    return _classify(head.classify, _unit(head.fuse, joined)), _classify(
+        aux.classify, _unit(aux.unit, maps[2])
+    )
+
+
+def _table(block: nn.Module) -> tuple[Tensor, Tensor]:
+    return block.attn.relative_position_bias_table, block.attn.relative_position_index
+
+
+def _unit(unit: nn.Module, x: Tensor) -> Tensor:
+    return F.relu(unit.norm(unit.conv(x)))
+
+
+def _resize(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _classify(end: nn.Module, x: Tensor) -> Tensor:
+    return end.conv(end.dropout(x))
+
+
 def _run(model: nn.Module, x: Tensor) -> Tensor:
     for block in model.blocks:
         x, _ = _run_block(block, x)

@@ -188,8 +188,8 @@ def as_flags(text: str, kind: type, words: Sequence[str] = ()) -> str:
         return flags[path] if path else match[0]
 
     text = re.sub(r"^\w+(?= has no effect)", dotted, text)
-    text = re.sub(r"(?<![\w./\\'\"-])\w+(\.\w+)+(?![\w/-])", dotted, text)
-    return re.sub(r"(?<![\w./\\'\"-])[a-z]+(_[a-z]+)+(?![\w/(-]|\.\w)", bare, text)
+    text = re.sub(r"(?<![\w./\\'\":-])\w+(\.\w+)+(?![\w/-])", dotted, text)
+    return re.sub(r"(?<![\w./\\'\":-])[a-z]+(_[a-z]+)+(?![\w/(-]|\.\w)", bare, text)
 
 
 def option_paths(kind: type, prefix: str = "") -> Iterator[tuple[str, str]]:

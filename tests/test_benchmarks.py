@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from queue import SimpleQueue
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from benchmarks import (
     masked,
     networks,
     relation,
+    segment,
     soft_labels,
     step,
     stored_step,
@@ -229,3 +231,37 @@ def test_the_dense_loss_is_the_sparse_one():
     labels, logits = top_k(torch.randn(3, 50), 4), torch.randn(3, 50)
     dense = soft_labels.SoftTargetCrossEntropy()(logits, soft_labels.dense_target(labels))
     torch.testing.assert_close(sparse_cross_entropy(logits, labels), dense)
+
+
+@pytest.fixture
+def small_scenes(monkeypatch):
+    """Crops of 64 px, three classes; a ViT that is read as the published one is."""
+    tiny = StudentOptions(name="vit_tiny", embed_dim=24, num_heads=3)
+    networks = {name: (tiny, options) for name, (_, options) in segment.NETWORKS.items()}
+    for name, value in {"IMG_SIZE": 64, "NUM_CLASSES": 3, "NETWORKS": networks}.items():
+        monkeypatch.setattr(segment, name, value)
+
+
+def test_segment_prints_every_network(small_scenes, capsys, monkeypatch):
+    monkeypatch.setattr(segment, "SHOWN", {})  # each in a process of its own
+    main(["segment", "--repeats", "1"])
+    inference, training = capsys.readouterr().out.split("| training |")
+    assert len(re.findall(r"\| \d+\.\d\d \| \d+\.\d\d \| .* \|$", inference, re.MULTILINE)) == 9
+    assert len(re.findall(r"light \| .* \| 3.0 \|$", inference, re.MULTILINE)) == 2
+    rows = re.findall(r"\| \w+ \| \d+\.\d\d \| \d+\.\d\d \| \d+\.\d\d \|$", training, re.MULTILINE)
+    assert len(rows) in (4, 5)  # bf16 and the reference in fp32, or fp32 alone
+
+
+def test_both_segmenters_compute_one_loss(small_scenes, monkeypatch):
+    segment.check_agreement()
+    monkeypatch.setattr(segment, "plain_loss", lambda *_: torch.tensor(0.5))
+    with pytest.raises(SystemExit, match="times do not compare"):
+        segment.check_agreement()
+
+
+def test_a_large_photo_s_memory_is_measured(small_scenes, monkeypatch):
+    monkeypatch.setattr(segment, "LARGE", (70, 90))
+    results = SimpleQueue()
+    segment.measure_prediction("whole", results)
+    seconds, peak = results.get()
+    assert seconds > 0 <= peak

@@ -232,6 +232,7 @@ FINETUNE = {
     "There is no file or folder optim.pth: a/keep_head does not exist.": None,
     "preset mine: there is no option 'trian'; train.epochs is one.": None,
     "num_workers(): no such thing.": None,
+    "'vit_tiny:img_size=160:num_heads=3' says it.": None,
     "The method logit needs a teacher.": None,
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments.camvid import run as camvid
 from experiments.cifar10_ablation.run import ARMS as ABLATION
 from experiments.cifar10_g2sd.run import ALONE, BUDGET
 from experiments.cifar10_g2sd.run import ARMS as G2SD
@@ -45,3 +46,13 @@ def test_soft_labels_by_classes_and_views():
     assert max(e for _, e in stores) == tinyvit.EPOCHS  # no view is seen twice
     facts = build_student(StudentOptions(name=tinyvit.STUDENT), seed=0).facts
     assert facts.img_size == (32, 32) and facts.depth == 6
+
+
+def test_stages_of_a_segmenter_see_as_many_pixels():
+    for backbone in camvid.BACKBONES.values():
+        first = round(camvid.UNLABELLED * (128 / backbone.img_size) ** 2) * backbone.img_size**2
+        alone, after = camvid.ALONE * camvid.SIDE**2, camvid.LABELLED * camvid.SIDE**2
+        assert abs(first + after - alone) < 0.001 * alone
+        facts = build_student(StudentOptions(name=backbone.name), seed=0).facts
+        assert facts.embed_dim in (128, 160)
+    assert set(PerMethodOptions.__dataclass_fields__) >= {"masked_pixel", "simmim", "feature"}

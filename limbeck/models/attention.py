@@ -16,6 +16,7 @@ from timm.layers import AttentionRope, apply_rot_embed_cat
 from timm.models import beit, eva, hiera, swin_transformer, tiny_vit, vision_transformer
 from torch import Tensor, nn
 
+from limbeck.models.beit_bias import TableAttention
 from limbeck.models.encoder import Encoder
 from limbeck.models.tinymim_star_rel_pos import TwoTokenAttention
 
@@ -157,6 +158,7 @@ QKV: dict[type, Callable[..., Qkv]] = {
     AttentionRope: _qkv_rope,
     eva.EvaAttention: _qkv_eva,
     beit.Attention: _qkv_beit,
+    TableAttention: _qkv_beit,
     TwoTokenAttention: _qkv_beit,
 }
 """The attention classes supported."""

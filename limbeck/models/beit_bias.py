@@ -8,8 +8,9 @@ import warnings
 from math import isqrt, prod
 from typing import Any
 
+import torch
 from timm.layers import resize_rel_pos_bias_table
-from timm.models.beit import Beit
+from timm.models.beit import Attention, Beit
 from torch import Tensor, nn
 
 from limbeck.ops.pos_embed import resize_distances, resize_offsets
@@ -18,12 +19,25 @@ TABLE = "relative_position_bias_table"
 _OFFSETS = "attention_biases"
 
 
+class TableAttention(Attention):
+    """timm's attention, for any number of tokens before the patches."""
+
+    def _get_rel_pos_bias(self) -> Tensor:
+        index, table = self.relative_position_index, self.relative_position_bias_table
+        if torch.is_grad_enabled():
+            return table[index].permute(2, 0, 1).contiguous().unsqueeze(0)
+        # The same values in less time. Its gradient would be a sum in no certain order on a GPU.
+        flat = index.reshape(1, -1).expand(table.shape[1], -1)
+        return table.T.contiguous().gather(1, flat).unflatten(1, index.shape).unsqueeze(0)
+
+
 class QkvBiasBeit(Beit):
     """timm's BEiT whose packed projection has its bias; takes timm's arguments of a BEiT."""
 
     def __init__(self, **shape: Any) -> None:
         super().__init__(qkv_bias=False, **shape)
         for block in self.blocks:
+            block.attn.__class__ = TableAttention  # as it is: nothing is drawn anew
             packed = block.attn.qkv
             block.attn.qkv = nn.Linear(packed.in_features, packed.out_features)
             nn.init.trunc_normal_(block.attn.qkv.weight, std=0.02)  # as timm's linear layers

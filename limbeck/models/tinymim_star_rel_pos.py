@@ -7,16 +7,16 @@ wide end; of the two tokens the tables have six entries more. There is no classi
 from typing import Any
 
 import torch
-from timm.models.beit import Attention, gen_relative_position_index
+from timm.models.beit import gen_relative_position_index
 from torch import Tensor, nn
 
-from limbeck.models.beit_bias import QkvBiasBeit
+from limbeck.models.beit_bias import QkvBiasBeit, TableAttention
 from limbeck.models.tinymim_star import OUT_DIM, wide_end
 
 NUM_OTHERS = 6
 
 
-class TwoTokenAttention(Attention):
+class TwoTokenAttention(TableAttention):
     """BEiT's attention with two tokens before the patches, the class token first."""
 
     def __init__(self, dim: int, num_heads: int, window_size: tuple[int, int]) -> None:
@@ -31,10 +31,6 @@ class TwoTokenAttention(Attention):
         self.register_buffer("relative_position_index", index, persistent=False)
         self.num_relative_distance = first + NUM_OTHERS
         self.relative_position_bias_table = nn.Parameter(torch.zeros(first + NUM_OTHERS, num_heads))
-
-    def _get_rel_pos_bias(self) -> Tensor:
-        bias = self.relative_position_bias_table[self.relative_position_index]  # [N, N, nh]
-        return bias.permute(2, 0, 1).contiguous().unsqueeze(0)
 
 
 class TinyMimStarRelPos(QkvBiasBeit):

@@ -1,7 +1,7 @@
 """BEiT with all three biases: what timm's own computes, as far as a softmax can tell."""
 
 import torch
-from timm.models.beit import Beit
+from timm.models.beit import Attention, Beit
 from timm.models.swin_transformer import SwinTransformer
 
 from limbeck.models.beit_bias import QkvBiasBeit, resize_tables
@@ -61,3 +61,21 @@ def test_a_swin_s_tables_follow_its_windows_not_its_grid():
     assert resized[first] is old[first] and resized[last].shape == (25, 2)
     # No entry for the class token at its end: the middle one is that of a token with itself.
     torch.testing.assert_close(resized[last][12], old[last][24])
+
+
+def test_a_bias_is_the_same_with_and_without_a_gradient():
+    attn = disturbed(QkvBiasBeit(**SHAPE)).blocks[0].attn
+    published = Attention._get_rel_pos_bias(attn)
+    with torch.no_grad():
+        read = attn._get_rel_pos_bias()
+        assert torch.equal(read, published) and read.stride() == published.stride()
+        attn.relative_position_bias_table.data.add_(1)  # nothing is kept of a table
+        assert torch.equal(attn._get_rel_pos_bias(), Attention._get_rel_pos_bias(attn))
+    weights = torch.randn_like(published)
+    (own,) = torch.autograd.grad(
+        (attn._get_rel_pos_bias() * weights).sum(), attn.relative_position_bias_table
+    )
+    (theirs,) = torch.autograd.grad(
+        (Attention._get_rel_pos_bias(attn) * weights).sum(), attn.relative_position_bias_table
+    )
+    assert torch.equal(own, theirs)

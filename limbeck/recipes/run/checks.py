@@ -281,7 +281,20 @@ def check_optimizer(optim: OptimOptions, default: OptimOptions) -> None:
             )
 
 
-def check_bare_name(name: str) -> None:
+def check_start(source: str) -> None:
+    """What a training for a task starts from is named; a bare name is known, a path is there."""
+    if not source:
+        raise UserError(
+            "No student is named; pass --student RUN_FOLDER, or a timm name such as vit_tiny to "
+            "train from scratch."
+        )
+    if is_bare_name(source):
+        _check_bare_name(source)
+    else:
+        check_source(source)
+
+
+def _check_bare_name(name: str) -> None:
     """A bare word is a timm name, with a shape or without, or else a folder that was mistyped."""
     if is_shape(name):
         check_student(StudentOptions(name=name))

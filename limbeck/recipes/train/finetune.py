@@ -37,20 +37,12 @@ def check(config: FinetuneConfig) -> None:
         checks.check_unset(config, ["layer_scale"], "without --rel-pos")
     elif config.head not in (None, "single"):
         raise UserError(f"rel_pos is for a single head, not {config.head}; leave one of them out.")
-    if not config.student:
+    checks.check_start(config.student)
+    if config.keep_blocks is not None and checks.is_bare_name(config.student):
         raise UserError(
-            "No student is named; pass --student RUN_FOLDER, or a timm name such as vit_tiny to "
-            "train from scratch."
+            f"keep_blocks has no effect with {config.student}, which starts from scratch; leave it "
+            "out, or name weights."
         )
-    if checks.is_bare_name(config.student):
-        checks.check_bare_name(config.student)
-        if config.keep_blocks is not None:
-            raise UserError(
-                f"keep_blocks has no effect with {config.student}, which starts from scratch; "
-                "leave it out, or name weights."
-            )
-    else:
-        checks.check_source(config.student)
     if config.mix.mixup_alpha == config.mix.cutmix_alpha == 0:
         default = MixOptions()
         if (config.mix.mix_prob, config.mix.switch_prob) != (default.mix_prob, default.switch_prob):

@@ -9,7 +9,6 @@ import shlex
 from dataclasses import fields
 from pathlib import Path
 
-from limbeck.errors import UserError
 from limbeck.methods import MAP_METHODS, PerMapMethodOptions
 from limbeck.recipes.run import checks
 from limbeck.recipes.train.options import SegmentConfig
@@ -26,15 +25,7 @@ def check(config: SegmentConfig) -> None:
         names = ["method", "method_options", *(each.name for each in fields(PerMapMethodOptions))]
         checks.check_unset(config, names, "without --teacher SOURCE")
     checks.check_unused(config, PerMapMethodOptions, config.method, "--method")
-    if not config.student:
-        raise UserError(
-            "No student is named; pass --student RUN_FOLDER, or a timm name such as vit_tiny to "
-            "train from scratch."
-        )
-    if checks.is_bare_name(config.student):
-        checks.check_bare_name(config.student)
-    else:
-        checks.check_source(config.student)
+    checks.check_start(config.student)
 
 
 def segment(config: SegmentConfig) -> Path:

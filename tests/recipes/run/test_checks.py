@@ -249,5 +249,5 @@ def test_shapes_that_a_family_does_not_have(name, message):
 
 def test_bare_names_may_say_a_shape():
     assert checks.is_bare_name("vit_tiny:depth=10") and not checks.is_bare_name("timm:vit_tiny")
-    checks.check_bare_name("vit_tiny:depth=10")
-    assert "Did you mean 'vit_tiny'" in message_of(checks.check_bare_name, "vit_tyni:depth=10")
+    checks.check_start("vit_tiny:depth=10")
+    assert "Did you mean 'vit_tiny'" in message_of(checks.check_start, "vit_tyni:depth=10")
