@@ -120,10 +120,12 @@ def _load_teacher(
     kind = method_class(config.method)
     teacher = load_teacher(config.teacher, None, ranks.device, load)
     assert teacher is not None
-    if config.teacher.img_size is None and teacher.facts.img_size != student.facts.img_size:
-        # It is shown the student's very pixels, however large either's patches are.
-        at_size = replace(config.teacher, img_size=student.facts.img_size[0])
-        teacher = load_teacher(at_size, None, ranks.device, load)
+    patch = teacher.facts.patch_size
+    side = -(-student.facts.img_size[0] // patch) * patch
+    if config.teacher.img_size is None and teacher.facts.img_size != (side, side):
+        # Of the student's crops it sees every pixel, however large either's patches are.
+        at_side = replace(config.teacher, img_size=side)
+        teacher = load_teacher(at_side, None, ranks.device, load)
         assert teacher is not None
     with seeded(config.seed):
         method = kind(method_options(config, kind), student.facts, teacher.facts)

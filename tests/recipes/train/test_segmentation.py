@@ -42,6 +42,9 @@ def test_the_teacher_sees_what_the_student_sees(scenes, segmenter, tmp_path):
     config = segment_config(scenes, tmp_path, student=shape, img_size=64, teacher=teacher)
     opened = open_scene_images(config.data)
     assert plan_segmentation(config, opened, RANKS).teacher.img_size == (64, 64)
+    other = SHAPE.replace("img_size=32:patch_size=8", "img_size=60:patch_size=20")
+    whole = replace(config, student=other, img_size=None)
+    assert plan_segmentation(whole, opened, RANKS).teacher.img_size == (64, 64)
     own = replace(config, teacher=replace(teacher, img_size=32))
     assert plan_segmentation(own, opened, RANKS).teacher.img_size == (32, 32)
     architecture = load_encoder(segmenter).facts.architecture
