@@ -38,6 +38,7 @@ _PUBLIC = {
     "AnalyzeConfig": "limbeck.recipes.look.analyze",
     "CompareConfig": "limbeck.recipes.study.compare",
     "TwoStageConfig": "limbeck.recipes.study.two_stage",
+    "TwoStageSegmentConfig": "limbeck.recipes.study.two_stage",
     "SearchConfig": "limbeck.recipes.study.search",
     "DoctorConfig": "limbeck.recipes.look.doctor",
     "InspectConfig": "limbeck.recipes.look.inspect",

@@ -97,7 +97,8 @@ def run(words: list[str]) -> None:
         return
     name, *rest = words
     check_pattern(name, rest)
-    kind, work, report = called(name)
+    task, rest = take_task(name, rest)
+    kind, work, report = called(name, task)
     try:
         show_log(logging.INFO if is_main_rank() else logging.WARNING)
         if any(word in HELP for word in rest):
@@ -119,14 +120,18 @@ def run(words: list[str]) -> None:
         sys.exit(1)
 
 
-def called(name: str) -> tuple[type, Callable[[Any], Any], Callable[[Any], str]]:
-    """A verb's options class, its function, and what reports its result.
+def called(name: str, task: str | None) -> tuple[type, Callable[[Any], Any], Callable[[Any], str]]:
+    """A verb's options class, of the task, its function, and what reports its result.
 
     One of the user's own is module:function, whose one argument is of the options class.
     """
     if name in VERBS:
         module = recipe_of(name)
-        return config_class(name), getattr(module, function_of(name)), module.report
+        return (
+            config_class(name, task),
+            getattr(module, function_of(name)),
+            module.report,
+        )
     if ":" not in name:
         raise UserError(
             f"There is no verb '{name}'.{of_paper(name) or did_you_mean(name, VERBS)} "
@@ -156,6 +161,18 @@ def _with_two_words(words: list[str]) -> list[str]:
         if name := TWO_WORDS.get(" ".join(words[place : place + 2])):
             return [*words[:place], name, *words[place + 2 :]]
     return words
+
+
+def take_task(name: str, words: list[str]) -> tuple[str | None, list[str]]:
+    """The task that the words name, of a verb with several, and the other words."""
+    if not (tasks := VERBS[name].tasks if name in VERBS else {}):
+        return None, words
+    task, words = take_option(words, "--task")
+    if task not in (None, *tasks):
+        raise UserError(
+            f"There is no task '{task}'.{did_you_mean(task, tasks)} Tasks: {', '.join(tasks)}."
+        )
+    return task, words
 
 
 def _as_help(words: list[str]) -> list[str]:
@@ -260,6 +277,8 @@ def check_options(name: str, kind: type, words: Sequence[str]) -> None:
     """Raise UserError for an option that the verb does not have, before any parser is built."""
     from limbeck.config import option_flags
 
+    if name in VERBS and VERBS[name].tasks:
+        name = f"{name} --task {vars(kind)['task']}"
     flags = [*option_flags(kind), "--help"]
     for word in words:
         option = word.partition("=")[0].replace("_", "-")

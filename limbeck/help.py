@@ -31,7 +31,7 @@ COLUMN, THIN_COLUMN = 29, 40
 FAR = 999
 """Limits as far out only catch slips of the keyboard, and are not told."""
 FIRST = (
-    *("data", "student", "teacher", "method", "arms", "out", "preset"),
+    *("task", "data", "student", "teacher", "method", "arms", "out", "preset"),
     *("limits.params", "limits.macs", "limits.latency"),
     *("train.epochs", "train.global-batch-size", "seed", "seeds"),
 )
@@ -155,6 +155,10 @@ def help_of(verb: str, config: Any, topic: str = "", method: str = "", preset: s
     root = read_section(config)
     places = "".join(f" {option.flags[0]}" for option in root.own if option.is_place)
     head = [f"usage: limbeck {verb} [options]{places}", ""]
+    if verb in VERBS and (tasks := VERBS[verb].tasks):
+        text = "What the network is for; each task has options of its own (--task NAME --help)."
+        given = Option(("--task",), " | ".join(tasks), config.task, text)
+        root = replace(root, own=(given, *root.own))
     if verb in VERBS and (of_verb := VERBS[verb].presets):
         text = f"A recipe to start from: limbeck presets {of_verb} lists them."
         given = Option(("--preset",), "name", "", text)

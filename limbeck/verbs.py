@@ -1,6 +1,7 @@
 """What the command line can do: a verb is a recipe in a room. Plain data, before all imports."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from types import ModuleType
 
@@ -17,6 +18,8 @@ class Verb:
     config: str
     presets: str | None = None
     can_find_problems: bool = False
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    """Where options hang on the task: their classes by what --task says, the first by default."""
 
 
 ROOMS = {
@@ -67,7 +70,7 @@ VERBS = {
     ),
     "two-stage": Verb(
         "study", "stage one without labels, stage two with them and a teacher", "TwoStageConfig",
-        "two-stage",
+        "two-stage", tasks={"classify": "TwoStageConfig", "segment": "TwoStageSegmentConfig"},
     ),
     "search": Verb(
         "study", "a smaller, faster shape, contracted step by step", "SearchConfig", "distill"
@@ -92,7 +95,8 @@ def function_of(verb: str) -> str:
     return verb.partition(" ")[0].replace("-", "_")
 
 
-def config_class(verb: str) -> type:
-    """The class of a verb's options."""
-    kind: type = getattr(recipe_of(verb), VERBS[verb].config)
+def config_class(verb: str, task: str | None = None) -> type:
+    """The class of a verb's options, of a task where it has several."""
+    entry = VERBS[verb]
+    kind: type = getattr(recipe_of(verb), entry.tasks[task] if task else entry.config)
     return kind

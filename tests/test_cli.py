@@ -319,6 +319,18 @@ def test_the_quick_parser_finds_what_the_whole_one_does(monkeypatch, verb):
     assert words == [] or config != config_class(verb)()
 
 
+def test_options_are_those_of_the_task(capsys, here):
+    words = ["two-stage", "--data", str(here / "photos"), "--task"]
+    assert "There is no task 'segmnt'. Did you mean 'segment'?" in refused(capsys, *words, "segmnt")
+    said = refused(capsys, *words, "segment", "--specific.head", "single")
+    assert "limbeck two-stage --task segment has no option --specific.head." in said
+    said = refused(capsys, *words, "segment", "--arms", "generic", "--specific.method", "pixel-kl")
+    assert "--specific.method has no effect with --arms generic" in said
+    assert "no option --data.masks" in refused(capsys, *words, "classify", "--data.masks", "x")
+    assert "--task needs a value" in refused(capsys, *words)
+    assert "has no option --task" in refused(capsys, "segment", "--task", "segment")
+
+
 def test_ctrl_c_is_no_traceback(capsys, monkeypatch):
     def interrupted(words):
         raise KeyboardInterrupt

@@ -25,7 +25,9 @@ from limbeck.recipes.look.options import EvaluateConfig
 from limbeck.recipes.run.options import DistillConfig, FinetuneConfig
 from limbeck.verbs import VERBS, config_class
 
-CONFIGS = {verb: config_class(verb) for verb in VERBS}
+CONFIGS = {verb: config_class(verb) for verb in VERBS} | {
+    f"{verb} {task}": config_class(verb, task) for verb in VERBS for task in VERBS[verb].tasks
+}
 
 
 def changed(value):

@@ -165,3 +165,11 @@ def test_types_ranges_and_defaults_are_told_in_words():
     assert named["inner.scale"].facts.endswith("default 0.75")
     assert named["switch"].doc == "On or off." and named["scale"].doc == ""
     assert root.sections[0].doc == "What is within. As here."
+
+
+def test_a_task_is_an_option_whose_help_is_its_own():
+    text = help_of("two-stage", config_class("two-stage", "segment")(), "specific")
+    assert "--specific.segmenter.head" in text and "--specific.head " not in text
+    assert "--task (classify | segment, default segment)" in help_of(
+        "two-stage", config_class("two-stage", "segment")(), "all"
+    )

@@ -253,7 +253,8 @@ def numbers_of(hint, stated):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_numeric_option_has_a_range(verb):
-    assert not list(unbounded(config_class(verb)))
+    for task in (None, *VERBS[verb].tasks):
+        assert not list(unbounded(config_class(verb, task)))
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -18,5 +18,12 @@ def test_a_verb_is_the_file_of_its_first_word(verb):
     assert entry.presets is None or preset_names(entry.presets)
 
 
+def test_a_task_has_options_of_its_own():
+    kinds = {task: config_class("two-stage", task) for task in VERBS["two-stage"].tasks}
+    assert config_class("two-stage") is kinds["classify"]
+    assert {task: kind.task for task, kind in kinds.items()} == {name: name for name in kinds}
+    assert kinds.keys() == recipe_of("two-stage").TASKS.keys()
+
+
 def test_every_room_has_a_title_and_a_verb():
     assert {entry.room for entry in VERBS.values()} == ROOMS.keys()

@@ -12,6 +12,7 @@ Every run is an ordinary run folder: a stopped experiment is continued by the sa
 
 import argparse
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -63,13 +64,16 @@ BACKBONES = {
 
 @dataclass(frozen=True)
 class Arm:
-    """``first``: nothing, masked pixels or the teacher's features; ``is_taught``: in the second."""
+    """``first``: nothing, masked pixels or the teacher's features; ``is_taught``: in the second
+    stage. Where there is no first the second is longer, unless it ``is_short``."""
 
     first: str | None = None
     is_taught: bool = False
+    is_short: bool = False
 
 
 ARMS = {
+    "from scratch, second stage": Arm(is_short=True),
     "from scratch": Arm(),
     "masked-pixel start": Arm("masked"),
     "specific": Arm(is_taught=True),
@@ -127,7 +131,7 @@ def run_job(backbone: str, first: str | None, seed: int, arguments: argparse.Nam
 
 def folder_of(out: Path, backbone: str, arm: str, seed: int) -> Path:
     """The run of an arm."""
-    return out / f"{backbone}_{arm.replace(' ', '_')}_{seed}"
+    return out / f"{backbone}_{re.sub(r'[^a-z]+', '_', arm)}_{seed}"
 
 
 def _pretrain(
@@ -172,10 +176,9 @@ def _segment(arm: Arm, seed: int, start: Path, out: Path, arguments: argparse.Na
                 schedule="poly",
                 cosine_from="start",
                 betas=(0.9, 0.999),
-                layer_decay=0.8 if arm.first else 1.0,
             ),
             train=TrainOptions(
-                epochs=(LABELLED if arm.first else ALONE) / NUM_IMAGES,
+                epochs=(LABELLED if arm.first or arm.is_short else ALONE) / NUM_IMAGES,
                 global_batch_size=BATCH_SIZE,
                 probe_every=AT_THE_END,
                 save_every=40,

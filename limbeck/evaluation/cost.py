@@ -69,3 +69,14 @@ def measure_speed(
     run = torch_pass(encoder, batch_size)
     seconds = [timed(run, clock) for _ in range(2 + num_runs)]
     return batch_size / median(seconds[2:])
+
+
+def costs_of(encoder: Encoder, speed_batch: int | None) -> dict[str, float]:
+    """Its "parameters", its "macs" and, of batches of that size if so, its "images_per_second"."""
+    values = {
+        "parameters": float(sum(each.numel() for each in encoder.parameters())),
+        "macs": float(count_macs(encoder)),
+    }
+    if speed_batch is not None:
+        values["images_per_second"] = measure_speed(encoder, speed_batch)
+    return values

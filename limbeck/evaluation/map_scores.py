@@ -1,11 +1,16 @@
 """mIoU with its interval: from what was counted image by image, drawn again and again."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from limbeck.evaluation.report import TERMINAL, table
+from limbeck.evaluation.scores import Claims, Verdict, run_error_of, verdict_of
 
 NUM_DRAWS = 1000
 INTERVAL = (0.025, 0.975)
@@ -14,31 +19,64 @@ INTERVAL = (0.025, 0.975)
 @dataclass(frozen=True)
 class MapResult:
     """Of one or more runs, over the same images: the mean mIoU in 0..1, its 95 % interval for the
-    choice of images, the spread over the runs (None of one), and IoU by class (NaN: nowhere)."""
+    choice of images, the spread over the runs (None of one), and IoU by class (None: nowhere).
+    ``counts`` are the runs', each (n images, 3, C): what ``Confusion.of_images`` has."""
 
-    miou: float
+    mean: float
     low: float
     high: float
     spread: float | None
     runs: tuple[float, ...]
-    iou: tuple[float, ...]
+    iou: dict[str, float | None]
+    counts: tuple[Tensor, ...] = field(repr=False, compare=False)
+
+    @property
+    def text(self) -> str:
+        """The mean, its spread over runs and its interval, in percent."""
+        spread = "" if self.spread is None else f" ± {100 * self.spread:.1f}"
+        return f"{100 * self.mean:.1f}{spread} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-ready data; all but ``counts``."""
+        return {name: value for name, value in vars(self).items() if name != "counts"}
 
 
-def result_of(runs: Sequence[Tensor]) -> MapResult:
-    """The result of runs, each (n images, 3, C): what ``Confusion.of_images`` has."""
+def result_of(runs: Sequence[Tensor], classes: Collection[str]) -> MapResult:
+    """The result of the counts of runs."""
     mious = tuple(float(_miou(counts.sum(0))) for counts in runs)
     low, high = _limits(torch.stack([_drawn(counts) for counts in runs]).mean(dim=0))
-    iou = torch.stack([_iou(counts.sum(0)) for counts in runs]).mean(dim=0)
+    iou = torch.stack([_iou(counts.sum(0)) for counts in runs]).nanmean(dim=0).tolist()
+    by_class = {k: v if v == v else None for k, v in zip(classes, iou, strict=True)}
     spread = stdev(mious) if len(mious) > 1 else None
-    return MapResult(fmean(mious), low, high, spread, mious, tuple(iou.tolist()))
+    return MapResult(fmean(mious), low, high, spread, mious, by_class, tuple(runs))
 
 
-def difference_of(runs: Sequence[Tensor], others: Sequence[Tensor]) -> tuple[float, float, float]:
-    """How much more mIoU the runs have than others on the same images: mean and 95 % interval for
-    the choice of images, which are drawn alike for both."""
-    sides = [torch.stack([_drawn(each) for each in side]).mean(dim=0) for side in (runs, others)]
-    means = [fmean(float(_miou(each.sum(0))) for each in side) for side in (runs, others)]
-    return (means[0] - means[1], *_limits(sides[0] - sides[1]))
+def joined(results: Sequence[MapResult]) -> MapResult:
+    """Several as one."""
+    return result_of([each for result in results for each in result.counts], results[0].iou)
+
+
+def compare(student: Sequence[MapResult], baseline: Sequence[MapResult], claims: Claims) -> Verdict:
+    """``scores.compare`` of runs on the same images, which are drawn alike for both sides."""
+    groups = [[each for result in side for each in result.counts] for side in (student, baseline)]
+    sides = [[each for result in side for each in result.runs] for side in (student, baseline)]
+    drawn = [torch.stack([_drawn(each) for each in group]).mean(dim=0) for group in groups]
+    difference, run_error = fmean(sides[0]) - fmean(sides[1]), run_error_of(sides)
+    low, high = _limits(drawn[0] - drawn[1])
+    reach = math.hypot(run_error, difference - low), math.hypot(run_error, high - difference)
+    return verdict_of(sides, reach, f"{len(groups[0][0]):,} test images", claims)
+
+
+def class_table(results: Mapping[str, MapResult]) -> str:
+    """A Markdown table of mIoU with its interval and of IoU by class, a column for each network."""
+    rows = [{"IoU %": "mean"} | {role: each.text for role, each in results.items()}]
+    for name in next(iter(results.values())).iou:
+        row = {"IoU %": name}
+        for role, each in results.items():
+            value = each.iou[name]
+            row[role] = "" if value is None else f"{100 * value:.1f}"
+        rows.append(row)
+    return table(rows, width=TERMINAL)
 
 
 def _drawn(counts: Tensor) -> Tensor:

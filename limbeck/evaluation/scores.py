@@ -55,7 +55,7 @@ def score_of(per_image: Tensor, how: str) -> Score:
     num_test = values.shape[-1]
     mean = fmean(runs)
     low, high = wilson_interval(mean, num_test)
-    run_error = _t_half_width([runs])
+    run_error = run_error_of([runs])
     return Score(
         mean=mean,
         low=max(0.0, mean - math.hypot(run_error, mean - low)),
@@ -97,7 +97,7 @@ def t_quantile(df: float) -> float:
     return math.sqrt(df) * math.tan(np.interp(0.95, area / area[-1], angle))
 
 
-def _t_half_width(groups: Sequence[Sequence[float]]) -> float:
+def run_error_of(groups: Sequence[Sequence[float]]) -> float:
     """Half width of the interval of a mean (one group), or of a difference of means (two; Welch).
 
     0 where a group has a single member: nothing is known of its luck.
@@ -174,26 +174,40 @@ def compare(
     of_image = [
         torch.stack([score.per_image for score in side]).mean(dim=0) for side in (student, baseline)
     ]
-    error = math.hypot(_t_half_width(sides), Z * paired_sampling_error(*of_image))
+    error = math.hypot(run_error_of(sides), Z * paired_sampling_error(*of_image))
     basis = f"{num_test:,} test images"
     if num_draws > 1:
         of_draw = [
             [fmean(runs) for runs in zip(*(score.runs for score in side), strict=True)]
             for side in (student, baseline)
         ]
-        draw_error = _t_half_width([[a - b for a, b in zip(*of_draw, strict=True)]])
+        draw_error = run_error_of([[a - b for a, b in zip(*of_draw, strict=True)]])
         error = math.hypot(error, draw_error)
         basis += f" and {num_draws} draws of labels"
+    return verdict_of(sides, (error, error), basis, claims)
+
+
+def verdict_of(
+    sides: Sequence[Sequence[float]],
+    reach: tuple[float, float],
+    basis: str,
+    claims: Claims = DISTILLED,
+) -> Verdict:
+    """The verdict on the mean scores of each run of two sides.
+
+    ``reach``: how far below and above their difference the 95 % interval ends; ``basis``: the test
+    images in words.
+    """
     if min(len(side) for side in sides) > 1:
-        basis = f"over {len(student)} and {len(baseline)} training runs, {basis}"
+        basis = f"over {len(sides[0])} and {len(sides[1])} training runs, {basis}"
     else:
         basis = f"for the choice of {basis} only: the luck of a single training run is not covered"
     means = [fmean(side) for side in sides]
     difference = means[0] - means[1]
-    low, high = max(-1.0, difference - error), min(1.0, difference + error)
+    low, high = max(-1.0, difference - reach[0]), min(1.0, difference + reach[1])
     kind: Kind = "too close to tell"
     claim = "It is too close to tell: {} against {}"
-    if low > 0:
+    if low > 0 and high > TIE:
         kind, claim = "helped", claims[0]
     elif high < 0 or (low >= -TIE and high <= TIE):
         kind, claim = "did not help", claims[1]

@@ -198,12 +198,12 @@ def load_finished(path: Path | str) -> Savable:
     origin = {"source": str(folder)} | {k: v for k, v in record.items() if k not in _NOT_ORIGIN}
     # Built without memory at first: whatever the record states, it must be of the weights' size.
     with torch.device("meta"):
-        skeleton = _build(record["architecture"], origin)
+        skeleton = rebuild(record["architecture"], origin)
     _check_keys(skeleton.model.state_dict(), weights, weights_file)
     check_size(skeleton, sum(value.numel() for value in weights.values()), str(folder))
     _check_hash(weights, record["weight_hash"], weights_file)
     check_finite(weights, weights_file)
-    encoder = _build(record["architecture"], origin)
+    encoder = rebuild(record["architecture"], origin)
     encoder.model.load_state_dict(weights)
     if MASK_TOKEN in record.get("kept", {}):
         kept = _load_keepsake(folder, record, MASK_TOKEN).weights
@@ -216,7 +216,8 @@ def load_finished(path: Path | str) -> Savable:
     return encoder.eval()
 
 
-def _build(architecture: dict[str, Any], origin: dict[str, Any]) -> Savable:
+def rebuild(architecture: dict[str, Any], origin: dict[str, Any]) -> Savable:
+    """The network of ``facts.architecture`` with fresh weights; raises UserError as its builder."""
     build = rebuild_segmenter if architecture["kind"] == SEGMENTER else build_encoder
     return build(architecture, origin)
 

@@ -36,6 +36,9 @@ def with_img_size(kwargs: Mapping[str, Any], img_size: Sequence[int]) -> dict[st
     if "window_sizes" in kwargs and list(to_grid(kwargs["img_size"])) != list(img_size):
         factor = min(img_size) / min(to_grid(kwargs["img_size"]))
         changed["window_sizes"] = _fit([each * factor for each in kwargs["window_sizes"]], img_size)
+    if backbone := kwargs.get("backbone"):  # of a segmenter
+        inner = with_img_size(backbone["kwargs"], img_size)
+        changed["backbone"] = {**backbone, "kwargs": inner}
     return changed
 
 

@@ -8,6 +8,7 @@ import pytest
 from limbeck.cli import main
 from tests.end_to_end.commands import STUDENT, data_words, process
 from tests.recipes.runs import snapshot, weights_of
+from tests.recipes.scenes import draw_scenes
 
 OWN = """
 import os
@@ -79,6 +80,18 @@ def test_from_images_to_a_compared_student(images, teacher, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*words, "--arms", "generc"])
     assert "There is no arm 'generc'. Did you mean 'generic'?" in capsys.readouterr().err
+
+
+def test_from_scenes_to_a_segmenter(tmp_path, capsys):
+    scenes, out = draw_scenes(tmp_path / "scenes"), tmp_path / "out"
+    words = ["two-stage", "--task", "segment", *data_words(scenes), "--out", str(out), *STUDENT]
+    words += ["--arms", "fine-tune", "--no-measure-speed", *section("specific.", 1)]
+    main(words)
+    shown = capsys.readouterr()
+    assert "| fine-tune " in shown.out and "mIoU %" in shown.out and "| box " in shown.out
+    assert json.loads((out / "two_stage.json").read_text())["arms"]["fine-tune"]["0"]["scores"]
+    main(["evaluate", "--student", str(out / "seed_0/fine-tune"), *data_words(scenes)])
+    assert "mIoU %" in capsys.readouterr().out
 
 
 @pytest.mark.slow

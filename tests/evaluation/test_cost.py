@@ -5,6 +5,7 @@ import timm
 import torch
 
 from limbeck.evaluation.cost import (
+    costs_of,
     count_macs,
     measure_speed,
     peak_memory_mib,
@@ -51,6 +52,14 @@ def test_vit_tiny_has_the_counts_everybody_states():
     assert macs == vit_macs(192, 12, 197, 768)
     assert round(macs / 1e9, 2) == 1.25
     assert sum(parameter.numel() for parameter in encoder.parameters()) == 5_524_416
+
+
+def test_costs_are_speed_too_where_it_is_asked_for():
+    encoder = FakeEncoder()
+    found = costs_of(encoder, None)
+    assert found["parameters"] == sum(each.numel() for each in encoder.parameters())
+    assert found.keys() == {"parameters", "macs"} and found["macs"] == count_macs(encoder)
+    assert costs_of(encoder, 2)["images_per_second"] > 0
 
 
 def ticking(seconds):

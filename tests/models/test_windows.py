@@ -32,6 +32,13 @@ def test_stated_windows_keep_their_share_of_the_map():
     assert with_img_size({"embed_dim": 8}, (32, 32)) == {"embed_dim": 8, "img_size": [32, 32]}
 
 
+def test_the_backbone_of_a_segmenter_has_its_size():
+    parts = {"img_size": [32, 32], "backbone": {"kind": "vit", "kwargs": {"img_size": [32, 32]}}}
+    assert with_img_size(parts, (64, 64)) == {
+        "img_size": [64, 64], "backbone": {"kind": "vit", "kwargs": {"img_size": [64, 64]}},
+    }  # fmt: skip
+
+
 def test_timm_is_told_windows_in_place_of_a_size():
     assert timm_kwargs("tiny_vit_5m_224", {"img_size": [64, 64], "num_classes": 2}) == {
         "window_sizes": [8, 8, 4, 2],

@@ -38,6 +38,7 @@ log = logging.getLogger("limbeck")
 
 
 SCORES_FILE = "scores.json"
+SPEED_BATCH = 32
 
 
 class _OwnData(TypedDict, total=False):
@@ -126,6 +127,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation | MapEvaluation:
         return maps
     from limbeck.data.skipped import SkippedLog
     from limbeck.engine.distributed import ranks_session
+    from limbeck.evaluation.cost import costs_of
     from limbeck.evaluation.robustness import summarize
     from limbeck.models.origins.load import load_encoder
     from limbeck.recipes.run.images import check_holdout, open_images
@@ -161,8 +163,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation | MapEvaluation:
             robustness.add_scores(scores, answers)
             corrupted = summarize(answers)
             notes += robustness.notes_of(groups, config.corruptions)
+        speed_batch = SPEED_BATCH if config.measure_speed else None
         rows = [
-            Row(role, each, joined(each), probe.cost(groups[role][0]))
+            Row(role, each, joined(each), costs_of(groups[role][0], speed_batch))
             for role, each in scores.items()
         ]
     verdicts, deciding = verdicts_of(scores["student"], scores["baseline"], claims)
@@ -282,18 +285,6 @@ class Prober:
             device=self.device,
             linear=self.linear[encoder],
         )
-
-    def cost(self, encoder: Encoder) -> dict[str, float]:
-        """Its parameters, MACs and, where asked for, speed."""
-        from limbeck.evaluation.cost import count_macs, measure_speed
-
-        values = {
-            "parameters": float(sum(each.numel() for each in encoder.parameters())),
-            "macs": float(count_macs(encoder)),
-        }
-        if self.config.measure_speed:
-            values["images_per_second"] = measure_speed(encoder, 32)
-        return values
 
 
 def seen_images(students: list[Encoder], images: Images) -> list[str]:

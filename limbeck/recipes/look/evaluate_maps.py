@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,11 @@ from limbeck.data.scenes.options import SceneOptions
 from limbeck.data.skipped import SkippedLog
 from limbeck.engine.distributed import ranks_session
 from limbeck.errors import UserError
-from limbeck.evaluation.cost import count_macs, measure_speed
-from limbeck.evaluation.map_scores import MapResult, difference_of, result_of
+from limbeck.evaluation.cost import costs_of
+from limbeck.evaluation.map_scores import MapResult, class_table, compare, result_of
 from limbeck.evaluation.options import MapOptions
 from limbeck.evaluation.report import TERMINAL, table
+from limbeck.evaluation.scores import Verdict, better_than
 from limbeck.models.dense.segmenter import Segmenter
 from limbeck.models.origins.load import load_encoder
 from limbeck.recipes.look.options import EvaluateConfig
@@ -35,25 +36,20 @@ SPEED_BATCH = 8
 
 @dataclass(frozen=True)
 class MapEvaluation:
-    """What was found: results and costs by role, the difference to the baseline where one was
-    named (mean, low, high), the classes, and notes."""
+    """What was found: results and costs by role, the verdict on student and baseline where one was
+    named, and notes."""
 
     results: dict[str, MapResult]
     costs: dict[str, dict[str, float]]
-    difference: tuple[float, float, float] | None
-    classes: tuple[str, ...]
+    verdict: Verdict | None
     notes: list[str]
 
     def plain(self) -> dict[str, Any]:
-        """JSON-ready data; a class that is nowhere has no IoU."""
-        results = {role: asdict(each) for role, each in self.results.items()}
-        for each in results.values():
-            pairs = zip(self.classes, each["iou"], strict=True)
-            each["iou"] = {name: value for name, value in pairs if value == value}
+        """JSON-ready data."""
         return {
-            "results": results,
+            "results": {role: each.plain() for role, each in self.results.items()},
             "costs": self.costs,
-            "difference": self.difference,
+            "verdict": self.verdict and vars(self.verdict),
             "notes": self.notes,
         }
 
@@ -83,45 +79,33 @@ def evaluate_maps(config: EvaluateConfig) -> MapEvaluation:
                 network.to(ranks.device)
                 found = confusion_over(network, scenes, shown, config.data, skipped)
                 counts.setdefault(role, []).append(torch.stack(found.of_images))
-            costs[role] = _cost(group[0], config.measure_speed)
+            speed_batch = SPEED_BATCH if config.measure_speed else None
+            costs[role] = costs_of(group[0], speed_batch)
     notes = [few.strip()] if (few := few_scenes(len(scenes))) else []
     notes += [skipped.summary()] if skipped.reasons else []
-    baseline = counts.get("baseline")
-    difference = None if baseline is None else difference_of(counts["student"], baseline)
-    results = {role: result_of(each) for role, each in counts.items()}
-    return MapEvaluation(results, costs, difference, scenes.classes, notes)
+    results = {role: result_of(each, scenes.classes) for role, each in counts.items()}
+    verdict = None
+    if "baseline" in results:
+        claims = better_than("the baseline")
+        verdict = compare([results["student"]], [results["baseline"]], claims)
+    return MapEvaluation(results, costs, verdict, notes)
 
 
 def report(found: MapEvaluation) -> str:
-    """Tables of scores and classes, and the difference, for people."""
-    rows, by_class = [], []
+    """Tables of scores and classes, and the verdict, for people."""
+    rows = []
     for role, each in found.results.items():
-        spread = "" if each.spread is None else f" ± {100 * each.spread:.1f}"
         cost = found.costs[role]
-        interval = f" [{100 * each.low:.1f}, {100 * each.high:.1f}]"
         rows.append({
             "network": role,
-            "mIoU %": f"{100 * each.miou:.1f}{spread}{interval}",
+            "mIoU %": each.text,
             "M params": f"{cost['parameters'] / 1e6:.2f}",
             "G MACs": f"{cost['macs'] / 1e9:.3g}",
             "images/s": f"{cost['images_per_second']:.1f}" if "images_per_second" in cost else None,
             "runs": len(each.runs),
         })  # fmt: skip
-    for place, name in enumerate(found.classes):
-        row: dict[str, Any] = {"class": name}
-        for role, each in found.results.items():
-            value = each.iou[place]
-            row[f"{role}, IoU %"] = f"{100 * value:.1f}" if value == value else None
-        by_class.append(row)
-    parts = [table(rows, width=TERMINAL), table(by_class, width=TERMINAL)]
-    if found.difference is not None:
-        mean, low, high = (100 * value for value in found.difference)
-        verdict = "better" if low > 0 else "worse" if high < 0 else "too close to tell from"
-        parts.append(
-            f"The student is {verdict}{' than' * (verdict != 'too close to tell from')} the "
-            f"baseline: {mean:+.1f} points of mIoU (95 % interval {low:+.1f} to {high:+.1f}, for "
-            "the choice of images)."
-        )
+    parts = [table(rows, width=TERMINAL), class_table(found.results)]
+    parts += [found.verdict.why] if found.verdict else []
     return "\n\n".join([*parts, *found.notes])
 
 
@@ -160,13 +144,3 @@ def _check_classes(network: Segmenter, classes: tuple[str, ...], role: str) -> N
             f"The {role} knows {network.facts.num_classes} classes and the scenes have "
             f"{len(classes)}; choose scenes of the same classes."
         )
-
-
-def _cost(network: Segmenter, measure: bool) -> dict[str, float]:
-    values = {
-        "parameters": float(sum(each.numel() for each in network.parameters())),
-        "macs": float(count_macs(network)),
-    }
-    if measure:
-        values["images_per_second"] = measure_speed(network, SPEED_BATCH)
-    return values

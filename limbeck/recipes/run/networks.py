@@ -252,8 +252,7 @@ def load_teacher(
 ) -> Teacher | None:
     """The teacher, at the image size that gives it the student's grid of patches; None without.
 
-    One with maps of classes gets images as large as the student's, whatever its patches. Where
-    nothing but its logits is wanted, ``student`` is None: it keeps its own image size.
+    Where nothing but its logits is wanted, ``student`` is None: it keeps its own image size.
     """
     if options.source is None:
         return None
@@ -263,11 +262,6 @@ def load_teacher(
         encoder = load(options.source, **overrides)
     except NotFiniteWeights as error:
         raise UserError(f"The teacher can't teach: {error}") from error
-    if student is not None and options.img_size is None and encoder.facts.has_maps:
-        overrides["img_size"] = student.img_size[0]
-        if encoder.facts.img_size != student.img_size:
-            encoder = load(options.source, **overrides)
-        student = None
     has_patches = any(kind not in LOGIT_KINDS for kind in encoder.offered_taps())
     is_other_grid = has_patches and student is not None and encoder.facts.grid != student.grid
     has_stages = len(set(encoder.facts.block_strides)) > 1

@@ -45,6 +45,8 @@ def build_probe(
     from limbeck.evaluation.probes import quick_agreement, quick_probe
     from limbeck.recipes.run.images import few_images
 
+    if teacher is not None and "output" not in teacher.encoder.offered_taps():
+        teacher = None  # a segmenter, which has no vector of an image
     fewest = 1 if images.is_labelled else 3  # neighbours need somebody to choose from
     if not (images.is_labelled or teacher):
         log.info("No probes: the images have no labels, and there is no teacher to compare with.")

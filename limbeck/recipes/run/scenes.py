@@ -2,16 +2,19 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+from limbeck.data.options import DataOptions
 from limbeck.data.scenes.loader import scene_batches
 from limbeck.data.scenes.open import open_both
 from limbeck.data.scenes.options import SceneOptions, SceneViewOptions
 from limbeck.data.scenes.scene import Scenes
 from limbeck.data.skipped import SkippedLog
+from limbeck.data.source import Subset
 from limbeck.engine.distributed import Ranks
 from limbeck.errors import UserError
-from limbeck.recipes.run.images import FEW_TEST_IMAGES, Images
+from limbeck.recipes.run.images import FEW_TEST_IMAGES, Images, open_images
 from limbeck.records import Batch
 
 log = logging.getLogger("limbeck")
@@ -39,6 +42,21 @@ def open_scene_images(data: SceneOptions) -> Images:
             "fingerprint": fingerprint,
         },
     )
+
+
+def without_masks(images: Images) -> Images:
+    """The images of scenes alone; what are none have no masks, and stay as they are."""
+    if not isinstance(images.train, Scenes):
+        return images
+    train, holdout = (Subset(each, range(len(each))) for each in (images.train, images.holdout))
+    train.classes = holdout.classes = ()
+    return replace(images, whole=train, train=train, holdout=holdout)
+
+
+def open_for_distilling(data: DataOptions) -> Images:
+    """Images of any kind, to learn from a teacher; raises UserError as what opens them."""
+    is_scenes = isinstance(data, SceneOptions)
+    return without_masks(open_scene_images(data)) if is_scenes else open_images(data)
 
 
 def scene_stream(

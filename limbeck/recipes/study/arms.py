@@ -16,7 +16,7 @@ from limbeck.models.options import TeacherOptions
 from limbeck.papers import of_paper
 from limbeck.recipes.run.options import CropEvalOptions, DistillConfig, FinetuneConfig, ProbeOptions
 from limbeck.recipes.study.options import BASELINES, UNTRAINED
-from limbeck.recipes.study.runs import needs_teacher, tuning_run, without_layer_decay
+from limbeck.recipes.study.runs import needs_teacher, values_of, without_layer_decay
 from limbeck.recipes.train.finetune import with_labels
 
 if TYPE_CHECKING:
@@ -152,15 +152,15 @@ def tuning_config(config: CompareConfig, arm: Entry, seed: int, fraction: float)
     """The fine-tuning of an arm with a part of the labels; its student is still to be named."""
     tune, embed = config.tune, asdict(config.embed)
     del embed["pool"]
-    return tuning_run(
-        tune,
-        out=tuned_dir(config.out, arm, seed, fraction),
-        seed=seed,
-        overwrite=config.overwrite,
-        data=with_labels(config.data, fraction, seed),
-        optim=without_layer_decay(tune.optim) if arm.method is None else tune.optim,
-        evaluation=CropEvalOptions(**embed),
-    )
+    own = {
+        "out": tuned_dir(config.out, arm, seed, fraction),
+        "seed": seed,
+        "overwrite": config.overwrite,
+        "data": with_labels(config.data, fraction, seed),
+        "optim": without_layer_decay(tune.optim) if arm.method is None else tune.optim,
+        "evaluation": CropEvalOptions(**embed),
+    }
+    return FinetuneConfig(**values_of(tune) | own)
 
 
 def table_needs_teacher(arm: Entry) -> bool | None:

@@ -2,7 +2,7 @@
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -16,10 +16,13 @@ from limbeck.data.options import (
     TargetsOptions,
     ViewOptions,
 )
+from limbeck.data.scenes.options import SceneOptions
 from limbeck.engine.options import AT_THE_END, POSITIONS_AND_TOKENS, OptimOptions, TrainOptions
+from limbeck.evaluation.options import MapOptions
 from limbeck.methods import PerMethodOptions, PerTaskMethodOptions
 from limbeck.models.options import GlobalPool, HeadKind, StudentOptions, TeacherOptions
 from limbeck.recipes.run.options import CropEvalOptions, DistillConfig, EmbedOptions, ProbeOptions
+from limbeck.recipes.train.options import MapTuningOptions, TaughtMapOptions
 
 UNTRAINED, SCRATCH = "untrained", "scratch"
 BASELINES = (UNTRAINED, SCRATCH)
@@ -128,10 +131,10 @@ class TuneTeacherOptions(TuningOptions):
 
 
 @options
-class TwoStageConfig(PerMethodOptions):
-    """Distil a student without labels (stage one), then with labels and the fine-tuned teacher
-    (stage two); compare with one stage alone, and with none.
-    """
+class StagesConfig(PerMethodOptions):
+    """What two stages have, whatever the ``task`` of the second."""
+
+    task: ClassVar[str]
 
     arms: tuple[str, ...] = ("both",)
     """The arms to run: both, generic (stage one, then labels alone), specific (stage two alone,
@@ -143,8 +146,8 @@ class TwoStageConfig(PerMethodOptions):
     overwrite: bool = False
     """Replace other runs there."""
     task_teacher: str | None = None
-    """The teacher of stage two, a classifier of these classes: a run, a weights file, timm:NAME or
-    hf:NAME. If not given, --teacher is fine-tuned here, unless it is such a classifier itself."""
+    """The teacher of stage two, which knows these classes: a run, a weights file, timm:NAME or
+    hf:NAME. If not given, --teacher is fine-tuned here, unless it knows them itself."""
     unlabelled: str | None = None
     """Other images for stage one, such as a larger folder without labels; those of --data if not
     given."""
@@ -160,15 +163,57 @@ class TwoStageConfig(PerMethodOptions):
     student: StudentOptions = StudentOptions()
     teacher: TeacherOptions = TeacherOptions()
     """Of stage one; and, fine-tuned, of stage two."""
-    data: DataOptions = DataOptions(holdout_ratio=0.2)
     crop: CropOptions = CropOptions()
     optim: OptimOptions = OptimOptions()
     train: TrainOptions = TrainOptions(probe_every=AT_THE_END)
     """Of stage one, as crop and optim; without probes on the way, which would count as time."""
+
+
+@options
+class TwoStageConfig(StagesConfig):
+    """Distil a student without labels (stage one), then with labels and the fine-tuned teacher
+    (stage two); compare with one stage alone, and with none.
+    """
+
+    task: ClassVar[str] = "classify"
+
+    data: DataOptions = DataOptions(holdout_ratio=0.2)
     specific: SpecificOptions = SpecificOptions()
     tune_teacher: TuneTeacherOptions = TuneTeacherOptions()
     evaluation: CropEvalOptions = CropEvalOptions()
     corruptions: CorruptionOptions = CorruptionOptions()
+
+
+@options
+class SpecificMapOptions(TaughtMapOptions):
+    """Stage two, and the fine-tuning of the other arms. Defaults: as of limbeck segment, and G2SD's
+    layer decay."""
+
+    optim: OptimOptions = replace(MapTuningOptions().optim, layer_decay=0.65)
+    """layer_decay keeps what stage one has learnt: an arm from scratch has none."""
+    train: TrainOptions = replace(MapTuningOptions().train, probe_every=AT_THE_END)
+
+
+@options
+class TuneMapTeacherOptions(MapTuningOptions):
+    """The fine-tuning of the teacher. Defaults: as of limbeck segment, with crops as large as the
+    student's."""
+
+    train: TrainOptions = replace(MapTuningOptions().train, probe_every=AT_THE_END)
+
+
+@options
+class TwoStageSegmentConfig(StagesConfig):
+    """Distil a student without labels (stage one), then to segment, by masks and a teacher that
+    segments (stage two); compare with one stage alone, and with none.
+    """
+
+    task: ClassVar[str] = "segment"
+
+    data: SceneOptions = SceneOptions(holdout_ratio=0.2)
+    specific: SpecificMapOptions = SpecificMapOptions()
+    tune_teacher: TuneMapTeacherOptions = TuneMapTeacherOptions()
+    evaluation: MapOptions = MapOptions()
 
 
 @options

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from limbeck.engine.options import OptimOptions
 from limbeck.errors import UserError
 from limbeck.methods import METHODS
-from limbeck.recipes.run.options import FinetuneConfig, TrainingOptions
+from limbeck.recipes.run.options import TrainingOptions
 from limbeck.recipes.study.engine import Run
 
 if TYPE_CHECKING:
@@ -27,13 +27,9 @@ if TYPE_CHECKING:
     """A run's folder, its leave to overwrite, and what it is known by."""
 
 
-def tuning_run(section: Any, **run: Any) -> FinetuneConfig:
-    """The run of ``limbeck finetune`` that a section of options describes.
-
-    ``run``: what no section says (student, out, seed, data, ...), and what is to differ from it.
-    """
-    own = {field.name: getattr(section, field.name) for field in fields(section)}
-    return FinetuneConfig(**own | run)
+def values_of(section: Any, kind: type | None = None) -> dict[str, Any]:
+    """The options of a section by name; of a ``kind`` that it is more than, those of the kind."""
+    return {field.name: getattr(section, field.name) for field in fields(kind or section)}
 
 
 def without_layer_decay(optim: OptimOptions) -> OptimOptions:

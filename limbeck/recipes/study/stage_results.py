@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from limbeck.recipes.study import results
 from limbeck.recipes.study.results import RUNS, Column, Result, Results, mean_of, percent, row_of
+from limbeck.recipes.study.stage_two.contract import StageTwo
 from limbeck.recipes.study.stages import ARMS, Way, folder_of
 
 if TYPE_CHECKING:
@@ -20,9 +22,10 @@ TIMES = {"stage_one_seconds": "stage one", "tuning_seconds": "fine-tuning"}
 
 @dataclass
 class TwoStages(Results):
-    """Results of ``stages.Way``; ``teacher``: the classifier's that helped, if one did."""
+    """Results of ``stages.Way``; ``teacher``: the network's that helped, if one did."""
 
     FILE = "two_stage.json"
+    task: StageTwo = field(kw_only=True)
     teacher: Result | None = None
 
     @property
@@ -32,27 +35,23 @@ class TwoStages(Results):
 
     @property
     def student(self) -> Path:
-        """The finished classifier: of the arm with the most stages, the first seed's."""
+        """The finished network: of the arm with the most stages, the first seed's."""
         return folder_of(self.out, 0, self.best_arm.name)
 
     def verdicts(self) -> dict[str, Verdict]:
         """Both stages against each other arm, by its name."""
-        from limbeck.evaluation.scores import compare
-
-        both = self.scores("both", "top1")
+        task = self.task
+        both = self.scores("both", task.score)
         return {
-            arm.name: compare(both, others, _claims(arm))
+            arm.name: task.compare(both, others, _claims(arm))
             for arm in self.arms
-            if both and arm.name != "both" and (others := self.scores(arm.name, "top1"))
+            if both and arm.name != "both" and (others := self.scores(arm.name, task.score))
         }
 
-    def corrupted(self) -> dict[str, Any]:
-        """The answers of teacher and arms under corruptions; empty where they were not asked."""
-        from limbeck.evaluation.robustness import summarize
-
+    def runs(self) -> dict[str, list[Result]]:
+        """What was found of arms and teacher, run by run."""
         groups = {arm: list(of_seed.values()) for arm, of_seed in self.results.items()}
-        groups |= {"teacher": [self.teacher]} if self.teacher else {}
-        return summarize({name: [run.corrupted for run in runs] for name, runs in groups.items()})
+        return groups | ({"teacher": [self.teacher]} if self.teacher else {})
 
     def plain(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -67,15 +66,14 @@ class TwoStages(Results):
                 for arm in self.arms
             },
             "verdicts": {name: vars(verdict) for name, verdict in self.verdicts().items()},
-            "corrupted": self.corrupted(),
+            **self.task.more(self.runs()),
             "equal": self.equal,
         }
 
     def findings(self) -> list[str]:
-        """The table, the verdict, answers under corruptions, and what was equal."""
-        from limbeck.evaluation.robustness import tables
-
-        return [table_of(self), verdict_of(self), *tables(self.corrupted()), *self.equal]
+        """The table, the verdict, the task's own tables, and what was equal."""
+        tables = self.task.tables(self.runs())
+        return [table_of(self), verdict_of(self), *tables, *self.equal]
 
 
 def _claims(arm: Way) -> Claims:
@@ -94,18 +92,20 @@ def report(found: TwoStages) -> str:
 
 def table_of(found: TwoStages) -> str:
     """A Markdown table: percentages, mean and standard deviation over the seeds."""
-    rows = {arm.name: found.row(arm.name) for arm in found.arms}
-    of_teacher = 0.0
-    if found.teacher is not None:
-        if found.teacher.scores and (of_teacher := found.teacher.scores["top1"].mean):
-            for row in rows.values():
-                row |= {"of_teacher": row["top1"]} if "top1" in row else {}
-        rows = {"teacher": row_of([found.teacher]), **rows}
+    task, runs = found.task, found.runs()
+    names = [arm.name for arm in found.arms]
+    rows = {name: row_of(runs.get(name, ())) for name in ("teacher", *names)}
+    if found.teacher is None:
+        del rows["teacher"]
+    first, *others = task.columns
+    of_teacher = fmean(rows["teacher"].get(first.name, [0.0])) if found.teacher else 0.0
+    for name, row in rows.items():
+        if first.name in row and of_teacher and name != "teacher":
+            row["of_teacher"] = row[first.name]
     columns = [
-        Column("top1", "top-1 %", percent),
+        first,
         Column("of_teacher", "of the teacher's %", partial(percent, whole=of_teacher)),
-        Column("top5", "top-5 %", percent),
-        Column("corrupted_top1", "corrupted %", percent),
+        *others,
         Column("parameters", "M params", mean_of(".2f", 1e6)),
         Column("macs", "G MACs", mean_of(".3g", 1e9)),
         Column("images_per_second", "images/s", mean_of(".0f")),
@@ -151,6 +151,6 @@ def _what_next(found: TwoStages) -> str:
     which = f" (seed 0 of {num_seeds}; the others are beside it)" if num_seeds > 1 else ""
     return (
         f"The student is in {found.student}{which}, of the arm '{found.best_arm.name}'.\n"
-        f"On other images:  limbeck evaluate --student {student} --data LABELLED_IMAGES\n"
-        f'In Python:        classifier = limbeck.load("{found.student}")'
+        f"On other images:  limbeck evaluate --student {student} --data {found.task.images}\n"
+        f'In Python:        {found.task.network} = limbeck.load("{found.student}")'
     )

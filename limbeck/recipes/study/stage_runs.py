@@ -4,52 +4,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import pydantic
-import torch
-from typing_extensions import TypedDict
+from typing import TYPE_CHECKING, Any
 
 from limbeck.data.skipped import SkippedLog
-from limbeck.documents import fit
 from limbeck.engine.checkpoint import is_finished_run
 from limbeck.engine.distributed import Ranks
 from limbeck.errors import UserError
-from limbeck.evaluation.predictions import top_scores
-from limbeck.evaluation.robustness import Robustness
-from limbeck.evaluation.scores import score_of
 from limbeck.models.encoder import Encoder
 from limbeck.models.finished import is_finished_student, read_record
 from limbeck.models.origins.load import load_encoder
-from limbeck.recipes.look.claims import class_notes, columns_of
-from limbeck.recipes.look.evaluate import Prober
-from limbeck.recipes.look.options import EvaluateConfig
-from limbeck.recipes.look.robustness import corrupted_scores, notes_of
-from limbeck.recipes.run.images import Images, few_images
+from limbeck.recipes.run.images import Images
 from limbeck.recipes.run.networks import start_student
-from limbeck.recipes.run.options import EmbedOptions
 from limbeck.recipes.run.precision import filled
-from limbeck.recipes.run.probes import centre_crops
 from limbeck.recipes.run.resolved import fitting_batch, resolve
-from limbeck.recipes.study.engine import Arm, Engine, Run, remembered
-from limbeck.recipes.study.options import SpecificOptions, TuneTeacherOptions, TwoStageConfig
+from limbeck.recipes.study.engine import Arm, Engine, Run
+from limbeck.recipes.study.options import StagesConfig
 from limbeck.recipes.study.results import Result
 from limbeck.recipes.study.runs import in_section, own_num_heads, rehearsed, start_run
-from limbeck.recipes.study.stages import (
-    Way,
-    arm_config,
-    folder_of,
-    sees_test_images,
-    stage_one_config,
-    teacher_config,
-)
+from limbeck.recipes.study.stage_two.contract import Bench, StageTwo
+from limbeck.recipes.study.stages import Way, folder_of, sees_test_images, stage_one_config
 from limbeck.recipes.train.chain import rebuilt, rehearse
 from limbeck.recipes.train.distill import distill
-from limbeck.recipes.train.finetune import finetune
-from limbeck.recipes.train.tuning import plan_tuning
 
 if TYPE_CHECKING:
     from limbeck.recipes.study.runs import Existing
@@ -62,11 +40,6 @@ NOT_YET = "not trained yet"
 TUNING = {"seconds": "tuning_seconds"}
 
 
-class _Known(TypedDict):
-    scores: dict[str, Annotated[str, pydantic.Field(pattern="^[01]+$")]]
-    cost: dict[str, float]
-
-
 class StageRuns:
     """The runs of the ways and of the teacher; rehearsed, and measured where they are finished.
 
@@ -74,19 +47,18 @@ class StageRuns:
     """
 
     def __init__(
-        self, config: TwoStageConfig, arms: list[Way], images: Images, ranks: Ranks
+        self, task: StageTwo, config: StagesConfig, arms: list[Way], images: Images, ranks: Ranks
     ) -> None:
-        self.config, self.arms, self.images, self.ranks = config, arms, images, ranks
+        self.task, self.config, self.arms = task, config, arms
+        self.images, self.ranks = images, ranks
         self.pool: Images | None = None
         self.start = start_student(config.student, 0.0, 0)
         self.num_heads = own_num_heads(self.start)
         self.classes = list(images.train.classes)
         self.task_teacher = config.task_teacher
         self.tunes_teacher = False
-        self.skipped = SkippedLog(None, images.num_images, config.data.max_bad_ratio)
-        probing = EvaluateConfig(data=config.data, measure_speed=config.measure_speed)
-        self.prober = Prober(probing, images, ranks.device, self.skipped)
-        self.notes: list[str] = []
+        skipped = SkippedLog(None, images.num_images, config.data.max_bad_ratio)
+        self.bench = Bench(config, images, ranks.device, skipped)
 
     def rehearse(self) -> list[Existing]:
         """Build every run once, and show it two images: folders, leaves to overwrite, identities.
@@ -107,17 +79,17 @@ class StageRuns:
         load_teacher: Callable[..., Encoder] = load_encoder
         if self._must_tune_teacher():
             log.info("The teacher's fine-tuning is built once, likewise.")
-            tuning = teacher_config(config)
+            tuning = self.task.teacher(config)
             batch = fitting_batch(len(images.train), tuning.train)  # as finetune itself will
             tuning = replace(tuning, train=replace(tuning.train, global_batch_size=batch))
             try:
-                with in_section("tune_teacher", TuneTeacherOptions):
-                    plan = plan_tuning(tuning, images, ranks)
+                with in_section("tune_teacher", type(config.tune_teacher)):
+                    plan = self.task.plan(tuning, images, ranks)
                     runs += rehearsed(plan, [tuning], ranks)
             except UserError as error:
                 raise UserError(
-                    f"The teacher can't be fine-tuned here: {error} Or name a classifier of these "
-                    "classes with --task-teacher."
+                    f"The teacher can't be fine-tuned here: {error} Or name a "
+                    f"{self.task.network} of these classes with --task-teacher."
                 ) from error
             if not is_finished_run(tuning.out, *runs[-1][2]):
                 load_teacher = rebuilt(plan.student.facts.architecture, classes=self.classes)
@@ -126,8 +98,8 @@ class StageRuns:
             log.info("Stage two of the arm %s is built once, likewise.", arm.name)
             load_student = rebuilt(of_student if arm.is_generic else of_start)
             tunings = [self._tuning(arm, seed) for seed in range(config.seeds)]
-            with in_section("specific", SpecificOptions):
-                plan = plan_tuning(tunings[0], images, ranks, load_student, load_teacher)
+            with in_section("specific", type(config.specific)):
+                plan = self.task.plan(tunings[0], images, ranks, load_student, load_teacher)
                 of_arm = rehearsed(plan, tunings, ranks)
             for own, (_, _, (_, fingerprint)) in zip(tunings, of_arm, strict=True):
                 fingerprint["student"] = _hash_in(Path(own.student))
@@ -143,22 +115,23 @@ class StageRuns:
         assert source is not None
         heads = {} if config.teacher.num_heads is None else {"num_heads": config.teacher.num_heads}
         facts = load_encoder(source, **heads).facts
-        if facts.num_classes and facts.origin.get("classes") == self.classes:
-            log.info("The teacher %s classifies these classes already.", source)
+        knows = facts.num_classes and facts.origin.get("classes") == self.classes
+        if knows and facts.has_maps == self.task.has_maps:
+            log.info("The teacher %s is a %s of these classes already.", source, self.task.network)
             default = filled(type(config.tune_teacher)(), config.tune_teacher.train.precision)
             if config.tune_teacher != default:
                 raise UserError(
-                    f"Options of --tune-teacher have no effect: {source} classifies these classes "
-                    "already; leave them out."
+                    f"Options of --tune-teacher have no effect: {source} is a "
+                    f"{self.task.network} of these classes already; leave them out."
                 )
             self.task_teacher = source
             return False
-        self.task_teacher = str(teacher_config(config).out)
+        self.task_teacher = str(self.task.teacher(config).out)
         self.tunes_teacher = True
         return True
 
     def _tuning(self, arm: Way, seed: int) -> Any:
-        return arm_config(self.config, arm, seed, self.task_teacher, self.num_heads)
+        return self.task.arm(self.config, arm, seed, self.task_teacher, self.num_heads)
 
     def teach(self) -> Result | None:
         """Fine-tune the teacher if need be; what it scores, None where no arm has one."""
@@ -167,8 +140,8 @@ class StageRuns:
         work, out, costs = (lambda: None), self.config.out, {}
         if self.tunes_teacher:
             log.info("The teacher is fine-tuned.")
-            own = teacher_config(self.config)
-            work, out, costs = partial(finetune, own), own.out, TUNING
+            own = self.task.teacher(self.config)
+            work, out, costs = partial(self.task.train, own), own.out, TUNING
         measure = partial(self._measure, self.task_teacher, self.config.out / TEACHER_FILE)
         engine = Engine()
         engine.finish([(Arm("teacher", lambda seed: [Run(work, out, costs, measure)]), 0)])
@@ -183,55 +156,11 @@ class StageRuns:
             first = start_run(self.config.student, seed, folder_of(self.config.out, seed, "start"))
         own = self._tuning(arm, seed)
         measure = partial(self._measure, str(own.out), own.out / FOUND_FILE)
-        return [first, Run(partial(finetune, own), own.out, TUNING, measure)]
+        return [first, Run(partial(self.task.train, own), own.out, TUNING, measure)]
 
     def _measure(self, source: str, file: Path) -> Result:
-        """Scores and costs of a classifier, from a file where the same were measured before."""
-        config = self.config
-        encoder = load_encoder(source)
-        columns = columns_of(encoder, self.classes)
-        self.notes += class_notes({f"network {source}": [encoder]}, self.classes)
-        asked = {
-            "weights": encoder.facts.identity["weights"] or source,
-            "data": self.images.fingerprint,
-            "evaluation": {"crop_ratio": config.evaluation.crop_ratio},
-            "measure_speed": config.measure_speed,
-        }
-        if columns != list(range(len(self.classes))):
-            asked["columns"] = columns
-
-        def measure() -> dict[str, Any]:
-            encoder.to(self.ranks.device)
-            shown = centre_crops(
-                encoder, self.images.holdout, config.evaluation, config.data, self.ranks.device,
-                self.skipped,
-            )  # fmt: skip
-            scores = {} if columns is None else top_scores(encoder, shown, columns)
-            # A digit for each image: 1 where it is right.
-            texts = {k: "".join(str(int(hit)) for hit in v.per_image) for k, v in scores.items()}
-            return {"scores": texts, "cost": self.prober.cost(encoder)}
-
-        known: _Known = fit(remembered(file, asked, measure), _Known, str(file))
-        scores = {
-            name: score_of(torch.tensor([digit == "1" for digit in text]), name)
-            for name, text in known["scores"].items()
-        }
-        corrupted = {}
-        if config.corruptions.wanted and columns is not None:
-            corrupted = self._corrupted(source, encoder, file.parent)
-        scores |= {name: each.score for name, each in corrupted.items()}
-        return Result(scores, dict(known["cost"]), corrupted)
-
-    def _corrupted(self, source: str, encoder: Encoder, keep: Path) -> dict[str, Robustness]:
-        config = self.config
-        if "output" not in encoder.offered_taps():
-            log.warning("%s says its logits alone, so it is not shown corrupted images.", source)
-            return {}
-        return corrupted_scores(
-            {source: encoder}, self.images, config.corruptions, self.ranks.device,
-            data=config.data, embed=EmbedOptions(**asdict(config.evaluation)),
-            skipped=self.skipped, keep=keep,
-        )[source]  # fmt: skip
+        """Scores and costs of a network, from a file where the same were measured before."""
+        return self.task.measure(self.bench, load_encoder(source), source, file)
 
     def sentences(self) -> list[str]:
         """What all arms have in common, for people."""
@@ -252,10 +181,7 @@ class StageRuns:
                 f"{before.total_steps:,} steps of {config.train.global_batch_size} of "
                 f"{before.num_images:,} images, without labels."
             )
-        if config.corruptions.wanted:
-            told += [f"Note: {note}" for note in notes_of({"": [self.start]}, config.corruptions)]
-        if few := few_images(len(images.holdout)):
-            told.append(f"Note:{few}")
+        told += [f"Note: {note}" for note in self.task.notes(self.bench, self.start)]
         if sees_test_images(config):
             told.append(
                 f"Note: {config.unlabelled} holds test images too, so stage one has seen them, "

@@ -19,43 +19,45 @@ from typing import TYPE_CHECKING
 from limbeck.config import to_plain
 from limbeck.data.options import DataOptions
 from limbeck.errors import UserError
-from limbeck.methods import PerMethodOptions, PerTaskMethodOptions
+from limbeck.methods import PerMethodOptions
 from limbeck.models.options import TeacherOptions
 from limbeck.recipes.run import checks
 from limbeck.recipes.study.engine import Arm, Engine
-from limbeck.recipes.study.options import SpecificOptions, TuneTeacherOptions, TwoStageConfig
+from limbeck.recipes.study.options import (
+    TwoStageConfig,
+    TwoStageSegmentConfig,
+)
 from limbeck.recipes.study.runs import in_section, needs_teacher, open_existing
 from limbeck.recipes.study.stage_results import TwoStages, report
-from limbeck.recipes.study.stages import (
-    Way,
-    arm_config,
-    read_arms,
-    stage_one_config,
-    stage_one_data,
-    teacher_config,
-)
+from limbeck.recipes.study.stage_two.classify import CLASSIFY
+from limbeck.recipes.study.stage_two.contract import StageTwo
+from limbeck.recipes.study.stage_two.segment import SEGMENT
+from limbeck.recipes.study.stages import Way, read_arms, stage_one_config, stage_one_data
 from limbeck.recipes.train import distill as distillation
-from limbeck.recipes.train import finetune as finetuning
 
 if TYPE_CHECKING:
     from limbeck.recipes.run.images import Images
 
 __all__ = [
-    "SpecificOptions",
-    "TuneTeacherOptions",
     "TwoStageConfig",
+    "TwoStageSegmentConfig",
     "check",
     "report",
     "two_stage",
 ]
 
+TASKS: dict[str, StageTwo] = {"classify": CLASSIFY, "segment": SEGMENT}
 
-def check(config: TwoStageConfig) -> list[Way]:
+
+Config = TwoStageConfig | TwoStageSegmentConfig
+
+
+def check(config: Config) -> list[Way]:
     """All that can be wrong without opening an image or a weights file; the arms."""
-    arms = read_arms(config.arms)
+    arms, task = read_arms(config.arms), TASKS[config.task]
     checks.check_one_process(
         "two-stage is one process, and runs one stage after the other",
-        ", or the stages by themselves with it: limbeck distill and finetune",
+        ", or the stages by themselves with it: limbeck distill and finetune or segment",
     )
     checks.check_data(config.data)
     if config.unlabelled is not None:
@@ -70,28 +72,28 @@ def check(config: TwoStageConfig) -> list[Way]:
     elif any(arm.is_taught for arm in arms):
         _check_teacher(config)
     for arm in arms:
-        run = arm_config(config, arm, 0, config.task_teacher or config.teacher.source, None)
-        with in_section("specific", SpecificOptions):
-            finetuning.check(replace(run, student=config.student.name))
+        run = task.arm(config, arm, 0, config.task_teacher or config.teacher.source, None)
+        with in_section("specific", type(config.specific)):
+            task.check(replace(run, student=config.student.name))
     return arms
 
 
-def _check_teacher(config: TwoStageConfig) -> None:
+def _check_teacher(config: Config) -> None:
     """The teacher can be fine-tuned, as far as its name tells."""
-    teacher = config.teacher
+    teacher, task = config.teacher, TASKS[config.task]
     if teacher.source is None:
         raise UserError(
             "Stage two needs a teacher: name a masked autoencoder with --teacher, which is "
-            "fine-tuned here first, or a classifier of these classes with --task-teacher."
+            f"fine-tuned here first, or a {task.network} of these classes with --task-teacher."
         )
     for name in ("model_name", "patch_size"):
         if getattr(teacher, name) is not None:
             raise UserError(
                 f"A weights file that needs teacher.{name} can't be fine-tuned here; name a "
-                "classifier with --task-teacher."
+                f"{task.network} with --task-teacher."
             )
-    with in_section("tune_teacher", TuneTeacherOptions):
-        finetuning.check(teacher_config(config))
+    with in_section("tune_teacher", type(config.tune_teacher)):
+        task.check(task.teacher(config))
 
 
 def _check_effects(config: TwoStageConfig, arms: list[Way]) -> None:
@@ -106,10 +108,8 @@ def _check_effects(config: TwoStageConfig, arms: list[Way]) -> None:
         names += ["method", "method_options", "unlabelled", "crop", "optim", "train"]
         checks.check_unset(config, names, f"with {chosen}, which have no stage one", "--")
     if not is_taught:
-        names = [field.name for field in fields(PerTaskMethodOptions)]
-        names += ["method", "method_options", "dist_head_init_std"]
         why = f"with {chosen}, which have no teacher in stage two"
-        checks.check_unset(config.specific, names, why, "--specific.")
+        checks.check_unset(config.specific, TASKS[config.task].taught, why, "--specific.")
         checks.check_unset(config, ["tune_teacher"], why, "--")
     elif config.task_teacher is not None:
         checks.check_unset(config, ["tune_teacher"], "with --task-teacher", "--")
@@ -120,11 +120,12 @@ def _check_effects(config: TwoStageConfig, arms: list[Way]) -> None:
     if is_taught:
         names.remove("precision")  # of the classifier that helps, too
         if config.task_teacher is None:
-            names, why = ["drop_path_rate"], f"with {chosen} here: it is of stage one's teacher"
+            names = ["drop_path_rate", *TASKS[config.task].unread]
+            why = f"with {chosen} here: it is of stage one's teacher"
     checks.check_unset(config.teacher, names, why, "--teacher.")
 
 
-def two_stage(config: TwoStageConfig) -> TwoStages:
+def two_stage(config: Config) -> TwoStages:
     """Run all arms with all seeds, or go on with them.
 
     Raises UserError for bad input, before anything trains, RunError where a run under way can't go
@@ -134,26 +135,20 @@ def two_stage(config: TwoStageConfig) -> TwoStages:
     from limbeck.data.workers import lost_workers_explained
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import ranks_session
-    from limbeck.recipes.look.robustness import check_images
-    from limbeck.recipes.run.images import check_holdout, check_labelled, open_images
     from limbeck.recipes.run.precision import settle, stands_for
+    from limbeck.recipes.run.scenes import open_for_distilling, without_masks
     from limbeck.recipes.study.stage_runs import StageRuns
 
     with ranks_session(config.specific.train.device) as ranks, lost_workers_explained():
-        images = open_images(config.data)
-        check_labelled(
-            images, config.data, ", and stage two needs them:",
-            " Images for stage one alone are --unlabelled; stage one alone is limbeck distill.",
-        )  # fmt: skip
-        check_holdout(images)
-        check_images(images, config.corruptions)
+        images = TASKS[config.task].open(config)
         pool = None
         if any(arm.is_generic for arm in arms):
             data = stage_one_data(config)
-            pool = images if data == config.data else open_images(data)
+            is_same = data == config.data
+            pool = without_masks(images) if is_same else open_for_distilling(data)
         asked = _with_batches_of(config, images, pool)
         config = settle(asked, ranks)
-        chains = StageRuns(config, arms, images, ranks)
+        chains = StageRuns(TASKS[config.task], config, arms, images, ranks)
         chains.pool = pool
         runs = chains.rehearse()
         plain = to_plain(config)
@@ -170,9 +165,10 @@ def two_stage(config: TwoStageConfig) -> TwoStages:
         )
         open_existing(runs)
         engine = Engine()
-        found = TwoStages(config.out, arms, chains.sentences(), engine.results)
+        told = chains.sentences()
+        found = TwoStages(config.out, arms, told, engine.results, task=chains.task)
         found.teacher = chains.teach()
-        found.equal += [f"Note: {note}" for note in chains.notes]
+        found.equal += [f"Note: {note}" for note in chains.bench.notes]
         engine.finish_all(
             [Arm(arm.name, partial(chains.runs, arm), arm.words) for arm in arms],
             config.seeds,

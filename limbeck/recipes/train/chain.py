@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from limbeck.engine.distributed import Ranks
     from limbeck.models.encoder import Encoder
     from limbeck.models.finished import Keepsake
-    from limbeck.models.timm_encoder import TimmEncoder
     from limbeck.recipes.run.images import Images
     from limbeck.recipes.run.networks import Networks
     from limbeck.recipes.run.options import DistillConfig
@@ -182,19 +181,19 @@ def rehearse(
         yield nets, plan
 
 
-def rebuilt(architecture: dict[str, Any], **origin: Any) -> Callable[..., TimmEncoder]:
+def rebuilt(architecture: dict[str, Any], **origin: Any) -> Callable[..., Any]:
     """A function like ``load_encoder`` for a network that is still to be trained.
 
     ``origin`` is what its facts will say of it, beside its source.
     """
-    from limbeck.models.vit import build_encoder
+    from limbeck.models.finished import rebuild
     from limbeck.models.windows import with_img_size
 
-    def load(source: str, img_size: int | None = None, num_heads: int | None = None) -> TimmEncoder:
+    def load(source: str, img_size: int | None = None, num_heads: int | None = None) -> Encoder:
         kwargs = architecture["kwargs"]
         if img_size:
             kwargs = with_img_size(kwargs, (img_size, img_size))
-        encoder = build_encoder(architecture | {"kwargs": kwargs}, {"source": source} | origin)
+        encoder = rebuild(architecture | {"kwargs": kwargs}, {"source": source} | origin)
         for block in range(encoder.facts.depth if num_heads else 0):
             encoder.set_num_heads(block, num_heads)
         return encoder

@@ -35,12 +35,13 @@ def distill(config: DistillConfig) -> Path:
     when asked to stop (after saving).
     """
     check(config)
+    from limbeck.recipes.run.scenes import open_for_distilling
     from limbeck.recipes.run.train import session, train
     from limbeck.recipes.targets.reading import open_networks
     from limbeck.recipes.train.pretraining import plan_pretraining
 
     config = replace(config, chain="".join(config.chain.split()))  # spaces mean nothing
-    with session(config) as (config, images, ranks):
+    with session(config, open_for_distilling) as (config, images, ranks):
         if config.chain:
             return distill_chain(config, images, ranks)
         nets = open_networks(config, ranks.device)

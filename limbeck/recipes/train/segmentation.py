@@ -99,7 +99,11 @@ def build_student_segmenter(
     if checks.is_bare_name(config.student):
         backbone = build_student(StudentOptions(name=config.student), seed=config.seed)
     else:
-        backbone = load(config.student).train()
+        # A weights file of an unusual width can't be read without it.
+        heads = {} if config.num_heads is None else {"num_heads": config.num_heads}
+        backbone = load(config.student, **heads).train()
+    for block in range(0 if config.num_heads is None else backbone.facts.depth):
+        backbone.set_num_heads(block, config.num_heads)
     size = None if config.img_size is None else (config.img_size, config.img_size)
     segmenter = build_segmenter(backbone, num_classes, config.segmenter, config.seed, size)
     ramp_drop_path(segmenter.backbone, config.drop_path_rate)
@@ -117,8 +121,15 @@ def _load_teacher(
     if config.teacher.source is None:
         return None
     kind = method_class(config.method)
-    teacher = load_teacher(config.teacher, student.facts, ranks.device, load)
+    teacher = load_teacher(config.teacher, None, ranks.device, load)
     assert teacher is not None
+    patch = teacher.facts.patch_size
+    side = -(-student.facts.img_size[0] // patch) * patch
+    if config.teacher.img_size is None and teacher.facts.img_size != (side, side):
+        # Of the student's crops it sees every pixel, however large either's patches are.
+        at_side = replace(config.teacher, img_size=side)
+        teacher = load_teacher(at_side, None, ranks.device, load)
+        assert teacher is not None
     with seeded(config.seed):
         method = kind(method_options(config, kind), student.facts, teacher.facts)
     check_classes(teacher.facts, classes, "teacher")

@@ -55,6 +55,10 @@ def test_the_teacher_agrees_with_itself(unlabelled, teacher):
     assert scores["cka"] == pytest.approx(1, abs=1e-5)
 
 
+def test_a_segmenter_has_no_neighbours(unlabelled, network, segmenter):
+    assert probe_of(unlabelled, network, Teacher(limbeck.load(segmenter), CPU)) is None
+
+
 def test_nothing_to_measure(images, unlabelled, network, big):
     assert probe_of(unlabelled, network) is None  # neither labels nor teacher
     assert probe_of(images, network, holdout_ratio=0) is None

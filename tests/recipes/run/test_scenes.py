@@ -3,11 +3,18 @@
 import pytest
 import torch
 
+from limbeck.data.options import DataOptions
 from limbeck.data.scenes.options import SceneOptions
 from limbeck.data.skipped import SkippedLog
 from limbeck.engine.distributed import Ranks
 from limbeck.errors import UserError
-from limbeck.recipes.run.scenes import open_scene_images, scene_stream
+from limbeck.recipes.run.images import open_images
+from limbeck.recipes.run.scenes import (
+    open_for_distilling,
+    open_scene_images,
+    scene_stream,
+    without_masks,
+)
 from tests.recipes.scenes import NAMES, draw_scenes, segment_config
 
 
@@ -21,6 +28,18 @@ def test_scenes_are_held_out_and_identified(scenes, tmp_path):
     assert other.fingerprint != found.fingerprint
     with pytest.raises(UserError, match="name more of them"):
         open_scene_images(SceneOptions(root=str(draw_scenes(tmp_path / "one", 1)), holdout_ratio=0))
+
+
+def test_to_distil_there_are_images_alone(scenes, images):
+    data = SceneOptions(root=str(scenes), holdout_ratio=0.25)
+    found, of_scenes = open_for_distilling(data), open_scene_images(data)
+    assert [*map(found.train.key, range(18))] == [*map(of_scenes.train.key, range(18))]
+    assert found.train.read(0).data == of_scenes.train.read(0).data
+    assert not found.is_labelled and of_scenes.train.classes == NAMES
+    assert found.fingerprint == of_scenes.fingerprint
+    photos = open_images(DataOptions(root=str(images)))
+    assert without_masks(photos) is photos
+    assert open_for_distilling(DataOptions(root=str(images))).fingerprint == photos.fingerprint
 
 
 def test_batches_have_crops_with_their_label_maps(scenes, tmp_path):

@@ -1,7 +1,6 @@
 """The runs that arms are made of: from sections of options, rehearsed, told from others."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,13 +13,13 @@ from limbeck.methods.options import RelationOptions
 from limbeck.models.options import TeacherOptions
 from limbeck.models.origins.load import load_encoder
 from limbeck.recipes.run.images import open_images
-from limbeck.recipes.study.options import TuningOptions
+from limbeck.recipes.study.options import SpecificOptions, TuningOptions
 from limbeck.recipes.study.runs import (
     in_section,
     open_existing,
     rehearsed,
     start_run,
-    tuning_run,
+    values_of,
     without_layer_decay,
 )
 from limbeck.recipes.targets.reading import open_networks
@@ -42,11 +41,14 @@ def pretraining(config):
     return plan_pretraining(config, nets, open_images(config.data), RANKS)
 
 
-def test_a_run_has_what_its_section_says_and_what_is_to_differ():
-    section = TuningOptions(drop_path_rate=0.3, global_pool="token")
-    run = tuning_run(section, student="vit_tiny", out=Path("there"), global_pool="avg")
-    assert (run.student, run.out, run.drop_path_rate) == ("vit_tiny", Path("there"), 0.3)
-    assert run.global_pool == "avg" and run.train == section.train and run.mix == section.mix
+def test_a_section_has_its_options_or_those_of_a_kind():
+    section = SpecificOptions(drop_path_rate=0.3, head="single")
+    values = values_of(section)
+    assert (values["drop_path_rate"], values["head"]) == (0.3, "single")
+    assert values["optim"] is section.optim
+    assert values_of(section, TuningOptions) == values_of(
+        TuningOptions(**{name: values[name] for name in values_of(TuningOptions())})
+    )
 
 
 def test_from_scratch_all_that_hangs_on_layer_decay_is_off():

@@ -16,6 +16,7 @@ from limbeck.recipes.study.stage_results import (
     table_of,
     verdict_of,
 )
+from limbeck.recipes.study.stage_two.classify import CLASSIFY
 from limbeck.recipes.study.stages import ARMS
 from tests.recipes.runs import cells_of
 
@@ -33,7 +34,8 @@ def found(out, *, teacher=0.8, **tops):
         name: {seed: measured(each, images_per_second=100.0) for seed, each in enumerate(values)}
         for name, values in tops.items()
     }
-    return TwoStages(out, arms, ["All equal."], results, teacher=teacher and measured(teacher))
+    known = teacher and measured(teacher)
+    return TwoStages(out, arms, ["All equal."], results, task=CLASSIFY, teacher=known)
 
 
 def test_the_table_has_means_spreads_and_shares_of_the_teacher():

@@ -8,16 +8,14 @@ from limbeck.data.options import DataOptions
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.methods.options import LogitOptions, RelationOptions
-from limbeck.models.options import StudentOptions, TeacherOptions
+from limbeck.models.options import TeacherOptions
 from limbeck.recipes.study.options import SpecificOptions, TwoStageConfig
 from limbeck.recipes.study.runs import needs_teacher
 from limbeck.recipes.study.stages import (
     ARMS,
-    arm_config,
     read_arms,
     sees_test_images,
     stage_one_config,
-    teacher_config,
 )
 
 CONFIG = TwoStageConfig(
@@ -88,37 +86,3 @@ def test_a_method_without_a_teacher_gets_none():
     assert stage_one_config(config, 0).teacher == TeacherOptions()
     assert needs_teacher(CONFIG.method, CONFIG)
     assert needs_teacher("limbeck.methods.feature:Feature", CONFIG)
-
-
-def test_the_teacher_is_fine_tuned_at_its_size_with_one_head():
-    run = teacher_config(CONFIG)
-    assert (run.student, run.out, run.img_size) == ("mae.pth", Path("out/teacher"), 64)
-    assert (run.head, run.seed, run.data) == ("single", 0, CONFIG.data)
-    assert run.optim.layer_decay == 0.65 and run.teacher == TeacherOptions()
-
-
-def test_both_has_all_that_the_section_says():
-    run = arm_config(CONFIG, ARMS["both"], 1, "classifier", 3)
-    assert (run.student, run.out) == ("out/seed_1/stage_one", Path("out/seed_1/both"))
-    assert (run.head, run.logit.weight, run.num_heads, run.seed) == ("distilled", 0.3, 3, 1)
-    assert run.optim == CONFIG.specific.optim and run.train.epochs == 7
-    assert (run.head_init_std, run.dist_head_init_std) == (0.5, 0.02)
-    assert run.teacher == TeacherOptions(source="classifier", precision="fp32")
-
-
-def test_from_scratch_there_is_no_layer_decay_unless_weights_are_named():
-    scratch = arm_config(CONFIG, ARMS["specific"], 0, "classifier", None)
-    assert scratch.optim == OptimOptions(base_lr=0.125)
-    assert scratch.student == "out/seed_0/start"
-    warm = TwoStageConfig(student=StudentOptions(weights="here.pth"), specific=CONFIG.specific)
-    assert arm_config(warm, ARMS["specific"], 0, "x", None).optim == CONFIG.specific.optim
-
-
-@pytest.mark.parametrize(
-    ("head", "pool"), [("distilled", "token"), ("single", "avg"), ("cls-distilled", "avg")]
-)
-def test_by_labels_alone_there_is_one_head_that_reads_what_the_first_one_does(head, pool):
-    config = TwoStageConfig(specific=SpecificOptions(head=head, head_init_std=0.5))
-    run = arm_config(config, ARMS["generic"], 0, "classifier", None)
-    assert (run.head, run.global_pool, run.head_init_std) == ("single", pool, 0.5)
-    assert run.teacher == TeacherOptions() and run.logit == LogitOptions()

@@ -21,8 +21,10 @@ from limbeck.models.options import TeacherOptions
 from limbeck.recipes.run.images import open_images
 from limbeck.recipes.run.options import CropEvalOptions
 from limbeck.recipes.study import stage_runs
+from limbeck.recipes.study import two_stage as verb
 from limbeck.recipes.study.options import SpecificOptions, TuneTeacherOptions, TwoStageConfig
-from limbeck.recipes.study.stages import ARMS, arm_config, stage_one_config, teacher_config
+from limbeck.recipes.study.stage_two.classify import CLASSIFY
+from limbeck.recipes.study.stages import ARMS, stage_one_config
 from limbeck.recipes.study.two_stage import check, report, two_stage
 from limbeck.recipes.train.distill import distill
 from limbeck.recipes.train.finetune import finetune
@@ -95,8 +97,8 @@ def test_by_hand_the_verbs_make_the_same_student(whole, tmp_path):
     config, _ = whole
     here = replace(config, out=tmp_path)
     generic = distill(replace(stage_one_config(here, 0), out=tmp_path / "generic"))
-    teacher = finetune(replace(teacher_config(here), out=tmp_path / "classifier"))
-    both = arm_config(here, ARMS["both"], 0, str(teacher), 3)
+    teacher = finetune(replace(CLASSIFY.teacher(here), out=tmp_path / "classifier"))
+    both = CLASSIFY.arm(here, ARMS["both"], 0, str(teacher), 3)
     both = finetune(replace(both, student=str(generic), out=tmp_path / "specific"))
     for made, expected in ((generic, "stage_one"), (both, "both")):
         assert weights_of(made) == weights_of(config.out / "seed_0" / expected)
@@ -112,18 +114,26 @@ def test_again_nothing_is_done_again(whole):
     assert report(again) == report(found)
 
 
-@pytest.mark.parametrize("stopped", ["teacher", "stage_one", "both"])
-def test_stopped_in_any_run_it_goes_on(images, teacher, whole, tmp_path, monkeypatch, stopped):
-    config = config_of(images, teacher, tmp_path / "out")
-    for name in ("distill", "finetune"):
-        run = getattr(stage_runs, name)
+def stop_in(folder, monkeypatch):
+    """Both kinds of run are stopped before they begin in a folder of that name."""
 
-        def until(own, run=run):
-            if own.out.name == stopped:
+    def until(run):
+        def stopped(own):
+            if own.out.name == folder:
                 raise Interrupted("Stopped by Ctrl-C.", 0)
             return run(own)
 
-        monkeypatch.setattr(stage_runs, name, until)
+        return stopped
+
+    monkeypatch.setattr(stage_runs, "distill", until(distill))
+    tasks = {name: replace(task, train=until(task.train)) for name, task in verb.TASKS.items()}
+    monkeypatch.setattr(verb, "TASKS", tasks)
+
+
+@pytest.mark.parametrize("stopped", ["teacher", "stage_one", "both"])
+def test_stopped_in_any_run_it_goes_on(images, teacher, whole, tmp_path, monkeypatch, stopped):
+    config = config_of(images, teacher, tmp_path / "out")
+    stop_in(stopped, monkeypatch)
     with pytest.raises(Interrupted):
         two_stage(config)
     monkeypatch.undo()
@@ -209,7 +219,7 @@ def test_part_of_the_labels_is_for_stage_two_alone(images, teacher, tmp_path):
     config = config_of(images, teacher, tmp_path)
     half = replace(config, data=replace(config.data, label_fraction=0.5, label_seed=3))
     assert stage_one_config(half, 0).data.label_fraction == 1
-    assert arm_config(half, ARMS["both"], 1, "teacher", None).data == half.data
+    assert CLASSIFY.arm(half, ARMS["both"], 1, "teacher", None).data == half.data
     check(half)
     few, all_images = open_images(half.data), open_images(stage_one_config(half, 0).data)
     kept, seen = (
@@ -226,7 +236,7 @@ def test_the_precision_is_also_that_of_a_task_teacher(images, teacher, classifie
         task_teacher=str(classifier), teacher=TeacherOptions(precision="fp32"),
     )  # fmt: skip
     check(config)
-    run = arm_config(config, ARMS["specific"], 0, config.task_teacher, None)
+    run = CLASSIFY.arm(config, ARMS["specific"], 0, config.task_teacher, None)
     assert run.teacher == TeacherOptions(source=str(classifier), precision="fp32")
 
 
@@ -303,7 +313,7 @@ def test_what_does_not_fit_is_told_before_anything_trains(
     large = replace(config.specific, train=replace(TRAIN, epochs=1e-9))
     with pytest.raises(UserError, match="specific.train.epochs"):
         two_stage(replace(config, specific=large))
-    with pytest.raises(UserError, match="classifies these classes already; leave them out"):
+    with pytest.raises(UserError, match="is a classifier of these classes already; leave them out"):
         two_stage(replace(config, teacher=TeacherOptions(source=str(classifier))))
     with pytest.raises(UserError, match="No image of .* is held out"):
         two_stage(replace(config, data=replace(config.data, holdout_ratio=0)))

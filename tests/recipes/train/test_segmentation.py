@@ -17,6 +17,7 @@ from limbeck.models.options import SegmenterOptions, StudentOptions, TeacherOpti
 from limbeck.models.origins.load import load_encoder
 from limbeck.ops.dense import channel_wise_loss
 from limbeck.recipes.run.scenes import open_scene_images
+from limbeck.recipes.train.chain import rebuilt
 from limbeck.recipes.train.options import SegmentConfig
 from limbeck.recipes.train.segmentation import plan_segmentation
 from limbeck.records import Tap
@@ -93,3 +94,27 @@ def test_task_and_crops_are_in_the_plan(scenes, tmp_path):
         for name, _ in plan.student.named_parameters()
     }
     assert ids["head"] == plan.student.facts.depth + 1
+
+
+def test_a_head_count_is_taken_back(scenes, student, tmp_path):
+    assert load_encoder(student).facts.num_heads == (3, 4)
+    config = segment_config(scenes, tmp_path, student=str(student), num_heads=3)
+    plan = plan_segmentation(config, open_scene_images(config.data), RANKS)
+    assert plan.student.facts.num_heads == (3, 3)
+
+
+def test_the_teacher_sees_what_the_student_sees(scenes, segmenter, tmp_path):
+    teacher = TeacherOptions(source=str(segmenter), precision="fp32")
+    shape = SHAPE.replace("patch_size=8", "patch_size=16")
+    config = segment_config(scenes, tmp_path, student=shape, img_size=64, teacher=teacher)
+    opened = open_scene_images(config.data)
+    assert plan_segmentation(config, opened, RANKS).teacher.img_size == (64, 64)
+    other = SHAPE.replace("img_size=32:patch_size=8", "img_size=60:patch_size=20")
+    whole = replace(config, student=other, img_size=None)
+    assert plan_segmentation(whole, opened, RANKS).teacher.img_size == (64, 64)
+    own = replace(config, teacher=replace(teacher, img_size=32))
+    assert plan_segmentation(own, opened, RANKS).teacher.img_size == (32, 32)
+    architecture = load_encoder(segmenter).facts.architecture
+    planned = rebuilt(architecture, classes=list(NAMES))  # one that is still to be trained
+    plan = plan_segmentation(config, opened, RANKS, load_teacher=planned)
+    assert plan.teacher.img_size == (64, 64) and plan.teacher.has_maps

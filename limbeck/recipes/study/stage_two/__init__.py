@@ -1,0 +1,1 @@
+"""What stage two is for: a file for each task."""
