@@ -17,7 +17,7 @@ from limbeck.recipes.run.options import TrainingOptions
 @options
 class MapTuningOptions:
     """How a network is trained to segment. Defaults: the recipe of TinyMIM, MAE-Lite and G2SD, but
-    for the light head and the length."""
+    for the light head and the length, and without drop path."""
 
     img_size: Side | None = None
     """Side of the crops that it is trained on, in pixels (published: 512); the student's own image
@@ -27,6 +27,11 @@ class MapTuningOptions:
     mean: Literal["valid", "all"] = "valid"
     """Over which pixels the loss is averaged: those with a class, or all, as published, where the
     others count as 0."""
+    decay_positions: bool = False
+    """Decay positions and learnt tokens, too, as published (where it is not meant)."""
+    drop_path_rate: Rate = 0.0
+    """Stochastic depth, rising linearly from 0 in the first block to this in the last; published:
+    0.1."""
 
     segmenter: SegmenterOptions = SegmenterOptions()
     views: SceneViewOptions = SceneViewOptions()
@@ -67,11 +72,6 @@ class SegmentConfig(TaughtMapOptions, TrainingOptions):
     """Folder of the run: checkpoints, logs, and at the end the finished segmenter."""
     num_heads: Width | None = None
     """Head count of all blocks; the student's own, adapted last block included, if not given."""
-    decay_positions: bool = False
-    """Decay positions and learnt tokens, too, as published (where it is not meant)."""
-    drop_path_rate: Rate = 0.0
-    """Stochastic depth, rising linearly from 0 in the first block to this in the last; published:
-    0.1."""
 
     teacher: TeacherOptions = TeacherOptions()
     data: SceneOptions = SceneOptions(holdout_ratio=0.2)

@@ -25,6 +25,9 @@ def check(config: SegmentConfig, needs_student: bool = True) -> None:
         names = ["method", "method_options", *(each.name for each in fields(PerMapMethodOptions))]
         checks.check_unset(config, names, "without --teacher SOURCE")
     checks.check_unused(config, PerMapMethodOptions, config.method, "--method")
+    if config.segmenter.freeze:
+        names = ["drop_path_rate", "decay_positions"]
+        checks.check_unset(config, names, "with --segmenter.freeze")
     checks.check_start(config.student, needs_student)
 
 

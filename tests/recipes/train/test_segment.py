@@ -181,6 +181,10 @@ def test_heads_and_a_frozen_encoder(scenes, student, tmp_path):
         ({"student": ""}, "No student is named"),
         ({"student": "vit_tyni"}, "Did you mean 'vit_tiny'"),
         ({"method": "pixel-kl"}, "method has no effect without --teacher"),
+        (
+            {"segmenter": SegmenterOptions(freeze=True), "drop_path_rate": 0.1},
+            "drop_path_rate has no effect with --segmenter.freeze",
+        ),
         ({"channel_wise": ChannelWiseOptions(weight=1.0)}, "channel_wise has no effect without"),
         ({"method": "chanel-wise"}, "Did you mean 'channel-wise'"),
     ],
