@@ -33,7 +33,7 @@ LEFT_OVER = re.compile(rf"\..+(\{TEMPORARY_SUFFIX}|\.\d+\.tmp)")
 """Names of what a killed writer leaves, of the first versions (.tmp) too."""
 
 LOCK_FILE = ".lock"
-_HELD: dict[Path, int] = {}  # the locks of this process, which last as long as it does
+_HELD: dict[Path, int] = {}  # the locks of this process, of runs that it has not finished
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Run:
         except OSError as error:
             raise RunError(f"Can't read {error.filename} again: {reason_of(error)}.") from error
         write_json(self.dir / "finished.json", {"files": files})
+        _unlock(self.dir)
 
 
 class _Finished(TypedDict, total=False):
@@ -108,6 +109,7 @@ def _open_run(
             # Before its first checkpoint a run has nothing to lose, and most likely failed.
             has_results = _has(out, "checkpoint.pt") or _has(out, "finished.json")
             if has_results and not overwrite:
+                _unlock(out)
                 more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
                 raise UserError(
                     f"{out} holds {what} run: {'; '.join(differing[:3])}{more}. "
@@ -230,7 +232,8 @@ def _prepare_folder(out: Path) -> set[str]:
 
 
 def _lock(out: Path) -> None:
-    """Keep other processes out of the folder for as long as this one lives; raises UserError.
+    """Keep other processes out of the folder until the run is finished, or this one has ended.
+    Raises UserError.
 
     A lock of the operating system: it ends with the process, whatever ends it, and loader
     processes do not inherit it. File systems without locks go unguarded.
@@ -252,7 +255,12 @@ def _lock(out: Path) -> None:
     except OSError:
         os.close(descriptor)
         return
-    _HELD[out.resolve()] = descriptor  # closing it would unlock
+    _HELD[out.resolve()] = descriptor
+
+
+def _unlock(out: Path) -> None:
+    if (descriptor := _HELD.pop(out.resolve(), None)) is not None:
+        os.close(descriptor)
 
 
 def _clear(out: Path) -> None:

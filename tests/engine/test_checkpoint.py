@@ -53,13 +53,19 @@ def test_only_just_this_run_is_the_finished_one(tmp_path):
 
 
 def test_two_processes_never_share_a_run(tmp_path):
-    open_run(tmp_path, CONFIG, DATA)
+    """Until it is finished: a notebook that stays open is no obstacle then."""
+    run = open_run(tmp_path, CONFIG, DATA)
     code = (
         "from pathlib import Path; from limbeck.engine.checkpoint import open_run\n"
-        f"open_run(Path({str(tmp_path)!r}), {CONFIG!r}, {DATA!r})"
+        f"print(open_run(Path({str(tmp_path)!r}), {CONFIG!r}, {DATA!r}).is_finished)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "Another process is working on the run" in done.stderr
+    run.finish()
+    with pytest.raises(UserError, match="holds another run"):
+        open_run(tmp_path, {**CONFIG, "seed": 1}, DATA)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "True\n"
 
 
 def test_a_run_without_a_checkpoint_makes_room_for_another(tmp_path):
