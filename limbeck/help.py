@@ -31,7 +31,7 @@ COLUMN, THIN_COLUMN = 29, 40
 FAR = 999
 """Limits as far out only catch slips of the keyboard, and are not told."""
 FIRST = (
-    *("task", "data", "student", "teacher", "method", "arms", "out", "preset"),
+    *("task", "data", "student", "model", "teacher", "method", "arms", "out", "preset"),
     *("limits.params", "limits.macs", "limits.latency"),
     *("train.epochs", "train.global-batch-size", "seed", "seeds"),
 )

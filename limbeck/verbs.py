@@ -79,6 +79,7 @@ VERBS = {
     "predict": Verb(
         "ship", "what a network says of images: pictures, masks, JSON", "PredictConfig"
     ),
+    "embed": Verb("ship", "a vector for each image, in parquet files", "EmbedConfig"),
     "convert": Verb(
         "ship", "write a student as a file in MAE's or TinyViT's layout", "ConvertConfig"
     ),
