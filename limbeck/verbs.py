@@ -68,6 +68,9 @@ VERBS = {
     "predict": Verb(
         "ship", "what a network says of images: pictures, masks, JSON", "PredictConfig"
     ),
+    "export": Verb(
+        "ship", "a file for ONNX Runtime, OpenVINO, PyTorch or timm, proven", "ExportConfig"
+    ),
     "convert": Verb(
         "ship", "write a student as a file in MAE's or TinyViT's layout", "ConvertConfig"
     ),
