@@ -10,6 +10,7 @@ from limbeck.errors import RunError
 from limbeck.export.formats import Precision
 
 NUM_WORST = 3
+Answers = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Tolerance:
 
     ``difference``: of each output of each image, the norm of the difference as a part of the
     output's own. ``agreement``: the least share of images, or of pixels, whose class is the same.
-    ``loss``: points of the task's score, or one image of those there are.
+    ``loss``: points of the task's score; one image may always change.
     """
 
     difference: float
@@ -31,123 +32,105 @@ TOLERANCES: dict[Precision, Tolerance] = {
     "fp16": Tolerance(2e-2, 0.98),
     "bf16": Tolerance(1e-1, 0.98),
 }
-"""What rounding alone does not reach, with a factor of ten to spare (bf16: five)."""
-
-CLASSES = ("mask",)
-"""The outputs that are classes already."""
+"""Ten times what rounding alone was seen to do, and more of fp32."""
 
 
 class Comparison:
-    """Answers of two networks to the same images, and in what they differ."""
+    """Answers of PyTorch and of a file to the same images, and in what they differ.
+
+    By output, one value an image: ``relative`` and mean differences, ``agreement`` of classes.
+    """
 
     def __init__(self) -> None:
         self.keys: list[str] = []
         self.relative: dict[str, list[float]] = {}
-        self.agreement: dict[str, list[float]] = {}
-        self.largest: dict[str, float] = {}
         self.mean: dict[str, list[float]] = {}
+        self.largest: dict[str, float] = {}
+        self.agreement: dict[str, list[float]] = {}
 
-    def add(
-        self,
-        keys: Sequence[str],
-        expected: dict[str, np.ndarray],
-        found: dict[str, np.ndarray],
-    ) -> None:
-        """Compare a batch, in the outputs that the second has.
-
-        Raises RunError for an output that is not expected or of another shape.
-        """
+    def add(self, keys: Sequence[str], expected: Answers, found: Answers) -> None:
+        """Compare a batch in the outputs that the file has; raises RunError for another shape."""
         self.keys += keys
         for name, own in found.items():
-            other = expected.get(name)
-            if other is None or own.shape != other.shape:
-                asked = "no such output" if other is None else f"{list(other.shape)}"
+            other = expected[name]
+            if own.shape != other.shape:
                 raise RunError(
-                    f"The file answers '{name}' of {list(own.shape)}, where the network in "
-                    f"PyTorch has {asked}; it is not written."
+                    f"The file is not written: its '{name}' is {list(own.shape)}, and that of "
+                    f"PyTorch {list(other.shape)}."
                 )
-            if name in CLASSES:
-                self._agree(name, own == other)
-                continue
-            distance = np.abs(own.astype(np.float64) - other).reshape(len(own), -1)
-            norm = np.linalg.norm(other.astype(np.float64).reshape(len(own), -1), axis=1)
-            relative = np.linalg.norm(distance, axis=1) / np.maximum(norm, 1e-12)
-            self.relative.setdefault(name, []).extend(relative.tolist())
-            self.largest[name] = max(self.largest.get(name, 0.0), float(distance.max()))
-            self.mean.setdefault(name, []).append(float(distance.mean() * len(own)))
+            if own.dtype.kind == "f":
+                self._differ(name, *(each.reshape(len(own), -1).astype(float) for each in
+                                     (own, other)))  # fmt: skip
             if own.ndim == 2 and name.endswith("logits"):
-                self._agree(name, (own.argmax(1) == other.argmax(1))[:, None])
+                self._agree(name, own.argmax(1) == other.argmax(1))
+            elif own.dtype.kind != "f":  # classes already
+                self._agree(name, own == other)
+
+    def _differ(self, name: str, own: np.ndarray, other: np.ndarray) -> None:
+        distance = np.abs(own - other)
+        distance[~np.isfinite(distance)] = np.inf
+        norm = np.linalg.norm(other, axis=1).clip(1e-12)
+        self.relative.setdefault(name, []).extend(np.linalg.norm(distance, axis=1) / norm)
+        self.mean.setdefault(name, []).extend(distance.mean(1))
+        self.largest[name] = max(self.largest.get(name, 0.0), float(distance.max()))
 
     def _agree(self, name: str, same: np.ndarray) -> None:
-        shares = same.reshape(len(same), -1).mean(axis=1)
-        self.agreement.setdefault(name, []).extend(shares.tolist())
+        self.agreement.setdefault(name, []).extend(same.reshape(len(same), -1).mean(1))
 
     def plain(self) -> dict[str, dict[str, float]]:
-        """By output: differences, and the share of classes that are the same. JSON-ready."""
-        count = max(1, len(self.keys))
-        found: dict[str, dict[str, float]] = {
+        """By output what is told of it, JSON-ready if all is finite."""
+        found = {
             name: {
                 "largest": self.largest[name],
-                "mean": sum(self.mean[name]) / count,
-                "relative": max(self.relative[name]),
+                "mean": float(np.mean(self.mean[name])),
+                "relative": float(max(values)),
             }
-            for name in self.relative
+            for name, values in self.relative.items()
         }
         for name, shares in self.agreement.items():
-            found.setdefault(name, {})["agreement"] = sum(shares) / count
+            found.setdefault(name, {})["agreement"] = float(np.mean(shares))
         return found
 
     def failures(self, tolerance: Tolerance) -> list[str]:
         """In words, what is beyond the tolerance."""
         said = []
         for name, values in self.plain().items():
-            relative, agreement = values.get("relative", 0.0), values.get("agreement", 1.0)
-            if not relative <= tolerance.difference:  # NaN is not either
+            if values.get("relative", 0) > tolerance.difference:
                 said.append(
-                    f"'{name}' differs by {relative:.2g} of its norm (tolerance "
+                    f"'{name}' differs by {values['relative']:.2g} of its norm (tolerance "
                     f"{tolerance.difference:g})"
                 )
-            if agreement < tolerance.agreement:
+            if values.get("agreement", 1) < tolerance.agreement:
                 said.append(
-                    f"{100 * agreement:.4g} % of the classes of '{name}' are the same (tolerance "
-                    f"{100 * tolerance.agreement:g} %)"
+                    f"{100 * values['agreement']:.4g} % of the classes of '{name}' are the same "
+                    f"(tolerance {100 * tolerance.agreement:g} %)"
                 )
         return said
 
-    def worst(self) -> list[int]:
-        """Places of the images that differ most, the worst first."""
-        by_image = [max(each) for each in zip(*map(_as_bad, self.relative.values()), strict=True)]
-        lost = [
-            max(1 - share for share in each) for each in zip(*self.agreement.values(), strict=True)
-        ] or [0.0] * len(self.keys)
-        by_image = by_image or [0.0] * len(self.keys)
-        ranked = sorted(range(len(self.keys)), key=lambda place: (-lost[place], -by_image[place]))
-        return ranked[:NUM_WORST]
+    def worst(self) -> list[str]:
+        """The images that differ most, the worst first: by classes, then by values."""
+        bad = [1 - np.array(each) for each in self.agreement.values()]
+        bad += [np.array(each) for each in self.relative.values()]
+        ranks = [max(each) for each in zip(*bad, strict=True)]
+        return [self.keys[place] for place in np.argsort(ranks)[::-1][:NUM_WORST]]
+
+    def first(self, tolerance: Tolerance) -> str | None:
+        """The first output, as they are computed, that is beyond the tolerance."""
+        beyond = (name for name, each in self.relative.items() if max(each) > tolerance.difference)
+        return next(beyond, None)
 
 
-def first_that_differs(comparison: Comparison, tolerance: Tolerance) -> str | None:
-    """The first output, in the order in which they are computed, that is beyond the tolerance."""
-    for name, values in comparison.relative.items():
-        if not max(values) <= tolerance.difference:
-            return name
-    return None
-
-
-def _as_bad(values: list[float]) -> list[float]:
-    return [value if value == value else float("inf") for value in values]
-
-
-def summary(proof: dict[str, Any]) -> list[str]:
-    """The proof's answers in lines, for people."""
+def summary(outputs: dict[str, dict[str, Any]]) -> list[str]:
+    """``Comparison.plain`` in lines, for people."""
     lines = []
-    for name, values in proof["outputs"].items():
+    for name, told in outputs.items():
         parts = []
-        if "largest" in values:
+        if "largest" in told:
             parts.append(
-                f"largest difference {values['largest']:.2g}, mean {values['mean']:.2g}, at most "
-                f"{values['relative']:.2g} of an image's norm"
+                f"largest difference {told['largest']:.2g}, mean {told['mean']:.2g}, at most "
+                f"{told['relative']:.2g} of an image's norm"
             )
-        if "agreement" in values:
-            parts.append(f"{100 * values['agreement']:.4g} % of the classes the same")
+        if "agreement" in told:
+            parts.append(f"{100 * told['agreement']:.4g} % of the classes the same")
         lines.append(f"  {name}: {'; '.join(parts)}")
     return lines

@@ -1,7 +1,4 @@
-"""What is exported: an encoder with the ends that its users ask for, as one graph of tensors.
-
-Preprocessing is at its front, by choice, and names of its outputs are those of the files.
-"""
+"""What is exported: an encoder with the ends that its users ask for, as one graph of tensors."""
 
 from copy import deepcopy
 from typing import Any, Literal
@@ -18,10 +15,11 @@ from limbeck.export.formats import InputKind
 from limbeck.methods.teacher import Teacher, autocast
 from limbeck.models.dense.segmenter import Segmenter
 from limbeck.models.encoder import Encoder
-from limbeck.records import LOGIT_KINDS, Features, Tap
+from limbeck.records import LOGIT_KINDS, Tap
 
 INPUT = "images"
 MAX_BATCH, MAX_SIDE = 4096, 2**13
+CPU = torch.device("cpu")
 Pool = Literal["mean", "cls"]
 
 
@@ -46,131 +44,87 @@ class Graph(nn.Module):
         shows_blocks: bool = False,
     ) -> None:
         super().__init__()
-        facts = encoder.facts
+        self.facts = facts = encoder.facts
         if pool == "cls" and not facts.has_cls_token:
             raise UserError("This network has no CLS token; leave --pool out.")
-        copied = deepcopy(encoder).cpu().eval().requires_grad_(False)
+        self.encoder = deepcopy(encoder).cpu().eval().requires_grad_(False)
         if input_kind == "normalised":
-            inner: Any = copied.backbone if isinstance(copied, Segmenter) else copied
+            inner: Any = getattr(self.encoder, "backbone", self.encoder)
             inner.mean, inner.std = torch.zeros_like(inner.mean), torch.ones_like(inner.std)
-        self.encoder = copied
         self.input_kind, self.pool, self.any_size = input_kind, pool, any_size
         self.precision: Precision = "fp32"
         self.blocks = [Tap("tokens", k) for k in range(facts.depth)] if shows_blocks else []
         offered = encoder.offered_taps()
         self.ends = [Tap(kind) for kind in LOGIT_KINDS if kind in offered] or [Tap("output")]
-        if any_size:
-            self._check_sizes()
+        try:
+            self.outputs = {name: value[0] for name, value in self(self.example(1)).items()}
+        except UserError as error:
+            raise UserError(
+                f"{facts.architecture['name']} is built for images of one size, as its windows or "
+                "tables of positions are; only a plain ViT with absolute positions takes others: "
+                "leave --sizes out."
+            ) from error
 
     def cast(self, precision: Precision) -> "Graph":
         """A copy whose blocks compute in it; what comes after them stays float32."""
         copied = deepcopy(self)
-        copied.encoder = Teacher(copied.encoder, torch.device("cpu"), precision).encoder
+        copied.encoder = Teacher(copied.encoder, CPU, precision).encoder
         copied.precision = precision
         return copied
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of what it takes; -1 where any number will do."""
-        height, width = (-1, -1) if self.any_size else self.encoder.facts.img_size
+        height, width = (-1, -1) if self.any_size else self.facts.img_size
         return (-1, height, width, 3) if self.input_kind == "uint8" else (-1, 3, height, width)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Of the outputs, in their order."""
-        with torch.no_grad():
-            return tuple(self(self.example(1)))
+    def sizes(self) -> list[tuple[int, int]]:
+        """Its own height and width and, where it takes any, others."""
+        (height, width), step = self.facts.img_size, self.facts.patch_size
+        return [(height, width), (height + step, width + 2 * step)][: 1 + self.any_size]
 
     def example(self, batch_size: int = 2) -> Tensor:
-        """Images drawn once, of the kind that is taken."""
-        height, width = self.encoder.facts.img_size
-        if self.any_size:  # its own would be taken for a constant
-            height, width = self.other_size
-        images = torch.rand(
-            batch_size, 3, height, width, generator=torch.Generator().manual_seed(0)
-        )
-        if self.input_kind == "uint8":
-            return (255 * images.permute(0, 2, 3, 1)).to(torch.uint8).contiguous()
-        return images
+        """Images drawn once, of the kind that is taken; where any size is, not of its own, which
+        would be taken for a constant."""
+        draw = torch.Generator().manual_seed(0)
+        images = torch.rand(batch_size, 3, *self.sizes[-1], generator=draw)
+        return torch.from_numpy(self.feed(images))
 
-    def feed(self, pixels: Tensor) -> np.ndarray:
-        """Images uint8 (B, 3, H, W) as they are to be given to the file."""
+    def feed(self, images: Tensor) -> np.ndarray:
+        """Images (B, 3, H, W) in 0..1 as they are to be given to the file."""
         if self.input_kind == "uint8":
-            return pixels.permute(0, 2, 3, 1).contiguous().numpy()
-        images = pixels.float() / 255
+            return (255 * images).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
         if self.input_kind == "normalised":
-            mean, std = (
-                torch.tensor(each).view(3, 1, 1)
-                for each in (self.encoder.facts.mean, self.encoder.facts.std)
-            )
+            mean, std = torch.tensor([self.facts.mean, self.facts.std]).view(2, 3, 1, 1)
             images = (images - mean) / std
         return images.numpy()
 
-    @torch.no_grad()
-    def answer(self, pixels: Tensor) -> dict[str, np.ndarray]:
-        """What PyTorch says of images uint8 (B, 3, H, W)."""
-        said = self(torch.from_numpy(self.feed(pixels)))
+    def answer(self, images: Tensor) -> dict[str, np.ndarray]:
+        """What PyTorch says of images (B, 3, H, W) in 0..1."""
+        said = self(torch.from_numpy(self.feed(images)))
         return {name: value.numpy() for name, value in said.items()}
-
-    def outputs(self) -> dict[str, Any]:
-        """Names, types and shapes of the outputs; None where any number will do. Plain data."""
-        with torch.no_grad():
-            found = self(self.example(1))
-        return {
-            name: {
-                "dtype": str(value.dtype).removeprefix("torch."),
-                "shape": [None, *value.shape[1:]],
-            }
-            for name, value in found.items()
-        }
-
-    @property
-    def other_size(self) -> tuple[int, int]:
-        """Height and width that are not its own."""
-        height, width = self.encoder.facts.img_size
-        return height + self.step, width + 2 * self.step
-
-    @property
-    def step(self) -> int:
-        """Pixels of which other sizes are a multiple."""
-        return self.encoder.facts.patch_size
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Outputs by name."""
         if self.input_kind == "uint8":
             images = images.permute(0, 3, 1, 2).float() / 255
         taps = (*self.blocks, *self.ends)
-        with autocast(torch.device("cpu"), self.precision):
+        with autocast(CPU, self.precision):
             if self.any_size:
                 features = self.encoder.forward_small(images, taps)
             else:
                 features = self.encoder(images, None, taps)
-        found = {f"block {tap.block}": features.taps[tap].float() for tap in self.blocks}
-        return found | self._read(features, images)
-
-    def _read(self, features: Features, images: Tensor) -> dict[str, Tensor]:
         said = {tap.kind: features.taps[tap].float() for tap in self.ends}
         if isinstance(self.encoder, Segmenter):
             wide = F.interpolate(said["logits"], images.shape[-2:], mode="bilinear")
-            few = self.encoder.facts.num_classes <= 256
-            return said | {"mask": wide.argmax(1).to(torch.uint8 if few else torch.int32)}
-        if "output" not in said:
-            return said
-        tokens = said["output"]
-        pooled = tokens[:, features.num_prefix_tokens :].mean(1)
-        return {"tokens": tokens, "embedding": tokens[:, 0] if self.pool == "cls" else pooled}
-
-    def _check_sizes(self) -> None:
-        """Raise UserError for a network that is built for one size."""
-        try:
-            with torch.no_grad():
-                self(self.example(1))
-        except UserError as error:
-            raise UserError(
-                f"{self.encoder.facts.architecture['name']} is built for images of one size, as "
-                "its windows or tables of positions are; only a plain ViT with absolute positions "
-                "takes others: leave --sizes out."
-            ) from error
+            few = self.facts.num_classes <= 256
+            said["mask"] = wide.argmax(1).to(torch.uint8 if few else torch.int32)
+        elif "output" in said:
+            tokens = said["output"]
+            pooled = tokens[:, features.num_prefix_tokens :].mean(1)
+            said = {"tokens": tokens, "embedding": tokens[:, 0] if self.pool == "cls" else pooled}
+        return {f"block {tap.block}": features.taps[tap].float() for tap in self.blocks} | said
 
 
 def without_fused_attention(graph: Graph) -> Graph:
@@ -186,10 +140,7 @@ def as_program(graph: Graph) -> ExportedProgram:
     """The graph as torch.export sees it, for any number of images."""
     axes: dict[int, Any] = {0: Dim("batch", min=1, max=MAX_BATCH)}
     if graph.any_size:
-        first, most = (1 if graph.input_kind == "uint8" else 2), MAX_SIDE // graph.step
-        axes |= {
-            first + place: graph.step * Dim(name, min=1, max=most)
-            for place, name in enumerate(("rows", "columns"))
-        }
-    with torch.no_grad():
-        return torch.export.export(graph, (graph.example(),), dynamic_shapes=(axes,))
+        step = graph.facts.patch_size
+        for axis, name in enumerate(("rows", "columns"), 1 if graph.input_kind == "uint8" else 2):
+            axes[axis] = step * Dim(name, min=1, max=MAX_SIDE // step)
+    return torch.export.export(graph, (graph.example(),), dynamic_shapes=(axes,))

@@ -25,14 +25,13 @@ def write(graph: Graph, file: Path, precision: Precision) -> dict[str, Any]:
 
     from limbeck.export.graph import INPUT, as_program, without_fused_attention
 
-    names = list(graph.names)
     with _quiet():
         program = torch.onnx.export(
             as_program(without_fused_attention(graph)),
             dynamo=True,
             verbose=False,
             input_names=[INPUT],
-            output_names=names,
+            output_names=list(graph.outputs),
         )
     assert program is not None
     model = program.model_proto
@@ -64,7 +63,8 @@ def has_onnx() -> bool:
 def onnx_pass(encoder: Encoder, batch_size: int, threads: int) -> Callable[[], Tensor]:
     """A forward pass of images drawn once, in fp32 on the CPU, that returns the final tokens.
 
-    (B, N, D), as of the encoder in evaluation mode. Raises UserError where a package is missing.
+    (B, N, D), as of an encoder without a classifier, in evaluation mode. Raises UserError where a
+    package is missing.
     """
     check_packages("onnx")
     import tempfile

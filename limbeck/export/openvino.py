@@ -34,7 +34,7 @@ def write(graph: Graph, file: Path, precision: Precision) -> dict[str, Any]:
             "faster; export fp32, or fp16, which halves the file."
         )
     model = openvino.convert_model(as_program(graph))
-    for port, name in zip((*model.inputs, *model.outputs), (INPUT, *graph.names), strict=True):
+    for port, name in zip((*model.inputs, *model.outputs), (INPUT, *graph.outputs), strict=True):
         port.get_tensor().set_names({name})
     model.reshape({INPUT: openvino.PartialShape(graph.shape)})
     openvino.save_model(model, file, compress_to_fp16=precision == "fp16")

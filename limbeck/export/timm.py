@@ -60,6 +60,8 @@ def load(
 
     def tokens(images: Tensor) -> dict[str, Tensor]:
         found = model.forward_features(images)
+        if hasattr(model, "reroll"):  # Hiera's lie unit by unit
+            found = model.reroll(found, len(model.blocks) - 1)
         if found.ndim == 4:  # TinyViT's maps are (B, D, h, w), Swin's (B, h, w, D)
             is_last = found.shape[-1] == model.num_features
             found = found.flatten(1, 2) if is_last else found.flatten(2).mT

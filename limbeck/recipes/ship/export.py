@@ -5,11 +5,9 @@ Imports of torch are inside the functions: the config and its checks must answer
 
 from __future__ import annotations
 
-import logging
-import shutil
 import tempfile
 from dataclasses import dataclass, replace
-from hashlib import sha256
+from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -32,7 +30,7 @@ from limbeck.export.formats import (
     input_of,
     module_of,
 )
-from limbeck.files import MIB, open_file, write_whole
+from limbeck.files import MIB, open_file, write_bytes
 from limbeck.recipes.run import checks
 from limbeck.recipes.ship.options import MeasureOptions, ToleranceOptions
 
@@ -40,9 +38,7 @@ if TYPE_CHECKING:
     from limbeck.export.gate import Tolerance
     from limbeck.export.graph import Graph
     from limbeck.models.finished import Savable
-    from limbeck.recipes.ship.shown import Shown
-
-log = logging.getLogger("limbeck")
+    from limbeck.records import Batch
 
 FORMAT = "limbeck-export"
 FORMAT_VERSION = 1
@@ -91,10 +87,9 @@ class _Record(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Exported:
-    """The file, its bytes (of all its files), and what its JSON says."""
+    """The file, and what its JSON says."""
 
     file: Path
-    num_bytes: int
     record: dict[str, Any]
 
 
@@ -111,11 +106,9 @@ def check(config: ExportConfig) -> None:
         checks.check_data(config.data)
     else:
         checks.check_unset(config, ["data"], "without --data IMAGES")
-    out = file_of(config)
-    if out.suffix != FORMATS[config.to].suffix:
-        raise UserError(
-            f"{out} is no name of such a file; let it end in {FORMATS[config.to].suffix}."
-        )
+    out, suffix = file_of(config), FORMATS[config.to].suffix
+    if out.suffix != suffix:
+        raise UserError(f"{out} is no name of such a file; let it end in {suffix}.")
     if not out.parent.is_dir():
         raise UserError(f"There is no folder {out.parent} to write in; make it first.")
     check_place(out, config.overwrite)
@@ -127,30 +120,27 @@ def file_of(config: ExportConfig) -> Path:
     return config.out or Path(f"{name}-{config.precision}{FORMATS[config.to].suffix}")
 
 
+def record_of(out: Path) -> Path:
+    """The JSON beside a file."""
+    return out.with_name(f"{out.name}.json")
+
+
 def check_place(out: Path, overwrite: bool) -> None:
-    """Raise UserError for names that are taken, and always where that is not by an export."""
+    """Raise UserError for names that are taken, whatever ``overwrite`` says if not by an export."""
     record = record_of(out)
-    taken = [each for each in (out, record, out.with_suffix(".bin")) if each.exists()]
-    if out.suffix != ".xml":
-        taken = [each for each in taken if each.suffix != ".bin" or each == out]
-    if not taken:
-        return
-    if not overwrite:
+    own = [out, record, *([out.with_suffix(".bin")] if out.suffix == ".xml" else [])]
+    taken = [each for each in own if each.exists()]
+    if taken and not overwrite:
         raise UserError(
             f"{taken[0]} exists; choose another name, or replace an export with --overwrite."
         )
     said: _Record = read_json(record, _Record) if record.is_file() else {}
-    is_ours = said.get("format") == FORMAT
-    if not is_ours or (out.exists() and said.get("sha256") != _digest(out)):
+    is_ours = said.get("format") == FORMAT and said.get("sha256") == _digest(out)
+    if taken and not is_ours:
         raise UserError(
-            f"{taken[0]} is no export that {record.name} describes, so it is not replaced; choose "
-            "another name."
+            f"{taken[0]} is of no export that {record.name} describes, so it is not replaced; "
+            "choose another name."
         )
-
-
-def record_of(out: Path) -> Path:
-    """The JSON beside a file."""
-    return out.with_name(f"{out.name}.json")
 
 
 def export(config: ExportConfig) -> Exported:
@@ -161,176 +151,150 @@ def export(config: ExportConfig) -> Exported:
     """
     check(config)
     from limbeck.export.graph import Graph
-    from limbeck.models.dense.segmenter import Segmenter
     from limbeck.models.finished import load_finished
 
     network = load_finished(config.network)
-    is_segmenter = isinstance(network, Segmenter)
-    check_held(config.to, *(["segmenter"] if is_segmenter else []))
-    if network.facts.num_classes:
+    facts = network.facts
+    check_held(config.to, *(["segmenter"] if facts.has_maps else []))
+    if facts.num_classes:
         checks.check_unset(config, ["pool"], f"on {config.network}, which gives classes")
-    kind = input_of(config.to, config.input)
-    graph = Graph(network, kind, pool=config.pool, any_size=config.sizes == "any")
-    module = module_of(config.to)
+    if facts.has_maps:
+        checks.check_unset(config, ["crop_ratio"], f"on {config.network}, which sees windows")
+    ends: dict[str, Any] = {"pool": config.pool, "any_size": config.sizes == "any"}
+    graph = Graph(network, input_of(config.to, config.input), **ends)
     out = file_of(config)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / out.name
-        said = {"input": _input(graph), **module.write(graph, file, config.precision)}
+        said = _input(graph) | module_of(config.to).write(graph, file, config.precision)
         proof = prove(config, network, graph, file, said)
-        record = _describe(config, network, graph, file, said) | {"proof": proof}
-        num_bytes = sum(each.stat().st_size for each in Path(folder).iterdir())
-        proof["bytes"] = num_bytes
+        record = _describe(config, graph, file, said, proof)
         for each in sorted(Path(folder).iterdir()):
-            with open_file(each) as stream:
-                write_whole(out.with_name(each.name), lambda to: shutil.copyfileobj(stream, to))
-    # Last: where there is a record, the file is complete.
-    write_json(record_of(out), record)
-    return Exported(out, num_bytes, record)
+            write_bytes(out.with_name(each.name), each.read_bytes())
+    write_json(record_of(out), record)  # last: where there is one, the file is complete
+    return Exported(out, record)
 
 
 def prove(
     config: ExportConfig, network: Savable, graph: Graph, file: Path, said: dict[str, Any]
 ) -> dict[str, Any]:
     """What the file answers and costs, beside PyTorch; raises RunError where they disagree."""
-    from limbeck.export.gate import Comparison
+    from limbeck.evaluation.latency import describe_machine
+    from limbeck.export.gate import TOLERANCES, Comparison
     from limbeck.export.graph import Graph
     from limbeck.export.measure import measure
-    from limbeck.recipes.ship.shown import Scorer, open_shown
+    from limbeck.recipes.ship.shown import Scorer, Shown, open_shown, own_crop_ratio
 
-    shown = open_shown(network, config.data, config.num_images, config.crop_ratio)
-    tolerance = _tolerance(config)
-    reference = Graph(network, pool=config.pool)
+    asked = {name: each for name, each in vars(config.tolerance).items() if each is not None}
+    tolerance = replace(TOLERANCES[config.precision], **asked)
+    source, data = open_shown(network, config.data)
+    ratio = config.crop_ratio or own_crop_ratio(network)
+    shown = Shown(network, source, data, config.num_images, ratio)
     run = module_of(config.to).load(file, said, None)
     comparison, scorer = Comparison(), Scorer(network.facts)
-    for batch in shown.batches():
-        expected = reference.answer(batch.pixels)
-        found = run(graph.feed(batch.pixels))
-        comparison.add(batch.keys, expected, found)
-        if batch.labels is not None:
-            scorer.add(expected, found, labels=batch.labels)
-    if graph.any_size:
-        batch = next(shown.batches(other_size=graph.other_size))
-        wide = Graph(network, pool=config.pool, any_size=True)
-        keys = [f"{key} at another size" for key in batch.keys]
-        comparison.add(keys, wide.answer(batch.pixels), run(graph.feed(batch.pixels)))
+    for size in graph.sizes:
+        is_own = size == network.facts.img_size
+        reference = Graph(network, pool=config.pool, any_size=not is_own)
+        for batch in shown.batches(size):
+            expected, found = reference.answer(batch.images), run(graph.feed(batch.images))
+            comparison.add(batch.keys, expected, found)
+            if batch.labels is not None and is_own:
+                scorer.add(batch.labels, expected, found)
     failures = comparison.failures(tolerance) + scorer.failures(tolerance.loss)
     if failures:
-        names = [comparison.keys[place] for place in comparison.worst()]
+        worst = comparison.worst()
+        batch = next(each for each in shown.batches(graph.sizes[0]) if worst[0] in each.keys)
         raise RunError(
             f"The file does not answer as PyTorch does, and is not written: {'; '.join(failures)}. "
-            f"Worst images: {', '.join(names)}."
-            + _where(config, network, graph, shown, names[0], tolerance)
+            f"Worst images: {', '.join(worst)}.{_where(config, network, graph, batch, tolerance)}"
         )
-    sizes = sorted({1, config.measure.batch_size})
-    runs = config.measure.num_runs
+    cases = sorted({1, config.measure.batch_size}), config.measure.num_runs
     return {
-        "images": {"number": len(comparison.keys), "source": shown.place},
+        "num_images": len(comparison.keys) // len(graph.sizes),
+        "data": data.root,
         "outputs": comparison.plain(),
-        "worst_images": [comparison.keys[place] for place in comparison.worst()],
+        "worst_images": comparison.worst(),
         "tolerance": vars(tolerance),
         "score": scorer.plain(),
-        "measured": measure(config.to, file, said, sizes, runs),
-        "pytorch": measure("reference", Path(config.network), said, sizes, runs),
-        "machine": _machine(),
+        "bytes": sum(each.stat().st_size for each in file.parent.iterdir()),
+        "machine": describe_machine(),
+        "measured": measure(config.to, file, said, *cases),
+        "pytorch": measure("reference", Path(config.network), said, *cases),
     }
 
 
 def _where(
-    config: ExportConfig,
-    network: Savable,
-    graph: Graph,
-    shown: Shown,
-    key: str,
-    tolerance: Tolerance,
+    config: ExportConfig, network: Savable, graph: Graph, batch: Batch, tolerance: Tolerance
 ) -> str:
     """A sentence (with a leading space) on the first block that differs, or ''."""
-    from limbeck.export.gate import Comparison, first_that_differs
+    from limbeck.export.gate import Comparison
     from limbeck.export.graph import Graph
 
     if config.to == "timm":  # it has no names for what is between
         return ""
-    seen = next((each for each in shown.batches() if key in each.keys), None)
-    if seen is None:
-        return ""
-    opened, reference = (
-        Graph(network, kind, pool=config.pool, shows_blocks=True)
-        for kind in (graph.input_kind, "float")
-    )
+    kinds = graph.input_kind, "float"
+    opened, reference = (Graph(network, kind, shows_blocks=True) for kind in kinds)
     with tempfile.TemporaryDirectory() as folder:
         file, module = Path(folder) / file_of(config).name, module_of(config.to)
         said = module.write(opened, file, config.precision)
-        found = module.load(file, said, None)(opened.feed(seen.pixels))
+        found = module.load(file, said, None)(opened.feed(batch.images))
     comparison = Comparison()
-    comparison.add(seen.keys, reference.answer(seen.pixels), found)
-    first = first_that_differs(comparison, tolerance)
+    comparison.add(batch.keys, reference.answer(batch.images), found)
+    first = comparison.first(tolerance)
     return f" The first part that differs: {first}." if first else ""
 
 
-def _tolerance(config: ExportConfig) -> Tolerance:
-    from limbeck.export.gate import TOLERANCES
-
-    own, asked = TOLERANCES[config.precision], config.tolerance
-    given = {name: value for name, value in vars(asked).items() if value is not None}
-    return replace(own, **given)
-
-
 def _input(graph: Graph) -> dict[str, Any]:
-    facts = graph.encoder.facts
-    return {
+    return {"input": {
         "kind": graph.input_kind,
         "words": INPUTS[graph.input_kind],
-        "size": list(facts.img_size),
+        "size": list(graph.facts.img_size),
         "shape": [None if side < 0 else side for side in graph.shape],
-        "multiple_of": graph.step if graph.any_size else None,
-    }
+        "multiple_of": graph.facts.patch_size if graph.any_size else None,
+    }}  # fmt: skip
 
 
 def _describe(
-    config: ExportConfig, network: Savable, graph: Graph, file: Path, said: dict[str, Any]
+    config: ExportConfig, graph: Graph, file: Path, said: dict[str, Any], proof: dict[str, Any]
 ) -> dict[str, Any]:
+    """The JSON."""
     from importlib.metadata import version
 
-    from limbeck import __version__
     from limbeck.recipes.run.lineage import versions
-    from limbeck.recipes.ship.shown import preprocessing_of
+    from limbeck.recipes.ship.shown import own_crop_ratio, preprocessing_of
 
-    facts, known = network.facts, FORMATS[config.to]
+    facts, known = graph.facts, FORMATS[config.to]
+    origin = facts.origin
+    ratio = config.crop_ratio or own_crop_ratio(graph.encoder)
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "made_by": f"limbeck {__version__}",
         "file": file.name,
         "sha256": _digest(file),
         "runtime": known.title,
         "precision": config.precision,
         "computes": known.computes.get(config.precision, config.precision),
         **said,
-        "outputs": graph.outputs(),
-        "classes": [str(each) for each in facts.origin.get("classes", ())],
-        "preprocessing": preprocessing_of(network, config.crop_ratio),
+        "outputs": {
+            name: {"dtype": str(each.dtype).removeprefix("torch."), "shape": [None, *each.shape]}
+            for name, each in graph.outputs.items()
+        },
+        "classes": [str(each) for each in origin.get("classes", ())],
+        "preprocessing": preprocessing_of(facts, ratio),
         "source": {
-            "run": str(Path(config.network).resolve().name),
+            "run": Path(config.network).resolve().name,
             "architecture": facts.architecture["name"],
-            "weight_hash": facts.origin.get("weight_hash"),
-            "licence": facts.origin.get("licence"),
+            **{name: origin.get(name) for name in ("weight_hash", "licence")},
         },
         "versions": versions() | {each: version(each) for each in known.packages},
+        "proof": proof,
     }
 
 
-def _machine() -> str:
-    from limbeck.engine.machine import cpu_kind, cpu_name
-    from limbeck.limits import num_cores
-
-    return f"{cpu_name()}, {cpu_kind()}, {num_cores()} cores"
-
-
 def _digest(file: Path) -> str:
-    digest = sha256()
+    if not file.is_file():
+        return ""
     with open_file(file) as stream:
-        while block := stream.read(MIB):
-            digest.update(block)
-    return digest.hexdigest()
+        return file_digest(stream, "sha256").hexdigest()
 
 
 def report(done: Exported) -> str:
@@ -341,28 +305,26 @@ def report(done: Exported) -> str:
     record, proof = done.record, done.record["proof"]
     rows = []
     for case, own in proof["measured"].items():
-        other = proof["pytorch"][case]
+        eager = proof["pytorch"][case]["median_ms"]
         rows.append({
             "case": case,
             "ms": f"{own['median_ms']:.2f}",
             "95 %": f"{own['p95_ms']:.2f}",
-            "PyTorch": f"{other['median_ms']:.2f}",
-            "faster": f"{other['median_ms'] / own['median_ms']:.1f} times",
-            "MiB": f"{own['peak_mib']:.0f}" if own["peak_mib"] else None,
+            "PyTorch": f"{eager:.2f}",
+            "faster": f"{eager / own['median_ms']:.1f} times",
+            "MiB": None if own["peak_mib"] is None else f"{own['peak_mib']:.0f}",
         })  # fmt: skip
-    score = proof["score"]
-    scored = [
-        f"  {score['name']}: {100 * score['file']:.2f} %, in PyTorch "
-        f"{100 * score['pytorch']:.2f} %, on {score['images']} images with labels"
-    ] if score else []  # fmt: skip
-    images = proof["images"]
-    return "\n".join([
-        f"Wrote {done.file} ({done.num_bytes / MIB:.1f} MiB; {record['runtime']}, "
-        f"{record['precision']}) and {record_of(done.file).name}.",
+    lines = [
+        f"Wrote {done.file} ({proof['bytes'] / MIB:.1f} MiB; {record['runtime']}, "
+        f"{record['computes']}) and {record_of(done.file).name}.",
         f"It takes {record['input']['words']}.",
-        f"Against PyTorch in fp32, on {images['number']} images of {images['source']}:",
-        *summary(proof),
-        *scored,
-        f"On {proof['machine']}; median and 95 % of passes, and PyTorch's median, in ms:",
-        table(rows, width=TERMINAL),
-    ])  # fmt: skip
+        f"Against PyTorch in fp32, on {proof['num_images']} images of {proof['data']}:",
+        *summary(proof["outputs"]),
+    ]
+    if score := proof["score"]:
+        lines.append(
+            f"  {score['name']}: {100 * score['file']:.2f} %, in PyTorch "
+            f"{100 * score['pytorch']:.2f} %, on {score['images']} images with labels"
+        )
+    lines.append(f"On {proof['machine']}; median and 95 % of passes, and PyTorch's median, in ms:")
+    return "\n".join([*lines, table(rows, width=TERMINAL)])
