@@ -5,13 +5,14 @@ limbeck export RUN --to onnx --input uint8 --out net.onnx; python run_onnx.py ne
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
 file, photo = sys.argv[1:]
-said = json.load(open(f"{file}.json"))
+said = json.loads(Path(f"{file}.json").read_text())
 size, shorter = said["preprocessing"]["size"][0], said["preprocessing"]["shorter_side"]
 image = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
 scale = shorter / min(image.size)

@@ -5,6 +5,7 @@ limbeck export RUN --to timm --out net.safetensors; python run_timm.py net.safet
 
 import json
 import sys
+from pathlib import Path
 
 import timm
 from PIL import Image, ImageOps
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 from timm.data import create_transform
 
 file, photo = sys.argv[1:]
-said = json.load(open(f"{file}.json"))
+said = json.loads(Path(f"{file}.json").read_text())
 known = said["preprocessing"]
 shown = create_transform(
     (3, *known["size"]), mean=known["mean"], std=known["std"], interpolation="bicubic",

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from runpy import run_path
 
@@ -17,10 +16,11 @@ from limbeck.data.options import DataOptions
 from limbeck.data.views import eval_view
 from limbeck.export.formats import FORMATS
 from limbeck.models.finished import save_student
+from limbeck.models.vit import build_encoder
 from limbeck.recipes.ship.export import ExportConfig, export
 from limbeck.recipes.ship.options import MeasureOptions
 from limbeck.records import Tap
-from tests.models.families import small_encoder
+from tests.models.families import architecture_of
 from tests.processes import Started
 from tests.recipes.runs import draw_classes
 
@@ -57,15 +57,11 @@ def test_an_exported_file_runs_without_the_package(to, tmp_path):
         pytest.importorskip(package)
     images = draw_classes(tmp_path / "photos")
     names = ["blue", "green", "red"]
-    encoder = small_encoder("augreg")
-    with torch.no_grad():
-        encoder.model.reset_classifier(3)
-        encoder.model.head.weight.normal_(generator=torch.Generator().manual_seed(0))
-    architecture = encoder.facts.architecture
-    kwargs = architecture["kwargs"] | {"num_classes": 3}
-    encoder.facts = replace(
-        encoder.facts, num_classes=3, architecture=architecture | {"kwargs": kwargs}
-    )
+    architecture = architecture_of("augreg")
+    architecture["kwargs"]["num_classes"] = len(names)
+    torch.manual_seed(0)
+    encoder = build_encoder(architecture).eval()
+    torch.nn.init.normal_(encoder.model.head.weight)
     save_student(encoder, tmp_path / "run", {"classes": names})
     file = tmp_path / f"net{FORMATS[to].suffix}"
     export(ExportConfig(
@@ -76,7 +72,7 @@ def test_an_exported_file_runs_without_the_package(to, tmp_path):
     ))  # fmt: skip
     assert len(EXAMPLES) + 3 == len(list(FOLDER.glob("*.py")))
     for photo in (images / "red" / "000.png", images / "blue" / "001.png"):
-        pixels = torch.from_numpy(eval_view(np.asarray(Image.open(photo)), 32, 0.875))
+        pixels = eval_view(np.asarray(Image.open(photo)), 32)
         expected = names[int(encoder(pixels[None] / 255, None, (LOGITS,)).taps[LOGITS].argmax())]
         words = [str(FOLDER / f"run_{to}.py"), str(file), str(photo)]
         done = subprocess.run(

@@ -4,16 +4,19 @@ Plain data without torch, for the command line. A format's module has ``write`` 
 """
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from types import ModuleType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from limbeck.errors import UserError, require_extra
 
 FormatName = Literal["onnx", "openvino", "torch", "timm"]
 Precision = Literal["fp32", "bf16", "fp16"]
 InputKind = Literal["float", "uint8", "normalised"]
+Run = Callable[[Any], dict[str, Any]]
+"""A loaded file: images as an array to outputs by name, arrays likewise."""
 
 INPUTS: dict[InputKind, str] = {
     "float": "float32 (N, 3, H, W), red, green, blue, 0..1; normalised inside",

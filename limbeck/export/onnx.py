@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.export.formats import Precision, check_packages, has_packages
+from limbeck.export.formats import Precision, Run, check_packages, has_packages
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
     from torch import Tensor
 
@@ -41,9 +40,7 @@ def write(graph: Graph, file: Path, precision: Precision) -> dict[str, Any]:
     return {"opset": next(each.version for each in model.opset_import if not each.domain)}
 
 
-def load(
-    file: Path, record: Mapping[str, Any], threads: int | None
-) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+def load(file: Path, record: dict[str, Any], threads: int | None) -> Run:
     """The file in ONNX Runtime, on so many threads of the processor."""
     import onnxruntime
 

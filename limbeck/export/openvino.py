@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import UserError
-from limbeck.export.formats import Precision
+from limbeck.export.formats import Precision, Run
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from limbeck.export.graph import Graph
 
 HINT = "INFERENCE_PRECISION_HINT"
@@ -41,9 +38,7 @@ def write(graph: Graph, file: Path, precision: Precision) -> dict[str, Any]:
     return {"compile": {HINT: "bf16" if precision == "bf16" else "f32"}}
 
 
-def load(
-    file: Path, record: Mapping[str, Any], threads: int | None
-) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+def load(file: Path, record: dict[str, Any], threads: int | None) -> Run:
     """The pair in OpenVINO, on so many threads of the processor."""
     import openvino
 
@@ -51,7 +46,7 @@ def load(
     network = openvino.compile_model(file, "CPU", settings)
     names = [output.get_any_name() for output in network.outputs]
 
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+    def run(images: Any) -> dict[str, Any]:
         found = network(images)
         return {name: found[place].copy() for place, name in enumerate(names)}
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
+from limbeck.export.formats import Run
 
 
-def load(
-    file: Path, record: Mapping[str, Any], threads: int | None
-) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+def load(file: Path, record: dict[str, Any], threads: int | None) -> Run:
     """The finished student of a folder, on so many threads; it takes what the export takes."""
     from limbeck.export.graph import Graph
     from limbeck.export.torch import runner

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import UserError
-from limbeck.export.formats import Precision
+from limbeck.export.formats import Precision, Run
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from limbeck.export.graph import Graph
@@ -41,9 +39,7 @@ def write(graph: Graph, file: Path, precision: Precision) -> dict[str, Any]:
     return {"timm": calls}
 
 
-def load(
-    file: Path, record: Mapping[str, Any], threads: int | None
-) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+def load(file: Path, record: dict[str, Any], threads: int | None) -> Run:
     """The network as timm builds it, on so many threads: its logits, or its tokens."""
     import timm
     from safetensors.torch import load_file

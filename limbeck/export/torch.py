@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.export.formats import Precision
+from limbeck.export.formats import Precision, Run
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from limbeck.export.graph import Graph
 
 
@@ -24,22 +21,18 @@ def write(graph: Graph, file: Path, precision: Precision) -> dict[str, Any]:
     return {}
 
 
-def load(
-    file: Path, record: Mapping[str, Any], threads: int | None
-) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+def load(file: Path, record: dict[str, Any], threads: int | None) -> Run:
     """The file in PyTorch, on so many threads."""
     import torch
 
     return runner(torch.export.load(file).module(), threads)
 
 
-def runner(
-    network: Callable[[Any], dict[str, Any]], threads: int | None
-) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+def runner(network: Run, threads: int | None) -> Run:
     """A network of tensors as one of arrays."""
     import torch
 
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+    def run(images: Any) -> dict[str, Any]:
         before = torch.get_num_threads()
         torch.set_num_threads(threads or before)
         try:

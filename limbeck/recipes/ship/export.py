@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 import tyro
-from typing_extensions import TypedDict
 
 from limbeck.config import PositiveInt, options
 from limbeck.data.options import DataOptions
@@ -77,14 +76,6 @@ class ExportConfig:
     measure: MeasureOptions = MeasureOptions()
 
 
-class _Record(TypedDict, total=False):
-    """What of an export's JSON is read again."""
-
-    __pydantic_config__ = pydantic.ConfigDict(extra="allow")  # type: ignore[misc]
-    format: str
-    sha256: str
-
-
 @dataclass(frozen=True)
 class Exported:
     """The file, and what its JSON says."""
@@ -134,7 +125,7 @@ def check_place(out: Path, overwrite: bool) -> None:
         raise UserError(
             f"{taken[0]} exists; choose another name, or replace an export with --overwrite."
         )
-    said: _Record = read_json(record, _Record) if record.is_file() else {}
+    said = read_json(record) if record.is_file() else {}
     is_ours = said.get("format") == FORMAT and said.get("sha256") == _digest(out)
     if taken and not is_ours:
         raise UserError(
