@@ -72,7 +72,7 @@ def test_an_exported_file_runs_without_the_package(to, tmp_path):
     ))  # fmt: skip
     assert len(EXAMPLES) + 3 == len(list(FOLDER.glob("*.py")))
     for photo in (images / "red" / "000.png", images / "blue" / "001.png"):
-        pixels = eval_view(np.asarray(Image.open(photo)), 32)
+        pixels = eval_view(np.array(Image.open(photo)), 32)
         expected = names[int(encoder(pixels[None] / 255, None, (LOGITS,)).taps[LOGITS].argmax())]
         words = [str(FOLDER / f"run_{to}.py"), str(file), str(photo)]
         done = subprocess.run(
