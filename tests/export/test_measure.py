@@ -4,6 +4,7 @@ import pytest
 
 from limbeck.errors import RunError
 from limbeck.export import measure as module
+from limbeck.export import torch as to_torch
 from limbeck.export.measure import measure, passes
 from limbeck.limits import num_cores
 from tests.export.kinds import compared
@@ -20,6 +21,22 @@ def test_passes_end_with_their_number_or_their_budget():
     assert 3 <= len(taken) < 10 and set(taken) == {1}
 
 
+def test_one_and_all_threads_of_each_batch(tmp_path, monkeypatch):
+    asked, seen = {"name": "torch", "file": "none", "record": RECORD, "num_runs": 1}, []
+
+    def load(file, record, threads):
+        return lambda images: seen.append((len(images), threads))
+
+    monkeypatch.setattr(module, "num_cores", lambda: 4)
+    monkeypatch.setattr(to_torch, "load", load)
+    found = module.measured(asked | {"batch_sizes": [1, 2]})
+    assert list(found) == [
+        "batch 1, 1 thread", "batch 1, 4 threads", "batch 2, 1 thread", "batch 2, 4 threads"
+    ]  # fmt: skip
+    assert set(seen) == {(1, 1), (1, 4), (2, 1), (2, 4)}
+
+
+@pytest.mark.slow
 def test_a_process_of_its_own_measures_every_case(tmp_path):
     _, said = compared(small_encoder("augreg"), "timm", "fp32", tmp_path)
     found = measure("timm", tmp_path / "network.safetensors", RECORD | said, [1, 2], 3)

@@ -21,7 +21,7 @@ FEW = MeasureOptions(batch_size=2, num_runs=1)
 
 @pytest.fixture(autouse=True)
 def measured_here(monkeypatch, request):
-    """In this process: another one takes seconds to start."""
+    """In this process, on one thread: another one takes seconds to start."""
 
     def here(name, file, record, batch_sizes, num_runs):
         asked = {"name": name, "file": str(file), "record": record}
@@ -29,6 +29,7 @@ def measured_here(monkeypatch, request):
 
     if "slow" not in request.keywords:
         monkeypatch.setattr(measuring, "measure", here)
+        monkeypatch.setattr(measuring, "num_cores", lambda: 1)
 
 
 def config_of(run, tmp_path, to="timm", **changes):
