@@ -26,6 +26,7 @@ _PUBLIC = {
     "doctor": "limbeck.recipes.look.doctor",
     "inspect": "limbeck.recipes.look.inspect",
     "presets": "limbeck.recipes.look.presets",
+    "export": "limbeck.recipes.ship.export",
     "convert": "limbeck.recipes.ship.convert",
     "demo": "limbeck.recipes.study.demo",
     # their options
@@ -45,6 +46,7 @@ _PUBLIC = {
     "DoctorConfig": "limbeck.recipes.look.doctor",
     "InspectConfig": "limbeck.recipes.look.inspect",
     "PresetsConfig": "limbeck.recipes.look.presets",
+    "ExportConfig": "limbeck.recipes.ship.export",
     "ConvertConfig": "limbeck.recipes.ship.convert",
     "DemoConfig": "limbeck.recipes.study.demo",
     # networks

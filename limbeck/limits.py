@@ -43,6 +43,12 @@ def memory_bytes(root: Path = ROOT) -> int | None:
     return min([whole, *filter(None, map(_number, map(_read, files)))])
 
 
+def peak_memory_mib(root: Path = ROOT) -> float | None:
+    """Most memory of this process since its start, or a reset; None where the system is silent."""
+    lines = _read(root / "proc/self/status").splitlines()
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), None)
+
+
 def _files(root: Path, controller: str, name: str) -> Iterator[Path]:
     """A file of this process's own cgroup and of all around it, whose limits hold as well."""
     top = root / "sys/fs/cgroup"

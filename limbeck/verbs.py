@@ -80,6 +80,9 @@ VERBS = {
         "ship", "what a network says of images: pictures, masks, JSON", "PredictConfig"
     ),
     "embed": Verb("ship", "a vector for each image, in parquet files", "EmbedConfig"),
+    "export": Verb(
+        "ship", "a file for ONNX Runtime, OpenVINO, PyTorch or timm, proven", "ExportConfig"
+    ),
     "convert": Verb(
         "ship", "write a student as a file in MAE's or TinyViT's layout", "ConvertConfig"
     ),

@@ -1,15 +1,44 @@
 """The examples run as they are, and as a user would run them."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from runpy import run_path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from limbeck.cli import main
+from limbeck.data.options import DataOptions
+from limbeck.data.views import eval_view
+from limbeck.export.formats import FORMATS
+from limbeck.models.finished import save_student
+from limbeck.models.vit import build_encoder
+from limbeck.recipes.ship.export import ExportConfig, export
+from limbeck.recipes.ship.options import MeasureOptions
+from limbeck.records import Tap
+from tests.models.families import architecture_of
 from tests.processes import Started
+from tests.recipes.runs import draw_classes
 
-EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
+LOGITS = Tap("logits")
+
+FOLDER = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = sorted(FOLDER.glob("own_*.py"))
+WITHOUT_LIMBECK = """
+import runpy, sys
+
+class Blocked:
+    def find_spec(self, name, path, target=None):
+        assert name.partition(".")[0] != "limbeck", name
+
+sys.meta_path.insert(0, Blocked())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda file: file.stem)
@@ -19,6 +48,38 @@ def test_example_runs(example):
     assert done.stdout.strip()
     if example.stem == "own_study":
         assert re.search(r"\| relation \| [\d.]+ ± [\d.]+ \| [\d.]+ ± ", done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["onnx", "openvino", "timm"])
+def test_an_exported_file_runs_without_the_package(to, tmp_path):
+    for package in FORMATS[to].packages:
+        pytest.importorskip(package)
+    images = draw_classes(tmp_path / "photos")
+    names = ["blue", "green", "red"]
+    architecture = architecture_of("augreg")
+    architecture["kwargs"]["num_classes"] = len(names)
+    torch.manual_seed(0)
+    encoder = build_encoder(architecture).eval()
+    torch.nn.init.normal_(encoder.model.head.weight)
+    save_student(encoder, tmp_path / "run", {"classes": names})
+    file = tmp_path / f"net{FORMATS[to].suffix}"
+    export(ExportConfig(
+        network=str(tmp_path / "run"), to=to, out=file, num_images=4,
+        input=None if to == "timm" else "uint8",
+        data=DataOptions(root=str(images), num_workers=0),
+        measure=MeasureOptions(batch_size=1, num_runs=1),
+    ))  # fmt: skip
+    assert len(EXAMPLES) + 3 == len(list(FOLDER.glob("*.py")))
+    for photo in (images / "red" / "000.png", images / "blue" / "001.png"):
+        pixels = eval_view(np.array(Image.open(photo)), 32)
+        expected = names[int(encoder(pixels[None] / 255, None, (LOGITS,)).taps[LOGITS].argmax())]
+        words = [str(FOLDER / f"run_{to}.py"), str(file), str(photo)]
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", WITHOUT_LIMBECK, *words], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == expected
 
 
 def test_a_verb_of_ones_own_is_run_by_the_command_line(tmp_path, monkeypatch, capsys):

@@ -35,7 +35,7 @@ ROOMS = {"run": 0, "targets": 1, "train": 2, "look": 3, "study": 4, "ship": 5}
 """Of recipes: each may use those before it."""
 
 FENCES = {
-    "timm": ("models/", "data/"),
+    "timm": ("models/", "data/", "export/timm.py"),
     "transformers": ("models/origins/huggingface.py",),
     "huggingface_hub": ("models/origins/",),
     "datasets": ("data/",),
@@ -43,6 +43,7 @@ FENCES = {
     "matplotlib": ("evaluation/report.py", "evaluation/pictures.py"),
     "onnx": ("export/",),
     "onnxruntime": ("export/",),
+    "openvino": ("export/",),
     "tensorboard": ("engine/log.py",),
     "wandb": ("engine/log.py",),
     "mlxtend": ("recipes/study/demo.py",),

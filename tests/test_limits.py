@@ -5,7 +5,7 @@ import os
 import pytest
 
 from limbeck import limits
-from limbeck.limits import memory_bytes, num_cores
+from limbeck.limits import memory_bytes, num_cores, peak_memory_mib
 
 
 @pytest.fixture(autouse=True)
@@ -77,3 +77,9 @@ def test_where_the_system_has_no_affinity_and_tells_no_memory(tmp_path, monkeypa
 def test_this_machine():
     assert num_cores() >= 1
     assert limits.memory_bytes() > 2**20
+
+
+def test_the_most_memory_of_this_process(tmp_path):
+    system(tmp_path, proc__self__status="Name:\tpython\nVmHWM:\t   2048 kB\n")
+    assert peak_memory_mib(tmp_path) == 2
+    assert peak_memory_mib(tmp_path / "elsewhere") is None

@@ -11,6 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from limbeck import limits
 from limbeck.evaluation.embed import evaluating
 from limbeck.evaluation.latency import timed, torch_pass
 from limbeck.models.encoder import Encoder
@@ -49,11 +50,7 @@ def peak_memory_mib(device: torch.device) -> float | None:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    return limits.peak_memory_mib()
 
 
 def measure_speed(

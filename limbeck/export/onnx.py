@@ -1,59 +1,107 @@
-"""An encoder in ONNX Runtime, as deployed on a processor. Needs the extra "onnx"."""
+"""ONNX, and ONNX Runtime that runs it. Needs the extra "export"."""
 
-import importlib.util
+from __future__ import annotations
+
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from limbeck.export.formats import Precision, Run, check_packages, has_packages
 
-from limbeck.errors import require_extra
-from limbeck.models.encoder import Encoder
+if TYPE_CHECKING:
+    import onnx
+    from torch import Tensor
 
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+    from limbeck.export.graph import Graph
+    from limbeck.models.encoder import Encoder
+
+
+def write(graph: Graph, file: Path, precision: Precision) -> dict[str, Any]:
+    """Write the graph; what its JSON should say besides: the opset."""
+    import torch
+
+    from limbeck.export.graph import INPUT, as_program, without_fused_attention
+
+    with _quiet():
+        program = torch.onnx.export(
+            as_program(without_fused_attention(graph)),
+            dynamo=True,
+            verbose=False,
+            input_names=[INPUT],
+            output_names=list(graph.outputs),
+        )
+    assert program is not None
+    model = program.model_proto
+    if precision == "fp16":
+        _halve(model)
+    file.write_bytes(model.SerializeToString())
+    return {"opset": next(each.version for each in model.opset_import if not each.domain)}
+
+
+def load(file: Path, record: dict[str, Any], threads: int | None) -> Run:
+    """The file in ONNX Runtime, on so many threads of the processor."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    (name,) = (each.name for each in session.get_inputs())
+    names = [each.name for each in session.get_outputs()]
+    return lambda images: dict(zip(names, session.run(names, {name: images}), strict=True))
 
 
 def has_onnx() -> bool:
-    """Whether all packages of the extra "onnx" are installed."""
-    return all(importlib.util.find_spec(name) for name in PACKAGES)
-
-
-class _Tokens(nn.Module):
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, images: Tensor) -> Tensor:
-        tokens = self.encoder(images).tokens
-        assert tokens is not None
-        return tokens
+    """Whether all packages that ONNX needs are installed."""
+    return has_packages("onnx")
 
 
 def onnx_pass(encoder: Encoder, batch_size: int, threads: int) -> Callable[[], Tensor]:
     """A forward pass of images drawn once, in fp32 on the CPU, that returns the final tokens.
 
-    (B, N, D), as of the encoder in evaluation mode. Raises UserError where a package is missing.
+    (B, N, D), as of an encoder without a classifier, in evaluation mode. Raises UserError where a
+    package is missing.
     """
-    for name in PACKAGES:
-        if not importlib.util.find_spec(name):
-            raise require_extra(name, "onnx", "ONNX Runtime")
-    import onnxruntime
+    check_packages("onnx")
+    import tempfile
+
+    import torch
+
+    from limbeck.export.graph import Graph
 
     images = torch.rand(batch_size, 3, *encoder.facts.img_size)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "network.onnx"
+        write(Graph(encoder), file, "fp32")
+        run = load(file, {}, threads)
+    return lambda: torch.from_numpy(run(images.numpy())["tokens"])
+
+
+def _halve(model: onnx.ModelProto) -> None:
+    """Weights in fp16, each with a node that widens it, which runtimes do once as they load it."""
+    import numpy
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts = []
+    for weight in model.graph.initializer:
+        values = numpy_helper.to_array(weight)
+        if weight.data_type == TensorProto.FLOAT and values.ndim > 1:
+            name = weight.name
+            weight.CopyFrom(numpy_helper.from_array(values.astype(numpy.float16), f"{name}_fp16"))
+            casts.append(helper.make_node("Cast", [weight.name], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's word on every node that it rewrites."""
     log = logging.getLogger("onnxscript")
     level = log.level
-    log.setLevel(logging.WARNING)  # it tells of every rewritten node
+    log.setLevel(logging.WARNING)
     try:
-        program = torch.onnx.export(
-            _Tokens(encoder).eval(), (images,), dynamo=True, verbose=False, input_names=["images"]
-        )
+        yield
     finally:
         log.setLevel(level)
-    assert program is not None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(
-        program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    feed = {"images": images.numpy()}
-    return lambda: torch.from_numpy(session.run(None, feed)[0])

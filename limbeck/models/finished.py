@@ -153,7 +153,7 @@ def save_student(
             "interpolation": interpolation,
             "crop_ratio": crop_ratio,
         },
-        "timm": _timm_calls(encoder),
+        "timm": timm_calls(encoder),
         "weight_hash": weight_hash(weights),
     }
     taken = own.keys() & record.keys()
@@ -342,7 +342,7 @@ def _folder_of(path: Path | str) -> Path:
     return path.parent if path.name in (WEIGHTS_FILE, RECORD_FILE) else path
 
 
-def _timm_calls(encoder: Savable) -> dict[str, Any] | None:
+def timm_calls(encoder: Savable) -> dict[str, Any] | None:
     """How timm alone makes the same model; None where it has no such model."""
     facts = encoder.facts
     if isinstance(encoder, Segmenter) or facts.architecture["kind"] != "timm":

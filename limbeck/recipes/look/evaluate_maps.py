@@ -67,7 +67,7 @@ def evaluate_maps(config: EvaluateConfig) -> MapEvaluation:
             if sources
         }
         own = networks["student"][0].facts.origin.get("config", {})
-        images = open_scene_images(_scenes_of(config.data, own.get("data", {})))
+        images = open_scene_images(scenes_of(config.data, own.get("data", {})))
         scenes: Scenes = images.holdout  # type: ignore[assignment]
         shown = from_plain(MapOptions, own.get("evaluation", {}), "the run's evaluation")
         skipped = SkippedLog(None, len(scenes), config.data.max_bad_ratio)
@@ -127,7 +127,7 @@ def _load(source: str) -> Segmenter:
     return network.eval()
 
 
-def _scenes_of(data: DataOptions, own: dict[str, Any]) -> SceneOptions:
+def scenes_of(data: DataOptions, own: dict[str, Any]) -> SceneOptions:
     """The options of this evaluation, and how a run has read its masks."""
     names = {field.name for field in fields(DataOptions)}
     asked = {name: getattr(data, name) for name in names}

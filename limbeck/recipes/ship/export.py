@@ -1,0 +1,321 @@
+"""``limbeck export``: a finished network as a file for another runtime, with its proof.
+
+Imports of torch are inside the functions: the config and its checks must answer without it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from hashlib import file_digest
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import pydantic
+import tyro
+
+from limbeck.config import PositiveInt, options
+from limbeck.data.options import DataOptions
+from limbeck.documents import read_json, write_json
+from limbeck.errors import RunError, UserError
+from limbeck.export.formats import (
+    FORMATS,
+    INPUTS,
+    FormatName,
+    InputKind,
+    Precision,
+    check_held,
+    check_packages,
+    input_of,
+    module_of,
+)
+from limbeck.files import MIB, open_file, write_bytes
+from limbeck.recipes.run import checks
+from limbeck.recipes.ship.options import MeasureOptions, ToleranceOptions
+
+if TYPE_CHECKING:
+    from limbeck.export.gate import Tolerance
+    from limbeck.export.graph import Graph
+    from limbeck.models.finished import Savable
+    from limbeck.records import Batch
+
+FORMAT = "limbeck-export"
+FORMAT_VERSION = 1
+
+
+@options
+class ExportConfig:
+    """Write a finished network as a file that runs without this package, and beside it a JSON that
+    says what it takes and gives, and proves that it answers as PyTorch does."""
+
+    network: Annotated[str, tyro.conf.Positional] = ""
+    """The finished network: a run's folder."""
+    to: FormatName = "onnx"
+    """onnx for ONNX Runtime and others, openvino, torch (torch.export), or timm: weights that timm
+    loads alone."""
+    out: Path | None = None
+    """The file; RUN-PRECISION.onnx (.xml, .pt2, .safetensors) in the working folder if not given.
+    Its JSON has the same name and .json."""
+    precision: Precision = "fp32"
+    input: InputKind | None = None
+    """float: images in 0..1, normalised inside; uint8: pixels, height x width x 3, as decoders give
+    them; normalised: nothing is done inside, as timm has it. float if the format can."""
+    sizes: Literal["own", "any"] = "own"
+    """any: images of any multiple of the patch size, where the network can."""
+    pool: Literal["mean", "cls"] = "mean"
+    """What a backbone's embedding is: the mean of its patch tokens, or its CLS token."""
+    overwrite: bool = False
+    """Replace an export of the same name."""
+
+    num_images: PositiveInt = 64
+    """Images on which the file is held against PyTorch."""
+    crop_ratio: Annotated[float, pydantic.Field(gt=0, le=1)] | None = None
+    """Side of the centre crop as a part of the resized image; the run's own if not given."""
+    data: DataOptions = DataOptions()
+    tolerance: ToleranceOptions = ToleranceOptions()
+    measure: MeasureOptions = MeasureOptions()
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The file, and what its JSON says."""
+
+    file: Path
+    record: dict[str, Any]
+
+
+def check(config: ExportConfig) -> None:
+    """All that can be wrong without reading the network; raises UserError."""
+    checks.check_one_process("export is one process")
+    if not config.network:
+        raise UserError("A network is needed; run: limbeck export RUN --to onnx.")
+    checks.check_path(config.network, "limbeck export")
+    check_held(config.to, config.precision, *(["any"] if config.sizes == "any" else []))
+    input_of(config.to, config.input)
+    check_packages(config.to)
+    if config.data.root:
+        checks.check_data(config.data)
+    else:
+        checks.check_unset(config, ["data"], "without --data IMAGES")
+    out, suffix = file_of(config), FORMATS[config.to].suffix
+    if out.suffix != suffix:
+        raise UserError(f"{out} is no name of such a file; let it end in {suffix}.")
+    if not out.parent.is_dir():
+        raise UserError(f"There is no folder {out.parent} to write in; make it first.")
+    check_place(out, config.overwrite)
+
+
+def file_of(config: ExportConfig) -> Path:
+    """Where the file goes."""
+    name = Path(config.network).resolve().name
+    return config.out or Path(f"{name}-{config.precision}{FORMATS[config.to].suffix}")
+
+
+def record_of(out: Path) -> Path:
+    """The JSON beside a file."""
+    return out.with_name(f"{out.name}.json")
+
+
+def check_place(out: Path, overwrite: bool) -> None:
+    """Raise UserError for names that are taken, whatever ``overwrite`` says if not by an export."""
+    record = record_of(out)
+    own = [out, record, *([out.with_suffix(".bin")] if out.suffix == ".xml" else [])]
+    taken = [each for each in own if each.exists()]
+    if taken and not overwrite:
+        raise UserError(
+            f"{taken[0]} exists; choose another name, or replace an export with --overwrite."
+        )
+    said = read_json(record) if record.is_file() else {}
+    is_ours = said.get("format") == FORMAT and said.get("sha256") == _digest(out)
+    if taken and not is_ours:
+        raise UserError(
+            f"{taken[0]} is of no export that {record.name} describes, so it is not replaced; "
+            "choose another name."
+        )
+
+
+def export(config: ExportConfig) -> Exported:
+    """Write the file and its JSON, both or none.
+
+    Raises UserError for what the format, the network or the images do not allow, and RunError for
+    a file that does not answer as PyTorch does.
+    """
+    check(config)
+    from limbeck.export.graph import Graph
+    from limbeck.models.finished import load_finished
+
+    network = load_finished(config.network)
+    facts = network.facts
+    check_held(config.to, *(["segmenter"] if facts.has_maps else []))
+    if facts.num_classes:
+        checks.check_unset(config, ["pool"], f"on {config.network}, which gives classes")
+    if facts.has_maps:
+        checks.check_unset(config, ["crop_ratio"], f"on {config.network}, which sees windows")
+    ends: dict[str, Any] = {"pool": config.pool, "any_size": config.sizes == "any"}
+    graph = Graph(network, input_of(config.to, config.input), **ends)
+    out = file_of(config)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / out.name
+        said = _input(graph) | module_of(config.to).write(graph, file, config.precision)
+        proof = prove(config, network, graph, file, said)
+        record = _describe(config, graph, file, said, proof)
+        for each in sorted(Path(folder).iterdir()):
+            write_bytes(out.with_name(each.name), each.read_bytes())
+    write_json(record_of(out), record)  # last: where there is one, the file is complete
+    return Exported(out, record)
+
+
+def prove(
+    config: ExportConfig, network: Savable, graph: Graph, file: Path, said: dict[str, Any]
+) -> dict[str, Any]:
+    """What the file answers and costs, beside PyTorch; raises RunError where they disagree."""
+    from limbeck.evaluation.latency import describe_machine
+    from limbeck.export.gate import TOLERANCES, Comparison
+    from limbeck.export.graph import Graph
+    from limbeck.export.measure import measure
+    from limbeck.recipes.ship.shown import Scorer, Shown, open_shown, own_crop_ratio
+
+    asked = {name: each for name, each in vars(config.tolerance).items() if each is not None}
+    tolerance = replace(TOLERANCES[config.precision], **asked)
+    source, data = open_shown(network, config.data)
+    ratio = config.crop_ratio or own_crop_ratio(network)
+    shown = Shown(network, source, data, config.num_images, ratio)
+    run = module_of(config.to).load(file, said, None)
+    comparison, scorer = Comparison(), Scorer(network.facts)
+    for size in graph.sizes:
+        is_own = size == network.facts.img_size
+        reference = Graph(network, pool=config.pool, any_size=not is_own)
+        for batch in shown.batches(size):
+            expected, found = reference.answer(batch.images), run(graph.feed(batch.images))
+            comparison.add(batch.keys, expected, found)
+            if batch.labels is not None and is_own:
+                scorer.add(batch.labels, expected, found)
+    failures = comparison.failures(tolerance) + scorer.failures(tolerance.loss)
+    if failures:
+        worst = comparison.worst()
+        batch = next(each for each in shown.batches(graph.sizes[0]) if worst[0] in each.keys)
+        raise RunError(
+            f"The file does not answer as PyTorch does, and is not written: {'; '.join(failures)}. "
+            f"Worst images: {', '.join(worst)}.{_where(config, network, graph, batch, tolerance)}"
+        )
+    cases = sorted({1, config.measure.batch_size}), config.measure.num_runs
+    return {
+        "num_images": len(comparison.keys) // len(graph.sizes),
+        "data": data.root,
+        "outputs": comparison.plain(),
+        "worst_images": comparison.worst(),
+        "tolerance": vars(tolerance),
+        "score": scorer.plain(),
+        "bytes": sum(each.stat().st_size for each in file.parent.iterdir()),
+        "machine": describe_machine(),
+        "measured": measure(config.to, file, said, *cases),
+        "pytorch": measure("reference", Path(config.network), said, *cases),
+    }
+
+
+def _where(
+    config: ExportConfig, network: Savable, graph: Graph, batch: Batch, tolerance: Tolerance
+) -> str:
+    """A sentence (with a leading space) on the first block that differs, or ''."""
+    from limbeck.export.gate import Comparison
+    from limbeck.export.graph import Graph
+
+    if config.to == "timm":  # it has no names for what is between
+        return ""
+    kinds = graph.input_kind, "float"
+    opened, reference = (Graph(network, kind, shows_blocks=True) for kind in kinds)
+    with tempfile.TemporaryDirectory() as folder:
+        file, module = Path(folder) / file_of(config).name, module_of(config.to)
+        said = module.write(opened, file, config.precision)
+        found = module.load(file, said, None)(opened.feed(batch.images))
+    comparison = Comparison()
+    comparison.add(batch.keys, reference.answer(batch.images), found)
+    first = comparison.first(tolerance)
+    return f" The first part that differs: {first}." if first else ""
+
+
+def _input(graph: Graph) -> dict[str, Any]:
+    return {"input": {
+        "kind": graph.input_kind,
+        "words": INPUTS[graph.input_kind],
+        "size": list(graph.facts.img_size),
+        "shape": [None if side < 0 else side for side in graph.shape],
+        "multiple_of": graph.facts.patch_size if graph.any_size else None,
+    }}  # fmt: skip
+
+
+def _describe(
+    config: ExportConfig, graph: Graph, file: Path, said: dict[str, Any], proof: dict[str, Any]
+) -> dict[str, Any]:
+    """The JSON."""
+    from importlib.metadata import version
+
+    from limbeck.recipes.run.lineage import versions
+    from limbeck.recipes.ship.shown import own_crop_ratio, preprocessing_of
+
+    facts, known = graph.facts, FORMATS[config.to]
+    origin = facts.origin
+    ratio = config.crop_ratio or own_crop_ratio(graph.encoder)
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "file": file.name,
+        "sha256": _digest(file),
+        "runtime": known.title,
+        "precision": config.precision,
+        "computes": known.computes.get(config.precision, config.precision),
+        **said,
+        "outputs": {
+            name: {"dtype": str(each.dtype).removeprefix("torch."), "shape": [None, *each.shape]}
+            for name, each in graph.outputs.items()
+        },
+        "classes": [str(each) for each in origin.get("classes", ())],
+        "preprocessing": preprocessing_of(facts, ratio),
+        "source": {
+            "run": Path(config.network).resolve().name,
+            "architecture": facts.architecture["name"],
+            **{name: origin.get(name) for name in ("weight_hash", "licence")},
+        },
+        "versions": versions() | {each: version(each) for each in known.packages},
+        "proof": proof,
+    }
+
+
+def _digest(file: Path) -> str:
+    if not file.is_file():
+        return ""
+    with open_file(file) as stream:
+        return file_digest(stream, "sha256").hexdigest()
+
+
+def report(done: Exported) -> str:
+    """The proof, for the command line."""
+    from limbeck.evaluation.report import TERMINAL, table
+    from limbeck.export.gate import summary
+
+    record, proof = done.record, done.record["proof"]
+    rows = []
+    for case, own in proof["measured"].items():
+        eager = proof["pytorch"][case]["median_ms"]
+        rows.append({
+            "case": case,
+            "ms": f"{own['median_ms']:.2f}",
+            "95 %": f"{own['p95_ms']:.2f}",
+            "PyTorch": f"{eager:.2f}",
+            "faster": f"{eager / own['median_ms']:.1f} times",
+            "MiB": None if own["peak_mib"] is None else f"{own['peak_mib']:.0f}",
+        })  # fmt: skip
+    lines = [
+        f"Wrote {done.file} ({proof['bytes'] / MIB:.1f} MiB; {record['runtime']}, "
+        f"{record['computes']}) and {record_of(done.file).name}.",
+        f"It takes {record['input']['words']}.",
+        f"Against PyTorch in fp32, on {proof['num_images']} images of {proof['data']}:",
+        *summary(proof["outputs"]),
+    ]
+    if score := proof["score"]:
+        lines.append(
+            f"  {score['name']}: {100 * score['file']:.2f} %, in PyTorch "
+            f"{100 * score['pytorch']:.2f} %, on {score['images']} images with labels"
+        )
+    lines.append(f"On {proof['machine']}; median and 95 % of passes, and PyTorch's median, in ms:")
+    return "\n".join([*lines, table(rows, width=TERMINAL)])

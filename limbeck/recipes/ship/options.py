@@ -1,0 +1,31 @@
+"""Options of what leaves (no torch here, see ``limbeck.config``)."""
+
+from typing import Annotated
+
+import pydantic
+
+from limbeck.config import BatchSize, NotNegative, Probability, Repeats, options
+
+
+@options
+class ToleranceOptions:
+    """What is still the same network; beyond it nothing is written."""
+
+    difference: Annotated[float, pydantic.Field(gt=0, le=10)] | None = None
+    """The largest difference of an output of an image, as a part of the output's norm; 0.001 of
+    fp32, 0.02 of fp16 and 0.1 of bf16 if not given."""
+    agreement: Probability | None = None
+    """The least share of images (of a segmenter, of pixels) whose class is the same; 0.999 of fp32
+    and 0.98 of others if not given."""
+    loss: NotNegative = 0.5
+    """Points that the score may lose where images have labels; one image may always change."""
+
+
+@options
+class MeasureOptions:
+    """How seconds and memory are measured, of the file and of PyTorch."""
+
+    batch_size: BatchSize = 16
+    """Beside single images: so many at a time."""
+    num_runs: Repeats = 30
+    """Passes in each case, or fewer where they take more than three seconds."""

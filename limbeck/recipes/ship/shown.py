@@ -1,0 +1,184 @@
+"""The images on which an export is proven: the user's own, as the network was shown them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from limbeck.config import from_plain
+from limbeck.data.classes import match_classes
+from limbeck.data.open import open_source
+from limbeck.data.options import DataOptions
+from limbeck.data.scenes.loader import eval_scenes
+from limbeck.data.scenes.open import open_scenes, with_classes
+from limbeck.data.scenes.options import SceneOptions
+from limbeck.data.scenes.scene import Scenes, SceneSubset
+from limbeck.data.skipped import SkippedLog
+from limbeck.data.source import Source
+from limbeck.errors import UserError
+from limbeck.evaluation.miou import Confusion
+from limbeck.models.dense.segmenter import Segmenter
+from limbeck.models.encoder import EncoderFacts
+from limbeck.models.finished import Savable, read_record
+from limbeck.ops.resize import resize_images
+from limbeck.recipes.look.evaluate_maps import scenes_of
+from limbeck.recipes.run.images import open_images
+from limbeck.recipes.run.options import CropEvalOptions
+from limbeck.recipes.run.probes import centre_crops, spread_slice
+from limbeck.recipes.run.scenes import open_scene_images
+from limbeck.recipes.ship.predict import open_files
+from limbeck.records import Batch
+
+log = logging.getLogger("limbeck")
+
+BATCH = 8
+CPU = torch.device("cpu")
+Size = tuple[int, int]
+
+
+def open_shown(network: Savable, data: DataOptions) -> tuple[Source, DataOptions]:
+    """The named images, or else those that the network's run has held out, and how to read them.
+
+    Raises UserError where they are neither named nor there any more, or of other classes.
+    """
+    own = network.facts.origin.get("config", {}).get("data", {})
+    classes = tuple(network.facts.origin.get("classes", ()))
+    if data.root and isinstance(network, Segmenter):
+        try:
+            scenes = open_scenes(data.root, scenes_of(data, own))
+            return with_classes(scenes, classes, data.root, "the segmenter"), data
+        except UserError as error:
+            log.info("Images alone are taken, and nothing is scored: %s", error)
+            return open_files((data.root,)), data
+    if data.root:
+        source = open_source(data.root, data, data.split)
+        is_other = source.classes and classes
+        return match_classes(source, classes, data.root, "the run") if is_other else source, data
+    kind = SceneOptions if isinstance(network, Segmenter) else DataOptions
+    names = {each.name for each in fields(kind)}
+    read = from_plain(kind, {k: v for k, v in own.items() if k in names}, "the run's data")
+    if not read.root:
+        raise UserError("The run does not say which images it was of; name some with --data.")
+    is_path = "://" not in read.root and not read.root.startswith("hf:")
+    if is_path and not set(read.root) & set("{*?[") and not Path(read.root).exists():
+        raise UserError(f"The images of the run, {read.root}, are gone; name some with --data.")
+    images = open_scene_images(read) if isinstance(read, SceneOptions) else open_images(read)
+    return images.holdout if len(images.holdout) else images.train, read
+
+
+class Shown:
+    """At most ``count`` images of a source, evenly spread, as the network sees them."""
+
+    def __init__(
+        self, network: Savable, source: Source, data: DataOptions, count: int, crop_ratio: float
+    ) -> None:
+        self.network, self.data, self.crop_ratio = network, data, crop_ratio
+        self.source = spread_slice(source, count)
+        if isinstance(source, Scenes) and count < len(source):
+            places = [index * len(source) // count for index in range(count)]
+            self.source = SceneSubset(source, places)
+
+    def batches(self, size: Size) -> Iterator[Batch]:
+        """All that can be read, resized if need be, every value a pixel's; labels where known.
+
+        Raises UserError where none can be read.
+        """
+        skipped = SkippedLog(None, len(self.source), 1.0)
+        shown = CropEvalOptions(crop_ratio=self.crop_ratio, batch_size=BATCH)
+        found = 0
+        if isinstance(self.network, Segmenter):
+            whole = eval_scenes(self.source, data=self.data, device=CPU, skipped=skipped)
+            batches = (_middle(batch, self.network.facts.img_size) for batch in whole)
+        else:
+            batches = centre_crops(self.network, self.source, shown, self.data, CPU, skipped)
+        for batch in batches:
+            found += 1
+            images = (255 * resize_images(batch.images, size)).round() / 255
+            labels = batch.labels if self.network.facts.num_classes else None
+            yield replace(batch, images=images, labels=labels)
+        if not found:
+            raise UserError("Not one of the images can be read; name others with --data.")
+
+
+def _middle(batch: Batch, size: Size) -> Batch:
+    """The middle of an image and its label map, whose shorter side is made a window's."""
+    own = batch.images.shape[-2:]
+    scale = max(side / there for side, there in zip(size, own, strict=True))
+    wide = [max(side, round(there * scale)) for side, there in zip(size, own, strict=True)]
+    top, left = ((there - side) // 2 for side, there in zip(size, wide, strict=True))
+    inside = (..., slice(top, top + size[0]), slice(left, left + size[1]))
+    images = F.interpolate(batch.images, wide, mode="bilinear", antialias=True)[inside]
+    labels = batch.labels
+    if labels is not None:
+        nearest = F.interpolate(labels[:, None].float(), wide, mode="nearest-exact")
+        labels = nearest[:, 0].long()[inside]
+    return replace(batch, images=images, labels=labels)
+
+
+def own_crop_ratio(network: Savable) -> float:
+    """Of the centre crop with which the network's run was scored."""
+    record = read_record(network.facts.origin["source"])[1]
+    ratio: float = record["preprocessing"]["crop_ratio"]
+    return ratio
+
+
+def preprocessing_of(facts: EncoderFacts, crop_ratio: float) -> dict[str, Any]:
+    """What is done to an image before the network sees it, in plain data."""
+    height, width = facts.img_size
+    common = {"size": [height, width], "mean": list(facts.mean), "std": list(facts.std)}
+    if facts.has_maps:
+        words = (
+            f"RGB, upright; windows of {height} x {width} pixels of the image, whose shorter side "
+            "is first made a window's (bilinear)"
+        )
+        return common | {"words": words, "interpolation": "bilinear"}
+    shorter = math.floor(height / crop_ratio)
+    words = (
+        f"RGB, upright; the shorter side resized to {shorter} pixels (bicubic, antialiased), then "
+        f"the centre of {height} x {height} cropped"
+    )
+    return common | {"words": words, "interpolation": "bicubic", "shorter_side": shorter}
+
+
+class Scorer:
+    """The task's score by both, where images have labels: top-1, or mIoU of a segmenter."""
+
+    def __init__(self, facts: EncoderFacts) -> None:
+        self.has_maps, self.num_images = facts.has_maps, 0
+        self.counts = [Confusion(facts.num_classes) for _ in range(2)]
+
+    def add(self, labels: Tensor, *answers: dict[str, np.ndarray]) -> None:
+        """Count what PyTorch and the file say of some images."""
+        self.num_images += len(labels)
+        for counted, said in zip(self.counts, answers, strict=True):
+            found = said["mask"] if self.has_maps else said["logits"].argmax(1)
+            counted.add(torch.from_numpy(found), labels)
+
+    def plain(self) -> dict[str, Any]:
+        """Both scores; empty where nothing had a label."""
+        if not self.counts[0].counts.sum():
+            return {}
+        both = [each.score() for each in self.counts]
+        own, file = (each.miou if self.has_maps else each.aacc for each in both)
+        name = "mIoU" if self.has_maps else "top-1"
+        return {"name": name, "pytorch": own, "file": file, "images": self.num_images}
+
+    def failures(self, loss: float) -> list[str]:
+        """A sentence where the file has lost more points than ``loss`` and more than one image."""
+        said = self.plain()
+        allowed = max(loss / 100, 0 if self.has_maps else 1 / max(1, self.num_images))
+        if not said or said["pytorch"] - said["file"] <= allowed + 1e-9:
+            return []
+        return [
+            f"{said['name']} falls from {100 * said['pytorch']:.2f} to {100 * said['file']:.2f} % "
+            f"(tolerance {100 * allowed:.2f} points)"
+        ]
