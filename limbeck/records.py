@@ -39,8 +39,6 @@ LOGIT_KINDS = ("logits", "class_logits", "dist_logits")
 MAP_KINDS = ("pyramid", "aux_logits")
 """The further maps of a segmenter; "pyramid" has a level in the place of a block."""
 NUM_LEVELS = 4
-IGNORE = 255
-"""What a label map has in the place of a class where there is nothing to learn."""
 
 IGNORE = 255
 """In a label map: this pixel has no class, and counts in no loss and no score."""
