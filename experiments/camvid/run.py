@@ -208,7 +208,7 @@ def _row(arm: str, results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 def _by_class(arm: str, results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {"arm": arm} | {
-        name: cell([100 * each["iou"].get(name, 0.0) for each in results])
+        name: cell([100 * each["scores"].get(f"iou/{name}", 0.0) for each in results])
         for name in results[0]["classes"]
     }
 

@@ -230,8 +230,9 @@ class Log:
                 f"loss {losses['total']:.4g}" + (f" ({parts})" if parts else ""),
                 f"lr {self._last['lr']:.3g}",
             ]
-        if self._scores:
-            scores = ", ".join(f"{name} {value:.4g}" for name, value in self._scores.items())
+        # Those with a stroke in their names, such as of a class, are for the curves.
+        if whole := {name: value for name, value in self._scores.items() if "/" not in name}:
+            scores = ", ".join(f"{name} {value:.4g}" for name, value in whole.items())
             texts.append(f"probe {scores}")
         return texts
 

@@ -56,7 +56,8 @@ def report(run_dir: Path) -> str:
     record = read_record(run_dir)[1]
     student = shlex.quote(str(run_dir))
     scores = record["scores"]
-    lines = [f"  {name}: {100 * value:.1f} %" for name, value in record.get("iou", {}).items()]
+    by_class = {name.partition("/")[2]: value for name, value in scores.items() if "/" in name}
+    lines = [f"  {name}: {100 * value:.1f} %" for name, value in by_class.items()]
     return (
         f"Held-out scenes at the end: mIoU {100 * scores['miou']:.1f} %, mean accuracy "
         f"{100 * scores['macc']:.1f} %, pixels right {100 * scores['aacc']:.1f} %."

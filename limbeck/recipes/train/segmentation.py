@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -62,15 +61,14 @@ def plan_segmentation(
     task = Segmentation(segmenter, mean=config.mean, class_weights=config.class_weights or None)
     taught = _load_teacher(config, segmenter, classes, ranks, load_teacher)
     teacher = taught and taught[1].facts
-    by_class: dict[str, Any] = {}
 
     def score(skipped: SkippedLog) -> Probe:
         def probe(module: nn.Module, step: int) -> dict[str, float]:
             shown = config.evaluation
             found = confusion_over(segmenter, images.holdout, shown, config.data, skipped).score()
+            whole = {"miou": found.miou, "macc": found.macc, "aacc": found.aacc}
             pairs = zip(classes, found.iou.tolist(), strict=True)
-            by_class["iou"] = {name: value for name, value in pairs if value == value}
-            return {"miou": found.miou, "macc": found.macc, "aacc": found.aacc}
+            return whole | {f"iou/{name}": value for name, value in pairs if value == value}
 
         return probe
 
@@ -85,7 +83,7 @@ def plan_segmentation(
         crop_ratio=1.0,
         teacher=teacher,
         others={"teacher": teacher_identity(config.teacher.source, teacher)},
-        about=lambda: {"classes": classes, "student": segmenter.facts.origin, **by_class},
+        about=lambda: {"classes": classes, "student": segmenter.facts.origin},
     )
 
 
