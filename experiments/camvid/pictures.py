@@ -22,7 +22,7 @@ from limbeck.models.dense.segmenter import Segmenter
 from limbeck.records import IGNORE
 
 NUM_SCENES = 4
-WIDTH, HEIGHT, LINE = 240, 180, 16
+WIDTH, HEIGHT, LINE = 200, 150, 16
 
 
 def main() -> None:
@@ -39,7 +39,9 @@ def main() -> None:
             arm: folder_of(arguments.runs, backbone, arm, 0) for arm in ARMS
         }
         picture = _picture(scenes, indices, networks)
-        picture.quantize(64).save(arguments.out / f"{backbone}.png", optimize=True)
+        # An octree keeps colours of few pixels, which a median cut would merge.
+        small = picture.quantize(method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        small.save(arguments.out / f"{backbone}.png", optimize=True)
 
 
 def _picture(scenes: Scenes, indices: list[int], networks: dict[str, Path]) -> Image.Image:
@@ -62,7 +64,7 @@ def _picture(scenes: Scenes, indices: list[int], networks: dict[str, Path]) -> I
             small = Image.fromarray(pixels).resize((WIDTH - 2, HEIGHT))
             whole.paste(small, (WIDTH * column, LINE + (HEIGHT + 2) * row))
     for index, name in enumerate(scenes.classes):
-        left, top = 130 * index, whole.height - LINE
+        left, top = 120 * index, whole.height - LINE
         draw.rectangle((left, top, left + 12, top + 12), fill=tuple(colors[index].tolist()))
         draw.text((left + 16, top), name, fill="black")
     return whole
