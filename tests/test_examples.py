@@ -71,15 +71,15 @@ def test_an_exported_file_runs_without_the_package(to, tmp_path):
         measure=MeasureOptions(batch_size=1, num_runs=1),
     ))  # fmt: skip
     assert len(EXAMPLES) + 3 == len(list(FOLDER.glob("*.py")))
-    for photo in (images / "red" / "000.png", images / "blue" / "001.png"):
-        pixels = eval_view(np.array(Image.open(photo)), 32)
-        expected = names[int(encoder(pixels[None] / 255, None, (LOGITS,)).taps[LOGITS].argmax())]
-        words = [str(FOLDER / f"run_{to}.py"), str(file), str(photo)]
-        done = subprocess.run(
-            [sys.executable, "-I", "-c", WITHOUT_LIMBECK, *words], capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip() == expected
+    photo = images / "red" / "000.png"
+    pixels = eval_view(np.array(Image.open(photo)), 32)
+    expected = names[int(encoder(pixels[None] / 255, None, (LOGITS,)).taps[LOGITS].argmax())]
+    words = [str(FOLDER / f"run_{to}.py"), str(file), str(photo)]
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", WITHOUT_LIMBECK, *words], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == expected
 
 
 def test_a_verb_of_ones_own_is_run_by_the_command_line(tmp_path, monkeypatch, capsys):

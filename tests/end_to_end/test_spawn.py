@@ -3,7 +3,7 @@
 A spawned process gets what can be pickled and nothing else of its parent: no global state, no open
 file. What each verb does to the machine is watched meanwhile: the folder of images is read-only and
 stays as it is, no socket but of this machine's files is opened or bound, no program is started but
-uname.
+uname and, for an export's latency, Python.
 """
 
 import json
@@ -30,7 +30,7 @@ WITHOUT_LOADERS = {"convert-targets", "convert", "inspect", "presets"}
 OWN_LOADERS = {"demo"}  # of which it has no option; those of its runs are those of the other verbs
 HAVE_OUT = {
     *("distill", "store-targets", "finetune", "compare", "two-stage", "search", "analyze"),
-    *("demo", "segment", "predict"),
+    *("demo", "segment", "predict", "embed"),
 }
 NETWORK = {
     *("socket.__new__", "socket.bind", "socket.connect", "socket.sendto", "socket.sendmsg"),
@@ -42,6 +42,7 @@ ALLOWED = {
     *((event, "urllib3.util.connection") for event in ("socket.__new__", "socket.bind")),
 }
 ASKS_PROCESSOR = ["uname", "-p"]  # Python's platform.processor(), for records of latency
+MEASURES = [sys.executable, "-m", "limbeck.export.measure"]  # a file, in a process of its own
 
 
 def words_of(verb, images, teacher, student, released, scenes, segmenter):
@@ -99,6 +100,11 @@ def words_of(verb, images, teacher, student, released, scenes, segmenter):
             "presets": ["photos_vit_tiny"],
             "demo": ["--seeds", "1", "--teacher-epochs", "1", "--student-epochs", "1"],
             "convert": [teacher, "out.pth"],
+            "embed": [images, "--model", student, "--embed.batch-size", "4"],
+            "export": [
+                *(student, "--to", "timm", "--data", images, "--num-images", "17"),
+                *("--measure.batch-size", "1", "--measure.num-runs", "1"),
+            ],
         }[verb]
     ]
 
@@ -120,7 +126,8 @@ def watched(lines, start_method, report):
             by = caller(sys._getframe(1))
             if (event, by) not in ALLOWED:
                 seen[verb]["network"].append(f"{event} {args[1:]} by {by}")
-        if event in STARTS and not (event == "subprocess.Popen" and args[1] == ASKS_PROCESSOR):
+        known = event == "subprocess.Popen" and args[1] in (ASKS_PROCESSOR, MEASURES)
+        if event in STARTS and not known:
             seen[verb]["started"].append(f"{event} {args[:2]} by {caller(sys._getframe(1))}")
 
     sys.addaudithook(watch)

@@ -57,15 +57,21 @@ def test_two_processes_never_share_a_run(tmp_path):
     run = open_run(tmp_path, CONFIG, DATA)
     code = (
         "from pathlib import Path; from limbeck.engine.checkpoint import open_run\n"
-        f"print(open_run(Path({str(tmp_path)!r}), {CONFIG!r}, {DATA!r}).is_finished)"
+        "for word in ('working', 'finished'):\n"
+        "    input()\n"
+        f"    try: print(open_run(Path({str(tmp_path)!r}), {CONFIG!r}, {DATA!r}).is_finished)\n"
+        "    except Exception as error: print(error, flush=True)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "Another process is working on the run" in done.stderr
-    run.finish()
-    with pytest.raises(UserError, match="holds another run"):
-        open_run(tmp_path, {**CONFIG, "seed": 1}, DATA)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "True\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        other.stdin.write("\n")
+        other.stdin.flush()
+        assert "Another process is working on the run" in other.stdout.readline()
+        run.finish()
+        with pytest.raises(UserError, match="holds another run"):
+            open_run(tmp_path, {**CONFIG, "seed": 1}, DATA)
+        assert other.communicate("\n")[0] == "True\n"
 
 
 def test_a_run_without_a_checkpoint_makes_room_for_another(tmp_path):
