@@ -160,6 +160,12 @@ def _with_two_words(words: list[str]) -> list[str]:
     for place in (0, 1):
         if name := TWO_WORDS.get(" ".join(words[place : place + 2])):
             return [*words[:place], name, *words[place + 2 :]]
+    seconds = [verb.partition(" ")[2] for verb in TWO_WORDS if verb.split(" ")[:1] == words[:1]]
+    if seconds and words[1:2] and not words[1].startswith("-") and words[1] != "help":
+        raise UserError(
+            f"limbeck {words[0]} is for {', '.join(seconds)}, not '{words[1]}'."
+            f"{did_you_mean(words[1], seconds)}"
+        )
     return words
 
 

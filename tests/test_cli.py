@@ -210,6 +210,13 @@ def test_a_verb_of_two_words(capsys, words):
     assert said.startswith("usage: limbeck doctor segment [options]") and "--masks" in said
 
 
+def test_a_mistyped_second_word_is_answered(capsys):
+    with pytest.raises(SystemExit):
+        main(["doctor", "segmnt", "--data", "photos"])
+    said = "is for distill, finetune, segment, not 'segmnt'. Did you mean 'segment'?"
+    assert said in capsys.readouterr().err
+
+
 def test_doctor_distill_is_doctor(capsys):
     main(["doctor", "distill", "--help", "seed"])
     assert capsys.readouterr().out.startswith("usage: limbeck doctor [options]")
