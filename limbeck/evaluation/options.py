@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from limbeck.config import PositiveFloat, PositiveInt, options
+from limbeck.errors import UserError
 
 
 @options
@@ -25,3 +26,9 @@ class MapOptions:
     """Show the image this many times as large, and take the mean of the probabilities."""
     window_batch: PositiveInt = 4
     """Windows at a time."""
+
+    def __post_init__(self) -> None:
+        if self.mode == "whole" and (self.stride, self.window_batch) != (None, 4):
+            raise UserError(
+                "stride and window_batch have no effect with mode whole; leave them out."
+            )

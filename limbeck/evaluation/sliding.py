@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck.engine.machine import DTYPES, Precision
-from limbeck.errors import NotFiniteError
+from limbeck.errors import NotFiniteError, UserError
 from limbeck.evaluation.options import MapOptions
 from limbeck.models.dense.build import at_img_size
 from limbeck.models.dense.segmenter import Segmenter
@@ -49,6 +49,15 @@ def predict_map(
                 raise NotFiniteError("The segmenter's logits are not finite; use precision fp32.")
             found[rows] = parts[0].argmax(dim=0).to(found.dtype).cpu()
     return found
+
+
+def check_stride(options: MapOptions, window: Size) -> None:
+    """Raise UserError for windows that leave gaps."""
+    if options.stride is not None and options.stride > min(window):
+        raise UserError(
+            f"A stride of {options.stride} leaves gaps between windows of {min(window)} pixels; "
+            "choose one that is no larger."
+        )
 
 
 def window_starts(side: int, window: int, stride: int) -> list[int]:
@@ -102,6 +111,7 @@ class Windows:
         options: MapOptions,
     ) -> None:
         self.predict, self.image, self.size, self.window = predict, image, size, window
+        check_stride(options, window)
         strides = [options.stride or max(1, side * 2 // 3) for side in window]
         sides = zip(image.shape[1:], window, strides, strict=True)
         self.tops, self.lefts = (window_starts(*each) for each in sides)

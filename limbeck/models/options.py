@@ -137,8 +137,8 @@ class SegmenterOptions:
     """Channels inside the head; if not given 128, of upernet as many as the maps have."""
     neck: NeckKind | None = None
     """Of a plain ViT's maps, before upernet and semantic-fpn: same (TinyMIM's and G2SD's), wide
-    (TinyMIM*-T's, four times the encoder's width), narrow (MAE-Lite's, a quarter of it). If not
-    given same for upernet and narrow for semantic-fpn."""
+    (TinyMIM*-T's, four times the encoder's width), narrow (MAE-Lite's, a quarter of it; of stages
+    of the first's). If not given same for upernet and narrow for semantic-fpn."""
     taps: DenseTaps = "published"
     """After which blocks a plain ViT is read. published: a third, half, two thirds and all of them
     (4, 6, 8 and 12 of 12); quarters: a quarter and so on."""

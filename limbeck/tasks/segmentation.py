@@ -21,7 +21,7 @@ PixelMean = Literal["valid", "all"]
 class Segmentation(Task):
     """Cross entropy of maps, resized to the labels' size, against label maps (B, H, W).
 
-    ``mean`` over the "valid" pixels of a batch (of all processes together), or over "all" as
+    ``mean`` over the "valid" pixels of a micro-batch (of all processes), or over "all" as
     published, where those with ``IGNORE`` count with a loss of 0. ``class_weights`` (one per class)
     weigh the pixels; the mean over the valid ones is then a weighted one. An auxiliary head's loss
     is added ``aux_weight`` times, if the encoder has one and it is not 0. Parts: "pixels" and,

@@ -7,7 +7,13 @@ from torch.nn import functional as F
 from limbeck.errors import NotFiniteError, UserError
 from limbeck.evaluation import sliding
 from limbeck.evaluation.options import MapOptions
-from limbeck.evaluation.sliding import fitted_size, predict_map, resized_rows, window_starts
+from limbeck.evaluation.sliding import (
+    check_stride,
+    fitted_size,
+    predict_map,
+    resized_rows,
+    window_starts,
+)
 from limbeck.models.dense.build import at_img_size
 from limbeck.records import Tap
 from tests.models.dense.test_segmenter import small
@@ -161,6 +167,14 @@ def test_pixels_may_be_bytes():
     pixels = torch.randint(0, 256, (3, 40, 40), dtype=torch.uint8)
     found = [predict_map(segmenter, image, AS_IT_IS) for image in (pixels, pixels.float() / 255)]
     assert torch.equal(*found)
+
+
+def test_windows_never_leave_gaps():
+    with pytest.raises(UserError, match="A stride of 65 leaves gaps between windows of 64 pixels"):
+        check_stride(MapOptions(stride=65), (96, 64))
+    check_stride(MapOptions(stride=64), (96, 64))
+    with pytest.raises(UserError, match="stride and window_batch have no effect"):
+        MapOptions(mode="whole", stride=8)
 
 
 def test_logits_that_are_not_finite_and_options_that_are_none():

@@ -1,5 +1,6 @@
 """A segmenter of any encoder: what is added to the encoder, and what is put on it."""
 
+import logging
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from limbeck.models.vit import VitEncoder, build_encoder
 from limbeck.models.windows import with_img_size
 from limbeck.ops.pos_embed import interpolate_pos_embed
 from limbeck.records import NUM_LEVELS
+
+log = logging.getLogger("limbeck")
 
 WIDTH = 128
 LAYER_SCALE = 1.0
@@ -116,6 +119,15 @@ def _add_positions(encoder: TimmEncoder, options: SegmenterOptions) -> TimmEncod
     if wanted is None:
         wanted = options.head != "light" and can_have_rel_pos(encoder)
     if not wanted:
+        if options.rel_pos is None and options.head != "light" and isinstance(encoder, VitEncoder):
+            log.warning(
+                "This encoder can't have relative positions and layer scale, which %s has as "
+                "published%s.",
+                options.head,
+                "; --num-heads gives all blocks as many heads"
+                if len(set(encoder.facts.num_heads)) > 1
+                else "",
+            )
         return encoder
     if not isinstance(encoder, VitEncoder):
         raise UserError(
@@ -160,4 +172,6 @@ def blocks_of(encoder: TimmEncoder, taps: DenseTaps) -> list[int]:
     if not is_staged(encoder):
         return [max(round(share * depth), 1) - 1 for share in SHARES[taps]]
     ends = [k for k in range(depth) if k == depth - 1 or strides[k] != strides[k + 1]]
+    if taps != "published":
+        raise UserError("segmenter.taps is for plain ViTs: others are read after their stages.")
     return [*ends, *[depth - 1] * NUM_LEVELS][:NUM_LEVELS]

@@ -31,10 +31,12 @@ class SyncedBatchNorm(nn.SyncBatchNorm):
             return super().forward(x)
         wide, width = x.float(), x.shape[1]
         count = torch.full((1,), wide.numel() / width)
-        sums = torch.cat((wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), count))
-        total, squares, count = _SumOverRanks.apply(sums).split((width, width, 1))
+        sums = torch.cat((wide.sum((0, 2, 3)), count))
+        total, count = _SumOverRanks.apply(sums).split((width, 1))
         mean = total / count
-        variance = squares / count - mean.square()
+        # Of squares less the mean's square nothing would be left where the mean is large.
+        centred = wide - mean[:, None, None]
+        variance = _SumOverRanks.apply(centred.square().sum((0, 2, 3))) / count
         self._remember(mean.detach(), variance.detach() * count / (count - 1))
         factor = self.weight * (variance + self.eps).rsqrt()
         shift = self.bias - mean * factor

@@ -11,6 +11,7 @@ import torch
 
 from limbeck.config import from_plain
 from limbeck.data.options import DataOptions
+from limbeck.data.scenes.open import with_classes
 from limbeck.data.scenes.options import SceneOptions
 from limbeck.data.skipped import SkippedLog
 from limbeck.engine.distributed import ranks_session
@@ -25,6 +26,7 @@ from limbeck.models.origins.load import load_encoder
 from limbeck.recipes.look.options import EvaluateConfig
 from limbeck.recipes.run.checks import check_unset
 from limbeck.recipes.run.maps import confusion_over
+from limbeck.recipes.run.networks import check_classes
 from limbeck.recipes.run.scenes import few_scenes, open_scene_images
 
 if TYPE_CHECKING:
@@ -69,6 +71,9 @@ def evaluate_maps(config: EvaluateConfig) -> MapEvaluation:
         own = networks["student"][0].facts.origin.get("config", {})
         images = open_scene_images(scenes_of(config.data, own.get("data", {})))
         scenes: Scenes = images.holdout  # type: ignore[assignment]
+        named = networks["student"][0].facts.origin.get("classes")
+        if named is not None and len(named) == len(scenes.classes):
+            scenes = with_classes(scenes, tuple(named), config.data.root, config.student[0])
         shown = from_plain(MapOptions, own.get("evaluation", {}), "the run's evaluation")
         skipped = SkippedLog(None, len(scenes), config.data.max_bad_ratio)
         counts: dict[str, list[torch.Tensor]] = {}
@@ -132,6 +137,8 @@ def scenes_of(data: DataOptions, own: dict[str, Any]) -> SceneOptions:
     names = {field.name for field in fields(DataOptions)}
     asked = {name: getattr(data, name) for name in names}
     of_masks = {name: value for name, value in own.items() if name not in names}
+    if data.root != own.get("root"):  # of other scenes the masks lie elsewhere
+        of_masks = {k: v for k, v in of_masks.items() if k not in ("masks", "layout")}
     read = from_plain(SceneOptions, of_masks, "the run's data")
     if data.eval_split == DataOptions().eval_split:
         asked["eval_split"] = read.eval_split
@@ -144,3 +151,4 @@ def _check_classes(network: Segmenter, classes: tuple[str, ...], role: str) -> N
             f"The {role} knows {network.facts.num_classes} classes and the scenes have "
             f"{len(classes)}; choose scenes of the same classes."
         )
+    check_classes(network.facts, classes, role)

@@ -13,6 +13,8 @@ from torch import nn
 from limbeck.data.scenes.scene import Scenes
 from limbeck.data.skipped import SkippedLog
 from limbeck.engine.distributed import Ranks
+from limbeck.engine.options import POSITIONS_AND_TOKENS
+from limbeck.evaluation.sliding import check_stride
 from limbeck.methods.distiller import Distiller
 from limbeck.methods.method import Method
 from limbeck.methods.teacher import DTYPES, Teacher
@@ -55,9 +57,11 @@ def plan_segmentation(
     """
     assert isinstance(images.train, Scenes) and isinstance(images.holdout, Scenes)
     if config.decay_positions:
-        config = replace(config, optim=replace(config.optim, no_decay_names=()))
+        names = [each for each in config.optim.no_decay_names if each not in POSITIONS_AND_TOKENS]
+        config = replace(config, optim=replace(config.optim, no_decay_names=tuple(names)))
     classes = list(images.train.classes)
     segmenter = build_student_segmenter(config, len(classes), ranks.device, load_student)
+    check_stride(config.evaluation, segmenter.facts.img_size)
     task = Segmentation(segmenter, mean=config.mean, class_weights=config.class_weights or None)
     taught = _load_teacher(config, segmenter, classes, ranks, load_teacher)
     teacher = taught and taught[1].facts

@@ -133,6 +133,18 @@ def test_blocks_that_are_read():
     assert hiera.facts.architecture["kwargs"]["blocks"] == [0, 1, 1, 2]
 
 
+def test_published_positions_that_an_encoder_cannot_have_are_told(caplog):
+    encoder = small_encoder("augreg")
+    encoder.set_num_heads(encoder.facts.depth - 1, 1)
+    with caplog.at_level("WARNING", "limbeck"):
+        build_segmenter(encoder, 3, SegmenterOptions(), 0)
+        assert not caplog.messages
+        build_segmenter(encoder, 3, UPERNET, 0)
+    assert "can't have relative positions" in caplog.text and "--num-heads" in caplog.text
+    with pytest.raises(UserError, match="segmenter.taps is for plain ViTs"):
+        build_segmenter(small_encoder("tiny-vit"), 3, SegmenterOptions(taps="quarters"), 0)
+
+
 def test_a_frozen_encoder_stays_as_it_is():
     encoder = small_encoder("tiny-vit").train()
     segmenter = build_segmenter(encoder, 3, SegmenterOptions(freeze=True), 0)

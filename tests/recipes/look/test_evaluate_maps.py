@@ -3,15 +3,18 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from limbeck.data.options import DataOptions
 from limbeck.errors import UserError
 from limbeck.models.finished import read_record
 from limbeck.recipes.look.evaluate import evaluate, report
+from limbeck.recipes.look.evaluate_maps import scenes_of
 from limbeck.recipes.look.options import EvaluateConfig
 from limbeck.recipes.train.segment import segment
-from tests.recipes.scenes import NAMES, segment_config
+from tests.recipes.scenes import NAMES, draw_scenes, segment_config
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,25 @@ def test_scores_with_their_interval_and_by_class(scenes, segmenter, poor, tmp_pa
     kept = json.loads((tmp_path / "scores" / "scores.json").read_text())
     assert set(kept["results"]["student"]["iou"]) == set(NAMES)
     assert (tmp_path / "scores" / "table.md").read_text() == said + "\n"
+
+
+def test_classes_go_by_their_names_and_masks_of_other_scenes_lie_with_them(segmenter, tmp_path):
+    """The run's own order counts, whatever that of the scenes."""
+    record = read_record(segmenter)[1]["config"]["data"]
+    own = {**record, "masks": "/elsewhere/masks", "layout": "folders"}
+    there, here = DataOptions(root="b"), DataOptions(root=record["root"])
+    assert scenes_of(there, own).masks == "" and scenes_of(here, own).masks == own["masks"]
+    root = draw_scenes(tmp_path / "scenes", 8)
+    turned = tuple(reversed(NAMES))
+    for file in (root / "masks").glob("*.png"):
+        with Image.open(file) as mask:
+            values = np.asarray(mask)
+        Image.fromarray(np.where(values < 2, 1 - values, values).astype(np.uint8)).save(file)
+    (root / "classes.txt").write_text("".join(f"{name}\n" for name in turned))
+    data = DataOptions(root=str(root), holdout_ratio=0.5, num_workers=0)
+    config = EvaluateConfig(student=(str(segmenter),), data=data, measure_speed=False)
+    found = evaluate(config).results["student"]
+    assert tuple(found.iou) == NAMES and found.mean > 0.5
 
 
 def test_what_does_not_fit_is_told(scenes, segmenter, student, tmp_path):

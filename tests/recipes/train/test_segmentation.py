@@ -10,6 +10,7 @@ from torch import nn
 from limbeck.data.skipped import SkippedLog
 from limbeck.engine.distributed import Ranks
 from limbeck.engine.optim import param_groups
+from limbeck.engine.options import POSITIONS_AND_TOKENS
 from limbeck.models.build import build_student
 from limbeck.models.dense.build import build_segmenter
 from limbeck.models.finished import save_student
@@ -66,8 +67,10 @@ def test_a_teacher_of_another_shape_sees_the_student_s_images(scenes, tmp_path, 
 def test_positions_are_decayed_where_that_is_asked_for(scenes, tmp_path):
     for is_decayed in (False, True):
         config = segment_config(scenes, tmp_path, decay_positions=is_decayed)
-        config = replace(config, optim=SegmentConfig().optim)
+        names = (*POSITIONS_AND_TOKENS, "gamma_1")
+        config = replace(config, optim=replace(SegmentConfig().optim, no_decay_names=names))
         plan = plan_segmentation(config, open_scene_images(config.data), RANKS)
+        assert "gamma_1" in plan.config.optim.no_decay_names
         student = plan.student
         groups = param_groups(student, plan.config.optim, student.layer_id, student.facts.depth)
         decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}

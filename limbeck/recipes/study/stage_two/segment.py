@@ -32,7 +32,7 @@ Counts = list[list[list[Annotated[int, pydantic.Field(ge=0, lt=2**53)]]]]
 
 
 def _of_teacher(config: TwoStageSegmentConfig) -> dict[str, Any]:
-    """Crops as large as the student's, if not given."""
+    """Crops as large as those stated of the student, if not given."""
     sizes = (config.tune_teacher.img_size, config.specific.img_size, config.student.img_size)
     return {"img_size": next((each for each in sizes if each is not None), None)}
 
