@@ -63,7 +63,12 @@ class Run:
         except OSError as error:
             raise RunError(f"Can't read {error.filename} again: {reason_of(error)}.") from error
         write_json(self.dir / "finished.json", {"files": files})
-        _unlock(self.dir)
+        self.release()
+
+    def release(self) -> None:
+        """Let other processes into the folder, in which this one does nothing more."""
+        if (descriptor := _HELD.pop(self.dir.resolve(), None)) is not None:
+            os.close(descriptor)
 
 
 class _Finished(TypedDict, total=False):
@@ -109,7 +114,7 @@ def _open_run(
             # Before its first checkpoint a run has nothing to lose, and most likely failed.
             has_results = _has(out, "checkpoint.pt") or _has(out, "finished.json")
             if has_results and not overwrite:
-                _unlock(out)
+                Run(out, config).release()
                 more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
                 raise UserError(
                     f"{out} holds {what} run: {'; '.join(differing[:3])}{more}. "
@@ -256,11 +261,6 @@ def _lock(out: Path) -> None:
         os.close(descriptor)
         return
     _HELD[out.resolve()] = descriptor
-
-
-def _unlock(out: Path) -> None:
-    if (descriptor := _HELD.pop(out.resolve(), None)) is not None:
-        os.close(descriptor)
 
 
 def _clear(out: Path) -> None:

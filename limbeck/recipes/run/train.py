@@ -110,6 +110,7 @@ def train(plan: Plan, ranks: Ranks) -> Path:
     resolved = Resolved(**identity[0]["resolved"])
     run = open_run(config.out, *identity, overwrite=config.overwrite, makes=STUDENT_FILES)
     if run.is_finished:
+        run.release()
         log.info("%s is finished already; nothing to do.", run.dir)
         return run.dir
     if plan.warning:
