@@ -168,11 +168,8 @@ def _places_in(mapped: Any, column: Any) -> tuple[np.ndarray, np.ndarray] | None
         is_null = chunk.is_null().to_numpy(zero_copy_only=False)
         offsets.append(start + limits[:-1])
         sizes.append(np.where(is_null, -1, np.diff(limits)))
-    return np.concatenate(offsets or [_none()]), np.concatenate(sizes or [_none()])
-
-
-def _none() -> np.ndarray:
-    return np.zeros(0, np.int64)
+    none = [np.zeros(0, np.int64)]
+    return np.concatenate(offsets or none), np.concatenate(sizes or none)
 
 
 def _unpack(
