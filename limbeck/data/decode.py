@@ -50,11 +50,7 @@ def read_header(data: bytes, max_image_pixels: int) -> Header:
         data,
         max_image_pixels,
         lambda image: Header(
-            image.width,
-            image.height,
-            image.format or "unknown",
-            image.mode,
-            turn_of(image),
+            image.width, image.height, image.format or "unknown", image.mode, turn_of(image)
         ),
     )
 

@@ -11,7 +11,7 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NotRequired
 
@@ -38,7 +38,6 @@ from limbeck.ops.schedules import cosine_lr, peak_lr, poly_lr
 from limbeck.records import Batch
 
 logger = logging.getLogger("limbeck")
-
 
 _SCHEDULES = {"cosine": cosine_lr, "poly": poly_lr}
 
@@ -304,7 +303,9 @@ def _backward(
         if batch is None:
             raise RunError(f"The data ended at step {step + 1}; it must last for the whole run.")
         torch.manual_seed(_mix(seed, step, micro, ranks.rank))
-        with _sync_gradients(model, micro == train.accumulate_steps - 1):
+        is_last = micro == train.accumulate_steps - 1  # when DDP averages gradients over ranks
+        waits = isinstance(model, DistributedDataParallel) and not is_last
+        with model.no_sync() if waits else nullcontext():  # type: ignore[operator]
             with torch.autocast(kind, DTYPES[train.precision], enabled=is_lower):
                 losses = model(batch)
             scaler.scale(losses.total / train.accumulate_steps).backward()
@@ -316,13 +317,6 @@ def _backward(
         keys.append(batch.keys)
         num_images += len(batch.keys)  # of several views each image counts once
     return _Done(names, torch.stack(values), keys, num_images, wait_seconds)
-
-
-def _sync_gradients(model: nn.Module, is_wanted: bool) -> AbstractContextManager[None]:
-    """DDP averages gradients over ranks only where wanted: at a step's last micro-batch."""
-    if isinstance(model, DistributedDataParallel) and not is_wanted:
-        return model.no_sync()
-    return nullcontext()
 
 
 def _mix(*numbers: int) -> int:

@@ -76,11 +76,10 @@ class DecoderFeature(Method):
         _check_student(student)
         self.positions, self.encoder_weight = options.positions, options.encoder_weight
         self.fresh_decoder = options.fresh_decoder
-        self.measure: Callable[[Tensor, Tensor], Tensor] = {
-            "smooth-l1": partial(smooth_l1_error, beta=options.beta),
-            "mse": squared_error,
-            "cosine": cosine_error,
-        }[options.loss]
+        smooth_l1 = partial(smooth_l1_error, beta=options.beta)
+        measures: dict[str, Callable[[Tensor, Tensor], Tensor]]
+        measures = {"smooth-l1": smooth_l1, "mse": squared_error, "cosine": cosine_error}
+        self.measure = measures[options.loss]
         self.has_cls = student.has_cls_token, teacher.has_cls_token
         if options.positions == "all" and self.has_cls[0] != self.has_cls[1]:
             one, other = ("student", "teacher") if self.has_cls[0] else ("teacher", "student")

@@ -201,7 +201,7 @@ def _are_colours(raws: Sequence[RawMask], table: ClassTable | None) -> bool:
     if not painted:
         return False
     if table is not None and table.colours:
-        known = {pack(colour) for colour in (*table.colours, *table.ignored_colours)}
+        known = _codes(table)
         if all(set(np.unique(raw.colours()).tolist()) <= known for raw in painted):
             return True
     # Palettes that differ between files, as of pictures made smaller: then colours alone can tell.
@@ -227,7 +227,8 @@ def _colour_coding(
     is_blurred = any(raw.is_blurred for raw in raws)
     if table is None or not table.colours:
         names = table.names if table is not None else ()
-        covering = [each for each in COLOUR_TABLES if _covers(each, set(counts))]
+        several = COLOUR_TABLES if len(counts) > 1 else ()  # one colour would fit too many
+        covering = [each for each in several if counts.keys() <= _codes(each)]
         table = next((each for each in covering if set(names) <= set(each.names)), None)
         if table is None and not names and not is_blurred and len(counts) <= MAX_COLOURS:
             colours = sorted(counts)
@@ -249,9 +250,8 @@ def _colour_coding(
     return Coding(names, index_of, table.where, is_colour=True, is_blurred=is_blurred)
 
 
-def _covers(table: ClassTable, codes: set[int]) -> bool:
-    known = {pack(colour) for colour in (*table.colours, *table.ignored_colours)}
-    return len(codes) > 1 and codes <= known
+def _codes(table: ClassTable) -> set[int]:
+    return {pack(colour) for colour in (*table.colours, *table.ignored_colours)}
 
 
 def _without_class(
@@ -268,10 +268,7 @@ def _without_class(
 
 
 def _value_coding(
-    raws: Sequence[RawMask],
-    table: ClassTable | None,
-    options: SceneOptions,
-    has_background: bool,
+    raws: Sequence[RawMask], table: ClassTable | None, options: SceneOptions, has_background: bool
 ) -> Coding:
     seen = {value for raw in raws for value in np.unique(raw.pixels).tolist()}
     is_blurred = any(raw.is_blurred for raw in raws)

@@ -25,12 +25,7 @@ class _TrainScenes(Dataset[HostBatch]):
     """Makes a whole batch from (epoch, indices), one view of each scene."""
 
     def __init__(
-        self,
-        scenes: Scenes,
-        views: SceneViewOptions,
-        img_size: int,
-        run_seed: int,
-        max_tries: int,
+        self, scenes: Scenes, views: SceneViewOptions, img_size: int, run_seed: int, max_tries: int
     ) -> None:
         self.scenes, self.views, self.img_size = scenes, views, img_size
         self.run_seed, self.max_tries = run_seed, max_tries

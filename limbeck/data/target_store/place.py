@@ -331,7 +331,8 @@ def _refused(verb: str, where: str, error: Exception) -> RunError:
     if isinstance(error, OSError):
         reason = error.strerror or reason
     if verb == "write":
-        remedy = "finished parts are kept; remove the cause, then run the same command again to go on"
+        remedy = "finished parts are kept; remove the cause, then run the same command again to "
+        remedy += "go on"
         if isinstance(error, OSError):
             reason = "the disk is full" if error.errno in FULL else reason
             reason = "the store's folder is gone" if error.errno == errno.ENOENT else reason

@@ -110,13 +110,9 @@ def _has_beit_parts(weights: Weights) -> bool:
 
 
 def _is_beit(weights: Weights) -> bool:
-    # What EVA never has.
-    own = (
-        "blocks.0.attn.relative_position_bias_table",
-        "rel_pos_bias.relative_position_bias_table",
-        "lm_head.weight",
-    )
-    return _has_beit_parts(weights) and any(name in weights for name in own)
+    table = "relative_position_bias_table"
+    own = {f"blocks.0.attn.{table}", f"rel_pos_bias.{table}", "lm_head.weight"}  # EVA never has
+    return _has_beit_parts(weights) and bool(own & weights.keys())
 
 
 def _convert_beit(weights: Weights) -> Weights:
@@ -223,10 +219,6 @@ def _has_head_on_class_token(weights: Weights) -> bool:
     )
 
 
-def _convert_cls_distilled(weights: Weights) -> Weights:
-    return rename(weights, lambda name: re.sub(r"^norm\.", "dist_norm.", name))
-
-
 def _has_token_without_position(weights: Weights) -> bool:
     """A distillation token, and rows of positions for one prefix token and a square of patches."""
     if not _is_vit(weights) or "dist_token" not in weights or "pos_embed" not in weights:
@@ -258,7 +250,7 @@ LAYOUTS: tuple[Layout, ...] = (
         "MAE-Lite fine-tuned with a teacher: the class token has a second norm and classifier",
         _has_head_on_class_token,
         MAE_LITE_HEADS,
-        convert=_convert_cls_distilled,
+        convert=lambda weights: rename(weights, lambda n: re.sub(r"^norm\.", "dist_norm.", n)),
     ),
     Layout(
         "mae_lite_fine_tuned",

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
 from limbeck.config import from_plain, read_preset, read_values, to_plain
-from limbeck.documents import as_read, fit, read_json
+from limbeck.documents import as_read, fit, read_json, write_json
 from limbeck.errors import UserError
 from limbeck.files import write_text
 from limbeck.recipes.look.options import AnalyzeConfig
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from limbeck.recipes.run.images import Images
 
 log = logging.getLogger("limbeck")
-
 
 DATA_FILE, REPORT_FILE = "analysis.json", "analysis.md"
 MOST_PAIRS = 15  # of five networks; more heat maps than that nobody reads
@@ -186,9 +185,11 @@ def analyze(config: AnalyzeConfig) -> Analysis:
         found["parts"]["layers"] = _which_layers(config, images, subjects, found)
     pictures = []
     if ranks.is_main:
+        from limbeck.evaluation.findings import describe
+
         save(config.out, found)
         pictures = draw(found, config.out)
-        write_text(config.out / REPORT_FILE, _words(found) + "\n")
+        write_text(config.out / REPORT_FILE, describe(found) + "\n")
     return Analysis(found, config.out, pictures)
 
 
@@ -366,8 +367,6 @@ def _which_layers(
 
 def save(out: Path, found: dict[str, Any]) -> None:
     """Write analysis.json, whole or not at all."""
-    from limbeck.documents import write_json
-
     write_json(out / DATA_FILE, found)
 
 
@@ -391,13 +390,10 @@ def draw(found: dict[str, Any], out: Path) -> list[Path]:
         return []
 
 
-def _words(found: dict[str, Any]) -> str:
-    from limbeck.evaluation.findings import describe
-
-    return describe(found)
-
-
 def report(result: Analysis) -> str:
     """What is seen, in words, and where the files are."""
+    from limbeck.evaluation.findings import describe
+
     names = ", ".join(path.name for path in result.pictures) or "none"
-    return f"{_words(result.found)}\n\n{result.out}: {DATA_FILE}, {REPORT_FILE}; pictures: {names}."
+    files = f"{result.out}: {DATA_FILE}, {REPORT_FILE}; pictures: {names}."
+    return f"{describe(result.found)}\n\n{files}"

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from limbeck.config import to_plain
 from limbeck.data.options import DataOptions
-from limbeck.documents import read_json, write_json
+from limbeck.documents import fit, read_json, write_json
 from limbeck.errors import RunError, UserError
 from limbeck.files import disk_errors, write_text
 from limbeck.recipes.look import robustness
@@ -48,12 +48,8 @@ class _OwnData(TypedDict, total=False):
     max_holdout: int
 
 
-class _OwnConfig(TypedDict, total=False):
-    data: _OwnData
-
-
 class _Record(TypedDict, total=False):
-    config: _OwnConfig
+    config: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -192,7 +188,10 @@ def held_out_alike(config: EvaluateConfig) -> DataOptions:
     held_out = []
     for source in config.student:
         own = _data_of_run(Path(source).expanduser())
-        if own is not None and _is_same_place(own["root"], data.root) and not own["eval_root"]:
+        if own is None or own["eval_root"]:
+            continue
+        places = {Path(root).expanduser().resolve() for root in (own["root"], data.root)}
+        if len(places) == 1:
             held_out.append((own["holdout_ratio"], own["max_holdout"], source))
     ratio, most, source = min(held_out, default=(0.0, 0, ""))
     if not 0 < ratio < data.holdout_ratio or not most:
@@ -206,12 +205,10 @@ def _data_of_run(folder: Path) -> _OwnData | None:
 
     if not is_finished_student(folder):
         return None
-    own = read_json(folder / RECORD_FILE, _Record).get("config", {}).get("data", {})
+    file = folder / RECORD_FILE
+    data = read_json(file, _Record).get("config", {}).get("data", {})
+    own: _OwnData = fit(data, _OwnData, str(file))
     return own if _OwnData.__annotations__.keys() <= own.keys() else None
-
-
-def _is_same_place(one: str, other: str) -> bool:
-    return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
 def claim_out(config: EvaluateConfig, out: Path) -> None:

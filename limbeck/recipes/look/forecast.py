@@ -94,10 +94,7 @@ def together(forecasts: Sequence[Forecast]) -> Forecast:
 
 
 def try_step(
-    plan: Plan,
-    ranks: Ranks,
-    num_tried: int = NUM_TRIED,
-    num_steps: int = NUM_STEPS,
+    plan: Plan, ranks: Ranks, num_tried: int = NUM_TRIED, num_steps: int = NUM_STEPS
 ) -> Forecast:
     """Time ``num_steps`` steps of ``num_tried`` real images each; the first one warms up."""
     import torch

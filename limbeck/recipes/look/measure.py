@@ -1,12 +1,10 @@
 """What ``analyze`` measures: all networks on the same images, each shown to each only once."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -23,12 +21,10 @@ from limbeck.evaluation.layers import Observer, watch, without_pixels
 from limbeck.models.encoder import Encoder
 from limbeck.models.origins.load import load_encoder
 from limbeck.recipes.look.evaluate import seen_images
+from limbeck.recipes.look.options import AnalyzeConfig
 from limbeck.recipes.run.images import Images
 from limbeck.recipes.run.networks import load_vit
 from limbeck.records import Batch
-
-if TYPE_CHECKING:
-    from limbeck.recipes.look.options import AnalyzeConfig
 
 log = logging.getLogger("limbeck")
 

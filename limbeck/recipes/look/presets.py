@@ -1,7 +1,5 @@
 """``limbeck presets``: which recipes there are, or one of them."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 from dataclasses import dataclass

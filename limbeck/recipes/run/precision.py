@@ -4,8 +4,6 @@ A study (compare, two-stage, search, a chain) decides once for all of its runs, 
 alike. ``auto`` stands in no resolved config, and so in no fingerprint, manifest or comparison.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace

@@ -1,12 +1,10 @@
 """The entries of a comparison: what its command line says of each arm, as ordinary runs."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from limbeck.config import from_plain, has_own_module, to_plain
 from limbeck.documents import to_json
@@ -15,12 +13,9 @@ from limbeck.methods import METHODS
 from limbeck.models.options import TeacherOptions
 from limbeck.papers import of_paper
 from limbeck.recipes.run.options import CropEvalOptions, DistillConfig, FinetuneConfig, ProbeOptions
-from limbeck.recipes.study.options import BASELINES, UNTRAINED
+from limbeck.recipes.study.options import BASELINES, UNTRAINED, CompareConfig
 from limbeck.recipes.study.runs import needs_teacher, values_of, without_layer_decay
 from limbeck.recipes.train.finetune import with_labels
-
-if TYPE_CHECKING:
-    from limbeck.recipes.study.options import CompareConfig
 
 SECTIONS = ("optim", "crop", "teacher")
 """Shared sections of which an arm may state options of its own, such as optim.base_lr."""

@@ -7,8 +7,6 @@ and, where no number of its steps is enough, one step of it and the rest by the 
 So all candidates of a round cost about the same, and each tells where it is best to save.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field

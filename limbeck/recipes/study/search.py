@@ -7,8 +7,6 @@ the best, until the limits hold. The paper's code, limits and steps are not publ
 Imports of torch are inside the functions: the config and its checks must answer without it.
 """
 
-from __future__ import annotations
-
 import re
 
 from limbeck.errors import UserError

@@ -23,10 +23,7 @@ from limbeck.methods import PerMethodOptions
 from limbeck.models.options import TeacherOptions
 from limbeck.recipes.run import checks
 from limbeck.recipes.study.engine import Arm, Engine
-from limbeck.recipes.study.options import (
-    TwoStageConfig,
-    TwoStageSegmentConfig,
-)
+from limbeck.recipes.study.options import TwoStageConfig, TwoStageSegmentConfig
 from limbeck.recipes.study.runs import in_section, needs_teacher, open_existing
 from limbeck.recipes.study.stage_results import TwoStages, report
 from limbeck.recipes.study.stage_two.classify import CLASSIFY
@@ -38,13 +35,7 @@ from limbeck.recipes.train import distill as distillation
 if TYPE_CHECKING:
     from limbeck.recipes.run.images import Images
 
-__all__ = [
-    "TwoStageConfig",
-    "TwoStageSegmentConfig",
-    "check",
-    "report",
-    "two_stage",
-]
+__all__ = ["TwoStageConfig", "TwoStageSegmentConfig", "check", "report", "two_stage"]
 
 TASKS: dict[str, StageTwo] = {"classify": CLASSIFY, "segment": SEGMENT}
 

@@ -4,32 +4,26 @@ The cheap part reads every byte once and makes some views again; the dear one le
 answer a sample of views anew.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from limbeck.data.options import ReleasedViews
+from limbeck.data.options import DataOptions, ReleasedViews, ViewOptions
 from limbeck.data.source import Source
 from limbeck.data.target_store.manifest import Manifest, differences
 from limbeck.data.target_store.reader import MISSING, SKIPPED, TargetReader
 from limbeck.data.view_batches import view_batches
 from limbeck.documents import to_json
 from limbeck.files import write_text
+from limbeck.methods.method import Method
 from limbeck.methods.targets import StoredTeacher, targets_class
+from limbeck.methods.teacher import Teacher
+from limbeck.models.encoder import EncoderFacts
 from limbeck.recipes.targets.reading import drift, released_recipe, remade_fingerprints
-
-if TYPE_CHECKING:
-    from limbeck.data.options import DataOptions, ViewOptions
-    from limbeck.methods.method import Method
-    from limbeck.methods.teacher import Teacher
-    from limbeck.models.encoder import EncoderFacts
 
 log = logging.getLogger("limbeck")
 

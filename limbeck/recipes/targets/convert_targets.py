@@ -4,8 +4,6 @@ The layout is that of the released code of arXiv 2207.10666. Imports of torch ar
 functions: the config and its checks must answer without it.
 """
 
-from __future__ import annotations
-
 import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path

@@ -1,7 +1,5 @@
 """From soft labels in TinyViT's released layout (arXiv 2207.10666) to a target store."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The work of storing targets: which images are left, what it will cost, part by part."""
 
-from __future__ import annotations
-
 import logging
 import signal
 import threading

@@ -1,8 +1,6 @@
 """The plan of a pre-training: student, method and teacher in a distiller, views of unlabelled
 images, probes of what the student has learnt."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from typing import Any

@@ -3,8 +3,6 @@
 Imports of torch are inside the functions: the config and its checks must answer without it.
 """
 
-from __future__ import annotations
-
 import shlex
 from dataclasses import fields
 from pathlib import Path

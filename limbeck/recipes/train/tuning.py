@@ -1,8 +1,6 @@
 """The plan of a fine-tuning: a classifier, mixed views of labelled images, perhaps a teacher beside
 the labels, scores on held-out images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 

@@ -109,10 +109,7 @@ SEGMENT = StageTwo(
     train=segmenting.segment,
     open=_open,
     score="miou",
-    columns=(
-        Column("miou", "mIoU %", percent),
-        Column("aacc", "pixels right %", percent),
-    ),
+    columns=(Column("miou", "mIoU %", percent), Column("aacc", "pixels right %", percent)),
     measure=_measure,
     compare=_compare,
     notes=_notes,
