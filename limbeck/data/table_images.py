@@ -28,7 +28,6 @@ BATCH_ROWS = 16  # decoded at once, however large a group of rows is
 BUFFER_BYTES = 2**20  # of a packed column; without it a whole group is in memory
 LARGE_BYTES = 2**28  # unpacking more than that is announced
 
-
 Places = tuple[Path, np.ndarray, np.ndarray]
 """(file, offsets, sizes) of encoded images; the size of none is -1."""
 

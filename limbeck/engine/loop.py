@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, NotRequired
 
 import numpy as np
@@ -193,21 +194,17 @@ def fit(
         module.compile()  # in place, so that the names of the weights stay
     model = wrap(module, ranks)
     log.start(state.step, state.scores)
+    lr_at = partial(
+        _SCHEDULES[optim.schedule], steps_per_epoch=steps_per_epoch, epochs=train.epochs,
+        warmup_epochs=warmup_epochs, peak_lr=peak, min_lr=optim.min_lr, warmup_lr=optim.warmup_lr,
+        is_shifted=optim.cosine_from == "warmup-end",
+    )  # fmt: skip
     with StopSignals(log) as stop:
         stream = batches(state.step)
         while state.step < total_steps:
             started = time.perf_counter()
             model.train()
-            lr = _SCHEDULES[optim.schedule](
-                state.step,
-                steps_per_epoch=steps_per_epoch,
-                epochs=train.epochs,
-                warmup_epochs=warmup_epochs,
-                peak_lr=peak,
-                min_lr=optim.min_lr,
-                warmup_lr=optim.warmup_lr,
-                is_shifted=optim.cosine_from == "warmup-end",
-            )
+            lr = lr_at(state.step)
             set_lr(optimizer, lr)
             done = _backward(model, stream, scaler, train, ranks, seed=seed, step=state.step)
             norm = _clip(optimizer, scaler, optim.clip_grad)
@@ -224,15 +221,10 @@ def fit(
                 after_step(state.step, total_steps)
             epoch = state.step / steps_per_epoch
             log.add_step(
-                state.step,
-                epoch=epoch,
-                lr=lr,
-                losses=losses,
-                grad_norm=grad_norm,
+                state.step, epoch=epoch, lr=lr, losses=losses, grad_norm=grad_norm,
                 num_images=done.num_images * ranks.world_size,
-                seconds=time.perf_counter() - started,
-                wait_seconds=done.wait_seconds,
-            )
+                seconds=time.perf_counter() - started, wait_seconds=done.wait_seconds,
+            )  # fmt: skip
             if finding := watch.add(state.step, losses):
                 log.add_finding(state.step, finding)
 
@@ -248,7 +240,13 @@ def fit(
                 log.flush()
                 state.save(run)
             if signal_number or (is_last and stop.number):
-                raise _interrupted(signal_number or stop.number, state.step, run)
+                number = signal_number or stop.number
+                name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+                raise Interrupted(
+                    f"Stopped by {name} after step {state.step}, which is saved in {run.dir}; run "
+                    "the same command again to continue.",
+                    number,
+                )
     return _result(state)
 
 
@@ -396,12 +394,3 @@ def _probe(
     torch.manual_seed(_mix(seed, step))
     with average.in_module() if average else nullcontext():
         return on_main_rank(lambda: probes(module, step))
-
-
-def _interrupted(number: int, step: int, run: Run) -> Interrupted:
-    name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-    return Interrupted(
-        f"Stopped by {name} after step {step}, which is saved in {run.dir}; "
-        "run the same command again to continue.",
-        number,
-    )

@@ -28,7 +28,6 @@ TASK_METHODS: dict[str, str] = {
 }
 """Likewise the methods by which a teacher helps in fine-tuning, beside a task's own loss."""
 
-
 MAP_METHODS: dict[str, str] = {
     "channel-wise": "limbeck.methods.maps:ChannelWise",
     "pixel-kl": "limbeck.methods.maps:PixelKl",

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -24,6 +24,7 @@ MARGIN = 32  # JPEG moves black and white by less
 ROUNDING = 2  # of 255: what colour profiles do to the colours of a PNG
 
 
+@dataclass(eq=False)
 class Coding:
     """From raw masks to label maps of ``classes``.
 
@@ -32,17 +33,11 @@ class Coding:
     where the names are from.
     """
 
-    def __init__(
-        self,
-        classes: tuple[str, ...],
-        index_of: dict[int, int],
-        where: str,
-        *,
-        is_colour: bool = False,
-        is_blurred: bool = False,
-    ) -> None:
-        self.classes, self.index_of, self.where = classes, index_of, where
-        self.is_colour, self.is_blurred = is_colour, is_blurred
+    classes: tuple[str, ...]
+    index_of: dict[int, int]
+    where: str
+    is_colour: bool = False
+    is_blurred: bool = False
 
     @cached_property
     def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
@@ -134,9 +129,7 @@ class Coding:
         moved = {place: IGNORE if n is None else place_of[n] for place, n in names.items()}
         moved[IGNORE] = IGNORE
         index_of = {code: moved[place] for code, place in self.index_of.items()}
-        return Coding(
-            kept, index_of, self.where, is_colour=self.is_colour, is_blurred=self.is_blurred
-        )
+        return replace(self, classes=kept, index_of=index_of)
 
 
 def unpacked(colours: np.ndarray) -> np.ndarray:

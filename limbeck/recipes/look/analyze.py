@@ -2,7 +2,6 @@
 
 The analyses of MAE-Lite (arXiv 2205.14443) on your own images: similarity of layers, attention
 distance and entropy, a probe on every block, and fine-tuning with only the first blocks kept.
-Imports of torch are inside the functions: the config and its checks must answer without it.
 """
 
 from __future__ import annotations
@@ -41,7 +40,6 @@ MAY_CHANGE = (
     *("keep_blocks", "label_fractions", "num_seeds", "finetune_preset", "finetune_options"),
 )
 """Options of which no measured number hangs, or whose numbers lie in runs of their own."""
-
 
 _MORE = ConfigDict(extra="allow", strict=True)
 _Row = list[float | None]

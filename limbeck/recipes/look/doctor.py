@@ -1,7 +1,4 @@
-"""``limbeck doctor``: scan all images and try one step, before a run costs hours.
-
-Imports of torch are inside the functions: the config and its checks must answer without it.
-"""
+"""``limbeck doctor``: scan all images and try one step, before a run costs hours."""
 
 from __future__ import annotations
 

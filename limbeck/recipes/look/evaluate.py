@@ -1,7 +1,6 @@
 """``limbeck evaluate``: is the student any good, and did the distillation help?
 
 Student, teacher and the same student undistilled answer the same probes on the same images.
-Imports of torch are inside the functions: the config and its checks must answer without it.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,15 @@ from limbeck.documents import fit, read_json, write_json
 from limbeck.errors import RunError, UserError
 from limbeck.files import disk_errors, write_text
 from limbeck.recipes.look import robustness
-from limbeck.recipes.look.claims import claims_of, class_notes, columns_of, in_order_of, untrained
+from limbeck.recipes.look.claims import (
+    claims_of,
+    class_notes,
+    columns_of,
+    in_order_of,
+    other_crop,
+    seen_images,
+    untrained,
+)
 from limbeck.recipes.look.options import EvaluateConfig
 from limbeck.recipes.run import checks
 
@@ -35,7 +43,6 @@ if TYPE_CHECKING:
     from limbeck.recipes.run.images import Images
 
 log = logging.getLogger("limbeck")
-
 
 SCORES_FILE = "scores.json"
 SPEED_BATCH = 32
@@ -154,8 +161,12 @@ def evaluate(config: EvaluateConfig) -> Evaluation | MapEvaluation:
         scores = {role: [probe.scores(each) for each in group] for role, group in groups.items()}
         corrupted = None
         if config.corruptions.wanted:
-            asked = (images, config.corruptions, ranks.device, config.data, config.embed)
-            answers = robustness.ask_roles(groups, probe.linear, *asked, skipped, config.out)
+            ask = partial(
+                robustness.corrupted_scores, images=images, options=config.corruptions,
+                device=ranks.device, data=config.data, embed=config.embed, skipped=skipped,
+                keep=config.out,
+            )  # fmt: skip
+            answers = robustness.ask_roles(groups, probe.linear, ask)
             robustness.add_scores(scores, answers)
             corrupted = summarize(answers)
             notes += robustness.notes_of(groups, config.corruptions)
@@ -274,43 +285,9 @@ class Prober:
             test = replace(test, logits=logits)
         self.linear[encoder] = fit_linear(train, test, self.device)
         return probe_scores(
-            train,
-            test,
-            num_labels=self.config.num_labels,
-            seeds=self.config.label_draws,
-            k=self.config.k,
-            device=self.device,
-            linear=self.linear[encoder],
-        )
-
-
-def seen_images(students: list[Encoder], images: Images) -> list[str]:
-    """A note where test images may have been among those a student was distilled on."""
-    for student in students:
-        data = student.facts.origin.get("data", {})
-        is_same = data.get("fingerprint") == images.lineage["fingerprint"]
-        if is_same and data.get("num_holdout", 0) < images.lineage["num_holdout"]:
-            return [
-                "Some test images were among those the student was distilled on (without labels): "
-                "distil with the same --data.holdout-ratio, or name others with --data.eval-root."
-            ]
-    return []
-
-
-def other_crop(students: list[Encoder], crop_ratio: float) -> list[str]:
-    """A note where a student's record asks for another crop than all networks are shown."""
-    from limbeck.models.finished import is_finished_student, read_record
-
-    for student in students:
-        folder = Path(student.facts.origin.get("source", ""))
-        if is_finished_student(folder):
-            recorded = read_record(folder)[1]["preprocessing"]["crop_ratio"]
-            if recorded != crop_ratio:
-                return [
-                    f"All networks were shown crops of {crop_ratio:g}, but {folder} records "
-                    f"{recorded:g}: pass --embed.crop-ratio {recorded:g} for the student's own."
-                ]
-    return []
+            train, test, num_labels=self.config.num_labels, seeds=self.config.label_draws,
+            k=self.config.k, device=self.device, linear=self.linear[encoder],
+        )  # fmt: skip
 
 
 def joined(scores: list[dict[str, Score]]) -> dict[str, Score]:

@@ -57,7 +57,8 @@ def read_arms(texts: tuple[str, ...]) -> list[Entry]:
 
 def _read_arm(text: str) -> Entry:
     """Such as ``moco-v3``, ``d2=attention-map,decoupled`` or ``mine=module:Class,beta=2.0``."""
-    head, *words = _split(text)
+    # At commas that are not within brackets or quotes.
+    head, *words = re.split(r""",(?=(?:[^"]*"[^"]*")*[^"]*$)(?![^\[]*\])""", text)
     name, equals, method = head.partition("=")
     if not equals:
         method, name = head, re.sub(r".*:", "", head)
@@ -94,11 +95,6 @@ def _read_arm(text: str) -> Entry:
     return Entry(name, method, own)
 
 
-def _split(text: str) -> list[str]:
-    """At commas that are not within brackets or quotes."""
-    return re.split(r""",(?=(?:[^"]*"[^"]*")*[^"]*$)(?![^\[]*\])""", text)
-
-
 def _value(text: str) -> Any:
     """As in TOML; a bare word is a string."""
     try:
@@ -131,16 +127,10 @@ def arm_config(config: CompareConfig, arm: Entry, seed: int, needs_teacher: bool
         words = (f"{name} = {_as_toml(value)}" for name, value in arm.of_method.items())
         changes["method_options"] = tuple(words)
     return DistillConfig(
-        out=run_dir(config.out, arm, seed),
-        method=arm.method,
-        seed=seed,
-        overwrite=config.overwrite,
-        student=config.student,
-        data=config.data,
-        train=config.train,
-        probes=ProbeOptions(**asdict(config.embed)),
-        **changes,
-    )
+        out=run_dir(config.out, arm, seed), method=arm.method, seed=seed,
+        overwrite=config.overwrite, student=config.student, data=config.data, train=config.train,
+        probes=ProbeOptions(**asdict(config.embed)), **changes,
+    )  # fmt: skip
 
 
 def tuning_config(config: CompareConfig, arm: Entry, seed: int, fraction: float) -> FinetuneConfig:

@@ -109,15 +109,10 @@ class Scorer:
         batches = view_batches(
             self.images.holdout,
             ((range(STORED_VIEW, STORED_VIEW + 1), chunk) for chunk in self._chunks()),
-            data=self.config.data,
-            views=the_view(training(self.config), self.nets),
-            img_size=encoder.facts.img_size[0],
-            seed=self.stored.seed,
-            world_size=1,
-            device=self.device,
-            erase_mean=mean,
-            erase_std=std,
-        )
+            data=self.config.data, views=the_view(training(self.config), self.nets),
+            img_size=encoder.facts.img_size[0], seed=self.stored.seed, world_size=1,
+            device=self.device, erase_mean=mean, erase_std=std,
+        )  # fmt: skip
         for batch, skipped in batches:
             self.skipped.add(skipped)
             yield batch

@@ -6,8 +6,7 @@ and from the labels. What the released code leaves to its user is done here: the
 fine-tuned where no classifier is named, and the single stages are run for comparison if asked for.
 
 Every run is an ordinary one in a folder of its own, so the command that was stopped goes on, and
-arms and seeds can be added to it. Imports of torch are inside the functions: the config and its
-checks must answer without it.
+arms and seeds can be added to it.
 """
 
 from __future__ import annotations
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["TwoStageConfig", "TwoStageSegmentConfig", "check", "report", "two_stage"]
 
 TASKS: dict[str, StageTwo] = {"classify": CLASSIFY, "segment": SEGMENT}
-
 
 Config = TwoStageConfig | TwoStageSegmentConfig
 

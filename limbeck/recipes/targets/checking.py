@@ -101,17 +101,12 @@ class Check:
             problems += _judge_nearness(np.array(compared).reshape(-1, 2))
         reasons = {k: why for each in reader.records.values() for k, why in each.skipped.items()}
         return Checked(
-            address=self.address,
-            num_images=len(keys),
-            num_records=len(reader),
-            num_unused=len(reader) - len(np.unique(rows[rows >= 0])),
-            missing=missing,
+            address=self.address, num_images=len(keys), num_records=len(reader),
+            num_unused=len(reader) - len(np.unique(rows[rows >= 0])), missing=missing,
             missing_file=file,
             skipped={keys[i]: reasons[keys[i]] for i in np.flatnonzero(rows == SKIPPED)},
-            num_fingerprints=num_fingerprints,
-            distances=tuple(distances),
-            problems=problems,
-        )
+            num_fingerprints=num_fingerprints, distances=tuple(distances), problems=problems,
+        )  # fmt: skip
 
     def _list_missing(self, missing: tuple[str, ...]) -> Path | None:
         """One JSON string per line, because a file name may hold a line break."""
@@ -158,17 +153,10 @@ class Check:
         targets = StoredTeacher(reader.manifest, reader.weights(), device).targets
         requests = list(_requests(named, self.batch_size))
         batches = view_batches(
-            self.source,
-            requests,
-            data=self.data,
-            views=self.views,
-            img_size=self.student.img_size[0],
-            seed=reader.manifest.recipe["seed"],
-            world_size=1,
-            device=device,
-            erase_mean=self.student.mean,
-            erase_std=self.student.std,
-        )
+            self.source, requests, data=self.data, views=self.views,
+            img_size=self.student.img_size[0], seed=reader.manifest.recipe["seed"], world_size=1,
+            device=device, erase_mean=self.student.mean, erase_std=self.student.std,
+        )  # fmt: skip
         for (views, indices), (batch, skipped) in zip(requests, batches, strict=True):
             lost = {key for key, _ in skipped}
             kept = [index for index in indices if self.source.key(index) not in lost]

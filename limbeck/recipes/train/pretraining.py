@@ -63,18 +63,10 @@ def _stream(
 ) -> Iterator[Batch]:
     views, *other_views = nets.method_options.views(config.crop)
     return stream(
-        images,
-        views if stored is None else stored_views(config, nets),
-        nets.student.facts,
-        ranks,
-        config,
-        skipped,
-        start_step,
-        total_steps,
-        other_views=other_views,
-        local_views=nets.method_options.local_views(config.crop),
-        targets=stored,
-    )
+        images, views if stored is None else stored_views(config, nets), nets.student.facts, ranks,
+        config, skipped, start_step, total_steps, other_views=other_views,
+        local_views=nets.method_options.local_views(config.crop), targets=stored,
+    )  # fmt: skip
 
 
 def _class_names(nets: Networks) -> dict[str, Any]:
