@@ -74,7 +74,6 @@ class ChannelWise(MapMethod):
     name = "channel_wise"
 
     def compare(self, own: Tensor, target: Tensor) -> Tensor:
-        """See ``MapMethod.compare``."""
         return channel_wise_loss(own, target, self.temperature)
 
 
@@ -88,5 +87,4 @@ class PixelKl(MapMethod):
     name = "pixel_kl"
 
     def compare(self, own: Tensor, target: Tensor) -> Tensor:
-        """See ``MapMethod.compare``."""
         return own.shape[1] * pixel_divergence(own, target, self.temperature)
