@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_args, get_type_hints
 
 import pydantic
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -205,6 +205,8 @@ def option_flags(kind: type, prefix: str = "") -> Iterator[str]:
     """Every option as the command line writes it: dotted, negated, short and long other names."""
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
+        if is_record(hints[field.name]):
+            continue
         path = f"{prefix}{field.name}"
         flag = path.replace("_", "-")
         if dataclasses.is_dataclass(field.default):
@@ -216,6 +218,14 @@ def option_flags(kind: type, prefix: str = "") -> Iterator[str]:
             yield f"--{start}{dot}no-{last}"
         for extra in getattr(hints[field.name], "__metadata__", ()):
             yield from getattr(extra, "aliases", None) or ()
+
+
+def is_record(hint: Any) -> bool:
+    """Whether a field, by its type, is what a run writes down, and no option."""
+    from tyro.conf import Suppress
+
+    (mark,) = get_args(Suppress[str])[1:]
+    return mark in getattr(hint, "__metadata__", ())
 
 
 class _PresetHead(TypedDict, total=False):

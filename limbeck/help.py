@@ -20,6 +20,7 @@ from shutil import get_terminal_size
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from limbeck.config import is_record
 from limbeck.errors import UserError, did_you_mean
 from limbeck.verbs import ROOMS, VERBS
 
@@ -272,7 +273,7 @@ def read_section(config: Any, path: str = "", doc: str = "") -> Section:
         text = _doc(type(config), field.name)
         if is_dataclass(value):
             sections.append(read_section(value, f"{name}.", text))
-        else:
+        elif not is_record(hints[field.name]):
             own.append(_option(name.replace("_", "-"), hints[field.name], value, text))
     about = " ".join((type(config).__doc__ or "").partition("\n\n")[0].split())
     name = path.rstrip(".").replace("_", "-")

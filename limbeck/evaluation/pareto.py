@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from limbeck.evaluation.pictures import COLORS, make_panels, put_legend, put_title
+from limbeck.evaluation.pictures import COLORS, MARKERS, make_panels, put_legend, put_title
 from limbeck.evaluation.report import save_figure
 
 COSTS = {"latency_ms": ("latency (ms)", 1.0), "params": ("parameters (millions)", 1e-6)}
@@ -52,6 +52,41 @@ def draw_pareto(file: Path, found: Mapping[str, Any], score: str) -> list[Path]:
         axes.set_xlabel(label)
         axes.set_ylabel(f"{score} (%)")
     put_title(figure, f"{len(whole)} shapes of a contraction, each trained briefly")
+    put_legend(figure, list(handles), handles.values())
+    return save_figure(figure, file)
+
+
+def draw_costs(file: Path, rows: Sequence[Mapping[str, Any]], scores: Sequence[str]) -> list[Path]:
+    """The rows of ``limbeck cost``: of two or more with one of the ``scores`` that one, else MACs
+    (more is taken for better), against latency, if it was measured, and parameters.
+
+    The line is the front. Writes ``file`` as .png and .svg. Needs the extra "plot".
+    """
+    known = {name: [row for row in rows if name in row["scores"]] for name in scores}
+    score = max(known, key=lambda name: len(known[name]))
+    is_scored = len(known[score]) > 1
+    shown = known[score] if is_scored else rows
+    runtime = next((each for row in shown for each in row["latency_ms"]), None)
+    costs = {f"latency ({runtime}, ms)": lambda row: row["latency_ms"].get(runtime)}
+    costs = (costs if runtime else {}) | {
+        "parameters (millions)": lambda row: 1e-6 * row["parameters"],
+        "GMACs": lambda row: 1e-9 * row["macs"],
+    }
+    value = costs.pop("GMACs") if not is_scored else lambda row: 100 * row["scores"][score]
+    figure, panels = make_panels(len(costs), width=4.4, height=3.6)
+    handles: dict[str, Any] = {}
+    for axes, (label, cost) in zip(panels, costs.items(), strict=True):
+        named = [(row["model"], (cost(row), value(row))) for row in shown if cost(row) is not None]
+        front = [named[place][1] for place in pareto_front([point for _, point in named])]
+        (handles["front"],) = axes.plot(*zip(*front, strict=True), color="#999999", lw=1, zorder=1)
+        for place, (name, point) in enumerate(named):
+            look = {"marker": MARKERS[place % len(MARKERS)], "color": COLORS[place % len(COLORS)]}
+            handles[name] = axes.scatter(*point, s=40, edgecolor="black", lw=0.5, zorder=2, **look)
+        axes.set_xlabel(label)
+        axes.set_ylabel(f"{score} (%)" if is_scored else "GMACs")
+    put_title(
+        figure, "What they cost" + ("" if is_scored else ", and how much they compute for it")
+    )
     put_legend(figure, list(handles), handles.values())
     return save_figure(figure, file)
 

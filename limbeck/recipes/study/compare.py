@@ -20,6 +20,7 @@ from typing_extensions import TypedDict
 from limbeck.config import to_plain
 from limbeck.documents import fit
 from limbeck.errors import UserError
+from limbeck.models.budgets import is_budget
 from limbeck.models.options import TeacherOptions
 from limbeck.recipes.look.evaluate import Prober
 from limbeck.recipes.look.options import EvaluateConfig
@@ -77,7 +78,8 @@ def check(config: CompareConfig) -> list[Entry]:
         raise UserError("label_fractions names each part once, and at least one.")
     if config.fine_tune:
         tuning = tuning_config(config, arms[0], 0, 1.0)
-        finetuning.check(replace(tuning, student=config.student.name))
+        student = "" if is_budget(config.student.name) else config.student.name
+        finetuning.check(replace(tuning, student=student), needs_student=bool(student))
     needs = [table_needs_teacher(arm) for arm in arms]
     for arm, has_teacher in zip(arms, needs, strict=True):
         if has_teacher is not None and arm.method is not None:
@@ -96,6 +98,7 @@ def compare(config: CompareConfig) -> Comparison:
     from limbeck.data.workers import lost_workers_explained
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import ranks_session
+    from limbeck.recipes.run.budget import choose_student
     from limbeck.recipes.run.images import check_holdout, open_images
     from limbeck.recipes.run.precision import settle, settled_plain
     from limbeck.recipes.train.chain import rehearse
@@ -104,7 +107,8 @@ def compare(config: CompareConfig) -> Comparison:
         images = open_images(config.data)
         check_holdout(images)
         _check_labels(config, arms, images)
-        config = settle(_with_batches_of(config, images), ranks)
+        config = choose_student(_with_batches_of(config, images), ranks, partial(_first, arms))
+        config = settle(config, ranks)
         equal = _what_is_equal(config, images, arms)
         # Arms, seeds and parts may be added: each run in the folder knows its own.
         shared = settled_plain(config)
@@ -275,6 +279,11 @@ def _what_is_equal(config: CompareConfig, images: Images, arms: list[Entry]) -> 
         if arm.of_run
     ]
     return sentences
+
+
+def _first(arms: list[Entry], config: CompareConfig) -> list[distillation.DistillConfig]:
+    """The first pre-training of each arm."""
+    return [_configs(replace(config, seeds=1), arm)[0] for arm in arms if arm.method]
 
 
 def _configs(config: CompareConfig, arm: Entry) -> list[distillation.DistillConfig]:
