@@ -86,7 +86,8 @@ def _image_for(encoder: Encoder) -> torch.Tensor:
 
 @torch.inference_mode()
 def activation_bytes(encoder: Encoder, taps: tuple[Tap, ...] = ()) -> int:
-    """The most bytes of tensors at one moment while PyTorch infers one image, weights aside."""
+    """The most bytes of tensors at one moment while PyTorch infers an image: with it, without
+    weights."""
     with evaluating(encoder), _Live() as live:
         encoder(_image_for(encoder), None, taps)
     return live.most

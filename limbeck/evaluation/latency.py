@@ -4,6 +4,7 @@ The machine's own speed drifts (heat, other work). Passes of what is compared al
 drift hits all, and the ratio of their medians is what holds.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -74,3 +75,15 @@ def threads(count: int | None) -> Iterator[None]:
 def describe_machine() -> str:
     """The processor's name and how many of its cores this process has: what a latency is of."""
     return f"{cpu_name()}, {num_cores()} cores"
+
+
+def busy_note() -> str:
+    """A sentence where other work keeps all cores busy, so that latencies are too long; or ''."""
+    cores = os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load <= cores + 1:  # measuring itself is 1
+        return ""
+    return (
+        f"The machine is busy (load {load:.1f} on {cores} cores), so that latencies are longer "
+        "than they would be; measure again when it is idle."
+    )

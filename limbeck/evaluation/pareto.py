@@ -56,37 +56,56 @@ def draw_pareto(file: Path, found: Mapping[str, Any], score: str) -> list[Path]:
     return save_figure(figure, file)
 
 
-def draw_costs(file: Path, rows: Sequence[Mapping[str, Any]], scores: Sequence[str]) -> list[Path]:
-    """The rows of ``limbeck cost``: of two or more with one of the ``scores`` that one, else MACs
-    (more is taken for better), against latency, if it was measured, and parameters.
+def draw_costs(
+    file: Path,
+    rows: Sequence[Mapping[str, Any]],
+    scores: Sequence[str],
+    runtimes: Mapping[str, str],
+) -> list[Path]:
+    """The rows of ``limbeck cost``, by short names: of two or more with one of the ``scores`` that
+    one against costs; else latency against parameters and MACs.
 
-    The line is the front. Writes ``file`` as .png and .svg. Needs the extra "plot".
+    Latency is that of the first of the ``runtimes`` (with their titles) in which any was measured.
+
+    The line is the front; without scores of those that compute the most in their time. Writes
+    ``file`` as .png and .svg. Needs the extra "plot".
     """
     known = {name: [row for row in rows if name in row["scores"]] for name in scores}
     score = max(known, key=lambda name: len(known[name]))
     is_scored = len(known[score]) > 1
-    shown = known[score] if is_scored else rows
-    runtime = next((each for row in shown for each in row["latency_ms"]), None)
-    costs = {f"latency ({runtime}, ms)": lambda row: row["latency_ms"].get(runtime)}
-    costs = (costs if runtime else {}) | {
-        "parameters (millions)": lambda row: 1e-6 * row["parameters"],
-        "GMACs": lambda row: 1e-9 * row["macs"],
+    runtime = next((name for name in runtimes if any(name in r["latency_ms"] for r in rows)), None)
+    params = {"parameters (millions)": lambda row: row["parameters"] / 1e6}
+    macs = {"GMACs": lambda row: row["macs"] / 1e9}
+    latency = {
+        f"latency ({runtimes.get(runtime or '')}, ms)": lambda row: row["latency_ms"][runtime]
     }
-    value = costs.pop("GMACs") if not is_scored else lambda row: 100 * row["scores"][score]
-    figure, panels = make_panels(len(costs), width=4.4, height=3.6)
+    across = params | macs
+    if is_scored:
+        rows, up = known[score], {f"{score} (%)": lambda row: 100 * row["scores"][score]}
+        across = latency | params if runtime else across
+    elif runtime:
+        up = latency
+    else:
+        across, up = params, macs
+    rises = is_scored or not runtime  # what is drawn upwards is good, not a cost
+    ((up_label, height),) = up.items()
+    rows = [row for row in rows if not runtime or runtime in row["latency_ms"]]
+    figure, panels = make_panels(len(across), width=4.4, height=3.6)
     handles: dict[str, Any] = {}
-    for axes, (label, cost) in zip(panels, costs.items(), strict=True):
-        named = [(row["model"], (cost(row), value(row))) for row in shown if cost(row) is not None]
-        front = [named[place][1] for place in pareto_front([point for _, point in named])]
+    for axes, (label, place_of) in zip(panels, across.items(), strict=True):
+        points = [(place_of(row), height(row)) for row in rows]
+        front = [points[i] for i in pareto_front([p if rises else p[::-1] for p in points])]
         (handles["front"],) = axes.plot(*zip(*front, strict=True), color="#999999", lw=1, zorder=1)
-        for place, (name, point) in enumerate(named):
+        for place, (row, point) in enumerate(zip(rows, points, strict=True)):
             look = {"marker": MARKERS[place % len(MARKERS)], "color": COLORS[place % len(COLORS)]}
-            handles[name] = axes.scatter(*point, s=40, edgecolor="black", lw=0.5, zorder=2, **look)
-        axes.set_xlabel(label)
-        axes.set_ylabel(f"{score} (%)" if is_scored else "GMACs")
-    put_title(
-        figure, "What they cost" + ("" if is_scored else ", and how much they compute for it")
-    )
+            handles[row["name"]] = axes.scatter(
+                *point, s=40, edgecolor="black", lw=0.5, zorder=2, **look
+            )
+        axes.set(xlabel=label, ylabel=up_label)
+        axes.set_xlim(0, 1.1 * max(x for x, _ in points))
+        if not is_scored:
+            axes.set_ylim(0, 1.1 * max(y for _, y in points))
+    put_title(figure, f"What {len(rows)} networks cost")
     put_legend(figure, list(handles), handles.values())
     return save_figure(figure, file)
 

@@ -22,16 +22,16 @@ from limbeck.export.formats import (
 if TYPE_CHECKING:
     from limbeck.models.encoder import Encoder
 
-RuntimeName = Literal["torch", "onnx", "openvino"]
+RuntimeName = Literal["onnx", "openvino", "torch"]
 RUNTIMES: dict[RuntimeName, str] = {
-    "torch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO",
+    "onnx": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch",
 }  # fmt: skip
-"""In words; each is a format, too."""
+"""In words, the likeliest to ship with first; each is a format, too."""
 
 
 def runtime_shipped_with() -> RuntimeName:
     """What a network will most likely run in: the first that is installed."""
-    return next(name for name in ("onnx", "openvino", "torch") if has_packages(name))
+    return next(name for name in RUNTIMES if has_packages(name))
 
 
 def open_passes(

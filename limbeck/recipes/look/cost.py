@@ -97,9 +97,11 @@ def cost(config: CostConfig) -> Costs:
     Raises UserError for bad input, and where nothing can be read.
     """
     check(config)
-    from limbeck.evaluation.latency import describe_machine, threads
+    from limbeck.evaluation.latency import busy_note, describe_machine, threads
+    from limbeck.recipes.look.measure import short_names
 
     names, notes = _runtimes(config)
+    notes += filter(None, [busy_note() if names else ""])
     rows: list[dict[str, Any]] = []
     problems: list[UserError] = []
     for name in dict.fromkeys(config.models):
@@ -112,6 +114,8 @@ def cost(config: CostConfig) -> Costs:
             problems.append(error)
     if not rows:
         raise problems[0] if len(problems) == 1 else UserError(" ".join(map(str, problems)))
+    for row, short in zip(rows, short_names([row["model"] for row in rows]), strict=True):
+        row["name"] = short
     rows.sort(key=lambda row: (min(row["latency_ms"].values(), default=0.0), row["macs"]))
     count = f"{config.threads} thread{'s' if config.threads > 1 else ''}"
     how = (
@@ -208,7 +212,7 @@ def _write(found: Costs, out: Path) -> None:
         try:
             from limbeck.evaluation.pareto import draw_costs
 
-            found.files.extend(draw_costs(out, found.rows, SCORES))
+            found.files.extend(draw_costs(out, found.rows, SCORES, RUNTIMES))
         except UserError as error:
             found.notes.append(f"No picture: {error}")
 
@@ -225,13 +229,12 @@ def report(found: Costs) -> str:
     """Tables for the command line, the fastest first: counted, measured, and MACs by part."""
     from limbeck.evaluation.cost import PARTS
     from limbeck.evaluation.report import TERMINAL, table
-    from limbeck.recipes.look.measure import short_names
 
     rows = found.rows
     scores = [each for each in SCORES if any(each in row["scores"] for row in rows)]
-    names = short_names([row["model"] for row in rows])
     counted, measured, parts = [], [], []
-    for name, row in zip(names, rows, strict=True):
+    for row in rows:
+        name = row["name"]
         counted.append({
             "": name,
             "px": "x".join(map(str, dict.fromkeys(row["img_size"]))),

@@ -20,8 +20,8 @@ from limbeck.engine.checkpoint import saved_config
 from limbeck.engine.distributed import Ranks, on_main_rank
 from limbeck.errors import UserError
 from limbeck.evaluation.cost import count_macs
-from limbeck.evaluation.latency import describe_machine, interleaved, threads
-from limbeck.evaluation.report import TERMINAL, table
+from limbeck.evaluation.latency import busy_note, describe_machine, interleaved, threads
+from limbeck.evaluation.report import table
 from limbeck.export.passes import RUNTIMES, RuntimeName, open_passes, runtime_shipped_with
 from limbeck.models.budgets import FAMILIES, Budget, is_budget, read_budget
 from limbeck.models.build import build_student
@@ -35,6 +35,11 @@ log = logging.getLogger("limbeck")
 
 Config = TypeVar("Config")
 WORDS = {"params": ("M parameters", 1e-6), "macs": ("GMACs", 1e-9), "latency_ms": ("ms", 1.0)}
+TOO_MUCH = {"params": "too many parameters", "macs": "too many MACs", "latency_ms": "too slow"}
+WIDTH = 100  # of the table
+UNTRAINED = "can't be trained"
+ROUNDS = 3
+"""Of a measurement, of which the fastest counts: other work on the machine can only slow it."""
 
 
 @dataclass
@@ -54,10 +59,12 @@ class Candidate:
     def row(self) -> dict[str, Any]:
         """For the table."""
         numbers = {
-            words: float(f"{scale * self.costs[cost]:.3g}") if cost in self.costs else None
+            words: float(f"{scale * self.costs[cost]:.3g}")
             for cost, (words, scale) in WORDS.items()
+            if cost in self.costs
         }
-        return {"": self.why or "fits", **numbers, "shape": self.shape.text}
+        plain = replace(self.shape, img_size=None, patch_size=None)  # of all the same
+        return {"shape": plain.text, **numbers, "": self.why or "fits"}
 
 
 def choose_student(
@@ -131,27 +138,30 @@ def _choose(
     """Tells the outcome; raises UserError where nothing is within the budget."""
     limits = read_budget(asked.name)
     runtime = runtime_shipped_with() if latency.runtime == "auto" else latency.runtime
-    how = f"{RUNTIMES[runtime]}, fp32, batch {latency.batch_size}, {latency.threads} thread(s)"
+    count = f"{latency.threads} thread{'s' if latency.threads > 1 else ''}"
+    how = f"{RUNTIMES[runtime]}, fp32, batch {latency.batch_size}, {count}"
     log.info("Looking for the most capable student that is %s ...", asked.name)
+    if "latency_ms" in limits and (note := busy_note()):
+        log.warning("%s", note)
     all_of_them, refused = _candidates(asked)
     for each in all_of_them:
         over = [cost for cost, most in limits.items() if each.costs.get(cost, 0.0) > most]
-        each.why = f"too many {WORDS[over[0]][0]}" if over else ""
+        each.why = TOO_MUCH[over[0]] if over else ""
 
     def is_trained(each: Candidate) -> bool:
         try:
             for check in checks:
                 check(each.shape)
         except UserError as error:
-            each.why, refused[each.family] = "can't be trained", str(error)
+            each.why, refused[each.family] = UNTRAINED, str(error)
         return not each.why
 
     def is_fast(several: list[Candidate]) -> None:
         if "latency_ms" in limits and several:
-            log.info("Measuring %s (%s) ...", ", ".join(each.shape.text for each in several), how)
+            log.info("Measuring %s ...", ", ".join(each.shape.text for each in several))
             for each, ms in zip(several, measure(several, runtime, latency), strict=True):
                 each.costs["latency_ms"] = ms
-                each.why = "too slow" if ms > limits["latency_ms"] else ""
+                each.why = TOO_MUCH["latency_ms"] if ms > limits["latency_ms"] else ""
 
     fitting = [each for each in all_of_them if not each.why]
     best = search(fitting, is_trained, is_fast, bisects="latency_ms" in limits)
@@ -167,9 +177,13 @@ def _choose(
     tell(
         f"student: {best.shape.text}, the most capable shape that is {asked.name}: {told}{measured}"
     )
-    log.info("%s", table([each.row() for each in _shown(all_of_them)], width=TERMINAL))
+    rows = [each.row() for each in _shown(all_of_them)]
+    columns = [words for words, _ in WORDS.values() if any(words in row for row in rows)]
+    log.info("%s", table(rows, ["shape", *columns, ""], WIDTH))
+    usable = {each.family for each in all_of_them if each.why != UNTRAINED}
     for family, why in refused.items():
-        log.info("Not every %s can be trained here: %s", family, why)
+        some = "Not every" if family in usable else "No"
+        log.info("%s %s can be trained here: %s", some, family, why)
     return best.shape
 
 
@@ -240,14 +254,15 @@ def search(
 def measure(
     candidates: list[Candidate], runtime: RuntimeName, latency: LatencyOptions
 ) -> list[float]:
-    """Milliseconds of each, in turns with each other."""
+    """Milliseconds of each, medians of turns with each other."""
     with threads(latency.threads):
         passes = [
             open_passes(build_student(each.shape, seed=0).eval(), runtime, latency.threads)
             for each in candidates
         ]
         works = [of_batch(latency.batch_size) for of_batch in passes]
-        return [1e3 * seconds for seconds in interleaved(works, latency.num_turns)]
+        rounds = [interleaved(works, latency.num_turns) for _ in range(ROUNDS)]
+    return [1e3 * min(each) for each in zip(*rounds, strict=True)]
 
 
 def _shown(candidates: list[Candidate]) -> list[Candidate]:
@@ -265,7 +280,7 @@ def _nothing(
     asked: str, limits: Budget, candidates: list[Candidate], refused: dict[str, str]
 ) -> str:
     """What the smallest costs, or why none can be trained."""
-    trained = [each for each in candidates if each.why != "can't be trained"]
+    trained = [each for each in candidates if each.why != UNTRAINED]
     for cost in limits if trained else ():
         known = [each for each in trained if cost in each.costs]
         least = min(known, key=lambda each: each.costs[cost], default=None)
