@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_type_hints
 
 import pydantic
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -52,6 +52,10 @@ Width = Annotated[int, pydantic.Field(gt=0, le=2**18)]
 Depth = Annotated[int, pydantic.Field(gt=0, le=1000)]
 BlockIndex = Annotated[int, pydantic.Field(gt=-1000, lt=1000)]
 """Negative ones count from the end."""
+
+
+RECORD = "what a run writes down, and no option"
+"""The mark of such a field, beside tyro.conf.Suppress."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -221,11 +225,8 @@ def option_flags(kind: type, prefix: str = "") -> Iterator[str]:
 
 
 def is_record(hint: Any) -> bool:
-    """Whether a field, by its type, is what a run writes down, and no option."""
-    from tyro.conf import Suppress
-
-    (mark,) = get_args(Suppress[str])[1:]
-    return mark in getattr(hint, "__metadata__", ())
+    """Whether a field, by its type, is a ``RECORD``."""
+    return RECORD in getattr(hint, "__metadata__", ())
 
 
 class _PresetHead(TypedDict, total=False):

@@ -20,7 +20,6 @@ from shutil import get_terminal_size
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from limbeck.config import is_record
 from limbeck.errors import UserError, did_you_mean
 from limbeck.verbs import ROOMS, VERBS
 
@@ -266,6 +265,8 @@ def _shorten(text: str, room: int) -> str:
 
 def read_section(config: Any, path: str = "", doc: str = "") -> Section:
     """The options of a config in words; its values are the defaults."""
+    from limbeck.config import is_record
+
     hints = get_type_hints(type(config), include_extras=True)
     own, sections = [], []
     for field in fields(config):

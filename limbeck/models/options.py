@@ -7,7 +7,7 @@ import pydantic
 import tyro
 from pydantic_core import ArgsKwargs
 
-from limbeck.config import Depth, PositiveFloat, Rate, Side, Width, options
+from limbeck.config import RECORD, Depth, PositiveFloat, Rate, Side, Width, options
 from limbeck.errors import UserError, did_you_mean
 from limbeck.models.shape_names import is_shape, join_shape, split_shape
 
@@ -67,8 +67,8 @@ class StudentOptions:
     """How often a Hiera pools; 2 if not given, so that its last tokens stand for 16 x 16 pixels."""
     weights: str | None = None
     """Start from these weights (a source as for the teacher) instead of a fresh initialisation."""
-    budget: Annotated[str | None, tyro.conf.Suppress] = None
-    """For which the shape was chosen: a record in a run's config, and no option."""
+    budget: Annotated[str | None, RECORD, tyro.conf.Suppress] = None
+    """For which the shape was chosen."""
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -159,7 +159,7 @@ class Chain(FakeEncoder):
 def test_activations_are_those_alive_at_once():
     image = 4 * 3 * 8 * 8
     assert activation_bytes(Chain()) == image + 2 * 4000
-    small, large = (student(f"vit_tiny:img_size={side}:depth=2") for side in (32, 64))
+    small, large = (student(f"vit_tiny:img_size={side}:depth=3") for side in (32, 64))
     assert 3 < activation_bytes(large) / activation_bytes(small) < 5
-    again = student("vit_tiny:img_size=32:depth=4")
+    again = student("vit_tiny:img_size=32:depth=5")
     assert activation_bytes(again) == activation_bytes(small)  # depth alone keeps nothing
