@@ -279,12 +279,12 @@ def _shown(candidates: list[Candidate]) -> list[Candidate]:
 def _nothing(
     asked: str, limits: Budget, candidates: list[Candidate], refused: dict[str, str]
 ) -> str:
-    """What the smallest costs, or why none can be trained."""
-    trained = [each for each in candidates if each.why != UNTRAINED]
-    for cost in limits if trained else ():
-        known = [each for each in trained if cost in each.costs]
+    """What the smallest costs, or why what would be small enough can't be trained."""
+    is_refused = any(each.why == UNTRAINED for each in candidates)
+    for cost, most in limits.items():
+        known = [each for each in candidates if cost in each.costs and not is_refused]
         least = min(known, key=lambda each: each.costs[cost], default=None)
-        if least is not None and least.costs[cost] > limits[cost]:
+        if least is not None and least.costs[cost] > most:
             words, scale = WORDS[cost]
             return (
                 f"No student is {asked}: the smallest there is, {least.shape.text}, has "

@@ -251,7 +251,7 @@ def _what_is_equal(config: CompareConfig, images: Images, arms: list[Entry]) -> 
     before = resolve(len(images.train), size, {}, config.optim, config.train)
     seeds = "seed 0" if config.seeds == 1 else f"seeds 0 to {config.seeds - 1}"
     sentences = [
-        f"Equal for all: the student ({config.student.name}, at its start the same for a seed), "
+        f"Equal for all: the student ({config.student.text}, at its start the same for a seed), "
         f"{before.num_images:,} training images, {len(images.holdout):,} test images, "
         f"{before.total_steps:,} steps of {config.train.global_batch_size} images of pre-training, "
         f"the crops (scale {config.crop.scale[0]:g} to {config.crop.scale[1]:g}), the optimiser, "

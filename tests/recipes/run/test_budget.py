@@ -80,6 +80,8 @@ def test_what_nothing_meets_names_the_smallest(few, tmp_path):
     student = replace(ASKED, name="<=1G", patch_size=7)
     with pytest.raises(UserError, match="can be trained here.*patch_size"):
         chosen(tmp_path, student=student)
+    with pytest.raises(UserError, match="<=30K can be trained here. mask_ratio 0.6 keeps 0 of 1"):
+        chosen(tmp_path, student=StudentOptions(name="<=30K", img_size=32))
 
 
 def test_a_run_keeps_its_student_on_any_machine(few, tmp_path, monkeypatch):
