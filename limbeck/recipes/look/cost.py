@@ -9,7 +9,7 @@ import csv
 import io
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -130,13 +130,13 @@ def cost(config: CostConfig) -> Costs:
 
 def _runtimes(config: CostConfig) -> tuple[list[RuntimeName], list[str]]:
     """Those to measure in, and a note for those whose packages are missing."""
-    asked = list(dict.fromkeys(config.runtimes or RUNTIMES)) if config.measure else []
-    missing = [name for name in asked if not has_packages(name)]
+    asked = dict.fromkeys(config.runtimes or RUNTIMES) if config.measure else {}
     notes = [
         f"{RUNTIMES[name]} is not installed, so it is left out; run: pip install 'limbeck[export]'."
-        for name in missing
+        for name in asked
+        if not has_packages(name)
     ]
-    return [name for name in asked if name not in missing], notes
+    return [name for name in asked if has_packages(name)], notes
 
 
 def _open(source: str, img_size: int | None) -> Encoder:
@@ -147,9 +147,7 @@ def _open(source: str, img_size: int | None) -> Encoder:
     checks.check_start(source)
     if checks.is_bare_name(source):
         asked = StudentOptions(name=source)
-        if img_size is not None:
-            asked = StudentOptions(**vars(asked) | {"img_size": img_size})
-        return build_student(asked, seed=0).eval()
+        return build_student(replace(asked, img_size=img_size or asked.img_size), seed=0).eval()
     fresh = {"pretrained": False} if source.startswith("timm:") else {}
     return load_encoder(source, img_size=img_size, **fresh)
 

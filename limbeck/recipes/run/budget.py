@@ -6,10 +6,10 @@ It is chosen once: the config that is saved names the shape, and the budget besi
 from __future__ import annotations
 
 import logging
-from bisect import insort
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import torch
@@ -83,24 +83,16 @@ def choose_student(
     if not isinstance(asked, StudentOptions) or not is_budget(asked.name):
         return config
 
-    def found() -> dict[str, Any]:
+    def found() -> StudentOptions:
         if kept := _saved(config):
-            tell(f"student: {_named(kept).text}, with which what is there was begun")
-            return kept
-        trial = _Trial([*trainings(config)])
-        chosen = _choose(asked, _latency_of(config), (*checks, trial), tell)
-        return to_plain(replace(chosen, budget=asked.name))
+            shape = from_plain(StudentOptions, kept, "student")
+            tell(f"student: {shape.text}, with which what is there was begun")
+            return shape
+        latency = getattr(config, "latency", LatencyOptions())
+        chosen = _choose(asked, latency, (*checks, _Trial([*trainings(config)])), tell)
+        return replace(chosen, budget=asked.name)
 
-    return replace(config, student=_named(on_main_rank(found)))  # type: ignore[type-var]
-
-
-def _named(plain: dict[str, Any]) -> StudentOptions:
-    return from_plain(StudentOptions, plain, "student")
-
-
-def _latency_of(config: Any) -> LatencyOptions:
-    own: LatencyOptions = getattr(config, "latency", LatencyOptions())
-    return own
+    return replace(config, student=on_main_rank(found))  # type: ignore[type-var]
 
 
 def _saved(config: Any) -> dict[str, Any] | None:
@@ -180,10 +172,8 @@ def _choose(
     rows = [each.row() for each in _shown(all_of_them)]
     columns = [words for words, _ in WORDS.values() if any(words in row for row in rows)]
     log.info("%s", table(rows, ["shape", *columns, ""], WIDTH))
-    usable = {each.family for each in all_of_them if each.why != UNTRAINED}
     for family, why in refused.items():
-        some = "Not every" if family in usable else "No"
-        log.info("%s %s can be trained here: %s", some, family, why)
+        log.info("%s, some or all of them, can't be trained here: %s", family, why)
     return best.shape
 
 
@@ -205,13 +195,13 @@ def _candidates(asked: StudentOptions) -> tuple[list[Candidate], dict[str, str]]
                 refused[family] = str(error)
                 continue
             params = sum(each.numel() for each in outline.parameters())
-            insort(own, Candidate(family, shape, {"params": params, "macs": macs}), key=_power)
-        found += own
+            insort(
+                own,
+                Candidate(family, shape, {"params": params, "macs": macs}),
+                key=attrgetter("power"),
+            )
+        found += sorted(own, key=attrgetter("power"))
     return found, refused
-
-
-def _power(candidate: Candidate) -> tuple[float, float]:
-    return candidate.power
 
 
 def search(
@@ -268,21 +258,24 @@ def measure(
 def _shown(candidates: list[Candidate]) -> list[Candidate]:
     """Of each family the most capable that fits, and the first that does not."""
     shown: list[Candidate] = []
+    timed = any("latency_ms" in each.costs for each in candidates)
     for family in FAMILIES:
         own = [each for each in candidates if each.family == family]
-        is_known = [each for each in own if each.why == "chosen" or "latency_ms" in each.costs]
-        fits = [each for each in is_known or own if each.why in ("", "chosen")]
-        shown += fits[-1:] + [each for each in own if each.why not in ("", "chosen")][:1]
-    return sorted(shown, key=_power)
+        fits = [each for each in own if each.why in ("", "chosen")]
+        shown += [each for each in fits if not timed or "latency_ms" in each.costs][-1:]
+        shown += [each for each in own if each not in fits][:1]
+    return sorted(shown, key=attrgetter("power"))
 
 
 def _nothing(
     asked: str, limits: Budget, candidates: list[Candidate], refused: dict[str, str]
 ) -> str:
     """What the smallest costs, or why what would be small enough can't be trained."""
-    is_refused = any(each.why == UNTRAINED for each in candidates)
+    if not candidates or any(each.why == UNTRAINED for each in candidates):
+        why = " ".join(dict.fromkeys(refused.values()))
+        return f"No student that is {asked} can be trained here. {why}"
     for cost, most in limits.items():
-        known = [each for each in candidates if cost in each.costs and not is_refused]
+        known = [each for each in candidates if cost in each.costs]
         least = min(known, key=lambda each: each.costs[cost], default=None)
         if least is not None and least.costs[cost] > most:
             words, scale = WORDS[cost]
@@ -291,5 +284,4 @@ def _nothing(
                 f"{scale * least.costs[cost]:.3g} {words}; allow more, or make images smaller "
                 "(--student.img-size)."
             )
-    why = " ".join(dict.fromkeys(refused.values()))
-    return f"No student that is {asked} can be trained here. {why}".strip()
+    return f"No student is {asked}: each limit has some, all together have none; allow more."
