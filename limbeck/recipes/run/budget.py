@@ -195,11 +195,7 @@ def _candidates(asked: StudentOptions) -> tuple[list[Candidate], dict[str, str]]
                 refused[family] = str(error)
                 continue
             params = sum(each.numel() for each in outline.parameters())
-            insort(
-                own,
-                Candidate(family, shape, {"params": params, "macs": macs}),
-                key=attrgetter("power"),
-            )
+            own.append(Candidate(family, shape, {"params": params, "macs": macs}))
         found += sorted(own, key=attrgetter("power"))
     return found, refused
 
