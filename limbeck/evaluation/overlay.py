@@ -1,13 +1,27 @@
 """Maps of classes as pictures: colours, index PNGs, and maps drawn into images."""
 
 import colorsys
+from functools import cache
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 SWATCH = 14  # pixels of a line of the legend
 GOLDEN = 0.618033988749895
+FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "arial.ttf", "Arial.ttf")
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@cache
+def font(size: int) -> Font:
+    """One of the system's with more than English letters, or else Pillow's own."""
+    for name in FONTS:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
+    return ImageFont.load_default(size)
 
 
 def palette(num_classes: int) -> np.ndarray:
@@ -46,5 +60,6 @@ def draw_map(
         top = height + SWATCH * place
         draw.rectangle((0, top, SWATCH, top + SWATCH - 1), fill=tuple(colors[index].tolist()))
         share = 100 * counts[index] / counts.sum()
-        draw.text((SWATCH + 4, top + 1), f"{names[index]} {share:.1f} %", fill="black")
+        text = f"{names[index]} {share:.1f} %"
+        draw.text((SWATCH + 4, top), text, fill="black", font=font(SWATCH - 3))
     return whole
