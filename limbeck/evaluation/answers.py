@@ -100,7 +100,7 @@ def draw_neighbours(
             part = fitted(pixels, side, side)
             whole.paste(part, (left + (side - part.width) // 2, (side - part.height) // 2))
         if similarity is not None:
-            name = _cut(key.rpartition("/")[2], letters, side)
+            name = _cut("/".join(key.split("/")[-2:]), letters, side)
             draw.text((left, side + 4), f"{similarity:.3f}", fill="black", font=letters)
             draw.text((left, side + 6 + size), name, fill="black", font=letters)
     draw.line((side + 9, 0, side + 9, whole.height), fill="#808080", width=2)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from limbeck.data.source import BadImage, Source
 from limbeck.data.view_makers import MakeView
 from limbeck.engine.machine import Precision
 from limbeck.evaluation.answers import (
+    SMALLEST,
     Gallery,
     class_names,
     draw_bars,
@@ -39,6 +39,12 @@ from limbeck.models.encoder import Encoder
 from limbeck.records import Batch, Tap
 
 THUMBNAILS = 256  # of a gallery, that are kept
+HEADS = (
+    ("classes", Tap("logits")),
+    ("of_class_head", Tap("class_logits")),
+    ("of_distilled_head", Tap("dist_logits")),
+)
+"""Of a line, and what it tells the likeliest classes of."""
 
 
 class Sample(NamedTuple):
@@ -59,13 +65,12 @@ class Sample(NamedTuple):
 class Samples(Dataset[Sample]):
     """Makes a sample of each image of a source; ``make`` None is for segmenters."""
 
-    source: Source | None
+    source: Source
     max_image_pixels: int
     make: MakeView | None
     is_drawn: bool
 
     def __getitem__(self, index: int) -> Sample:
-        assert self.source is not None
         line = {"image": self.source.key(index)}
         try:
             data = self.source.read(index).data
@@ -81,72 +86,43 @@ class Samples(Dataset[Sample]):
         return Sample(line, crop, torch.from_numpy(np.array(fitted(pixels))) if is_drawn else None)
 
 
-class Ranked:
-    """Of what an answer is an ordered list of names with a number each."""
-
-    field, title, measure = "classes", "class", "probability"
-    num_counted = 1
-    count: int
-
-    @property
-    def columns(self) -> list[str]:
-        """Of a table."""
-        places = range(1, self.count + 1)
-        return [f"{word}_{place}" for place in places for word in (self.title, self.measure)]
-
-    def cells(self, line: dict[str, Any]) -> dict[str, Any]:
-        """What a table has of a line."""
-        return dict(zip(self.columns, chain(*line[self.field].items()), strict=False))
-
-
-class Classes(Ranked):
+@dataclass
+class Classes:
     """The likeliest classes of a classifier; of two heads their mean's, and those of each."""
 
-    def __init__(self, network: Encoder, precision: Precision, count: int) -> None:
-        self.network, self.precision = network, precision
-        self.names = class_names(network.facts)
-        self.count = min(count, len(self.names))
-        heads = {"classes": "logits"}
-        if network.facts.has_dist_head:
-            heads |= {"of_class_head": "class_logits", "of_distilled_head": "dist_logits"}
-        self.taps = {name: Tap(kind) for name, kind in heads.items()}  # type: ignore[arg-type]
+    network: Encoder
+    precision: Precision
+    count: int
 
     def say(self, samples: list[Sample]) -> Iterator[dict[str, Any]]:
         """What is said of each, as it stands in its line."""
-        taps = tuple(self.taps.values())
+        facts, heads = self.network.facts, HEADS if self.network.facts.has_dist_head else HEADS[:1]
+        taps = tuple(tap for _, tap in heads)
         said = show(self.network, _batch(samples, self.network).images, taps, self.precision).taps
-        found = {
-            name: likeliest(said[tap].float(), self.names, self.count)
-            for name, tap in self.taps.items()
-        }
-        return (dict(zip(found, each, strict=True)) for each in zip(*found.values(), strict=True))
+        found = [likeliest(said[tap].float(), class_names(facts), self.count) for tap in taps]
+        names = [name for name, _ in heads]
+        return (dict(zip(names, each, strict=True)) for each in zip(*found, strict=True))
 
     def draw(self, pixels: np.ndarray, line: dict[str, Any]) -> Image.Image:
         """A picture of what a line says of an image."""
         return draw_bars(pixels, line["classes"])
 
 
-class Neighbours(Ranked):
+@dataclass
+class Neighbours:
     """The nearest images of a gallery, by an encoder's vectors."""
 
-    field, title, measure = "neighbours", "nearest", "similarity"
+    network: Encoder
+    precision: Precision
+    count: int
+    pool: Any
+    source: Source
+    gallery: Gallery
+    digest: str
+    max_image_pixels: int
 
-    def __init__(
-        self,
-        network: Encoder,
-        precision: Precision,
-        count: int,
-        pool: Any,
-        source: Source,
-        gallery: Gallery,
-        max_image_pixels: int,
-        digest: str,
-    ) -> None:
-        self.network, self.precision, self.pool = network, precision, pool
-        self.source, self.gallery, self.digest = source, gallery, digest
-        self.count = min(count, len(gallery.keys))
-        self.places = {source.key(index): index for index in range(len(source))}
-        self.max_image_pixels = max_image_pixels
+    def __post_init__(self) -> None:
+        self.places = {self.source.key(index): index for index in range(len(self.source))}
         self.thumbnail = lru_cache(THUMBNAILS)(self._thumbnail)
 
     def say(self, samples: list[Sample]) -> Iterator[dict[str, Any]]:
@@ -164,36 +140,25 @@ class Neighbours(Ranked):
     def _thumbnail(self, key: str) -> np.ndarray | None:
         try:
             data = self.source.read(self.places[key]).data
-            return np.array(fitted(decode_image(data, self.max_image_pixels), 1, 224))
+            return np.array(fitted(decode_image(data, self.max_image_pixels), 1, SMALLEST))
         except BadImage:
             return None
 
 
+@dataclass
 class Maps:
-    """The class of each pixel by a segmenter: masks, whose names are unique for ``stems``."""
+    """The class of each pixel by a segmenter, as masks below ``out``."""
 
-    field, title, measure = "shares", "class", "share"
-    num_counted = None  # all
+    network: Segmenter
+    precision: Precision
+    options: MapOptions
+    opacity: float
+    out: Path
+    name_of: Names
 
-    def __init__(
-        self,
-        network: Segmenter,
-        precision: Precision,
-        options: MapOptions,
-        opacity: float,
-        out: Path,
-        name_of: Any,
-    ) -> None:
-        self.network, self.precision, self.options = network, precision, options
-        self.opacity, self.out, self.name_of = opacity, out, name_of
-        self.names = class_names(network.facts)
+    def __post_init__(self) -> None:
+        self.names = class_names(self.network.facts)
         self.colors = palette(len(self.names))
-        self.columns = ["mask", "width", "height", *(f"share_{name}" for name in self.names)]
-
-    def cells(self, line: dict[str, Any]) -> dict[str, Any]:
-        """See ``Ranked``."""
-        shares = {f"share_{name}": share for name, share in line["shares"].items()}
-        return shares | {"width": line["size"][0], "height": line["size"][1]}
 
     def say(self, samples: list[Sample]) -> Iterator[dict[str, Any]]:
         """See ``Classes``."""
@@ -212,7 +177,8 @@ class Maps:
         """See ``Classes``."""
         with Image.open(self.out / line["mask"]) as mask:
             found = torch.from_numpy(np.array(mask))
-        return draw_map(pixels, found, self.colors, self.names, self.opacity)
+        room = line.get("num_named", 0)
+        return draw_map(pixels, found, self.colors, self.names, self.opacity, room)
 
 
 class Names:

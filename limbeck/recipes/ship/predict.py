@@ -11,6 +11,7 @@ import io
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -29,11 +30,16 @@ from limbeck.recipes.run.options import CropEvalOptions, EmbedOptions
 if TYPE_CHECKING:
     from limbeck.data.skipped import SkippedLog
     from limbeck.recipes.ship.answering import Classes, Maps, Neighbours, Sample, Samples
-    from limbeck.recipes.ship.places import Found
 
 log = logging.getLogger("limbeck")
 
 LINES_FILE, TABLE_FILE = "predictions.jsonl", "predictions.csv"
+ANSWERS = {
+    "classes": ("class", "probability"),
+    "neighbours": ("nearest", "similarity"),
+    "shares": ("class", "share"),
+}
+"""Where a line has its answer, and what a table calls it."""
 NUM_ROWS = 10  # of the table on the screen
 
 
@@ -140,7 +146,7 @@ def predict(config: PredictConfig) -> Predictions:
     from limbeck.engine.distributed import ranks_session
     from limbeck.files import write_text
     from limbeck.models.origins.load import load_encoder
-    from limbeck.recipes.run.progress import progress
+    from limbeck.recipes.run.progress import tracked
     from limbeck.recipes.ship.answering import Maps, Names, Samples, save_png
     from limbeck.recipes.ship.places import open_places
 
@@ -148,7 +154,7 @@ def predict(config: PredictConfig) -> Predictions:
     with ranks_session(config.device) as ranks:
         network = load_encoder(config.network).to(ranks.device).eval()
         config = _resolved(config, network)
-        found = open_places(config.images, config.data)
+        source, videos, root = open_places(config.images, config.data)
         plain = to_plain(config)
         kept = {name: plain[name] for name in plain if name not in ("images", "device")}
         del kept["crop"]["batch_size"]
@@ -156,23 +162,22 @@ def predict(config: PredictConfig) -> Predictions:
             config.out,
             {"verb": "predict", **kept},
             # Images go by their names below it: of another folder they would be taken for these.
-            {"student": network.facts.origin.get("weight_hash"), "folder": found.root},
+            {"student": network.facts.origin.get("weight_hash"), "folder": root},
             overwrite=config.overwrite,
         )
-        name_of = Names(found.keys())
+        name_of = Names([*(source.key(index) for index in range(len(source))), *videos])
         kind, digest = _answerer(config, network, name_of, run.dir)
-        lines = run.dir / LINES_FILE
+        lines, pictures = run.dir / LINES_FILE, run.dir / "pictures"
         old = [line for line in _read(lines) if line.get("gallery") == digest]
         write_text(lines, "".join(to_json(line, indent=None) + "\n" for line in old))
         (run.dir / "skipped.jsonl").unlink(missing_ok=True)  # all of them are tried again
         skipped = SkippedLog(run.dir / "skipped.jsonl", len(name_of.keys), 1.0)
-        is_whole, pictures = isinstance(kind, Maps), run.dir / "pictures"
+        is_whole, limit = isinstance(kind, Maps), config.data.max_image_pixels
         make = None if is_whole else eval_maker(network.facts.img_size[0], config.crop.crop_ratio)
-        samples = Samples(found.source, config.data.max_image_pixels, make, config.pictures)
-        size = 1 if is_whole else config.crop.batch_size
-        total, shown = _shown(config, found, samples, old, skipped, pictures)
-        with lines.open("a", encoding="utf-8") as file, progress(total) as advance:
-            while batch := list(islice(shown, size)):
+        samples = Samples(source, limit, make, config.pictures)
+        total, shown = _shown(config, samples, videos, old, skipped, pictures)
+        with lines.open("a", encoding="utf-8") as file, closing(tracked(shown, total, "")) as left:
+            while batch := list(islice(left, 1 if is_whole else config.crop.batch_size)):
                 for sample, said in zip(batch, kind.say(batch), strict=True):
                     line = sample.line | said
                     if config.pictures and sample.pixels is not None and "frame" not in line:
@@ -180,16 +185,14 @@ def predict(config: PredictConfig) -> Predictions:
                         save_png(picture, pictures / name_of(line))
                     file.write(to_json(line, indent=None) + "\n")
                     file.flush()
-                advance(len(batch))
-        for key, video in found.videos.items() if config.pictures else ():
-            _draw_video(config, kind, video, pictures / f"{key}.mp4", _read(lines, key))
-        num_lines, rows = _write_table(kind, lines, run.dir / TABLE_FILE)
-        if not num_lines:
-            raise RunError(
-                f"Not one of the images can be read; {run.dir / 'skipped.jsonl'} says why."
-            )
+        for key, video in videos.items() if config.pictures else ():
+            of_video = (line for line in _read(lines) if line["image"] == key)
+            _draw_video(kind, video, pictures / f"{key}.mp4", of_video, config.every, limit)
+        number, rows = _write_table(lines, run.dir / TABLE_FILE)
+        if not number:
+            raise RunError(f"No image can be read; {run.dir / 'skipped.jsonl'} says why.")
         run.finish()
-    return Predictions(run.dir, num_lines, len(skipped.reasons), rows)
+    return Predictions(run.dir, number, len(skipped.reasons), rows)
 
 
 def _resolved(config: PredictConfig, network: Any) -> PredictConfig:
@@ -253,13 +256,9 @@ def _answerer(
 
 
 def _shown(
-    config: PredictConfig,
-    found: Found,
-    samples: Samples,
-    old: list[dict[str, Any]],
-    skipped: SkippedLog,
-    pictures: Path,
-) -> tuple[int, Iterator[Sample]]:
+    config: PredictConfig, samples: Samples, videos: dict[str, Path], old: list[dict[str, Any]],
+    skipped: SkippedLog, pictures: Path,
+) -> tuple[int, Iterator[Sample]]:  # fmt: skip
     """What is left of images and frames: about how many, and each that can be read."""
     from limbeck.data.loader import workers_for
     from limbeck.data.source import BadImage
@@ -267,10 +266,8 @@ def _shown(
     from limbeck.data.workers import run_workers
 
     done = {line["image"]: line.get("frame", 0) + 1 for line in old}  # frames are in order
-    source = found.source
-    left = [i for i in range(len(source)) if source.key(i) not in done] if source else []
-    starts = {key: done.get(key, 0) for key in found.videos}
-    counts = [count_frames(file) - starts[key] for key, file in found.videos.items()]
+    source, limit = samples.source, samples.max_image_pixels
+    left = [index for index in range(len(source)) if source.key(index) not in done]
     num_workers = min(workers_for(config.data, 1), len(left) - 1)
 
     def images() -> Iterator[Sample]:
@@ -281,44 +278,42 @@ def _shown(
                 yield sample
 
     def frames(key: str) -> Iterator[Sample]:
-        limit = config.data.max_image_pixels
         try:
-            for frame in read_frames(found.videos[key], config.every, limit, starts[key]):
+            for frame in read_frames(videos[key], config.every, limit, done.get(key, 0)):
                 (pictures / f"{key}.mp4").unlink(missing_ok=True)  # it is drawn anew
                 line = {"image": key, "frame": frame.number, "seconds": frame.seconds}
                 yield samples.of(line, frame.pixels, False)
         except BadImage as error:
             skipped.add([(key, str(error))])
 
-    total = len(left) + sum(max(0, -(-count // config.every)) for count in counts)
-    return total, chain(images(), *map(frames, found.videos))
+    counts = [max(0, count_frames(file) - done.get(key, 0)) for key, file in videos.items()]
+    total = len(left) + sum(-(-count // config.every) for count in counts)
+    return total, chain(images(), *map(frames, videos))
 
 
 def _draw_video(
-    config: PredictConfig, kind: Any, video: Path, file: Path, lines: Iterator[dict[str, Any]]
+    kind: Any, video: Path, file: Path, lines: Iterator[dict[str, Any]], every: int, limit: int
 ) -> None:
     """Write what was answered into a copy of the video, where that is not there yet."""
-    from contextlib import suppress
-
     from limbeck.data.source import BadImage
     from limbeck.data.video import read_frames, write_video
-    from limbeck.recipes.run.progress import progress
+    from limbeck.recipes.run.progress import tracked
 
     said = {} if file.exists() else {line["frame"]: line for line in lines}
     if not said:
         return
+    legend = {"num_named": max(len(line.get("shares", ())) for line in said.values())}
 
     def pictures() -> Iterator[tuple[float, Any]]:
-        with suppress(BadImage), progress(len(said), "frames drawn") as advance:
-            for frame in read_frames(video, config.every, config.data.max_image_pixels):
+        with suppress(BadImage):  # told before, and what came before it is there
+            for frame in tracked(read_frames(video, every, limit), len(said), "drawing"):
                 if frame.number in said:
-                    yield frame.seconds, kind.draw(frame.pixels, said[frame.number])
-                    advance(1)
+                    yield frame.seconds, kind.draw(frame.pixels, said[frame.number] | legend)
 
     write_video(file, pictures())
 
 
-def _read(file: Path, key: str | None = None) -> Iterator[dict[str, Any]]:
+def _read(file: Path) -> Iterator[dict[str, Any]]:
     """The whole lines, one by one; what a kill has left of one is predicted again."""
     from limbeck.documents import parse_json
 
@@ -326,49 +321,54 @@ def _read(file: Path, key: str | None = None) -> Iterator[dict[str, Any]]:
         return
     with file.open(encoding="utf-8") as lines:
         for line in lines:
-            said = parse_json(line, dict[str, Any], LINES_FILE) if line.endswith("\n") else {}
-            if said and key in (None, said["image"]):
-                yield said
+            if line.endswith("\n"):
+                yield parse_json(line, dict[str, Any], LINES_FILE)
 
 
-def _write_table(kind: Any, lines: Path, file: Path) -> tuple[int, list[dict[str, Any]]]:
+def _write_table(lines: Path, file: Path) -> tuple[int, list[dict[str, Any]]]:
     """Write the lines as CSV; how many there are, and what was found the most, in rows."""
     from limbeck.files import write_whole
 
-    number, counts, sums = 0, Counter[str](), Counter[str]()
-    has_frames = any("frame" in line for line in _read(lines))
-    columns = ["image", *(["frame", "seconds"] if has_frames else []), *kind.columns]
+    number, longest, present = 0, 0, set[str]()
+    counts, sums = Counter[str](), Counter[str]()
+    for line in _read(lines):
+        field = next(field for field in ANSWERS if field in line)
+        number, longest = number + 1, max(longest, len(line[field]))
+        present |= line.keys()
+        # Of one class, or image, to each only the first counts; of a map all that is there.
+        for name, value in list(line[field].items())[: None if field == "shares" else 1]:
+            counts[name] += 1
+            sums[name] += value
+    if not number:
+        return 0, []
+    title, measure = ANSWERS[field]
+    named = [each for each in ("image", "frame", "seconds", "mask") if each in present]
+    ranks = [f"{word}_{place}" for place in range(1, longest + 1) for word in (title, measure)]
 
     def write(target: Any) -> None:
-        nonlocal number
         text = io.TextIOWrapper(target, encoding="utf-8", errors="backslashreplace", newline="")
-        table = csv.DictWriter(text, columns, restval="", extrasaction="ignore")
-        table.writeheader()
+        table = csv.writer(text)
+        table.writerow([*named, *ranks])
         for line in _read(lines):
-            number += 1
-            table.writerow(line | kind.cells(line))
-            for name, value in list(line[kind.field].items())[: kind.num_counted]:
-                counts[name] += 1
-                sums[name] += value
+            ranked = sorted(line[field].items(), key=lambda own: -own[1])
+            row = [*(line.get(each, "") for each in named), *chain(*ranked)]
+            table.writerow(row + [""] * (len(named) + len(ranks) - len(row)))
         text.detach()
 
     write_whole(file, write)
-    rows = [
-        {kind.title: name, "images": count, f"mean {kind.measure}": f"{sums[name] / count:.3f}"}
+    return number, [
+        {title: name, "images": count, f"mean {measure}": f"{sums[name] / count:.3f}"}
         for name, count in counts.most_common(NUM_ROWS)
     ]
-    return number, rows
 
 
 def report(found: Predictions) -> str:
     """What was found the most and where to look, for the command line."""
     from limbeck.evaluation.report import table
 
-    masks = ", masks" if (found.out / "masks").exists() else ""
-    pictures = ", pictures" if (found.out / "pictures").exists() else ""
-    text = (
-        f"{found.num_images} images in {found.out} ({LINES_FILE}, {TABLE_FILE}{masks}{pictures})."
-    )
+    kinds = [name for name in ("masks", "pictures") if (found.out / name).exists()]
+    files = ", ".join((LINES_FILE, TABLE_FILE, *kinds))
+    text = f"{found.num_images} images in {found.out} ({files})."
     if found.num_skipped:
         text += f" {found.num_skipped} could not be read (skipped.jsonl)."
     return f"{table(found.rows)}\n\n{text}"
