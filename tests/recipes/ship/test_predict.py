@@ -9,7 +9,6 @@ from PIL import Image
 
 from limbeck.errors import UserError
 from limbeck.recipes.ship import answering
-from limbeck.recipes.ship.places import open_files
 from limbeck.recipes.ship.predict import PredictConfig, ShownCropOptions, predict, report
 from tests.recipes.scenes import draw_scenes
 
@@ -80,15 +79,6 @@ def test_classes_with_probabilities(images, classifier, tmp_path):
     assert "1 could not be read" in report(found)
 
 
-def test_images_of_one_name_in_several_folders_keep_apart(tmp_path):
-    for name in ("a", "b"):
-        draw_scenes(tmp_path / name, 1)
-    (tmp_path / "a/images/000.jpg").write_bytes((tmp_path / "a/images/000.png").read_bytes())
-    found = open_files((str(tmp_path / "a/images"), str(tmp_path / "b/images")))
-    keys = [found.key(index) for index in range(len(found))]
-    assert keys == ["a/images/000.jpg", "a/images/000.png", "b/images/000.png"]
-
-
 @pytest.mark.parametrize(
     ("network", "images", "message"),
     [
@@ -105,8 +95,6 @@ def test_what_is_missing_is_named(network, images, message):
 def test_an_encoder_has_nothing_to_say(student, images, tmp_path):
     with pytest.raises(UserError, match="knows no classes"):
         predict(PredictConfig(network=str(student), images=(str(images),), out=tmp_path / "said"))
-    with pytest.raises(UserError, match="There are no images in"):
-        open_files((str(tmp_path / "*.jpg"),))
 
 
 def test_images_of_another_folder_are_not_taken_for_these(scenes, segmenter, tmp_path):
