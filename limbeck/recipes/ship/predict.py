@@ -155,6 +155,8 @@ def predict(config: PredictConfig) -> Predictions:
         network = load_encoder(config.network).to(ranks.device).eval()
         config = _resolved(config, network)
         source, videos, root = open_places(config.images, config.data)
+        if not videos:
+            checks.check_unset(config, ("every",), "without a video")
         plain = to_plain(config)
         kept = {name: plain[name] for name in plain if name not in ("images", "device")}
         del kept["crop"]["batch_size"]
