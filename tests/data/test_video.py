@@ -40,6 +40,13 @@ def test_each_nth_frame_with_its_time(clip):
     assert [each.number for each in islice(read_frames(clip, 1, MANY), 2)] == [0, 1]
 
 
+def test_without_x264_it_is_mpeg_4(tmp_path, monkeypatch):
+    monkeypatch.setattr(av, "codecs_available", set())
+    write_video(tmp_path / "v.mp4", ((place / 3, picture(9)) for place in range(3)))
+    found = [each.seconds for each in read_frames(tmp_path / "v.mp4", 1, MANY)]
+    assert found == pytest.approx([0, 1 / 3, 2 / 3], abs=1e-4)
+
+
 def test_odd_sides_are_filled_and_other_sizes_are_cut(tmp_path):
     write_video(tmp_path / "v.mp4", [(0, picture(0, (31, 17))), (1, picture(0, (64, 64)))])
     first, second = read_frames(tmp_path / "v.mp4", 1, MANY)

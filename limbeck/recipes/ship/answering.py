@@ -204,7 +204,7 @@ def _stem(key: str) -> str:
 def save_png(image: Image.Image, file: Path) -> None:
     """Whole or not at all, with the folders above it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, lambda target: image.save(target, "PNG"))
+    write_whole(file, lambda target: image.save(target, "PNG", compress_level=1))
 
 
 def _batch(samples: list[Sample], network: Encoder) -> Batch:

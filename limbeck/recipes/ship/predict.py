@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pydantic
 import tyro
 
-from limbeck.config import BatchSize, PositiveFloat, PositiveInt, Probability, options, to_plain
+from limbeck.config import PositiveFloat, PositiveInt, Probability, options, to_plain
 from limbeck.data.options import DataOptions
 from limbeck.errors import RunError, UserError
 from limbeck.evaluation.options import MapOptions
@@ -62,14 +62,11 @@ class ShownMapOptions:
 
 
 @options
-class ShownCropOptions:
-    """How all other networks are shown an image: the centre of it, cropped."""
+class ShownCropOptions(EmbedOptions):
+    """How all other networks are shown an image."""
 
-    crop_ratio: Annotated[float, pydantic.Field(gt=0, le=1)] | None = None
-    """Side of the crop as a part of the resized image; the run's own if not given."""
-    batch_size: BatchSize = 64
-    pool: Literal["mean", "cls"] = "mean"
-    """What stands for an image beside others: the mean of its patch tokens, or its CLS token."""
+    crop_ratio: Annotated[float, pydantic.Field(gt=0, le=1)] | None = None  # type: ignore[assignment]
+    """Side of the centre crop as a part of the resized image; the run's own if not given."""
 
 
 @options

@@ -141,7 +141,9 @@ def rows_of(folder):
 
 def test_the_table_and_the_pictures_say_what_the_lines_say(images, classifier, tmp_path):
     config = PredictConfig(
-        network=str(classifier), images=(str(images / "red" / "00[0-3].png"),), out=tmp_path / "said",
+        network=str(classifier),
+        images=(str(images / "red" / "00[0-3].png"),),
+        out=tmp_path / "said",
         top=2,
     )
     found = predict(config)
