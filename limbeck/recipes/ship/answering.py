@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from limbeck.data.decode import decode_image
+from limbeck.data.folder import read_image
+from limbeck.data.formats import open_image
 from limbeck.data.source import BadImage, Source
 from limbeck.data.view_makers import MakeView
 from limbeck.engine.machine import Precision
@@ -175,8 +177,8 @@ class Maps:
 
     def draw(self, pixels: np.ndarray, line: dict[str, Any]) -> Image.Image:
         """See ``Classes``."""
-        with Image.open(self.out / line["mask"]) as mask:
-            found = torch.from_numpy(np.array(mask))
+        mask = open_image(read_image(self.out / line["mask"]))
+        found = torch.from_numpy(np.array(mask))
         room = line.get("num_named", 0)
         return draw_map(pixels, found, self.colors, self.names, self.opacity, room)
 
