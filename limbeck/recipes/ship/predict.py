@@ -175,7 +175,10 @@ def predict(config: PredictConfig) -> Predictions:
         make = None if is_whole else eval_maker(network.facts.img_size[0], config.crop.crop_ratio)
         samples = Samples(source, limit, make, config.pictures)
         total, shown = _shown(config, samples, videos, old, skipped, pictures)
-        with lines.open("a", encoding="utf-8") as file, closing(tracked(shown, total, "")) as left:
+        with (
+            lines.open("a", encoding="utf-8") as file,
+            closing(tracked(shown, total, "images")) as left,
+        ):
             while batch := list(islice(left, 1 if is_whole else config.crop.batch_size)):
                 for sample, said in zip(batch, kind.say(batch), strict=True):
                     line = sample.line | said
