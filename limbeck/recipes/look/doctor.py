@@ -1,7 +1,4 @@
-"""``limbeck doctor``: scan all images and try one step, before a run costs hours.
-
-Imports of torch are inside the functions: the config and its checks must answer without it.
-"""
+"""``limbeck doctor``: scan all images and try one step, before a run costs hours."""
 
 from __future__ import annotations
 
@@ -112,19 +109,14 @@ def _check(config: Config) -> str:
         check_pretraining(config)
         if config.chain:
             check_chain(config)
-        is_taught = config.teacher.source is not None or config.targets.source is not None
-        if not is_taught and _needs_teacher(config):
-            return "--teacher (or --targets)"
+        if config.teacher.source is None and config.targets.source is None:
+            from limbeck.recipes.run.networks import method_class, method_options
+
+            if method_options(config, method_class(config.method)).needs_teacher:
+                return "--teacher (or --targets)"
         distill.check(config)
         return ""
     return "" if config.student else "--student"
-
-
-def _needs_teacher(config: DistillConfig) -> bool:
-    from limbeck.recipes.run.networks import method_class, method_options
-
-    needs_teacher: bool = method_options(config, method_class(config.method)).needs_teacher
-    return needs_teacher
 
 
 def _look_at_images(config: DistillConfig | FinetuneConfig) -> tuple[Images, Diagnosis]:

@@ -159,19 +159,16 @@ def check_teacher(teacher: TeacherOptions, *, any_model: bool = False) -> None:
     """
     if teacher.source is not None:
         check_source(teacher.source, any_model=any_model)
-        if teacher.model_name is not None:
-            _check_named(teacher, any_model)
+        if teacher.model_name is None:
+            return
+        if not os.path.isfile(os.path.expanduser(teacher.source)):
+            raise UserError(
+                f"teacher.model_name is for a weights file, and {teacher.source} is none; leave it "
+                "out."
+            )
+        check_model_name(teacher.model_name, any_model=any_model)
     elif teacher != TeacherOptions():
         raise UserError("Options of --teacher have no effect without --teacher SOURCE.")
-
-
-def _check_named(teacher: TeacherOptions, any_model: bool) -> None:
-    assert teacher.source is not None and teacher.model_name is not None
-    if not os.path.isfile(os.path.expanduser(teacher.source)):
-        raise UserError(
-            f"teacher.model_name is for a weights file, and {teacher.source} is none; leave it out."
-        )
-    check_model_name(teacher.model_name, any_model=any_model)
 
 
 def check_needs_teacher(

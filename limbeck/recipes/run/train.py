@@ -4,8 +4,6 @@ A training verb is its options, what is checked, a plan, and what is reported
 (``examples/own_training.py``).
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

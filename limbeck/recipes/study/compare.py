@@ -3,8 +3,6 @@
 Each arm pre-trains the same student on the same images for as many steps; all answer the same
 probes and are fine-tuned alike, over several seeds. Every run is an ordinary one in a folder of its
 own, so a comparison that was stopped goes on, and arms and seeds can be added to it.
-
-Imports of torch are inside the functions: the config and its checks must answer without it.
 """
 
 from __future__ import annotations

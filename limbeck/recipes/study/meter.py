@@ -1,7 +1,5 @@
 """What shapes cost, measured once each and remembered in a file of the search."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -3,11 +3,7 @@
 TinyViT, arXiv 2207.10666: start from a large shape, train slightly smaller ones briefly, go on from
 the best, until the limits hold. The paper's code, limits and steps are not published; ours are in
 ``models/contraction.py`` and ``recipes/study/rounds.py``.
-
-Imports of torch are inside the functions: the config and its checks must answer without it.
 """
-
-from __future__ import annotations
 
 import re
 
@@ -109,14 +105,9 @@ def search(config: SearchConfig) -> Search:
             for name, (value, is_part) in _stated(config.limits).items()
         }
         outcome = run_rounds(
-            seed,
-            limits,
-            config.rounds,
-            meter.cost,
-            candidates.train_and_score,
-            factors=config.factors,
-            inherits=config.inherit,
-        )
+            seed, limits, config.rounds, meter.cost, candidates.train_and_score,
+            factors=config.factors, inherits=config.inherit,
+        )  # fmt: skip
         found = Search(config.out, outcome, scorer.name, meter.sentence(), config.inherit)
         found.winner_dir.mkdir(exist_ok=True)
         copy_student(candidates.folder(outcome.winner, 0), found.winner_dir)

@@ -6,8 +6,7 @@ and from the labels. What the released code leaves to its user is done here: the
 fine-tuned where no classifier is named, and the single stages are run for comparison if asked for.
 
 Every run is an ordinary one in a folder of its own, so the command that was stopped goes on, and
-arms and seeds can be added to it. Imports of torch are inside the functions: the config and its
-checks must answer without it.
+arms and seeds can be added to it.
 """
 
 from __future__ import annotations
@@ -23,10 +22,7 @@ from limbeck.methods import PerMethodOptions
 from limbeck.models.options import TeacherOptions
 from limbeck.recipes.run import checks
 from limbeck.recipes.study.engine import Arm, Engine
-from limbeck.recipes.study.options import (
-    TwoStageConfig,
-    TwoStageSegmentConfig,
-)
+from limbeck.recipes.study.options import TwoStageConfig, TwoStageSegmentConfig
 from limbeck.recipes.study.runs import in_section, needs_teacher, open_existing
 from limbeck.recipes.study.stage_results import TwoStages, report
 from limbeck.recipes.study.stage_two.classify import CLASSIFY
@@ -38,16 +34,9 @@ from limbeck.recipes.train import distill as distillation
 if TYPE_CHECKING:
     from limbeck.recipes.run.images import Images
 
-__all__ = [
-    "TwoStageConfig",
-    "TwoStageSegmentConfig",
-    "check",
-    "report",
-    "two_stage",
-]
+__all__ = ["TwoStageConfig", "TwoStageSegmentConfig", "check", "report", "two_stage"]
 
 TASKS: dict[str, StageTwo] = {"classify": CLASSIFY, "segment": SEGMENT}
-
 
 Config = TwoStageConfig | TwoStageSegmentConfig
 
