@@ -252,9 +252,10 @@ def _answerer(
     gallery, digest = open_gallery(
         network, source, shown, config.data, config.precision, out / "gallery"
     )
-    limit = config.data.max_image_pixels
-    of = (network, config.precision, config.top, shown.pool, source, gallery, limit)
-    return Neighbours(*of, digest), digest
+    return Neighbours(
+        network, config.precision, config.top, shown.pool, source, gallery,
+        digest=digest, max_image_pixels=config.data.max_image_pixels,
+    ), digest  # fmt: skip
 
 
 def _shown(

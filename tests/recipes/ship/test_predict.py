@@ -159,7 +159,7 @@ def test_the_table_and_the_pictures_say_what_the_lines_say(images, classifier, t
         assert picture.width > 224 and picture.height == 202
 
 
-def test_nearest_images_of_a_gallery_that_changes(images, student, tmp_path):
+def test_nearest_images_of_a_gallery_that_changes(images, student, tmp_path, monkeypatch):
     shutil.copytree(images, tmp_path / "gallery")
     config = PredictConfig(
         network=str(student), images=(str(images / "red" / "00[0-3].png"),), out=tmp_path / "said",
@@ -170,9 +170,13 @@ def test_nearest_images_of_a_gallery_that_changes(images, student, tmp_path):
         near = list(line["neighbours"].items())
         assert near[0] == (f"red/{line['image']}", pytest.approx(1, abs=1e-5)) and len(near) == 3
     assert rows_of(found.out)[1]["nearest_1"] == "red/001.png"
-    assert (found.out / "pictures" / "003.png").exists()
+    with Image.open(found.out / "pictures" / "003.png") as picture:
+        row = np.array(picture)[112]
+    assert np.array_equal(row[:224], row[244:468])  # beside the image its nearest, itself
     first = (found.out / "predictions.jsonl").read_text()
-    predict(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(answering.Neighbours, "say", None)  # nothing is left to be said
+        predict(config)
     assert (found.out / "predictions.jsonl").read_text() == first
     (tmp_path / "gallery" / "red" / "001.png").unlink()
     predict(config)
