@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from limbeck import __version__
@@ -34,6 +34,8 @@ class Problem(BaseModel):
 class Prediction(BaseModel):
     """What the network says of an image of ``width`` x ``height`` pixels, turned upright; null is
     what it can't say, or was not asked for."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     width: int
     height: int

@@ -21,7 +21,8 @@ log = logging.getLogger("limbeck")
 MAX_REQUESTS = 512
 """In flight at once, uploads that are still coming among them."""
 LINGER = 1.0
-"""Seconds in which the rest of what is refused is read away: who still sends hears no answer."""
+"""Seconds in which the rest of what is refused is read away (not of who was too slow already): who
+still sends hears no answer."""
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 HEADERS = {
@@ -118,7 +119,7 @@ class Guard:
                     headers |= REFUSED if status in (429, 503) else {"connection": "close"}
                     with suppress(TimeoutError):
                         async with asyncio.timeout(LINGER):
-                            while not is_read:
+                            while not is_read and status != 408:
                                 await received()
                 message["headers"] = [(k.encode(), v.encode("latin-1")) for k, v in headers.items()]
             await send(message)

@@ -33,7 +33,7 @@ from limbeck.evaluation.sliding import predict_map
 from limbeck.export.formats import FORMATS, check_packages, module_of
 from limbeck.export.graph import Graph
 from limbeck.export.torch import runner
-from limbeck.files import open_file
+from limbeck.files import open_file, printable
 from limbeck.models.dense.segmenter import Segmenter
 from limbeck.models.encoder import EncoderFacts
 from limbeck.models.finished import load_finished
@@ -135,13 +135,13 @@ class Network:
         keys: list[str] = []
         vectors: list[Tensor] = []
         for batch in centre_crops(self.network, self.source, shown, data, CPU, skipped):
-            keys += batch.keys
+            keys += map(printable, batch.keys)  # JSON is UTF-8, an old disk's names need not be
             images = resize_images(batch.images, self.facts.img_size)
             vectors.append(self._vectors(images, self.run(self.graph.feed(images))))
         if not keys:
             raise UserError(f"Not one image of {folder} can be read; name another --gallery.")
         self.gallery = Gallery(keys, torch.cat(vectors))
-        self.places = {self.source.key(place): place for place in range(len(self.source))}
+        self.places = {printable(self.source.key(at)): at for at in range(len(self.source))}
 
     def __call__(self, asked: Sequence[Asked]) -> list[dict[str, Any] | BadImage]:
         """What is said of each image."""
