@@ -67,7 +67,7 @@ def draw_bars(image: np.ndarray, shares: Mapping[str, float]) -> Image.Image:
 
     Images of one size give pictures of one size if they have as many ``shares`` (0..1).
     """
-    picture, size = _fitted(image), 16
+    picture, size = fitted(image), 16
     letters = font(size)
     row, wide = 2 * size, 18 * size
     height = max(picture.height, row * len(shares) + 8)
@@ -97,17 +97,18 @@ def draw_neighbours(
     for place, (key, similarity, pixels) in enumerate(shown):
         left = (side + 8) * place + (12 if place else 0)
         if pixels is not None:
-            part = _fitted(pixels, side, side)
+            part = fitted(pixels, side, side)
             whole.paste(part, (left + (side - part.width) // 2, (side - part.height) // 2))
         if similarity is not None:
-            name = _cut(key.rpartition("/")[2], letters, side)
+            name = _cut("/".join(key.split("/")[-2:]), letters, side)
             draw.text((left, side + 4), f"{similarity:.3f}", fill="black", font=letters)
             draw.text((left, side + 6 + size), name, fill="black", font=letters)
     draw.line((side + 9, 0, side + 9, whole.height), fill="#808080", width=2)
     return whole
 
 
-def _fitted(image: np.ndarray, least: int = SMALLEST, most: int = LARGEST) -> Image.Image:
+def fitted(image: np.ndarray, least: int = SMALLEST, most: int = LARGEST) -> Image.Image:
+    """An image (H, W, 3) uint8 whose longer side has so many pixels."""
     picture = Image.fromarray(image)
     longer = max(picture.size)
     factor = min(max(longer, least), most) / longer

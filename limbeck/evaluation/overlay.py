@@ -43,17 +43,18 @@ def index_image(found: Tensor, colors: np.ndarray) -> Image.Image:
 
 
 def draw_map(
-    image: np.ndarray, found: Tensor, colors: np.ndarray, names: list[str], opacity: float
-) -> Image.Image:
+    image: np.ndarray, found: Tensor, colors: np.ndarray, names: list[str], opacity: float,
+    num_lines: int = 0,
+) -> Image.Image:  # fmt: skip
     """The image (H, W, 3) uint8 under its map (H, W), and a legend of the classes that are in it,
-    the largest first."""
+    the largest first, with room for ``num_lines``."""
     indices = found.numpy()
     mixed = image * (1 - opacity) + colors[indices] * opacity
     picture = Image.fromarray(np.round(mixed).astype(np.uint8))
     counts = np.bincount(indices.ravel(), minlength=len(names))
     shown = [index for index in np.argsort(-counts).tolist() if counts[index]]
     height = picture.height
-    whole = Image.new("RGB", (picture.width, height + SWATCH * len(shown)), "white")
+    whole = Image.new("RGB", (picture.width, height + SWATCH * max(len(shown), num_lines)), "white")
     whole.paste(picture)
     draw = ImageDraw.Draw(whole)
     for place, index in enumerate(shown):

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from limbeck.errors import UserError
-from limbeck.recipes.run.options import CropEvalOptions
-from limbeck.recipes.ship import predict as verb
-from limbeck.recipes.ship.predict import PredictConfig, open_files, predict, report
+from limbeck.recipes.ship import answering
+from limbeck.recipes.ship.places import open_files
+from limbeck.recipes.ship.predict import PredictConfig, ShownCropOptions, predict, report
 from tests.recipes.scenes import draw_scenes
 
 
@@ -46,7 +46,7 @@ def test_it_goes_on_where_it_stopped(scenes, segmenter, tmp_path, monkeypatch):
         network=str(segmenter), images=(str(scenes / "images"),), out=tmp_path / "said",
         pictures=False,
     )  # fmt: skip
-    real, count = verb._save, []
+    real, count = answering.save_png, []
 
     def stops(*given):
         count.append(1)
@@ -54,7 +54,7 @@ def test_it_goes_on_where_it_stopped(scenes, segmenter, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         real(*given)
 
-    monkeypatch.setattr(verb, "_save", stops)
+    monkeypatch.setattr(answering, "save_png", stops)
     with pytest.raises(KeyboardInterrupt):
         predict(config)
     assert len(lines_of(tmp_path / "said")) == 4
@@ -125,7 +125,7 @@ def test_options_of_the_other_kind_of_network_are_refused(scenes, segmenter, cla
         network=str(segmenter), images=(str(scenes / "images"),), out=tmp_path / "said"
     )
     with pytest.raises(UserError, match="crop has no effect on"):
-        predict(replace(config, crop=CropEvalOptions(crop_ratio=1.0)))
+        predict(replace(config, crop=ShownCropOptions(crop_ratio=1.0)))
     with pytest.raises(UserError, match="opacity has no effect on"):
         predict(replace(config, network=str(classifier), opacity=0.3))
     assert not (tmp_path / "said").exists()
