@@ -207,5 +207,7 @@ def _scale_to_bytes(pixels: np.ndarray) -> np.ndarray:
     if low < stored[0] or high > stored[1]:
         stored = (low, high)
     width = (stored[1] - stored[0]) or 1.0  # one single value
-    scaled = (pixels.astype(np.float64) - stored[0]) / width
-    return (scaled * 255).round().astype(np.uint8)
+    scaled = pixels.astype(np.float64)
+    for change, value in ((np.subtract, stored[0]), (np.divide, width), (np.multiply, 255)):
+        change(scaled, value, out=scaled)  # in place: it is eight times as large as the image
+    return scaled.round(out=scaled).astype(np.uint8)

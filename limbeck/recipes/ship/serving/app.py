@@ -62,13 +62,12 @@ class Embedding(BaseModel):
 
 
 class Health(BaseModel):
-    """Whether requests are taken, of what network, and what it can say."""
+    """Whether requests are taken, and by what network."""
 
     status: Literal["ready", "draining"]
     network: str
     weight_hash: str | None
     runtime: str
-    answers: list[Literal["classes", "neighbours", "mask", "attention", "embedding"]]
     max_bytes: int
 
 
@@ -156,8 +155,11 @@ def build(
     async def health(response: Response) -> Health:
         """Whether requests are taken."""
         response.status_code = 503 if guard.is_draining else 200
-        status: Any = "draining" if guard.is_draining else "ready"
-        return Health(status=status, max_bytes=uploads.max_bytes, **network.told)
+        return Health(
+            status="draining" if guard.is_draining else "ready", max_bytes=uploads.max_bytes,
+            network=network.facts.architecture["name"], runtime=network.runtime,
+            weight_hash=network.facts.origin.get("weight_hash"),
+        )  # fmt: skip
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def counts() -> PlainTextResponse:

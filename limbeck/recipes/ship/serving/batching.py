@@ -36,7 +36,8 @@ class Batcher:
         """Work until cancelled."""
         while True:
             batch = [each for each in await self._gather() if not each[1].done()]
-            items = [item for item, _ in batch]
+            if not (items := [item for item, _ in batch]):
+                continue
             self.seen(len(items))
             answers: Sequence[Any]
             try:

@@ -109,23 +109,6 @@ class Network:
         if gallery:
             self._open_gallery(gallery)
 
-    @property
-    def told(self) -> dict[str, Any]:
-        """What anybody may know of it."""
-        can = {
-            "classes": self.facts.num_classes and not self.is_segmenter,
-            "neighbours": self.gallery,
-            "mask": self.is_segmenter,
-            "attention": self.has_attention,
-            "embedding": not self.is_segmenter,
-        }
-        return {
-            "network": self.facts.architecture["name"],
-            "weight_hash": self.facts.origin.get("weight_hash"),
-            "runtime": self.runtime,
-            "answers": [name for name, is_there in can.items() if is_there],
-        }
-
     def _open_gallery(self, folder: str) -> None:
         data = DataOptions(root=folder)
         self.source = open_source(folder, data, data.split)

@@ -73,4 +73,4 @@ def test_more_than_may_wait_are_refused_and_who_has_gone_is_forgotten():
         go_on.set()
         return full.value.status_code, await waiting[0], await waiting[2]
 
-    assert run(work, asked, capacity=2, largest=1) == ((429, 0, 2), [1, 0, 1])
+    assert run(work, asked, capacity=2, largest=1) == ((429, 0, 2), [1, 1])

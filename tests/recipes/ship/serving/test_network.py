@@ -75,8 +75,7 @@ def test_a_classifier_says_what_predict_says_in_any_company(images, classifier, 
         # 36 of 40 x 36 pixels, and of those 32 of floor(32 / 0.875) = 36
         assert answer["seen"] == pytest.approx([0.1, 1 / 18, 0.8, 8 / 9])
         assert "attention" not in answer and (answer["width"], answer["height"]) == (40, 36)
-    assert network.told["answers"] == ["classes", "attention", "embedding"]
-    assert network.told["runtime"] == "PyTorch"
+    assert network.runtime == "PyTorch"
 
 
 def test_a_file_answers_in_its_own_preprocessing(images, classifier, tmp_path):
@@ -85,7 +84,7 @@ def test_a_file_answers_in_its_own_preprocessing(images, classifier, tmp_path):
     (said,), (expected,) = network(asked), Network(str(classifier))(asked)
     assert said["classes"] == pytest.approx(expected["classes"], abs=1e-5)
     assert said["seen"] == pytest.approx(expected["seen"])
-    assert network.told["runtime"] == "torch.export, fp32"
+    assert network.runtime == "torch.export, fp32"
     other = Network(str(classifier), exported(classifier, tmp_path))(asked)[0]
     assert other["seen"] == pytest.approx([0.05, 0, 0.9, 1])  # crop ratio 1
 
@@ -98,7 +97,7 @@ def test_neighbours_attention_and_vectors_of_a_backbone(images, teacher, tmp_pat
     assert next(iter(said["neighbours"].items())) == ("green/003.png", pytest.approx(1, abs=1e-5))
     assert len(said["embedding"]) == 32 and "classes" not in said
     assert np.shape(said["attention"]) == (4, 4) and np.max(said["attention"]) == 1
-    assert "attention" not in few and network.told["answers"][0] == "neighbours"
+    assert "attention" not in few
     small = Image.open(io.BytesIO(network.picture("green/003.png")))
     assert small.size == (128, 128) and small.format == "JPEG"
     assert network.picture("../conftest.py") is None
@@ -119,7 +118,6 @@ def test_masks_by_pytorch_and_by_a_file(scenes, segmenter, tmp_path):
         assert said["shares"] == pytest.approx(expected["shares"], abs=0.01)
         assert list(said["shares"]) == ["ground", "box"]
         assert said["colours"]["box"] == f"#{bytes(palette(2)[1]).hex()}"
-        assert network.told["answers"] == ["mask"]
     with pytest.raises(UserError, match="leave --gallery out"):
         Network(str(segmenter), gallery=str(scenes))
     with pytest.raises(UserError, match=r"leave --maps\.mode whole out"):
