@@ -29,6 +29,7 @@ _PUBLIC = {
     "presets": "limbeck.recipes.look.presets",
     "export": "limbeck.recipes.ship.export",
     "convert": "limbeck.recipes.ship.convert",
+    "serve": "limbeck.recipes.ship.serve",
     "demo": "limbeck.recipes.study.demo",
     # their options
     "DistillConfig": "limbeck.recipes.train.distill",
@@ -50,6 +51,7 @@ _PUBLIC = {
     "PresetsConfig": "limbeck.recipes.look.presets",
     "ExportConfig": "limbeck.recipes.ship.export",
     "ConvertConfig": "limbeck.recipes.ship.convert",
+    "ServeConfig": "limbeck.recipes.ship.serve",
     "DemoConfig": "limbeck.recipes.study.demo",
     # networks
     "load": "limbeck.models.finished",

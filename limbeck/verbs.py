@@ -83,6 +83,7 @@ VERBS = {
         "ship", "what a network says of images: pictures, masks, JSON", "PredictConfig"
     ),
     "embed": Verb("ship", "a vector for each image, in parquet files", "EmbedConfig"),
+    "serve": Verb("ship", "answers over HTTP, and a page to drop an image on", "ServeConfig"),
     "export": Verb(
         "ship", "a file for ONNX Runtime, OpenVINO, PyTorch or timm, proven", "ExportConfig"
     ),
