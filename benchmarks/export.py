@@ -74,7 +74,7 @@ def _passes(name: str, folder: Path) -> dict[tuple[str, str], Pass]:
             continue
         module, file = module_of(to), folder / f"{to}-{precision}{FORMATS[to].suffix}"
         if precision == "int8":
-            plain = folder / f"{to}-fp32{FORMATS[to].suffix}"  # written before, by the table's order
+            plain = folder / f"{to}-fp32{FORMATS[to].suffix}"  # by the table's order written before
             said = module.quantise(plain, file, feeds, (), smooth=False)
         else:
             said = module.write(graph, file, precision)
