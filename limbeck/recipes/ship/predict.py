@@ -172,7 +172,9 @@ def predict(config: PredictConfig) -> Predictions:
         (run.dir / "skipped.jsonl").unlink(missing_ok=True)  # all of them are tried again
         skipped = SkippedLog(run.dir / "skipped.jsonl", len(name_of.keys), 1.0)
         is_whole, limit = isinstance(kind, Maps), config.data.max_image_pixels
-        make = None if is_whole else eval_maker(network.facts.img_size[0], config.crop.crop_ratio)
+        make = (
+            None if is_whole else eval_maker(network.facts.img_size[0], config.crop.crop_ratio or 1)
+        )
         samples = Samples(source, limit, make, config.pictures)
         total, shown = _shown(config, samples, videos, old, skipped, pictures)
         with (
