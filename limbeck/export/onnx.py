@@ -42,8 +42,9 @@ def write(graph: Graph, file: Path, precision: Precision) -> dict[str, Any]:
 
 def load(file: Path, record: dict[str, Any], threads: int | None) -> Run:
     """The file in ONNX Runtime, on so many threads of the processor."""
-    import onnxruntime
+    from limbeck.export.silent import import_onnxruntime
 
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

@@ -20,10 +20,10 @@ def write(graph: Graph, file: Path, precision: Precision) -> dict[str, Any]:
     They matter: on a processor with bf16 instructions OpenVINO would compute an fp32 file in bf16.
     Raises UserError for bf16 on a processor without.
     """
-    import openvino
-
     from limbeck.export.graph import INPUT, as_program
+    from limbeck.export.silent import import_openvino
 
+    openvino = import_openvino()
     able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and "BF16" not in able:
         raise UserError(
@@ -40,10 +40,10 @@ def write(graph: Graph, file: Path, precision: Precision) -> dict[str, Any]:
 
 def load(file: Path, record: dict[str, Any], threads: int | None) -> Run:
     """The pair in OpenVINO, on so many threads of the processor."""
-    import openvino
+    from limbeck.export.silent import import_openvino
 
     settings = record["compile"] | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
-    network = openvino.compile_model(file, "CPU", settings)
+    network = import_openvino().compile_model(file, "CPU", settings)
     names = [output.get_any_name() for output in network.outputs]
 
     def run(images: Any) -> dict[str, Any]:
