@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from ast import literal_eval
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from limbeck.export.formats import Precision, Run, check_packages, has_packages
@@ -16,6 +20,9 @@ if TYPE_CHECKING:
 
     from limbeck.export.graph import Graph
     from limbeck.models.encoder import Encoder
+
+
+LAYERS = ["Conv", "MatMul", "Gemm"]
 
 
 def write(graph: Graph, file: Path, precision: Precision) -> dict[str, Any]:
@@ -37,7 +44,39 @@ def write(graph: Graph, file: Path, precision: Precision) -> dict[str, Any]:
     if precision == "fp16":
         _halve(model)
     file.write_bytes(model.SerializeToString())
-    return {"opset": next(each.version for each in model.opset_import if not each.domain)}
+    return _opset(model)
+
+
+def quantise(file: Path, out: Path, feeds: Sequence[Any], kept: Collection[str]) -> dict[str, Any]:
+    """Write an fp32 file in int8 but for some nodes of ``graph.layers_of``; returns as ``write``.
+
+    ``feeds``: images as the network takes them, one at a time.
+    """
+    import onnx
+
+    from limbeck.export.graph import INPUT
+    from limbeck.export.int8 import quiet
+    from limbeck.export.silent import import_onnxruntime
+
+    import_onnxruntime()
+    tools = import_module("onnxruntime.quantization")
+    model = onnx.load(file)
+    with quiet():
+        tools.quantize_static(
+            model,
+            out,
+            SimpleNamespace(get_next=partial(next, ({INPUT: each} for each in feeds), None)),
+            per_channel=True,
+            activation_type=tools.QuantType.QUInt8,
+            weight_type=tools.QuantType.QInt8,
+            op_types_to_quantize=LAYERS,
+            nodes_to_exclude=[node.name for node in model.graph.node if _scope(node) in kept],
+            # Outputs of convolutions must be int8 for its fast kernels, those of products need not.
+            extra_options={
+                "MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": LAYERS[1:]
+            },
+        )  # fmt: skip
+    return _opset(model)
 
 
 def load(file: Path, record: dict[str, Any], threads: int | None) -> Run:
@@ -77,6 +116,17 @@ def onnx_pass(encoder: Encoder, batch_size: int, threads: int) -> Callable[[], T
         write(Graph(encoder), file, "fp32")
         run = load(file, {}, threads)
     return lambda: torch.from_numpy(run(images.numpy())["tokens"])
+
+
+def _opset(model: onnx.ModelProto) -> dict[str, Any]:
+    return {"opset": next(each.version for each in model.opset_import if not each.domain)}
+
+
+def _scope(node: onnx.NodeProto) -> str:
+    """Name of the node of torch's program that it was made of, '' if of none."""
+    said = {each.key: each.value for each in node.metadata_props}
+    scopes: list[str] = literal_eval(said.get("pkg.torch.onnx.name_scopes", "[]"))
+    return scopes[-1] if scopes else ""
 
 
 def _halve(model: onnx.ModelProto) -> None:
