@@ -14,9 +14,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import fuse_conv_bn_eval
 
 from limbeck.export.graph import Graph
+from limbeck.models.dense.units import Unit
 
 LAYERS = (nn.Linear, nn.Conv2d)
 Batches = Sequence[Tensor]
@@ -26,10 +28,10 @@ Batches = Sequence[Tensor]
 def folded(graph: Graph) -> Graph:
     """A copy whose BatchNorms are part of the convolutions before them, as runtimes have it."""
     copied = deepcopy(graph)
-    for module in [each for each in copied.modules() if isinstance(each, nn.Sequential)]:
+    for module in [each for each in copied.modules() if isinstance(each, (nn.Sequential, Unit))]:
         before: tuple[str, nn.Module] | None = None
         for name, child in list(module.named_children()):
-            if before and isinstance(child, nn.BatchNorm2d) and isinstance(before[1], nn.Conv2d):
+            if before and isinstance(child, _BatchNorm) and isinstance(before[1], nn.Conv2d):
                 setattr(module, before[0], fuse_conv_bn_eval(before[1], child))
                 setattr(module, name, nn.Identity())
             before = name, child

@@ -123,14 +123,18 @@ def record_of(out: Path) -> Path:
 def check_place(out: Path, overwrite: bool) -> None:
     """Raise UserError for names that are taken, whatever ``overwrite`` says if not by an export."""
     record = record_of(out)
+    said = read_json(record) if record.is_file() else {}
+    is_stopped = said.get("unfinished", False)
     own = [out, record, *([out.with_suffix(".bin")] if out.suffix == ".xml" else [])]
     taken = [each for each in own if each.exists()]
     if taken and not overwrite:
         raise UserError(
-            f"{taken[0]} exists; choose another name, or replace an export with --overwrite."
+            f"{taken[0]} is of an export that was stopped; make it again with --overwrite."
+            if is_stopped
+            else f"{taken[0]} exists; choose another name, or replace an export with --overwrite."
         )
-    said = read_json(record) if record.is_file() else {}
-    is_ours = said.get("format") == FORMAT and said.get("sha256") == _digest(out)
+    digests = (said.get("sha256"), *([said.get("replaces"), ""] if is_stopped else []))
+    is_ours = said.get("format") == FORMAT and _digest(out) in digests
     if taken and not is_ours:
         raise UserError(
             f"{taken[0]} is of no export that {record.name} describes, so it is not replaced; "
@@ -175,9 +179,12 @@ def export(config: ExportConfig) -> Exported:
             said |= module_of(config.to).write(graph, file, config.precision)
         proof = prove(config, network, graph, file, said, shown, tolerance)
         record = _describe(config, graph, file, said, proof)
+        # First whose files these will be, so that whoever is stopped between may write them again.
+        claim = {name: record[name] for name in ("format", "format_version", "file", "sha256")}
+        write_json(record_of(out), claim | {"unfinished": True, "replaces": _digest(out)})
         for each in sorted(Path(folder).iterdir()):
             write_bytes(out.with_name(each.name), each.read_bytes())
-    write_json(record_of(out), record)  # last: where there is one, the file is complete
+    write_json(record_of(out), record)  # last: where it is whole, the file is, too
     return Exported(out, record)
 
 
@@ -350,7 +357,8 @@ def report(done: Exported) -> str:
         f"Wrote {done.file} ({proof['bytes'] / MIB:.1f} MiB; {record['runtime']}, "
         f"{record['computes']}) and {record_of(done.file).name}.",
         f"It takes {record['input']['words']}.",
-        f"Against PyTorch in fp32, on {proof['num_images']} images of {proof['data']}:",
+        f"Against PyTorch in fp32, on {proof['num_images']} images of {proof['data']}"
+        f"{', the middle window of each' if 'mask' in record['outputs'] else ''}:",
         *summary(proof["outputs"]),
     ]
     if score := proof["score"]:
