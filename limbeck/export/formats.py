@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from limbeck.errors import UserError, require_extra
 
 FormatName = Literal["onnx", "openvino", "torch", "timm"]
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 InputKind = Literal["float", "uint8", "normalised"]
 Run = Callable[[Any], dict[str, Any]]
 """A loaded file: images as an array to outputs by name, arrays likewise."""
@@ -43,6 +43,8 @@ class Format:
 
 WORDS = {"any": "a network for images of any size", "segmenter": "a segmenter"}
 
+_WIDENED = "weights are fp16 in the file, and computed in fp32"
+_INT8 = "weights and what layers take are int8, what is between in fp32"
 _HALF = "blocks are computed in it, norms, the residual stream and all after the blocks in fp32"
 
 FORMATS: dict[FormatName, Format] = {
@@ -54,9 +56,7 @@ FORMATS: dict[FormatName, Format] = {
             "bf16": "ONNX Runtime has no bf16 for processors; choose --to openvino or torch, "
             "or --precision fp16, which halves the file",
         },
-        computes={
-            "fp16": "weights are fp16 in the file, and computed in fp32",
-        },
+        computes={"fp16": _WIDENED, "int8": _INT8},
     ),
     "openvino": Format(
         "OpenVINO",
@@ -65,17 +65,23 @@ FORMATS: dict[FormatName, Format] = {
         {"any": "its reader of PyTorch's graphs can't interpolate positions; choose --to onnx"},
         computes={
             "bf16": "weights are fp32 in the file, and computed in bf16",
-            "fp16": "weights are fp16 in the file, and computed in fp32",
+            "fp16": _WIDENED,
+            "int8": _INT8,
         },
     ),
     "torch": Format(
-        "torch.export", ".pt2", computes={"bf16": _HALF, "fp16": _HALF}
+        "torch.export",
+        ".pt2",
+        refused={"int8": "PyTorch alone has no int8 kernels for it; choose --to onnx or openvino"},
+        computes={"bf16": _HALF, "fp16": _HALF},
     ),
     "timm": Format(
         "timm",
         ".safetensors",
         refused={
             "any": "timm builds a network for one size of images; choose --to torch or onnx",
+            "int8": "timm computes in floats, to which int8 weights would be widened again; choose "
+            "--to onnx or openvino",
             "segmenter": "timm has no segmenters; choose --to onnx, openvino or torch",
         },
         inputs=("normalised",),

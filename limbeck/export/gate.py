@@ -31,6 +31,7 @@ TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": Tolerance(1e-3, 0.999),
     "fp16": Tolerance(2e-2, 0.98),
     "bf16": Tolerance(1e-1, 0.98),
+    "int8": Tolerance(3e-1, 0.98),
 }
 """Ten times what rounding alone was seen to do, and more of fp32."""
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
 from limbeck.engine.machine import Precision
 from limbeck.errors import UserError
@@ -134,6 +135,20 @@ def without_fused_attention(graph: Graph) -> Graph:
         if hasattr(module, "fused_attn"):  # timm's word, in all of its attention modules
             module.fused_attn = False
     return plain
+
+
+def layers_of(program: ExportedProgram) -> dict[str, str]:
+    """By its module's name each linear layer and convolution, and its node there.
+
+    The node's name stays in ONNX (as a scope) and in OpenVINO (as the head of a name).
+    """
+    found = {}
+    parts = [each for each in program.graph_module.modules() if isinstance(each, GraphModule)]
+    for node in (node for part in parts for node in part.graph.nodes):
+        if str(node.target).startswith(("aten.linear.", "aten.conv2d.")):
+            *_, (path, _) = node.meta["nn_module_stack"].values()
+            found[path] = node.name
+    return found
 
 
 def as_program(graph: Graph) -> ExportedProgram:

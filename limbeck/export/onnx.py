@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from ast import literal_eval
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from limbeck.export.formats import Precision, Run
@@ -14,6 +18,9 @@ if TYPE_CHECKING:
     import onnx
 
     from limbeck.export.graph import Graph
+
+
+LAYERS = ["Conv", "MatMul", "Gemm"]
 
 
 def write(graph: Graph, file: Path, precision: Precision) -> dict[str, Any]:
@@ -35,19 +42,63 @@ def write(graph: Graph, file: Path, precision: Precision) -> dict[str, Any]:
     if precision == "fp16":
         _halve(model)
     file.write_bytes(model.SerializeToString())
-    return {"opset": next(each.version for each in model.opset_import if not each.domain)}
+    return _opset(model)
+
+
+def quantise(file: Path, out: Path, feeds: Sequence[Any], kept: Collection[str]) -> dict[str, Any]:
+    """Write an fp32 file in int8 but for some nodes of ``graph.layers_of``; returns as ``write``.
+
+    ``feeds``: images as the network takes them, one at a time.
+    """
+    import onnx
+
+    from limbeck.export.graph import INPUT
+    from limbeck.export.int8 import quiet
+    from limbeck.export.silent import import_onnxruntime
+
+    import_onnxruntime()
+    tools = import_module("onnxruntime.quantization")
+    model = onnx.load(file)
+    with quiet():
+        tools.quantize_static(
+            model,
+            out,
+            SimpleNamespace(get_next=partial(next, ({INPUT: each} for each in feeds), None)),
+            per_channel=True,
+            activation_type=tools.QuantType.QUInt8,
+            weight_type=tools.QuantType.QInt8,
+            op_types_to_quantize=LAYERS,
+            nodes_to_exclude=[node.name for node in model.graph.node if _scope(node) in kept],
+            # Outputs of convolutions must be int8 for its fast kernels, those of products need not.
+            extra_options={
+                "MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": LAYERS[1:]
+            },
+        )  # fmt: skip
+    return _opset(model)
 
 
 def load(file: Path, record: dict[str, Any], threads: int | None) -> Run:
     """The file in ONNX Runtime, on so many threads of the processor."""
-    import onnxruntime
+    from limbeck.export.silent import import_onnxruntime
 
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     (name,) = (each.name for each in session.get_inputs())
     names = [each.name for each in session.get_outputs()]
     return lambda images: dict(zip(names, session.run(names, {name: images}), strict=True))
+
+
+def _opset(model: onnx.ModelProto) -> dict[str, Any]:
+    return {"opset": next(each.version for each in model.opset_import if not each.domain)}
+
+
+def _scope(node: onnx.NodeProto) -> str:
+    """Name of the node of torch's program that it was made of, '' if of none."""
+    said = {each.key: each.value for each in node.metadata_props}
+    scopes: list[str] = literal_eval(said.get("pkg.torch.onnx.name_scopes", "[]"))
+    return scopes[-1] if scopes else ""
 
 
 def _halve(model: onnx.ModelProto) -> None:

@@ -22,14 +22,16 @@ def test_every_format_has_its_module_and_its_words(name):
     module, known = module_of(name), FORMATS[name]
     assert callable(module.write) and callable(module.load)
     assert known.suffix.startswith(".") and set(known.inputs) <= set(INPUTS)
-    assert set(known.refused) <= {"bf16", "fp16", "any", "segmenter"}
-    assert set(known.computes) | set(known.refused) >= {"bf16", "fp16"}
+    assert set(known.refused) <= {"bf16", "fp16", "int8", "any", "segmenter"}
+    assert set(known.computes) | set(known.refused) >= {"bf16", "fp16", "int8"}
+    assert hasattr(module, "quantise") == ("int8" not in known.refused)
 
 
 @pytest.mark.parametrize(
     ("name", "word", "message"),
     [
         ("onnx", "bf16", "ONNX can't hold bf16: ONNX Runtime has no bf16 for processors"),
+        ("torch", "int8", "torch.export can't hold int8: PyTorch alone has no int8 kernels"),
         ("timm", "segmenter", "timm can't hold a segmenter: .*choose --to onnx"),
         ("timm", "any", "timm can't hold a network for images of any size"),
         ("openvino", "any", "OpenVINO can't hold .* any size: .*choose --to onnx"),

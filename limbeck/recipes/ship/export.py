@@ -31,12 +31,13 @@ from limbeck.export.formats import (
 )
 from limbeck.files import MIB, open_file, write_bytes
 from limbeck.recipes.run import checks
-from limbeck.recipes.ship.options import MeasureOptions, ToleranceOptions
+from limbeck.recipes.ship.options import Int8Options, MeasureOptions, ToleranceOptions
 
 if TYPE_CHECKING:
     from limbeck.export.gate import Tolerance
     from limbeck.export.graph import Graph
     from limbeck.models.finished import Savable
+    from limbeck.recipes.ship.shown import Shown
     from limbeck.records import Batch
 
 FORMAT = "limbeck-export"
@@ -72,6 +73,7 @@ class ExportConfig:
     crop_ratio: Annotated[float, pydantic.Field(gt=0, le=1)] | None = None
     """Side of the centre crop as a part of the resized image; the run's own if not given."""
     data: DataOptions = DataOptions()
+    int8: Int8Options = Int8Options()
     tolerance: ToleranceOptions = ToleranceOptions()
     measure: MeasureOptions = MeasureOptions()
 
@@ -93,6 +95,8 @@ def check(config: ExportConfig) -> None:
     check_held(config.to, config.precision, *(["any"] if config.sizes == "any" else []))
     input_of(config.to, config.input)
     check_packages(config.to)
+    if config.precision != "int8":
+        checks.check_unset(config, ["int8"], "without --precision int8")
     if config.data.root:
         checks.check_data(config.data)
     else:
@@ -119,14 +123,18 @@ def record_of(out: Path) -> Path:
 def check_place(out: Path, overwrite: bool) -> None:
     """Raise UserError for names that are taken, whatever ``overwrite`` says if not by an export."""
     record = record_of(out)
+    said = read_json(record) if record.is_file() else {}
+    is_stopped = said.get("unfinished", False)
     own = [out, record, *([out.with_suffix(".bin")] if out.suffix == ".xml" else [])]
     taken = [each for each in own if each.exists()]
     if taken and not overwrite:
         raise UserError(
-            f"{taken[0]} exists; choose another name, or replace an export with --overwrite."
+            f"{taken[0]} is of an export that was stopped; make it again with --overwrite."
+            if is_stopped
+            else f"{taken[0]} exists; choose another name, or replace an export with --overwrite."
         )
-    said = read_json(record) if record.is_file() else {}
-    is_ours = said.get("format") == FORMAT and said.get("sha256") == _digest(out)
+    digests = (said.get("sha256"), *([said.get("replaces"), ""] if is_stopped else []))
+    is_ours = said.get("format") == FORMAT and _digest(out) in digests
     if taken and not is_ours:
         raise UserError(
             f"{taken[0]} is of no export that {record.name} describes, so it is not replaced; "
@@ -141,8 +149,12 @@ def export(config: ExportConfig) -> Exported:
     a file that does not answer as PyTorch does.
     """
     check(config)
+    import torch
+
+    from limbeck.export.gate import TOLERANCES
     from limbeck.export.graph import Graph
     from limbeck.models.finished import load_finished
+    from limbeck.recipes.ship.int8 import write_int8
 
     network = load_finished(config.network)
     facts = network.facts
@@ -153,33 +165,55 @@ def export(config: ExportConfig) -> Exported:
         checks.check_unset(config, ["crop_ratio"], f"on {config.network}, which sees windows")
     ends: dict[str, Any] = {"pool": config.pool, "any_size": config.sizes == "any"}
     graph = Graph(network, input_of(config.to, config.input), **ends)
+    shown, others = _shown(config, network)
+    asked = {name: each for name, each in vars(config.tolerance).items() if each is not None}
+    tolerance = replace(TOLERANCES[config.precision], **asked)
     out = file_of(config)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / out.name
-        said = _input(graph) | module_of(config.to).write(graph, file, config.precision)
-        proof = prove(config, network, graph, file, said)
+        said = _input(graph)
+        if others is not None:
+            images = torch.cat([each.images for each in others.batches(facts.img_size)])
+            said |= write_int8(config.to, graph, file, images, config.int8, tolerance)
+        else:
+            said |= module_of(config.to).write(graph, file, config.precision)
+        proof = prove(config, network, graph, file, said, shown, tolerance)
         record = _describe(config, graph, file, said, proof)
+        # First whose files these will be, so that whoever is stopped between may write them again.
+        claim = {name: record[name] for name in ("format", "format_version", "file", "sha256")}
+        write_json(record_of(out), claim | {"unfinished": True, "replaces": _digest(out)})
         for each in sorted(Path(folder).iterdir()):
             write_bytes(out.with_name(each.name), each.read_bytes())
-    write_json(record_of(out), record)  # last: where there is one, the file is complete
+    write_json(record_of(out), record)  # last: where it is whole, the file is, too
     return Exported(out, record)
 
 
+def _shown(config: ExportConfig, network: Savable) -> tuple[Shown, Shown | None]:
+    """The images of the proof and, of int8 alone, those that tune it: never the same."""
+    from limbeck.recipes.ship.int8 import num_wanted
+    from limbeck.recipes.ship.shown import Shown, open_shown, own_crop_ratio, parted
+
+    source, trained, data = open_shown(network, config.data)
+    ratio, others = config.crop_ratio or own_crop_ratio(network), None
+    if config.precision == "int8":
+        if len(source) < 2:
+            raise UserError("int8 needs images beside that of the proof; name more with --data.")
+        source, rest = parted(source, trained, config.num_images)
+        others = Shown(network, rest, data, num_wanted(config.int8), ratio)
+    return Shown(network, source, data, config.num_images, ratio), others
+
+
 def prove(
-    config: ExportConfig, network: Savable, graph: Graph, file: Path, said: dict[str, Any]
-) -> dict[str, Any]:
+    config: ExportConfig, network: Savable, graph: Graph, file: Path, said: dict[str, Any],
+    shown: Shown, tolerance: Tolerance,
+) -> dict[str, Any]:  # fmt: skip
     """What the file answers and costs, beside PyTorch; raises RunError where they disagree."""
     from limbeck.evaluation.latency import describe_machine
-    from limbeck.export.gate import TOLERANCES, Comparison
+    from limbeck.export.gate import Comparison
     from limbeck.export.graph import Graph
     from limbeck.export.measure import measure
-    from limbeck.recipes.ship.shown import Scorer, Shown, open_shown, own_crop_ratio
+    from limbeck.recipes.ship.shown import Scorer
 
-    asked = {name: each for name, each in vars(config.tolerance).items() if each is not None}
-    tolerance = replace(TOLERANCES[config.precision], **asked)
-    source, data = open_shown(network, config.data)
-    ratio = config.crop_ratio or own_crop_ratio(network)
-    shown = Shown(network, source, data, config.num_images, ratio)
     run = module_of(config.to).load(file, said, None)
     comparison, scorer = Comparison(), Scorer(network.facts)
     for size in graph.sizes:
@@ -196,16 +230,22 @@ def prove(
         batch = next(each for each in shown.batches(graph.sizes[0]) if worst[0] in each.keys)
         raise RunError(
             f"The file does not answer as PyTorch does, and is not written: {'; '.join(failures)}. "
-            f"Worst images: {', '.join(worst)}.{_where(config, network, graph, batch, tolerance)}"
+            f"Worst images: {', '.join(worst)}."
+            + (
+                _where_int8(said["int8"])
+                if "int8" in said
+                else _where(config, network, graph, batch, tolerance)
+            )
         )
     cases = sorted({1, config.measure.batch_size}), config.measure.num_runs
     return {
         "num_images": len(comparison.keys) // len(graph.sizes),
-        "data": data.root,
+        "data": shown.data.root,
         "outputs": comparison.plain(),
         "worst_images": comparison.worst(),
         "tolerance": vars(tolerance),
         "score": scorer.plain(),
+        "thresholds": scorer.thresholds(),
         "bytes": sum(each.stat().st_size for each in file.parent.iterdir()),
         "machine": describe_machine(),
         "measured": measure(config.to, file, said, *cases),
@@ -232,6 +272,14 @@ def _where(
     comparison.add(batch.keys, reference.answer(batch.images), found)
     first = comparison.first(tolerance)
     return f" The first part that differs: {first}." if first else ""
+
+
+def _where_int8(told: dict[str, Any]) -> str:
+    """A sentence (with a leading space) on the layers that int8 hurts, and what may help."""
+    from limbeck.recipes.ship.int8 import worst_layers
+
+    remedy = "" if told["repair"] else " Repair the weights for int8 with --int8.repair 300."
+    return worst_layers(told["sensitivity"]) + remedy
 
 
 def _input(graph: Graph) -> dict[str, Any]:
@@ -309,7 +357,8 @@ def report(done: Exported) -> str:
         f"Wrote {done.file} ({proof['bytes'] / MIB:.1f} MiB; {record['runtime']}, "
         f"{record['computes']}) and {record_of(done.file).name}.",
         f"It takes {record['input']['words']}.",
-        f"Against PyTorch in fp32, on {proof['num_images']} images of {proof['data']}:",
+        f"Against PyTorch in fp32, on {proof['num_images']} images of {proof['data']}"
+        f"{', the middle window of each' if 'mask' in record['outputs'] else ''}:",
         *summary(proof["outputs"]),
     ]
     if score := proof["score"]:
@@ -317,5 +366,21 @@ def report(done: Exported) -> str:
             f"  {score['name']}: {100 * score['file']:.2f} %, in PyTorch "
             f"{100 * score['pytorch']:.2f} %, on {score['images']} images with labels"
         )
+    if told := record.get("int8"):
+        from limbeck.recipes.ship.int8 import words_of
+
+        lines += [*words_of(told), *_threshold(proof["thresholds"])]
     lines.append(f"On {proof['machine']}; median and 95 % of passes, and PyTorch's median, in ms:")
     return "\n".join([*lines, table(rows, width=TERMINAL)])
+
+
+def _threshold(told: dict[str, Any]) -> list[str]:
+    """A line on the confidences before and after, where there were labels."""
+    if not told:
+        return []
+    before, after = told["pytorch"], told["file"]
+    return [
+        f"Accept answers from a confidence of {after['threshold']:.3f} on (F1 {after['f1']:.3f}); "
+        f"in PyTorch from {before['threshold']:.3f} (F1 {before['f1']:.3f}), which here gives "
+        f"{told['old_f1']:.3f}; or divide the logits by {told['temperature']:.3f}"
+    ]

@@ -4,7 +4,16 @@ from typing import Annotated
 
 import pydantic
 
-from limbeck.config import BatchSize, NotNegative, Probability, Repeats, options
+from limbeck.config import (
+    BatchSize,
+    NotNegative,
+    NotNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Repeats,
+    options,
+)
 
 
 @options
@@ -13,12 +22,26 @@ class ToleranceOptions:
 
     difference: Annotated[float, pydantic.Field(gt=0, le=10)] | None = None
     """The largest difference of an output of an image, as a part of the output's norm; 0.001 of
-    fp32, 0.02 of fp16 and 0.1 of bf16 if not given."""
+    fp32, 0.02 of fp16, 0.1 of bf16 and 0.3 of int8 if not given."""
     agreement: Probability | None = None
     """The least share of images (of a segmenter, of pixels) whose class is the same; 0.999 of fp32
     and 0.98 of others if not given."""
     loss: NotNegative = 0.5
     """Points that the score may lose where images have labels; one image may always change."""
+
+
+@options
+class Int8Options:
+    """How a network is made int8: on images that are none of the proof's."""
+
+    num_images: PositiveInt = 128
+    """Images of the run's training, or of --data: three quarters of them give the ranges of
+    activations, and a quarter tells which layers must stay in fp32."""
+    repair: NotNegativeInt = 0
+    """Steps of training in which the weights learn to be rounded, to the answers of the network as
+    it is; 0: none. For where int8 loses too much."""
+    repair_lr: PositiveFloat = 1e-4
+    """The repair's learning rate at its start."""
 
 
 @options

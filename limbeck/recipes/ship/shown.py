@@ -23,9 +23,10 @@ from limbeck.data.scenes.open import open_scenes, with_classes
 from limbeck.data.scenes.options import SceneOptions
 from limbeck.data.scenes.scene import Scenes, SceneSubset
 from limbeck.data.skipped import SkippedLog
-from limbeck.data.source import Source
+from limbeck.data.source import Source, Subset
 from limbeck.errors import UserError
 from limbeck.evaluation.miou import Confusion
+from limbeck.export.thresholds import best_temperature, best_threshold, f1_at
 from limbeck.models.dense.segmenter import Segmenter
 from limbeck.models.encoder import EncoderFacts
 from limbeck.models.finished import Savable, read_record
@@ -33,7 +34,7 @@ from limbeck.ops.resize import resize_images
 from limbeck.recipes.look.evaluate_maps import scenes_of
 from limbeck.recipes.run.images import open_images
 from limbeck.recipes.run.options import CropEvalOptions
-from limbeck.recipes.run.probes import centre_crops, spread_slice
+from limbeck.recipes.run.probes import centre_crops
 from limbeck.recipes.run.scenes import open_scene_images
 from limbeck.recipes.ship.places import open_files
 from limbeck.records import Batch
@@ -45,9 +46,10 @@ CPU = torch.device("cpu")
 Size = tuple[int, int]
 
 
-def open_shown(network: Savable, data: DataOptions) -> tuple[Source, DataOptions]:
+def open_shown(network: Savable, data: DataOptions) -> tuple[Source, Source | None, DataOptions]:
     """The named images, or else those that the network's run has held out, and how to read them.
 
+    Between them those that the run was trained on, None of named ones and where none were held out.
     Raises UserError where they are neither named nor there any more, or of other classes.
     """
     own = network.facts.origin.get("config", {}).get("data", {})
@@ -55,14 +57,16 @@ def open_shown(network: Savable, data: DataOptions) -> tuple[Source, DataOptions
     if data.root and isinstance(network, Segmenter):
         try:
             scenes = open_scenes(data.root, scenes_of(data, own))
-            return with_classes(scenes, classes, data.root, "the segmenter"), data
+            return with_classes(scenes, classes, data.root, "the segmenter"), None, data
         except UserError as error:
             log.info("Images alone are taken, and nothing is scored: %s", error)
-            return open_files((data.root,)), data
+            return open_files((data.root,)), None, data
     if data.root:
         source = open_source(data.root, data, data.split)
         is_other = source.classes and classes
-        return match_classes(source, classes, data.root, "the run") if is_other else source, data
+        if is_other:
+            source = match_classes(source, classes, data.root, "the run")
+        return source, None, data
     kind = SceneOptions if isinstance(network, Segmenter) else DataOptions
     names = {each.name for each in fields(kind)}
     read = from_plain(kind, {k: v for k, v in own.items() if k in names}, "the run's data")
@@ -72,7 +76,24 @@ def open_shown(network: Savable, data: DataOptions) -> tuple[Source, DataOptions
     if is_path and not set(read.root) & set("{*?[") and not Path(read.root).exists():
         raise UserError(f"The images of the run, {read.root}, are gone; name some with --data.")
     images = open_scene_images(read) if isinstance(read, SceneOptions) else open_images(read)
-    return images.holdout if len(images.holdout) else images.train, read
+    if not len(images.holdout):
+        return images.train, None, read
+    return images.holdout, images.train, read
+
+
+def parted(source: Source, others: Source | None, count: int) -> tuple[Source, Source]:
+    """At most ``count`` images for the proof, evenly spread, and others, of which none is there."""
+    if others is not None:
+        return source, others
+    count = min(count, len(source) // 2)
+    places = {index * len(source) // count for index in range(count)}
+    rest = [index for index in range(len(source)) if index not in places]
+    return _some(source, sorted(places)), _some(source, rest)
+
+
+def _some(source: Source, places: list[int]) -> Source:
+    is_scenes = isinstance(source, Scenes)
+    return SceneSubset(source, places) if is_scenes else Subset(source, places)
 
 
 class Shown:
@@ -82,10 +103,8 @@ class Shown:
         self, network: Savable, source: Source, data: DataOptions, count: int, crop_ratio: float
     ) -> None:
         self.network, self.data, self.crop_ratio = network, data, crop_ratio
-        self.source = spread_slice(source, count)
-        if isinstance(source, Scenes) and count < len(source):
-            places = [index * len(source) // count for index in range(count)]
-            self.source = SceneSubset(source, places)
+        count = min(count, len(source))
+        self.source = _some(source, [index * len(source) // count for index in range(count)])
 
     def batches(self, size: Size) -> Iterator[Batch]:
         """All that can be read, resized if need be, every value a pixel's; labels where known.
@@ -154,12 +173,16 @@ class Scorer:
 
     def __init__(self, facts: EncoderFacts) -> None:
         self.has_maps, self.num_images = facts.has_maps, 0
+        self.logits: list[list[np.ndarray]] = [[], []]
+        self.labels: list[np.ndarray] = []
         self.counts = [Confusion(facts.num_classes) for _ in range(2)]
 
     def add(self, labels: Tensor, *answers: dict[str, np.ndarray]) -> None:
         """Count what PyTorch and the file say of some images."""
         self.num_images += len(labels)
-        for counted, said in zip(self.counts, answers, strict=True):
+        self.labels.append(labels.numpy())
+        for kept, counted, said in zip(self.logits, self.counts, answers, strict=True):
+            kept.extend([] if self.has_maps else [said["logits"]])
             found = said["mask"] if self.has_maps else said["logits"].argmax(1)
             counted.add(torch.from_numpy(found), labels)
 
@@ -171,6 +194,24 @@ class Scorer:
         own, file = (each.miou if self.has_maps else each.aacc for each in both)
         name = "mIoU" if self.has_maps else "top-1"
         return {"name": name, "pytorch": own, "file": file, "images": self.num_images}
+
+    def thresholds(self) -> dict[str, Any]:
+        """The confidence from which on an answer is best accepted, by both; empty without labels.
+
+        By F1: of the accepted answers those that are right, and of all images those that are
+        answered right. "old_f1" is the file's with the threshold of PyTorch; "temperature" is what
+        to divide the file's logits by so that its mean confidence is PyTorch's.
+        """
+        if not self.logits[0]:
+            return {}
+        labels, (own, file) = np.concatenate(self.labels), map(np.concatenate, self.logits)
+        before, after = (best_threshold(each, labels) for each in (own, file))
+        return {
+            "pytorch": {"threshold": before[0], "f1": before[1]},
+            "file": {"threshold": after[0], "f1": after[1]},
+            "old_f1": f1_at(file, labels, before[0]),
+            "temperature": best_temperature(file, own),
+        }
 
     def failures(self, loss: float) -> list[str]:
         """A sentence where the file has lost more points than ``loss`` and more than one image."""

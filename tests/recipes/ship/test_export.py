@@ -12,9 +12,11 @@ from limbeck.errors import RunError, UserError
 from limbeck.export import measure as measuring
 from limbeck.export import timm as to_timm
 from limbeck.export import torch as to_torch
+from limbeck.export.formats import has_packages
 from limbeck.export.graph import Graph
+from limbeck.recipes.ship import export as verb
 from limbeck.recipes.ship.export import ExportConfig, check_place, export, report
-from limbeck.recipes.ship.options import MeasureOptions, ToleranceOptions
+from limbeck.recipes.ship.options import Int8Options, MeasureOptions, ToleranceOptions
 
 FEW = MeasureOptions(batch_size=2, num_runs=1)
 
@@ -155,6 +157,36 @@ def test_nothing_of_somebody_else_is_replaced(classifier, tmp_path):
     check_place(tmp_path / "net.onnx", overwrite=False)
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_what_is_killed_while_it_is_written_can_be_made_again(
+    place, classifier, tmp_path, monkeypatch
+):
+    config = config_of(classifier, tmp_path)
+    before = export(config).record if place == 2 else None
+    written = []
+
+    def killed(real):
+        def write(*asked):
+            if len(written) == max(1, place % 2 + 1):
+                raise KeyboardInterrupt
+            written.append(asked[0].name)
+            real(*asked)
+
+        return write
+
+    with monkeypatch.context() as patch:
+        for name in ("write_json", "write_bytes"):
+            patch.setattr(verb, name, killed(getattr(verb, name)))
+        with pytest.raises(KeyboardInterrupt):
+            export(replace(config, overwrite=place == 2))
+    assert json.loads((tmp_path / "net.safetensors.json").read_text())["unfinished"]
+    with pytest.raises(UserError, match="is of an export that was stopped; make it again with"):
+        export(config)
+    done = export(replace(config, overwrite=True))
+    assert "unfinished" not in done.record
+    assert before is None or before["sha256"] == done.record["sha256"]
+
+
 def test_what_fails_while_it_is_proven_leaves_nothing(classifier, tmp_path, monkeypatch):
     def fails(*asked):
         raise RunError("no process")
@@ -171,6 +203,8 @@ def test_what_fails_while_it_is_proven_leaves_nothing(classifier, tmp_path, monk
         ({"network": ""}, "run: limbeck export RUN"),
         ({"network": "nowhere"}, "nowhere does not exist"),
         ({"to": "onnx", "precision": "bf16"}, "ONNX can't hold bf16"),
+        ({"precision": "int8"}, "timm can't hold int8: timm computes in floats"),
+        ({"int8": Int8Options(repair=5)}, "int8 has no effect without --precision int8"),
         ({"sizes": "any"}, "timm can't hold a network for images of any size"),
         ({"input": "uint8"}, "--input uint8 can't be had"),
         ({"data": DataOptions(max_bad_ratio=0.5)}, "data has no effect without --data"),
@@ -192,7 +226,8 @@ def test_pool_is_of_backbones(classifier, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["onnx", "openvino"])
 def test_other_runtimes_with_pixels_in(to, classifier, tmp_path):
-    pytest.importorskip("onnxscript" if to == "onnx" else to)
+    if not has_packages(to):
+        pytest.skip("the extra export is not installed")
     done = export(config_of(classifier, tmp_path, to, input="uint8"))
     proof = done.record["proof"]
     assert proof["outputs"]["logits"]["agreement"] == 1

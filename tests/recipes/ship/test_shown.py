@@ -18,7 +18,7 @@ from limbeck.recipes.ship.shown import (
 
 
 def shown(network, data=None, count=100):
-    source, data = open_shown(network, data or DataOptions())
+    source, _, data = open_shown(network, data or DataOptions())
     return Shown(network, source, data, count, own_crop_ratio(network))
 
 

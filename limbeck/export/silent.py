@@ -1,0 +1,47 @@
+"""The one door to OpenVINO, NNCF and ONNX Runtime: nothing that they do is told to anybody.
+
+OpenVINO and NNCF bring a package that sends an event as they are imported. Where it can't be
+imported they use stand-ins of their own, which send nothing.
+"""
+
+import logging
+import sys
+from importlib import import_module
+from typing import Any
+
+TELEMETRY = "openvino_telemetry"
+
+
+def import_openvino() -> Any:
+    """OpenVINO, which sends nothing."""
+    _shut()
+    return import_module("openvino")
+
+
+def import_nncf() -> Any:
+    """NNCF, which sends nothing and shows no progress of its own."""
+    _shut()
+    nncf = import_module("nncf")
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    return nncf
+
+
+def import_onnxruntime() -> Any:
+    """ONNX Runtime, which sends nothing (its builds for Windows would)."""
+    onnxruntime = import_module("onnxruntime")
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
+def _shut() -> None:
+    loaded = sys.modules.get(TELEMETRY)
+    if loaded is None:
+        sys.modules[TELEMETRY] = None  # type: ignore[assignment]
+    else:  # somebody else has imported OpenVINO before
+        loaded.Telemetry.send_event = loaded.Telemetry.start_session = _nothing
+        loaded.Telemetry.send_error = loaded.Telemetry.send_stack_trace = _nothing
+        loaded.Telemetry.end_session = _nothing
+
+
+def _nothing(*asked: Any, **more: Any) -> None:
+    pass

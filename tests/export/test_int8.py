@@ -1,0 +1,67 @@
+"""Which layers stay higher is found in few attempts; the tools are quiet; every kind quantises."""
+
+import logging
+import sys
+import warnings
+
+import pytest
+import torch
+
+from limbeck.export.formats import FORMATS, has_packages, module_of
+from limbeck.export.gate import TOLERANCES, Comparison
+from limbeck.export.graph import Graph, as_program, layers_of
+from limbeck.export.int8 import fewest_kept, quiet
+from limbeck.export.rounding import folded, sensitivities
+from tests.export.kinds import KINDS, small
+
+IMAGES = torch.rand(24, 3, 32, 32, generator=torch.Generator().manual_seed(5)).mul(255).round()
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 2, 7, 16])
+def test_the_fewest_are_found_in_few_attempts(wanted):
+    asked = []
+    found = fewest_kept([*range(32)], lambda kept: asked.append(kept) or len(kept) >= wanted)
+    assert found == tuple(range(wanted)) and len(asked) <= 6
+    assert fewest_kept([*range(32)], lambda kept: len(kept) > 16) is None
+
+
+def test_the_tools_say_nothing(capfd):
+    with quiet():
+        print("a bar")
+        sys.stderr.write("a word")
+        logging.getLogger("nncf").warning("a log")
+        warnings.warn("a warning", stacklevel=1)
+    assert capfd.readouterr() == ("", "")
+    assert logging.root.manager.disable == logging.NOTSET
+
+
+def check(to, kind, folder):
+    if not has_packages(to):
+        pytest.skip("the extra export is not installed")
+    encoder, module, suffix = small(kind), module_of(to), FORMATS[to].suffix
+    graph = folded(Graph(encoder))
+    assert set(sensitivities(graph, [IMAGES[:2] / 255])) <= set(layers_of(as_program(graph)))
+    module.write(graph, folder / f"a{suffix}", "fp32")
+    feeds = [graph.feed(each[None] / 255) for each in IMAGES[:12]]
+    said = module.quantise(folder / f"a{suffix}", folder / f"b{suffix}", feeds, ())
+    found, images = Comparison(), IMAGES[12:] / 255
+    answers = module.load(folder / f"b{suffix}", said, 1)(graph.feed(images))
+    found.add([str(place) for place in range(12)], Graph(encoder).answer(images), answers)
+    assert found.failures(TOLERANCES["int8"]) == []
+    assert all(max(each) > 1e-4 for each in found.relative.values())  # it is int8
+
+
+@pytest.mark.parametrize("kind", ["augreg", "tiny-vit", "augreg+light"])
+def test_onnx_in_int8(kind, tmp_path):
+    check("onnx", kind, tmp_path)
+
+
+def test_openvino_in_int8(tmp_path):
+    check("openvino", "tiny-vit", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_every_kind_in_int8(to, kind, tmp_path):
+    check(to, kind, tmp_path)
