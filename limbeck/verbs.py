@@ -63,6 +63,9 @@ VERBS = {
     "analyze": Verb(
         "look", "look into networks: layers, attention, probes by block", "AnalyzeConfig"
     ),
+    "cost": Verb(
+        "look", "parameters, MACs, memory and speed of networks, here", "CostConfig", None, True
+    ),
     "inspect": Verb("look", "what is in this weights file or run?", "InspectConfig"),
     "presets": Verb("look", "recipes as numbers, by verb; or one of them", "PresetsConfig"),
     "compare": Verb(

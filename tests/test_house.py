@@ -47,6 +47,7 @@ FENCES = {
     "onnx": ("export/",),
     "onnxruntime": ("export/",),
     "openvino": ("export/",),
+    "av": ("data/video.py",),
     "tensorboard": ("engine/log.py",),
     "wandb": ("engine/log.py",),
     "mlxtend": ("recipes/study/demo.py",),

@@ -17,14 +17,10 @@ from limbeck.data.source import BadImage
 
 ORIENTATION_TAG = 0x0112
 UPRIGHT: dict[object, Image.Transpose] = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 """What turns an image of each EXIF orientation upright."""
 T = TypeVar("T")
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -58,11 +54,7 @@ def read_header(data: bytes, max_image_pixels: int) -> Header:
         data,
         max_image_pixels,
         lambda image: Header(
-            image.width,
-            image.height,
-            image.format or "unknown",
-            image.mode,
-            turn_of(image),
+            image.width, image.height, image.format or "unknown", image.mode, turn_of(image)
         ),
     )
 

@@ -14,7 +14,7 @@ from limbeck.data.source import BadImage
 from limbeck.errors import require_extra
 from limbeck.files import open_file, write_whole
 
-CLOCK = Fraction(1, 90_000)  # seconds, in which what is written counts
+CLOCK = Fraction(1, 60_000)  # seconds, in which what is written counts; MPEG-4 has 16 bits
 
 
 class Frame(NamedTuple):
@@ -73,20 +73,19 @@ def write_video(file: Path, pictures: Iterable[tuple[float, Image.Image]]) -> No
         av = import_av()
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
         with av.open(target, "w", format="mp4") as container:
-            stream, last = None, -1
+            stream = container.add_stream(codec, rate=30, options={"preset": "veryfast"})
+            stream.pix_fmt, stream.codec_context.time_base = "yuv420p", CLOCK
+            canvas, last = None, -1
             for seconds, picture in pictures:
-                if stream is None:
-                    size = [side + side % 2 for side in picture.size]
-                    stream = container.add_stream(codec, rate=30)
-                    stream.width, stream.height = size
-                    stream.pix_fmt, stream.codec_context.time_base = "yuv420p", CLOCK
-                canvas = Image.new("RGB", size, "white")
+                if canvas is None:  # its sides have to be even
+                    stream.width, stream.height = (side + side % 2 for side in picture.size)
+                canvas = Image.new("RGB", (stream.width, stream.height), "white")
                 canvas.paste(picture)
                 frame = av.VideoFrame.from_image(canvas)
-                last = max(last + 1, round(seconds / CLOCK))
-                frame.pts, frame.time_base = last, CLOCK
+                frame.pts, frame.time_base = max(last + 1, round(seconds / CLOCK)), CLOCK
+                last = frame.pts
                 container.mux(stream.encode(frame))
-            if stream is not None:
+            if canvas is not None:
                 container.mux(stream.encode())
 
     file.parent.mkdir(parents=True, exist_ok=True)

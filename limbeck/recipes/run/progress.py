@@ -1,6 +1,6 @@
 """How far a verb is."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 from rich.console import Console
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 def tracked(
     items: Iterable[T], total: float, what: str, console: Console | None = None
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     """The items, with a bar and the time left on a terminal (standard error), silent elsewhere."""
     console = console or Console(stderr=True)
     hidden = not console.is_terminal

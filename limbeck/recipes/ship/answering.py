@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from limbeck.data.decode import decode_image
+from limbeck.data.folder import read_image
+from limbeck.data.formats import open_image
 from limbeck.data.source import BadImage, Source
 from limbeck.data.view_makers import MakeView
 from limbeck.engine.machine import Precision
@@ -175,8 +177,8 @@ class Maps:
 
     def draw(self, pixels: np.ndarray, line: dict[str, Any]) -> Image.Image:
         """See ``Classes``."""
-        with Image.open(self.out / line["mask"]) as mask:
-            found = torch.from_numpy(np.array(mask))
+        mask = open_image(read_image(self.out / line["mask"]))
+        found = torch.from_numpy(np.array(mask))
         room = line.get("num_named", 0)
         return draw_map(pixels, found, self.colors, self.names, self.opacity, room)
 
@@ -204,7 +206,7 @@ def _stem(key: str) -> str:
 def save_png(image: Image.Image, file: Path) -> None:
     """Whole or not at all, with the folders above it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, lambda target: image.save(target, "PNG"))
+    write_whole(file, lambda target: image.save(target, "PNG", compress_level=1))
 
 
 def _batch(samples: list[Sample], network: Encoder) -> Batch:

@@ -52,7 +52,7 @@ def open_places(places: tuple[str, ...], data: DataOptions) -> Found:
     root = Path(os.path.commonpath([file.parent for file in whole])) if files else Path()
     named = {file.relative_to(root).as_posix(): file for file in whole}
     videos = {key: file for key, file in named.items() if is_video(file)}
-    images = FilesSource(root, [key for key in named if key not in videos], (), None)
+    images: Source = FilesSource(root, [key for key in named if key not in videos], (), None)
     if sources:
         images = Chain([images, *sources] if len(images) else sources)
     return Found(images, videos, str(root) if files else " ".join(places))

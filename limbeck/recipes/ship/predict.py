@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pydantic
 import tyro
 
-from limbeck.config import BatchSize, PositiveFloat, PositiveInt, Probability, options, to_plain
+from limbeck.config import PositiveFloat, PositiveInt, Probability, options, to_plain
 from limbeck.data.options import DataOptions
 from limbeck.errors import RunError, UserError
 from limbeck.evaluation.options import MapOptions
@@ -62,14 +62,11 @@ class ShownMapOptions:
 
 
 @options
-class ShownCropOptions:
-    """How all other networks are shown an image: the centre of it, cropped."""
+class ShownCropOptions(EmbedOptions):
+    """How all other networks are shown an image."""
 
-    crop_ratio: Annotated[float, pydantic.Field(gt=0, le=1)] | None = None
-    """Side of the crop as a part of the resized image; the run's own if not given."""
-    batch_size: BatchSize = 64
-    pool: Literal["mean", "cls"] = "mean"
-    """What stands for an image beside others: the mean of its patch tokens, or its CLS token."""
+    crop_ratio: Annotated[float, pydantic.Field(gt=0, le=1)] | None = None  # type: ignore[assignment]
+    """Side of the centre crop as a part of the resized image; the run's own if not given."""
 
 
 @options
@@ -155,6 +152,8 @@ def predict(config: PredictConfig) -> Predictions:
         network = load_encoder(config.network).to(ranks.device).eval()
         config = _resolved(config, network)
         source, videos, root = open_places(config.images, config.data)
+        if not videos:
+            checks.check_unset(config, ("every",), "without a video")
         plain = to_plain(config)
         kept = {name: plain[name] for name in plain if name not in ("images", "device")}
         del kept["crop"]["batch_size"]
@@ -173,10 +172,15 @@ def predict(config: PredictConfig) -> Predictions:
         (run.dir / "skipped.jsonl").unlink(missing_ok=True)  # all of them are tried again
         skipped = SkippedLog(run.dir / "skipped.jsonl", len(name_of.keys), 1.0)
         is_whole, limit = isinstance(kind, Maps), config.data.max_image_pixels
-        make = None if is_whole else eval_maker(network.facts.img_size[0], config.crop.crop_ratio)
+        make = (
+            None if is_whole else eval_maker(network.facts.img_size[0], config.crop.crop_ratio or 1)
+        )
         samples = Samples(source, limit, make, config.pictures)
         total, shown = _shown(config, samples, videos, old, skipped, pictures)
-        with lines.open("a", encoding="utf-8") as file, closing(tracked(shown, total, "")) as left:
+        with (
+            lines.open("a", encoding="utf-8") as file,
+            closing(tracked(shown, total, "images")) as left,
+        ):
             while batch := list(islice(left, 1 if is_whole else config.crop.batch_size)):
                 for sample, said in zip(batch, kind.say(batch), strict=True):
                     line = sample.line | said
@@ -250,9 +254,10 @@ def _answerer(
     gallery, digest = open_gallery(
         network, source, shown, config.data, config.precision, out / "gallery"
     )
-    limit = config.data.max_image_pixels
-    of = (network, config.precision, config.top, shown.pool, source, gallery, limit)
-    return Neighbours(*of, digest), digest
+    return Neighbours(
+        network, config.precision, config.top, shown.pool, source, gallery,
+        digest=digest, max_image_pixels=config.data.max_image_pixels,
+    ), digest  # fmt: skip
 
 
 def _shown(
