@@ -23,11 +23,11 @@ def guard_of(host="127.0.0.1", app=answers):
     return Guard(app, Metrics(), host, ["/"])
 
 
-def ask(guard, path="/", host="localhost:8000", origin=None, chunks=()):
+def ask(guard, path="/", host="localhost:8000", origin=None, chunks=(), more=()):
     """(status, headers, body) of a request with a body in chunks."""
     sent, left = [], list(chunks)
     headers = [(b"host", host.encode())] if host is not None else []
-    headers += [(b"origin", origin.encode())] if origin else []
+    headers += [*more, *([(b"origin", origin.encode())] if origin else [])]
     scope = {"type": "http", "path": path, "method": "POST", "headers": headers,
              "query_string": b"", "server": ("127.0.0.1", 8000), "scheme": "http"}  # fmt: skip
 
@@ -76,6 +76,9 @@ def test_pages_of_elsewhere_are_refused():
 def test_what_is_refused_is_read_away():
     status, _, _, left = ask(guard_of(), host="evil.com", chunks=[bytes(10)] * 5)
     assert status == 421 and not left
+    waits = [(b"expect", b"100-continue")]
+    status, _, _, left = ask(guard_of(), host="evil.com", chunks=[bytes(10)] * 5, more=waits)
+    assert status == 421 and len(left) == 5
 
 
 def test_who_sends_for_ever_is_answered_all_the_same(monkeypatch):
