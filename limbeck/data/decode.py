@@ -26,6 +26,14 @@ T = TypeVar("T")
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
+class NotAnImage(BadImage):
+    """What is none of the formats that are read."""
+
+
+class TooManyPixels(BadImage):
+    """An image that says to be larger than it may be."""
+
+
 @dataclass(frozen=True)
 class Header:
     """What a file says of itself before its pixels are decoded.
@@ -95,14 +103,16 @@ def _use(data: bytes, max_image_pixels: int, use: Callable[[Image.Image], T]) ->
         image = open_image(data)
         if image.width * image.height > max_image_pixels:
             size = f"{image.width} x {image.height}"
-            raise BadImage(f"{size} pixels are more than the limit of {max_image_pixels}")
+            raise TooManyPixels(f"{size} pixels are more than the limit of {max_image_pixels}")
         return use(image)
     except BadImage:
         raise
     except Image.UnidentifiedImageError as error:
         if format_of(data[:16]) == "HEIF" and heif_plugin() is None:
             raise BadImage(f"a HEIC photo, which needs a plug-in: {HEIF_ADVICE}") from error
-        raise BadImage("not an image file, or of an unknown format") from error
+        raise NotAnImage("not an image file, or of an unknown format") from error
+    except Image.DecompressionBombError as error:  # Pillow's own limit, beyond any of ours
+        raise TooManyPixels(_reason(error)) from error
     except Exception as error:  # PIL lets through whatever a broken file provokes.
         raise BadImage(_reason(error)) from error
 
@@ -189,5 +199,7 @@ def _scale_to_bytes(pixels: np.ndarray) -> np.ndarray:
     if low < stored[0] or high > stored[1]:
         stored = (low, high)
     width = (stored[1] - stored[0]) or 1.0  # one single value
-    scaled = (pixels.astype(np.float64) - stored[0]) / width
-    return (scaled * 255).round().astype(np.uint8)
+    scaled = pixels.astype(np.float64)
+    for change, value in ((np.subtract, stored[0]), (np.divide, width), (np.multiply, 255)):
+        change(scaled, value, out=scaled)  # in place: it is eight times as large as the image
+    return scaled.round(out=scaled).astype(np.uint8)

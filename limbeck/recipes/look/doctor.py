@@ -79,13 +79,17 @@ def doctor(config: Config) -> Diagnosis:
     missing = _check(config)
     from limbeck.engine.distributed import ranks_session
     from limbeck.engine.machine import build_unfit, describe
+    from limbeck.recipes.run.budget import choose_student
     from limbeck.recipes.run.precision import settle, work_force
     from limbeck.recipes.run.resolved import fitting_batch
 
     with ranks_session(config.train.device, to_plain(config)) as ranks:
         machine = [describe(ranks.device)]
+        if not missing:
+            config = choose_student(config, ranks, lambda own: [own], tell=machine.append)
+        told = len(machine)
         config = settle(config, ranks, tell=machine.append)
-        if len(machine) == 1:  # the precision was stated
+        if len(machine) == told:  # the precision was stated
             machine.append(work_force(config, ranks))
         look = _look_at_scenes if isinstance(config, SegmentConfig) else _look_at_images
         images, found = look(config)

@@ -85,8 +85,12 @@ def stands_for(asked: Any, settled: Any) -> str | None:
 
 
 def settled_plain(config: Any) -> dict[str, Any]:
-    """A settled config as plain data; of a teacher that is none no precision is left to tell."""
+    """A settled config as plain data; of a teacher that is none no precision is left to tell, and
+    of a student that was named no budget."""
     plain = to_plain(config)
+    student = plain.get("student")
+    if isinstance(student, dict) and student.get("budget", "") is None:
+        del student["budget"]
     if plain.get("teacher", {}).get("precision") == AUTO:
         del plain["teacher"]["precision"]
     return plain

@@ -8,7 +8,9 @@ the best, until the limits hold. The paper's code, limits and steps are not publ
 import re
 
 from limbeck.errors import UserError
+from limbeck.models.budgets import COUNTS, is_budget
 from limbeck.models.contraction import factors_of
+from limbeck.models.options import StudentOptions
 from limbeck.recipes.run import checks
 from limbeck.recipes.study.options import LimitOptions, SearchConfig, training
 from limbeck.recipes.study.search_results import Search, report, write
@@ -16,7 +18,6 @@ from limbeck.recipes.train import distill as distillation
 
 __all__ = ["LimitOptions", "SearchConfig", "check", "report", "search"]
 
-COUNTS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
 LIMITS = {
     "params": ("params", COUNTS), "macs": ("macs", COUNTS), "latency": ("latency_ms", {"ms": 1.0}),
 }  # fmt: skip
@@ -65,6 +66,7 @@ def search(config: SearchConfig) -> Search:
     from limbeck.engine.distributed import ranks_session
     from limbeck.evaluation.latency import describe_machine
     from limbeck.models.whole_shape import whole_shape
+    from limbeck.recipes.run.budget import choose_student
     from limbeck.recipes.run.images import check_holdout, open_images
     from limbeck.recipes.run.networks import teacher_identity
     from limbeck.recipes.run.precision import settle, settled_plain
@@ -75,11 +77,17 @@ def search(config: SearchConfig) -> Search:
     from limbeck.recipes.targets.reading import open_networks
     from limbeck.recipes.train.chain import copy_student
 
-    seed = whole_shape(config.student)
-    for factor in config.factors:
-        checks.check_choice(factor, factors_of(seed), f"factor of {seed.name}")
+    def seed_of(student: StudentOptions) -> StudentOptions:
+        seed = whole_shape(student)
+        for factor in config.factors:
+            checks.check_choice(factor, factors_of(seed), f"factor of {seed.name}")
+        return seed
+
+    if not is_budget(config.student.name):
+        seed_of(config.student)
     with ranks_session(config.train.device) as ranks, lost_workers_explained():
-        config = settle(config, ranks)
+        config = choose_student(config, ranks, lambda own: [training(own)], seed_of)
+        config, seed = settle(config, ranks), seed_of(config.student)
         images = open_images(config.data)
         check_holdout(images)
         nets = open_networks(training(config), ranks.device)

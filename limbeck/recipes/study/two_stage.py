@@ -15,7 +15,6 @@ from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from limbeck.config import to_plain
 from limbeck.data.options import DataOptions
 from limbeck.errors import UserError
 from limbeck.methods import PerMethodOptions
@@ -124,7 +123,7 @@ def two_stage(config: Config) -> TwoStages:
     from limbeck.data.workers import lost_workers_explained
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import ranks_session
-    from limbeck.recipes.run.precision import settle, stands_for
+    from limbeck.recipes.run.precision import settle, settled_plain, stands_for
     from limbeck.recipes.run.scenes import open_for_distilling, without_masks
     from limbeck.recipes.study.stage_runs import StageRuns
 
@@ -140,7 +139,7 @@ def two_stage(config: Config) -> TwoStages:
         chains = StageRuns(TASKS[config.task], config, arms, images, ranks)
         chains.pool = pool
         runs = chains.rehearse()
-        plain = to_plain(config)
+        plain = settled_plain(config)
         run = open_run(
             config.out,
             # Arms and seeds may be added: each run in the folder knows the rest.

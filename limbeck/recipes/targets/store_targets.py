@@ -19,6 +19,7 @@ from limbeck.engine.options import TrainOptions
 from limbeck.errors import UserError
 from limbeck.methods import PerMethodOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
+from limbeck.models.shapes import check_model_name
 from limbeck.recipes.run import checks
 from limbeck.recipes.run.options import DistillConfig
 
@@ -98,6 +99,7 @@ def check(config: StoreTargetsConfig) -> None:
     else:
         checks.check_unset(config, ["num_checked", "max_distance"], "without --check")
     training = as_distill(config)
+    check_model_name(config.student.name)  # no budget: the views of the store hang on its size
     checks.check_pretraining(training)
     checks.check_has_teacher(training)
 
