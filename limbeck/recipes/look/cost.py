@@ -11,14 +11,14 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from limbeck.config import BatchSize, NumThreads, Repeats, Side, options
 from limbeck.documents import write_json
 from limbeck.errors import UserError
-from limbeck.export.formats import Precision, has_packages
+from limbeck.export.formats import has_packages
 from limbeck.export.passes import RUNTIMES, RuntimeName
 from limbeck.files import MIB, write_text
 from limbeck.models.options import StudentOptions
@@ -48,7 +48,7 @@ class CostConfig:
     """Replace the files of that name."""
     img_size: Side | None = None
     """Image side in pixels; each network's own if not given."""
-    precision: Precision = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """That is measured, as of limbeck export."""
     runtimes: tuple[RuntimeName, ...] = ()
     """torch (PyTorch), onnx (ONNX Runtime), openvino; all that are installed if not given."""
