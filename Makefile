@@ -1,4 +1,5 @@
-# Two commands: `make demo` and `make test`. Each sets up what it needs in .venv first.
+# Two commands: `make demo` and `make test`. Each sets up what it needs in .venv first. `make slow` runs the tests that
+# `make test` leaves out.
 # Another interpreter or other pins: make test PYTHON=python3.12 VENV=.venv-211 CONSTRAINTS=constraints-torch-2.11.txt
 
 PYTHON ?= python3
@@ -6,13 +7,16 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test slow lint bench clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/limbeck demo
 
 test: $(VENV)/.installed-test lint
 	$(BIN)/python -m pytest -n 2 -q $(PYTEST_ARGS)
+
+slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n 2 -q -m slow $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -26,7 +26,8 @@ from tests.recipes.runs import draw_classes
 from tests.recipes.searches import SEED
 
 RELATION = [*STUDENT, "--relation.drop-path-rate", "0"]
-WITHOUT_LOADERS = {"convert-targets", "convert", "inspect", "presets"}
+RUN = [verb for verb in VERBS if verb != "serve"]  # which is to be asked, and has its own tests
+WITHOUT_LOADERS = {"convert-targets", "convert", "inspect", "presets", "cost"}
 OWN_LOADERS = {"demo"}  # of which it has no option; those of its runs are those of the other verbs
 HAVE_OUT = {
     *("distill", "store-targets", "finetune", "compare", "two-stage", "search", "analyze"),
@@ -97,6 +98,7 @@ def words_of(verb, images, teacher, student, released, scenes, segmenter):
             "doctor finetune": [*data, "--student", student, *section("", 1)],
             "doctor segment": ["--data", scenes, "--student", SEED, *section("", 1)],
             "inspect": [student],
+            "cost": [student, "--no-measure"],
             "presets": ["photos_vit_tiny"],
             "demo": ["--seeds", "1", "--teacher-epochs", "1", "--student-epochs", "1"],
             "convert": [teacher, "out.pth"],
@@ -209,14 +211,14 @@ def test_every_verb_without_loader_processes(run_watched, tmp_path):
     for part in ("train", "test"):  # the demo takes the digits that it finds
         draw_classes(tmp_path / "out_demo" / "digits" / part, num_per_class=24)
     (tmp_path / "out_demo" / "digits" / "complete").touch()
-    found = run_watched(VERBS, "spawn", 0)
+    found = run_watched(RUN, "spawn", 0)
     for verb, counts in found.items():
         assert counts <= {0} or function_of(verb) == "doctor", verb  # which tries several
 
 
 def test_every_verb_whose_loader_processes_get_what_is_pickled(run_watched):
     """As where they are spawned, from a server that has imported torch once for all."""
-    verbs = [verb for verb in VERBS if verb not in WITHOUT_LOADERS | OWN_LOADERS]
+    verbs = [verb for verb in RUN if verb not in WITHOUT_LOADERS | OWN_LOADERS]
     found = run_watched(verbs, "forkserver", 1)
     assert {verb for verb, counts in found.items() if max(counts) > 0} == {*verbs}
 
