@@ -82,6 +82,7 @@ def test_the_layer_that_hurts_stays_in_fp32(openvino, tmp_path):
     assert {each.name for each in tmp_path.iterdir()} == {"net.xml", "net.bin"}
 
 
+@pytest.mark.slow
 def test_where_half_of_the_layers_do_not_do_the_repair_is_named(openvino, tmp_path):
     strict = replace(NEAR, difference=1e-6)
     with pytest.raises(RunError, match=r"even with half of the layers in fp32: 'logits' differs.*"
