@@ -70,7 +70,7 @@ def quantise(file: Path, out: Path, feeds: Sequence[Any], kept: Collection[str])
             ),
         )
     openvino.save_model(model, out, compress_to_fp16=False)
-    return {"compile": {HINT: "f32"}}
+    return {"compile": {HINT: "f32"}, "made_by": f"NNCF {nncf.__version__}"}
 
 
 def load(file: Path, record: dict[str, Any], threads: int | None) -> Run:
