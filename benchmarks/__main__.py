@@ -15,10 +15,10 @@ from benchmarks.timing import describe_machine, kind_and_precision
 
 BENCHMARKS = (
     *("loader", "step", "relation", "tokens", "d_mae", "g2sd", "masked"),
-    *("soft_labels", "target_store", "stored_step", "segment", "compile", "gpu"),
+    *("soft_labels", "target_store", "stored_step", "segment", "export", "compile", "gpu"),
 )
 """Modules of this folder; ``main(source, repeats)`` of each prints its table."""
-WITHOUT_PHOTOS = ("relation", "masked", "target_store", "segment")
+WITHOUT_PHOTOS = ("relation", "masked", "target_store", "segment", "export")
 """Their ``main`` takes the repeats alone."""
 
 

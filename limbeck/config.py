@@ -54,6 +54,10 @@ BlockIndex = Annotated[int, pydantic.Field(gt=-1000, lt=1000)]
 """Negative ones count from the end."""
 
 
+RECORD = "what a run writes down, and no option"
+"""The mark of such a field, beside tyro.conf.Suppress."""
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def options(cls: type[T]) -> type[T]:
     """Class decorator: a frozen, keyword-only, validated dataclass; unknown keys are errors.
@@ -205,6 +209,8 @@ def option_flags(kind: type, prefix: str = "") -> Iterator[str]:
     """Every option as the command line writes it: dotted, negated, short and long other names."""
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
+        if is_record(hints[field.name]):
+            continue
         path = f"{prefix}{field.name}"
         flag = path.replace("_", "-")
         if dataclasses.is_dataclass(field.default):
@@ -216,6 +222,11 @@ def option_flags(kind: type, prefix: str = "") -> Iterator[str]:
             yield f"--{start}{dot}no-{last}"
         for extra in getattr(hints[field.name], "__metadata__", ()):
             yield from getattr(extra, "aliases", None) or ()
+
+
+def is_record(hint: Any) -> bool:
+    """Whether a field, by its type, is a ``RECORD``."""
+    return RECORD in getattr(hint, "__metadata__", ())
 
 
 class _PresetHead(TypedDict, total=False):

@@ -265,6 +265,8 @@ def _shorten(text: str, room: int) -> str:
 
 def read_section(config: Any, path: str = "", doc: str = "") -> Section:
     """The options of a config in words; its values are the defaults."""
+    from limbeck.config import is_record
+
     hints = get_type_hints(type(config), include_extras=True)
     own, sections = [], []
     for field in fields(config):
@@ -272,7 +274,7 @@ def read_section(config: Any, path: str = "", doc: str = "") -> Section:
         text = _doc(type(config), field.name)
         if is_dataclass(value):
             sections.append(read_section(value, f"{name}.", text))
-        else:
+        elif not is_record(hints[field.name]):
             own.append(_option(name.replace("_", "-"), hints[field.name], value, text))
     about = " ".join((type(config).__doc__ or "").partition("\n\n")[0].split())
     name = path.rstrip(".").replace("_", "-")

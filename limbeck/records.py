@@ -11,24 +11,10 @@ from typing import Literal, get_args
 from torch import Tensor
 
 TapKind = Literal[
-    "queries",
-    "keys",
-    "values",
-    "scores",
-    "block_input",
-    "attention_input",
-    "attention_output",
-    "attention_tokens",
-    "mlp_output",
-    "tokens",
-    "output",
-    "decoder_tokens",
-    "logits",
-    "class_logits",
-    "dist_logits",
-    "pyramid",
-    "aux_logits",
-]
+    "queries", "keys", "values", "scores", "block_input", "attention_input", "attention_output",
+    "attention_tokens", "mlp_output", "tokens", "output", "decoder_tokens", "logits",
+    "class_logits", "dist_logits", "pyramid", "aux_logits",
+]  # fmt: skip
 TAP_KINDS: tuple[str, ...] = get_args(TapKind)
 HEAD_KINDS = ("queries", "keys", "values", "scores")
 """The kinds with an axis of heads."""

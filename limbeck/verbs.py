@@ -63,6 +63,9 @@ VERBS = {
     "analyze": Verb(
         "look", "look into networks: layers, attention, probes by block", "AnalyzeConfig"
     ),
+    "cost": Verb(
+        "look", "parameters, MACs, memory and speed of networks, here", "CostConfig", None, True
+    ),
     "inspect": Verb("look", "what is in this weights file or run?", "InspectConfig"),
     "presets": Verb("look", "recipes as numbers, by verb; or one of them", "PresetsConfig"),
     "compare": Verb(
@@ -80,6 +83,7 @@ VERBS = {
         "ship", "what a network says of images: pictures, masks, JSON", "PredictConfig"
     ),
     "embed": Verb("ship", "a vector for each image, in parquet files", "EmbedConfig"),
+    "serve": Verb("ship", "answers over HTTP, and a page to drop an image on", "ServeConfig"),
     "export": Verb(
         "ship", "a file for ONNX Runtime, OpenVINO, PyTorch or timm, proven", "ExportConfig"
     ),

@@ -2,7 +2,8 @@
 
 import re
 import subprocess
-import sys
+import sysconfig
+import venv
 from pathlib import Path
 from runpy import run_path
 
@@ -28,17 +29,19 @@ LOGITS = Tap("logits")
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples"
 EXAMPLES = sorted(FOLDER.glob("own_*.py"))
-WITHOUT_LIMBECK = """
-import runpy, sys
 
-class Blocked:
-    def find_spec(self, name, path, target=None):
-        assert name.partition(".")[0] != "limbeck", name
 
-sys.meta_path.insert(0, Blocked())
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory):
+    """The Python of an environment with all that limbeck needs, and not limbeck."""
+    folder = tmp_path_factory.mktemp("bare")
+    venv.create(folder, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "packages.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    python = str(folder / "bin" / "python")
+    tried = subprocess.run([python, "-I", "-c", "import limbeck"], capture_output=True, text=True)
+    assert "No module named 'limbeck'" in tried.stderr
+    return python
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda file: file.stem)
@@ -52,7 +55,7 @@ def test_example_runs(example):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["onnx", "openvino", "timm"])
-def test_an_exported_file_runs_without_the_package(to, tmp_path):
+def test_an_exported_file_runs_without_the_package(to, tmp_path, bare_python):
     if not has_packages(to):
         pytest.skip("the extra export is not installed")
     images = draw_classes(tmp_path / "photos")
@@ -75,9 +78,7 @@ def test_an_exported_file_runs_without_the_package(to, tmp_path):
     pixels = eval_view(np.array(Image.open(photo)), 32)
     expected = names[int(encoder(pixels[None] / 255, None, (LOGITS,)).taps[LOGITS].argmax())]
     words = [str(FOLDER / f"run_{to}.py"), str(file), str(photo)]
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", WITHOUT_LIMBECK, *words], capture_output=True, text=True
-    )
+    done = subprocess.run([bare_python, "-I", *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == expected
 

@@ -40,8 +40,12 @@ FENCES = {
     "huggingface_hub": ("models/origins/",),
     "datasets": ("data/",),
     "fsspec": ("data/",),
+    "fastapi": ("recipes/ship/serving/",),
+    "starlette": ("recipes/ship/serving/",),
+    "uvicorn": ("recipes/ship/serving/",),
     "matplotlib": ("evaluation/report.py", "evaluation/pictures.py"),
     "onnx": ("export/",),
+    "av": ("data/video.py",),
     # The one door, so that nothing is sent:
     "onnxruntime": ("export/silent.py",),
     "openvino": ("export/silent.py",),

@@ -69,13 +69,8 @@ class Columns:
     @property
     def kind(self) -> tuple[object, ...]:
         """What the tables of one set have in common."""
-        return (
-            self.image,
-            self.field,
-            self.label,
-            self.label and _label_kind(self._type(self.label)),
-            self.class_names,
-        )
+        of_label = self.label and _label_kind(self._type(self.label))
+        return self.image, self.field, self.label, of_label, self.class_names
 
     def _type(self, name: str) -> Any:
         return self.schema.field(name).type
@@ -93,14 +88,12 @@ class Columns:
                 )
             return asked
         found = self.images
-        if len(found) > 1 and "image" in found:
-            return "image"
-        if len(found) != 1:
-            raise UserError(
-                f"{'More than one' if found else 'No'} column of the table holds images (columns: "
-                f"{', '.join(found or names)}); name it with --data.image-column."
-            )
-        return found[0]
+        if len(found) == 1 or "image" in found:
+            return "image" if "image" in found else found[0]
+        raise UserError(
+            f"{'More than one' if found else 'No'} column of the table holds images (columns: "
+            f"{', '.join(found or names)}); name it with --data.image-column."
+        )
 
     def _class_names(self, name: str) -> tuple[str, ...]:
         """The class names of a column of type ClassLabel, else ()."""

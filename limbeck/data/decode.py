@@ -17,17 +17,21 @@ from limbeck.data.source import BadImage
 
 ORIENTATION_TAG = 0x0112
 UPRIGHT: dict[object, Image.Transpose] = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 """What turns an image of each EXIF orientation upright."""
 T = TypeVar("T")
 PNG_START = b"\x89PNG\r\n\x1a\n"
+
+
+class NotAnImage(BadImage):
+    """What is none of the formats that are read."""
+
+
+class TooManyPixels(BadImage):
+    """An image that says to be larger than it may be."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,7 @@ def read_header(data: bytes, max_image_pixels: int) -> Header:
         data,
         max_image_pixels,
         lambda image: Header(
-            image.width,
-            image.height,
-            image.format or "unknown",
-            image.mode,
-            turn_of(image),
+            image.width, image.height, image.format or "unknown", image.mode, turn_of(image)
         ),
     )
 
@@ -103,14 +103,16 @@ def _use(data: bytes, max_image_pixels: int, use: Callable[[Image.Image], T]) ->
         image = open_image(data)
         if image.width * image.height > max_image_pixels:
             size = f"{image.width} x {image.height}"
-            raise BadImage(f"{size} pixels are more than the limit of {max_image_pixels}")
+            raise TooManyPixels(f"{size} pixels are more than the limit of {max_image_pixels}")
         return use(image)
     except BadImage:
         raise
     except Image.UnidentifiedImageError as error:
         if format_of(data[:16]) == "HEIF" and heif_plugin() is None:
             raise BadImage(f"a HEIC photo, which needs a plug-in: {HEIF_ADVICE}") from error
-        raise BadImage("not an image file, or of an unknown format") from error
+        raise NotAnImage("not an image file, or of an unknown format") from error
+    except Image.DecompressionBombError as error:  # Pillow's own limit, beyond any of ours
+        raise TooManyPixels(_reason(error)) from error
     except Exception as error:  # PIL lets through whatever a broken file provokes.
         raise BadImage(_reason(error)) from error
 
@@ -197,5 +199,7 @@ def _scale_to_bytes(pixels: np.ndarray) -> np.ndarray:
     if low < stored[0] or high > stored[1]:
         stored = (low, high)
     width = (stored[1] - stored[0]) or 1.0  # one single value
-    scaled = (pixels.astype(np.float64) - stored[0]) / width
-    return (scaled * 255).round().astype(np.uint8)
+    scaled = pixels.astype(np.float64)
+    for change, value in ((np.subtract, stored[0]), (np.divide, width), (np.multiply, 255)):
+        change(scaled, value, out=scaled)  # in place: it is eight times as large as the image
+    return scaled.round(out=scaled).astype(np.uint8)

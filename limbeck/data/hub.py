@@ -28,21 +28,24 @@ class TableSource(NamedSource):
     ``read_row`` gives a row's bytes, or the path of its image file, or None. A key is the image's
     own path where every row has one and no two are the same (``paths``), and otherwise
     ``record_names[row]``. Files are read below ``folders`` alone: a table is a stranger's.
-    ``image_columns`` are all of the table that hold images, the one that is read first.
+    ``labels`` are the values of the label column. ``image_columns`` are all of the table that hold
+    images, the one that is read first.
     """
-
-    image_columns: tuple[str, ...] = ()
 
     def __init__(
         self,
+        columns: Columns,
         read_row: Callable[[int], bytes | str | None],
         record_names: list[str],
         paths: list[str | None],
-        labels: tuple[tuple[str, ...], np.ndarray | None],
+        labels: Sequence[object],
         folders: Sequence[Path],
     ) -> None:
         is_unique = all(paths) and len(set(paths)) == len(record_names)
-        super().__init__(paths if is_unique else record_names, *labels)  # type: ignore[arg-type]
+        keys: Any = paths if is_unique else record_names
+        super().__init__(keys, *columns.read_labels(labels))
+        self.notes = tuple(columns.notes)
+        self.image_columns = tuple(dict.fromkeys((columns.image, *columns.images)))
         self._read_row = read_row
         self._folders = [os.path.abspath(folder) for folder in folders]
 
@@ -94,15 +97,9 @@ def open_table(root: str, options: DataOptions, split: str) -> TableSource:
         paths += [path and os.path.join(file.parent, path) for path in keys[len(paths) :]]
     if first is None or not record_names:
         raise no_images(root)
-    source = TableSource(
-        _LocalRows(places, paths),
-        record_names,
-        keys,
-        first.read_labels(values),
-        [Path(root)] if Path(root).is_dir() else sorted({file.parent for file, _ in files}),
-    )
-    source.notes = (*notes, *first.notes)
-    source.image_columns = tuple(dict.fromkeys((first.image, *first.images)))
+    folders = [Path(root)] if Path(root).is_dir() else sorted({file.parent for file, _ in files})
+    source = TableSource(first, _LocalRows(places, paths), record_names, keys, values, folders)
+    source.notes = (*notes, *source.notes)
     return source
 
 
@@ -146,16 +143,14 @@ def open_hub(root: str, options: DataOptions, split: str) -> TableSource:
     columns = Columns(table.features.arrow_schema, options, root)
     image = table.data.column(columns.image)
     label = table.data.column(columns.label).to_pylist() if columns.label else []
-    source = TableSource(
+    return TableSource(
+        columns,
         _HubRows(table, columns),
         [f"{split}#{row}" for row in range(len(table))],
         struct_field(image, "path").to_pylist() if columns.has_paths else [None] * len(table),
-        columns.read_labels(label),
+        label,
         _hub_folders(datasets.config),
     )
-    source.notes = tuple(columns.notes)
-    source.image_columns = tuple(dict.fromkeys((columns.image, *columns.images)))
-    return source
 
 
 def _hub_folders(config: Any) -> list[Path]:

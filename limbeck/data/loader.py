@@ -7,6 +7,7 @@ whole micro-batch; images stay uint8 until they are on the device.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -44,6 +45,7 @@ class HostBatch(NamedTuple):
     targets: dict[str, Tensor] | None = None  # [B, ...] each, as a store has them
 
 
+@dataclass(eq=False)
 class _MicroBatches(Dataset[HostBatch]):
     """Makes a whole batch from (epoch, indices); a bad sample is replaced by the next readable one.
 
@@ -52,24 +54,17 @@ class _MicroBatches(Dataset[HostBatch]):
     With ``targets`` the views are theirs, used again after ``num_views`` epochs.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        max_image_pixels: int,
-        make_views: Sequence[MakeView],
-        run_seed: int,
-        max_tries: int,
-        make_locals: Sequence[MakeView] = (),
-        targets: LocatedTargets | None = None,
-    ) -> None:
-        self.source = source
-        self.max_image_pixels = max_image_pixels
-        self.make_views = make_views
-        self.make_locals = make_locals
-        self.run_seed = run_seed if targets is None else targets.seed
-        self.decode = make_views[0].decode
-        self.max_tries = max_tries
-        self.targets = targets
+    source: Source
+    max_image_pixels: int
+    make_views: Sequence[MakeView]
+    run_seed: int | None
+    max_tries: int
+    make_locals: Sequence[MakeView] = ()
+    targets: LocatedTargets | None = None
+
+    def __post_init__(self) -> None:
+        if self.targets is not None:
+            self.run_seed = self.targets.seed
 
     def __getitem__(self, request: tuple[int, list[int]]) -> HostBatch:
         epoch, indices = request
@@ -95,19 +90,14 @@ class _MicroBatches(Dataset[HostBatch]):
             keys.append(key)
             used.append(index)
         return stack_views(
-            views,
-            labels=labels,
-            seeds=seeds,
-            keys=keys,
-            skipped=skipped,
-            locals_=locals_,
+            views, labels=labels, seeds=seeds, keys=keys, skipped=skipped, locals_=locals_,
             targets=self._targets(used, epoch),
-        )
+        )  # fmt: skip
 
     def _image(self, index: int) -> np.ndarray:
         if self.targets is not None and index not in self.targets:
             raise BadImage("it could not be read when its targets were stored")
-        return self.decode(self.source.read(index).data, self.max_image_pixels)
+        return self.make_views[0].decode(self.source.read(index).data, self.max_image_pixels)
 
     def _seed(self, index: int, epoch: int, key: str, number: int) -> int:
         if self.run_seed is not None:

@@ -54,19 +54,15 @@ def open_published(
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise UserError(f"corruptions.root: there is no folder {folder}.")
+    conditions = [(name, severity) for name in names for severity in severities]
     is_arrays = any(folder.glob("*.npy"))
-    open_layout = _open_arrays if is_arrays else _open_folders
-    return open_layout(folder, names, severities, classes, num_images)
+    return (_open_arrays if is_arrays else _open_folders)(folder, conditions, classes, num_images)
 
 
 def _open_arrays(
-    root: Path,
-    names: Sequence[str],
-    severities: Sequence[int],
-    classes: tuple[str, ...],
-    num_images: int,
+    root: Path, conditions: Sequence[Condition], classes: tuple[str, ...], num_images: int
 ) -> dict[Condition, Source]:
-    files = {name: root / f"{name}.npy" for name in ("labels", *names)}
+    files = {name: root / f"{name}.npy" for name in ("labels", *dict(conditions))}
     _refuse_missing(root, [file.name for file in files.values() if not file.is_file()])
     labels = _load(files.pop("labels"))
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
@@ -81,8 +77,7 @@ def _open_arrays(
             f"{root} has {num_classes} classes, and the images have {len(classes)}; "
             "corruptions.root needs the same ones."
         )
-    sources: dict[Condition, Source] = {}
-    for name, file in files.items():
+    for file in files.values():
         images = _load(file)
         is_right = images.ndim == 4 and images.shape[3] == 3 and images.dtype == np.uint8
         if not is_right or not len(images) == len(labels) or len(images) % NUM_SEVERITIES:
@@ -96,10 +91,9 @@ def _open_arrays(
                 f"{root / 'labels.npy'} does not hold the same labels for each severity, so it is "
                 "not of these images; download it again."
             )
-        for severity in severities:
-            whole = ArraySource(file, severity, own, num_classes)
-            sources[name, severity] = draw_sample(whole, num_images, seed=0)
-    return sources
+    of_one = labels[: len(labels) // NUM_SEVERITIES]
+    wholes = {(n, s): ArraySource(files[n], s, of_one, num_classes) for n, s in conditions}
+    return {each: draw_sample(whole, num_images, seed=0) for each, whole in wholes.items()}
 
 
 def _load(file: Path) -> np.ndarray:
@@ -111,17 +105,12 @@ def _load(file: Path) -> np.ndarray:
 
 
 def _open_folders(
-    root: Path,
-    names: Sequence[str],
-    severities: Sequence[int],
-    classes: tuple[str, ...],
-    num_images: int,
+    root: Path, conditions: Sequence[Condition], classes: tuple[str, ...], num_images: int
 ) -> dict[Condition, Source]:
     folders: dict[Condition, Path] = {}
-    for name in names:
+    for name, severity in conditions:
         homes = [place for place in (root / name, *root.glob(f"*/{name}")) if place.is_dir()]
-        home = homes[0] if homes else root / name
-        folders |= {(name, severity): home / str(severity) for severity in severities}
+        folders[name, severity] = next(iter(homes), root / name) / str(severity)
     lacking = [str(place.relative_to(root)) for place in folders.values() if not place.is_dir()]
     _refuse_missing(root, lacking)
     # Listed once: 75 folders of 50,000 files each would take longer than showing some of them.

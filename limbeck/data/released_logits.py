@@ -100,16 +100,15 @@ class ReleasedLogits:
                 f"The released layout has int16 class ids, so at most {MAX_CLASSES} classes, and "
                 f"not {num_classes}; correct --classes."
             )
-        folders = _epoch_folders(root)
         self.root = root
         self.num_classes = num_classes
-        self.num_kept = folders[0].num_kept
+        self.num_kept, folders = _epoch_folders(root)
         if self.num_kept >= num_classes:
             raise UserError(
                 f"{root} keeps {self.num_kept} classes of each record, which leaves none of "
                 f"{num_classes} for the rest; correct --classes."
             )
-        self.epochs = [_ranks(folder.path, folder.num_kept) for folder in folders]
+        self.epochs = [_ranks(folder, self.num_kept) for folder in folders]
 
     @property
     def num_views(self) -> int:
@@ -136,7 +135,12 @@ class ReleasedLogits:
         repeated: Counter[str] = Counter()
         for rank in ranks:
             keys = rank.keys()
-            _check_unique(keys, rank.keys_file)
+            key, count = Counter(keys).most_common(1)[0] if keys else ("", 0)
+            if count > 1:
+                raise UserError(
+                    f"{rank.keys_file} has the key '{key}' {count} times, which one process never "
+                    "writes; the file is damaged or made of several."
+                )
             for key in keys:
                 if places.setdefault(key, place) != place:
                     repeated[key] += 1
@@ -209,17 +213,12 @@ def soft_labels(records: Records, num_classes: int) -> SoftLabels:
     )
 
 
-class _Folder(NamedTuple):
-    epoch: int
-    num_kept: int
-    path: Path
-
-
-def _epoch_folders(root: Path) -> list[_Folder]:
+def _epoch_folders(root: Path) -> tuple[int, list[Path]]:
+    """K, and the folders of the epochs from 0 on."""
     if not root.is_dir():
         raise UserError(f"There is no folder {root}.")
     found = [
-        _Folder(int(match[2]), int(match[1]), path)
+        (int(match[2]), int(match[1]), path)
         for path in _listed_in(root)
         if (match := FOLDER.fullmatch(path.name)) and path.is_dir()
     ]
@@ -228,13 +227,13 @@ def _epoch_folders(root: Path) -> list[_Folder]:
             f"{root} has no folder logits_top..._epoch..., so no soft labels in the released "
             "layout; name the folder in which these are."
         )
-    found.sort()
-    if len({folder.num_kept for folder in found}) > 1:
-        names = ", ".join(f"top{n}" for n in sorted({folder.num_kept for folder in found}))
+    epochs, kept, paths = zip(*sorted(found), strict=True)
+    if len(set(kept)) > 1:
+        names = ", ".join(f"top{n}" for n in sorted(set(kept)))
         raise UserError(f"{root} mixes sets of several K ({names}); give each its own folder.")
-    if found[0].num_kept == 0:
-        raise UserError(f"{found[0].path} keeps no class at all; correct its name.")
-    last, there = found[-1].epoch, {folder.epoch for folder in found}
+    if kept[0] == 0:
+        raise UserError(f"{paths[0]} keeps no class at all; correct its name.")
+    last, there = epochs[-1], set(epochs)
     if len(there) <= last:
         missing = list(islice((epoch for epoch in range(last) if epoch not in there), NUM_NAMED))
         more = last + 1 - len(there) - len(missing)
@@ -243,7 +242,7 @@ def _epoch_folders(root: Path) -> list[_Folder]:
             f"{f' and {more} more' if more else ''}; add what is missing, or number the folders "
             "from 0 without a gap."
         )
-    return found
+    return kept[0], list(paths)
 
 
 def _ranks(folder: Path, num_kept: int) -> list[Rank]:
@@ -262,15 +261,6 @@ def _ranks(folder: Path, num_kept: int) -> list[Rank]:
             )
         ranks.append(Rank(folder / files[0], folder / files[1], num_kept))
     return ranks
-
-
-def _check_unique(keys: list[str], file: Path) -> None:
-    if len(set(keys)) < len(keys):
-        key, count = Counter(keys).most_common(1)[0]
-        raise UserError(
-            f"{file} has the key '{key}' {count} times, which one process never writes; the file "
-            "is damaged or made of several."
-        )
 
 
 def _listed_in(folder: Path) -> list[Path]:

@@ -61,10 +61,8 @@ class TarSource(NamedSource):
 
     def __init__(self, shards: list[str], beside: Sequence[str] = ()) -> None:
         self.shards = shards
-        indexed = [_index_shard(shard) for shard in shards]
         told = _LeftOut()
-        for one in indexed:
-            told.add(one.left_out)
+        indexed = [_index_shard(shard, told) for shard in shards]
         # What accompanies images ("seg.png" of masks) is none itself where its image is missing.
         parts = {part for one in indexed for part in one.parts()}
         # One row per image: shard, offset and size in bytes. No file stays open, so the source
@@ -173,14 +171,9 @@ class _LeftOut:
         self.others: Counter[str] = Counter()
         """Members that are no images, by their suffix."""
 
-    def note(self, reason: str, name: str, count: int = 1) -> None:
-        self.counts[reason] += count
+    def note(self, reason: str, name: str) -> None:
+        self.counts[reason] += 1
         self.examples.setdefault(reason, name)
-
-    def add(self, other: "_LeftOut") -> None:
-        self.others += other.others
-        for reason, count in other.counts.items():
-            self.note(reason, other.examples[reason], count)
 
     def tell(self) -> list[str]:
         """Log what is left out; the same as sentences."""
@@ -206,7 +199,6 @@ class _Shard:
     images: list[_Image] = field(default_factory=list)
     labels: dict[str, int | str] = field(default_factory=dict)
     """By a member's name without its last suffix."""
-    left_out: _LeftOut = field(default_factory=_LeftOut)
 
     def parts(self) -> set[str]:
         """What stands behind the first dot of images that lie beside the one of their sample."""
@@ -251,7 +243,7 @@ class _Shard:
         return self.labels.get(image.sample) if label is None else label
 
 
-def _index_shard(shard: str) -> _Shard:
+def _index_shard(shard: str, told: _LeftOut) -> _Shard:
     found = _Shard()
     places: dict[str, tuple[int, int]] = {}
     links: dict[str, str] = {}
@@ -263,7 +255,7 @@ def _index_shard(shard: str) -> _Shard:
                     if member.size < 0:
                         raise tarfile.ReadError(f"the member {member.name} has a size below 0")
                     if not member.isdir():
-                        _note_member(member, archive, found, places, links)
+                        _note_member(member, archive, found, told, places, links)
                 _check_end(file, archive.offset)
     # A stranger's headers provoke whatever tarfile has no check for.
     except (
@@ -274,15 +266,15 @@ def _index_shard(shard: str) -> _Shard:
             f"Can't read the shard {shard} as an uncompressed .tar file: {reason}; correct the "
             "address, unpack it first if it is compressed, or copy it again."
         ) from error
-    _follow(links, places, found.left_out)
+    _follow(links, places, told)
     for name, place in places.items():
         folder, _, base = name.rpartition("/")
         stem, _, part = base.partition(".")
         if is_image_name(f"x.{part}"):
             if not stem:
-                found.left_out.note("they are hidden", name)
+                told.note("they are hidden", name)
             elif is_of_other_programs(folder.split("/")):
-                found.left_out.note("their folders are hidden or of other programs", name)
+                told.note("their folders are hidden or of other programs", name)
             else:
                 found.images.append(_Image(name, f"{folder}/{stem}", part, *place))
     return found
@@ -292,25 +284,26 @@ def _note_member(
     member: tarfile.TarInfo,
     archive: tarfile.TarFile,
     found: _Shard,
+    told: _LeftOut,
     places: dict[str, tuple[int, int]],
     links: dict[str, str],
 ) -> None:
     name = member.name
     suffix = PurePosixPath(name).suffix.lower()
     if name in places:
-        found.left_out.note("an earlier one has the same name", name)
+        told.note("an earlier one has the same name", name)
     elif member.issym() or member.islnk():
         folder = posixpath.dirname(name) if member.issym() else ""
         links[name] = posixpath.normpath(posixpath.join(folder, member.linkname))
         places[name] = (0, 0)  # its place in the order
     elif member.issparse() or not member.isfile():
-        found.left_out.note("they are sparse files or devices", name)
+        told.note("they are sparse files or devices", name)
     else:
         places[name] = (member.offset_data, member.size)
         label = None
         if suffix in (".cls", ".json") and not posixpath.basename(name).startswith("."):
             if member.size > MAX_LABEL_BYTES:
-                found.left_out.note(f"as labels they are larger than {MAX_LABEL_BYTES:,} B", name)
+                told.note(f"as labels they are larger than {MAX_LABEL_BYTES:,} B", name)
                 return
             content = archive.extractfile(member)
             assert content is not None
@@ -319,10 +312,10 @@ def _note_member(
             if label is not None:
                 found.labels[stem] = label
         if label is None and not is_image_name(name):
-            found.left_out.others[suffix or "no suffix"] += 1
+            told.others[suffix or "no suffix"] += 1
 
 
-def _follow(links: dict[str, str], places: dict[str, tuple[int, int]], left_out: _LeftOut) -> None:
+def _follow(links: dict[str, str], places: dict[str, tuple[int, int]], told: _LeftOut) -> None:
     """Give links the place of what they lead to within the shard; nothing else is looked at."""
     names = {posixpath.normpath(name): name for name in places}
     for name, target in links.items():
@@ -336,7 +329,7 @@ def _follow(links: dict[str, str], places: dict[str, tuple[int, int]], left_out:
         else:
             del places[name]
             names.pop(posixpath.normpath(name), None)
-            left_out.note("they are links to what is not in the shard", name)
+            told.note("they are links to what is not in the shard", name)
 
 
 def _refuse_packed(file: Any) -> None:

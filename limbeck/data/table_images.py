@@ -28,7 +28,6 @@ BATCH_ROWS = 16  # decoded at once, however large a group of rows is
 BUFFER_BYTES = 2**20  # of a packed column; without it a whole group is in memory
 LARGE_BYTES = 2**28  # unpacking more than that is announced
 
-
 Places = tuple[Path, np.ndarray, np.ndarray]
 """(file, offsets, sizes) of encoded images; the size of none is -1."""
 
@@ -168,11 +167,8 @@ def _places_in(mapped: Any, column: Any) -> tuple[np.ndarray, np.ndarray] | None
         is_null = chunk.is_null().to_numpy(zero_copy_only=False)
         offsets.append(start + limits[:-1])
         sizes.append(np.where(is_null, -1, np.diff(limits)))
-    return np.concatenate(offsets or [_none()]), np.concatenate(sizes or [_none()])
-
-
-def _none() -> np.ndarray:
-    return np.zeros(0, np.int64)
+    none = [np.zeros(0, np.int64)]
+    return np.concatenate(offsets or none), np.concatenate(sizes or none)
 
 
 def _unpack(

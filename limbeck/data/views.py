@@ -86,7 +86,9 @@ def train_view(image: np.ndarray, seed: int, options: ViewOptions, img_size: int
     if _happens(seed, SOLARIZE_STREAM, options.solarize_prob):
         student = TF.solarize(student, SOLARIZE_THRESHOLD)
     if options.rand_augment:
-        student = _rand_augment(student, seed, options.rand_augment, img_size)
+        augment = rand_augment(options.rand_augment, img_size)
+        with global_seed(seed):
+            student = _from_pillow(augment(_to_pillow(student)))
     erase_box = NO_BOX
     if options.erase_prob:
         erase_box = draw_erase_box(generator(seed, ERASE_STREAM), img_size, options.erase_prob)
@@ -259,13 +261,6 @@ def _jitter(image: Tensor, rng: np.random.Generator, options: ViewOptions) -> Te
             if strength[which]:
                 image = steps[which](image, factors[which])
     return image
-
-
-def _rand_augment(image: Tensor, seed: int, recipe: str, img_size: int) -> Tensor:
-    transform = rand_augment(recipe, img_size)
-    with global_seed(seed):
-        augmented = transform(_to_pillow(image))
-    return _from_pillow(augmented)
 
 
 def _to_pillow(image: Tensor) -> Image.Image:

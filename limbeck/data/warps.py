@@ -145,12 +145,8 @@ def plasma(size: int, decay: float, rng: np.random.Generator) -> np.ndarray:
         pairs = corners + np.roll(corners, -1, axis=0)
         clouds[half::step, half::step] = disturbed((pairs + np.roll(pairs, -1, axis=1)) / 4)
         centres = clouds[half::step, half::step]
-        for axis, place in enumerate(
-            (
-                (slice(half, None, step), slice(None, None, step)),
-                (slice(None, None, step), slice(half, None, step)),
-            )
-        ):
+        every, between = slice(None, None, step), slice(half, None, step)
+        for axis, place in enumerate(((between, every), (every, between))):
             along = corners + np.roll(corners, -1, axis=axis)
             aside = centres + np.roll(centres, 1, axis=1 - axis)
             clouds[place] = disturbed((along + aside) / 4)

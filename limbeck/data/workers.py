@@ -93,7 +93,7 @@ def _start(
         loader = DataLoader(
             dataset,
             batch_size=None,
-            sampler=_Requests(requests),
+            sampler=requests,
             num_workers=num_workers,
             collate_fn=_unchanged,
             pin_memory=pin_memory,
@@ -158,16 +158,6 @@ class _Answers(Dataset[Any]):
             return self.dataset[request]
         except UserError as error:
             return _Refusal(type(error), str(error))
-
-
-class _Requests:
-    """A sampler, which DataLoader asks for an iterator, over what can be iterated but once."""
-
-    def __init__(self, requests: Iterable[Any]) -> None:
-        self.requests = requests
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.requests)
 
 
 def _unchanged(batch: Any) -> Any:

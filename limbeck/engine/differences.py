@@ -5,25 +5,14 @@ from typing import Any
 from limbeck.documents import as_read, differing, flat
 
 MAY_CHANGE = (
-    "out",
-    "overwrite",
+    "out", "overwrite", "targets.cache", "data.num_workers", "data.max_bad_ratio",
+    "probes.batch_size", "probes.num_train", "probes.num_test", "evaluation.batch_size",
+    "train.compile", "train.save_every", "train.log_every", "train.probe_every", "train.device",
+    "train.wandb_project",
     "teacher.source",  # what it computes is in the fingerprint, wherever its weights lie
     "precision",  # what auto stands for in a study: kept, not compared
-    "targets.cache",
-    "data.num_workers",
-    "data.max_bad_ratio",
-    "probes.batch_size",
-    "probes.num_train",
-    "probes.num_test",
-    "evaluation.batch_size",
     "train.accumulate_steps",  # as the number of processes, which is not in the config at all
-    "train.compile",
-    "train.save_every",
-    "train.log_every",
-    "train.probe_every",
-    "train.device",
-    "train.wandb_project",
-)
+)  # fmt: skip
 """Options that may differ when a run is continued: they do not change what is learned."""
 
 ADDED = {"optim.schedule": "cosine"}

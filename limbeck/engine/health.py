@@ -55,12 +55,17 @@ class Watch:
             self.shares.append(self.sums[0] / max(self.sums[1], TINY))
             self.sums = [0.0, 0.0]
         if step == 1:
-            return self._start(losses["at_zero"])
+            zero, share = losses["at_zero"], self.health.expected_share
+            return (
+                f"A student that predicts nothing has a loss of {zero:.3g}; a healthy run soon "
+                f"falls below it, and a long one ends near {share * zero:.2g}."
+            )
         if not self._is_high():
             return None
         if is_last:
             return self._warn("ends at")
-        if is_window and self.plateau_step is None and self._is_level():
+        is_level = self.shares[-1] > (1 - MIN_FALL) * self.shares[-1 - NUM_COMPARED]
+        if is_window and self.plateau_step is None and is_level:
             self.plateau_step = step
             return self._warn(f"has hardly fallen for {NUM_COMPARED * self.window} steps and is")
         return None
@@ -78,16 +83,6 @@ class Watch:
         assert self.health is not None
         is_judged = len(self.shares) > self.first_window + NUM_COMPARED
         return is_judged and self.shares[-1] > self.health.healthy_share
-
-    def _is_level(self) -> bool:
-        return self.shares[-1] > (1 - MIN_FALL) * self.shares[-1 - NUM_COMPARED]
-
-    def _start(self, at_zero: float) -> str:
-        assert self.health is not None
-        return (
-            f"A student that predicts nothing has a loss of {at_zero:.3g}; a healthy run soon "
-            f"falls below it, and a long one ends near {self.health.expected_share * at_zero:.2g}."
-        )
 
     def _warn(self, what: str) -> str:
         assert self.health is not None

@@ -94,8 +94,12 @@ class Log:
             self._metrics = file.open("a", encoding="utf-8")
         board_dir = self.run.dir / "tensorboard"
         if is_utf8(str(board_dir)):
+            from torch.utils.tensorboard import SummaryWriter  # half a second, of a run alone
+
             with disk_errors(board_dir):
-                self._board = _open_board(board_dir, step)
+                # What an earlier, killed process wrote beyond the checkpoint it hides.
+                purge_step = step + 1 if step else None
+                self._board = SummaryWriter(str(board_dir), purge_step=purge_step)
         else:
             self.note("No TensorBoard files: it takes no folder whose name is no UTF-8.")
         if self._wandb is not None:
@@ -197,7 +201,7 @@ class Log:
         with disk_errors(self.run.dir / "metrics.jsonl"):
             self._metrics.write(to_json(_finite(record), indent=None) + "\n")
             self._metrics.flush()
-        scalars = dict(_scalars(record))
+        scalars = _scalars(record)
         if self._board is not None:
             with disk_errors(self.run.dir / "tensorboard"):
                 for name, value in scalars.items():
@@ -292,18 +296,9 @@ def _read_record(line: bytes, kind: Any) -> Any:
         return None
 
 
-def _open_board(folder: Path, step: int) -> Any:
-    from torch.utils.tensorboard import SummaryWriter  # half a second; not for the command line
-
-    # What an earlier, killed process wrote beyond the checkpoint is hidden by TensorBoard.
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
-
-
-def _scalars(record: dict[str, Any]) -> list[tuple[str, float]]:
-    """(name, value) of a record's numbers, in TensorBoard's words: group/name."""
-    scalars = [(f"loss/{name}", value) for name, value in record.get("losses", {}).items()]
-    scalars += [(f"probe/{name}", value) for name, value in record.get("probe", {}).items()]
-    for name in ("lr", "grad_norm", "images_per_second", "data_wait_share"):
-        if record.get(name) is not None:
-            scalars.append((f"train/{name}", record[name]))
-    return scalars
+def _scalars(record: dict[str, Any]) -> dict[str, float]:
+    """A record's numbers by name, in TensorBoard's words: group/name."""
+    names = ("lr", "grad_norm", "images_per_second", "data_wait_share")
+    train = {name: record[name] for name in names if record.get(name) is not None}
+    groups = {"loss": record.get("losses", {}), "probe": record.get("probe", {}), "train": train}
+    return {f"{group}/{name}": x for group, own in groups.items() for name, x in own.items()}

@@ -11,8 +11,9 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, NotRequired
 
 import numpy as np
@@ -38,7 +39,6 @@ from limbeck.ops.schedules import cosine_lr, peak_lr, poly_lr
 from limbeck.records import Batch
 
 logger = logging.getLogger("limbeck")
-
 
 _SCHEDULES = {"cosine": cosine_lr, "poly": poly_lr}
 
@@ -194,21 +194,17 @@ def fit(
         module.compile()  # in place, so that the names of the weights stay
     model = wrap(module, ranks)
     log.start(state.step, state.scores)
+    lr_at = partial(
+        _SCHEDULES[optim.schedule], steps_per_epoch=steps_per_epoch, epochs=train.epochs,
+        warmup_epochs=warmup_epochs, peak_lr=peak, min_lr=optim.min_lr, warmup_lr=optim.warmup_lr,
+        is_shifted=optim.cosine_from == "warmup-end",
+    )  # fmt: skip
     with StopSignals(log) as stop:
         stream = batches(state.step)
         while state.step < total_steps:
             started = time.perf_counter()
             model.train()
-            lr = _SCHEDULES[optim.schedule](
-                state.step,
-                steps_per_epoch=steps_per_epoch,
-                epochs=train.epochs,
-                warmup_epochs=warmup_epochs,
-                peak_lr=peak,
-                min_lr=optim.min_lr,
-                warmup_lr=optim.warmup_lr,
-                is_shifted=optim.cosine_from == "warmup-end",
-            )
+            lr = lr_at(state.step)
             set_lr(optimizer, lr)
             done = _backward(model, stream, scaler, train, ranks, seed=seed, step=state.step)
             norm = _clip(optimizer, scaler, optim.clip_grad)
@@ -225,15 +221,10 @@ def fit(
                 after_step(state.step, total_steps)
             epoch = state.step / steps_per_epoch
             log.add_step(
-                state.step,
-                epoch=epoch,
-                lr=lr,
-                losses=losses,
-                grad_norm=grad_norm,
+                state.step, epoch=epoch, lr=lr, losses=losses, grad_norm=grad_norm,
                 num_images=done.num_images * ranks.world_size,
-                seconds=time.perf_counter() - started,
-                wait_seconds=done.wait_seconds,
-            )
+                seconds=time.perf_counter() - started, wait_seconds=done.wait_seconds,
+            )  # fmt: skip
             if finding := watch.add(state.step, losses):
                 log.add_finding(state.step, finding)
 
@@ -249,7 +240,13 @@ def fit(
                 log.flush()
                 state.save(run)
             if signal_number or (is_last and stop.number):
-                raise _interrupted(signal_number or stop.number, state.step, run)
+                number = signal_number or stop.number
+                name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+                raise Interrupted(
+                    f"Stopped by {name} after step {state.step}, which is saved in {run.dir}; run "
+                    "the same command again to continue.",
+                    number,
+                )
     return _result(state)
 
 
@@ -304,7 +301,9 @@ def _backward(
         if batch is None:
             raise RunError(f"The data ended at step {step + 1}; it must last for the whole run.")
         torch.manual_seed(_mix(seed, step, micro, ranks.rank))
-        with _sync_gradients(model, micro == train.accumulate_steps - 1):
+        is_last = micro == train.accumulate_steps - 1  # when DDP averages gradients over ranks
+        waits = isinstance(model, DistributedDataParallel) and not is_last
+        with model.no_sync() if waits else nullcontext():  # type: ignore[operator]
             with torch.autocast(kind, DTYPES[train.precision], enabled=is_lower):
                 losses = model(batch)
             scaler.scale(losses.total / train.accumulate_steps).backward()
@@ -316,13 +315,6 @@ def _backward(
         keys.append(batch.keys)
         num_images += len(batch.keys)  # of several views each image counts once
     return _Done(names, torch.stack(values), keys, num_images, wait_seconds)
-
-
-def _sync_gradients(model: nn.Module, is_wanted: bool) -> AbstractContextManager[None]:
-    """DDP averages gradients over ranks only where wanted: at a step's last micro-batch."""
-    if isinstance(model, DistributedDataParallel) and not is_wanted:
-        return model.no_sync()
-    return nullcontext()
 
 
 def _mix(*numbers: int) -> int:
@@ -402,12 +394,3 @@ def _probe(
     torch.manual_seed(_mix(seed, step))
     with average.in_module() if average else nullcontext():
         return on_main_rank(lambda: probes(module, step))
-
-
-def _interrupted(number: int, step: int, run: Run) -> Interrupted:
-    name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-    return Interrupted(
-        f"Stopped by {name} after step {step}, which is saved in {run.dir}; "
-        "run the same command again to continue.",
-        number,
-    )

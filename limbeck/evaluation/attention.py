@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from limbeck.evaluation.embed import show
 from limbeck.evaluation.layers import Observer, check_finite, check_offered, watch_all
 from limbeck.models.encoder import Encoder
 from limbeck.records import Batch, Features, Tap
@@ -139,6 +140,28 @@ def measure_attention(
     observer = AttentionObserver(encoder, cell_px=cell_px)
     watch_all(encoder, batches, observer)
     return observer.result()
+
+
+def has_attention_map(encoder: Encoder) -> bool:
+    """Whether a block has every token see all, so that there is a map of the whole image."""
+    return bool(encoder.facts.global_blocks) and "scores" in encoder.offered_taps()
+
+
+def attention_maps(encoder: Encoder, images: Tensor) -> Tensor:
+    """Where the last block in which every token sees all looks, (B, gh, gw) on the CPU.
+
+    Of the network's own softmax the mean of the heads: of the CLS token's query, or of all patches'
+    where there is none. 1 where it looks most. For an encoder that ``has_attention_map``.
+    """
+    facts = encoder.facts
+    assert facts.global_blocks
+    tap = Tap("scores", facts.global_blocks[-1])
+    said = show(encoder, images, (tap,))
+    prefix = said.num_prefix_tokens
+    queries = slice(0, 1) if facts.has_cls_token else slice(prefix, None)
+    looks = said.taps[tap].float().softmax(-1)[:, :, queries, prefix:].mean((1, 2))  # [B, keys]
+    grid = facts.grid_of(facts.input_strides[tap.block])
+    return (looks / looks.amax(1, keepdim=True)).unflatten(1, grid).cpu()
 
 
 def _block_distances(encoder: Encoder, block: int, cell_px: float | None) -> Tensor:

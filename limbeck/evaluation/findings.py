@@ -60,8 +60,12 @@ def _similarity(pair: Mapping[str, Any]) -> str:
     if first == second:
         apart = pair["cka"][0][-1]
         ends = "unknown" if apart is None else f"{apart:.2f}"
-        steps = [pair["cka"][i][i + 1] for i in range(len(curve) - 1)]
-        fall = _steepest({i: x for i, x in enumerate(steps)})
+        steps = {i: pair["cka"][i][i + 1] for i in range(len(curve) - 1)}
+        steps = {block: value for block, value in steps.items() if value is not None}
+        fall = "the steps between are unknown."
+        if steps:
+            block = min(steps, key=steps.__getitem__)
+            fall = f"block {block} changes most (its input and output: {steps[block]:.2f})."
         return f"{first} with itself: first and last layer {ends}; {fall}"
     most, least = max(known, key=known.get), min(known, key=known.get)  # type: ignore[arg-type]
     if len(known) == len(curve) and known[most] - known[least] < STEP:
@@ -87,14 +91,6 @@ def _similarity(pair: Mapping[str, Any]) -> str:
         f"{text}. It falls most in block {layer - 1}, from {known[layer - 1]:.2f} to "
         f"{known[layer]:.2f}."
     )
-
-
-def _steepest(steps: Mapping[int, float | None]) -> str:
-    known = {block: value for block, value in steps.items() if value is not None}
-    if not known:
-        return "the steps between are unknown."
-    block = min(known, key=known.get)  # type: ignore[arg-type]
-    return f"block {block} changes most (its input and output: {known[block]:.2f})."
 
 
 def best_match(cka: Sequence[Sequence[float | None]]) -> list[tuple[float | None, int | None]]:

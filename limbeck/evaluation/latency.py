@@ -1,11 +1,12 @@
-"""Latency on this machine: a forward pass in turns with that of a reference.
+"""Latency on this machine: forward passes in turns with each other.
 
-The machine's own speed drifts (heat, other work). Passes of the network and of the reference
-alternate, so that a drift hits both, and the ratio of their medians is what is kept.
+The machine's own speed drifts (heat, other work). Passes of what is compared alternate, so that a
+drift hits all, and the ratio of their medians is what holds.
 """
 
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
 
@@ -38,17 +39,17 @@ def torch_pass(encoder: Encoder, batch_size: int) -> Pass:
 
 
 def interleaved(
-    own: Pass, reference: Pass, num_turns: int = 15, clock: Callable[[], float] = time.perf_counter
-) -> tuple[float, float]:
-    """Median seconds of both over turns, after one turn of each that is not counted.
+    works: Sequence[Pass], num_turns: int = 15, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
+    """Median seconds of each over turns, after one turn of each that is not counted.
 
     A turn is the fastest of three passes, which other work on the machine disturbs least.
     """
-    seconds: tuple[list[float], list[float]] = ([], [])
+    seconds: list[list[float]] = [[] for _ in works]
     for _ in range(1 + num_turns):
-        for work, taken in zip((own, reference), seconds, strict=True):
+        for work, taken in zip(works, seconds, strict=True):
             taken.append(min(timed(work, clock) for _ in range(PASSES)))
-    return median(seconds[0][1:]), median(seconds[1][1:])
+    return [median(taken[1:]) for taken in seconds]
 
 
 def timed(work: Pass, clock: Callable[[], float] = time.perf_counter) -> float:
@@ -74,3 +75,15 @@ def threads(count: int | None) -> Iterator[None]:
 def describe_machine() -> str:
     """The processor's name and how many of its cores this process has: what a latency is of."""
     return f"{cpu_name()}, {num_cores()} cores"
+
+
+def busy_note() -> str:
+    """A sentence where other work keeps all cores busy, so that latencies are too long; or ''."""
+    cores = os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load <= cores + 1:  # measuring itself is 1
+        return ""
+    return (
+        f"The machine is busy (load {load:.1f} on {cores} cores), so that latencies are longer "
+        "than they would be; measure again when it is idle."
+    )

@@ -1,13 +1,27 @@
 """Maps of classes as pictures: colours, index PNGs, and maps drawn into images."""
 
 import colorsys
+from functools import cache
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 SWATCH = 14  # pixels of a line of the legend
 GOLDEN = 0.618033988749895
+FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "arial.ttf", "Arial.ttf")
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@cache
+def font(size: int) -> Font:
+    """One of the system's with more than English letters, or else Pillow's own."""
+    for name in FONTS:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
+    return ImageFont.load_default(size)
 
 
 def palette(num_classes: int) -> np.ndarray:
@@ -29,22 +43,24 @@ def index_image(found: Tensor, colors: np.ndarray) -> Image.Image:
 
 
 def draw_map(
-    image: np.ndarray, found: Tensor, colors: np.ndarray, names: list[str], opacity: float
-) -> Image.Image:
+    image: np.ndarray, found: Tensor, colors: np.ndarray, names: list[str], opacity: float,
+    num_lines: int = 0,
+) -> Image.Image:  # fmt: skip
     """The image (H, W, 3) uint8 under its map (H, W), and a legend of the classes that are in it,
-    the largest first."""
+    the largest first, with room for ``num_lines``."""
     indices = found.numpy()
     mixed = image * (1 - opacity) + colors[indices] * opacity
     picture = Image.fromarray(np.round(mixed).astype(np.uint8))
     counts = np.bincount(indices.ravel(), minlength=len(names))
     shown = [index for index in np.argsort(-counts).tolist() if counts[index]]
     height = picture.height
-    whole = Image.new("RGB", (picture.width, height + SWATCH * len(shown)), "white")
+    whole = Image.new("RGB", (picture.width, height + SWATCH * max(len(shown), num_lines)), "white")
     whole.paste(picture)
     draw = ImageDraw.Draw(whole)
     for place, index in enumerate(shown):
         top = height + SWATCH * place
         draw.rectangle((0, top, SWATCH, top + SWATCH - 1), fill=tuple(colors[index].tolist()))
         share = 100 * counts[index] / counts.sum()
-        draw.text((SWATCH + 4, top + 1), f"{names[index]} {share:.1f} %", fill="black")
+        text = f"{names[index]} {share:.1f} %"
+        draw.text((SWATCH + 4, top), text, fill="black", font=font(SWATCH - 3))
     return whole

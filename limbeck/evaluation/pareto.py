@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from limbeck.evaluation.pictures import COLORS, make_panels, put_legend, put_title
+from limbeck.evaluation.pictures import COLORS, MARKERS, make_panels, put_legend, put_title
 from limbeck.evaluation.report import save_figure
 
 COSTS = {"latency_ms": ("latency (ms)", 1.0), "params": ("parameters (millions)", 1e-6)}
@@ -52,6 +52,60 @@ def draw_pareto(file: Path, found: Mapping[str, Any], score: str) -> list[Path]:
         axes.set_xlabel(label)
         axes.set_ylabel(f"{score} (%)")
     put_title(figure, f"{len(whole)} shapes of a contraction, each trained briefly")
+    put_legend(figure, list(handles), handles.values())
+    return save_figure(figure, file)
+
+
+def draw_costs(
+    file: Path,
+    rows: Sequence[Mapping[str, Any]],
+    scores: Sequence[str],
+    runtimes: Mapping[str, str],
+) -> list[Path]:
+    """The rows of ``limbeck cost``, by short names: of two or more with one of the ``scores`` that
+    one against costs; else latency against parameters and MACs.
+
+    Latency is that of the first of the ``runtimes`` (with their titles) in which any was measured.
+
+    The line is the front; without scores of those that compute the most in their time. Writes
+    ``file`` as .png and .svg. Needs the extra "plot".
+    """
+    known = {name: [row for row in rows if name in row["scores"]] for name in scores}
+    score = max(known, key=lambda name: len(known[name]))
+    is_scored = len(known[score]) > 1
+    runtime = next((name for name in runtimes if any(name in r["latency_ms"] for r in rows)), None)
+    params = {"parameters (millions)": lambda row: row["parameters"] / 1e6}
+    macs = {"GMACs": lambda row: row["macs"] / 1e9}
+    latency = {
+        f"latency ({runtimes.get(runtime or '')}, ms)": lambda row: row["latency_ms"][runtime]
+    }
+    across = params | macs
+    if is_scored:
+        rows, up = known[score], {f"{score} (%)": lambda row: 100 * row["scores"][score]}
+        across = latency | params if runtime else across
+    elif runtime:
+        up = latency
+    else:
+        across, up = params, macs
+    rises = is_scored or not runtime  # what is drawn upwards is good, not a cost
+    ((up_label, height),) = up.items()
+    rows = [row for row in rows if not runtime or runtime in row["latency_ms"]]
+    figure, panels = make_panels(len(across), width=4.4, height=3.6)
+    handles: dict[str, Any] = {}
+    for axes, (label, place_of) in zip(panels, across.items(), strict=True):
+        points = [(place_of(row), height(row)) for row in rows]
+        front = [points[i] for i in pareto_front([p if rises else p[::-1] for p in points])]
+        (handles["front"],) = axes.plot(*zip(*front, strict=True), color="#999999", lw=1, zorder=1)
+        for place, (row, point) in enumerate(zip(rows, points, strict=True)):
+            look = {"marker": MARKERS[place % len(MARKERS)], "color": COLORS[place % len(COLORS)]}
+            handles[row["name"]] = axes.scatter(
+                *point, s=40, edgecolor="black", lw=0.5, zorder=2, **look
+            )
+        axes.set(xlabel=label, ylabel=up_label)
+        axes.set_xlim(0, 1.1 * max(x for x, _ in points))
+        if not is_scored:
+            axes.set_ylim(0, 1.1 * max(y for _, y in points))
+    put_title(figure, f"What {len(rows)} networks cost")
     put_legend(figure, list(handles), handles.values())
     return save_figure(figure, file)
 

@@ -77,9 +77,7 @@ def draw_attention(
     ``what``: "distance" (px) or "entropy" (nats). The dashed line is a head that looks everywhere
     alike.
     """
-    title = {
-        "distance": "How far heads look", "entropy": "How evenly heads look"
-    }[what]  # fmt: skip
+    title = {"distance": "How far heads look", "entropy": "How evenly heads look"}[what]
     label = {"distance": "attention distance (px)", "entropy": "attention entropy (nats)"}[what]
     figure, panels = make_panels(len(attention), width=3.4, height=2.9)
     handles: dict[str, Any] = {}

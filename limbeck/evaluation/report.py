@@ -23,7 +23,6 @@ FONT: dict[Any, Any] = {
     "svg.fonttype": "none",
 }
 
-
 TERMINAL = 80  # columns of characters, the narrowest that is common
 
 

@@ -5,7 +5,7 @@ quarter as fine, and brought to the image's size a few rows at a time. Of window
 the present rows need are kept, so that memory grows with an image's width alone.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +41,9 @@ def predict_map(
     found = torch.empty(size, dtype=torch.uint8 if few else torch.int16)
     with torch.no_grad():
         shown = [_shown(segmenter, image, scale, options, precision) for scale in options.scales]
-        for rows in _bands(size[0], max(1, MAX_VALUES // (count * size[1]))):
+        band = max(1, MAX_VALUES // (count * size[1]))
+        for start in range(0, size[0], band):
+            rows = slice(start, min(start + band, size[0]))
             parts = [resized_rows(answer.rows, answer.size, size, rows) for answer in shown]
             if len(parts) > 1:
                 parts = [torch.stack([part.softmax(0) for part in parts]).mean(0)]
@@ -209,8 +211,3 @@ def _fill(image: Tensor, least: Size, mean: Tensor) -> Tensor:
     filled = mean.expand(3, height, width).clone()
     filled[:, : image.shape[1], : image.shape[2]] = image
     return filled
-
-
-def _bands(height: int, rows: int) -> Iterator[slice]:
-    for start in range(0, height, rows):
-        yield slice(start, min(start + rows, height))

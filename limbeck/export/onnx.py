@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from ast import literal_eval
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
@@ -12,14 +12,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from limbeck.export.formats import Precision, Run, check_packages, has_packages
+from limbeck.export.formats import Precision, Run
 
 if TYPE_CHECKING:
     import onnx
-    from torch import Tensor
 
     from limbeck.export.graph import Graph
-    from limbeck.models.encoder import Encoder
 
 
 LAYERS = ["Conv", "MatMul", "Gemm"]
@@ -90,32 +88,6 @@ def load(file: Path, record: dict[str, Any], threads: int | None) -> Run:
     (name,) = (each.name for each in session.get_inputs())
     names = [each.name for each in session.get_outputs()]
     return lambda images: dict(zip(names, session.run(names, {name: images}), strict=True))
-
-
-def has_onnx() -> bool:
-    """Whether all packages that ONNX needs are installed."""
-    return has_packages("onnx")
-
-
-def onnx_pass(encoder: Encoder, batch_size: int, threads: int) -> Callable[[], Tensor]:
-    """A forward pass of images drawn once, in fp32 on the CPU, that returns the final tokens.
-
-    (B, N, D), as of an encoder without a classifier, in evaluation mode. Raises UserError where a
-    package is missing.
-    """
-    check_packages("onnx")
-    import tempfile
-
-    import torch
-
-    from limbeck.export.graph import Graph
-
-    images = torch.rand(batch_size, 3, *encoder.facts.img_size)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "network.onnx"
-        write(Graph(encoder), file, "fp32")
-        run = load(file, {}, threads)
-    return lambda: torch.from_numpy(run(images.numpy())["tokens"])
 
 
 def _opset(model: onnx.ModelProto) -> dict[str, Any]:

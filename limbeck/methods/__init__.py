@@ -6,22 +6,7 @@ is imported.
 """
 
 from limbeck import config  # not its ``options`` alone: this package has a module of that name
-from limbeck.methods.options import (
-    AttentionMapOptions,
-    ChannelWiseOptions,
-    ClsTokenOptions,
-    DecoderFeatureOptions,
-    DinoOptions,
-    FeatureOptions,
-    LogitOptions,
-    MaskedPixelOptions,
-    MocoV3Options,
-    NkdOptions,
-    PixelKlOptions,
-    RelationOptions,
-    SimMimOptions,
-    SparseLogitOptions,
-)
+from limbeck.methods import options as of
 
 METHODS: dict[str, str] = {
     "relation": "limbeck.methods.relation:Relation",
@@ -43,7 +28,6 @@ TASK_METHODS: dict[str, str] = {
 }
 """Likewise the methods by which a teacher helps in fine-tuning, beside a task's own loss."""
 
-
 MAP_METHODS: dict[str, str] = {
     "channel-wise": "limbeck.methods.maps:ChannelWise",
     "pixel-kl": "limbeck.methods.maps:PixelKl",
@@ -55,29 +39,29 @@ MAP_METHODS: dict[str, str] = {
 class PerMapMethodOptions:
     """One section per built-in method of segmentation, named as in ``PerMethodOptions``."""
 
-    channel_wise: ChannelWiseOptions = ChannelWiseOptions()
-    pixel_kl: PixelKlOptions = PixelKlOptions()
+    channel_wise: of.ChannelWiseOptions = of.ChannelWiseOptions()
+    pixel_kl: of.PixelKlOptions = of.PixelKlOptions()
 
 
 @config.options
 class PerTaskMethodOptions:
     """One section per built-in method of fine-tuning, named as in ``PerMethodOptions``."""
 
-    logit: LogitOptions = LogitOptions()
-    nkd: NkdOptions = NkdOptions()
+    logit: of.LogitOptions = of.LogitOptions()
+    nkd: of.NkdOptions = of.NkdOptions()
 
 
 @config.options
 class PerMethodOptions:
     """One section per built-in method: the field is the method's name with "_" for "-"."""
 
-    relation: RelationOptions = RelationOptions()
-    feature: FeatureOptions = FeatureOptions()
-    cls_token: ClsTokenOptions = ClsTokenOptions()
-    attention_map: AttentionMapOptions = AttentionMapOptions()
-    decoder_feature: DecoderFeatureOptions = DecoderFeatureOptions()
-    masked_pixel: MaskedPixelOptions = MaskedPixelOptions()
-    simmim: SimMimOptions = SimMimOptions()
-    moco_v3: MocoV3Options = MocoV3Options()
-    dino: DinoOptions = DinoOptions()
-    sparse_logit: SparseLogitOptions = SparseLogitOptions()
+    relation: of.RelationOptions = of.RelationOptions()
+    feature: of.FeatureOptions = of.FeatureOptions()
+    cls_token: of.ClsTokenOptions = of.ClsTokenOptions()
+    attention_map: of.AttentionMapOptions = of.AttentionMapOptions()
+    decoder_feature: of.DecoderFeatureOptions = of.DecoderFeatureOptions()
+    masked_pixel: of.MaskedPixelOptions = of.MaskedPixelOptions()
+    simmim: of.SimMimOptions = of.SimMimOptions()
+    moco_v3: of.MocoV3Options = of.MocoV3Options()
+    dino: of.DinoOptions = of.DinoOptions()
+    sparse_logit: of.SparseLogitOptions = of.SparseLogitOptions()

@@ -62,7 +62,12 @@ class Comparison(Method):
                 "0."
             )
         self.keeps_cls = student.has_cls_token and teacher.has_cls_token
-        self.weight, self.reconstruction = _build_reconstruction(options, student)
+        part = options.reconstruction if is_dropping else options.regression
+        build: Any = Reconstruction if is_dropping else Regression
+        self.weight = part.weight
+        self.reconstruction: Reconstruction | Regression | None = None
+        if part.weight:
+            self.reconstruction = build(part, student, part.before_block)
 
     def set_taps(self, student_taps: tuple[Tap, ...], teacher_taps: tuple[Tap, ...]) -> None:
         """Say what ``compare`` needs; the reconstruction's taps are added where there is one."""
@@ -140,18 +145,3 @@ def _pick_tokens(value: Tensor, prefix: int, keeps: int, places: Tensor | None) 
             places = places.unsqueeze(1)
         patches = patches.take_along_dim(places, dim=-2)
     return torch.cat((value[..., :keeps, :], patches), dim=-2)
-
-
-def _build_reconstruction(
-    options: ComparisonOptions, student: EncoderFacts
-) -> tuple[float, Reconstruction | Regression | None]:
-    """The weight and the module that the masking goes with; None without a weight."""
-    if options.masking == "drop":
-        dropped = options.reconstruction
-        if not dropped.weight:
-            return 0.0, None
-        return dropped.weight, Reconstruction(dropped, student, dropped.before_block)
-    replaced = options.regression
-    if not replaced.weight:
-        return 0.0, None
-    return replaced.weight, Regression(replaced, student, replaced.before_block)

@@ -76,7 +76,10 @@ class DecoderFeature(Method):
         _check_student(student)
         self.positions, self.encoder_weight = options.positions, options.encoder_weight
         self.fresh_decoder = options.fresh_decoder
-        self.measure = _measure(options)
+        smooth_l1 = partial(smooth_l1_error, beta=options.beta)
+        measures: dict[str, Callable[[Tensor, Tensor], Tensor]]
+        measures = {"smooth-l1": smooth_l1, "mse": squared_error, "cosine": cosine_error}
+        self.measure = measures[options.loss]
         self.has_cls = student.has_cls_token, teacher.has_cls_token
         if options.positions == "all" and self.has_cls[0] != self.has_cls[1]:
             one, other = ("student", "teacher") if self.has_cls[0] else ("teacher", "student")
@@ -182,15 +185,6 @@ def default_width(embed_dim: int) -> int:
 def default_num_heads(width: int) -> int:
     """Of the decoder: the released number for its width, else one per 32 channels."""
     return FEATURE_HEADS.get(width, max(1, width // 32))
-
-
-def _measure(options: DecoderFeatureOptions) -> Callable[[Tensor, Tensor], Tensor]:
-    losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-        "smooth-l1": partial(smooth_l1_error, beta=options.beta),
-        "mse": squared_error,
-        "cosine": cosine_error,
-    }
-    return losses[options.loss]
 
 
 def _shared(tokens: Tensor, num_prefix_tokens: int, keeps_cls: bool) -> Tensor:

@@ -6,10 +6,8 @@ student with two heads the distillation head learns from the teacher; one withou
 token learns both from its one head.
 """
 
-from dataclasses import replace
-
 from limbeck.errors import UserError
-from limbeck.methods.method import Method, check_same_classes
+from limbeck.methods.method import AsSeen, check_same_classes
 from limbeck.methods.options import LogitOptions
 from limbeck.models.encoder import EncoderFacts
 from limbeck.ops.losses import logit_divergence, soft_cross_entropy
@@ -20,7 +18,7 @@ WEIGHTS = {"hard": 0.5, "soft": 0.1}
 TEMPERATURE = 3.0
 
 
-class Logit(Method):
+class Logit(AsSeen):
     """L_hard = cross entropy of z_s against argmax(z_t); L_soft = T^2 KL(p_t || p_s).
 
     z are the logits of student and teacher, p = softmax(z / T); sum over classes, mean over images.
@@ -43,10 +41,6 @@ class Logit(Method):
         self.student_tap = Tap("dist_logits" if student.has_dist_head else "logits")
         self.student_taps = (self.student_tap,)
         self.teacher_taps = (Tap("logits"),)
-
-    def prepare(self, batch: Batch) -> Batch:
-        """Show the teacher what the student sees: its answer is a label for this very image."""
-        return replace(batch, teacher_images=batch.images)
 
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Losses:
         """The loss of one batch; its part is "logit"."""

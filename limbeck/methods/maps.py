@@ -7,13 +7,12 @@ without a label count like all others.
 """
 
 from abc import abstractmethod
-from dataclasses import replace
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.errors import UserError
-from limbeck.methods.method import Method
+from limbeck.methods.method import AsSeen
 from limbeck.methods.options import ChannelWiseOptions, PixelKlOptions
 from limbeck.models.encoder import EncoderFacts
 from limbeck.ops.dense import channel_wise_loss, pixel_divergence
@@ -22,7 +21,7 @@ from limbeck.records import Batch, Features, Losses, Tap
 LOGITS = Tap("logits")
 
 
-class MapMethod(Method):
+class MapMethod(AsSeen):
     """What both share: the teacher's maps at the student's size, and the weight beside the task."""
 
     name: str
@@ -51,10 +50,6 @@ class MapMethod(Method):
         self.temperature = options.temperature
         self.own_weight = options.weight
 
-    def prepare(self, batch: Batch) -> Batch:
-        """Show the teacher what the student sees: its answer is for these very pixels."""
-        return replace(batch, teacher_images=batch.images)
-
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Losses:
         """The loss of one batch; its part has the method's name."""
         del batch
@@ -79,7 +74,6 @@ class ChannelWise(MapMethod):
     name = "channel_wise"
 
     def compare(self, own: Tensor, target: Tensor) -> Tensor:
-        """See ``MapMethod.compare``."""
         return channel_wise_loss(own, target, self.temperature)
 
 
@@ -93,5 +87,4 @@ class PixelKl(MapMethod):
     name = "pixel_kl"
 
     def compare(self, own: Tensor, target: Tensor) -> Tensor:
-        """See ``MapMethod.compare``."""
         return own.shape[1] * pixel_divergence(own, target, self.temperature)

@@ -41,7 +41,6 @@ class MaskedPixel(Method):
         return self.reconstruction.keepsakes()
 
     def prepare(self, batch: Batch) -> Batch:
-        """Draw each sample's visible patches from its view seed."""
         return self.masking(batch)
 
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Losses:

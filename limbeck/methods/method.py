@@ -1,6 +1,7 @@
 """The contract of every distillation method: taps wanted, features in, losses out."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -99,6 +100,14 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Losses:
         """The losses of one batch; gradients flow to ``student`` and the method's own weights."""
+
+
+class AsSeen(Method):
+    """A method whose teacher sees exactly what the student does: it answers to these pixels."""
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Show the teacher the student's images."""
+        return replace(batch, teacher_images=batch.images)
 
 
 def check_same_classes(student: EncoderFacts, teacher: EncoderFacts) -> None:

@@ -9,10 +9,8 @@ What is different there from NKD's own paper, and here: the labels have no cross
 own beside it, and of a mixed image the target is the class that has the larger part of it.
 """
 
-from dataclasses import replace
-
 from limbeck.errors import UserError
-from limbeck.methods.method import Method, check_same_classes
+from limbeck.methods.method import AsSeen, check_same_classes
 from limbeck.methods.options import NkdOptions
 from limbeck.models.encoder import EncoderFacts
 from limbeck.ops.losses import normalised_divergence
@@ -21,7 +19,7 @@ from limbeck.records import Batch, Features, Losses, Tap
 LOGITS = Tap("logits")
 
 
-class Nkd(Method):
+class Nkd(AsSeen):
     """``normalised_divergence`` of the logits; the target is the likeliest class of the labels.
 
     It is all of the loss: the task's has no weight. For a student with one head. The part is "nkd".
@@ -48,10 +46,6 @@ class Nkd(Method):
             raise UserError("NKD compares the classes besides the target, and there are none.")
         self.temperature = options.temperature
         self.alpha = options.alpha
-
-    def prepare(self, batch: Batch) -> Batch:
-        """Show the teacher what the student sees: its answer is a label for this very image."""
-        return replace(batch, teacher_images=batch.images)
 
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Losses:
         """The loss of one batch with labels, class indices (B,) or soft ones (B, C)."""

@@ -22,7 +22,6 @@ from limbeck.models.tinymim_star_rel_pos import TwoTokenAttention
 
 Qkv = tuple[Tensor, Tensor, Tensor]
 
-
 BlockContext = dict[str, Any]
 """What a block takes besides its tokens: the rotary table or the shared position bias."""
 

@@ -40,14 +40,12 @@ FORMAT_VERSION = 1
 MASK_TOKEN = "mask_token"
 """The name under which a method keeps what stood for hidden patches, for ``Encoder.mask_token``."""
 
-
 Count = Annotated[int, Field(ge=0, le=2**20)]
 Finite = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Mean = Annotated[list[Finite], Field(min_length=3, max_length=3)]
 Std = Annotated[list[Annotated[Finite, Field(gt=1e-9)]], Field(min_length=3, max_length=3)]
 _Hash = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 _MORE = ConfigDict(extra="allow")
-
 
 Savable = TimmEncoder | Segmenter
 """What a finished student may be."""

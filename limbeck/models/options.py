@@ -7,7 +7,7 @@ import pydantic
 import tyro
 from pydantic_core import ArgsKwargs
 
-from limbeck.config import Depth, PositiveFloat, Rate, Side, Width, options
+from limbeck.config import RECORD, Depth, PositiveFloat, Rate, Side, Width, options
 from limbeck.errors import UserError, did_you_mean
 from limbeck.models.shape_names import is_shape, join_shape, split_shape
 
@@ -45,7 +45,9 @@ class StudentOptions:
     name: Annotated[str, tyro.conf.arg(aliases=["--student"])] = "vit_tiny_patch16_224"
     """Name of a timm ViT, Hiera, Swin or TinyViT, or a short one: vit_tiny, vit_small, vit_base,
     hiera_46, swin_48, tiny_vit_5m, tiny_vit_11m, tiny_vit_21m. It may say the shape:
-    vit_tiny:num_heads=6:depth=10."""
+    vit_tiny:num_heads=6:depth=10. distill, compare and search also take a budget, such as
+    "<=5ms", "<=6M" (parameters), "<=1.3GMAC" or "<=5ms,<=6M", and choose the most capable shape
+    that is within it on this machine."""
     img_size: Side | None = None
     """Image side in pixels; the name's own if not given."""
     patch_size: Side | None = None
@@ -65,6 +67,8 @@ class StudentOptions:
     """How often a Hiera pools; 2 if not given, so that its last tokens stand for 16 x 16 pixels."""
     weights: str | None = None
     """Start from these weights (a source as for the teacher) instead of a fresh initialisation."""
+    budget: Annotated[str | None, RECORD, tyro.conf.Suppress] = None
+    """For which the shape was chosen."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -92,7 +96,7 @@ class StudentOptions:
         return join_shape(self.name, {key: getattr(self, key) for key in SHAPE})
 
 
-SHAPE = tuple(f.name for f in fields(StudentOptions) if f.name not in ("name", "weights"))
+SHAPE = tuple(f.name for f in fields(StudentOptions) if f.name not in ("name", "weights", "budget"))
 """What may be stated of a student's shape, in its name too."""
 
 

@@ -8,6 +8,7 @@ loaded weights overwrite.
 """
 
 import re
+from typing import Any
 
 import torch
 
@@ -30,7 +31,6 @@ _FRESH_OF: dict[RelPos, tuple[str, ...]] = {
     "qv-bias": (*_FRESH, "q_bias", "v_bias"),
 }
 _DROPPED: dict[RelPos, tuple[str, ...]] = {"qkv-bias": (), "qv-bias": ("attn.qkv.bias",)}
-
 
 _PLAIN = re.compile(
     r"cls_token|pos_embed|"
@@ -64,7 +64,11 @@ def with_rel_pos(encoder: VitEncoder, rel_pos: RelPos, layer_scale: float = 0.0)
     """
     facts = encoder.facts
     if _is_star(encoder) and can_have_rel_pos(encoder):
-        return _star_with_rel_pos(encoder, layer_scale)
+        kwargs = plain_shape(encoder) | {"out_dim": facts.output_dim, "init_values": layer_scale}
+        made = _built(encoder, "tinymim-star-rel-pos", "tinymim_star_rel_pos", kwargs)
+        own, old = made.model.state_dict(), encoder.model.state_dict()
+        made.model.load_state_dict(own | {name: old[name] for name in old if name in own})
+        return made
     if not is_plain(encoder):
         raise UserError(
             f"rel_pos needs a plain ViT with a class token, absolute positions and one classifier, "
@@ -75,19 +79,14 @@ def with_rel_pos(encoder: VitEncoder, rel_pos: RelPos, layer_scale: float = 0.0)
             f"rel_pos needs the same head count in all blocks, which have "
             f"{', '.join(map(str, facts.num_heads))}; set --num-heads."
         )
-    architecture = facts.architecture | BUILT_AS[rel_pos]
-    architecture |= {
-        "kwargs": plain_shape(encoder)
-        | {
-            "num_classes": facts.num_classes,
-            "global_pool": encoder.model.global_pool,
-            "use_abs_pos_emb": True,
-            "use_rel_pos_bias": True,
-            "init_values": layer_scale,
-        }
+    kwargs = plain_shape(encoder) | {
+        "num_classes": facts.num_classes,
+        "global_pool": encoder.model.global_pool,
+        "use_abs_pos_emb": True,
+        "use_rel_pos_bias": True,
+        "init_values": layer_scale,
     }
-    with torch.random.fork_rng(devices=[]):  # for weights that are overwritten
-        made = build_encoder(architecture, facts.origin)
+    made = _built(encoder, **BUILT_AS[rel_pos], kwargs=kwargs)
     weights = {
         name: value
         for name, value in encoder.model.state_dict().items()
@@ -102,7 +101,7 @@ def with_rel_pos(encoder: VitEncoder, rel_pos: RelPos, layer_scale: float = 0.0)
             "--rel-pos out."
         )
     made.model.load_state_dict(own | weights)
-    return made.train(encoder.training)
+    return made
 
 
 def _is_star(encoder: TimmEncoder) -> bool:
@@ -110,15 +109,9 @@ def _is_star(encoder: TimmEncoder) -> bool:
     return isinstance(encoder.model, TinyMimStar) and not encoder.model.norms_before
 
 
-def _star_with_rel_pos(encoder: VitEncoder, layer_scale: float) -> VitEncoder:
-    facts = encoder.facts
-    kwargs = plain_shape(encoder) | {"out_dim": facts.output_dim, "init_values": layer_scale}
-    architecture = facts.architecture | {
-        "kind": "tinymim-star-rel-pos", "name": "tinymim_star_rel_pos", "kwargs": kwargs,
-    }  # fmt: skip
-    with torch.random.fork_rng(devices=[]):  # for weights that are overwritten
-        made = build_encoder(architecture, facts.origin)
-    own = made.model.state_dict()
-    weights = {name: value for name, value in encoder.model.state_dict().items() if name in own}
-    made.model.load_state_dict(own | weights)
+def _built(encoder: VitEncoder, kind: str, name: str, kwargs: dict[str, Any]) -> VitEncoder:
+    """The network of another kind, with weights that are still to be overwritten."""
+    architecture = encoder.facts.architecture | {"kind": kind, "name": name, "kwargs": kwargs}
+    with torch.random.fork_rng(devices=[]):
+        made = build_encoder(architecture, encoder.facts.origin)
     return made.train(encoder.training)

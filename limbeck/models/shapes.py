@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from limbeck.errors import UserError, did_you_mean
+from limbeck.models.budgets import is_budget
 
 SHORT_NAMES = {
     "vit_tiny": "vit_tiny_patch16_224",
@@ -48,6 +49,11 @@ def check_model_name(name: str, *, any_model: bool = False) -> str:
     ``any_model``: of all of timm's, as a teacher of logits may be. Raises UserError for a model
     that is not supported, with the nearest name for an unknown one.
     """
+    if is_budget(name):
+        raise UserError(
+            f"'{name}' is a budget, for which limbeck distill, compare and search choose a "
+            "student; name one here, such as vit_tiny."
+        )
     full = SHORT_NAMES.get(name, name)
     base, _, tag = full.partition(".")
     names = known_model_names()

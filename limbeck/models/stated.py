@@ -80,14 +80,11 @@ def arguments_of(name: str) -> frozenset[str]:
     """What may be stated of a model of timm: the arguments of the classes in its file."""
     entry = timm.model_entrypoint(name.partition(".")[0])
     module = inspect.getmodule(entry)
-    own = [each for each in vars(module).values() if _is_network(each)]
+    kinds = [each for each in vars(module).values() if isinstance(each, type)]
+    own = [kind for kind in kinds if issubclass(kind, nn.Module)]
     named = {key for kind in own for key in inspect.signature(kind).parameters}
     # A TinyViT's windows follow from the image size, which its class does not take.
     return frozenset(named | {"img_size"}) - {"args", "kwargs", "device", "dtype"}
-
-
-def _is_network(value: Any) -> bool:
-    return isinstance(value, type) and issubclass(value, nn.Module)
 
 
 def check_size(model: nn.Module, num_values: int, where: str) -> None:

@@ -9,6 +9,8 @@ from PIL import Image
 from limbeck.data.decode import (
     ORIENTATION_TAG,
     Header,
+    NotAnImage,
+    TooManyPixels,
     decode_as_stored,
     decode_image,
     read_header,
@@ -237,3 +239,20 @@ def test_as_stored_is_pillow_s_own_conversion():
             decode_as_stored(data, 10**6)
     with pytest.raises(BadImage, match="more than the limit"):
         decode_as_stored(encode(photo(64, 64)), 100)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (png(20_000, 20_000, 8, 2, b""), TooManyPixels),
+        (png(2_000, 2_000, 8, 2, b""), TooManyPixels),
+        (b"no image", NotAnImage),
+        (b"PK", NotAnImage),
+        (b"", BadImage),
+        (encode(photo())[:300], BadImage),
+    ],
+)
+def test_what_is_wrong_with_it_is_a_kind_of_error(data, kind):
+    with pytest.raises(BadImage) as error:
+        decode_image(data, 10**6)
+    assert type(error.value) is kind

@@ -8,7 +8,9 @@ import torch
 from limbeck.errors import UserError
 from limbeck.evaluation.attention import (
     AttentionObserver,
+    attention_maps,
     attention_statistics,
+    has_attention_map,
     measure_attention,
     patch_distances,
 )
@@ -164,3 +166,23 @@ def test_rows_at_a_time_say_the_same(monkeypatch):
     monkeypatch.setattr("limbeck.evaluation.attention.CHUNK_ELEMENTS", 2 * 196 * 50)
     for one, other in zip(whole, attention_statistics(scores, TRUE), strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("num_prefix_tokens", [0, 1, 3])
+def test_where_the_last_block_looks(images, num_prefix_tokens):
+    encoder = FakeEncoder(num_prefix_tokens=num_prefix_tokens)
+    found = attention_maps(encoder, images[:2])
+    tap = Tap("scores", 1)
+    looks = encoder(images[:2], None, (tap,)).taps[tap].softmax(-1).mean(1)
+    rows = looks[:, :1] if num_prefix_tokens else looks  # the CLS token's, or all patches'
+    expected = rows[:, :, num_prefix_tokens:].mean(1)
+    expected = (expected / expected.max(1, keepdim=True).values).reshape(2, 2, 2)
+    torch.testing.assert_close(found, expected)
+    assert found.amax((1, 2)).tolist() == [1, 1]
+
+
+def test_windows_have_no_map_of_the_whole():
+    encoder = FakeEncoder()
+    assert has_attention_map(encoder)
+    encoder._facts["global_blocks"] = ()
+    assert not has_attention_map(encoder)

@@ -5,14 +5,19 @@ import timm
 import torch
 
 from limbeck.evaluation.cost import (
+    PARTS,
+    activation_bytes,
     costs_of,
     count_macs,
+    macs_by_part,
     measure_speed,
     peak_memory_mib,
     reset_peak_memory,
 )
+from limbeck.models.build import build_student
 from limbeck.models.encoder import Encoder, EncoderFacts
-from limbeck.records import Features
+from limbeck.models.options import StudentOptions
+from limbeck.records import Features, Tap
 from tests.fakes import FakeEncoder
 
 
@@ -103,3 +108,58 @@ def test_peak_memory_is_that_since_the_reset():
     again = torch.ones(32 * 2**20)
     assert peak_memory_mib(cpu) - small > 100
     assert again.numel() and before > 64
+
+
+def student(name, num_classes=0):
+    return build_student(StudentOptions(name=name), num_classes=num_classes, seed=0)
+
+
+def test_macs_are_told_by_part():
+    encoder = student("vit_tiny:img_size=32:patch_size=8:embed_dim=24:depth=2:num_heads=2", 10)
+    macs = macs_by_part(encoder, (Tap("logits"),))
+    tokens = 17  # 16 patches and a CLS token
+    assert macs == dict.fromkeys(PARTS, 0) | {
+        "patches": 16 * 192 * 24,
+        "projections": 2 * 4 * tokens * 24**2,
+        "products": 2 * 2 * tokens**2 * 24,
+        "MLP": 2 * 8 * tokens * 24**2,
+        "neck and head": 24 * 10,
+    }
+    assert count_macs(encoder) == sum(macs.values()) - 240  # nobody asked for logits
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("tiny_vit_5m:img_size=64:embed_dims=32-32-32-32", {"convolutions"}),
+        ("hiera_46:img_size=64:embed_dim=8", {"other"}),
+        ("swin_48:embed_dim=12", {"other"}),
+    ],
+)
+def test_stages_have_parts_of_their_own(name, parts):
+    encoder = student(name)
+    with torch.device("meta"):
+        macs = macs_by_part(encoder)
+    assert sum(macs.values()) == count_macs(encoder)
+    usual = {"patches", "projections", "products", "MLP"}
+    assert {part for part, count in macs.items() if count} == usual | parts
+
+
+class Chain(FakeEncoder):
+    """Three tensors, of which two are there at once."""
+
+    def forward(self, images, ids_keep=None, taps=(), mask_token=None):
+        first = images.new_zeros(1000)
+        second = first + 1
+        del first
+        third = second.view(10, 100) * 2  # a view takes nothing
+        return Features(third, 0, self.facts.grid)
+
+
+def test_activations_are_those_alive_at_once():
+    image = 4 * 3 * 8 * 8
+    assert activation_bytes(Chain()) == image + 2 * 4000
+    small, large = (student(f"vit_tiny:img_size={side}:depth=3") for side in (32, 64))
+    assert 3 < activation_bytes(large) / activation_bytes(small) < 5
+    again = student("vit_tiny:img_size=32:depth=5")
+    assert activation_bytes(again) == activation_bytes(small)  # depth alone keeps nothing

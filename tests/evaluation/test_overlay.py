@@ -29,3 +29,5 @@ def test_a_drawn_map_mixes_colours_and_lists_what_is_there():
     assert drawn.shape == (20 + 2 * SWATCH, 60, 3)
     assert drawn[0, 50].tolist() == np.round(50 + colors[2] / 2).tolist()
     assert drawn[22, 2].tolist() == colors[0].tolist()  # the larger first
+    more = draw_map(image, found, colors, ["a", "b", "c"], 0.5, num_lines=5)
+    assert more.size == (60, 20 + 5 * SWATCH)

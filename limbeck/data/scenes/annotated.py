@@ -27,23 +27,18 @@ class AnnotatedScenes(Scenes):
         return len(self.found.images)
 
     def key(self, index: int) -> str:
-        """The image's name."""
         return self.found.images.key(index)
 
     def mask_name(self, index: int) -> str:
-        """The mask's name."""
         return self.found.masks.name(index)
 
     def stamp(self, index: int) -> str:
-        """The mask's."""
         return self.found.masks.stamp(index)
 
     def read(self, index: int) -> RawImage:
-        """The image's file."""
         return RawImage(self.found.images.read(index).data, None)
 
     def read_scene(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The image and its label map."""
         try:
             labels = self._labels(index)
             return decode_pair(self.read(index).data, labels, self.max_image_pixels)
@@ -51,7 +46,6 @@ class AnnotatedScenes(Scenes):
             raise self._refusal(index, error) from error
 
     def read_mask(self, index: int) -> np.ndarray:
-        """The label map alone."""
         try:
             return fitted(self._labels(index), self.read(index).data, self.max_image_pixels)
         except BadImage as error:

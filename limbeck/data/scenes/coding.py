@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -24,6 +24,7 @@ MARGIN = 32  # JPEG moves black and white by less
 ROUNDING = 2  # of 255: what colour profiles do to the colours of a PNG
 
 
+@dataclass(eq=False)
 class Coding:
     """From raw masks to label maps of ``classes``.
 
@@ -32,17 +33,11 @@ class Coding:
     where the names are from.
     """
 
-    def __init__(
-        self,
-        classes: tuple[str, ...],
-        index_of: dict[int, int],
-        where: str,
-        *,
-        is_colour: bool = False,
-        is_blurred: bool = False,
-    ) -> None:
-        self.classes, self.index_of, self.where = classes, index_of, where
-        self.is_colour, self.is_blurred = is_colour, is_blurred
+    classes: tuple[str, ...]
+    index_of: dict[int, int]
+    where: str
+    is_colour: bool = False
+    is_blurred: bool = False
 
     @cached_property
     def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
@@ -134,9 +129,7 @@ class Coding:
         moved = {place: IGNORE if n is None else place_of[n] for place, n in names.items()}
         moved[IGNORE] = IGNORE
         index_of = {code: moved[place] for code, place in self.index_of.items()}
-        return Coding(
-            kept, index_of, self.where, is_colour=self.is_colour, is_blurred=self.is_blurred
-        )
+        return replace(self, classes=kept, index_of=index_of)
 
 
 def unpacked(colours: np.ndarray) -> np.ndarray:
@@ -201,7 +194,7 @@ def _are_colours(raws: Sequence[RawMask], table: ClassTable | None) -> bool:
     if not painted:
         return False
     if table is not None and table.colours:
-        known = {pack(colour) for colour in (*table.colours, *table.ignored_colours)}
+        known = _codes(table)
         if all(set(np.unique(raw.colours()).tolist()) <= known for raw in painted):
             return True
     # Palettes that differ between files, as of pictures made smaller: then colours alone can tell.
@@ -227,7 +220,8 @@ def _colour_coding(
     is_blurred = any(raw.is_blurred for raw in raws)
     if table is None or not table.colours:
         names = table.names if table is not None else ()
-        covering = [each for each in COLOUR_TABLES if _covers(each, set(counts))]
+        several = COLOUR_TABLES if len(counts) > 1 else ()  # one colour would fit too many
+        covering = [each for each in several if counts.keys() <= _codes(each)]
         table = next((each for each in covering if set(names) <= set(each.names)), None)
         if table is None and not names and not is_blurred and len(counts) <= MAX_COLOURS:
             colours = sorted(counts)
@@ -249,9 +243,8 @@ def _colour_coding(
     return Coding(names, index_of, table.where, is_colour=True, is_blurred=is_blurred)
 
 
-def _covers(table: ClassTable, codes: set[int]) -> bool:
-    known = {pack(colour) for colour in (*table.colours, *table.ignored_colours)}
-    return len(codes) > 1 and codes <= known
+def _codes(table: ClassTable) -> set[int]:
+    return {pack(colour) for colour in (*table.colours, *table.ignored_colours)}
 
 
 def _without_class(
@@ -268,10 +261,7 @@ def _without_class(
 
 
 def _value_coding(
-    raws: Sequence[RawMask],
-    table: ClassTable | None,
-    options: SceneOptions,
-    has_background: bool,
+    raws: Sequence[RawMask], table: ClassTable | None, options: SceneOptions, has_background: bool
 ) -> Coding:
     seen = {value for raw in raws for value in np.unique(raw.pixels).tolist()}
     is_blurred = any(raw.is_blurred for raw in raws)

@@ -133,7 +133,7 @@ def _pair(images: list[str], masks: list[str]) -> tuple[dict[str, str], list[str
     Folders count where they make a difference: first all but those of images and masks, then the
     names alone where these are unique.
     """
-    for keys in (_keys_with_folders, _keys_of_names):
+    for keys in (_keys_with_folders, _stems):
         image_of: dict[str, list[str]] = {}
         for name in images:
             for key in keys(name, IMAGE_ENDINGS):
@@ -173,10 +173,6 @@ def _own_word(folder: str) -> str:
         rest = tail if head in words else head
         return rest if rest in SPLIT_OF else ""
     return folder
-
-
-def _keys_of_names(name: str, endings: tuple[str, ...]) -> Iterator[str]:
-    yield from _stems(name, endings)
 
 
 def _stems(name: str, endings: tuple[str, ...]) -> Iterator[str]:

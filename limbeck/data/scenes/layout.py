@@ -40,7 +40,6 @@ class FileMasks(Masks):
         self.root, self._names, self.max_image_pixels = root, Names(names), max_image_pixels
 
     def read(self, index: int) -> RawMask:
-        """Of the file."""
         return decode_mask(read_image(self.root / self._names[index]), self.max_image_pixels)
 
     def name(self, index: int) -> str:

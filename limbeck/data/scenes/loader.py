@@ -25,12 +25,7 @@ class _TrainScenes(Dataset[HostBatch]):
     """Makes a whole batch from (epoch, indices), one view of each scene."""
 
     def __init__(
-        self,
-        scenes: Scenes,
-        views: SceneViewOptions,
-        img_size: int,
-        run_seed: int,
-        max_tries: int,
+        self, scenes: Scenes, views: SceneViewOptions, img_size: int, run_seed: int, max_tries: int
     ) -> None:
         self.scenes, self.views, self.img_size = scenes, views, img_size
         self.run_seed, self.max_tries = run_seed, max_tries
@@ -118,14 +113,9 @@ def scene_batches(
     order = StepOrder(len(scenes), run_seed, global_batch_size, accumulate_steps, rank, world_size)
     max_tries = min(len(scenes), skipped.max_bad + 1)
     hosts = whole_batches(
-        _TrainScenes(scenes, views, img_size, run_seed, max_tries),
-        order,
-        start_step,
-        total_steps,
-        workers_for(data, world_size),
-        device,
-        skipped,
-    )
+        _TrainScenes(scenes, views, img_size, run_seed, max_tries), order, start_step, total_steps,
+        workers_for(data, world_size), device, skipped,
+    )  # fmt: skip
     return (to_device(host, device) for host in hosts)
 
 

@@ -72,7 +72,8 @@ def open_scenes(
     for note in (*(() if is_known else _tell(root, scenes, raws)), *found.notes):
         log.info("%s", note)
     if found.problems:
-        log.warning("%s left out: %s.", *_left_out(found))
+        keys = [key for key, _ in found.problems]
+        log.warning("%s left out: %s.", named(keys, "image"), found.problems[0][1])
     return scenes
 
 
@@ -169,11 +170,6 @@ def _look(found: Found) -> list[RawMask]:
     if not raws:
         raise UserError(f"None of the masks can be read ({reason}).")
     return raws
-
-
-def _left_out(found: Found) -> tuple[str, str]:
-    keys = [key for key, _ in found.problems]
-    return named(keys, "image"), found.problems[0][1]
 
 
 def _tell(root: str, scenes: AnnotatedScenes, raws: list[RawMask]) -> list[str]:

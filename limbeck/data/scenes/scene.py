@@ -61,19 +61,15 @@ class SceneSubset(Subset, Scenes):
         self.layout, self.problems, self.notes = source.layout, source.problems, source.notes
 
     def read_scene(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of the source."""
         return self.source.read_scene(int(self.indices[index]))
 
     def read_mask(self, index: int) -> np.ndarray:
-        """Of the source."""
         return self.source.read_mask(int(self.indices[index]))
 
     def mask_name(self, index: int) -> str:
-        """Of the source."""
         return self.source.mask_name(int(self.indices[index]))
 
     def stamp(self, index: int) -> str:
-        """Of the source."""
         return self.source.stamp(int(self.indices[index]))
 
 

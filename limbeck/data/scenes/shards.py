@@ -25,7 +25,6 @@ class ShardMasks(Masks):
         self.images = Subset(source, indices)
 
     def read(self, index: int) -> RawMask:
-        """Of the shard."""
         place = int(self.images.indices[index])
         return decode_mask(self.source.read_beside(place), self.max_image_pixels)
 

@@ -25,7 +25,6 @@ class SourceMasks(Masks):
         self.source, self.max_image_pixels, self.what = source, max_image_pixels, what
 
     def read(self, index: int) -> RawMask:
-        """Of the source."""
         return decode_mask(self.source.read(index).data, self.max_image_pixels)
 
     def name(self, index: int) -> str:

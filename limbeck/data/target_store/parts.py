@@ -107,6 +107,14 @@ def part_of(hashes: np.ndarray, num_parts: int) -> np.ndarray:
     return (hashes >> np.uint64(1) >> np.uint64(63 - bits)).astype(np.int64)
 
 
+def by_part(hashes: np.ndarray, num_parts: int) -> dict[int, np.ndarray]:
+    """Part -> places (int64) of the hashes that fall into it, both in their order."""
+    parts = part_of(hashes, num_parts)
+    order = np.argsort(parts, kind="stable")
+    numbers, starts = np.unique(parts[order], return_index=True)
+    return dict(zip(numbers.tolist(), np.split(order, starts)[1:], strict=True))
+
+
 def choose_views(num_images: int, num_views: int, num_parts: int) -> list[tuple[int, int]]:
     """(place, view) of a part's records whose pixels get a fingerprint, from first to last."""
     if not num_images:

@@ -276,9 +276,11 @@ class RemotePlace(Place):
             except FileNotFoundError:
                 return None
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes, **how: str) -> None:
         """See ``Place``: an object appears when it is complete."""
-        self._put(name, data)
+        with self._errors("write", name):
+            store, root = self._store()
+            store.pipe_file(f"{root}/{name}", data, **how)
 
     def free(self) -> int | None:
         return None
@@ -292,20 +294,15 @@ class RemotePlace(Place):
 
         def publish(data: bytes) -> None:
             try:
-                self._put(name, data, mode="create")
+                self.write(name, data, mode="create")
             except RunError:
                 if self.size(name) is not None:
                     raise Taken(name) from None
-                self._put(name, data)  # Not every store knows exclusive creation.
+                self.write(name, data)  # Not every store knows exclusive creation.
             if self.read_all([name]) != [data]:
                 raise Taken(name)
 
         yield publish
-
-    def _put(self, name: str, data: bytes, **kwargs: str) -> None:
-        with self._errors("write", name):
-            store, root = self._store()
-            store.pipe_file(f"{root}/{name}", data, **kwargs)
 
     def _store(self) -> tuple[Any, str]:
         """The file system and the folder's path in it.
@@ -330,17 +327,15 @@ class RemotePlace(Place):
 
 
 def _refused(verb: str, where: str, error: Exception) -> RunError:
-    reason = str(error)
+    reason, remedy = str(error), "correct the address or its permissions"
     if isinstance(error, OSError):
         reason = error.strerror or reason
-    if verb == "write" and isinstance(error, OSError):
-        reason = "the disk is full" if error.errno in FULL else reason
-        reason = "the store's folder is gone" if error.errno == errno.ENOENT else reason
-    remedy = (
-        "finished parts are kept; remove the cause, then run the same command again to go on"
-        if verb == "write"
-        else "correct the address or its permissions"
-    )
+    if verb == "write":
+        remedy = "finished parts are kept; remove the cause, then run the same command again to "
+        remedy += "go on"
+        if isinstance(error, OSError):
+            reason = "the disk is full" if error.errno in FULL else reason
+            reason = "the store's folder is gone" if error.errno == errno.ENOENT else reason
     return RunError(f"Can't {verb} {where}: {reason}; {remedy}.")
 
 

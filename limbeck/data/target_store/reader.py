@@ -24,9 +24,9 @@ from limbeck.data.target_store.parts import (
     Fingerprint,
     PartKey,
     PartRecord,
+    by_part,
     damaged_part,
     key_hashes,
-    part_of,
     survey,
 )
 from limbeck.data.target_store.place import LocalPlace, Place, RemotePlace, open_place
@@ -147,10 +147,7 @@ class TargetReader:
         """The rows (n,) int64 of keys: MISSING (-1) or SKIPPED (-2) for those without records."""
         hashes = key_hashes(keys)
         rows = np.full(len(hashes), MISSING, dtype=np.int64)
-        parts = part_of(hashes, self.manifest.num_parts)
-        order = np.argsort(parts, kind="stable")
-        numbers, starts = np.unique(parts[order], return_index=True)
-        asked_of = dict(zip(numbers.tolist(), np.split(order, starts)[1:], strict=True))
+        asked_of = by_part(hashes, self.manifest.num_parts)
         for key in (key for part in asked_of for key in self._files_of.get(part, ())):
             asked, stored = asked_of[key.part], self.hashes(key)
             places = np.minimum(np.searchsorted(stored, hashes[asked]), len(stored) - 1)

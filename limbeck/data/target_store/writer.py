@@ -26,6 +26,7 @@ from limbeck.data.target_store.parts import (
     Fingerprint,
     PartKey,
     PartRecord,
+    by_part,
     check_arrays,
     key_hashes,
     part_of,
@@ -95,9 +96,7 @@ class StoreWriter:
     """What is left to write in a store, and the writing of it; see ``open_writer``."""
 
     def __init__(self, place: Place, manifest: Manifest, versions: dict[str, str]) -> None:
-        self.place = place
-        self.manifest = manifest
-        self.versions = versions
+        self.place, self.manifest, self.versions = place, manifest, versions
 
     def weights(self) -> dict[str, Tensor]:
         """What of the teacher's weights the store keeps for reading; usually nothing."""
@@ -119,27 +118,20 @@ class StoreWriter:
         hashes = key_hashes(keys)
         _check_unique(hashes, keys)
         records = read_records(self.place, self.manifest)
-        is_done = np.zeros(len(keys), dtype=bool)
         with ThreadPoolExecutor(NUM_THREADS) as pool:
-            reads = (
-                pool.submit(read_hashes, self.place, key, record, self.manifest)
-                for key, record in records.items()
-            )
-            present = [read.result() for read in list(reads)]
+            present = [*pool.map(self._hashes_of, records.items())]
         if not retry_skipped:
             present += [key_hashes(record.skipped) for record in records.values()]
-        if present:
-            is_done = np.isin(hashes, np.concatenate(present))
-        parts = part_of(hashes, self.manifest.num_parts)
-        left = np.flatnonzero(~is_done)
-        left = left[np.argsort(parts[left], kind="stable")]
-        numbers, starts = np.unique(parts[left], return_index=True)
-        found = dict(zip(numbers.tolist(), np.split(left, starts)[1:], strict=True))
+        left = np.flatnonzero(~np.isin(hashes, np.concatenate([hashes[:0], *present])))
+        found = by_part(hashes[left], self.manifest.num_parts)
         return {
-            part: found.get(part, np.empty(0, dtype=np.int64))
+            part: left[found.get(part, slice(0))]
             for part in range(self.manifest.num_parts)
             if part in found or PartKey(part, 0) not in records
         }
+
+    def _hashes_of(self, part: tuple[PartKey, PartRecord]) -> np.ndarray:
+        return read_hashes(self.place, *part, self.manifest)
 
     def write_part(
         self,
@@ -151,10 +143,9 @@ class StoreWriter:
     ) -> None:
         """Write the records of images whose ``hashes`` (n,) all fall into ``part``, in any order.
 
-        ``arrays`` (n, E, *shape) each, as the manifest says; ``skipped``: key -> why it has none;
-        A finished part gets a fill-in, unless that
-        would say nothing new. Raises RunError for hashes that are there already, on a full disk,
-        and where another process is writing the part.
+        ``arrays`` (n, E, *shape) each, as the manifest says; ``skipped``: key -> why it has none. A
+        finished part gets a fill-in, unless that would say nothing new. Raises RunError for hashes
+        that are there already, on a full disk, and where another process is writing the part.
         """
         manifest = self.manifest
         if check_arrays(arrays, manifest.arrays, manifest.num_views) != len(hashes):
@@ -167,8 +158,7 @@ class StoreWriter:
             return  # Nothing that is not said already.
         target = PartKey(part, len(before))
         with _claimed(self.place, target) as publish:
-            present = [read_hashes(self.place, *each, manifest) for each in before.items()]
-            together = np.concatenate([hashes, *present])
+            together = np.concatenate([hashes, *map(self._hashes_of, before.items())])
             if len(np.unique(together)) < len(together):
                 raise RunError(
                     f"Some images of part {part} have records in {self.place.address} already, or "

@@ -88,16 +88,9 @@ class FeatureOptions(TransferOptions):
     """Features of a block through a linear projection, by smooth L1. Default: the study's best."""
 
     target: Literal[
-        "qkv",
-        "queries",
-        "keys",
-        "values",
-        "attention_output",
-        "attention_tokens",
-        "mlp_output",
-        "tokens",
-        "output",
-    ] = "qkv"
+        "qkv", "queries", "keys", "values", "attention_output", "attention_tokens", "mlp_output",
+        "tokens", "output",
+    ] = "qkv"  # fmt: skip
     """qkv: queries, keys and values, summed; attention_output and mlp_output: what the branch adds
     to the residual stream, attention_tokens and tokens: the stream after it; output: the tokens
     after the last block and the final norm."""

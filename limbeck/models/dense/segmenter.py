@@ -62,7 +62,11 @@ class Segmenter(Encoder):
     def __init__(self, backbone: TimmEncoder, parts: Parts, origin: dict[str, Any]) -> None:
         super().__init__()
         facts = backbone.facts
-        _check_blocks(backbone, parts["blocks"])
+        if any(not 0 <= block < facts.depth for block in parts["blocks"]):
+            raise UserError(
+                f"A segmenter that reads the blocks {', '.join(map(str, parts['blocks']))} does "
+                f"not fit an encoder of {facts.depth} blocks; get the file again that says so."
+            )
         self.backbone = backbone
         self.reads = tuple(Tap("tokens", block) for block in parts["blocks"])
         if has_wide_end(backbone):
@@ -230,12 +234,3 @@ def _drop_end(encoder: TimmEncoder) -> None:
         module = getattr(encoder.model, name, None)
         if isinstance(module, nn.Module) and name not in kept:
             setattr(encoder.model, name, nn.Identity())
-
-
-def _check_blocks(encoder: TimmEncoder, blocks: Sequence[int]) -> None:
-    depth = encoder.facts.depth
-    if any(not 0 <= block < depth for block in blocks):
-        raise UserError(
-            f"A segmenter that reads the blocks {', '.join(map(str, blocks))} does not fit an "
-            f"encoder of {depth} blocks; get the file again that says so."
-        )

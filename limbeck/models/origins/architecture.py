@@ -52,18 +52,11 @@ class VitShape:
 
 # The tensors that tell the shape, and how many axes they have; some may be absent.
 _NUM_AXES = {
-    "patch_embed.proj.weight": 4,
-    "blocks.0.attn.qkv.weight": 2,
-    "blocks.0.mlp.fc1.weight": 2,
-    "blocks.0.mlp.fc2.weight": 2,
-    "pos_embed": 3,
-    "reg_token": 3,
-    "head.weight": 2,
-    "conv1x1.1.weight": 2,
-    "fc_norm.weight": 1,
-    "blocks.0.attn.relative_position_bias_table": 2,
+    "patch_embed.proj.weight": 4, "blocks.0.attn.qkv.weight": 2, "blocks.0.mlp.fc1.weight": 2,
+    "blocks.0.mlp.fc2.weight": 2, "pos_embed": 3, "reg_token": 3, "head.weight": 2,
+    "conv1x1.1.weight": 2, "fc_norm.weight": 1, "blocks.0.attn.relative_position_bias_table": 2,
     "rel_pos_bias.relative_position_bias_table": 2,
-}
+}  # fmt: skip
 _TABLES = tuple(name for name in _NUM_AXES if name.endswith("_table"))
 _OPTIONAL = ("reg_token", "head.weight", "conv1x1.1.weight", "fc_norm.weight", *_TABLES)
 

@@ -169,14 +169,8 @@ def _read_hiera(
 
 
 def _hiera_name(name: str) -> str:
-    for old, new in (
-        ("head.projection.", "head.fc."),
-        ("encoder_norm.", "head.norm."),
-        ("norm.", "head.norm."),
-    ):
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    return name
+    name = re.sub(r"^head\.projection\.", "head.fc.", name)
+    return re.sub(r"^(encoder_)?norm\.", "head.norm.", name)
 
 
 def _hiera_heads(
@@ -274,11 +268,8 @@ def _without_spare_block(weights: Weights) -> tuple[Weights, list[str]]:
     """The weights without a last block that has a norm, queries and keys alone (D2-MAE)."""
     depths = _swin_depths(weights)
     start = f"layers.{len(depths) - 1}.blocks.{depths[-1] - 1}."
-    if (
-        depths[-1] < 2
-        or f"{start}norm1.weight" not in weights
-        or f"{start}mlp.fc1.weight" in weights
-    ):
+    is_whole = f"{start}norm1.weight" not in weights or f"{start}mlp.fc1.weight" in weights
+    if depths[-1] < 2 or is_whole:
         return weights, []
     spare = [name for name in weights if name.startswith(start)]
     return {name: value for name, value in weights.items() if name not in spare}, spare

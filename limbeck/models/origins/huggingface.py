@@ -111,22 +111,18 @@ _RENAMES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     )
 )  # fmt: skip
 
-# Beginnings of (renamed) names that are no part of the encoder, and what they are.
-_LEFT_OUT = (
-    ("text_model.", "the text encoder"),
-    ("text_projection.", "the text encoder"),
-    ("logit_", "the image-text scale"),
-    ("visual_projection.", "the projection to the text's space"),
-    ("decoder.", "the decoder"),
-    ("embeddings.mask_token", "the mask token of its pre-training"),
-    ("embeddings.position_ids", "a table of indices"),
-    ("pooler.", "the pooler"),
-    ("head.probe", "the attention pooling"),
-    ("head.attention.", "the attention pooling"),
-    ("head.layernorm.", "the attention pooling"),
-    ("head.mlp.", "the attention pooling"),
-    ("classifier.", "the classifier, which timm computes in another way"),
-)
+# What is no part of the encoder, and the beginnings of its (renamed) names.
+_LEFT_OUT = {
+    "the text encoder": ("text_model.", "text_projection."),
+    "the image-text scale": "logit_",
+    "the projection to the text's space": "visual_projection.",
+    "the decoder": "decoder.",
+    "the mask token of its pre-training": "embeddings.mask_token",
+    "a table of indices": "embeddings.position_ids",
+    "the pooler": "pooler.",
+    "the attention pooling": ("head.probe", "head.attention.", "head.layernorm.", "head.mlp."),
+    "the classifier, which timm computes in another way": "classifier.",
+}
 
 
 def load_huggingface(
@@ -203,7 +199,7 @@ def to_timm_names(weights: Weights, family: Family) -> tuple[Weights, dict[str, 
     """The encoder's tensors in timm's names, and the names left out, by what they are."""
     kept, left = sort_out(
         rename(weights, lambda name: _rename(name, family)),
-        lambda name: next((what for start, what in _LEFT_OUT if name.startswith(start)), None),
+        lambda name: next((k for k, start in _LEFT_OUT.items() if name.startswith(start)), None),
     )
     if "cls_token" in kept:
         kept["cls_token"] = kept["cls_token"].reshape(1, 1, -1)

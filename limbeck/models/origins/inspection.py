@@ -1,6 +1,7 @@
 """What a file or folder of weights is, told without using it: for people, and for ``inspect``."""
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,9 @@ def _describe(
         staged = read_staged(weights)
         if staged is not None:
             return _inspect_staged(staged, info, problems, found)
-        layout = _layout_of(weights, info)
+        layout: Layout | None = None
+        with suppress(UserError):
+            layout = recognise(weights, info.network.program)
         if layout is None:
             found |= {"layout": "unknown", "description": "no layout that is known"}
             return Inspection(notes=problems, unmatched=tuple(sorted(weights)), **found)
@@ -229,13 +232,6 @@ def _describe(
     except UserError as error:
         return Inspection(notes=(*notes, str(error)), unmatched=tuple(sorted(named)), **found)
     return Inspection(notes=tuple(notes), unmatched=_unmatched(skeleton, named), **found)
-
-
-def _layout_of(weights: Weights, info: FileInfo) -> Layout | None:
-    try:
-        return recognise(weights, info.network.program)
-    except UserError:
-        return None
 
 
 def _skeleton(architecture: dict[str, Any]) -> TimmEncoder:

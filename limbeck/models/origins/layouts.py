@@ -99,6 +99,11 @@ def _is_vit(weights: Weights) -> bool:
     return all(name in weights for name in telling) and not is_other
 
 
+def _vit_with(*names: str) -> Callable[[Weights], bool]:
+    """What recognises a ViT that has these tensors besides."""
+    return lambda weights: _is_vit(weights) and set(names) <= weights.keys()
+
+
 def _has_beit_parts(weights: Weights) -> bool:
     """Names that BEiT has in common with EVA, which computes other things under them."""
     telling = ("patch_embed.proj.weight", "cls_token", "blocks.0.norm1.weight",
@@ -110,13 +115,9 @@ def _has_beit_parts(weights: Weights) -> bool:
 
 
 def _is_beit(weights: Weights) -> bool:
-    # What EVA never has.
-    own = (
-        "blocks.0.attn.relative_position_bias_table",
-        "rel_pos_bias.relative_position_bias_table",
-        "lm_head.weight",
-    )
-    return _has_beit_parts(weights) and any(name in weights for name in own)
+    table = "relative_position_bias_table"
+    own = {f"blocks.0.attn.{table}", f"rel_pos_bias.{table}", "lm_head.weight"}  # EVA never has
+    return _has_beit_parts(weights) and bool(own & weights.keys())
 
 
 def _convert_beit(weights: Weights) -> Weights:
@@ -223,138 +224,64 @@ def _has_head_on_class_token(weights: Weights) -> bool:
     )
 
 
-def _convert_cls_distilled(weights: Weights) -> Weights:
-    return rename(weights, lambda name: re.sub(r"^norm\.", "dist_norm.", name))
-
-
 def _has_token_without_position(weights: Weights) -> bool:
     """A distillation token, and rows of positions for one prefix token and a square of patches."""
-    if not _is_vit(weights) or "dist_token" not in weights or "pos_embed" not in weights:
+    is_meant = _vit_with("dist_token", "pos_embed")(weights)
+    if not is_meant or not has_axes(weights["pos_embed"], 3):
         return False
-    pos_embed = weights["pos_embed"]
-    if not has_axes(pos_embed, 3):
-        return False
-    return isqrt(pos_embed.shape[1] - 1) ** 2 == pos_embed.shape[1] - 1
+    num_patches = weights["pos_embed"].shape[1] - 1
+    return isqrt(num_patches) ** 2 == num_patches
 
+
+_TABLES = ("relative_position_index", "tables of indices, which are computed")
+_MASK_TOKEN = ("mask_token", "the mask token of its pre-training")
+_LM_HEAD = tuple((f"lm_head.{end}", "the head of its pre-training") for end in ("weight", "bias"))
 
 LAYOUTS: tuple[Layout, ...] = (
-    Layout(
-        "g2sd",
-        "G2SD's generic stage: encoder, decoder, projections to the teacher's tokens",
-        lambda weights: _is_vit(weights) and "decoderfeature_pred.fc1.weight" in weights,
-        STANDARD_HEADS,
-        left_out=(*_DECODER, *_FEATURE_PROJECTIONS),
-    ),
-    Layout(
-        "mae_lite",
-        "MAE-Lite pre-training, encoder and its small decoder",
-        lambda weights: _is_vit(weights) and "decoder_embed.weight" in weights,
-        MAE_LITE_HEADS,
-        left_out=_DECODER,
-        program=MAE_LITE,
-    ),
-    Layout(
-        "mae_lite_distilled",
-        "MAE-Lite fine-tuned with a teacher: the class token has a second norm and classifier",
-        _has_head_on_class_token,
-        MAE_LITE_HEADS,
-        convert=_convert_cls_distilled,
-    ),
-    Layout(
-        "mae_lite_fine_tuned",
-        "MAE-Lite fine-tuned: mean pooling, fc_norm, classifier",
-        _is_fine_tuned,
-        MAE_LITE_HEADS,
-        program=MAE_LITE,
-    ),
-    Layout(
-        "mae_lite_encoder", "an encoder of MAE-Lite", _is_bare, MAE_LITE_HEADS, program=MAE_LITE
-    ),
-    Layout(
-        "mae_lite_classifier",
-        "MAE-Lite fine-tuned: class token, final norm, classifier",
-        lambda weights: _is_vit(weights) and {"norm.weight", "head.weight"} <= weights.keys(),
-        MAE_LITE_HEADS,
-        program=MAE_LITE,
-    ),
-    Layout(
-        "moco_v3",
-        "MoCo-v3 pre-training",
-        _is_vit,
-        MOCO_V3_HEADS,
-        left_out=(("head.", "the projection head"),),
-        program=MOCO_V3,
-    ),
-    Layout(
-        "beit",
-        "a ViT in BEiT's names: biases apart, relative positions, layer scale",
-        _is_beit,
-        BEIT_HEADS,
-        convert=_convert_beit,
-        left_out=(
-            ("relative_position_index", "tables of indices, which are computed"),
-            ("mask_token", "the mask token of its pre-training"),
-            ("lm_head.weight", "the head of its pre-training"),
-            ("lm_head.bias", "the head of its pre-training"),
-        ),
-    ),
-    Layout(
-        "mae_lite_beit",
-        "MAE-Lite fine-tuned in BEiT's names: biases apart or layer scale",
-        _has_beit_parts,
-        MAE_LITE_HEADS,
-        convert=_convert_beit,
-        left_out=(("relative_position_index", "tables of indices, which are computed"),),
-        program=MAE_LITE,
-    ),
-    Layout(
-        "mae_full",
-        "MAE pre-training, encoder and decoder",
-        lambda weights: _is_vit(weights) and "decoder_embed.weight" in weights,
-        STANDARD_HEADS,
-        left_out=_DECODER,
-    ),
-    Layout(
-        "tinymim_tstar",
-        "TinyMIM*-T fine-tuned: a distillation token and a wider layer before the classifiers",
-        lambda weights: _is_vit(weights) and {"dist_token", "conv1x1.1.weight"} <= weights.keys(),
-        TSTAR_HEADS,
-    ),
-    Layout(
-        "dinov2",
-        "DINOv2 as published by its authors",
-        lambda weights: _is_vit(weights) and {"mask_token", "blocks.0.ls1.gamma"} <= weights.keys(),
-        DINOV2_HEADS,
-        convert=_convert_dinov2,
-        left_out=(("mask_token", "the mask token of its pre-training"),),
-    ),
-    Layout(
-        "g2sd_specific",
-        "G2SD fine-tuned: a distillation token without a position, two classifiers",
-        _has_token_without_position,
-        STANDARD_HEADS,
-    ),
-    Layout(
-        "deit_distilled",
-        "DeiT with a distillation token (timm's names)",
-        lambda weights: _is_vit(weights) and "dist_token" in weights,
-        STANDARD_HEADS,
-    ),
-    Layout(
-        "fine_tuned",
-        "MAE or TinyMIM fine-tuned: mean pooling, fc_norm, classifier",
-        _is_fine_tuned,
-        STANDARD_HEADS,
-    ),
-    Layout(
-        "tinymim",
-        "TinyMIM pre-training: the end of the last block and the final norm were never trained",
-        _is_tinymim,
-        TINYMIM_HEADS,
-    ),
+    Layout("g2sd", "G2SD's generic stage: encoder, decoder, projections to the teacher's tokens",
+           _vit_with("decoderfeature_pred.fc1.weight"), STANDARD_HEADS,
+           left_out=(*_DECODER, *_FEATURE_PROJECTIONS)),
+    Layout("mae_lite", "MAE-Lite pre-training, encoder and its small decoder",
+           _vit_with("decoder_embed.weight"), MAE_LITE_HEADS, left_out=_DECODER, program=MAE_LITE),
+    Layout("mae_lite_distilled",
+           "MAE-Lite fine-tuned with a teacher: the class token has a second norm and classifier",
+           _has_head_on_class_token, MAE_LITE_HEADS,
+           convert=lambda weights: rename(weights, lambda n: re.sub(r"^norm\.", "dist_norm.", n))),
+    Layout("mae_lite_fine_tuned", "MAE-Lite fine-tuned: mean pooling, fc_norm, classifier",
+           _is_fine_tuned, MAE_LITE_HEADS, program=MAE_LITE),
+    Layout("mae_lite_encoder", "an encoder of MAE-Lite",
+           _is_bare, MAE_LITE_HEADS, program=MAE_LITE),
+    Layout("mae_lite_classifier", "MAE-Lite fine-tuned: class token, final norm, classifier",
+           _vit_with("norm.weight", "head.weight"), MAE_LITE_HEADS, program=MAE_LITE),
+    Layout("moco_v3", "MoCo-v3 pre-training",
+           _is_vit, MOCO_V3_HEADS, left_out=(("head.", "the projection head"),), program=MOCO_V3),
+    Layout("beit", "a ViT in BEiT's names: biases apart, relative positions, layer scale",
+           _is_beit, BEIT_HEADS, convert=_convert_beit,
+           left_out=(_TABLES, _MASK_TOKEN, *_LM_HEAD)),
+    Layout("mae_lite_beit", "MAE-Lite fine-tuned in BEiT's names: biases apart or layer scale",
+           _has_beit_parts, MAE_LITE_HEADS, convert=_convert_beit, left_out=(_TABLES,),
+           program=MAE_LITE),
+    Layout("mae_full", "MAE pre-training, encoder and decoder",
+           _vit_with("decoder_embed.weight"), STANDARD_HEADS, left_out=_DECODER),
+    Layout("tinymim_tstar",
+           "TinyMIM*-T fine-tuned: a distillation token and a wider layer before the classifiers",
+           _vit_with("dist_token", "conv1x1.1.weight"), TSTAR_HEADS),
+    Layout("dinov2", "DINOv2 as published by its authors",
+           _vit_with("mask_token", "blocks.0.ls1.gamma"), DINOV2_HEADS,
+           convert=_convert_dinov2, left_out=(_MASK_TOKEN,)),
+    Layout("g2sd_specific",
+           "G2SD fine-tuned: a distillation token without a position, two classifiers",
+           _has_token_without_position, STANDARD_HEADS),
+    Layout("deit_distilled", "DeiT with a distillation token (timm's names)",
+           _vit_with("dist_token"), STANDARD_HEADS),
+    Layout("fine_tuned", "MAE or TinyMIM fine-tuned: mean pooling, fc_norm, classifier",
+           _is_fine_tuned, STANDARD_HEADS),
+    Layout("tinymim",
+           "TinyMIM pre-training: the end of the last block and the final norm were never trained",
+           _is_tinymim, TINYMIM_HEADS),
     Layout("mae_encoder", "MAE pre-training, encoder only", _is_mae_encoder, STANDARD_HEADS),
     Layout("timm_vit", "a ViT in timm's names", _is_vit, DINOV2_HEADS, is_imagenet=False),
-)
+)  # fmt: skip
 
 
 def recognise(weights: Weights, program: str = "") -> Layout:

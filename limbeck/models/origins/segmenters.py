@@ -193,11 +193,9 @@ def _take_student(weights: Weights) -> tuple[Weights, dict[str, list[str]]]:
         "student_": "activations of the student",
         "teacher_": "activations of the teacher",
     }
-
-    def what_of(name: str) -> str | None:
-        return next((what for start, what in kinds.items() if name.startswith(start)), None)
-
-    kept, left = sort_out(weights, what_of)
+    kept, left = sort_out(
+        weights, lambda name: next((kinds[each] for each in kinds if name.startswith(each)), None)
+    )
     return {name.removeprefix("student."): value for name, value in kept.items()}, left
 
 

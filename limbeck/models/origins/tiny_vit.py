@@ -15,10 +15,7 @@ from limbeck.models.tiny_vit import TinyVitEncoder
 from limbeck.models.windows import PATCH_STRIDE, window_sizes_for
 
 # timm's name of the published widths, for the reader: what differs is stated.
-_NAMES = {
-    (64, 128, 160, 320): "tiny_vit_5m_224",
-    (64, 128, 256, 448): "tiny_vit_11m_224",
-}
+_NAMES = {(64, 128, 160, 320): "tiny_vit_5m_224", (64, 128, 256, 448): "tiny_vit_11m_224"}
 _HEAD_DIM = 32  # of every head of the published ones
 _BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.")
 
@@ -36,7 +33,8 @@ def is_timms(weights: Weights) -> bool:
 
 def timm_name(name: str) -> str:
     """timm's name of a published tensor."""
-    name = re.sub(r"^patch_embed\.seq\.([02])\.", _numbered_conv, name)
+    name = re.sub(r"^patch_embed\.seq\.0\.", "patch_embed.conv1.", name)
+    name = re.sub(r"^patch_embed\.seq\.2\.", "patch_embed.conv2.", name)
     name = re.sub(
         r"^layers\.(\d+)\.downsample\.", lambda m: f"stages.{int(m[1]) + 1}.downsample.", name
     )
@@ -48,7 +46,8 @@ def timm_name(name: str) -> str:
 
 def published_name(name: str) -> str:
     """The published name of timm's tensor: the inverse of ``timm_name``."""
-    name = re.sub(r"^patch_embed\.conv([12])\.", lambda m: f"patch_embed.seq.{_place(m)}.", name)
+    name = re.sub(r"^patch_embed\.conv1\.", "patch_embed.seq.0.", name)
+    name = re.sub(r"^patch_embed\.conv2\.", "patch_embed.seq.2.", name)
     name = re.sub(
         r"^stages\.(\d+)\.downsample\.", lambda m: f"layers.{int(m[1]) - 1}.downsample.", name
     )
@@ -56,14 +55,6 @@ def published_name(name: str) -> str:
     name = re.sub(r"\.conv\.weight$", ".c.weight", name)
     name = re.sub(r"^head\.fc\.", "head.", name)
     return re.sub(r"^head\.norm\.", "norm_head.", name)
-
-
-def _numbered_conv(match: re.Match[str]) -> str:
-    return f"patch_embed.conv{int(match[1]) // 2 + 1}."
-
-
-def _place(match: re.Match[str]) -> int:
-    return (int(match[1]) - 1) * 2
 
 
 def read_arguments(weights: Weights) -> tuple[str, dict[str, Any], tuple[int, ...]]:

@@ -2,7 +2,6 @@
 
 The analyses of MAE-Lite (arXiv 2205.14443) on your own images: similarity of layers, attention
 distance and entropy, a probe on every block, and fine-tuning with only the first blocks kept.
-Imports of torch are inside the functions: the config and its checks must answer without it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
 from limbeck.config import from_plain, read_preset, read_values, to_plain
-from limbeck.documents import as_read, fit, read_json
+from limbeck.documents import as_read, fit, read_json, write_json
 from limbeck.errors import UserError
 from limbeck.files import write_text
 from limbeck.recipes.look.options import AnalyzeConfig
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("limbeck")
 
-
 DATA_FILE, REPORT_FILE = "analysis.json", "analysis.md"
 MOST_PAIRS = 15  # of five networks; more heat maps than that nobody reads
 SET_HERE = ("student", "out", "seed", "overwrite", "keep_blocks", "data", "train.device")
@@ -42,7 +40,6 @@ MAY_CHANGE = (
     *("keep_blocks", "label_fractions", "num_seeds", "finetune_preset", "finetune_options"),
 )
 """Options of which no measured number hangs, or whose numbers lie in runs of their own."""
-
 
 _MORE = ConfigDict(extra="allow", strict=True)
 _Row = list[float | None]
@@ -186,9 +183,11 @@ def analyze(config: AnalyzeConfig) -> Analysis:
         found["parts"]["layers"] = _which_layers(config, images, subjects, found)
     pictures = []
     if ranks.is_main:
+        from limbeck.evaluation.findings import describe
+
         save(config.out, found)
         pictures = draw(found, config.out)
-        write_text(config.out / REPORT_FILE, _words(found) + "\n")
+        write_text(config.out / REPORT_FILE, describe(found) + "\n")
     return Analysis(found, config.out, pictures)
 
 
@@ -366,8 +365,6 @@ def _which_layers(
 
 def save(out: Path, found: dict[str, Any]) -> None:
     """Write analysis.json, whole or not at all."""
-    from limbeck.documents import write_json
-
     write_json(out / DATA_FILE, found)
 
 
@@ -391,13 +388,10 @@ def draw(found: dict[str, Any], out: Path) -> list[Path]:
         return []
 
 
-def _words(found: dict[str, Any]) -> str:
-    from limbeck.evaluation.findings import describe
-
-    return describe(found)
-
-
 def report(result: Analysis) -> str:
     """What is seen, in words, and where the files are."""
+    from limbeck.evaluation.findings import describe
+
     names = ", ".join(path.name for path in result.pictures) or "none"
-    return f"{_words(result.found)}\n\n{result.out}: {DATA_FILE}, {REPORT_FILE}; pictures: {names}."
+    files = f"{result.out}: {DATA_FILE}, {REPORT_FILE}; pictures: {names}."
+    return f"{describe(result.found)}\n\n{files}"

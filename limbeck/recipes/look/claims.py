@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import UserError
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from limbeck.evaluation.scores import Claims
     from limbeck.models.encoder import Encoder
+    from limbeck.recipes.run.images import Images
 
 
 def claims_of(students: list[Encoder], has_baseline: bool) -> tuple[Claims, list[str]]:
@@ -113,3 +115,32 @@ def untrained(student: Encoder, seed: int) -> Encoder:
         )
     architecture["kwargs"] = architecture["kwargs"] | {"num_classes": 0}
     return build_fresh(architecture, {"source": f"untrained, seed {seed}"}, seed).eval()
+
+
+def seen_images(students: list[Encoder], images: Images) -> list[str]:
+    """A note where test images may have been among those a student was distilled on."""
+    for student in students:
+        data = student.facts.origin.get("data", {})
+        is_same = data.get("fingerprint") == images.lineage["fingerprint"]
+        if is_same and data.get("num_holdout", 0) < images.lineage["num_holdout"]:
+            return [
+                "Some test images were among those the student was distilled on (without labels): "
+                "distil with the same --data.holdout-ratio, or name others with --data.eval-root."
+            ]
+    return []
+
+
+def other_crop(students: list[Encoder], crop_ratio: float) -> list[str]:
+    """A note where a student's record asks for another crop than all networks are shown."""
+    from limbeck.models.finished import is_finished_student, read_record
+
+    for student in students:
+        folder = Path(student.facts.origin.get("source", ""))
+        if is_finished_student(folder):
+            recorded = read_record(folder)[1]["preprocessing"]["crop_ratio"]
+            if recorded != crop_ratio:
+                return [
+                    f"All networks were shown crops of {crop_ratio:g}, but {folder} records "
+                    f"{recorded:g}: pass --embed.crop-ratio {recorded:g} for the student's own."
+                ]
+    return []

@@ -1,7 +1,4 @@
-"""``limbeck doctor``: scan all images and try one step, before a run costs hours.
-
-Imports of torch are inside the functions: the config and its checks must answer without it.
-"""
+"""``limbeck doctor``: scan all images and try one step, before a run costs hours."""
 
 from __future__ import annotations
 
@@ -82,13 +79,17 @@ def doctor(config: Config) -> Diagnosis:
     missing = _check(config)
     from limbeck.engine.distributed import ranks_session
     from limbeck.engine.machine import build_unfit, describe
+    from limbeck.recipes.run.budget import choose_student
     from limbeck.recipes.run.precision import settle, work_force
     from limbeck.recipes.run.resolved import fitting_batch
 
     with ranks_session(config.train.device, to_plain(config)) as ranks:
         machine = [describe(ranks.device)]
+        if not missing:
+            config = choose_student(config, ranks, lambda own: [own], tell=machine.append)
+        told = len(machine)
         config = settle(config, ranks, tell=machine.append)
-        if len(machine) == 1:  # the precision was stated
+        if len(machine) == told:  # the precision was stated
             machine.append(work_force(config, ranks))
         look = _look_at_scenes if isinstance(config, SegmentConfig) else _look_at_images
         images, found = look(config)
@@ -112,19 +113,14 @@ def _check(config: Config) -> str:
         check_pretraining(config)
         if config.chain:
             check_chain(config)
-        is_taught = config.teacher.source is not None or config.targets.source is not None
-        if not is_taught and _needs_teacher(config):
-            return "--teacher (or --targets)"
+        if config.teacher.source is None and config.targets.source is None:
+            from limbeck.recipes.run.networks import method_class, method_options
+
+            if method_options(config, method_class(config.method)).needs_teacher:
+                return "--teacher (or --targets)"
         distill.check(config)
         return ""
     return "" if config.student else "--student"
-
-
-def _needs_teacher(config: DistillConfig) -> bool:
-    from limbeck.recipes.run.networks import method_class, method_options
-
-    needs_teacher: bool = method_options(config, method_class(config.method)).needs_teacher
-    return needs_teacher
 
 
 def _look_at_images(config: DistillConfig | FinetuneConfig) -> tuple[Images, Diagnosis]:

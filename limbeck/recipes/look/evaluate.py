@@ -1,7 +1,6 @@
 """``limbeck evaluate``: is the student any good, and did the distillation help?
 
 Student, teacher and the same student undistilled answer the same probes on the same images.
-Imports of torch are inside the functions: the config and its checks must answer without it.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,19 @@ from typing_extensions import TypedDict
 
 from limbeck.config import to_plain
 from limbeck.data.options import DataOptions
-from limbeck.documents import read_json, write_json
+from limbeck.documents import fit, read_json, write_json
 from limbeck.errors import RunError, UserError
 from limbeck.files import disk_errors, write_text
 from limbeck.recipes.look import robustness
-from limbeck.recipes.look.claims import claims_of, class_notes, columns_of, in_order_of, untrained
+from limbeck.recipes.look.claims import (
+    claims_of,
+    class_notes,
+    columns_of,
+    in_order_of,
+    other_crop,
+    seen_images,
+    untrained,
+)
 from limbeck.recipes.look.options import EvaluateConfig
 from limbeck.recipes.run import checks
 
@@ -36,7 +44,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("limbeck")
 
-
 SCORES_FILE = "scores.json"
 SPEED_BATCH = 32
 
@@ -48,12 +55,8 @@ class _OwnData(TypedDict, total=False):
     max_holdout: int
 
 
-class _OwnConfig(TypedDict, total=False):
-    data: _OwnData
-
-
 class _Record(TypedDict, total=False):
-    config: _OwnConfig
+    config: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -158,8 +161,12 @@ def evaluate(config: EvaluateConfig) -> Evaluation | MapEvaluation:
         scores = {role: [probe.scores(each) for each in group] for role, group in groups.items()}
         corrupted = None
         if config.corruptions.wanted:
-            asked = (images, config.corruptions, ranks.device, config.data, config.embed)
-            answers = robustness.ask_roles(groups, probe.linear, *asked, skipped, config.out)
+            ask = partial(
+                robustness.corrupted_scores, images=images, options=config.corruptions,
+                device=ranks.device, data=config.data, embed=config.embed, skipped=skipped,
+                keep=config.out,
+            )  # fmt: skip
+            answers = robustness.ask_roles(groups, probe.linear, ask)
             robustness.add_scores(scores, answers)
             corrupted = summarize(answers)
             notes += robustness.notes_of(groups, config.corruptions)
@@ -192,7 +199,10 @@ def held_out_alike(config: EvaluateConfig) -> DataOptions:
     held_out = []
     for source in config.student:
         own = _data_of_run(Path(source).expanduser())
-        if own is not None and _is_same_place(own["root"], data.root) and not own["eval_root"]:
+        if own is None or own["eval_root"]:
+            continue
+        places = {Path(root).expanduser().resolve() for root in (own["root"], data.root)}
+        if len(places) == 1:
             held_out.append((own["holdout_ratio"], own["max_holdout"], source))
     ratio, most, source = min(held_out, default=(0.0, 0, ""))
     if not 0 < ratio < data.holdout_ratio or not most:
@@ -206,12 +216,10 @@ def _data_of_run(folder: Path) -> _OwnData | None:
 
     if not is_finished_student(folder):
         return None
-    own = read_json(folder / RECORD_FILE, _Record).get("config", {}).get("data", {})
+    file = folder / RECORD_FILE
+    data = read_json(file, _Record).get("config", {}).get("data", {})
+    own: _OwnData = fit(data, _OwnData, str(file))
     return own if _OwnData.__annotations__.keys() <= own.keys() else None
-
-
-def _is_same_place(one: str, other: str) -> bool:
-    return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
 def claim_out(config: EvaluateConfig, out: Path) -> None:
@@ -277,43 +285,9 @@ class Prober:
             test = replace(test, logits=logits)
         self.linear[encoder] = fit_linear(train, test, self.device)
         return probe_scores(
-            train,
-            test,
-            num_labels=self.config.num_labels,
-            seeds=self.config.label_draws,
-            k=self.config.k,
-            device=self.device,
-            linear=self.linear[encoder],
-        )
-
-
-def seen_images(students: list[Encoder], images: Images) -> list[str]:
-    """A note where test images may have been among those a student was distilled on."""
-    for student in students:
-        data = student.facts.origin.get("data", {})
-        is_same = data.get("fingerprint") == images.lineage["fingerprint"]
-        if is_same and data.get("num_holdout", 0) < images.lineage["num_holdout"]:
-            return [
-                "Some test images were among those the student was distilled on (without labels): "
-                "distil with the same --data.holdout-ratio, or name others with --data.eval-root."
-            ]
-    return []
-
-
-def other_crop(students: list[Encoder], crop_ratio: float) -> list[str]:
-    """A note where a student's record asks for another crop than all networks are shown."""
-    from limbeck.models.finished import is_finished_student, read_record
-
-    for student in students:
-        folder = Path(student.facts.origin.get("source", ""))
-        if is_finished_student(folder):
-            recorded = read_record(folder)[1]["preprocessing"]["crop_ratio"]
-            if recorded != crop_ratio:
-                return [
-                    f"All networks were shown crops of {crop_ratio:g}, but {folder} records "
-                    f"{recorded:g}: pass --embed.crop-ratio {recorded:g} for the student's own."
-                ]
-    return []
+            train, test, num_labels=self.config.num_labels, seeds=self.config.label_draws,
+            k=self.config.k, device=self.device, linear=self.linear[encoder],
+        )  # fmt: skip
 
 
 def joined(scores: list[dict[str, Score]]) -> dict[str, Score]:

@@ -1,11 +1,9 @@
 """``limbeck evaluate`` of segmenters: mIoU with its interval, by class, and against a baseline."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -13,6 +11,7 @@ from limbeck.config import from_plain
 from limbeck.data.options import DataOptions
 from limbeck.data.scenes.open import with_classes
 from limbeck.data.scenes.options import SceneOptions
+from limbeck.data.scenes.scene import Scenes
 from limbeck.data.skipped import SkippedLog
 from limbeck.engine.distributed import ranks_session
 from limbeck.errors import UserError
@@ -28,9 +27,6 @@ from limbeck.recipes.run.checks import check_unset
 from limbeck.recipes.run.maps import confusion_over
 from limbeck.recipes.run.networks import check_classes
 from limbeck.recipes.run.scenes import few_scenes, open_scene_images
-
-if TYPE_CHECKING:
-    from limbeck.data.scenes.scene import Scenes
 
 WITHOUT_EFFECT = ("num_labels", "label_draws", "k", "max_train", "embed", "corruptions")
 SPEED_BATCH = 8

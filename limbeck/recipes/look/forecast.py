@@ -1,7 +1,4 @@
-"""What a run will take: a step of its plan is tried, and the rest worked out.
-
-Imports of torch are inside the functions: the config and its checks must answer without it.
-"""
+"""What a run will take: a step of its plan is tried, and the rest worked out."""
 
 from __future__ import annotations
 
@@ -94,10 +91,7 @@ def together(forecasts: Sequence[Forecast]) -> Forecast:
 
 
 def try_step(
-    plan: Plan,
-    ranks: Ranks,
-    num_tried: int = NUM_TRIED,
-    num_steps: int = NUM_STEPS,
+    plan: Plan, ranks: Ranks, num_tried: int = NUM_TRIED, num_steps: int = NUM_STEPS
 ) -> Forecast:
     """Time ``num_steps`` steps of ``num_tried`` real images each; the first one warms up."""
     import torch
@@ -149,6 +143,7 @@ def try_step(
     # Weights and AdamW's two moments, perhaps the average, in fp32; a new checkpoint is written
     # before the old one goes. Then the finished student and some logs.
     copies = 2 * (4 if config.train.ema_decay else 3) + 1
+    taught_by = getattr(getattr(plan.module, "teacher", None), "encoder", None)
     here = config.out.absolute()
     exists = next(path for path in [here, *here.parents] if path.exists())
     return Forecast(
@@ -165,7 +160,7 @@ def try_step(
         disk=4 * trained * copies + 200 * resolved.total_steps,
         disk_free=shutil.disk_usage(exists).free,
         can_write=os.access(exists, os.W_OK),
-        teacher=_describe_teacher(plan),
+        teacher="none" if taught_by is None else describe(taught_by),
         student=describe(plan.student),
         losses=losses,
         at_zero=at_zero,
@@ -183,11 +178,6 @@ def describe(encoder: Encoder) -> str:
         f"{heads} heads, {facts.img_size[0]} px, {decoder if facts.decoder_depth else ''}"
         f"{sum(each.numel() for each in encoder.parameters()) / 1e6:.1f} M parameters"
     )
-
-
-def _describe_teacher(plan: Plan) -> str:
-    encoder = getattr(getattr(plan.module, "teacher", None), "encoder", None)
-    return "none" if encoder is None else describe(encoder)
 
 
 def _memory_in_use(ranks: Ranks) -> int:

@@ -64,7 +64,8 @@ def report(found: Inspection | StoreInspection) -> str:
     told += [("says", f"{name} = {_short(value)}") for name, value in found.metadata.items()]
     told += [("note", note) for note in found.notes]
     lines = [str(found.path)]
-    lines += [_row(name, _shape(shape)) for name, shape in found.shapes.items()]
+    sides = {name: " x ".join(map(str, shape)) for name, shape in found.shapes.items()}
+    lines += [_row(name, shape or "scalar") for name, shape in sides.items()]
     if found.unmatched:
         lines.append(f"  UNMATCHED {len(found.unmatched)} tensors; this file can't be loaded:")
         for name in found.unmatched:
@@ -115,7 +116,3 @@ def _short(value: object) -> str:
         plain = {name: each for name, each in value.items() if not isinstance(each, dict | list)}
         value = ", ".join(f"{name} {each}" for name, each in plain.items())
     return textwrap.shorten(str(value), 100, placeholder=" ...")
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) or "scalar"

@@ -1,7 +1,5 @@
 """What a target store is, in words: for ``limbeck inspect``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

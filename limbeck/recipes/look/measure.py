@@ -1,12 +1,11 @@
 """What ``analyze`` measures: all networks on the same images, each shown to each only once."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -22,13 +21,11 @@ from limbeck.evaluation.cka import FEWEST, LayerGrams, MinibatchCka
 from limbeck.evaluation.layers import Observer, watch, without_pixels
 from limbeck.models.encoder import Encoder
 from limbeck.models.origins.load import load_encoder
-from limbeck.recipes.look.evaluate import seen_images
+from limbeck.recipes.look.claims import seen_images
+from limbeck.recipes.look.options import AnalyzeConfig
 from limbeck.recipes.run.images import Images
 from limbeck.recipes.run.networks import load_vit
 from limbeck.records import Batch
-
-if TYPE_CHECKING:
-    from limbeck.recipes.look.options import AnalyzeConfig
 
 log = logging.getLogger("limbeck")
 
@@ -172,12 +169,12 @@ def measure(
     for subject in subjects:
         subject.encoder.to(device)
     skipped = SkippedLog(None, images.num_images, config.data.max_bad_ratio)
-    views = _Views(config, subjects, device, skipped)
+    in_views = partial(_batches, config, subjects, device, skipped)
     watched = {part: _observers(config, part, subjects, notes) for part in parts}
     grams: dict[str, LayerGrams] = watched.get("similarity", {})
     similar = {pair: MinibatchCka() for pair in _pairs(config, subjects, grams)}
     seen: list[Batch] = []
-    for batch in views.batches(shown.source) if any(watched.values()) else ():
+    for batch in in_views(shown.source) if any(watched.values()) else ():
         for subject in subjects:
             observers = [of[subject.name] for of in watched.values() if subject.name in of]
             watch(subject.encoder, batch.images, observers)
@@ -189,7 +186,8 @@ def measure(
     keep(_results(watched, similar, notes), notes)
     if watched.get("probing"):
         train = draw_sample(images.train, config.num_train, seed=config.seed)
-        keep({"probing": _probe(config, subjects, watched["probing"], seen, train, views)}, [])
+        probed = _probe(config, subjects, watched["probing"], seen, in_views(train), device)
+        keep({"probing": probed}, [])
     if skipped.reasons:
         keep({}, [skipped.summary()])
 
@@ -215,36 +213,26 @@ def _results(
     return found
 
 
-class _Views:
-    """Batches of a source in the largest image size that any of the networks wants."""
-
-    def __init__(
-        self,
-        config: AnalyzeConfig,
-        subjects: list[Subject],
-        device: torch.device,
-        skipped: SkippedLog,
-    ) -> None:
-        self.config, self.device, self.skipped = config, device, skipped
-        self.img_size = max(max(subject.encoder.facts.img_size) for subject in subjects)
-
-    def batches(self, source: Source) -> Iterator[Batch]:
-        """All images in about equal batches, with a line of progress now and then."""
-        num_batches = max(1, len(source) // self.config.embed.batch_size)
-        size = -(-len(source) // num_batches)
-        batches = eval_batches(
-            source,
-            data=self.config.data,
-            img_size=self.img_size,
-            crop_ratio=self.config.embed.crop_ratio,
-            batch_size=size,
-            device=self.device,
-            skipped=self.skipped,
-        )
-        for number, batch in enumerate(batches, 1):
-            yield batch
-            if number % max(1, num_batches // 5) == 0:
-                log.info("%d of %d images.", min(number * size, len(source)), len(source))
+def _batches(
+    config: AnalyzeConfig,
+    subjects: list[Subject],
+    device: torch.device,
+    skipped: SkippedLog,
+    source: Source,
+) -> Iterator[Batch]:
+    """All images of a source, in the largest size that any of the networks wants, in about equal
+    batches, with a line of progress now and then."""
+    num_batches = max(1, len(source) // config.embed.batch_size)
+    size = -(-len(source) // num_batches)
+    batches = eval_batches(
+        source, data=config.data, crop_ratio=config.embed.crop_ratio, batch_size=size,
+        img_size=max(max(subject.encoder.facts.img_size) for subject in subjects),
+        device=device, skipped=skipped,
+    )  # fmt: skip
+    for number, batch in enumerate(batches, 1):
+        yield batch
+        if number % max(1, num_batches // 5) == 0:
+            log.info("%d of %d images.", min(number * size, len(source)), len(source))
 
 
 def _observers(
@@ -284,13 +272,13 @@ def _probe(
     subjects: list[Subject],
     of_test: dict[str, BlockPools],
     seen: list[Batch],
-    train: Source,
-    views: _Views,
+    train: Iterator[Batch],
+    device: torch.device,
 ) -> dict[str, Any]:
     """Scores of every block by network and probe, as plain data."""
     of_train = _observers(config, "probing", subjects, [])
     read = []
-    for batch in views.batches(train):
+    for batch in train:
         for subject in subjects:
             if subject.name in of_train:
                 watch(subject.encoder, batch.images, [of_train[subject.name]])
@@ -299,7 +287,7 @@ def _probe(
     for name, observer in of_test.items():
         log.info("%s: probing %d blocks.", name, len(observer.taps))
         scores = probe_blocks(
-            of_train[name].embeddings(read), observer.embeddings(seen), device=views.device
+            of_train[name].embeddings(read), observer.embeddings(seen), device=device
         )
         found[name] = {probe: [each[probe].plain() for each in scores] for probe in scores[0]}
     return found

@@ -1,7 +1,5 @@
 """``limbeck presets``: which recipes there are, or one of them."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 from dataclasses import dataclass
@@ -66,7 +64,8 @@ def report(found: Presets) -> str:
         return _narrow(found.text)
     blocks = []
     for verb, summaries in found.summaries.items():
-        users = [f"limbeck {verb}", *(name for name in _takers(verb) if name != verb)]
+        takers = [name for name, entry in VERBS.items() if entry.presets == verb != name]
+        users = [f"limbeck {verb}", *takers]
         width = max(map(len, summaries))
         yours_first = sorted(summaries.items(), key=_rank)
         lines = [f"  {name:<{width}}  {summary}" for name, summary in yours_first]
@@ -77,10 +76,6 @@ def report(found: Presets) -> str:
 def _rank(preset: tuple[str, str]) -> tuple[bool, bool]:
     name, summary = preset
     return "begin here" not in summary, not name.startswith("photos")
-
-
-def _takers(verb: str) -> list[str]:
-    return [name for name, entry in VERBS.items() if entry.presets == verb]
 
 
 def _narrow(text: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -97,31 +97,15 @@ def corrupted_scores(
 def ask_roles(
     groups: Mapping[str, Sequence[Encoder]],
     probes: Mapping[Encoder, LinearProbe],
-    images: Images,
-    options: CorruptionOptions,
-    device: torch.device,
-    data: DataOptions,
-    embed: EmbedOptions,
-    skipped: SkippedLog,
-    keep: Path | None,
+    ask: Callable[..., dict[str, dict[str, Robustness]]],
 ) -> dict[str, list[dict[str, Robustness]]]:
-    """``corrupted_scores`` of several runs for each role."""
+    """Several runs for each role; ``ask`` is ``corrupted_scores`` but for networks and probes."""
     named = {
         f"{role} {number}": encoder
         for role, group in groups.items()
         for number, encoder in enumerate(group, 1)
     }
-    found = corrupted_scores(
-        named,
-        images,
-        options,
-        device,
-        data=data,
-        embed=embed,
-        probes={name: probes[encoder] for name, encoder in named.items()},
-        skipped=skipped,
-        keep=keep,
-    )
+    found = ask(named, probes={name: probes[encoder] for name, encoder in named.items()})
     answers = iter(found.values())
     return {role: [next(answers) for _ in group] for role, group in groups.items()}
 

@@ -13,6 +13,7 @@ from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError, did_you_mean, require_extra
 from limbeck.methods import METHODS, TASK_METHODS, PerMethodOptions, PerTaskMethodOptions
 from limbeck.methods.options import MethodOptions
+from limbeck.models.budgets import is_budget, read_budget
 from limbeck.models.options import HEAD_DIM, POOLS, SHAPE, HeadKind, StudentOptions, TeacherOptions
 from limbeck.models.origins.names import check_source
 from limbeck.models.shape_names import is_shape
@@ -101,7 +102,14 @@ def check_all_labels(data: DataOptions) -> None:
 
 
 def check_student(student: StudentOptions) -> None:
-    """The student's name is one that timm knows; its width divides by its heads."""
+    """The student's name is one that timm knows, or a budget; its width divides by its heads."""
+    if is_budget(student.name):
+        read_budget(student.name)
+        chosen = [name for name in (*SHAPE, "weights") if name not in ("img_size", "patch_size")]
+        check_unset(
+            student, chosen, f"with the budget {student.name}, which chooses it", "student."
+        )
+        return
     check_model_name(student.name)
     stated = [option for option in SHAPE if getattr(student, option) is not None]
     check_stated(student.name, [option for option in stated if option != "q_pool"])
@@ -159,19 +167,16 @@ def check_teacher(teacher: TeacherOptions, *, any_model: bool = False) -> None:
     """
     if teacher.source is not None:
         check_source(teacher.source, any_model=any_model)
-        if teacher.model_name is not None:
-            _check_named(teacher, any_model)
+        if teacher.model_name is None:
+            return
+        if not os.path.isfile(os.path.expanduser(teacher.source)):
+            raise UserError(
+                f"teacher.model_name is for a weights file, and {teacher.source} is none; leave it "
+                "out."
+            )
+        check_model_name(teacher.model_name, any_model=any_model)
     elif teacher != TeacherOptions():
         raise UserError("Options of --teacher have no effect without --teacher SOURCE.")
-
-
-def _check_named(teacher: TeacherOptions, any_model: bool) -> None:
-    assert teacher.source is not None and teacher.model_name is not None
-    if not os.path.isfile(os.path.expanduser(teacher.source)):
-        raise UserError(
-            f"teacher.model_name is for a weights file, and {teacher.source} is none; leave it out."
-        )
-    check_model_name(teacher.model_name, any_model=any_model)
 
 
 def check_needs_teacher(

@@ -123,25 +123,13 @@ def stream(
     mean, std = (targets and targets.noise) or (facts.mean, facts.std)
     train = config.train
     return train_batches(
-        images.train,
-        data=config.data,
-        views=views,
-        other_views=other_views,
-        local_views=local_views,
-        img_size=facts.img_size[0],
-        run_seed=config.seed,
-        global_batch_size=train.global_batch_size,
-        accumulate_steps=train.accumulate_steps,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        start_step=start_step,
-        total_steps=total_steps,
-        device=ranks.device,
-        erase_mean=mean,
-        erase_std=std,
-        skipped=skipped,
-        targets=targets,
-    )
+        images.train, data=config.data, views=views, other_views=other_views,
+        local_views=local_views, img_size=facts.img_size[0], run_seed=config.seed,
+        global_batch_size=train.global_batch_size, accumulate_steps=train.accumulate_steps,
+        rank=ranks.rank, world_size=ranks.world_size, start_step=start_step,
+        total_steps=total_steps, device=ranks.device, erase_mean=mean, erase_std=std,
+        skipped=skipped, targets=targets,
+    )  # fmt: skip
 
 
 def few_images(num_test: int) -> str:

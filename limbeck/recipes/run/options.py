@@ -11,8 +11,10 @@ from limbeck.config import (
     Depth,
     Few,
     NotNegative,
+    NumThreads,
     PositiveInt,
     Rate,
+    Repeats,
     Seed,
     Side,
     Width,
@@ -49,6 +51,18 @@ class ProbeOptions(EmbedOptions):
     """Labelled training images that the probes learn from."""
     num_test: PositiveInt = 2000
     """Held-out images that are scored."""
+
+
+@options
+class LatencyOptions:
+    """How latency is measured: a median of turns, in which what is compared alternates."""
+
+    runtime: Literal["auto", "torch", "onnx", "openvino"] = "auto"
+    """torch: PyTorch; onnx: ONNX Runtime, openvino: OpenVINO (extra: export), all on the CPU in
+    fp32; auto: the first of ONNX Runtime, OpenVINO and PyTorch that is installed."""
+    threads: NumThreads = 1
+    batch_size: BatchSize = 1
+    num_turns: Repeats = 15
 
 
 @options

@@ -4,8 +4,6 @@ A study (compare, two-stage, search, a chain) decides once for all of its runs, 
 alike. ``auto`` stands in no resolved config, and so in no fingerprint, manifest or comparison.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
@@ -46,7 +44,9 @@ def settle(
 
     def saved() -> dict[str, str]:
         if recall is None:
-            return _saved(config, wanted)
+            there = saved_config(config.out, to_plain(config))  # type: ignore[attr-defined]
+            default = there.get("precision") or BEFORE_AUTO
+            return {name: there.get(name, default) for name in wanted} if there else {}
         value = recall()
         return dict.fromkeys(wanted, value) if value else {}
 
@@ -85,8 +85,12 @@ def stands_for(asked: Any, settled: Any) -> str | None:
 
 
 def settled_plain(config: Any) -> dict[str, Any]:
-    """A settled config as plain data; of a teacher that is none no precision is left to tell."""
+    """A settled config as plain data; of a teacher that is none no precision is left to tell, and
+    of a student that was named no budget."""
     plain = to_plain(config)
+    student = plain.get("student")
+    if isinstance(student, dict) and student.get("budget", "") is None:
+        del student["budget"]
     if plain.get("teacher", {}).get("precision") == AUTO:
         del plain["teacher"]["precision"]
     return plain
@@ -113,14 +117,6 @@ def _precisions(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield f"{prefix}{field.name}.precision", value.precision
         elif is_dataclass(value):
             yield from _precisions(value, f"{prefix}{field.name}.")
-
-
-def _saved(config: Any, wanted: list[str]) -> dict[str, str]:
-    there = saved_config(config.out, to_plain(config))
-    if not there:
-        return {}
-    default = there.get("precision") or BEFORE_AUTO
-    return {name: there.get(name, default) for name in wanted}
 
 
 def _replaced(config: Config, values: dict[str, str], prefix: str = "") -> Config:

@@ -92,14 +92,9 @@ def centre_crops(
     from limbeck.data.loader import eval_batches
 
     return eval_batches(
-        source,
-        data=data,
-        img_size=encoder.facts.img_size[0],
-        crop_ratio=shown.crop_ratio,
-        batch_size=shown.batch_size,
-        device=device,
-        skipped=skipped,
-    )
+        source, data=data, img_size=encoder.facts.img_size[0], crop_ratio=shown.crop_ratio,
+        batch_size=shown.batch_size, device=device, skipped=skipped,
+    )  # fmt: skip
 
 
 def task_probe(

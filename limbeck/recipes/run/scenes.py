@@ -71,20 +71,12 @@ def scene_stream(
     """This rank's micro-batches of crops, in ``config.views``, from a step on."""
     views: SceneViewOptions = config.views
     return scene_batches(
-        scenes,
-        data=config.data,
-        views=views,
-        img_size=img_size,
-        run_seed=config.seed,
+        scenes, data=config.data, views=views, img_size=img_size, run_seed=config.seed,
         global_batch_size=config.train.global_batch_size,
-        accumulate_steps=config.train.accumulate_steps,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        start_step=start_step,
-        total_steps=total_steps,
-        device=ranks.device,
-        skipped=skipped,
-    )
+        accumulate_steps=config.train.accumulate_steps, rank=ranks.rank,
+        world_size=ranks.world_size, start_step=start_step, total_steps=total_steps,
+        device=ranks.device, skipped=skipped,
+    )  # fmt: skip
 
 
 def few_scenes(num_test: int) -> str:

@@ -4,8 +4,6 @@ A training verb is its options, what is checked, a plan, and what is reported
 (``examples/own_training.py``).
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +28,7 @@ from limbeck.models.encoder import EncoderFacts
 from limbeck.models.finished import STUDENT_FILES, Keepsake, save_student
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.recipes.run import lineage
+from limbeck.recipes.run.budget import choose_student
 from limbeck.recipes.run.images import Images, open_images
 from limbeck.recipes.run.networks import OWNERS, layer_of
 from limbeck.recipes.run.options import TrainingOptions
@@ -96,7 +95,8 @@ def session(
     with ranks_session(config.train.device, to_plain(config)) as ranks, lost_workers_explained():
         images = opened(config.data)
         train = fit_batch(config.train, len(images.train))
-        yield settle(replace(config, train=train), ranks), images, ranks
+        config = choose_student(replace(config, train=train), ranks, lambda own: [own])
+        yield settle(config, ranks), images, ranks
 
 
 def train(plan: Plan, ranks: Ranks) -> Path:

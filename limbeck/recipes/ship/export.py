@@ -208,7 +208,7 @@ def prove(
     shown: Shown, tolerance: Tolerance,
 ) -> dict[str, Any]:  # fmt: skip
     """What the file answers and costs, beside PyTorch; raises RunError where they disagree."""
-    from limbeck.evaluation.latency import describe_machine
+    from limbeck.evaluation.latency import busy_note, describe_machine
     from limbeck.export.gate import Comparison
     from limbeck.export.graph import Graph
     from limbeck.export.measure import measure
@@ -248,6 +248,7 @@ def prove(
         "thresholds": scorer.thresholds(),
         "bytes": sum(each.stat().st_size for each in file.parent.iterdir()),
         "machine": describe_machine(),
+        "busy": busy_note(),
         "measured": measure(config.to, file, said, *cases),
         "pytorch": measure("reference", Path(config.network), said, *cases),
     }
@@ -371,7 +372,8 @@ def report(done: Exported) -> str:
 
         lines += [*words_of(told), *_threshold(proof["thresholds"])]
     lines.append(f"On {proof['machine']}; median and 95 % of passes, and PyTorch's median, in ms:")
-    return "\n".join([*lines, table(rows, width=TERMINAL)])
+    noted = [proof["busy"]] if proof["busy"] else []
+    return "\n".join([*lines, table(rows, width=TERMINAL), *noted])
 
 
 def _threshold(told: dict[str, Any]) -> list[str]:

@@ -36,7 +36,7 @@ from limbeck.recipes.run.images import open_images
 from limbeck.recipes.run.options import CropEvalOptions
 from limbeck.recipes.run.probes import centre_crops
 from limbeck.recipes.run.scenes import open_scene_images
-from limbeck.recipes.ship.predict import open_files
+from limbeck.recipes.ship.places import open_files
 from limbeck.records import Batch
 
 log = logging.getLogger("limbeck")

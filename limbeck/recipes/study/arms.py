@@ -1,12 +1,10 @@
 """The entries of a comparison: what its command line says of each arm, as ordinary runs."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from limbeck.config import from_plain, has_own_module, to_plain
 from limbeck.documents import to_json
@@ -15,12 +13,9 @@ from limbeck.methods import METHODS
 from limbeck.models.options import TeacherOptions
 from limbeck.papers import of_paper
 from limbeck.recipes.run.options import CropEvalOptions, DistillConfig, FinetuneConfig, ProbeOptions
-from limbeck.recipes.study.options import BASELINES, UNTRAINED
+from limbeck.recipes.study.options import BASELINES, UNTRAINED, CompareConfig
 from limbeck.recipes.study.runs import needs_teacher, values_of, without_layer_decay
 from limbeck.recipes.train.finetune import with_labels
-
-if TYPE_CHECKING:
-    from limbeck.recipes.study.options import CompareConfig
 
 SECTIONS = ("optim", "crop", "teacher")
 """Shared sections of which an arm may state options of its own, such as optim.base_lr."""
@@ -62,7 +57,8 @@ def read_arms(texts: tuple[str, ...]) -> list[Entry]:
 
 def _read_arm(text: str) -> Entry:
     """Such as ``moco-v3``, ``d2=attention-map,decoupled`` or ``mine=module:Class,beta=2.0``."""
-    head, *words = _split(text)
+    # At commas that are not within brackets or quotes.
+    head, *words = re.split(r""",(?=(?:[^"]*"[^"]*")*[^"]*$)(?![^\[]*\])""", text)
     name, equals, method = head.partition("=")
     if not equals:
         method, name = head, re.sub(r".*:", "", head)
@@ -99,11 +95,6 @@ def _read_arm(text: str) -> Entry:
     return Entry(name, method, own)
 
 
-def _split(text: str) -> list[str]:
-    """At commas that are not within brackets or quotes."""
-    return re.split(r""",(?=(?:[^"]*"[^"]*")*[^"]*$)(?![^\[]*\])""", text)
-
-
 def _value(text: str) -> Any:
     """As in TOML; a bare word is a string."""
     try:
@@ -136,16 +127,10 @@ def arm_config(config: CompareConfig, arm: Entry, seed: int, needs_teacher: bool
         words = (f"{name} = {_as_toml(value)}" for name, value in arm.of_method.items())
         changes["method_options"] = tuple(words)
     return DistillConfig(
-        out=run_dir(config.out, arm, seed),
-        method=arm.method,
-        seed=seed,
-        overwrite=config.overwrite,
-        student=config.student,
-        data=config.data,
-        train=config.train,
-        probes=ProbeOptions(**asdict(config.embed)),
-        **changes,
-    )
+        out=run_dir(config.out, arm, seed), method=arm.method, seed=seed,
+        overwrite=config.overwrite, student=config.student, data=config.data, train=config.train,
+        probes=ProbeOptions(**asdict(config.embed)), **changes,
+    )  # fmt: skip
 
 
 def tuning_config(config: CompareConfig, arm: Entry, seed: int, fraction: float) -> FinetuneConfig:

@@ -1,7 +1,5 @@
 """One candidate of a search: trained from its start, scored on held-out images, written down."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence

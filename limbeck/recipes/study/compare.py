@@ -3,8 +3,6 @@
 Each arm pre-trains the same student on the same images for as many steps; all answer the same
 probes and are fine-tuned alike, over several seeds. Every run is an ordinary one in a folder of its
 own, so a comparison that was stopped goes on, and arms and seeds can be added to it.
-
-Imports of torch are inside the functions: the config and its checks must answer without it.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ from typing_extensions import TypedDict
 from limbeck.config import to_plain
 from limbeck.documents import fit
 from limbeck.errors import UserError
+from limbeck.models.budgets import is_budget
 from limbeck.models.options import TeacherOptions
 from limbeck.recipes.look.evaluate import Prober
 from limbeck.recipes.look.options import EvaluateConfig
@@ -77,7 +76,8 @@ def check(config: CompareConfig) -> list[Entry]:
         raise UserError("label_fractions names each part once, and at least one.")
     if config.fine_tune:
         tuning = tuning_config(config, arms[0], 0, 1.0)
-        finetuning.check(replace(tuning, student=config.student.name))
+        student = "" if is_budget(config.student.name) else config.student.name
+        finetuning.check(replace(tuning, student=student), needs_student=bool(student))
     needs = [table_needs_teacher(arm) for arm in arms]
     for arm, has_teacher in zip(arms, needs, strict=True):
         if has_teacher is not None and arm.method is not None:
@@ -96,6 +96,7 @@ def compare(config: CompareConfig) -> Comparison:
     from limbeck.data.workers import lost_workers_explained
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import ranks_session
+    from limbeck.recipes.run.budget import choose_student
     from limbeck.recipes.run.images import check_holdout, open_images
     from limbeck.recipes.run.precision import settle, settled_plain
     from limbeck.recipes.train.chain import rehearse
@@ -104,7 +105,8 @@ def compare(config: CompareConfig) -> Comparison:
         images = open_images(config.data)
         check_holdout(images)
         _check_labels(config, arms, images)
-        config = settle(_with_batches_of(config, images), ranks)
+        config = choose_student(_with_batches_of(config, images), ranks, partial(_first, arms))
+        config = settle(config, ranks)
         equal = _what_is_equal(config, images, arms)
         # Arms, seeds and parts may be added: each run in the folder knows its own.
         shared = settled_plain(config)
@@ -247,7 +249,7 @@ def _what_is_equal(config: CompareConfig, images: Images, arms: list[Entry]) -> 
     before = resolve(len(images.train), size, {}, config.optim, config.train)
     seeds = "seed 0" if config.seeds == 1 else f"seeds 0 to {config.seeds - 1}"
     sentences = [
-        f"Equal for all: the student ({config.student.name}, at its start the same for a seed), "
+        f"Equal for all: the student ({config.student.text}, at its start the same for a seed), "
         f"{before.num_images:,} training images, {len(images.holdout):,} test images, "
         f"{before.total_steps:,} steps of {config.train.global_batch_size} images of pre-training, "
         f"the crops (scale {config.crop.scale[0]:g} to {config.crop.scale[1]:g}), the optimiser, "
@@ -275,6 +277,11 @@ def _what_is_equal(config: CompareConfig, images: Images, arms: list[Entry]) -> 
         if arm.of_run
     ]
     return sentences
+
+
+def _first(arms: list[Entry], config: CompareConfig) -> list[distillation.DistillConfig]:
+    """The first pre-training of each arm."""
+    return [_configs(replace(config, seeds=1), arm)[0] for arm in arms if arm.method]
 
 
 def _configs(config: CompareConfig, arm: Entry) -> list[distillation.DistillConfig]:

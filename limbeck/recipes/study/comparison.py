@@ -1,7 +1,5 @@
 """What a comparison has found, as data, as a table and as sentences."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any

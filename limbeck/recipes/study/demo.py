@@ -6,8 +6,6 @@ pixels) for as many steps; both answer the same probes. Each stage is an ordinar
 continued, so the demo can be stopped and started again.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import time
@@ -16,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from limbeck.config import Epochs, Repeats, options
 from limbeck.data.options import CropOptions, DataOptions, StoreOptions, TargetsOptions
@@ -24,16 +21,13 @@ from limbeck.engine.options import AT_THE_END, OptimOptions, TrainOptions
 from limbeck.errors import RunError, require_extra
 from limbeck.methods.options import RelationOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
-from limbeck.recipes.look.evaluate import evaluate
+from limbeck.recipes.look.evaluate import Evaluation, evaluate
 from limbeck.recipes.look.evaluate import report as report_evaluation
 from limbeck.recipes.look.options import EvaluateConfig
 from limbeck.recipes.run.options import DistillConfig, EmbedOptions, ProbeOptions
 from limbeck.recipes.study.engine import Arm, Engine, Run
 from limbeck.recipes.targets.store_targets import StoreTargetsConfig, store_targets
 from limbeck.recipes.train.distill import distill
-
-if TYPE_CHECKING:
-    from limbeck.recipes.look.evaluate import Evaluation
 
 log = logging.getLogger("limbeck")
 

@@ -2,7 +2,7 @@
 
 An arm is a name and, for a seed, a chain of ordinary runs in folders of their own. A study chooses
 which trials, an arm with a seed, are finished and in what order; how and where their runs are done
-is a runner's. Imports of torch are inside the functions.
+is a runner's.
 """
 
 from __future__ import annotations

@@ -1,29 +1,23 @@
 """What shapes cost, measured once each and remembered in a file of the search."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
 
 from limbeck.documents import write_json
 from limbeck.evaluation.cost import count_macs
-from limbeck.evaluation.latency import Pass, describe_machine, interleaved, threads, torch_pass
-from limbeck.export.onnx import has_onnx, onnx_pass
+from limbeck.evaluation.latency import Pass, describe_machine, interleaved, threads
+from limbeck.export.passes import RUNTIMES, RuntimeName, open_passes, runtime_shipped_with
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions
 from limbeck.models.whole_shape import build_outline
 from limbeck.recipes.run.costs import Amount, read_measured
 from limbeck.recipes.study.options import LatencyOptions
 
-RUNTIMES = {"torch": "PyTorch", "onnx": "ONNX Runtime"}
 
-
-def runtime_of(options: LatencyOptions) -> str:
-    """What "auto" means here: torch or onnx."""
-    if options.runtime != "auto":
-        return options.runtime
-    return "onnx" if has_onnx() else "torch"
+def runtime_of(options: LatencyOptions) -> RuntimeName:
+    """What "auto" means here."""
+    return runtime_shipped_with() if options.runtime == "auto" else options.runtime
 
 
 class Meter:
@@ -62,15 +56,14 @@ class Meter:
                 self._reference = self._pass(self.seed)
             is_seed = shape.text == self.seed.text
             work = self._reference if is_seed else self._pass(shape)
-            own, reference = interleaved(work, self._reference, self.options.num_turns)
+            own, reference = interleaved([work, self._reference], self.options.num_turns)
         seed_ms = 1e3 * own if is_seed else self.cost(self.seed, "latency_ms")
         return seed_ms if is_seed else seed_ms * own / reference
 
     def _pass(self, shape: StudentOptions) -> Pass:
         encoder = build_student(shape, seed=0).eval()
-        if runtime_of(self.options) == "onnx":
-            return onnx_pass(encoder, self.options.batch_size, self.options.threads)
-        return torch_pass(encoder, self.options.batch_size)
+        used = self.options
+        return open_passes(encoder, runtime_of(used), used.threads)(used.batch_size)
 
 
 def _count(shape: StudentOptions) -> dict[str, float]:

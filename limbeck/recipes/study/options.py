@@ -2,11 +2,11 @@
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from limbeck.config import BatchSize, NotNegative, NumThreads, Rate, Repeats, Seed, options
+from limbeck.config import NotNegative, Rate, Repeats, Seed, options
 from limbeck.data.options import (
     CorruptionOptions,
     CropOptions,
@@ -21,7 +21,13 @@ from limbeck.engine.options import AT_THE_END, POSITIONS_AND_TOKENS, OptimOption
 from limbeck.evaluation.options import MapOptions
 from limbeck.methods import PerMethodOptions, PerTaskMethodOptions
 from limbeck.models.options import GlobalPool, HeadKind, StudentOptions, TeacherOptions
-from limbeck.recipes.run.options import CropEvalOptions, DistillConfig, EmbedOptions, ProbeOptions
+from limbeck.recipes.run.options import (
+    CropEvalOptions,
+    DistillConfig,
+    EmbedOptions,
+    LatencyOptions,
+    ProbeOptions,
+)
 from limbeck.recipes.train.options import MapTuningOptions, TaughtMapOptions
 
 UNTRAINED, SCRATCH = "untrained", "scratch"
@@ -226,18 +232,6 @@ class LimitOptions:
     """Multiplications with their addition for one image, such as 1.3G or 50%."""
     latency: str = ""
     """Time of a forward pass on this machine, such as 8ms or 50%."""
-
-
-@options
-class LatencyOptions:
-    """How latency is measured: median of turns with the seed's."""
-
-    runtime: Literal["auto", "torch", "onnx"] = "auto"
-    """torch: PyTorch; onnx: ONNX Runtime (extra: onnx), both on the CPU in fp32; auto: the latter
-    where it is installed."""
-    threads: NumThreads = 1
-    batch_size: BatchSize = 1
-    num_turns: Repeats = 15
 
 
 @options

@@ -7,8 +7,6 @@ and, where no number of its steps is enough, one step of it and the rest by the 
 So all candidates of a round cost about the same, and each tells where it is best to save.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -94,7 +92,10 @@ def run_rounds(
     anything is trained where that is known.
     """
     factors = factors or factors_of(seed)
-    _check_reachable(seed, limits, measure, factors)
+    # Narrow heads let a TinyViT get thinner, and fewer heads keep a plain ViT from it.
+    smallest = [_smallest(seed, order) for order in (factors, factors[::-1])]
+    if not any(is_within(shape, limits, measure) for shape in smallest):
+        raise _nothing_within(smallest, limits, measure, "")
     if is_within(seed, limits, measure):
         raise UserError("The seed is within the limits already; lower them, or take a larger seed.")
     found: dict[str, Candidate] = {}
@@ -224,15 +225,6 @@ def _train_baseline(
     thin = Candidate(f"round{number}_baseline", shape, number, WIDTH, parent.name)
     trained = train([thin], parent)[0]
     return trained if trained.scores else parent
-
-
-def _check_reachable(
-    seed: StudentOptions, limits: Limits, measure: MeasureCost, factors: Sequence[str]
-) -> None:
-    # Narrow heads let a TinyViT get thinner, and fewer heads keep a plain ViT from it.
-    smallest = [_smallest(seed, order) for order in (factors, factors[::-1])]
-    if not any(is_within(shape, limits, measure) for shape in smallest):
-        raise _nothing_within(smallest, limits, measure, "")
 
 
 def _smallest(shape: StudentOptions, factors: Sequence[str]) -> StudentOptions:

@@ -3,16 +3,14 @@
 TinyViT, arXiv 2207.10666: start from a large shape, train slightly smaller ones briefly, go on from
 the best, until the limits hold. The paper's code, limits and steps are not published; ours are in
 ``models/contraction.py`` and ``recipes/study/rounds.py``.
-
-Imports of torch are inside the functions: the config and its checks must answer without it.
 """
-
-from __future__ import annotations
 
 import re
 
 from limbeck.errors import UserError
+from limbeck.models.budgets import COUNTS, is_budget
 from limbeck.models.contraction import factors_of
+from limbeck.models.options import StudentOptions
 from limbeck.recipes.run import checks
 from limbeck.recipes.study.options import LimitOptions, SearchConfig, training
 from limbeck.recipes.study.search_results import Search, report, write
@@ -20,7 +18,6 @@ from limbeck.recipes.train import distill as distillation
 
 __all__ = ["LimitOptions", "SearchConfig", "check", "report", "search"]
 
-COUNTS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
 LIMITS = {
     "params": ("params", COUNTS), "macs": ("macs", COUNTS), "latency": ("latency_ms", {"ms": 1.0}),
 }  # fmt: skip
@@ -69,6 +66,7 @@ def search(config: SearchConfig) -> Search:
     from limbeck.engine.distributed import ranks_session
     from limbeck.evaluation.latency import describe_machine
     from limbeck.models.whole_shape import whole_shape
+    from limbeck.recipes.run.budget import choose_student
     from limbeck.recipes.run.images import check_holdout, open_images
     from limbeck.recipes.run.networks import teacher_identity
     from limbeck.recipes.run.precision import settle, settled_plain
@@ -79,11 +77,17 @@ def search(config: SearchConfig) -> Search:
     from limbeck.recipes.targets.reading import open_networks
     from limbeck.recipes.train.chain import copy_student
 
-    seed = whole_shape(config.student)
-    for factor in config.factors:
-        checks.check_choice(factor, factors_of(seed), f"factor of {seed.name}")
+    def seed_of(student: StudentOptions) -> StudentOptions:
+        seed = whole_shape(student)
+        for factor in config.factors:
+            checks.check_choice(factor, factors_of(seed), f"factor of {seed.name}")
+        return seed
+
+    if not is_budget(config.student.name):
+        seed_of(config.student)
     with ranks_session(config.train.device) as ranks, lost_workers_explained():
-        config = settle(config, ranks)
+        config = choose_student(config, ranks, lambda own: [training(own)], seed_of)
+        config, seed = settle(config, ranks), seed_of(config.student)
         images = open_images(config.data)
         check_holdout(images)
         nets = open_networks(training(config), ranks.device)
@@ -109,14 +113,9 @@ def search(config: SearchConfig) -> Search:
             for name, (value, is_part) in _stated(config.limits).items()
         }
         outcome = run_rounds(
-            seed,
-            limits,
-            config.rounds,
-            meter.cost,
-            candidates.train_and_score,
-            factors=config.factors,
-            inherits=config.inherit,
-        )
+            seed, limits, config.rounds, meter.cost, candidates.train_and_score,
+            factors=config.factors, inherits=config.inherit,
+        )  # fmt: skip
         found = Search(config.out, outcome, scorer.name, meter.sentence(), config.inherit)
         found.winner_dir.mkdir(exist_ok=True)
         copy_student(candidates.folder(outcome.winner, 0), found.winner_dir)

@@ -1,18 +1,14 @@
 """What a search has found, as data, as a table, as a picture and as a command."""
 
-from __future__ import annotations
-
 import logging
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from limbeck.errors import UserError
 from limbeck.recipes.study import results
-
-if TYPE_CHECKING:
-    from limbeck.recipes.study.rounds import Candidate, Outcome
+from limbeck.recipes.study.rounds import Candidate, Outcome
 
 log = logging.getLogger("limbeck")
 

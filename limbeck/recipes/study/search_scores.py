@@ -1,11 +1,10 @@
 """What a candidate of a search is worth: one number from held-out images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from limbeck.data.skipped import SkippedLog
 from limbeck.data.target_store.located import LocatedTargets
@@ -13,20 +12,15 @@ from limbeck.data.view_batches import view_batches
 from limbeck.errors import UserError
 from limbeck.evaluation.predictions import LOGITS, predict
 from limbeck.methods.targets import StoredTeacher
+from limbeck.models.encoder import Encoder
 from limbeck.models.finished import load_student
+from limbeck.recipes.run.images import Images
 from limbeck.recipes.run.lineage import scores_of
+from limbeck.recipes.run.networks import Networks
 from limbeck.recipes.run.probes import centre_crops
-from limbeck.recipes.study.options import training
+from limbeck.recipes.study.options import SearchConfig, training
 from limbeck.recipes.targets.reading import check_coverage, the_view
 from limbeck.records import Batch
-
-if TYPE_CHECKING:
-    import torch
-
-    from limbeck.models.encoder import Encoder
-    from limbeck.recipes.run.images import Images
-    from limbeck.recipes.run.networks import Networks
-    from limbeck.recipes.study.options import SearchConfig
 
 STORED_VIEW = 0  # any will do, and every store has it
 
@@ -115,15 +109,10 @@ class Scorer:
         batches = view_batches(
             self.images.holdout,
             ((range(STORED_VIEW, STORED_VIEW + 1), chunk) for chunk in self._chunks()),
-            data=self.config.data,
-            views=the_view(training(self.config), self.nets),
-            img_size=encoder.facts.img_size[0],
-            seed=self.stored.seed,
-            world_size=1,
-            device=self.device,
-            erase_mean=mean,
-            erase_std=std,
-        )
+            data=self.config.data, views=the_view(training(self.config), self.nets),
+            img_size=encoder.facts.img_size[0], seed=self.stored.seed, world_size=1,
+            device=self.device, erase_mean=mean, erase_std=std,
+        )  # fmt: skip
         for batch, skipped in batches:
             self.skipped.add(skipped)
             yield batch

@@ -102,7 +102,9 @@ class StageRuns:
                 plan = self.task.plan(tunings[0], images, ranks, load_student, load_teacher)
                 of_arm = rehearsed(plan, tunings, ranks)
             for own, (_, _, (_, fingerprint)) in zip(tunings, of_arm, strict=True):
-                fingerprint["student"] = _hash_in(Path(own.student))
+                fingerprint["student"] = NOT_YET
+                if is_finished_student(own.student):
+                    fingerprint["student"] = read_record(own.student)[1]["weight_hash"]
             runs += of_arm
         return runs
 
@@ -189,7 +191,3 @@ class StageRuns:
             )
             log.warning(told[-1])
         return told
-
-
-def _hash_in(folder: Path) -> str:
-    return read_record(folder)[1]["weight_hash"] if is_finished_student(folder) else NOT_YET

@@ -1,10 +1,7 @@
 """The arms of a two-stage distillation, and the ordinary runs of stage one."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from limbeck.data.options import DataOptions
 from limbeck.errors import UserError
@@ -12,10 +9,8 @@ from limbeck.methods import PerMethodOptions
 from limbeck.models.options import TeacherOptions
 from limbeck.recipes.run.checks import check_choice
 from limbeck.recipes.run.options import DistillConfig, ProbeOptions
+from limbeck.recipes.study.options import StagesConfig
 from limbeck.recipes.study.runs import needs_teacher
-
-if TYPE_CHECKING:
-    from limbeck.recipes.study.options import StagesConfig
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ and from the labels. What the released code leaves to its user is done here: the
 fine-tuned where no classifier is named, and the single stages are run for comparison if asked for.
 
 Every run is an ordinary one in a folder of its own, so the command that was stopped goes on, and
-arms and seeds can be added to it. Imports of torch are inside the functions: the config and its
-checks must answer without it.
+arms and seeds can be added to it.
 """
 
 from __future__ import annotations
@@ -16,17 +15,13 @@ from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from limbeck.config import to_plain
 from limbeck.data.options import DataOptions
 from limbeck.errors import UserError
 from limbeck.methods import PerMethodOptions
 from limbeck.models.options import TeacherOptions
 from limbeck.recipes.run import checks
 from limbeck.recipes.study.engine import Arm, Engine
-from limbeck.recipes.study.options import (
-    TwoStageConfig,
-    TwoStageSegmentConfig,
-)
+from limbeck.recipes.study.options import TwoStageConfig, TwoStageSegmentConfig
 from limbeck.recipes.study.runs import in_section, needs_teacher, open_existing
 from limbeck.recipes.study.stage_results import TwoStages, report
 from limbeck.recipes.study.stage_two.classify import CLASSIFY
@@ -38,16 +33,9 @@ from limbeck.recipes.train import distill as distillation
 if TYPE_CHECKING:
     from limbeck.recipes.run.images import Images
 
-__all__ = [
-    "TwoStageConfig",
-    "TwoStageSegmentConfig",
-    "check",
-    "report",
-    "two_stage",
-]
+__all__ = ["TwoStageConfig", "TwoStageSegmentConfig", "check", "report", "two_stage"]
 
 TASKS: dict[str, StageTwo] = {"classify": CLASSIFY, "segment": SEGMENT}
-
 
 Config = TwoStageConfig | TwoStageSegmentConfig
 
@@ -135,7 +123,7 @@ def two_stage(config: Config) -> TwoStages:
     from limbeck.data.workers import lost_workers_explained
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import ranks_session
-    from limbeck.recipes.run.precision import settle, stands_for
+    from limbeck.recipes.run.precision import settle, settled_plain, stands_for
     from limbeck.recipes.run.scenes import open_for_distilling, without_masks
     from limbeck.recipes.study.stage_runs import StageRuns
 
@@ -151,7 +139,7 @@ def two_stage(config: Config) -> TwoStages:
         chains = StageRuns(TASKS[config.task], config, arms, images, ranks)
         chains.pool = pool
         runs = chains.rehearse()
-        plain = to_plain(config)
+        plain = settled_plain(config)
         run = open_run(
             config.out,
             # Arms and seeds may be added: each run in the folder knows the rest.

@@ -4,32 +4,26 @@ The cheap part reads every byte once and makes some views again; the dear one le
 answer a sample of views anew.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from limbeck.data.options import ReleasedViews
+from limbeck.data.options import DataOptions, ReleasedViews, ViewOptions
 from limbeck.data.source import Source
 from limbeck.data.target_store.manifest import Manifest, differences
 from limbeck.data.target_store.reader import MISSING, SKIPPED, TargetReader
 from limbeck.data.view_batches import view_batches
 from limbeck.documents import to_json
 from limbeck.files import write_text
+from limbeck.methods.method import Method
 from limbeck.methods.targets import StoredTeacher, targets_class
+from limbeck.methods.teacher import Teacher
+from limbeck.models.encoder import EncoderFacts
 from limbeck.recipes.targets.reading import drift, released_recipe, remade_fingerprints
-
-if TYPE_CHECKING:
-    from limbeck.data.options import DataOptions, ViewOptions
-    from limbeck.methods.method import Method
-    from limbeck.methods.teacher import Teacher
-    from limbeck.models.encoder import EncoderFacts
 
 log = logging.getLogger("limbeck")
 
@@ -107,17 +101,12 @@ class Check:
             problems += _judge_nearness(np.array(compared).reshape(-1, 2))
         reasons = {k: why for each in reader.records.values() for k, why in each.skipped.items()}
         return Checked(
-            address=self.address,
-            num_images=len(keys),
-            num_records=len(reader),
-            num_unused=len(reader) - len(np.unique(rows[rows >= 0])),
-            missing=missing,
+            address=self.address, num_images=len(keys), num_records=len(reader),
+            num_unused=len(reader) - len(np.unique(rows[rows >= 0])), missing=missing,
             missing_file=file,
             skipped={keys[i]: reasons[keys[i]] for i in np.flatnonzero(rows == SKIPPED)},
-            num_fingerprints=num_fingerprints,
-            distances=tuple(distances),
-            problems=problems,
-        )
+            num_fingerprints=num_fingerprints, distances=tuple(distances), problems=problems,
+        )  # fmt: skip
 
     def _list_missing(self, missing: tuple[str, ...]) -> Path | None:
         """One JSON string per line, because a file name may hold a line break."""
@@ -164,17 +153,10 @@ class Check:
         targets = StoredTeacher(reader.manifest, reader.weights(), device).targets
         requests = list(_requests(named, self.batch_size))
         batches = view_batches(
-            self.source,
-            requests,
-            data=self.data,
-            views=self.views,
-            img_size=self.student.img_size[0],
-            seed=reader.manifest.recipe["seed"],
-            world_size=1,
-            device=device,
-            erase_mean=self.student.mean,
-            erase_std=self.student.std,
-        )
+            self.source, requests, data=self.data, views=self.views,
+            img_size=self.student.img_size[0], seed=reader.manifest.recipe["seed"], world_size=1,
+            device=device, erase_mean=self.student.mean, erase_std=self.student.std,
+        )  # fmt: skip
         for (views, indices), (batch, skipped) in zip(requests, batches, strict=True):
             lost = {key for key, _ in skipped}
             kept = [index for index in indices if self.source.key(index) not in lost]

@@ -1,10 +1,7 @@
 """``limbeck convert-targets``: soft labels in TinyViT's released layout as a target store.
 
-The layout is that of the released code of arXiv 2207.10666. Imports of torch are inside the
-functions: the config and its checks must answer without it.
+The layout is that of the released code of arXiv 2207.10666.
 """
-
-from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, fields

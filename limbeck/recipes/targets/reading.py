@@ -1,14 +1,14 @@
 """A store of targets in a run: whether it fits the run's views, images and libraries."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from limbeck.config import to_plain
 from limbeck.data.options import (
@@ -25,18 +25,14 @@ from limbeck.data.target_store.located import LocatedTargets, seed_of_view
 from limbeck.data.target_store.reader import TargetReader
 from limbeck.data.view_batches import view_fingerprint
 from limbeck.data.views import view_seed
+from limbeck.documents import as_read, flat
 from limbeck.engine.distributed import gather
 from limbeck.errors import UserError
+from limbeck.models.encoder import Encoder, EncoderFacts
+from limbeck.recipes.run.images import Images
 from limbeck.recipes.run.lineage import versions
-from limbeck.recipes.run.networks import build_networks
-
-if TYPE_CHECKING:
-    import torch
-
-    from limbeck.models.encoder import Encoder, EncoderFacts
-    from limbeck.recipes.run.images import Images
-    from limbeck.recipes.run.networks import Networks
-    from limbeck.recipes.run.options import DistillConfig
+from limbeck.recipes.run.networks import Networks, build_networks
+from limbeck.recipes.run.options import DistillConfig
 
 log = logging.getLogger("limbeck")
 
@@ -163,7 +159,7 @@ def locate(
 
 def check_recipe(stored: dict[str, Any], own: dict[str, Any]) -> None:
     """Raise UserError, with what differs, unless a run's views are the store's."""
-    theirs, ours = dict(_leaves(stored)), dict(_leaves(own))
+    theirs, ours = flat(stored), flat(as_read(own))
     differing = [
         f"{name} is {ours.get(name)} here and {theirs.get(name)} in the store"
         for name in sorted(theirs.keys() | ours.keys())
@@ -277,11 +273,3 @@ def drift(manifest: Manifest) -> str:
         if then.get(name) != now[name]
     ]
     return "; ".join(changed) or "all of the versions that were written down are the same"
-
-
-def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", list(value) if isinstance(value, tuple) else value

@@ -1,7 +1,5 @@
 """From soft labels in TinyViT's released layout (arXiv 2207.10666) to a target store."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Sequence
@@ -137,19 +135,11 @@ class Conversion:
     def _facts(self) -> EncoderFacts:
         """Of a teacher of whom the layout tells nothing; it has no blocks and sees no image."""
         return EncoderFacts(
-            embed_dim=0,
-            depth=0,
-            num_heads=(),
-            num_prefix_tokens=0,
-            has_cls_token=False,
-            patch_size=1,
-            img_size=(FRAME, FRAME),
-            mean=(0.0, 0.0, 0.0),
-            std=(1.0, 1.0, 1.0),
-            num_classes=self.released.num_classes,
-            architecture={"kind": "unknown"},
+            embed_dim=0, depth=0, num_heads=(), num_prefix_tokens=0, has_cls_token=False,
+            patch_size=1, img_size=(FRAME, FRAME), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
+            num_classes=self.released.num_classes, architecture={"kind": "unknown"},
             origin={"source": self.teacher},
-        )
+        )  # fmt: skip
 
     @cached_property
     def _targets(self) -> ProbTargets:

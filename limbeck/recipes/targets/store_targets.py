@@ -1,7 +1,6 @@
 """``limbeck store-targets``: run a teacher once, keep what it says of every view of every image.
 
-Fast pre-training distillation: TinyViT, arXiv 2207.10666. Imports of torch are inside the
-functions: the config and its checks must answer without it.
+Fast pre-training distillation: TinyViT, arXiv 2207.10666.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from limbeck.engine.options import TrainOptions
 from limbeck.errors import UserError
 from limbeck.methods import PerMethodOptions
 from limbeck.models.options import StudentOptions, TeacherOptions
+from limbeck.models.shapes import check_model_name
 from limbeck.recipes.run import checks
 from limbeck.recipes.run.options import DistillConfig
 
@@ -99,6 +99,7 @@ def check(config: StoreTargetsConfig) -> None:
     else:
         checks.check_unset(config, ["num_checked", "max_distance"], "without --check")
     training = as_distill(config)
+    check_model_name(config.student.name)  # no budget: the views of the store hang on its size
     checks.check_pretraining(training)
     checks.check_has_teacher(training)
 
@@ -191,18 +192,10 @@ def _store(
         targets = kind.from_store(targets.params, teacher.facts, weights).to(ranks.device)
     skipped = SkippedLog(None, len(images.whole), config.data.max_bad_ratio)
     job = Job(
-        source=images.whole,
-        data=config.data,
-        batch_size=config.store.batch_size,
-        views=views,
-        student=student,
-        method=nets.method.to(ranks.device).eval(),
-        teacher=teacher,
-        targets=targets,
-        writer=writer,
-        ranks=ranks,
-        skipped=skipped,
-    )
+        source=images.whole, data=config.data, batch_size=config.store.batch_size, views=views,
+        student=student, method=nets.method.to(ranks.device).eval(), teacher=teacher,
+        targets=targets, writer=writer, ranks=ranks, skipped=skipped,
+    )  # fmt: skip
     left = job.left(tries_skipped=config.resume)
     num_left = sum(map(len, left.values()))
     begun_with = writer.manifest.data
@@ -242,18 +235,12 @@ def _check(
         raise UserError("A store is checked by one process; run it without torchrun.")
     assert nets.live_teacher is not None
     return Check(
-        address=config.out,
-        source=images.whole,
-        data=config.data,
-        views=the_view(as_distill(config), nets),
-        student=nets.student.facts,
-        method=nets.method.to(ranks.device).eval(),
-        teacher=nets.live_teacher,
-        wanted=manifest,
-        num_answers=config.num_checked,
-        max_distance=config.max_distance,
+        address=config.out, source=images.whole, data=config.data,
+        views=the_view(as_distill(config), nets), student=nets.student.facts,
+        method=nets.method.to(ranks.device).eval(), teacher=nets.live_teacher, wanted=manifest,
+        num_answers=config.num_checked, max_distance=config.max_distance,
         batch_size=config.store.batch_size,
-    ).run()
+    ).run()  # fmt: skip
 
 
 def report(stored: Stored | Checked) -> str:

@@ -1,7 +1,5 @@
 """The work of storing targets: which images are left, what it will cost, part by part."""
 
-from __future__ import annotations
-
 import logging
 import signal
 import threading
@@ -216,17 +214,10 @@ class Job:
     ) -> Iterator[tuple[Batch, tuple[tuple[str, str], ...]]]:
         data = self.data if num_workers is None else replace(self.data, num_workers=num_workers)
         return view_batches(
-            self.source,
-            requests,
-            data=data,
-            views=self.views,
-            img_size=self.student.img_size[0],
-            seed=self.seed,
-            world_size=self.ranks.world_size,
-            device=self.ranks.device,
-            erase_mean=self.student.mean,
-            erase_std=self.student.std,
-        )
+            self.source, requests, data=data, views=self.views, img_size=self.student.img_size[0],
+            seed=self.seed, world_size=self.ranks.world_size, device=self.ranks.device,
+            erase_mean=self.student.mean, erase_std=self.student.std,
+        )  # fmt: skip
 
     def _fingerprints(self, indices: np.ndarray) -> list[dict[str, Any]]:
         manifest = self.writer.manifest

@@ -4,8 +4,6 @@ Sequential distillation of TinyMIM, arXiv 2301.01296. A stage is an ordinary run
 own, so it resumes like one. What we do differently: the head count that a student was trained with
 travels with it, so that every pair of networks works, and the next stage learns the very relations
 that the student was trained to have.
-
-Imports of torch are inside the functions: the stages must be checked without it.
 """
 
 from __future__ import annotations

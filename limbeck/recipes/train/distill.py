@@ -1,9 +1,4 @@
-"""``limbeck distill``: from unlabelled images and a teacher to a small encoder.
-
-Imports of torch are inside the functions: the config and its checks must answer without it.
-"""
-
-from __future__ import annotations
+"""``limbeck distill``: from unlabelled images and a teacher to a small encoder."""
 
 import shlex
 from dataclasses import replace

@@ -1,9 +1,4 @@
-"""``limbeck finetune``: a student and labelled images, and a teacher if wanted, to a classifier.
-
-Imports of torch are inside the functions: the config and its checks must answer without it.
-"""
-
-from __future__ import annotations
+"""``limbeck finetune``: a student and labelled images, and a teacher if wanted, to a classifier."""
 
 import shlex
 from dataclasses import replace

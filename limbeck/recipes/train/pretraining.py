@@ -1,8 +1,6 @@
 """The plan of a pre-training: student, method and teacher in a distiller, views of unlabelled
 images, probes of what the student has learnt."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -65,18 +63,10 @@ def _stream(
 ) -> Iterator[Batch]:
     views, *other_views = nets.method_options.views(config.crop)
     return stream(
-        images,
-        views if stored is None else stored_views(config, nets),
-        nets.student.facts,
-        ranks,
-        config,
-        skipped,
-        start_step,
-        total_steps,
-        other_views=other_views,
-        local_views=nets.method_options.local_views(config.crop),
-        targets=stored,
-    )
+        images, views if stored is None else stored_views(config, nets), nets.student.facts, ranks,
+        config, skipped, start_step, total_steps, other_views=other_views,
+        local_views=nets.method_options.local_views(config.crop), targets=stored,
+    )  # fmt: skip
 
 
 def _class_names(nets: Networks) -> dict[str, Any]:

@@ -1,9 +1,4 @@
-"""``limbeck segment``: a student and images with masks, and a teacher if wanted, to a segmenter.
-
-Imports of torch are inside the functions: the config and its checks must answer without it.
-"""
-
-from __future__ import annotations
+"""``limbeck segment``: a student and images with masks, and a teacher if wanted, to a segmenter."""
 
 import shlex
 from dataclasses import fields

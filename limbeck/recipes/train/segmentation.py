@@ -1,8 +1,6 @@
 """The plan of a segmentation: an encoder with neck and head, crops of scenes, perhaps a teacher
 beside the masks, mIoU on held-out scenes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -92,10 +90,7 @@ def plan_segmentation(
 
 
 def build_student_segmenter(
-    config: SegmentConfig,
-    num_classes: int,
-    device: torch.device,
-    load: Callable[..., TimmEncoder],
+    config: SegmentConfig, num_classes: int, device: torch.device, load: Callable[..., TimmEncoder]
 ) -> Segmenter:
     """The student with fresh neck and head, in the size of the crops."""
     if checks.is_bare_name(config.student):

@@ -1,8 +1,6 @@
 """The plan of a fine-tuning: a classifier, mixed views of labelled images, perhaps a teacher beside
 the labels, scores on held-out images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -156,18 +154,10 @@ def build_classifier(
     if config.head_index is not None:
         rows = read_head_index(config.head_index)
     classifier = with_classifier(
-        encoder,
-        num_classes,
-        config.global_pool,
-        config.seed,
-        head=config.head,
-        num_heads=config.num_heads,
-        img_size=config.img_size,
-        head_init_std=config.head_init_std,
-        dist_head_init_std=config.dist_head_init_std,
-        q_pool=config.q_pool,
-        head_rows=rows,
-    )
+        encoder, num_classes, config.global_pool, config.seed, head=config.head,
+        num_heads=config.num_heads, img_size=config.img_size, head_init_std=config.head_init_std,
+        dist_head_init_std=config.dist_head_init_std, q_pool=config.q_pool, head_rows=rows,
+    )  # fmt: skip
     if config.freeze_batch_norm:
         fix_batch_norm(classifier)
     if config.rel_pos is not None:

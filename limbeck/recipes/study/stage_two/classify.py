@@ -1,7 +1,4 @@
-"""Stage two for classification: fine-tuned, and judged by the images that a classifier gets right.
-
-Imports of torch are inside the functions.
-"""
+"""Stage two for classification: fine-tuned, judged by the images that a classifier gets right."""
 
 from __future__ import annotations
 
@@ -20,15 +17,13 @@ from limbeck.recipes.look.robustness import check_images, corrupted_scores, note
 from limbeck.recipes.run.options import EmbedOptions, FinetuneConfig
 from limbeck.recipes.study.options import SpecificOptions, TuningOptions, TwoStageConfig
 from limbeck.recipes.study.results import Column, Result, percent
-from limbeck.recipes.study.stage_two.contract import Bench, StageTwo, recall
+from limbeck.recipes.study.stage_two.contract import Bench, StageTwo, later, recall
 from limbeck.recipes.study.stages import Way
 from limbeck.recipes.train import finetune as finetuning
 
 if TYPE_CHECKING:
-    from limbeck.evaluation.scores import Verdict
     from limbeck.models.encoder import Encoder
     from limbeck.recipes.run.images import Images
-    from limbeck.recipes.run.train import Plan
 
 log = logging.getLogger("limbeck")
 
@@ -58,12 +53,6 @@ def _open(config: TwoStageConfig) -> Images:
     check_holdout(images)
     check_images(images, config.corruptions)
     return images
-
-
-def _plan(*given: Any) -> Plan:
-    from limbeck.recipes.train.tuning import plan_tuning
-
-    return plan_tuning(*given)
 
 
 def _measure(bench: Bench, network: Encoder, source: str, file: Path) -> Result:
@@ -107,12 +96,6 @@ def _measure(bench: Bench, network: Encoder, source: str, file: Path) -> Result:
     return Result(scores, cost, corrupted)
 
 
-def _compare(*given: Any) -> Verdict:
-    from limbeck.evaluation.scores import compare
-
-    return compare(*given)
-
-
 def _notes(bench: Bench, start: Encoder) -> list[str]:
     from limbeck.recipes.run.images import few_images
 
@@ -147,7 +130,7 @@ CLASSIFY = StageTwo(
     of_arm=_of_arm,
     of_teacher=lambda config: {"img_size": config.teacher.img_size, "head": "single"},
     check=finetuning.check,
-    plan=_plan,
+    plan=later("limbeck.recipes.train.tuning:plan_tuning"),
     train=finetuning.finetune,
     open=_open,
     score="top1",
@@ -157,7 +140,7 @@ CLASSIFY = StageTwo(
         Column("corrupted_top1", "corrupted %", percent),
     ),
     measure=_measure,
-    compare=_compare,
+    compare=later("limbeck.evaluation.scores:compare"),
     notes=_notes,
     more=lambda runs: {"corrupted": _summary(runs)},
     tables=_tables,

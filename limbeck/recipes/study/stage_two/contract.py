@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +111,16 @@ class StageTwo:
             return self.run(**values_of(specific, self.untaught) | own)
         own["teacher"] = TeacherOptions(source=task_teacher, precision=config.teacher.precision)
         return self.run(**values_of(specific) | own)
+
+
+def later(address: str) -> Callable[..., Any]:
+    """The function "module:name", which is imported when it is called."""
+
+    def call(*given: Any) -> Any:
+        module, _, name = address.partition(":")
+        return getattr(import_module(module), name)(*given)
+
+    return call
 
 
 def _shared(config: Any, out: Path, seed: int) -> dict[str, Any]:

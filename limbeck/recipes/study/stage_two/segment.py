@@ -1,7 +1,4 @@
-"""Stage two for segmentation: trained on scenes, judged by mIoU, which is counted by image.
-
-Imports of torch are inside the functions.
-"""
+"""Stage two for segmentation: trained on scenes, judged by mIoU, which is counted by image."""
 
 from __future__ import annotations
 
@@ -16,15 +13,13 @@ from limbeck.errors import UserError
 from limbeck.methods import PerMapMethodOptions
 from limbeck.recipes.study.options import TwoStageSegmentConfig
 from limbeck.recipes.study.results import Column, Result, percent
-from limbeck.recipes.study.stage_two.contract import Bench, StageTwo, recall
+from limbeck.recipes.study.stage_two.contract import Bench, StageTwo, later, recall
 from limbeck.recipes.train import segment as segmenting
 from limbeck.recipes.train.options import MapTuningOptions, SegmentConfig
 
 if TYPE_CHECKING:
-    from limbeck.evaluation.scores import Verdict
     from limbeck.models.encoder import Encoder
     from limbeck.recipes.run.images import Images
-    from limbeck.recipes.run.train import Plan
 
 SPEED_BATCH = 8
 Counts = list[list[list[Annotated[int, pydantic.Field(ge=0, lt=2**53)]]]]
@@ -44,12 +39,6 @@ def _open(config: TwoStageSegmentConfig) -> Images:
     images = open_scene_images(config.data)
     check_holdout(images)
     return images
-
-
-def _plan(*given: Any) -> Plan:
-    from limbeck.recipes.train.segmentation import plan_segmentation
-
-    return plan_segmentation(*given)
 
 
 def _measure(bench: Bench, network: Encoder, source: str, file: Path) -> Result:
@@ -76,12 +65,6 @@ def _measure(bench: Bench, network: Encoder, source: str, file: Path) -> Result:
     return Result({"miou": result, "aacc": float(hits.sum() / truth.sum())}, cost)
 
 
-def _compare(*given: Any) -> Verdict:
-    from limbeck.evaluation.map_scores import compare
-
-    return compare(*given)
-
-
 def _notes(bench: Bench, start: Encoder) -> list[str]:
     from limbeck.recipes.run.scenes import few_scenes
 
@@ -105,16 +88,13 @@ SEGMENT = StageTwo(
     of_arm=lambda specific, arm: {},
     of_teacher=_of_teacher,
     check=segmenting.check,
-    plan=_plan,
+    plan=later("limbeck.recipes.train.segmentation:plan_segmentation"),
     train=segmenting.segment,
     open=_open,
     score="miou",
-    columns=(
-        Column("miou", "mIoU %", percent),
-        Column("aacc", "pixels right %", percent),
-    ),
+    columns=(Column("miou", "mIoU %", percent), Column("aacc", "pixels right %", percent)),
     measure=_measure,
-    compare=_compare,
+    compare=later("limbeck.evaluation.map_scores:compare"),
     notes=_notes,
     tables=_tables,
     unread=("img_size",),

@@ -1,0 +1,1 @@
+"""What ``limbeck serve`` is made of; only it imports these, which need the extra "serve"."""
