@@ -189,7 +189,7 @@ def words_of(told: dict[str, Any]) -> list[str]:
     named = ", ".join(f"{name} ({told['sensitivity'][name]:.2g})" for name in told["kept"])
     count = len(told["sensitivity"])
     lines = [
-        f"int8 of {count - len(told['kept'])} layers of {count}; kept in floats, for what int8 of each "
+        f"int8 of {count - len(told['kept'])} layers of {count}; in floats, for what int8 of each "
         f"alone would do to the outputs: {named}"
         if named
         else f"int8 of all {count} layers;{worst_layers(told['sensitivity'])}"
