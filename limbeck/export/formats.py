@@ -66,7 +66,7 @@ FORMATS: dict[FormatName, Format] = {
         computes={
             "bf16": "weights are fp32 in the file, and computed in bf16",
             "fp16": _WIDENED,
-            "int8": _INT8,
+            "int8": f"{_INT8}, or in bf16 where the processor has it",
         },
     ),
     "torch": Format(

@@ -7,7 +7,10 @@ imported they use stand-ins of their own, which send nothing.
 import logging
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
+
+from limbeck.errors import require_extra
 
 TELEMETRY = "openvino_telemetry"
 
@@ -19,8 +22,10 @@ def import_openvino() -> Any:
 
 
 def import_nncf() -> Any:
-    """NNCF, which sends nothing and shows no progress of its own."""
+    """NNCF, which sends nothing; raises UserError that names the extra where it is missing."""
     _shut()
+    if not find_spec("nncf"):
+        raise require_extra("nncf", "export", "int8 for OpenVINO")
     nncf = import_module("nncf")
     logging.getLogger("nncf").setLevel(logging.ERROR)
     return nncf

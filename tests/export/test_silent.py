@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from limbeck.errors import UserError
 from limbeck.export import silent
 
 ASKED = """
@@ -39,6 +40,12 @@ def test_the_package_can_t_be_imported_after_the_door():
     assert openvino.tools.ovc.telemetry_utils.tm.__name__.endswith("telemetry_stub")
     with pytest.raises(ImportError):
         import openvino_telemetry  # noqa: F401
+
+
+def test_without_nncf_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(silent, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"int8 for OpenVINO needs .*'nncf'.*limbeck\[export\]"):
+        silent.import_nncf()
 
 
 def test_what_somebody_loaded_before_is_stopped(monkeypatch):

@@ -80,7 +80,7 @@ def write_int8(
         kept = fewest_kept(tuple(ranked), lambda names: trials.passes(best, names))
         if kept is None:
             raise RunError(
-                "int8 moves the answers too far, even with half of the layers in fp32: "
+                "int8 moves the answers too far, even with half of the layers in floats: "
                 f"{'; '.join(trials.attempt(best, ()).failures(tolerance))}.{worst_layers(ranked)}"
                 + ("" if asked.repair else " Repair the weights for int8 with --int8.repair 300.")
             )
@@ -131,7 +131,7 @@ class Trials:
                 names = [str(len(found.keys) + at) for at in range(len(batch))]
                 found.add(names, expected, run(self.graph.feed(batch)))
             self.done[key] = place, said, found
-            log.info("int8: %s, %d layers in fp32: differences of %.3g.", of.words, len(kept),
+            log.info("int8: %s, %d layers in floats: differences of %.3g.", of.words, len(kept),
                      mean_difference(found))  # fmt: skip
         return self.done[key][-1]
 
@@ -154,9 +154,9 @@ class Trials:
         return mean_difference(self.attempt(of, ()))
 
     def best(self, candidates: Sequence[Candidate]) -> Candidate:
-        """The first that passes, else that which moves the outputs least."""
-        passing = (each for each in candidates if self.passes(each, ()))
-        return next(passing, None) or min(candidates, key=self.error)
+        """Of those that pass, or of all if none does, that which moves the outputs least."""
+        passing = [each for each in candidates if self.passes(each, ())]
+        return min(passing or candidates, key=self.error)
 
     def take(self, of: Candidate, kept: Sequence[str], folder: Path) -> dict[str, Any]:
         """Bring the attempt's files to a folder; what its JSON should say."""
@@ -189,7 +189,7 @@ def words_of(told: dict[str, Any]) -> list[str]:
     named = ", ".join(f"{name} ({told['sensitivity'][name]:.2g})" for name in told["kept"])
     count = len(told["sensitivity"])
     lines = [
-        f"int8 of {count - len(told['kept'])} layers of {count}; in fp32, for what int8 of each "
+        f"int8 of {count - len(told['kept'])} layers of {count}; in floats, for what int8 of each "
         f"alone would do to the outputs: {named}"
         if named
         else f"int8 of all {count} layers;{worst_layers(told['sensitivity'])}"

@@ -36,7 +36,7 @@ class Int8Options:
 
     num_images: PositiveInt = 128
     """Images of the run's training, or of --data: three quarters of them give the ranges of
-    activations, and a quarter tells which layers must stay in fp32."""
+    activations, and a quarter tells which layers must stay in floats."""
     repair: NotNegativeInt = 0
     """Steps of training in which the weights learn to be rounded, to the answers of the network as
     it is; 0: none. For where int8 loses too much."""
