@@ -195,13 +195,15 @@ def _shown(config: ExportConfig, network: Savable) -> tuple[Shown, Shown | None]
     from limbeck.recipes.ship.shown import Shown, open_shown, own_crop_ratio, parted
 
     source, trained, data = open_shown(network, config.data)
+    is_seen = not config.data.root and trained is None
     ratio, others = config.crop_ratio or own_crop_ratio(network), None
     if config.precision == "int8":
         if len(source) < 2:
             raise UserError("int8 needs images beside that of the proof; name more with --data.")
         source, rest = parted(source, trained, config.num_images)
         others = Shown(network, rest, data, num_wanted(config.int8), ratio)
-    return Shown(network, source, data, config.num_images, ratio), others
+    own = Shown(network, source, data, config.num_images, ratio, seen_in_training=is_seen)
+    return own, others
 
 
 def prove(
@@ -242,6 +244,7 @@ def prove(
     return {
         "num_images": len(comparison.keys) // len(graph.sizes),
         "data": shown.data.root,
+        "seen_in_training": shown.seen_in_training,
         "outputs": comparison.plain(),
         "worst_images": comparison.worst(),
         "tolerance": vars(tolerance),
@@ -369,6 +372,7 @@ def report(done: Exported) -> str:
         f"{record['computes']}) and {record_of(done.file).name}.",
         f"It takes {record['input']['words']}.",
         f"Against PyTorch in fp32, on {proof['num_images']} images of {proof['data']}"
+        f"{', on which it was trained' if proof['seen_in_training'] else ''}"
         f"{', the middle window of each' if 'mask' in record['outputs'] else ''}:",
         *summary(proof["outputs"]),
     ]
