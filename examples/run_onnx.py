@@ -21,4 +21,6 @@ left, top = ((side - size) // 2 for side in image.size)
 pixels = np.asarray(image.crop((left, top, left + size, top + size)))[None]
 network = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 (logits,) = network.run(["logits"], {"images": pixels})[0]
-print(said["classes"][logits.argmax()])
+least = said["proof"]["thresholds"].get("file", {}).get("threshold", 0)
+sure = 1 / np.exp(logits - logits.max()).sum() >= least  # the confidence from which to accept it
+print(said["classes"][logits.argmax()] if sure else "unsure")

@@ -61,14 +61,19 @@ class Comparison:
                     f"PyTorch {list(other.shape)}."
                 )
             if own.dtype.kind == "f":
-                self._differ(name, *(each.reshape(len(own), -1).astype(float) for each in
+                self._differ(name, keys, *(each.reshape(len(own), -1).astype(float) for each in
                                      (own, other)))  # fmt: skip
             if own.ndim == 2 and name.endswith("logits"):
                 self._agree(name, own.argmax(1) == other.argmax(1))
             elif own.dtype.kind != "f":  # classes already
                 self._agree(name, own == other)
 
-    def _differ(self, name: str, own: np.ndarray, other: np.ndarray) -> None:
+    def _differ(self, name: str, keys: Sequence[str], own: np.ndarray, other: np.ndarray) -> None:
+        if not (finite := np.isfinite(other).all(1)).all():
+            raise RunError(
+                f"The network itself, in PyTorch, answers {keys[int(finite.argmin())]} with values "
+                f"in '{name}' that are not finite; nothing can be held against that."
+            )
         distance = np.abs(own - other)
         distance[~np.isfinite(distance)] = np.inf
         norm = np.linalg.norm(other, axis=1).clip(1e-12)

@@ -60,6 +60,8 @@ class Graph(nn.Module):
         try:
             self.outputs = {name: value[0] for name, value in self(self.example(1)).items()}
         except UserError as error:
+            if not any_size:
+                raise
             raise UserError(
                 f"{facts.architecture['name']} is built for images of one size, as its windows or "
                 "tables of positions are; only a plain ViT with absolute positions takes others: "

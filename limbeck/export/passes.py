@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from limbeck.errors import UserError
 from limbeck.export.formats import (
     FORMATS,
     Precision,
@@ -41,7 +42,7 @@ def open_passes(
     name, arrays.
 
     The encoder is written and loaded here, once. Raises UserError for a missing package, and for
-    what the runtime can't hold.
+    what the runtime can't hold or its converter can't read.
     """
     import torch
 
@@ -56,7 +57,12 @@ def open_passes(
     else:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / f"network{FORMATS[name].suffix}"
-            run = module.load(file, module.write(graph, file, precision), threads)
+            try:
+                run = module.load(file, module.write(graph, file, precision), threads)
+            except UserError:
+                raise
+            except Exception as error:  # the converters' have no common class
+                raise UserError(f"{RUNTIMES[name]} {_can_not(error)}") from error
 
     def of_batch(batch_size: int) -> Callable[[], dict[str, Any]]:
         draw = torch.Generator().manual_seed(0)
@@ -64,6 +70,14 @@ def open_passes(
         return lambda: run(images)
 
     return of_batch
+
+
+def _can_not(error: BaseException) -> str:
+    """The end of a sentence: what is at the bottom of a converter's error, in a line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    words = str(error).strip().partition("\n")[0]
+    return f"can't hold this network ({type(error).__name__}: {words:.200})."
 
 
 assert tuple(RUNTIMES) == get_args(RuntimeName) and set(RUNTIMES) <= set(FORMATS)

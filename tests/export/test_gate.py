@@ -69,6 +69,12 @@ def test_what_is_not_finite_never_passes(bad):
     assert comparison.worst() == ["a"]
 
 
+def test_a_reference_that_is_not_finite_is_named():
+    bad = answers(tokens=[[1.0, 2.0], [1.0, np.nan]])
+    with pytest.raises(RunError, match="in PyTorch, answers b with values in 'tokens' that are"):
+        Comparison().add(["a", "b"], bad, bad)
+
+
 def test_another_shape_is_refused():
     with pytest.raises(RunError, match=r"'tokens' is \[1, 3\], and that of PyTorch \[1, 2\]"):
         Comparison().add(["a"], answers(tokens=[[1.0, 2]]), answers(tokens=[[1.0, 2, 3]]))

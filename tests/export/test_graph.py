@@ -82,6 +82,16 @@ def test_other_sizes_are_for_plain_vits_alone():
             Graph(small(kind), any_size=True)
 
 
+def test_what_else_a_network_refuses_is_told_in_its_own_words(monkeypatch):
+    def refuses(*asked):
+        raise UserError("something else")
+
+    encoder = small_encoder("mae")
+    monkeypatch.setattr(type(encoder), "forward", refuses)
+    with pytest.raises(UserError, match="^something else$"):
+        Graph(encoder)
+
+
 def test_a_class_token_must_be_there():
     with pytest.raises(UserError, match="no CLS token; leave --pool out"):
         Graph(small_encoder("hiera"), pool="cls")

@@ -10,6 +10,7 @@ import io
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -116,7 +117,7 @@ def cost(config: CostConfig) -> Costs:
         raise problems[0] if len(problems) == 1 else UserError(" ".join(map(str, problems)))
     for row, short in zip(rows, short_names([row["model"] for row in rows]), strict=True):
         row["name"] = short
-    rows.sort(key=lambda row: (min(row["latency_ms"].values(), default=0.0), row["macs"]))
+    rows.sort(key=lambda row: (min(row["latency_ms"].values(), default=inf), row["macs"]))
     count = f"{config.threads} thread{'s' if config.threads > 1 else ''}"
     how = (
         f"Measured on {describe_machine()}: {config.precision}, {count}; ms for one image, in "
@@ -172,7 +173,7 @@ def _row(
         try:
             opened[runtime] = open_passes(encoder, runtime, config.threads, config.precision)
         except UserError as error:
-            notes.append(f"Not in {RUNTIMES[runtime]}: {error}")
+            notes.append(f"{name}: not in {RUNTIMES[runtime]}: {error}")
     single, many = (
         interleaved([of_batch(size) for of_batch in opened.values()], turns)
         for size, turns in ((1, config.num_turns), (config.batch_size, -(-config.num_turns // 5)))

@@ -101,7 +101,9 @@ def _saved(config: Any) -> dict[str, Any] | None:
         student = read_json(config.out / "config.json").get("student")
     except UserError:  # there is none; what is damaged ``open_run`` tells
         return None
-    if not isinstance(student, dict) or student.get("budget") != config.student.name:
+    asked = config.student  # beside a budget only sizes can be stated
+    stated = {"budget": asked.name, "img_size": asked.img_size, "patch_size": asked.patch_size}
+    if not isinstance(student, dict) or any(student.get(k) != v for k, v in stated.items()):
         return None
     return student if saved_config(config.out, to_plain(config) | {"student": student}) else None
 

@@ -187,16 +187,21 @@ class Names:
     """A file name for each image, below a folder: without the suffix where that is enough."""
 
     def __init__(self, keys: list[str]) -> None:
-        self.keys, self.count = keys, Counter(map(_stem, keys))
+        self.keys, self.stems = keys, Counter(map(_stem, keys))
+        self.names = Counter(map(self._readable, keys))
 
     def __call__(self, line: dict[str, Any]) -> str:
         """Of the image, or the frame, of a line."""
         key = line["image"]
         if "frame" in line:
             return f"{key}/{line['frame']:06d}.png"
-        if not is_inside(key):  # a name in a table or a shard may be anything
+        name = self._readable(key)
+        if not is_inside(key) or self.names[name] > 1:  # in a table or a shard it may be anything
             return f"{blake2b(key.encode(errors='replace'), digest_size=16).hexdigest()}.png"
-        return f"{_stem(key) if self.count[_stem(key)] == 1 else key}.png"
+        return name
+
+    def _readable(self, key: str) -> str:
+        return f"{_stem(key) if self.stems[_stem(key)] == 1 else key}.png"
 
 
 def _stem(key: str) -> str:

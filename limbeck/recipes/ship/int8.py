@@ -23,6 +23,10 @@ log = logging.getLogger("limbeck")
 
 NUM_RANKED, BATCH = 8, 8
 """Images on which layers are ranked; images of a step of the repair."""
+CHECKED = 4
+"""Each fourth image checks the attempts, and takes part in nothing else."""
+FAR = 1e9
+"""Of what is not finite: JSON has no word for that."""
 NUM_REPAIR = 512
 """At most so many images take part in a repair, beside those of the ranges."""
 
@@ -57,8 +61,11 @@ def write_int8(
 
     if len(images) < 2:
         raise UserError("int8 needs images beside those of the proof; name more with --data.")
+    # Folders are sorted by class: each batch, and each part of the images, is to have them all.
+    images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))]
     plain = folded(graph)
-    fed = [torch.from_numpy(plain.feed(each[None])) for each in images]
+    others = [image for place, image in enumerate(images) if place % CHECKED]
+    fed = [torch.from_numpy(plain.feed(each[None])) for each in others]
     batches = [torch.cat(fed[at : at + BATCH]) for at in range(0, len(fed), BATCH)]
     log.info("int8: how much each layer hurts ...")
     ranked = sensitivities(plain, [torch.cat(fed[:NUM_RANKED])])
@@ -100,8 +107,8 @@ class Trials:
         tolerance: Tolerance, folder: Path,
     ) -> None:  # fmt: skip
         self.to, self.module, self.name, self.folder = to, module_of(to), name, folder
-        self.graph, self.checks = graph, images[::4]
-        others = [image for place, image in enumerate(images) if place % 4]
+        self.graph, self.checks = graph, images[::CHECKED]
+        others = [image for place, image in enumerate(images) if place % CHECKED]
         self.feeds = [graph.feed(each[None]) for each in others[: asked.num_images]]
         # One image may always change, as in the proof.
         agreement = min(tolerance.agreement, 1 - 1 / len(self.checks))
@@ -128,7 +135,7 @@ class Trials:
             said = self.module.quantise(of.file, place / self.name, self.feeds, nodes)
             run, found = self.module.load(place / self.name, said, None), Comparison()
             for batch, expected in zip(self.checks.split(BATCH), self.expected, strict=True):
-                names = [str(len(found.keys) + at) for at in range(len(batch))]
+                names = ["an image of those for int8"] * len(batch)
                 found.add(names, expected, run(self.graph.feed(batch)))
             self.done[key] = place, said, found
             log.info("int8: %s, %d layers in floats: differences of %.3g.", of.words, len(kept),
@@ -167,8 +174,8 @@ class Trials:
 
 
 def mean_difference(found: Comparison) -> float:
-    """The mean over images of the output that moves most, as a part of its norm."""
-    return max(sum(each) / len(each) for each in found.relative.values())
+    """The mean over images of the output that moves most, as a part of its norm, or ``FAR``."""
+    return min(FAR, max(sum(each) / len(each) for each in found.relative.values()))
 
 
 def short(name: str) -> str:

@@ -35,7 +35,9 @@ def open_places(places: tuple[str, ...], data: DataOptions) -> Found:
     for place in places:
         is_pattern = glob.has_magic(place) and not os.path.exists(place)
         found = sorted(glob.glob(place, recursive=True)) if is_pattern else [place]
-        if found and all(Path(each).suffix in FORM_OF_SUFFIX for each in found):
+        if not found:
+            raise UserError(f"Nothing matches {place}.")
+        if all(Path(each).suffix in FORM_OF_SUFFIX for each in found):
             found = [place]  # tables and shards are one source
         for path in map(Path, found):
             if path.is_file() and path.suffix not in FORM_OF_SUFFIX:

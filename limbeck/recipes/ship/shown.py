@@ -77,6 +77,7 @@ def open_shown(network: Savable, data: DataOptions) -> tuple[Source, Source | No
         raise UserError(f"The images of the run, {read.root}, are gone; name some with --data.")
     images = open_scene_images(read) if isinstance(read, SceneOptions) else open_images(read)
     if not len(images.holdout):
+        log.info("The run has held no images out: shown are some that it was trained on.")
         return images.train, None, read
     return images.holdout, images.train, read
 
@@ -100,9 +101,11 @@ class Shown:
     """At most ``count`` images of a source, evenly spread, as the network sees them."""
 
     def __init__(
-        self, network: Savable, source: Source, data: DataOptions, count: int, crop_ratio: float
-    ) -> None:
+        self, network: Savable, source: Source, data: DataOptions, count: int, crop_ratio: float,
+        *, seen_in_training: bool = False,
+    ) -> None:  # fmt: skip
         self.network, self.data, self.crop_ratio = network, data, crop_ratio
+        self.seen_in_training = seen_in_training
         count = min(count, len(source))
         self.source = _some(source, [index * len(source) // count for index in range(count)])
 

@@ -6,6 +6,8 @@ import json
 import pytest
 
 from limbeck.errors import UserError
+from limbeck.export import onnx as to_onnx
+from limbeck.export import passes
 from limbeck.models.build import build_student
 from limbeck.models.finished import save_student
 from limbeck.models.options import StudentOptions
@@ -74,7 +76,30 @@ def test_a_runtime_that_can_t_hold_it_is_told():
     pytest.importorskip("onnxruntime")
     found = cost(quick(SMALL, runtimes=("torch", "onnx"), precision="bf16"))
     assert list(found.rows[0]["latency_ms"]) == ["torch"]
-    assert any("Not in ONNX Runtime: ONNX can't hold bf16" in note for note in found.notes)
+    assert any(
+        f"{SMALL}: not in ONNX Runtime: ONNX can't hold bf16" in note for note in found.notes
+    )
+
+
+def test_what_a_converter_fails_on_is_told_comes_last_and_the_others_go_on(monkeypatch):
+    def write(graph, file, precision):
+        if graph.facts.depth == 1:
+            try:
+                raise KeyError("aten.odd\nand a long story")
+            except KeyError as error:
+                raise RuntimeError("Failed, see below") from error
+
+    monkeypatch.setattr(to_onnx, "write", write)
+    monkeypatch.setattr(to_onnx, "load", lambda *_: lambda images: {})
+    for module in (costing, passes):
+        monkeypatch.setattr(module, "has_packages", lambda name: True)
+    monkeypatch.setattr(passes, "check_packages", lambda name: None)
+    found = cost(quick(SHALLOW, SMALL, runtimes=("onnx",)))
+    assert [row["model"] for row in found.rows] == [SMALL, SHALLOW]
+    assert found.rows[1]["latency_ms"] == {} and SHALLOW.split(":")[0] in report(found)
+    (note,) = (each for each in found.notes if "KeyError" in each)
+    assert note.startswith(f"{SHALLOW}: not in ONNX Runtime: ONNX Runtime can't hold this network")
+    assert "aten.odd" in note and "\n" not in note
 
 
 def test_another_size_and_a_csv(tmp_path, run):

@@ -15,7 +15,7 @@ from limbeck.recipes.run.budget import Candidate, choose_student, search
 from limbeck.recipes.run.options import DistillConfig
 from limbeck.recipes.run.precision import settled_plain
 
-PLAIN = [f"vit_tiny:patch_size=16:embed_dim=24:num_heads=2:depth={depth}" for depth in (1, 2, 3, 4)]
+PLAIN = [f"vit_tiny:embed_dim=24:num_heads=2:depth={depth}" for depth in (1, 2, 3, 4)]
 STAGES = "tiny_vit_5m:embed_dims=32-32-32-32:depths=1-1-1-1"
 ASKED = StudentOptions(name="<=5ms", img_size=64)
 
@@ -46,7 +46,7 @@ def test_the_most_capable_within_the_budget_is_chosen_and_told(few, tmp_path, ca
     caplog.set_level(logging.INFO, "limbeck")
     found = chosen(tmp_path).student
     assert (found.name, found.depth, found.img_size, found.budget) == ("vit_tiny", 2, 64, "<=5ms")
-    assert few[0] == ["vit_tiny:img_size=64:patch_size=16:embed_dim=24:depth=3:num_heads=2",
+    assert few[0] == ["vit_tiny:img_size=64:embed_dim=24:depth=3:num_heads=2",
                       "tiny_vit_5m:img_size=64:embed_dims=32-32-32-32:depths=1-1-1-1"]  # fmt: skip
     assert "the most capable shape that is <=5ms: 0.0334 M parameters" in caplog.text
     assert "4 ms (" in caplog.text and "batch 1, 1 thread" in caplog.text
@@ -95,6 +95,9 @@ def test_a_run_keeps_its_student_on_any_machine(few, tmp_path, monkeypatch):
         chosen(tmp_path, student=replace(ASKED, name="<=6ms"))
     with pytest.raises(UserError, match="No student"):
         chosen(tmp_path, seed=5)
+    for stated in ({"img_size": 48}, {"img_size": None}, {"patch_size": 8}):
+        with pytest.raises(UserError, match="No student"):
+            chosen(tmp_path, student=replace(ASKED, **stated))
 
 
 def test_a_named_student_is_left_alone_and_has_no_record(tmp_path):

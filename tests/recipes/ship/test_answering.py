@@ -58,5 +58,7 @@ def test_names_of_files():
     assert name_of({"image": "b/x.jpg"}) == "b/x.jpg.png"
     assert name_of({"image": "z"}) == "z.png"
     assert name_of({"image": "v.mp4", "frame": 7}) == "v.mp4/000007.png"
+    alike = ["x.jpg", "x.png", "x.jpg.png"]
+    assert len({Names(alike)({"image": key}) for key in alike}) == 3
     for key in ("../../evil.png", "/root/y.png"):
         assert len(name_of({"image": key})) == 36 and "/" not in name_of({"image": key})

@@ -2,17 +2,27 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from limbeck.data.options import DataOptions
 from limbeck.errors import RunError, UserError
+from limbeck.export import rounding
 from limbeck.export.formats import has_packages
-from limbeck.export.gate import TOLERANCES
+from limbeck.export.gate import TOLERANCES, Comparison
 from limbeck.export.graph import Graph
 from limbeck.models.finished import load_finished
 from limbeck.recipes.ship.export import export, report
-from limbeck.recipes.ship.int8 import Trials, num_wanted, short, worst_layers, write_int8
+from limbeck.recipes.ship.int8 import (
+    FAR,
+    Trials,
+    mean_difference,
+    num_wanted,
+    short,
+    worst_layers,
+    write_int8,
+)
 from limbeck.recipes.ship.options import Int8Options
 from tests.export.kinds import small
 from tests.recipes.ship.test_export import config_of, measured_here  # noqa: F401
@@ -98,6 +108,31 @@ def test_int8_needs_other_images_than_the_proof(openvino, classifier, images, tm
     data = DataOptions(root=str(one), num_workers=0)
     with pytest.raises(UserError, match="int8 needs images beside"):
         export(config_of(classifier, tmp_path, "openvino", precision="int8", data=data))
+
+
+def test_images_are_mixed_and_those_that_check_train_nothing(tmp_path, monkeypatch):
+    seen = {}
+
+    def repaired(graph, batches, *asked):
+        seen["trained"] = batches
+        raise InterruptedError
+
+    monkeypatch.setattr(rounding, "sensitivities", lambda of, own: seen.update(ranked=own) or {})
+    monkeypatch.setattr(rounding, "repaired", repaired)
+    monkeypatch.setattr(Trials, "candidate", lambda self, *_: seen.update(checks=[self.checks]))
+    images = torch.arange(48).div(48).view(-1, 1, 1, 1).expand(-1, 3, 32, 32)  # as sorted folders
+    with pytest.raises(InterruptedError):
+        write_int8("onnx", Graph(small("augreg")), tmp_path / "net.onnx", images,
+                   Int8Options(repair=5), NEAR)  # fmt: skip
+    shown = {key: [48 * each[:, 0, 0, 0] for each in own] for key, own in seen.items()}
+    assert sorted(torch.cat(shown["checks"] + shown["trained"]).round().tolist()) == [*range(48)]
+    assert all(each.std() > 5 for own in shown.values() for each in own if len(each) > 4)
+
+
+def test_what_is_not_finite_can_be_written_down():
+    found = Comparison()
+    found.add("a", {"tokens": np.ones((1, 2))}, {"tokens": np.full((1, 2), np.nan)})
+    assert mean_difference(found) == FAR
 
 
 def test_words_and_counts():

@@ -48,8 +48,8 @@ def test_tables_beside_files(tmp_path):
 
 
 def test_nothing_there_is_told(tmp_path):
-    with pytest.raises(UserError, match="There are no images in"):
-        open_files((str(tmp_path / "*.jpg"),))
     (tmp_path / "clip.mp4").write_bytes(b"")
+    with pytest.raises(UserError, match=r"Nothing matches .*phtos/\*\.jpg"):
+        open_files((str(tmp_path / "clip.mp4"), str(tmp_path / "phtos/*.jpg")))
     with pytest.raises(UserError, match="There are no images in"):
         open_files((str(tmp_path / "clip.mp4"),))

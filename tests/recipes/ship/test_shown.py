@@ -1,5 +1,7 @@
 """Which images an export is proven on, how they are shown, and both networks' scores of them."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from PIL import Image
 from limbeck.data.options import DataOptions
 from limbeck.errors import UserError
 from limbeck.models.finished import load_finished
+from limbeck.recipes.ship.export import ExportConfig, _shown
 from limbeck.recipes.ship.shown import (
     Scorer,
     Shown,
@@ -35,6 +38,17 @@ def test_without_a_name_those_that_the_run_held_out(classifier):
     assert torch.equal((255 * batch.images).round() / 255, batch.images)  # pixels, all of them
     few = keys_of(shown(network, count=4).batches((40, 48)))
     assert few == [keys[0], keys[3], keys[6], keys[9]]
+
+
+def test_where_none_were_held_out_it_is_said_that_the_run_was_trained_on_them(classifier, caplog):
+    caplog.set_level(logging.INFO, "limbeck")
+    network = load_finished(classifier)
+    config = ExportConfig(network=str(classifier), to="timm")
+    assert not _shown(config, network)[0].seen_in_training
+    network.facts.origin["config"]["data"] |= {"holdout_ratio": 0.0}
+    own, _ = _shown(config, network)
+    assert own.seen_in_training and "some that it was trained on" in caplog.text
+    assert len(own.source) == 48
 
 
 def test_named_images_with_the_network_s_classes_have_labels(classifier, images, unlabelled):
