@@ -15,6 +15,8 @@ HELD_BYTES = 2**28
 """Of all uploads together; many slow ones could else fill the memory."""
 MAX_SCANS = 100
 """Of a JPEG: each is decoded over all pixels, and a few bytes are enough for one."""
+UNBOUNDED = ("AVIF", "HEIF")
+"""Formats whose frames are decoded before they are held against the header."""
 JPEG_START, JPEG_SCAN = b"\xff\xd8", b"\xff\xda"
 BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,70})"|([^;"\s]{1,70}))')
 
@@ -67,7 +69,8 @@ class Uploads:
 
     def check(self, data: bytes) -> None:
         """Raise BadImage for what is told before a pixel is decoded."""
-        read_header(data, self.max_pixels)
+        if (form := read_header(data, self.max_pixels).format) in UNBOUNDED:
+            raise NotAnImage(f"{form} is not taken here; send it as JPEG or PNG")
         if data.startswith(JPEG_START) and data.count(JPEG_SCAN) > MAX_SCANS:
             raise TooManyPixels(f"it is a JPEG of more than {MAX_SCANS} scans")
 
