@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, replace
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -125,8 +125,7 @@ def check_place(out: Path, overwrite: bool) -> None:
     record = record_of(out)
     said = read_json(record) if record.is_file() else {}
     is_stopped = said.get("unfinished", False)
-    own = [out, record, *([out.with_suffix(".bin")] if out.suffix == ".xml" else [])]
-    taken = [each for each in own if each.exists()]
+    taken = [each for each in (*files_of(out), record) if each.exists()]
     if taken and not overwrite:
         raise UserError(
             f"{taken[0]} is of an export that was stopped; make it again with --overwrite."
@@ -134,7 +133,7 @@ def check_place(out: Path, overwrite: bool) -> None:
             else f"{taken[0]} exists; choose another name, or replace an export with --overwrite."
         )
     digests = (said.get("sha256"), *([said.get("replaces"), ""] if is_stopped else []))
-    is_ours = said.get("format") == FORMAT and _digest(out) in digests
+    is_ours = said.get("format") == FORMAT and digest_of(out) in digests
     if taken and not is_ours:
         raise UserError(
             f"{taken[0]} is of no export that {record.name} describes, so it is not replaced; "
@@ -181,7 +180,9 @@ def export(config: ExportConfig) -> Exported:
         record = _describe(config, graph, file, said, proof)
         # First whose files these will be, so that whoever is stopped between may write them again.
         claim = {name: record[name] for name in ("format", "format_version", "file", "sha256")}
-        write_json(record_of(out), claim | {"unfinished": True, "replaces": _digest(out)})
+        write_json(record_of(out), claim | {"unfinished": True, "replaces": digest_of(out)})
+        if len(files_of(out)) > 1:  # no time at which it stands beside another's weights
+            out.unlink(missing_ok=True)
         for each in sorted(Path(folder).iterdir()):
             write_bytes(out.with_name(each.name), each.read_bytes())
     write_json(record_of(out), record)  # last: where it is whole, the file is, too
@@ -309,7 +310,7 @@ def _describe(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "file": file.name,
-        "sha256": _digest(file),
+        "sha256": digest_of(file),
         "runtime": known.title,
         "precision": config.precision,
         "computes": known.computes.get(config.precision, config.precision),
@@ -330,11 +331,20 @@ def _describe(
     }
 
 
-def _digest(file: Path) -> str:
-    if not file.is_file():
-        return ""
-    with open_file(file) as stream:
-        return file_digest(stream, "sha256").hexdigest()
+def files_of(file: Path) -> list[Path]:
+    """What an exported file is made of: itself and, of an .xml, the .bin that has its weights."""
+    return [file, *([file.with_suffix(".bin")] if file.suffix == ".xml" else [])]
+
+
+def digest_of(file: Path) -> str:
+    """SHA-256 of an exported file, one after the other where it is two; '' where it is missing."""
+    digest = sha256()
+    for each in files_of(file):
+        if not each.is_file():
+            return ""
+        with open_file(each) as stream:
+            file_digest(stream, lambda: digest)
+    return digest.hexdigest()
 
 
 def report(done: Exported) -> str:

@@ -1,5 +1,6 @@
 """``limbeck export``: a file and its proof, or neither; and what is caught before."""
 
+import hashlib
 import json
 import math
 from dataclasses import replace
@@ -15,7 +16,7 @@ from limbeck.export import torch as to_torch
 from limbeck.export.formats import has_packages
 from limbeck.export.graph import Graph
 from limbeck.recipes.ship import export as verb
-from limbeck.recipes.ship.export import ExportConfig, check_place, export, report
+from limbeck.recipes.ship.export import ExportConfig, check_place, digest_of, export, report
 from limbeck.recipes.ship.options import Int8Options, MeasureOptions, ToleranceOptions
 
 FEW = MeasureOptions(batch_size=2, num_runs=1)
@@ -155,6 +156,21 @@ def test_nothing_of_somebody_else_is_replaced(classifier, tmp_path):
     with pytest.raises(UserError, match=r"net\.bin exists"):
         check_place(tmp_path / "net.xml", overwrite=False)
     check_place(tmp_path / "net.onnx", overwrite=False)
+
+
+def test_the_weights_beside_an_xml_are_of_the_export(tmp_path):
+    file, weights = tmp_path / "net.xml", tmp_path / "net.bin"
+    file.write_bytes(b"graph")
+    assert digest_of(file) == "" == digest_of(tmp_path / "net.onnx")
+    weights.write_bytes(b"weights")
+    assert digest_of(file) == hashlib.sha256(b"graphweights").hexdigest()
+    assert digest_of(weights) == hashlib.sha256(b"weights").hexdigest()
+    record = {"format": "limbeck-export", "sha256": digest_of(file)}
+    (tmp_path / "net.xml.json").write_text(json.dumps(record))
+    check_place(file, overwrite=True)
+    weights.write_bytes(b"others")
+    with pytest.raises(UserError, match=r"is of no export that net\.xml\.json describes"):
+        check_place(file, overwrite=True)
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,14 +32,14 @@ from limbeck.evaluation.sliding import predict_map
 from limbeck.export.formats import FORMATS, check_packages, module_of
 from limbeck.export.graph import Graph
 from limbeck.export.torch import runner
-from limbeck.files import open_file, printable
+from limbeck.files import printable
 from limbeck.models.dense.segmenter import Segmenter
 from limbeck.models.encoder import EncoderFacts
 from limbeck.models.finished import load_finished
 from limbeck.ops.resize import resize_images
 from limbeck.recipes.run.options import CropEvalOptions
 from limbeck.recipes.run.probes import centre_crops
-from limbeck.recipes.ship.export import FORMAT, record_of
+from limbeck.recipes.ship.export import FORMAT, digest_of, record_of
 from limbeck.recipes.ship.shown import own_crop_ratio
 from limbeck.records import Tap
 
@@ -231,9 +230,7 @@ def read_export(file: Path, facts: EncoderFacts) -> Any:
     if not beside.is_file():
         raise UserError(f"There is no {beside}; keep it beside {file.name}, as it was written.")
     record = read_json(beside)
-    with open_file(file) as stream:
-        digest = file_digest(stream, "sha256").hexdigest()
-    if record.get("format") != FORMAT or digest != record.get("sha256"):
+    if record.get("format") != FORMAT or digest_of(file) != record.get("sha256"):
         raise UserError(f"{file} is not the file that {beside.name} describes; export it again.")
     if record["source"]["weight_hash"] != facts.origin.get("weight_hash"):
         raise UserError(
