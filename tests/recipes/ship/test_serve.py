@@ -142,6 +142,15 @@ def test_clients_that_are_slow_or_lie(service, red, sent, status):
     assert answer.startswith(b"HTTP/1.1 %d " % status)
 
 
+def test_who_asks_and_does_not_read_is_cut_off(service):
+    host, port = re.findall(r"[\d.]+", service)
+    with socket.create_connection((host, int(port)), timeout=60) as client:
+        with pytest.raises(ConnectionError):
+            while True:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
+    assert httpx.get(f"{service}health").json()["status"] == "ready"
+
+
 def test_many_clients_at_once(service, red):
     def ask(number):
         with httpx.Client(base_url=service, timeout=60) as client:

@@ -230,6 +230,8 @@ def read_export(file: Path, facts: EncoderFacts) -> Any:
     if not beside.is_file():
         raise UserError(f"There is no {beside}; keep it beside {file.name}, as it was written.")
     record = read_json(beside)
+    if record.get("unfinished"):
+        raise UserError(f"{file} is of an export that was stopped; export it again.")
     if record.get("format") != FORMAT or digest_of(file) != record.get("sha256"):
         raise UserError(f"{file} is not the file that {beside.name} describes; export it again.")
     if record["source"]["weight_hash"] != facts.origin.get("weight_hash"):

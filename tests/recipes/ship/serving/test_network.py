@@ -130,6 +130,7 @@ def test_masks_by_pytorch_and_by_a_file(scenes, segmenter, tmp_path):
         ({"source": {"weight_hash": "0" * 64}}, "is of other weights than"),
         ({"sha256": "0" * 64}, r"is not the file that net\.pt2\.json describes"),
         ({"format": "other"}, "is not the file"),
+        ({"unfinished": True}, "of an export that was stopped; export it again"),
     ],
 )
 def test_a_file_of_something_else_is_refused(changes, message, classifier, tmp_path):
