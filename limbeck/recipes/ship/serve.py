@@ -16,8 +16,8 @@ import tyro
 
 from limbeck.config import NumThreads, PositiveInt, Probability, options
 from limbeck.errors import RunError, UserError, require_extra
-from limbeck.evaluation.options import MapOptions
 from limbeck.recipes.run import checks
+from limbeck.recipes.ship.options import ShownMapOptions
 
 log = logging.getLogger("limbeck")
 
@@ -58,7 +58,7 @@ class ServeConfig:
     """Seconds in which SIGTERM or Ctrl-C lets requests in flight be answered; a second one does
     not."""
 
-    maps: MapOptions = MapOptions()
+    maps: ShownMapOptions = ShownMapOptions()
 
 
 @dataclass(frozen=True)

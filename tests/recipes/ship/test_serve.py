@@ -144,10 +144,10 @@ def test_clients_that_are_slow_or_lie(service, red, sent, status):
 
 def test_who_asks_and_does_not_read_is_cut_off(service):
     host, port = re.findall(r"[\d.]+", service)
-    with socket.create_connection((host, int(port)), timeout=60) as client:
-        with pytest.raises(ConnectionError):
-            while True:
-                client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
+    client = socket.create_connection((host, int(port)), timeout=60)
+    with client, pytest.raises(ConnectionError):
+        while True:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
     assert httpx.get(f"{service}health").json()["status"] == "ready"
 
 
@@ -303,7 +303,7 @@ def test_without_the_extra(monkeypatch):
 
 
 def test_options_of_segmenters_are_refused(teacher, scenes):
-    changed = ServeConfig(network=str(teacher), port=0, maps=verb.MapOptions(flip=True))
+    changed = ServeConfig(network=str(teacher), port=0, maps=verb.ShownMapOptions(flip=True))
     with pytest.raises(UserError, match="maps has no effect"):
         serve(changed)
 
