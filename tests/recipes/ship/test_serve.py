@@ -25,9 +25,9 @@ CHROMIUM = Path("/usr/bin/chromium")
 
 
 @contextmanager
-def serving(run, folder, *words):
+def serving(run, folder, *words, begin=main):
     """The process, and its address once it answers; it is ended in the end."""
-    started = Started(main, ["serve", str(run), "--port", "0", *map(str, words)], folder=folder)
+    started = Started(begin, ["serve", str(run), "--port", "0", *map(str, words)], folder=folder)
     try:
         found = None
         while started.process.is_alive() and not found:
@@ -262,9 +262,20 @@ def test_its_end_answers_who_is_in_flight_and_refuses_others(teacher, red, tmp_p
         assert done.returncode == 0 and "1 requests are in flight" in done.stderr
 
 
+def stuck(words):
+    """The service of a network that never answers."""
+    from limbeck.recipes.ship.serving.network import Network
+
+    Network.__call__ = lambda *_: time.sleep(600)
+    main(words)
+
+
 def test_its_end_does_not_wait_for_ever(teacher, red, tmp_path):
-    with serving(teacher, tmp_path, "--grace", 0.1, "--patience", 600) as (started, address):
+    with serving(teacher, tmp_path, "--grace", 0.1, begin=stuck) as (started, address):
         client = half_sent(address, red)
+        client.sendall(red[100:])
+        while "batch_size_count 1" not in httpx.get(f"{address}metrics").text:
+            pass
         started.process.terminate()
         done = started.end(60)
         assert done.returncode == 1
