@@ -11,7 +11,7 @@ from dataclasses import field, fields, is_dataclass, make_dataclass
 from itertools import takewhile
 from typing import Any, get_type_hints
 
-from limbeck.errors import OfRank, UserError, did_you_mean, explain, own_place
+from limbeck.errors import CutError, OfRank, UserError, did_you_mean, explain, own_place
 from limbeck.files import printable
 from limbeck.papers import of_paper
 from limbeck.verbs import VERBS, config_class, function_of, recipe_of
@@ -41,6 +41,10 @@ def main(args: Sequence[str] | None = None) -> None:
         speaks = error.speaks if isinstance(error, OfRank) else is_main_rank()
         if speaks:  # the others met the same
             print(printable(f"limbeck: {describe(error)}"), file=sys.stderr)
+        if isinstance(error, CutError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(exit_code(error))
         sys.exit(exit_code(error))
 
 

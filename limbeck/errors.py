@@ -26,6 +26,10 @@ class OfRank(RunError):
         self.exit_code = getattr(cause, "exit_code", 1)
 
 
+class CutError(RunError):
+    """What was given up is still worked on; the command's end does not wait for its threads."""
+
+
 class NotFiniteError(RunError):
     """A network gives infinity or NaN; the loop adds the step, its losses and its samples."""
 

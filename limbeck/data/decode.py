@@ -5,7 +5,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ UPRIGHT: dict[object, Image.Transpose] = {
 }  # fmt: skip
 """What turns an image of each EXIF orientation upright."""
 T = TypeVar("T")
+TILE_TAGS = (322, 323)  # width and length, of a TIFF
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
@@ -104,6 +105,8 @@ def _use(data: bytes, max_image_pixels: int, use: Callable[[Image.Image], T]) ->
         if image.width * image.height > max_image_pixels:
             size = f"{image.width} x {image.height}"
             raise TooManyPixels(f"{size} pixels are more than the limit of {max_image_pixels}")
+        if image.format == "TIFF":
+            _check_tile(image, data, max_image_pixels)
         return use(image)
     except BadImage:
         raise
@@ -115,6 +118,23 @@ def _use(data: bytes, max_image_pixels: int, use: Callable[[Image.Image], T]) ->
         raise TooManyPixels(_reason(error)) from error
     except Exception as error:  # PIL lets through whatever a broken file provokes.
         raise BadImage(_reason(error)) from error
+
+
+def _check_tile(image: Any, data: bytes, max_image_pixels: int) -> None:
+    """A TIFF's tile is decoded whole, however small the image says to be."""
+    tags, order = image.tag_v2, "<" if data.startswith(b"II") else ">"
+    count, start, entry = ("Q", 8, 20) if 43 in data[2:4] else ("H", 2, 12)
+    (number,) = struct.unpack_from(order + count, data, tags.offset)
+    places = (tags.offset + start + entry * each for each in range(number))
+    found = [struct.unpack_from(order + "H", data, place)[0] for place in places]
+    for tag in TILE_TAGS:  # of a repeated one Pillow believes the last, and its decoder the first
+        if found.count(tag) != (tag in tags):
+            raise BadImage("its tiles have no size, or more than one")
+    width, height = (int(tags.get(tag, 0)) for tag in TILE_TAGS)
+    if width * height > max_image_pixels:
+        raise TooManyPixels(
+            f"a tile of {width} x {height} pixels is more than the limit of {max_image_pixels}"
+        )
 
 
 def _without_metadata(data: bytes) -> bytes | None:

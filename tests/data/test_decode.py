@@ -256,3 +256,22 @@ def test_what_is_wrong_with_it_is_a_kind_of_error(data, kind):
     with pytest.raises(BadImage) as error:
         decode_image(data, 10**6)
     assert type(error.value) is kind
+
+
+@pytest.mark.parametrize(("order", "is_big"), [("<", False), (">", False), ("<", True)])
+def test_a_tiff_whose_tiles_are_larger_than_it_says(order, is_big):
+    def tiff(*tiles):
+        entries = [(256, 1), (257, 1), (258, 8), (259, 8), (262, 1), (277, 1), *tiles, (325, 9)]
+        head, values, entry = "HIH", (42, 8), "HHII"
+        if is_big:
+            head, values, entry = "HHHQQ", (43, 8, 0, 16), "HHQI4x"
+        data = (b"II" if order == "<" else b"MM") + struct.pack(order + head, *values, len(entries))
+        rows = [struct.pack(order + entry, tag, 4, 1, value) for tag, value in entries]
+        return data + b"".join(rows) + bytes(8)
+
+    with pytest.raises(TooManyPixels, match="tile of 2000 x 501"):
+        read_header(tiff((322, 2000), (323, 501)), LIMIT)
+    assert read_header(tiff((322, 2000), (323, 500)), LIMIT).format == "TIFF"
+    assert read_header(tiff(), LIMIT).format == "TIFF"
+    with pytest.raises(BadImage, match="more than one"):
+        read_header(tiff((322, 2000), (323, 501), (322, 16), (323, 16)), LIMIT)

@@ -1,6 +1,6 @@
 """Options of what leaves (no torch here, see ``limbeck.config``)."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pydantic
 
@@ -14,6 +14,24 @@ from limbeck.config import (
     Repeats,
     options,
 )
+
+
+@options
+class ShownMapOptions:
+    """How a segmenter is shown an image: as its run was scored, but for what is given here."""
+
+    mode: Literal["slide", "whole"] | None = None
+    """slide: in windows of the segmenter's own size; whole: the image at once."""
+    resize: Literal["fit", "none"] | None = None
+    """fit: the image's shorter side is first made that of a window; none: it stays as it is."""
+    stride: PositiveInt | None = None
+    """Pixels from one window to the next."""
+    flip: bool | None = None
+    """Also show each window mirrored, and take the mean."""
+    scales: Annotated[tuple[PositiveFloat, ...], pydantic.Field(min_length=1)] | None = None
+    """Show the image this many times as large, and take the mean of the probabilities."""
+    window_batch: PositiveInt | None = None
+    """Windows at a time."""
 
 
 @options

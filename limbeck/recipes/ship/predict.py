@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pydantic
 import tyro
 
-from limbeck.config import PositiveFloat, PositiveInt, Probability, options, to_plain
+from limbeck.config import PositiveInt, Probability, options, to_plain
 from limbeck.data.options import DataOptions
 from limbeck.errors import RunError, UserError
 from limbeck.evaluation.options import MapOptions
 from limbeck.recipes.run import checks
 from limbeck.recipes.run.options import CropEvalOptions, EmbedOptions
+from limbeck.recipes.ship.options import ShownMapOptions
 
 if TYPE_CHECKING:
     from limbeck.data.skipped import SkippedLog
@@ -41,24 +42,6 @@ ANSWERS = {
 }
 """Where a line has its answer, and what a table calls it."""
 NUM_ROWS = 10  # of the table on the screen
-
-
-@options
-class ShownMapOptions:
-    """How a segmenter is shown an image: as its run was scored, but for what is given here."""
-
-    mode: Literal["slide", "whole"] | None = None
-    """slide: in windows of the segmenter's own size; whole: the image at once."""
-    resize: Literal["fit", "none"] | None = None
-    """fit: the image's shorter side is first made that of a window; none: it stays as it is."""
-    stride: PositiveInt | None = None
-    """Pixels from one window to the next."""
-    flip: bool | None = None
-    """Also show each window mirrored, and take the mean."""
-    scales: Annotated[tuple[PositiveFloat, ...], pydantic.Field(min_length=1)] | None = None
-    """Show the image this many times as large, and take the mean of the probabilities."""
-    window_batch: PositiveInt | None = None
-    """Windows at a time."""
 
 
 @options
@@ -201,9 +184,9 @@ def predict(config: PredictConfig) -> Predictions:
 
 def _resolved(config: PredictConfig, network: Any) -> PredictConfig:
     """With the run's own way of showing images where none is given, which is told."""
-    from limbeck.config import from_plain
     from limbeck.models.dense.segmenter import Segmenter
     from limbeck.models.finished import is_finished_student, read_record
+    from limbeck.recipes.ship.shown import own_maps
 
     is_segmenter = isinstance(network, Segmenter)
     unused = ("crop", "gallery", "top") if is_segmenter else ("maps", "opacity")
@@ -223,16 +206,7 @@ def _resolved(config: PredictConfig, network: Any) -> PredictConfig:
             ratio = read_record(config.network)[1]["preprocessing"]["crop_ratio"]
         ratio = ratio or CropEvalOptions().crop_ratio
         return replace(config, crop=replace(config.crop, crop_ratio=ratio))
-    own = network.facts.origin.get("config", {}).get("evaluation", {})
-    given = {name: value for name, value in vars(config.maps).items() if value is not None}
-    if given.get("mode") == "whole":
-        own = {k: v for k, v in own.items() if k not in ("stride", "window_batch")}
-    maps = from_plain(MapOptions, own | given, "the run's evaluation")
-    told = {name: value for name, value in vars(maps).items() if value != vars(MapOptions())[name]}
-    if told:
-        words = ", ".join(f"{name} {value}" for name, value in told.items())
-        log.info("Images are shown as the run was scored, or as --maps says: %s.", words)
-    return replace(config, maps=ShownMapOptions(**vars(maps)))
+    return replace(config, maps=ShownMapOptions(**vars(own_maps(network, config.maps))))
 
 
 def _answerer(

@@ -15,9 +15,9 @@ import pydantic
 import tyro
 
 from limbeck.config import NumThreads, PositiveInt, Probability, options
-from limbeck.errors import RunError, UserError, require_extra
-from limbeck.evaluation.options import MapOptions
+from limbeck.errors import CutError, UserError, require_extra
 from limbeck.recipes.run import checks
+from limbeck.recipes.ship.options import ShownMapOptions
 
 log = logging.getLogger("limbeck")
 
@@ -58,7 +58,7 @@ class ServeConfig:
     """Seconds in which SIGTERM or Ctrl-C lets requests in flight be answered; a second one does
     not."""
 
-    maps: MapOptions = MapOptions()
+    maps: ShownMapOptions = ShownMapOptions()
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def check(config: ServeConfig) -> None:
 def serve(config: ServeConfig) -> Served:
     """Serve until SIGTERM or Ctrl-C.
 
-    Raises UserError for what can't be served, and RunError where requests in flight were not
+    Raises UserError for what can't be served, and CutError where requests in flight were not
     answered in time.
     """
     check(config)
@@ -116,7 +116,7 @@ def serve(config: ServeConfig) -> Served:
         server = Server(guard, config.patience, config.grace)
         server.run([place])
     if server.num_cut:
-        raise RunError(f"{server.num_cut} requests were not answered in {config.grace:g} s.")
+        raise CutError(f"{server.num_cut} requests were not answered in {config.grace:g} s.")
     requests: dict[int, int] = {}
     for (_, status), count in metrics.requests.items():
         requests[status] = requests.get(status, 0) + count

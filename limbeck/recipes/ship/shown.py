@@ -26,6 +26,7 @@ from limbeck.data.skipped import SkippedLog
 from limbeck.data.source import Source, Subset
 from limbeck.errors import UserError
 from limbeck.evaluation.miou import Confusion
+from limbeck.evaluation.options import MapOptions
 from limbeck.export.thresholds import best_temperature, best_threshold, f1_at
 from limbeck.models.dense.segmenter import Segmenter
 from limbeck.models.encoder import EncoderFacts
@@ -36,6 +37,7 @@ from limbeck.recipes.run.images import open_images
 from limbeck.recipes.run.options import CropEvalOptions
 from limbeck.recipes.run.probes import centre_crops
 from limbeck.recipes.run.scenes import open_scene_images
+from limbeck.recipes.ship.options import ShownMapOptions
 from limbeck.recipes.ship.places import open_files
 from limbeck.records import Batch
 
@@ -151,6 +153,20 @@ def own_crop_ratio(network: Savable) -> float:
     record = read_record(network.facts.origin["source"])[1]
     ratio: float = record["preprocessing"]["crop_ratio"]
     return ratio
+
+
+def own_maps(network: Segmenter, asked: ShownMapOptions) -> MapOptions:
+    """How a segmenter's run was scored, but for what is asked for; which is told."""
+    own = network.facts.origin.get("config", {}).get("evaluation", {})
+    given = {name: value for name, value in vars(asked).items() if value is not None}
+    if given.get("mode") == "whole":
+        own = {k: v for k, v in own.items() if k not in ("stride", "window_batch")}
+    maps = from_plain(MapOptions, own | given, "the run's evaluation")
+    told = {name: value for name, value in vars(maps).items() if value != vars(MapOptions())[name]}
+    if told:
+        words = ", ".join(f"{name} {value}" for name, value in told.items())
+        log.info("Images are shown as the run was scored, or as --maps says: %s.", words)
+    return maps
 
 
 def preprocessing_of(facts: EncoderFacts, crop_ratio: float) -> dict[str, Any]:

@@ -18,13 +18,8 @@ from limbeck.evaluation.overlay import SWATCH
 from limbeck.evaluation.sliding import predict_map
 from limbeck.models.finished import load_finished
 from limbeck.recipes.ship import answering
-from limbeck.recipes.ship.predict import (
-    PredictConfig,
-    ShownCropOptions,
-    ShownMapOptions,
-    predict,
-    report,
-)
+from limbeck.recipes.ship.options import ShownMapOptions
+from limbeck.recipes.ship.predict import PredictConfig, ShownCropOptions, predict, report
 from tests.recipes.scenes import draw_scenes
 
 

@@ -25,9 +25,9 @@ CHROMIUM = Path("/usr/bin/chromium")
 
 
 @contextmanager
-def serving(run, folder, *words):
+def serving(run, folder, *words, begin=main):
     """The process, and its address once it answers; it is ended in the end."""
-    started = Started(main, ["serve", str(run), "--port", "0", *map(str, words)], folder=folder)
+    started = Started(begin, ["serve", str(run), "--port", "0", *map(str, words)], folder=folder)
     try:
         found = None
         while started.process.is_alive() and not found:
@@ -142,6 +142,15 @@ def test_clients_that_are_slow_or_lie(service, red, sent, status):
     assert answer.startswith(b"HTTP/1.1 %d " % status)
 
 
+def test_who_asks_and_does_not_read_is_cut_off(service):
+    host, port = re.findall(r"[\d.]+", service)
+    client = socket.create_connection((host, int(port)), timeout=60)
+    with client, pytest.raises(ConnectionError):
+        while True:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
+    assert httpx.get(f"{service}health").json()["status"] == "ready"
+
+
 def test_many_clients_at_once(service, red):
     def ask(number):
         with httpx.Client(base_url=service, timeout=60) as client:
@@ -253,9 +262,20 @@ def test_its_end_answers_who_is_in_flight_and_refuses_others(teacher, red, tmp_p
         assert done.returncode == 0 and "1 requests are in flight" in done.stderr
 
 
+def stuck(words):
+    """The service of a network that never answers."""
+    from limbeck.recipes.ship.serving.network import Network
+
+    Network.__call__ = lambda *_: time.sleep(600)
+    main(words)
+
+
 def test_its_end_does_not_wait_for_ever(teacher, red, tmp_path):
-    with serving(teacher, tmp_path, "--grace", 0.1, "--patience", 600) as (started, address):
+    with serving(teacher, tmp_path, "--grace", 0.1, begin=stuck) as (started, address):
         client = half_sent(address, red)
+        client.sendall(red[100:])
+        while "batch_size_count 1" not in httpx.get(f"{address}metrics").text:
+            pass
         started.process.terminate()
         done = started.end(60)
         assert done.returncode == 1
@@ -294,7 +314,7 @@ def test_without_the_extra(monkeypatch):
 
 
 def test_options_of_segmenters_are_refused(teacher, scenes):
-    changed = ServeConfig(network=str(teacher), port=0, maps=verb.MapOptions(flip=True))
+    changed = ServeConfig(network=str(teacher), port=0, maps=verb.ShownMapOptions(flip=True))
     with pytest.raises(UserError, match="maps has no effect"):
         serve(changed)
 

@@ -139,7 +139,8 @@ def build(
         @app.get("/neighbour", response_class=Response, responses=jpeg)
         async def neighbour(name: str) -> Response:
             """A small picture of an image of the gallery, by its name in an answer."""
-            picture = await asyncio.to_thread(network.picture, name)
+            loop = asyncio.get_running_loop()  # its own threads decode any number at a time
+            picture = await loop.run_in_executor(network.decoders, network.picture, name)
             if picture is None:
                 raise HTTPException(404, "There is no such image")
             return Response(picture, media_type="image/jpeg")

@@ -26,7 +26,6 @@ from limbeck.errors import UserError
 from limbeck.evaluation.answers import Gallery, class_names, likeliest
 from limbeck.evaluation.attention import attention_maps, has_attention_map
 from limbeck.evaluation.embed import show
-from limbeck.evaluation.options import MapOptions
 from limbeck.evaluation.overlay import index_image, palette
 from limbeck.evaluation.sliding import predict_map
 from limbeck.export.formats import FORMATS, check_packages, module_of
@@ -40,7 +39,8 @@ from limbeck.ops.resize import resize_images
 from limbeck.recipes.run.options import CropEvalOptions
 from limbeck.recipes.run.probes import centre_crops
 from limbeck.recipes.ship.export import FORMAT, digest_of, record_of
-from limbeck.recipes.ship.shown import own_crop_ratio
+from limbeck.recipes.ship.options import ShownMapOptions
+from limbeck.recipes.ship.shown import own_crop_ratio, own_maps
 from limbeck.records import Tap
 
 log = logging.getLogger("limbeck")
@@ -74,12 +74,12 @@ class Network:
         file: Path | None = None,
         *,
         gallery: str = "",
-        maps: MapOptions | None = None,
+        maps: ShownMapOptions | None = None,
         threads: int = 1,
         max_pixels: int = 2**25,
     ) -> None:
         self.network: Any = load_finished(run)
-        self.facts, self.maps = self.network.facts, maps or MapOptions()
+        self.facts = self.network.facts
         self.threads, self.max_pixels = threads, max_pixels
         self.names, self.crop_ratio = class_names(self.facts), own_crop_ratio(self.network)
         self.is_segmenter = isinstance(self.network, Segmenter)
@@ -99,12 +99,14 @@ class Network:
             if shorter := record["preprocessing"].get("shorter_side"):
                 # Half a pixel more is cut off again, and no rounding can be.
                 self.crop_ratio = self.facts.img_size[0] / (shorter + 0.5)
+        if self.is_segmenter:
+            self.maps = own_maps(self.network, maps or ShownMapOptions())
         if self.is_segmenter and len(self.names) > MOST_CLASSES:
             raise UserError(f"A mask of more than {MOST_CLASSES} classes can't be sent as a PNG.")
         if self.is_segmenter and gallery:
             raise UserError("A segmenter has no vector of an image; leave --gallery out.")
         if self.is_segmenter and file and self.maps.mode == "whole":
-            raise UserError(f"{file} is of one size of window; leave --maps.mode whole out.")
+            raise UserError(f"{file} is of one size of window; add --maps.mode slide.")
         if gallery:
             self._open_gallery(gallery)
 
@@ -230,6 +232,8 @@ def read_export(file: Path, facts: EncoderFacts) -> Any:
     if not beside.is_file():
         raise UserError(f"There is no {beside}; keep it beside {file.name}, as it was written.")
     record = read_json(beside)
+    if record.get("unfinished"):
+        raise UserError(f"{file} is of an export that was stopped; export it again.")
     if record.get("format") != FORMAT or digest_of(file) != record.get("sha256"):
         raise UserError(f"{file} is not the file that {beside.name} describes; export it again.")
     if record["source"]["weight_hash"] != facts.origin.get("weight_hash"):

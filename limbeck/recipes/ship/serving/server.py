@@ -45,6 +45,7 @@ class Patient(H11Protocol):
 
     patience = 10.0
     timer: asyncio.TimerHandle | None = None
+    unread: asyncio.TimerHandle
 
     def connection_made(self, transport: Any) -> None:
         """Called by asyncio; so are the others."""
@@ -60,6 +61,16 @@ class Patient(H11Protocol):
             self.timer = None
         elif not self.timer and not is_asked:
             self.timer = self.loop.call_later(self.patience, self._give_up)
+
+    def pause_writing(self) -> None:
+        """The other clock runs while what was answered is not read."""
+        super().pause_writing()
+        self.unread = self.loop.call_later(self.patience, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Most of it has been."""
+        super().resume_writing()
+        self.unread.cancel()
 
     def timeout_keep_alive_handler(self) -> None:
         """Closing waits until all that was answered is read."""

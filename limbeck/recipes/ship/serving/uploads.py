@@ -15,6 +15,8 @@ HELD_BYTES = 2**28
 """Of all uploads together; many slow ones could else fill the memory."""
 MAX_SCANS = 100
 """Of a JPEG: each is decoded over all pixels, and a few bytes are enough for one."""
+UNBOUNDED = ("AVIF", "HEIF")
+"""Formats whose frames are decoded before they are held against the header."""
 JPEG_START, JPEG_SCAN = b"\xff\xd8", b"\xff\xda"
 BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,70})"|([^;"\s]{1,70}))')
 
@@ -33,11 +35,13 @@ class Uploads:
         Raises HTTPException for what is too large, too slow, too much or no image, which may be
         found inside the block, too (BadImage).
         """
-        body = bytearray()
+        body, data = bytearray(), b""
         try:
             async with asyncio.timeout(self.patience):
                 await self._read(request, body)
-            data = image_of(bytes(body), request.headers.get("content-type", ""))
+            data = image_of(body, request.headers.get("content-type", ""))
+            self.held += len(data) - len(body)
+            body.clear()
             await asyncio.to_thread(self.check, data)
             yield data
         except BadImage as error:
@@ -49,7 +53,7 @@ class Uploads:
         except ClientDisconnect:
             raise HTTPException(400, "The upload was cut off.") from None
         finally:
-            self.held -= len(body)
+            self.held -= len(body) + len(data)
 
     async def _read(self, request: Request, body: bytearray) -> None:
         stated = request.headers.get("content-length", "")
@@ -67,21 +71,25 @@ class Uploads:
 
     def check(self, data: bytes) -> None:
         """Raise BadImage for what is told before a pixel is decoded."""
-        read_header(data, self.max_pixels)
+        if (form := read_header(data, self.max_pixels).format) in UNBOUNDED:
+            raise NotAnImage(f"{form} is not taken here; send it as JPEG or PNG")
         if data.startswith(JPEG_START) and data.count(JPEG_SCAN) > MAX_SCANS:
             raise TooManyPixels(f"it is a JPEG of more than {MAX_SCANS} scans")
 
 
-def image_of(body: bytes, content_type: str) -> bytes:
-    """The image in a body: the whole, or of a form its one part. Its name is not looked at.
+def image_of(body: bytes | bytearray, content_type: str) -> bytes:
+    """A copy of the image in a body: the whole, or of a form its one part. Its name is not looked
+    at.
 
     Raises HTTPException for a form with more or less.
     """
     if not content_type.lower().startswith("multipart/"):
-        return body
-    found = BOUNDARY.search(content_type)
-    mark = b"\r\n--" + (found[1] or found[2]).encode("latin-1") if found else b"\0"
-    sections = (b"\r\n" + body).split(mark, 3)
-    if len(sections) != 3 or not sections[2].startswith(b"--"):
-        raise HTTPException(400, "Send a form of exactly one part, the image; or the image alone.")
-    return sections[1].partition(b"\r\n\r\n")[2]
+        return bytes(body)
+    if found := BOUNDARY.search(content_type):
+        mark = b"\r\n--" + (found[1] or found[2]).encode("latin-1")
+        first = -2 if body.startswith(mark[2:]) else body.find(mark)  # the body's begin is a line's
+        last, count = body.rfind(mark), body.count(mark) + (first == -2)
+        if count == 2 and body.startswith(b"--", last + len(mark)):
+            head = body.find(b"\r\n\r\n", first + len(mark), last)
+            return bytes(memoryview(body)[head + 4 : last]) if head >= 0 else b""
+    raise HTTPException(400, "Send a form of exactly one part, the image; or the image alone.")

@@ -1,8 +1,11 @@
 """The addresses' schemas, and the page that may ask nobody else."""
 
+import asyncio
 import base64
 import hashlib
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -35,6 +38,16 @@ def test_every_answer_has_a_schema():
 def test_what_a_network_can_t_do_has_no_address():
     assert "/embed" not in application(is_segmenter=True).app.openapi()["paths"]
     assert "/neighbour" in application(gallery=object()).app.openapi()["paths"]
+
+
+def test_neighbours_are_decoded_by_who_decodes_images():
+    def picture(name):
+        return threading.current_thread().name.encode()
+
+    with ThreadPoolExecutor(1, "decoder") as decoders:
+        guard = application(gallery=object(), decoders=decoders, picture=picture)
+        (route,) = (each for each in guard.app.routes if each.path == "/neighbour")
+        assert asyncio.run(route.endpoint("red.png")).body == b"decoder_0"
 
 
 def test_nothing_of_elsewhere_is_asked_for():

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from limbeck.evaluation.overlay import palette
 from limbeck.export import torch as to_torch
 from limbeck.export.graph import Graph
 from limbeck.models.finished import load_finished, read_record
+from limbeck.recipes.ship.options import ShownMapOptions
 from limbeck.recipes.ship.predict import PredictConfig, predict
 from limbeck.recipes.ship.serving import network as module
 from limbeck.recipes.ship.serving.network import Asked, Network
@@ -120,8 +122,17 @@ def test_masks_by_pytorch_and_by_a_file(scenes, segmenter, tmp_path):
         assert said["colours"]["box"] == f"#{bytes(palette(2)[1]).hex()}"
     with pytest.raises(UserError, match="leave --gallery out"):
         Network(str(segmenter), gallery=str(scenes))
-    with pytest.raises(UserError, match=r"leave --maps\.mode whole out"):
-        Network(str(segmenter), out, maps=MapOptions(mode="whole"))
+    with pytest.raises(UserError, match=r"add --maps\.mode slide"):
+        Network(str(segmenter), out, maps=ShownMapOptions(mode="whole"))
+
+
+def test_a_segmenter_is_shown_images_as_its_run_was_scored(segmenter, tmp_path):
+    shutil.copytree(segmenter, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "student.json").read_text())
+    record["config"]["evaluation"] |= {"mode": "whole", "flip": True}
+    (tmp_path / "run" / "student.json").write_text(json.dumps(record))
+    network = Network(str(tmp_path / "run"), maps=ShownMapOptions(flip=False))
+    assert network.maps == MapOptions(mode="whole")
 
 
 @pytest.mark.parametrize(
@@ -130,6 +141,7 @@ def test_masks_by_pytorch_and_by_a_file(scenes, segmenter, tmp_path):
         ({"source": {"weight_hash": "0" * 64}}, "is of other weights than"),
         ({"sha256": "0" * 64}, r"is not the file that net\.pt2\.json describes"),
         ({"format": "other"}, "is not the file"),
+        ({"unfinished": True}, "of an export that was stopped; export it again"),
     ],
 )
 def test_a_file_of_something_else_is_refused(changes, message, classifier, tmp_path):

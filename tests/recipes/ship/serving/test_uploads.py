@@ -162,7 +162,18 @@ def test_forms_that_are_none(body, kind):
         image_of(body, kind)
 
 
+def test_of_a_form_only_the_image_is_kept():
+    body, kind = form((NAME, png()))
+    asked = request_of(body[:9], body[9:], headers=[("content-type", kind)])
+    assert taken(asked) == (200, len(png()), 0)
+
+
 def test_forms_in_forms_are_no_image():
     body, kind = form((b"Content-Type: multipart/mixed; boundary=b1", b"--b1\r\n" * 1000))
     code, _, _ = taken(request_of(body, headers=[("content-type", kind)]), Uploads(10**5, 9, 1.0))
     assert code == 415
+
+
+def test_formats_whose_header_bounds_nothing():
+    with pytest.raises(BadImage, match="AVIF is not taken here"):
+        Uploads(1000, 100, 1.0).check(png(form="AVIF"))
