@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.timing import measure_seconds, median_ratio, runs_well
-from limbeck.export.formats import FORMATS, FormatName, Precision, module_of
-from limbeck.export.graph import Graph
+from limbeck.exports.formats import FORMATS, FormatName, Precision, module_of
+from limbeck.exports.graph import Graph
 from limbeck.limits import num_cores
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions

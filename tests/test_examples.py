@@ -17,7 +17,7 @@ from PIL import Image
 from limbeck.cli import main
 from limbeck.data.options import DataOptions
 from limbeck.data.views import eval_view
-from limbeck.export.formats import FORMATS, has_packages
+from limbeck.exports.formats import FORMATS, has_packages
 from limbeck.models.finished import save_student
 from limbeck.models.vit import build_encoder
 from limbeck.recipes.ship.export import ExportConfig, export

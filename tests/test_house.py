@@ -26,7 +26,7 @@ FLOORS = {
     "config": 0, "ops": 0,
     "data": 1, "models": 1, "engine": 1,
     "methods": 2, "tasks": 2,
-    "evaluation": 3, "export": 3,
+    "evaluation": 3, "exports": 3,
     "recipes": 4, "help": 4,
     "cli": 5, "__main__": 6,
 }  # fmt: skip
@@ -35,7 +35,7 @@ ROOMS = {"run": 0, "targets": 1, "train": 2, "look": 3, "study": 4, "ship": 5}
 """Of recipes: each may use those before it."""
 
 FENCES = {
-    "timm": ("models/", "data/", "export/timm.py"),
+    "timm": ("models/", "data/", "exports/timm.py"),
     "transformers": ("models/origins/huggingface.py",),
     "huggingface_hub": ("models/origins/",),
     "datasets": ("data/",),
@@ -44,12 +44,12 @@ FENCES = {
     "starlette": ("recipes/ship/serving/",),
     "uvicorn": ("recipes/ship/serving/",),
     "matplotlib": ("evaluation/report.py", "evaluation/pictures.py"),
-    "onnx": ("export/",),
+    "onnx": ("exports/",),
     "av": ("data/video.py",),
     # The one door, so that nothing is sent:
-    "onnxruntime": ("export/silent.py",),
-    "openvino": ("export/silent.py",),
-    "nncf": ("export/silent.py",),
+    "onnxruntime": ("exports/silent.py",),
+    "openvino": ("exports/silent.py",),
+    "nncf": ("exports/silent.py",),
     "tensorboard": ("engine/log.py",),
     "wandb": ("engine/log.py",),
     "mlxtend": ("recipes/study/demo.py",),

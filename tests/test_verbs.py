@@ -1,9 +1,11 @@
 """The table of verbs: each has its room, its recipe's functions and its options' class."""
 
 import dataclasses
+import pkgutil
 
 import pytest
 
+import limbeck
 from limbeck.config import preset_names
 from limbeck.verbs import ROOMS, VERBS, config_class, function_of, recipe_of
 
@@ -27,3 +29,9 @@ def test_a_task_has_options_of_its_own():
 
 def test_every_room_has_a_title_and_a_verb():
     assert {entry.room for entry in VERBS.values()} == ROOMS.keys()
+
+
+def test_no_package_has_the_name_of_a_verb():
+    """Once it is imported it would take the place of the function in ``import limbeck``."""
+    found = {module.name for module in pkgutil.iter_modules(limbeck.__path__)}
+    assert not found & VERBS.keys()

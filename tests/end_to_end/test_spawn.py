@@ -43,7 +43,7 @@ ALLOWED = {
     *((event, "urllib3.util.connection") for event in ("socket.__new__", "socket.bind")),
 }
 ASKS_PROCESSOR = ["uname", "-p"]  # Python's platform.processor(), for records of latency
-MEASURES = [sys.executable, "-m", "limbeck.export.measure"]  # a file, in a process of its own
+MEASURES = [sys.executable, "-m", "limbeck.exports.measure"]  # a file, in a process of its own
 
 
 def words_of(verb, images, teacher, student, released, scenes, segmenter):

@@ -19,8 +19,8 @@ import tyro
 from limbeck.config import BatchSize, NumThreads, Repeats, Side, options
 from limbeck.documents import write_json
 from limbeck.errors import UserError
-from limbeck.export.formats import has_packages
-from limbeck.export.passes import RUNTIMES, RuntimeName
+from limbeck.exports.formats import has_packages
+from limbeck.exports.passes import RUNTIMES, RuntimeName
 from limbeck.files import MIB, write_text
 from limbeck.models.options import StudentOptions
 from limbeck.recipes.run import checks
@@ -162,7 +162,7 @@ def _row(
 ) -> dict[str, Any]:
     from limbeck.evaluation.cost import activation_bytes, macs_by_part
     from limbeck.evaluation.latency import interleaved
-    from limbeck.export.passes import open_passes
+    from limbeck.exports.passes import open_passes
     from limbeck.records import LOGIT_KINDS, Tap
 
     facts = encoder.facts

@@ -22,7 +22,7 @@ from limbeck.errors import UserError
 from limbeck.evaluation.cost import count_macs
 from limbeck.evaluation.latency import busy_note, describe_machine, interleaved, threads
 from limbeck.evaluation.report import table
-from limbeck.export.passes import RUNTIMES, RuntimeName, open_passes, runtime_shipped_with
+from limbeck.exports.passes import RUNTIMES, RuntimeName, open_passes, runtime_shipped_with
 from limbeck.models.budgets import FAMILIES, Budget, is_budget, read_budget
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions

@@ -18,7 +18,7 @@ from limbeck.config import PositiveInt, options
 from limbeck.data.options import DataOptions
 from limbeck.documents import read_json, write_json
 from limbeck.errors import RunError, UserError
-from limbeck.export.formats import (
+from limbeck.exports.formats import (
     FORMATS,
     INPUTS,
     FormatName,
@@ -34,8 +34,8 @@ from limbeck.recipes.run import checks
 from limbeck.recipes.ship.options import Int8Options, MeasureOptions, ToleranceOptions
 
 if TYPE_CHECKING:
-    from limbeck.export.gate import Tolerance
-    from limbeck.export.graph import Graph
+    from limbeck.exports.gate import Tolerance
+    from limbeck.exports.graph import Graph
     from limbeck.models.finished import Savable
     from limbeck.recipes.ship.shown import Shown
     from limbeck.records import Batch
@@ -150,8 +150,8 @@ def export(config: ExportConfig) -> Exported:
     check(config)
     import torch
 
-    from limbeck.export.gate import TOLERANCES
-    from limbeck.export.graph import Graph
+    from limbeck.exports.gate import TOLERANCES
+    from limbeck.exports.graph import Graph
     from limbeck.models.finished import load_finished
     from limbeck.recipes.ship.int8 import write_int8
 
@@ -212,9 +212,9 @@ def prove(
 ) -> dict[str, Any]:  # fmt: skip
     """What the file answers and costs, beside PyTorch; raises RunError where they disagree."""
     from limbeck.evaluation.latency import busy_note, describe_machine
-    from limbeck.export.gate import Comparison
-    from limbeck.export.graph import Graph
-    from limbeck.export.measure import measure
+    from limbeck.exports.gate import Comparison
+    from limbeck.exports.graph import Graph
+    from limbeck.exports.measure import measure
     from limbeck.recipes.ship.shown import Scorer
 
     run = module_of(config.to).load(file, said, None)
@@ -262,8 +262,8 @@ def _where(
     config: ExportConfig, network: Savable, graph: Graph, batch: Batch, tolerance: Tolerance
 ) -> str:
     """A sentence (with a leading space) on the first block that differs, or ''."""
-    from limbeck.export.gate import Comparison
-    from limbeck.export.graph import Graph
+    from limbeck.exports.gate import Comparison
+    from limbeck.exports.graph import Graph
 
     if config.to == "timm":  # it has no names for what is between
         return ""
@@ -353,7 +353,7 @@ def digest_of(file: Path) -> str:
 def report(done: Exported) -> str:
     """The proof, for the command line."""
     from limbeck.evaluation.report import TERMINAL, table
-    from limbeck.export.gate import summary
+    from limbeck.exports.gate import summary
 
     record, proof = done.record, done.record["proof"]
     rows = []

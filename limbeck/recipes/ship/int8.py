@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import RunError, UserError
-from limbeck.export.formats import FORMATS, FormatName, module_of
+from limbeck.exports.formats import FORMATS, FormatName, module_of
 from limbeck.recipes.ship.options import Int8Options
 
 if TYPE_CHECKING:
     import torch
 
-    from limbeck.export.gate import Comparison, Tolerance
-    from limbeck.export.graph import Graph
+    from limbeck.exports.gate import Comparison, Tolerance
+    from limbeck.exports.graph import Graph
 
 log = logging.getLogger("limbeck")
 
@@ -56,8 +56,8 @@ def write_int8(
     """
     import torch
 
-    from limbeck.export.int8 import fewest_kept
-    from limbeck.export.rounding import folded, repaired, sensitivities
+    from limbeck.exports.int8 import fewest_kept
+    from limbeck.exports.rounding import folded, repaired, sensitivities
 
     if len(images) < 2:
         raise UserError("int8 needs images beside those of the proof; name more with --data.")
@@ -125,7 +125,7 @@ class Trials:
 
     def attempt(self, of: Candidate, kept: Sequence[str]) -> Comparison:
         """In what int8 differs where these layers stay higher."""
-        from limbeck.export.gate import Comparison
+        from limbeck.exports.gate import Comparison
 
         key = of.words, tuple(kept)
         if key not in self.done:
@@ -143,7 +143,7 @@ class Trials:
         return self.done[key][-1]
 
     def _nodes(self, of: Candidate, kept: Sequence[str]) -> set[str]:
-        from limbeck.export.graph import as_program, layers_of
+        from limbeck.exports.graph import as_program, layers_of
 
         if not kept:
             return set()

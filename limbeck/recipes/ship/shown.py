@@ -27,7 +27,7 @@ from limbeck.data.source import Source, Subset
 from limbeck.errors import UserError
 from limbeck.evaluation.miou import Confusion
 from limbeck.evaluation.options import MapOptions
-from limbeck.export.thresholds import best_temperature, best_threshold, f1_at
+from limbeck.exports.thresholds import best_temperature, best_threshold, f1_at
 from limbeck.models.dense.segmenter import Segmenter
 from limbeck.models.encoder import EncoderFacts
 from limbeck.models.finished import Savable, read_record

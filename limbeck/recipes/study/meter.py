@@ -7,7 +7,7 @@ import torch
 from limbeck.documents import write_json
 from limbeck.evaluation.cost import count_macs
 from limbeck.evaluation.latency import Pass, describe_machine, interleaved, threads
-from limbeck.export.passes import RUNTIMES, RuntimeName, open_passes, runtime_shipped_with
+from limbeck.exports.passes import RUNTIMES, RuntimeName, open_passes, runtime_shipped_with
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions
 from limbeck.models.whole_shape import build_outline

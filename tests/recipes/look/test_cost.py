@@ -6,8 +6,8 @@ import json
 import pytest
 
 from limbeck.errors import UserError
-from limbeck.export import onnx as to_onnx
-from limbeck.export import passes
+from limbeck.exports import onnx as to_onnx
+from limbeck.exports import passes
 from limbeck.models.build import build_student
 from limbeck.models.finished import save_student
 from limbeck.models.options import StudentOptions

@@ -10,11 +10,11 @@ import torch
 
 from limbeck.data.options import DataOptions
 from limbeck.errors import RunError, UserError
-from limbeck.export import measure as measuring
-from limbeck.export import timm as to_timm
-from limbeck.export import torch as to_torch
-from limbeck.export.formats import has_packages
-from limbeck.export.graph import Graph
+from limbeck.exports import measure as measuring
+from limbeck.exports import timm as to_timm
+from limbeck.exports import torch as to_torch
+from limbeck.exports.formats import has_packages
+from limbeck.exports.graph import Graph
 from limbeck.recipes.ship import export as verb
 from limbeck.recipes.ship.export import ExportConfig, check_place, digest_of, export, report
 from limbeck.recipes.ship.options import Int8Options, MeasureOptions, ToleranceOptions

@@ -8,10 +8,10 @@ import torch
 
 from limbeck.data.options import DataOptions
 from limbeck.errors import RunError, UserError
-from limbeck.export import rounding
-from limbeck.export.formats import has_packages
-from limbeck.export.gate import TOLERANCES, Comparison
-from limbeck.export.graph import Graph
+from limbeck.exports import rounding
+from limbeck.exports.formats import has_packages
+from limbeck.exports.gate import TOLERANCES, Comparison
+from limbeck.exports.graph import Graph
 from limbeck.models.finished import load_finished
 from limbeck.recipes.ship.export import export, report
 from limbeck.recipes.ship.int8 import (
@@ -24,7 +24,7 @@ from limbeck.recipes.ship.int8 import (
     write_int8,
 )
 from limbeck.recipes.ship.options import Int8Options
-from tests.export.kinds import small
+from tests.exports.kinds import small
 from tests.recipes.ship.test_export import config_of, measured_here  # noqa: F401
 
 FEW = Int8Options(num_images=12)

@@ -28,9 +28,9 @@ from limbeck.evaluation.attention import attention_maps, has_attention_map
 from limbeck.evaluation.embed import show
 from limbeck.evaluation.overlay import index_image, palette
 from limbeck.evaluation.sliding import predict_map
-from limbeck.export.formats import FORMATS, check_packages, module_of
-from limbeck.export.graph import Graph
-from limbeck.export.torch import runner
+from limbeck.exports.formats import FORMATS, check_packages, module_of
+from limbeck.exports.graph import Graph
+from limbeck.exports.torch import runner
 from limbeck.files import printable
 from limbeck.models.dense.segmenter import Segmenter
 from limbeck.models.encoder import EncoderFacts

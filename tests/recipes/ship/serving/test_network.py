@@ -16,8 +16,8 @@ from limbeck.data.source import BadImage
 from limbeck.errors import UserError
 from limbeck.evaluation.options import MapOptions
 from limbeck.evaluation.overlay import palette
-from limbeck.export import torch as to_torch
-from limbeck.export.graph import Graph
+from limbeck.exports import torch as to_torch
+from limbeck.exports.graph import Graph
 from limbeck.models.finished import load_finished, read_record
 from limbeck.recipes.ship.options import ShownMapOptions
 from limbeck.recipes.ship.predict import PredictConfig, predict

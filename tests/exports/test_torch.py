@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from limbeck.export.torch import runner
-from tests.export.kinds import compared
+from limbeck.exports.torch import runner
+from tests.exports.kinds import compared
 from tests.models.families import small_encoder
 
 

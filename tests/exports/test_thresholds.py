@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from limbeck.export.thresholds import best_temperature, best_threshold, confidences, f1_at
+from limbeck.exports.thresholds import best_temperature, best_threshold, confidences, f1_at
 
 
 def logits_of(*shares):

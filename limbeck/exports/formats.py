@@ -127,7 +127,7 @@ def check_packages(name: FormatName) -> None:
 
 def module_of(name: str) -> ModuleType:
     """The module that writes and loads a format; "reference" only loads."""
-    return import_module(f"limbeck.export.{name}")
+    return import_module(f"limbeck.exports.{name}")
 
 
 assert tuple(FORMATS) == get_args(FormatName)

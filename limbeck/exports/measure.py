@@ -32,7 +32,7 @@ def measure(
         "num_runs": num_runs,
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "limbeck.export.measure"],
+        [sys.executable, "-m", "limbeck.exports.measure"],
         input=to_json(asked),
         capture_output=True,
         text=True,
@@ -49,7 +49,7 @@ def measured(asked: dict[str, Any]) -> dict[str, Any]:
     """The same in this process."""
     import numpy as np
 
-    from limbeck.export.formats import module_of
+    from limbeck.exports.formats import module_of
 
     load, record = module_of(asked["name"]).load, asked["record"]
     size, kind = record["input"]["size"], record["input"]["kind"]

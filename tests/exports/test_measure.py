@@ -3,11 +3,11 @@
 import pytest
 
 from limbeck.errors import RunError
-from limbeck.export import measure as module
-from limbeck.export import torch as to_torch
-from limbeck.export.measure import measure, passes
+from limbeck.exports import measure as module
+from limbeck.exports import torch as to_torch
+from limbeck.exports.measure import measure, passes
 from limbeck.limits import num_cores
-from tests.export.kinds import compared
+from tests.exports.kinds import compared
 from tests.models.families import small_encoder
 
 RECORD = {"input": {"kind": "normalised", "size": [32, 32]}}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from limbeck.export.reference import load
+from limbeck.exports.reference import load
 from limbeck.models.finished import save_student
 from tests.models.families import small_encoder, small_images
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.export.formats import Precision, Run
+from limbeck.exports.formats import Precision, Run
 
 if TYPE_CHECKING:
-    from limbeck.export.graph import Graph
+    from limbeck.exports.graph import Graph
 
 
 def write(graph: Graph, file: Path, precision: Precision) -> dict[str, Any]:
     """Write the graph; there is nothing that its JSON should say besides."""
     import torch
 
-    from limbeck.export.graph import as_program
+    from limbeck.exports.graph import as_program
 
     torch.export.save(as_program(graph.cast(precision)), file)
     return {}

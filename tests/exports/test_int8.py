@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from limbeck.export.formats import FORMATS, has_packages, module_of
-from limbeck.export.gate import TOLERANCES, Comparison
-from limbeck.export.graph import Graph, as_program, layers_of
-from limbeck.export.int8 import fewest_kept, quiet
-from limbeck.export.rounding import folded, sensitivities
-from tests.export.kinds import KINDS, small
+from limbeck.exports.formats import FORMATS, has_packages, module_of
+from limbeck.exports.gate import TOLERANCES, Comparison
+from limbeck.exports.graph import Graph, as_program, layers_of
+from limbeck.exports.int8 import fewest_kept, quiet
+from limbeck.exports.rounding import folded, sensitivities
+from tests.exports.kinds import KINDS, small
 
 IMAGES = torch.rand(24, 3, 32, 32, generator=torch.Generator().manual_seed(5)).mul(255).round()
 

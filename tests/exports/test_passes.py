@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from limbeck.errors import UserError
-from limbeck.export import formats
-from limbeck.export.formats import FORMATS
-from limbeck.export.passes import RUNTIMES, open_passes, runtime_shipped_with
+from limbeck.exports import formats
+from limbeck.exports.formats import FORMATS
+from limbeck.exports.passes import RUNTIMES, open_passes, runtime_shipped_with
 from limbeck.models.build import build_student
 from limbeck.models.vit import build_encoder
 from tests.models.families import architecture_of

@@ -2,8 +2,8 @@
 
 import pytest
 
-from limbeck.export.formats import FORMATS
-from tests.export.kinds import compared
+from limbeck.exports.formats import FORMATS
+from tests.exports.kinds import compared
 from tests.models.families import small_encoder
 
 

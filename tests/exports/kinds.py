@@ -2,9 +2,9 @@
 
 import torch
 
-from limbeck.export.formats import FORMATS, module_of
-from limbeck.export.gate import TOLERANCES, Comparison
-from limbeck.export.graph import Graph
+from limbeck.exports.formats import FORMATS, module_of
+from limbeck.exports.gate import TOLERANCES, Comparison
+from limbeck.exports.graph import Graph
 from limbeck.models.dense.build import build_segmenter
 from limbeck.models.options import SegmenterOptions
 from tests.models.families import small_encoder, small_images

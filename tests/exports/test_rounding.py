@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck.export.graph import Graph
-from limbeck.export.rounding import (
+from limbeck.exports.graph import Graph
+from limbeck.exports.rounding import (
     Rounding,
     folded,
     repaired,
@@ -13,7 +13,7 @@ from limbeck.export.rounding import (
     roundings,
     sensitivities,
 )
-from tests.export.kinds import small
+from tests.exports.kinds import small
 from tests.models.families import small_encoder, small_images
 
 

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from limbeck.errors import UserError
-from limbeck.export.graph import Graph
-from limbeck.export.openvino import write
-from limbeck.export.silent import import_openvino
-from tests.export.kinds import compared
+from limbeck.exports.graph import Graph
+from limbeck.exports.openvino import write
+from limbeck.exports.silent import import_openvino
+from tests.exports.kinds import compared
 from tests.models.families import small_encoder
 
 if not importlib.util.find_spec("openvino"):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from limbeck.errors import RunError
-from limbeck.export.formats import Precision
+from limbeck.exports.formats import Precision
 
 NUM_WORST = 3
 Answers = dict[str, np.ndarray]

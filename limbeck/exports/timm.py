@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import UserError
-from limbeck.export.formats import Precision, Run
+from limbeck.exports.formats import Precision, Run
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from limbeck.export.graph import Graph
+    from limbeck.exports.graph import Graph
 
 
 def write(graph: Graph, file: Path, precision: Precision) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def load(file: Path, record: dict[str, Any], threads: int | None) -> Run:
     import timm
     from safetensors.torch import load_file
 
-    from limbeck.export.torch import runner
+    from limbeck.exports.torch import runner
 
     said = record["timm"]
     model = timm.create_model(said["name"], **said["kwargs"])

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from limbeck.errors import UserError
-from limbeck.export.graph import Graph, as_program, without_fused_attention
+from limbeck.exports.graph import Graph, as_program, without_fused_attention
 from limbeck.records import Tap
-from tests.export.kinds import small
+from tests.exports.kinds import small
 from tests.models.families import small_encoder, small_images
 
 IMAGES = (255 * small_images(3)).round() / 255

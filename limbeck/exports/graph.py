@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 
 from limbeck.engine.machine import Precision
 from limbeck.errors import UserError
-from limbeck.export.formats import InputKind
+from limbeck.exports.formats import InputKind
 from limbeck.methods.teacher import Teacher, autocast
 from limbeck.models.dense.segmenter import Segmenter
 from limbeck.models.encoder import Encoder

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from limbeck.errors import RunError
-from limbeck.export.gate import TOLERANCES, Comparison, Tolerance, summary
+from limbeck.exports.gate import TOLERANCES, Comparison, Tolerance, summary
 
 FP32 = TOLERANCES["fp32"]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import fuse_conv_bn_eval
 
-from limbeck.export.graph import Graph
+from limbeck.exports.graph import Graph
 from limbeck.models.dense.units import Unit
 
 LAYERS = (nn.Linear, nn.Conv2d)

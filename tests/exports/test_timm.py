@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.export.kinds import compared
+from tests.exports.kinds import compared
 from tests.models.families import small_encoder
 
 

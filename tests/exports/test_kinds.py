@@ -3,8 +3,8 @@
 import pytest
 
 from limbeck.errors import UserError
-from limbeck.export.formats import has_packages
-from tests.export.kinds import KINDS, NOT_OF_TIMM, compared, small
+from limbeck.exports.formats import has_packages
+from tests.exports.kinds import KINDS, NOT_OF_TIMM, compared, small
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in NOT_OF_TIMM])

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import UserError
-from limbeck.export.formats import Precision, Run
+from limbeck.exports.formats import Precision, Run
 
 if TYPE_CHECKING:
-    from limbeck.export.graph import Graph
+    from limbeck.exports.graph import Graph
 
 HINT = "INFERENCE_PRECISION_HINT"
 
@@ -22,8 +22,8 @@ def write(graph: Graph, file: Path, precision: Precision) -> dict[str, Any]:
     They matter: on a processor with bf16 instructions OpenVINO would compute an fp32 file in bf16.
     Raises UserError for bf16 on a processor without.
     """
-    from limbeck.export.graph import INPUT, as_program
-    from limbeck.export.silent import import_openvino
+    from limbeck.exports.graph import INPUT, as_program
+    from limbeck.exports.silent import import_openvino
 
     openvino = import_openvino()
     if precision == "bf16" and not _has_bf16(openvino):
@@ -44,8 +44,8 @@ def quantise(file: Path, out: Path, feeds: Sequence[Any], kept: Collection[str])
 
     ``feeds``: images as the network takes them, one at a time.
     """
-    from limbeck.export.int8 import quiet
-    from limbeck.export.silent import import_nncf, import_openvino
+    from limbeck.exports.int8 import quiet
+    from limbeck.exports.silent import import_nncf, import_openvino
 
     openvino = import_openvino()
     model = openvino.Core().read_model(file)
@@ -85,7 +85,7 @@ def _has_bf16(openvino: Any) -> bool:
 
 def load(file: Path, record: dict[str, Any], threads: int | None) -> Run:
     """The pair in OpenVINO, on so many threads of the processor."""
-    from limbeck.export.silent import import_openvino
+    from limbeck.exports.silent import import_openvino
 
     settings = record["compile"] | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
     network = import_openvino().compile_model(file, "CPU", settings)

@@ -12,12 +12,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from limbeck.export.formats import Precision, Run
+from limbeck.exports.formats import Precision, Run
 
 if TYPE_CHECKING:
     import onnx
 
-    from limbeck.export.graph import Graph
+    from limbeck.exports.graph import Graph
 
 
 LAYERS = ["Conv", "MatMul", "Gemm"]
@@ -27,7 +27,7 @@ def write(graph: Graph, file: Path, precision: Precision) -> dict[str, Any]:
     """Write the graph; what its JSON should say besides: the opset."""
     import torch
 
-    from limbeck.export.graph import INPUT, as_program, without_fused_attention
+    from limbeck.exports.graph import INPUT, as_program, without_fused_attention
 
     with _quiet():
         program = torch.onnx.export(
@@ -52,9 +52,9 @@ def quantise(file: Path, out: Path, feeds: Sequence[Any], kept: Collection[str])
     """
     import onnx
 
-    from limbeck.export.graph import INPUT
-    from limbeck.export.int8 import quiet
-    from limbeck.export.silent import import_onnxruntime
+    from limbeck.exports.graph import INPUT
+    from limbeck.exports.int8 import quiet
+    from limbeck.exports.silent import import_onnxruntime
 
     import_onnxruntime()
     tools = import_module("onnxruntime.quantization")
@@ -79,7 +79,7 @@ def quantise(file: Path, out: Path, feeds: Sequence[Any], kept: Collection[str])
 
 def load(file: Path, record: dict[str, Any], threads: int | None) -> Run:
     """The file in ONNX Runtime, on so many threads of the processor."""
-    from limbeck.export.silent import import_onnxruntime
+    from limbeck.exports.silent import import_onnxruntime
 
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from limbeck.errors import UserError
-from limbeck.export.formats import (
+from limbeck.exports.formats import (
     FORMATS,
     Precision,
     check_held,
@@ -46,8 +46,8 @@ def open_passes(
     """
     import torch
 
-    from limbeck.export.graph import Graph
-    from limbeck.export.torch import runner
+    from limbeck.exports.graph import Graph
+    from limbeck.exports.torch import runner
 
     check_packages(name)
     check_held(name, precision)

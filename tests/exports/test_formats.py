@@ -5,8 +5,8 @@ import importlib.util
 import pytest
 
 from limbeck.errors import UserError
-from limbeck.export import formats
-from limbeck.export.formats import (
+from limbeck.exports import formats
+from limbeck.exports.formats import (
     FORMATS,
     INPUTS,
     check_held,

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 
 from limbeck.errors import UserError
-from limbeck.export import silent
+from limbeck.exports import silent
 
 ASKED = """
 import socket, sys
 sent = []
 socket.socket.connect = lambda *asked: sent.append(asked)
-from limbeck.export.silent import import_nncf, import_openvino
+from limbeck.exports.silent import import_nncf, import_openvino
 import_openvino(), import_nncf()
 import nncf.telemetry.wrapper, openvino.tools.ovc.telemetry_utils as ovc
 assert ovc.tm.__name__ == "openvino.tools.ovc.telemetry_stub", ovc.tm
