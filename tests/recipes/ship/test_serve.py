@@ -177,7 +177,7 @@ def test_its_own_schemas_hold(service):
     for operation in (each.ok() for each in schema.get_all_operations()):
 
         @settings(
-            max_examples=5, deadline=None, derandomize=True, database=None,
+            max_examples=25, deadline=None, derandomize=True, database=None,
             suppress_health_check=list(HealthCheck), phases=[Phase.generate],
         )  # fmt: skip
         @given(case=operation.as_strategy())
