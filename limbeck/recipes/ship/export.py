@@ -202,8 +202,9 @@ def _shown(config: ExportConfig, network: Savable) -> tuple[Shown, Shown | None]
             raise UserError("int8 needs images beside that of the proof; name more with --data.")
         source, rest = parted(source, trained, config.num_images)
         others = Shown(network, rest, data, num_wanted(config.int8), ratio)
-    own = Shown(network, source, data, config.num_images, ratio, seen_in_training=is_seen)
-    return own, others
+    place = (data.eval_root if trained is not None else "") or data.root
+    known: dict[str, Any] = {"place": place, "seen_in_training": is_seen}
+    return Shown(network, source, data, config.num_images, ratio, **known), others
 
 
 def prove(
@@ -243,7 +244,7 @@ def prove(
     cases = sorted({1, config.measure.batch_size}), config.measure.num_runs
     return {
         "num_images": len(comparison.keys) // len(graph.sizes),
-        "data": shown.data.root,
+        "data": shown.place,
         "seen_in_training": shown.seen_in_training,
         "outputs": comparison.plain(),
         "worst_images": comparison.worst(),

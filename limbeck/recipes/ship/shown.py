@@ -100,14 +100,17 @@ def _some(source: Source, places: list[int]) -> Source:
 
 
 class Shown:
-    """At most ``count`` images of a source, evenly spread, as the network sees them."""
+    """At most ``count`` images of a source, evenly spread, as the network sees them.
+
+    ``place``, ``seen_in_training``: where they are from, to be told.
+    """
 
     def __init__(
         self, network: Savable, source: Source, data: DataOptions, count: int, crop_ratio: float,
-        *, seen_in_training: bool = False,
+        *, place: str = "", seen_in_training: bool = False,
     ) -> None:  # fmt: skip
         self.network, self.data, self.crop_ratio = network, data, crop_ratio
-        self.seen_in_training = seen_in_training
+        self.place, self.seen_in_training = place, seen_in_training
         count = min(count, len(source))
         self.source = _some(source, [index * len(source) // count for index in range(count)])
 
