@@ -75,7 +75,7 @@ def _passes(name: str, folder: Path) -> dict[tuple[str, str], Pass]:
         module, file = module_of(to), folder / f"{to}-{precision}{FORMATS[to].suffix}"
         if precision == "int8":
             plain = folder / f"{to}-fp32{FORMATS[to].suffix}"  # by the table's order written before
-            said = module.quantise(plain, file, feeds, (), smooth=False)
+            said = module.quantise(plain, file, feeds, ())
         else:
             said = module.write(graph, file, precision)
         run = module.load(file, said, num_cores())
