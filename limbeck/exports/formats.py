@@ -30,7 +30,8 @@ INPUTS: dict[InputKind, str] = {
 class Format:
     """``refused``: what it can't hold, by the option's value, and why, as the user reads it.
 
-    ``computes``: what a precision means in it.
+    ``computes``: what a precision means in it. ``shows_blocks``: whether it can give what is
+    between, to find a fault.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Format:
     refused: dict[str, str] = field(default_factory=dict)
     inputs: tuple[InputKind, ...] = ("float", "uint8", "normalised")
     computes: dict[Precision, str] = field(default_factory=dict)
+    shows_blocks: bool = True
 
 
 WORDS = {"any": "a network for images of any size", "segmenter": "a segmenter"}
@@ -85,6 +87,7 @@ FORMATS: dict[FormatName, Format] = {
             "segmenter": "timm has no segmenters; choose --to onnx, openvino or torch",
         },
         inputs=("normalised",),
+        shows_blocks=False,
         computes={
             "bf16": "weights are bf16 in the file; timm widens them to fp32 as it loads them",
             "fp16": "weights are fp16 in the file; timm widens them to fp32 as it loads them",

@@ -17,7 +17,7 @@ from limbeck.models.budgets import is_budget, read_budget
 from limbeck.models.options import HEAD_DIM, POOLS, SHAPE, HeadKind, StudentOptions, TeacherOptions
 from limbeck.models.origins.names import check_source
 from limbeck.models.shape_names import is_shape
-from limbeck.models.shapes import check_model_name, check_stated
+from limbeck.models.shapes import SHORT_NAMES, check_model_name, check_stated, known_model_names
 from limbeck.papers import of_paper
 from limbeck.recipes.run.options import DistillConfig
 
@@ -310,9 +310,10 @@ def _check_bare_name(name: str) -> None:
     try:
         check_model_name(name)
     except UserError as error:
-        folders = sorted(entry.name for entry in Path().iterdir())
-        near = did_you_mean(name, folders)
-        if not near:
+        there = sorted(entry.name for entry in Path().iterdir())
+        near = did_you_mean(name, there)
+        # A model's name may be the nearer one.
+        if not near or near != did_you_mean(name, [*there, *SHORT_NAMES, *known_model_names()]):
             raise
         raise UserError(
             f"There is no run or file {name} here, and no such model in timm.{near}"

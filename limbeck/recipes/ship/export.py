@@ -232,14 +232,13 @@ def prove(
     if failures:
         worst = comparison.worst()
         batch = next(each for each in shown.batches(graph.sizes[0]) if worst[0] in each.keys)
+        where = (
+            _where_int8(said["int8"]) if "int8" in said
+            else _where(config, network, graph, batch, tolerance)
+        )  # fmt: skip
         raise RunError(
             f"The file does not answer as PyTorch does, and is not written: {'; '.join(failures)}. "
-            f"Worst images: {', '.join(worst)}."
-            + (
-                _where_int8(said["int8"])
-                if "int8" in said
-                else _where(config, network, graph, batch, tolerance)
-            )
+            f"Worst images: {', '.join(worst)}.{where}"
         )
     cases = sorted({1, config.measure.batch_size}), config.measure.num_runs
     return {
@@ -266,7 +265,7 @@ def _where(
     from limbeck.exports.gate import Comparison
     from limbeck.exports.graph import Graph
 
-    if config.to == "timm":  # it has no names for what is between
+    if not FORMATS[config.to].shows_blocks:
         return ""
     kinds = graph.input_kind, "float"
     opened, reference = (Graph(network, kind, shows_blocks=True) for kind in kinds)
@@ -385,19 +384,7 @@ def report(done: Exported) -> str:
     if told := record.get("int8"):
         from limbeck.recipes.ship.int8 import words_of
 
-        lines += [*words_of(told), *_threshold(proof["thresholds"])]
+        lines += words_of(told, proof["thresholds"])
     lines.append(f"On {proof['machine']}; median and 95 % of passes, and PyTorch's median, in ms:")
     noted = [proof["busy"]] if proof["busy"] else []
     return "\n".join([*lines, table(rows, width=TERMINAL), *noted])
-
-
-def _threshold(told: dict[str, Any]) -> list[str]:
-    """A line on the confidences before and after, where there were labels."""
-    if not told:
-        return []
-    before, after = told["pytorch"], told["file"]
-    return [
-        f"Accept answers from a confidence of {after['threshold']:.3f} on (F1 {after['f1']:.3f}); "
-        f"in PyTorch from {before['threshold']:.3f} (F1 {before['f1']:.3f}), which here gives "
-        f"{told['old_f1']:.3f}; or divide the logits by {told['temperature']:.3f}"
-    ]

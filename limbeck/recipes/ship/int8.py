@@ -191,8 +191,8 @@ def worst_layers(sensitivity: dict[str, float]) -> str:
     return f" Layers that int8 hurts most (difference by one alone): {', '.join(worst)}."
 
 
-def words_of(told: dict[str, Any]) -> list[str]:
-    """The JSON's "int8" in lines, for people."""
+def words_of(told: dict[str, Any], thresholds: dict[str, Any]) -> list[str]:
+    """The JSON's "int8" in lines, for people, and the confidences before and after, if known."""
     named = ", ".join(f"{name} ({told['sensitivity'][name]:.2g})" for name in told["kept"])
     count = len(told["sensitivity"])
     lines = [
@@ -206,5 +206,13 @@ def words_of(told: dict[str, Any]) -> list[str]:
         lines.append(
             f"The repair of {repair['steps']} steps {helps}: int8 of all layers moves outputs by "
             f"{repair['after']:.2g} of their norm, before it by {repair['before']:.2g}"
+        )
+    if thresholds:
+        before, after = thresholds["pytorch"], thresholds["file"]
+        lines.append(
+            f"Accept answers from a confidence of {after['threshold']:.3f} on (F1 "
+            f"{after['f1']:.3f}); in PyTorch from {before['threshold']:.3f} (F1 "
+            f"{before['f1']:.3f}), which here gives {thresholds['old_f1']:.3f}; or divide the "
+            f"logits by {thresholds['temperature']:.3f}"
         )
     return lines

@@ -251,3 +251,19 @@ def test_bare_names_may_say_a_shape():
     assert checks.is_bare_name("vit_tiny:depth=10") and not checks.is_bare_name("timm:vit_tiny")
     checks.check_start("vit_tiny:depth=10")
     assert "Did you mean 'vit_tiny'" in message_of(checks.check_start, "vit_tyni:depth=10")
+
+
+@pytest.mark.parametrize(
+    ("there", "message"),
+    [
+        ("vit.pid", "There is no vision Transformer 'vitt_tiny' in timm. Did you mean 'vit_tiny'"),
+        ("vitt_tiny1", "There is no run or file vitt_tiny here.* Did you mean 'vitt_tiny1'"),
+    ],
+)
+def test_a_mistyped_bare_word_is_the_nearest_of_runs_and_models(
+    there, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / there).touch()
+    with pytest.raises(UserError, match=message):
+        checks.check_start("vitt_tiny")
