@@ -1,5 +1,6 @@
 """The work of storing: what is loaded at once, what it will cost, what it leaves behind."""
 
+import os
 import signal
 
 import numpy as np
@@ -24,7 +25,6 @@ from limbeck.recipes.run.lineage import versions
 from limbeck.recipes.targets.reading import view_recipe
 from limbeck.recipes.targets.storing import Forecast, Job, stop_explained
 from tests.fakes import FakeEncoder
-from tests.processes import Started
 from tests.recipes.runs import draw_unlabelled
 
 VIEWS = ViewOptions(scale=(0.5, 1.0))
@@ -175,25 +175,26 @@ def test_a_store_that_goes_while_it_is_written_is_no_success(
         job.write(job.left())
 
 
+@pytest.fixture
+def _heeds_ctrl_c():
+    """As in a terminal: a run in the background may have been born deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heeds_ctrl_c")
 @pytest.mark.parametrize(
     ("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")]
 )
-def test_stopped_at_once_with_what_is_finished(folder, tmp_path, number, name):
-    # Signals are for a process of its own: one that has run other tests may have other threads.
-    done = Started(stop, folder, tmp_path, number, name, folder=tmp_path).end()
-    assert done.returncode == 0, done.stderr
-
-
-def stop(folder, tmp_path, number, name):
-    """A store that is stopped by a signal, and made again."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job is born deaf to it
+def test_stopped_at_once_with_what_is_finished(folder, tmp_path, monkeypatch, number, name):
     out, before = tmp_path / "store", signal.getsignal(signal.SIGTERM)
     job, answer = job_of(folder, out, batch_size=3), Job._answer
-    with pytest.MonkeyPatch.context() as patch:
+    with monkeypatch.context() as patch:
         # While the teacher answers, when one part is finished.
         def stopping(self, batch):
             if list(out.glob("part-*.json")):
-                signal.raise_signal(number)
+                os.kill(os.getpid(), number)
             return answer(self, batch)
 
         patch.setattr(Job, "_answer", stopping)
