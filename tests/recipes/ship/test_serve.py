@@ -189,26 +189,19 @@ def test_its_own_schemas_hold(service):
     assert seen == {"/", "/predict", "/embed", "/neighbour", "/health", "/metrics"}
 
 
-def test_the_page_in_a_browser(service, images, tmp_path):
-    pytest.importorskip("playwright")
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
     if not CHROMIUM.exists():
         pytest.skip(f"no {CHROMIUM}, in which the page is tested (Debian: apt install chromium)")
-    # In a process of its own: Playwright's switches of stacks have ended one that had run others.
-    done = Started(in_a_browser, service, images / "red" / "000.png", folder=tmp_path).end(120)
-    assert done.returncode == 0, done.stderr
+    with playwright.sync_playwright() as tool:
+        found = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
 
 
-def in_a_browser(service, image):
-    """What a visitor does with the page."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as tool:
-        chromium = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        click_through(chromium.new_page(viewport={"width": 390, "height": 844}), service, image)
-        chromium.close()
-
-
-def click_through(page, service, image):
+def test_the_page_in_a_browser(service, images, browser):
+    page = browser.new_page(viewport={"width": 390, "height": 844})
     said, asked = [], []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
@@ -216,7 +209,7 @@ def click_through(page, service, image):
     page.goto(service)
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "file"
-    page.set_input_files("#file", image)
+    page.set_input_files("#file", images / "red" / "000.png")
     page.wait_for_selector("#classes li")
     assert page.locator("#classes li").first.inner_text().startswith("red")
     assert page.locator("#classes i").first.bounding_box()["width"] > 50
@@ -240,6 +233,7 @@ def click_through(page, service, image):
     page.get_by_role("alert").filter(has_text="not an image file").wait_for()
     assert all("415" in each for each in said)  # the browser's own word on it
     assert all(url.startswith((service, "blob:", "data:")) for url in asked)
+    page.close()
 
 
 def half_sent(address, data):
