@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Collection, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,18 @@ if TYPE_CHECKING:
 HINT = "INFERENCE_PRECISION_HINT"
 
 
+@cache
+def core() -> Any:
+    """OpenVINO's core, one for the whole process.
+
+    A core gives the thread that it is made in a stack for signals, and frees that as it goes, in
+    whatever thread: the next signal, a Ctrl-C say, would end the process. So it stays.
+    """
+    from limbeck.exports.silent import import_openvino
+
+    return import_openvino().Core()
+
+
 def write(graph: Graph, file: Path, precision: Precision) -> dict[str, Any]:
     """Write the pair; its JSON should say with which settings it is compiled.
 
@@ -26,7 +40,7 @@ def write(graph: Graph, file: Path, precision: Precision) -> dict[str, Any]:
     from limbeck.exports.silent import import_openvino
 
     openvino = import_openvino()
-    if precision == "bf16" and not _has_bf16(openvino):
+    if precision == "bf16" and not _has_bf16():
         raise UserError(
             "This processor has no bf16 instructions, so that bf16 can't be proven here, nor be "
             "faster; export fp32, or fp16, which halves the file."
@@ -48,7 +62,7 @@ def quantise(file: Path, out: Path, feeds: Sequence[Any], kept: Collection[str])
     from limbeck.exports.silent import import_nncf, import_openvino
 
     openvino = import_openvino()
-    model = openvino.Core().read_model(file)
+    model = core().read_model(file)
     heads = tuple(f"{name.replace('conv2d', 'convolution')}/" for name in kept)
     names = [node.get_friendly_name() for node in model.get_ops()]
     with quiet():
@@ -72,23 +86,22 @@ def quantise(file: Path, out: Path, feeds: Sequence[Any], kept: Collection[str])
                 smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(-1, -1),
             ),
         )
+        gc.collect()  # so that its own cores go in the thread that made them, see ``core``
     openvino.save_model(model, out, compress_to_fp16=False)
     return {
-        "compile": {HINT: "bf16" if _has_bf16(openvino) else "f32"},
+        "compile": {HINT: "bf16" if _has_bf16() else "f32"},
         "made_by": f"NNCF {nncf.__version__}",
     }
 
 
-def _has_bf16(openvino: Any) -> bool:
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+def _has_bf16() -> bool:
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def load(file: Path, record: dict[str, Any], threads: int | None) -> Run:
     """The pair in OpenVINO, on so many threads of the processor."""
-    from limbeck.exports.silent import import_openvino
-
     settings = record["compile"] | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
-    network = import_openvino().compile_model(file, "CPU", settings)
+    network = core().compile_model(file, "CPU", settings)
     names = [output.get_any_name() for output in network.outputs]
 
     def run(images: Any) -> dict[str, Any]:
