@@ -13,6 +13,7 @@ from torch.fx import GraphModule
 from limbeck.engine.machine import Precision
 from limbeck.errors import UserError
 from limbeck.exports.formats import InputKind
+from limbeck.exports.silent import quiet
 from limbeck.methods.teacher import Teacher, autocast
 from limbeck.models.dense.segmenter import Segmenter
 from limbeck.models.encoder import Encoder
@@ -160,4 +161,5 @@ def as_program(graph: Graph) -> ExportedProgram:
         step = graph.facts.patch_size
         for axis, name in enumerate(("rows", "columns"), 1 if graph.input_kind == "uint8" else 2):
             axes[axis] = step * Dim(name, min=1, max=MAX_SIDE // step)
-    return torch.export.export(graph, (graph.example(),), dynamic_shapes=(axes,))
+    with quiet():
+        return torch.export.export(graph, (graph.example(),), dynamic_shapes=(axes,))

@@ -1,32 +1,9 @@
-"""Which layers stay higher in an int8 file, found in few attempts, and the tools kept quiet."""
+"""Which layers stay higher in an int8 file, found in few attempts."""
 
-from __future__ import annotations
-
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 MOST_KEPT = 0.5
 """Part of the layers that may stay higher; with more of them int8 is no longer faster."""
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without bars, warnings and logs of the tools, which say nothing that a user could mend."""
-    level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
 
 
 def fewest_kept(

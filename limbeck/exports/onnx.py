@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from ast import literal_eval
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -28,8 +26,9 @@ def write(graph: Graph, file: Path, precision: Precision) -> dict[str, Any]:
     import torch
 
     from limbeck.exports.graph import INPUT, as_program, without_fused_attention
+    from limbeck.exports.silent import quiet
 
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             as_program(without_fused_attention(graph)),
             dynamo=True,
@@ -53,8 +52,7 @@ def quantise(file: Path, out: Path, feeds: Sequence[Any], kept: Collection[str])
     import onnx
 
     from limbeck.exports.graph import INPUT
-    from limbeck.exports.int8 import quiet
-    from limbeck.exports.silent import import_onnxruntime
+    from limbeck.exports.silent import import_onnxruntime, quiet
 
     import_onnxruntime()
     tools = import_module("onnxruntime.quantization")
@@ -116,15 +114,3 @@ def _halve(model: onnx.ModelProto) -> None:
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's word on every node that it rewrites."""
-    log = logging.getLogger("onnxscript")
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(level)

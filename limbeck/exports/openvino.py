@@ -37,7 +37,7 @@ def write(graph: Graph, file: Path, precision: Precision) -> dict[str, Any]:
     Raises UserError for bf16 on a processor without.
     """
     from limbeck.exports.graph import INPUT, as_program
-    from limbeck.exports.silent import import_openvino
+    from limbeck.exports.silent import import_openvino, quiet
 
     openvino = import_openvino()
     if precision == "bf16" and not _has_bf16():
@@ -45,7 +45,8 @@ def write(graph: Graph, file: Path, precision: Precision) -> dict[str, Any]:
             "This processor has no bf16 instructions, so that bf16 can't be proven here, nor be "
             "faster; export fp32, or fp16, which halves the file."
         )
-    model = openvino.convert_model(as_program(graph))
+    with quiet():
+        model = openvino.convert_model(as_program(graph))
     for port, name in zip((*model.inputs, *model.outputs), (INPUT, *graph.outputs), strict=True):
         port.get_tensor().set_names({name})
     model.reshape({INPUT: openvino.PartialShape(graph.shape)})
@@ -58,8 +59,7 @@ def quantise(file: Path, out: Path, feeds: Sequence[Any], kept: Collection[str])
 
     ``feeds``: images as the network takes them, one at a time.
     """
-    from limbeck.exports.int8 import quiet
-    from limbeck.exports.silent import import_nncf, import_openvino
+    from limbeck.exports.silent import import_nncf, import_openvino, quiet
 
     openvino = import_openvino()
     model = core().read_model(file)

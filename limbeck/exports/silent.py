@@ -1,11 +1,16 @@
-"""The one door to OpenVINO, NNCF and ONNX Runtime: nothing that they do is told to anybody.
+"""The one door to OpenVINO, NNCF and ONNX Runtime: nothing that they do is told to anybody, and
+nothing of what all exporters say to a user who could not mend it.
 
 OpenVINO and NNCF bring a package that sends an event as they are imported. Where it can't be
 imported they use stand-ins of their own, which send nothing.
 """
 
+import contextlib
+import io
 import logging
 import sys
+import warnings
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -36,6 +41,23 @@ def import_onnxruntime() -> Any:
     onnxruntime = import_module("onnxruntime")
     onnxruntime.disable_telemetry_events()
     return onnxruntime
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without bars, warnings and logs of the tools, which say nothing that a user could mend."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def _shut() -> None:

@@ -25,7 +25,11 @@ def load(file: Path, record: dict[str, Any], threads: int | None) -> Run:
     """The file in PyTorch, on so many threads."""
     import torch
 
-    return runner(torch.export.load(file).module(), threads)
+    from limbeck.exports.silent import quiet
+
+    with quiet():
+        network = torch.export.load(file).module()
+    return runner(network, threads)
 
 
 def runner(network: Run, threads: int | None) -> Run:

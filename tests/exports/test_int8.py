@@ -1,8 +1,5 @@
-"""Which layers stay higher is found in few attempts; the tools are quiet; every kind quantises."""
+"""Which layers stay higher is found in few attempts; every kind quantises."""
 
-import logging
-import sys
-import warnings
 from dataclasses import replace
 
 import pytest
@@ -11,7 +8,7 @@ import torch
 from limbeck.exports.formats import FORMATS, has_packages, module_of
 from limbeck.exports.gate import TOLERANCES, Comparison
 from limbeck.exports.graph import Graph, as_program, layers_of
-from limbeck.exports.int8 import fewest_kept, quiet
+from limbeck.exports.int8 import fewest_kept
 from limbeck.exports.rounding import folded, sensitivities
 from tests.exports.kinds import KINDS, small
 
@@ -24,16 +21,6 @@ def test_the_fewest_are_found_in_few_attempts(wanted):
     found = fewest_kept([*range(32)], lambda kept: asked.append(kept) or len(kept) >= wanted)
     assert found == tuple(range(wanted)) and len(asked) <= 6
     assert fewest_kept([*range(32)], lambda kept: len(kept) > 16) is None
-
-
-def test_the_tools_say_nothing(capfd):
-    with quiet():
-        print("a bar")
-        sys.stderr.write("a word")
-        logging.getLogger("nncf").warning("a log")
-        warnings.warn("a warning", stacklevel=1)
-    assert capfd.readouterr() == ("", "")
-    assert logging.root.manager.disable == logging.NOTSET
 
 
 def check(to, kind, folder):

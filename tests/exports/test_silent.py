@@ -1,8 +1,10 @@
-"""OpenVINO and NNCF send nothing through us, whoever imported what before."""
+"""OpenVINO and NNCF send nothing through us, whoever imported what before; no tool is heard."""
 
 import importlib.util
+import logging
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -59,3 +61,13 @@ def test_what_somebody_loaded_before_is_stopped(monkeypatch):
     silent._shut()
     for name in ("send_event", "start_session", "end_session", "send_error", "send_stack_trace"):
         assert getattr(Telemetry(), name)("ov", "import", "general") is None
+
+
+def test_the_tools_say_nothing(capfd):
+    with silent.quiet():
+        print("a bar")
+        sys.stderr.write("a word")
+        logging.getLogger("nncf").warning("a log")
+        warnings.warn("a warning", stacklevel=1)
+    assert capfd.readouterr() == ("", "")
+    assert logging.root.manager.disable == logging.NOTSET
