@@ -1,4 +1,4 @@
-"""The records that cross floors: Batch, Tap, Features, SoftLabels, Losses.
+"""The records that cross floors: Batch, Objects, Detections, Tap, Features, SoftLabels, Losses.
 
 Axis letters, for the whole project: ``B`` batch, ``N`` tokens including prefix, ``L`` patches,
 ``D`` embed dim, ``nh`` heads, ``hd`` head dim (``D = nh * hd``), ``H W`` pixels, ``gh gw`` token
@@ -13,7 +13,8 @@ from torch import Tensor
 TapKind = Literal[
     "queries", "keys", "values", "scores", "block_input", "attention_input", "attention_output",
     "attention_tokens", "mlp_output", "tokens", "output", "decoder_tokens", "logits",
-    "class_logits", "dist_logits", "pyramid", "aux_logits",
+    "class_logits", "dist_logits", "pyramid", "aux_logits", "objectness", "box_deltas",
+    "class_maps", "box_maps",
 ]  # fmt: skip
 TAP_KINDS: tuple[str, ...] = get_args(TapKind)
 HEAD_KINDS = ("queries", "keys", "values", "scores")
@@ -22,9 +23,12 @@ DECODER_KINDS = ("decoder_tokens",)
 """The kinds of a masked autoencoder's decoder: their block is one of the decoder's."""
 LOGIT_KINDS = ("logits", "class_logits", "dist_logits")
 """The kinds that come after the tokens: no block, no patch grid."""
-MAP_KINDS = ("pyramid", "aux_logits")
-"""The further maps of a segmenter; "pyramid" has a level in the place of a block."""
+LEVEL_KINDS = ("pyramid", "objectness", "box_deltas", "class_maps", "box_maps")
+"""The maps of a segmenter or a detector that have a level in the place of a block."""
+MAP_KINDS = ("aux_logits", *LEVEL_KINDS)
+"""The further maps of a segmenter or a detector."""
 NUM_LEVELS = 4
+"""Of a segmenter's pyramid."""
 
 IGNORE = 255
 """In a label map: this pixel has no class, and counts in no loss and no score."""
@@ -62,8 +66,18 @@ class Tap:
                      times as fine as its patches
     class_logits     of two heads, the class token's         (B, C)
     dist_logits      of two heads, the distillation token's  (B, C)
-    pyramid          of a segmenter what its head reads;     (B, D, h, w)
-                     ``block`` is the level, 0 the finest
+    pyramid          of a segmenter or a detector what its   (B, D, h, w)
+                     heads read; ``block`` is the level, 0
+                     the finest
+    objectness       of a detector: is there any object?     (B, A, h, w)
+                     Logits by level and anchor
+    box_deltas       of a detector with anchors: what moves  (B, 4 A, h, w)
+                     them onto objects, by level
+    class_maps       of a detector without anchors: logits   (B, C, h, w)
+                     of the classes at each place of a level
+    box_maps         likewise: from the place's centre to    (B, 4, h, w)
+                     the box's left, top, right and bottom,
+                     in pixels
     aux_logits       what its auxiliary head says            (B, C, h, w)
     ================ ======================================= ====================
 
@@ -71,10 +85,10 @@ class Tap:
     ``block_dims``). Its tokens are in rows of the grid; where units were dropped, unit by unit as
     in ``ids_keep``, each unit's own in rows.
 
-    ``block`` counts from 0; negative counts from the end (-1 is the last block); it has no meaning
-    for "output" and the logits, and of "decoder_tokens" it is one of the decoder's. ``num_heads``
-    (queries, keys, values, scores) states the head count that the caller needs; None takes the
-    block's own.
+    ``block`` counts from 0; negative counts from the end (-1 is the last block); it is the level of
+    what has one, has no meaning for "output" and the logits, and of "decoder_tokens" it is one of
+    the decoder's. ``num_heads`` (queries, keys, values, scores) states the head count that the
+    caller needs; None takes the block's own.
     """
 
     kind: TapKind
@@ -101,13 +115,44 @@ class SoftLabels:
 
 
 @dataclass(frozen=True)
+class Objects:
+    """What is to be found in one image of a batch, in pixels of that image.
+
+    ``boxes`` (n, 4) float32: left, top, right, bottom; ``classes`` (n,) int64. ``size`` (H, W) is
+    what of the image is no filling, which lies right and below. ``masks`` (n, H, W) bool of the
+    whole image, where there are any.
+    """
+
+    boxes: Tensor
+    classes: Tensor
+    size: tuple[int, int]
+    masks: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector finds in one image, the surest first.
+
+    ``boxes`` (n, 4) float32: left, top, right, bottom in pixels of the image; ``scores`` (n,)
+    float32 in 0..1; ``classes`` (n,) int64. ``masks`` (n, m, m) float32: how likely (0..1) each
+    place of a grid laid over its box is of the object.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    classes: Tensor
+    masks: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Batch:
     """One micro-batch on its device.
 
     ``images`` (B, 3, H, W), 0..1, augmented, not normalised: what the student sees.
     ``teacher_images`` the same crop and flip without the student's own disturbance.
     ``labels`` (B,) int64 class indices, or (B, C) float soft targets after mixing, or None; of
-    scenes (B, H, W) int64, the class of each pixel or ``IGNORE``.
+    scenes (B, H, W) int64, the class of each pixel or ``IGNORE``. ``objects``, one record an image,
+    where boxes are to be found.
     ``keys`` the samples' names. ``view_seeds`` (B,) int64, one per view: all further randomness
     of a sample (its mask, say) is drawn from it, so that it is the same on any number of ranks.
     Where a method asks for V views of a sample, ``images`` and ``view_seeds`` have B * V rows, the
@@ -133,6 +178,7 @@ class Batch:
     local_images: Tensor | None = None
     targets: dict[str, Tensor] | None = None
     mix_shares: Tensor | None = None
+    objects: tuple[Objects, ...] | None = None
 
     @property
     def num_views(self) -> int:

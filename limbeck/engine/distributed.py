@@ -359,6 +359,7 @@ def freeze_untrained(
         images=batch.images[views],
         teacher_images=batch.teacher_images[views],
         labels=None if batch.labels is None else batch.labels[:2],
+        objects=None if batch.objects is None else batch.objects[:2],
         keys=batch.keys[:2],
         view_seeds=batch.view_seeds[views],
         local_images=None if batch.local_images is None else batch.local_images[: 2 * num_local],

@@ -12,6 +12,7 @@ from limbeck.errors import UserError
 from limbeck.records import (
     DECODER_KINDS,
     HEAD_KINDS,
+    LEVEL_KINDS,
     LOGIT_KINDS,
     MAP_KINDS,
     NUM_LEVELS,
@@ -41,7 +42,9 @@ class EncoderFacts:
     is a patch, all attention is global. ``can_drop``: patches can be left out of the computation.
     ``has_position_bias``: its scores contain a table of relative positions. ``decoder_depth`` and
     ``decoder_dim`` are of a masked autoencoder: the blocks of its decoder and their width.
-    ``has_maps``: the classes are those of pixels, and its logits are maps.
+    ``has_maps``: the classes are those of pixels, and its logits are maps. ``has_boxes``: they are
+    those of objects, which it finds. ``level_dims`` and ``level_strides`` are of the levels of a
+    detector's pyramid: their width, and the pixels per side of a place.
 
     ``architecture`` is plain JSON data from which ``models.build_encoder`` rebuilds the encoder.
     ``origin`` is for people and for lineage: where the weights came from, their hash and licence
@@ -73,6 +76,9 @@ class EncoderFacts:
     decoder_depth: int = 0
     decoder_dim: int = 0
     has_maps: bool = False
+    has_boxes: bool = False
+    level_dims: tuple[int, ...] = ()
+    level_strides: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         dims = self.block_dims or (self.embed_dim,) * self.depth
@@ -288,10 +294,11 @@ def check_offered(
                 f"The method needs '{tap.kind}' of the {role}, which offers only "
                 f"{', '.join(offered)}; choose another {role} or method."
             )
-        if tap.kind == "pyramid" and not -NUM_LEVELS <= tap.block < NUM_LEVELS:
+        count = len(facts.level_strides) or NUM_LEVELS
+        if tap.kind in LEVEL_KINDS and not -count <= tap.block < count:
             raise UserError(
-                f"The pyramid of the {role} has {NUM_LEVELS} levels (0 to {NUM_LEVELS - 1}); there "
-                f"is no level {tap.block}."
+                f"The pyramid of the {role} has {count} levels (0 to {count - 1}); there is no "
+                f"level {tap.block}."
             )
         if tap.kind in ("output", *LOGIT_KINDS, *MAP_KINDS):
             continue  # after all blocks, and there need be none

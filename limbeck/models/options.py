@@ -162,3 +162,23 @@ class SegmenterOptions:
     def __post_init__(self) -> None:
         if self.head == "light" and self.neck is not None:
             raise UserError("segmenter.neck is for upernet and semantic-fpn; leave it out.")
+
+
+DetectorHead = Literal["light", "mask-rcnn", "cascade"]
+
+
+@options
+class DetectorOptions:
+    """What is put on an encoder so that it finds objects."""
+
+    head: DetectorHead = "light"
+    """light: one answer an object, no suppression of doubles, for speed; mask-rcnn: ViTDet's, as
+    MAE-Lite and G2SD detect; cascade: likewise with three heads of boxes, one after the other."""
+    width: Width | None = None
+    """Channels of pyramid and heads; if not given 96, of mask-rcnn and cascade 256 (published)."""
+    masks: bool = False
+    """Find masks, too, of objects with outlines."""
+    norm: DenseNorm = "batch"
+    """Of the light head. batch: over the images of all processes; group: of each image alone."""
+    freeze: bool = False
+    """Train pyramid and heads alone; the encoder stays as it is."""

@@ -13,18 +13,19 @@ from typing_extensions import TypedDict
 
 from limbeck.documents import fit
 from limbeck.errors import UserError
+from limbeck.models.dense.headed import Headed
 from limbeck.models.dense.light import LightHead
 from limbeck.models.dense.neck import LevelNeck, PlainNeck, neck_dims
 from limbeck.models.dense.semantic_fpn import SemanticFpnHead
 from limbeck.models.dense.upernet import AuxHead, UperHead
-from limbeck.models.encoder import Encoder, check_taps
+from limbeck.models.encoder import check_taps
 from limbeck.models.options import DenseHead, DenseNorm, NeckKind
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import build_encoder
-from limbeck.records import LOGIT_KINDS, MAP_KINDS, NUM_LEVELS, Features, Tap
+from limbeck.records import NUM_LEVELS, Features, Tap
 
 KIND = "segmenter"
-OWN_KINDS = ("logits", *MAP_KINDS)
+OWN_KINDS = ("logits", "pyramid", "aux_logits")
 PLAIN_STRIDE = 16
 AUX_LEVEL = 2
 
@@ -50,29 +51,26 @@ class Parts(TypedDict):
     aux: bool
 
 
-class Segmenter(Encoder):
+class Segmenter(Headed):
     """A backbone, a neck, a head, and an auxiliary head if ``parts`` has one; all fresh but the
     backbone, which loses what comes after its last block.
 
     Tap("logits") are (B, C, h, w), four times as fine as the patches of a plain ViT, and a quarter
-    of the image's size of a hierarchical encoder. All taps of blocks are the backbone's. A frozen
-    backbone stays in evaluation mode.
+    of the image's size of a hierarchical encoder. All taps of blocks are the backbone's.
     """
 
     def __init__(self, backbone: TimmEncoder, parts: Parts, origin: dict[str, Any]) -> None:
-        super().__init__()
+        super().__init__(backbone)
         facts = backbone.facts
         if any(not 0 <= block < facts.depth for block in parts["blocks"]):
             raise UserError(
                 f"A segmenter that reads the blocks {', '.join(map(str, parts['blocks']))} does "
                 f"not fit an encoder of {facts.depth} blocks; get the file again that says so."
             )
-        self.backbone = backbone
         self.reads = tuple(Tap("tokens", block) for block in parts["blocks"])
         if has_wide_end(backbone):
             self.reads = (*self.reads[:-1], Tap("output"))
         _drop_end(backbone)
-        self.is_frozen = False
         dims = [facts.tap_dim(tap) for tap in self.reads]
         norm, width, count = parts["norm"], parts["width"], parts["num_classes"]
         neck, dropout = parts["neck"] or "same", parts["dropout"]
@@ -90,44 +88,10 @@ class Segmenter(Encoder):
             kind = UperHead if parts["head"] == "upernet" else SemanticFpnHead
             self.head = kind(levels, width, count, norm, dropout)
         self.aux_head = AuxHead(levels[AUX_LEVEL], count, norm, dropout) if parts["aux"] else None
-        self.facts = replace(
-            facts,
-            num_classes=count,
-            has_dist_head=False,
-            has_maps=True,
-            can_drop=False,
-            origin=origin,
-            architecture={
-                "kind": KIND,
-                "name": f"{facts.architecture['name']} with {parts['head']}",
-                "kwargs": {**parts, "backbone": facts.architecture},
-                "num_heads": list(facts.num_heads),
-                "mean": list(facts.mean),
-                "std": list(facts.std),
-            },
-        )
-
-    @property
-    def model(self) -> nn.Module:
-        """What is saved of it: all of it."""
-        return self
-
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """The backbone's blocks."""
-        return self.backbone.blocks
-
-    def freeze_backbone(self) -> None:
-        """From now on the backbone is not trained, nor in training mode."""
-        self.is_frozen = True
-        self.backbone.eval().requires_grad_(False)
-
-    def train(self, mode: bool = True) -> "Segmenter":
-        """See ``nn.Module.train``; a frozen backbone stays in evaluation mode."""
-        super().train(mode)
-        if self.is_frozen:
-            self.backbone.eval()
-        return self
+        self.facts = self.state_facts(
+            KIND, f"{facts.architecture['name']} with {parts['head']}", {**parts}, origin,
+            num_classes=count, has_maps=True,
+        )  # fmt: skip
 
     def forward(
         self,
@@ -171,31 +135,8 @@ class Segmenter(Encoder):
 
     def offered_taps(self) -> tuple[str, ...]:
         """The backbone's kinds of its blocks, and those of maps."""
-        ends = ("output", *LOGIT_KINDS)
-        inner = [kind for kind in self.backbone.offered_taps() if kind not in ends]
         own = OWN_KINDS if self.aux_head is not None else OWN_KINDS[:-1]
-        return (*inner, *own)
-
-    def layer_id(self, parameter_name: str) -> int:
-        """See ``Encoder.layer_id``; neck and heads come after all blocks."""
-        name = parameter_name.removeprefix("model.")
-        first, _, rest = name.partition(".")
-        if first == "backbone":
-            return self.backbone.layer_id(rest)
-        if first in ("neck", "head", "aux_head"):
-            return self.facts.depth + 1
-        raise ValueError(
-            f"'{parameter_name}' is no parameter of {self.facts.architecture['name']}."
-        )
-
-    def set_num_heads(self, block: int, num_heads: int) -> None:
-        """See ``Encoder.set_num_heads``."""
-        self.backbone.set_num_heads(block, num_heads)
-        inner = self.backbone.facts
-        kwargs = self.facts.architecture["kwargs"] | {"backbone": inner.architecture}
-        counts = {"num_heads": list(inner.num_heads)}
-        architecture = self.facts.architecture | counts | {"kwargs": kwargs}
-        self.facts = replace(self.facts, num_heads=inner.num_heads, architecture=architecture)
+        return (*self.inner_taps(), *own)
 
 
 def rebuild_segmenter(

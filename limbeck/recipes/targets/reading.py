@@ -42,11 +42,12 @@ NOISE = ("erase_mean", "erase_std")
 """Of a recipe: what a training takes over from its store."""
 VIEW_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow")
 """Whose versions can change a view's pixels."""
+OF_MAPS = ("has_maps", "has_boxes", "level_dims", "level_strides")
 
 
 def stored_facts(facts: EncoderFacts) -> dict[str, Any]:
-    """What a store says of its teacher, which never answers with maps; plain data."""
-    return {name: value for name, value in asdict(facts).items() if name != "has_maps"}
+    """What a store says of its teacher, which never answers with maps or boxes; plain data."""
+    return {name: value for name, value in asdict(facts).items() if name not in OF_MAPS}
 
 
 def released_recipe() -> dict[str, Any]:

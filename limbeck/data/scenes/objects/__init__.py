@@ -1,0 +1,1 @@
+"""Images whose objects are annotated: boxes, and outlines where there are any."""

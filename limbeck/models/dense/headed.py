@@ -1,0 +1,97 @@
+"""What networks for dense tasks have in common: heads on a backbone, and both are one encoder."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+from torch import nn
+
+from limbeck.models.encoder import Encoder, EncoderFacts
+from limbeck.models.timm_encoder import TimmEncoder
+from limbeck.records import LOGIT_KINDS
+
+
+class Headed(Encoder):
+    """A backbone whose blocks are its own, and heads: all that is not the backbone.
+
+    A frozen backbone stays in evaluation mode.
+    """
+
+    backbone: TimmEncoder
+
+    def __init__(self, backbone: TimmEncoder) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.is_frozen = False
+
+    def state_facts(
+        self, kind: str, name: str, parts: dict[str, Any], origin: dict[str, Any], **own: Any
+    ) -> EncoderFacts:
+        """The facts of such a network: the backbone's, but for what is its ``own``.
+
+        It is rebuilt from ``parts``, of which it adds the backbone's architecture itself.
+        """
+        facts = self.backbone.facts
+        return replace(
+            facts,
+            has_dist_head=False,
+            can_drop=False,
+            origin=origin,
+            architecture={
+                "kind": kind,
+                "name": name,
+                "kwargs": {**parts, "backbone": facts.architecture},
+                "num_heads": list(facts.num_heads),
+                "mean": list(facts.mean),
+                "std": list(facts.std),
+            },
+            **own,
+        )
+
+    @property
+    def model(self) -> nn.Module:
+        """What is saved of it: all of it."""
+        return self
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The backbone's blocks."""
+        return self.backbone.blocks
+
+    def inner_taps(self) -> tuple[str, ...]:
+        """The backbone's kinds of its blocks."""
+        ends = ("output", *LOGIT_KINDS)
+        return tuple(kind for kind in self.backbone.offered_taps() if kind not in ends)
+
+    def freeze_backbone(self) -> None:
+        """From now on the backbone is not trained, nor in training mode."""
+        self.is_frozen = True
+        self.backbone.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """See ``nn.Module.train``; a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.is_frozen:
+            self.backbone.eval()
+        return self
+
+    def layer_id(self, parameter_name: str) -> int:
+        """See ``Encoder.layer_id``; neck and heads come after all blocks."""
+        name = parameter_name.removeprefix("model.")
+        first, _, rest = name.partition(".")
+        if first == "backbone":
+            return self.backbone.layer_id(rest)
+        if first in dict(self.named_children()):
+            return self.facts.depth + 1
+        raise ValueError(
+            f"'{parameter_name}' is no parameter of {self.facts.architecture['name']}."
+        )
+
+    def set_num_heads(self, block: int, num_heads: int) -> None:
+        """See ``Encoder.set_num_heads``."""
+        self.backbone.set_num_heads(block, num_heads)
+        inner = self.backbone.facts
+        kwargs = self.facts.architecture["kwargs"] | {"backbone": inner.architecture}
+        counts = {"num_heads": list(inner.num_heads)}
+        architecture = self.facts.architecture | counts | {"kwargs": kwargs}
+        self.facts = replace(self.facts, num_heads=inner.num_heads, architecture=architecture)
