@@ -27,7 +27,7 @@ from typing_extensions import TypedDict
 from limbeck.documents import fit as fit_document
 from limbeck.documents import write_json
 from limbeck.engine.checkpoint import Run, load_checkpoint, save_checkpoint
-from limbeck.engine.distributed import Ranks, gather, mean_over_ranks, on_main_rank, wrap
+from limbeck.engine.distributed import Ranks, gather, on_main_rank, wrap
 from limbeck.engine.health import Health, Watch
 from limbeck.engine.log import Log
 from limbeck.engine.machine import DTYPES
@@ -35,6 +35,7 @@ from limbeck.engine.optim import Average, build_optimizer, set_lr
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.engine.signals import StopSignals
 from limbeck.errors import NotFiniteError, RunError, UserError
+from limbeck.ops.ranks import mean_over_ranks
 from limbeck.ops.schedules import cosine_lr, peak_lr, poly_lr
 from limbeck.records import Batch
 
