@@ -176,7 +176,7 @@ class DetectorOptions:
     MAE-Lite and G2SD detect; cascade: likewise with three heads of boxes, one after the other."""
     width: Width | None = None
     """Channels of pyramid and heads; if not given 96, of mask-rcnn and cascade 256 (published)."""
-    masks: bool = False
+    masks: Annotated[bool, tyro.conf.arg(aliases=["--masks"])] = False
     """Find masks, too, of objects with outlines."""
     norm: DenseNorm = "batch"
     """Of the light head. batch: over the images of all processes; group: of each image alone."""

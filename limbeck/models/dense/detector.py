@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from limbeck.models.dense.headed import Headed
+from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.records import Detections, Features, Losses, Objects, Tap
 
 KIND = "detector"
@@ -23,6 +24,13 @@ class Detector(Headed):
 
     loss_taps: tuple[Tap, ...]
     has_masks: bool
+    class_weights: Tensor | None
+    """(C,) float32, of what the loss of the classes says of each; None: all alike."""
+
+    def __init__(self, backbone: TimmEncoder) -> None:
+        super().__init__(backbone)
+        # Not persistent: they are an option, not learnt.
+        self.register_buffer("class_weights", None, persistent=False)
 
     @abstractmethod
     def losses(self, features: Features, objects: Sequence[Objects], seeds: Tensor) -> Losses:

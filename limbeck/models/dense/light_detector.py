@@ -190,7 +190,10 @@ class LightDetector(Detector):
             found.append(each)
         weight = torch.cat([each.quality for each in found])
         whole = mean_over_ranks(weight.sum()).clamp(min=1)
-        of_classes = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / whole
+        of_classes = (
+            F.binary_cross_entropy_with_logits(logits, targets, self.class_weights, reduction="sum")
+            / whole
+        )
         apart = generalized_box_iou_loss(torch.cat(own), torch.cat(truth))
         return {"class": of_classes, "box": BOX_WEIGHT * (weight * apart).sum() / whole}, found
 
