@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 from limbeck.documents import fit, read_json, write_json
 from limbeck.errors import UserError
 from limbeck.files import disk_errors, is_inside, printable, write_bytes
-from limbeck.models.dense.build_detector import rebuild_detector
+from limbeck.models.dense.detector import rebuild_detector
 from limbeck.models.dense.headed import Headed
 from limbeck.models.dense.segmenter import rebuild_segmenter
 from limbeck.models.encoder import check_images

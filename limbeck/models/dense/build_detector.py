@@ -1,24 +1,11 @@
 """A detector of any encoder: what is added to the encoder, and what is put on it."""
 
-from importlib import import_module
-from types import ModuleType
-from typing import Any
-
 from limbeck.errors import UserError
 from limbeck.models.build import seeded
 from limbeck.models.dense.build import without_classifier
-from limbeck.models.dense.detector import Detector
-from limbeck.models.options import DetectorHead, DetectorOptions
+from limbeck.models.dense.detector import Detector, head_module
+from limbeck.models.options import DetectorOptions
 from limbeck.models.timm_encoder import TimmEncoder
-
-HEADS: dict[DetectorHead, str] = {
-    "light": "limbeck.models.dense.light_detector",
-    "mask-rcnn": "limbeck.models.dense.rcnn",
-    "cascade": "limbeck.models.dense.rcnn",
-}
-"""Modules of detectors by kind of head: ``parts_of(encoder, options)`` says what is put on an
-encoder, ``build(encoder, parts, origin)`` does it, ``rebuild(architecture, origin)`` does it again.
-"""
 
 
 def build_detector(
@@ -38,7 +25,7 @@ def build_detector(
     size = encoder.facts.img_size
     if size[0] != size[1]:
         raise UserError(f"A detector sees squares, not {size[1]} x {size[0]}; set --img-size.")
-    module = _module(options.head)
+    module = head_module(options.head)
     parts = {
         "img_size": list(size),
         "num_classes": num_classes,
@@ -51,19 +38,3 @@ def build_detector(
     if options.freeze:
         detector.freeze_backbone()
     return detector.train(backbone.training)
-
-
-def rebuild_detector(
-    architecture: dict[str, Any], origin: dict[str, Any] | None = None
-) -> Detector:
-    """A detector from ``facts.architecture`` with fresh weights; see ``rebuild_segmenter``."""
-    name = str(architecture.get("name"))[:64]
-    kwargs = architecture["kwargs"]
-    head = kwargs.get("head") if isinstance(kwargs, dict) else None
-    if head not in HEADS:
-        raise UserError(f"{name} states a head that is none; get the file again that says so.")
-    return _module(head).rebuild(architecture, origin)
-
-
-def _module(head: DetectorHead) -> ModuleType:
-    return import_module(HEADS[head])

@@ -5,14 +5,27 @@ It is trained, taught, saved and loaded as any other encoder.
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import Any
 
 from torch import Tensor
 
+from limbeck.errors import UserError
 from limbeck.models.dense.headed import Headed
+from limbeck.models.options import DetectorHead
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.records import Detections, Features, Losses, Objects, Tap
 
 KIND = "detector"
+HEADS: dict[DetectorHead, str] = {
+    "light": "limbeck.models.dense.light_detector",
+    "mask-rcnn": "limbeck.models.dense.rcnn",
+    "cascade": "limbeck.models.dense.rcnn",
+}
+"""Modules of detectors by kind of head: ``parts_of(encoder, options)`` says what is put on an
+encoder, ``build(encoder, parts, origin)`` does it, ``rebuild(architecture, origin)`` does it again.
+"""
 
 
 class Detector(Headed):
@@ -46,3 +59,20 @@ class Detector(Headed):
 
         Boxes lie within that. In evaluation mode, without gradients.
         """
+
+
+def rebuild_detector(
+    architecture: dict[str, Any], origin: dict[str, Any] | None = None
+) -> Detector:
+    """A detector from ``facts.architecture`` with fresh weights; see ``rebuild_segmenter``."""
+    name = str(architecture.get("name"))[:64]
+    kwargs = architecture["kwargs"]
+    head = kwargs.get("head") if isinstance(kwargs, dict) else None
+    if head not in HEADS:
+        raise UserError(f"{name} states a head that is none; get the file again that says so.")
+    return head_module(head).rebuild(architecture, origin)
+
+
+def head_module(head: DetectorHead) -> ModuleType:
+    """The module of a kind of head, see ``HEADS``."""
+    return import_module(HEADS[head])
