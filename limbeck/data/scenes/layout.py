@@ -84,6 +84,8 @@ class Place:
     notes: list[str] = field(default_factory=list)
     json_name: str | None = None
     """The one JSON file that was asked for."""
+    yaml_name: str | None = None
+    """Likewise the one YAML file."""
 
     @cached_property
     def names(self) -> list[str]:
