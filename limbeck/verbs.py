@@ -41,6 +41,9 @@ VERBS = {
     "segment": Verb(
         "train", "train a student for masks of classes", "SegmentConfig", "segment"
     ),
+    "detect": Verb(
+        "train", "train a student for boxes of objects, masks too", "DetectConfig", "detect"
+    ),
     "store-targets": Verb(
         "targets", "run a teacher once, keep what it says of each view", "StoreTargetsConfig",
         "distill", True,
