@@ -119,6 +119,22 @@ def _same_columns(first: Columns, table: TableFile, options: DataOptions) -> Col
 
 def open_hub(root: str, options: DataOptions, split: str) -> TableSource:
     """A data set of the Hugging Face hub, ``hf:NAME`` or ``hf:NAME:CONFIG``; offline if cached."""
+    table = read_hub(root, split)
+    columns = Columns(table.features.arrow_schema, options, root)
+    image = table.data.column(columns.image)
+    label = table.data.column(columns.label).to_pylist() if columns.label else []
+    return TableSource(
+        columns,
+        _HubRows(table, columns),
+        [f"{split}#{row}" for row in range(len(table))],
+        struct_field(image, "path").to_pylist() if columns.has_paths else [None] * len(table),
+        label,
+        _hub_folders(_import_datasets().config),
+    )
+
+
+def read_hub(root: str, split: str) -> Any:
+    """The table of ``datasets`` itself. Raises UserError where it can't be had, or is empty."""
     datasets = _import_datasets()
     name, _, config = root.removeprefix("hf:").partition(":")
     is_offline = datasets.config.HF_HUB_OFFLINE
@@ -140,17 +156,7 @@ def open_hub(root: str, options: DataOptions, split: str) -> TableSource:
         datasets.config.HF_HUB_OFFLINE = is_offline
     if not len(table):
         raise no_images(root)
-    columns = Columns(table.features.arrow_schema, options, root)
-    image = table.data.column(columns.image)
-    label = table.data.column(columns.label).to_pylist() if columns.label else []
-    return TableSource(
-        columns,
-        _HubRows(table, columns),
-        [f"{split}#{row}" for row in range(len(table))],
-        struct_field(image, "path").to_pylist() if columns.has_paths else [None] * len(table),
-        label,
-        _hub_folders(datasets.config),
-    )
+    return table
 
 
 def _hub_folders(config: Any) -> list[Path]:

@@ -59,19 +59,22 @@ def _by_stem(names: list[str], folder: str) -> dict[str, str]:
 
 def _listed(place: Place, top: str, masks: list[str]) -> tuple[list[str], tuple[str, ...], str]:
     """The stems of the split, the splits there are, and the layout in words."""
-    lists: dict[str, str] = {}
-    for name in place.names:
-        stem = PurePosixPath(name).stem.lower()
-        if name.startswith(top + LISTS) and name.endswith(".txt") and stem in SPLIT_OF:
-            lists[SPLIT_OF[stem]] = name
+    lists = read_lists(place, top + LISTS)
     if not lists:
         return masks, (), "PASCAL VOC"
     is_taken = place.choose(lists)
-    stems: list[str] = []
-    for split, name in lists.items():
-        if is_taken(split):
-            stems += _read_list(place.root / name)
+    stems = [stem for split, names in lists.items() if is_taken(split) for stem in names]
     return list(dict.fromkeys(stems)), tuple(sorted(lists)), "PASCAL VOC with lists of its splits"
+
+
+def read_lists(place: Place, folder: str) -> dict[str, list[str]]:
+    """The stems of each split, as the lists in a folder (wherever it is) have them."""
+    found: dict[str, list[str]] = {}
+    for name in place.names:
+        stem = PurePosixPath(name).stem.lower()
+        if f"/{folder}" in f"/{name}" and name.endswith(".txt") and stem in SPLIT_OF:
+            found[SPLIT_OF[stem]] = _read_list(place.root / name)
+    return found
 
 
 def _read_list(file: Path) -> list[str]:
