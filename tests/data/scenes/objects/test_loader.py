@@ -86,9 +86,7 @@ def test_a_batch_holds_the_views_of_its_images():
     batch = batches(source, views=views)[1]
     for place, key in enumerate(batch.keys):
         sample = source.read_objects(int(key.split()[1]))
-        pixels, objects = train_objects(
-            sample, view_seed(5, 0, key), views, 16, has_masks=True
-        )
+        pixels, objects = train_objects(sample, view_seed(5, 0, key), views, 16, has_masks=True)
         assert torch.equal(batch.images[place], pixels.float() / 255)
         assert torch.equal(batch.objects[place].boxes, objects.boxes)
     assert batch.labels is None and batch.objects[0].masks.dtype == torch.bool

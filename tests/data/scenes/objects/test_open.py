@@ -38,9 +38,7 @@ def test_a_box_that_moves_changes_the_fingerprint(tmp_path):
 def test_scores_need_the_same_classes(tmp_path):
     sets.write_coco(tmp_path / "a", ids=(1, 2, 3))
     sets.write_coco(tmp_path / "b", ids=(9, 5, 7))  # in another order
-    train, other = open_both_objects(
-        options(tmp_path / "a", eval_root=str(tmp_path / "b"))
-    )
+    train, other = open_both_objects(options(tmp_path / "a", eval_root=str(tmp_path / "b")))
     assert train.classes == other.classes == sets.NAMES
     assert sets.held(train) == sets.held(other) == sets.EXPECTED
     categories = [{"id": k, "name": name} for k, name in enumerate(("cat", "dog", "yak"))]
@@ -98,7 +96,9 @@ def test_another_size_is_a_bad_image(tmp_path):
     sets.save(tmp_path / "a.jpg", size=(33, 44))
     from limbeck.data.source import BadImage
 
-    with pytest.raises(BadImage, match="its annotation is of 60 x 40 pixels, the image has 44 x 33"):
+    with pytest.raises(
+        BadImage, match="its annotation is of 60 x 40 pixels, the image has 44 x 33"
+    ):
         open_objects(str(tmp_path), options(tmp_path)).read_objects(0)
 
 

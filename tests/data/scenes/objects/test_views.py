@@ -23,9 +23,7 @@ def sample(shape=None, seed=0, crowd=False):
         "outline": [[x, y, x + 30, y, x + 30, y + 20, x, y + 20]],
         "runs": runs(image[..., 0] > 0),
     }
-    found = Annotated(
-        box, np.array([2]), np.array([crowd]), np.array([600.0]), (shapes[shape],)
-    )
+    found = Annotated(box, np.array([2]), np.array([crowd]), np.array([600.0]), (shapes[shape],))
     return image, found
 
 
@@ -76,9 +74,7 @@ def test_boxes_masks_and_pixels_stay_together(shape):
         scale=(1.0, 2.0), distort_prob=0.0, vertical_flip_prob=0.5, min_visible=0.0
     )
     for seed in range(12):
-        pixels, objects = train_objects(
-            sample(shape, seed), seed, options, 64, has_masks=True
-        )
+        pixels, objects = train_objects(sample(shape, seed), seed, options, 64, has_masks=True)
         white = (pixels[0] > 127).numpy()
         if not len(objects.boxes):
             assert white.sum() < 64
