@@ -20,8 +20,6 @@ from limbeck.records import Detections, Features, Losses, Objects, Tap
 KIND = "detector"
 HEADS: dict[DetectorHead, str] = {
     "light": "limbeck.models.dense.light_detector",
-    "mask-rcnn": "limbeck.models.dense.rcnn",
-    "cascade": "limbeck.models.dense.rcnn",
 }
 """Modules of detectors by kind of head: ``parts_of(encoder, options)`` says what is put on an
 encoder, ``build(encoder, parts, origin)`` does it, ``rebuild(architecture, origin)`` does it again.

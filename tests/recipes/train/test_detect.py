@@ -14,18 +14,8 @@ from limbeck.records import Tap
 from tests.recipes.objects import NAMES, detect_config, draw_objects
 
 
-@pytest.fixture(scope="module")
-def objects(tmp_path_factory):
-    return draw_objects(tmp_path_factory.mktemp("objects"))
-
-
-@pytest.fixture(scope="module")
-def run(objects, tmp_path_factory):
-    config = detect_config(objects, tmp_path_factory.mktemp("run") / "a")
-    return detect(replace(config, train=replace(config.train, epochs=45)))
-
-
-def test_it_learns_to_find_boxes(run):
+def test_it_learns_to_find_boxes(detector):
+    run = detector
     record = read_record(run)[1]
     scores = record["scores"]
     assert record["classes"] == list(NAMES)
@@ -33,19 +23,18 @@ def test_it_learns_to_find_boxes(run):
     assert set(scores) > {"ap", "ap50", "ap75", "threshold", "f1", "ap/bright", "ap/red"}
     text = report(run)
     assert "AP50" in text and "bright: AP" in text and "Best threshold of scores" in text
-    detector = limbeck.load(run)
-    found = detector.detect(torch.rand(1, 3, 48, 48), [(48, 48)])
+    found = limbeck.load(run).detect(torch.rand(1, 3, 48, 48), [(48, 48)])
     assert len(found) == 1
 
 
 @pytest.mark.parametrize("method", ["dense-answers", "feature-richness"])
-def test_a_detector_teaches_one(method, run, objects, tmp_path):
+def test_a_detector_teaches_one(method, detector, objects, tmp_path):
     config = detect_config(
-        objects, tmp_path / "run", method=method, teacher=TeacherOptions(source=str(run))
+        objects, tmp_path / "run", method=method, teacher=TeacherOptions(source=str(detector))
     )
     student = detect(replace(config, train=replace(config.train, epochs=2)))
     record = read_record(student)[1]
-    assert record["teacher"]["source"] == str(run)
+    assert record["teacher"]["source"] == str(detector)
 
 
 def test_masks_are_learnt_where_there_are_outlines(objects, tmp_path):

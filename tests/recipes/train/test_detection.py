@@ -16,12 +16,7 @@ from limbeck.models.options import DetectorOptions, StudentOptions, TeacherOptio
 from limbeck.recipes.run.networks import layer_of
 from limbeck.recipes.run.objects import open_object_images
 from limbeck.recipes.train.detection import plan_detection
-from tests.recipes.objects import NAMES, SHAPE, detect_config, draw_objects
-
-
-@pytest.fixture(scope="module")
-def objects(tmp_path_factory):
-    return draw_objects(tmp_path_factory.mktemp("objects"))
+from tests.recipes.objects import NAMES, SHAPE, detect_config
 
 
 def plan_of(config):
