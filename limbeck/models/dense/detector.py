@@ -52,6 +52,12 @@ class Detector(Headed):
         """
 
     @abstractmethod
+    def answers(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The likeliest answers, as many of every image: boxes (B, K, 4), scores (B, K), falling,
+        and classes (B, K) of images (B, 3, S, S) in 0..1, and perhaps more. What an export
+        computes."""
+
+    @abstractmethod
     def detect(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
         """What it finds in images (B, 3, S, S) in 0..1, of which (H, W) in ``sizes`` is no filling.
 

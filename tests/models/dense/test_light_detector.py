@@ -76,19 +76,6 @@ def test_taps_losses_and_answers_of_every_encoder(family):
     assert (one.boxes <= torch.tensor([30, 20, 30, 20])).all()
 
 
-def test_what_one_place_learns_leaves_the_encoder_alone():
-    detector = small().train()
-    losses_of(detector, objects()).total.backward()
-    own = [p.grad.clone() for p in detector.backbone.parameters()]
-    detector.zero_grad()
-    features = detector(images(), None, detector.loss_taps)
-    many = [tuple(features.taps[Tap(k, n)] for k in ("class_maps", "box_maps")) for n in range(3)]
-    parts, _ = detector._place_losses(many, objects(), 10)
-    sum(parts.values()).backward()
-    for one, parameter in zip(own, detector.backbone.parameters(), strict=True):
-        assert torch.allclose(one, parameter.grad, atol=1e-6)
-
-
 def test_an_image_without_objects_teaches_that_there_are_none():
     detector = small().train()
     losses = losses_of(detector, objects(num=0))
