@@ -50,8 +50,11 @@ class FoundSource(ObjectSource):
 
     def __init__(self, found: FoundObjects, options: ObjectOptions) -> None:
         images, problems = checked(found.annotated)
-        self.classes, value_of = merged(found.classes, options.merge)
-        self.images, self.packed = found.images, Packed(images, value_of)
+        names = _named(found, options.class_names)
+        self.classes, value_of = merged(names, options.merge)
+        pairs = zip(found.classes, names, strict=False)
+        values = {own: value_of[name] for own, name in pairs if name in value_of}
+        self.images, self.packed = found.images, Packed(images, values)
         self.layout, self.splits = found.layout, found.splits
         self.problems = (*found.problems, *problems)
         self.notes = found.notes
@@ -114,6 +117,23 @@ def open_objects(
     return found
 
 
+def _named(found: FoundObjects, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes by the names that are given, where the layout has but numbers."""
+    if not names:
+        return found.classes
+    if not found.is_counted:
+        raise UserError(
+            f"data.class_names is for classes without names, and {found.layout} names its own "
+            f"({', '.join(found.classes[:NUM_NAMED])}); leave it out."
+        )
+    if len(names) < len(found.classes):
+        raise UserError(
+            f"data.class_names names {len(names)} classes, and there are {len(found.classes)}; "
+            "name them all, in the order of their numbers."
+        )
+    return names
+
+
 def _first(problems: tuple[tuple[str, str], ...]) -> str:
     return f" ({problems[0][0]}: {problems[0][1]})" if problems else ""
 
@@ -170,6 +190,8 @@ def _find(root: str, options: ObjectOptions, split: str) -> FoundObjects:
         form = find_form(root) if wanted == "auto" else wanted
         if form in FORMS:
             return _imported(FIND_IN_TABLES)(root, options, split)
+        if options.box_format:
+            raise UserError(f"data.box_format is for tables, and {root} is none; leave it out.")
         place = Place(Path(root), own, split)
     if not place.root.is_dir():
         raise UserError(f"{root} is no folder, and the layout {wanted} is one.")
