@@ -71,9 +71,9 @@ def find_yolo(place: Place) -> FoundObjects | None:
     if not all(file.startswith(os.path.join(root, "")) for file in files):
         root = os.path.commonpath([os.path.dirname(file) for file in files])
     classes = _names(about, place.root / name)
-    images, problems = _read_all(files, root, classes, place.options.max_image_pixels)
-    bare = [image.key for image in images if not os.path.exists(_labels_of(root, image.key))]
-    notes = [f"{named(bare, 'image')} without a text of labels: negatives."] if bare else []
+    bare: list[str] = []
+    images, problems = _read_all(files, root, classes, place.options.max_image_pixels, bare)
+    notes = [f"{named(sorted(bare), 'image')} without a text of labels: negatives."] if bare else []
     return FoundObjects(
         images=FilesSource(Path(root), [image.key for image in images], (), None),
         annotated=images,
@@ -147,14 +147,15 @@ def _images(where: Path, bases: list[Path]) -> Iterator[str]:
     yield from (os.path.abspath(start / line) for line in lines)
 
 
-def _labels_of(root: str, key: str) -> str:
-    folder, images, name = f"/{key}".rpartition("/images/")
-    text = f"{folder}/labels/{name}" if images else f"/{key}"
-    return root + text.rpartition(".")[0] + ".txt"
+def _labels_of(file: str) -> str:
+    """Below labels/ in the place of images/, or else beside the image."""
+    folder, images, name = file.replace(os.sep, "/").rpartition("/images/")
+    text = f"{folder}/labels/{name}".rpartition(".")[0] + ".txt"
+    return text if images and os.path.exists(text) else os.path.splitext(file)[0] + ".txt"
 
 
 def _read_all(
-    files: list[str], root: str, classes: tuple[str, ...], max_pixels: int
+    files: list[str], root: str, classes: tuple[str, ...], max_pixels: int, bare: list[str]
 ) -> tuple[list[RawImage], list[tuple[str, str]]]:
     problems: list[tuple[str, str]] = []
 
@@ -165,11 +166,12 @@ def _read_all(
         except BadImage as error:
             problems.append((key, str(error)))
             return None
-        labels = _labels_of(root, key)
+        labels = _labels_of(file)
         try:
             text = read_file(Path(labels), MAX_TEXT_BYTES).decode("utf-8-sig", "replace")
         except FileNotFoundError:
             text = ""
+            bare.append(key)
         except OSError as error:
             problems.append((key, f"its labels can't be read: {reason_of(error)}"))
             return None
