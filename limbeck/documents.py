@@ -62,9 +62,14 @@ def read_yaml(file: Path, kind: Any = Plain) -> Any:
 
     try:
         text = _read(file, "YAML", MIB).decode("utf-8-sig")
-        # A few lines of references to references would fill all memory.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ValueError("it has references (*name)")
+        depth = 0
+        for event in yaml.parse(text):
+            if isinstance(event, yaml.AliasEvent):  # a few lines of them can fill all memory
+                raise ValueError("it has references (*name)")
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise RecursionError
         values = yaml.load(text, Loader=yaml.BaseLoader)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"Can't read {file} as YAML: {' '.join(_why(error).split())}.") from error
