@@ -60,6 +60,9 @@ VERBS = {
     "doctor segment": Verb(
         "look", "likewise before limbeck segment, masks too", "DoctorSegmentConfig", "segment", True
     ),
+    "doctor detect": Verb(
+        "look", "likewise before limbeck detect, boxes too", "DoctorDetectConfig", "detect", True
+    ),
     "evaluate": Verb(
         "look", "does it help? kNN, linear and few-label probes, verdict", "EvaluateConfig"
     ),

@@ -62,6 +62,17 @@ class _Image(NamedTuple):
     masks: list[Any]
 
 
+class Answers(NamedTuple):
+    """Answers (n,): their scores, whether each finds an object that no surer one does (overlap
+    0.5), classes, images; and objects ``counts`` (images, classes)."""
+
+    scores: np.ndarray
+    is_right: np.ndarray
+    classes: np.ndarray
+    images: np.ndarray
+    counts: np.ndarray
+
+
 class AveragePrecision:
     """Objects and answers of any number of images; ``has_masks``: of outlines, too."""
 
@@ -89,10 +100,8 @@ class AveragePrecision:
             raise RunError("No image has an object, so there is nothing to score.")
         boxes, of_classes = self._coco("bbox")
         masks = self._coco("segm")[0] if self.has_masks else None
-        hits = [_hits(image, len(self.classes)) for image in self.images]
-        scores, is_right, kinds = (np.concatenate(column) for column in zip(*hits, strict=True))
-        truths = [image.truth.classes[~image.truth.is_crowd] for image in self.images]
-        counts = np.bincount(np.concatenate(truths), minlength=len(self.classes))
+        scores, is_right, kinds, _, of_images = self.answers()
+        counts = of_images.sum(0)
         threshold, f1, precision, recall = _best(scores, is_right, int(counts.sum()))
         own = {
             name: _best(scores[kinds == index], is_right[kinds == index], int(counts[index]))[0]
@@ -103,6 +112,18 @@ class AveragePrecision:
         return BoxScores(
             boxes, masks, of_classes, threshold, f1, precision, recall, own, np.asarray(confusion)
         )
+
+    def answers(self) -> "Answers":
+        """What an interval is drawn of: every answer, and every object, by class and image."""
+        columns: list[list[np.ndarray]] = [[], [], [], []]
+        counts = np.zeros((len(self.images), len(self.classes)), np.int64)
+        for index, image in enumerate(self.images):
+            parts = _hits(image, len(self.classes))
+            for column, part in zip(columns, (*parts, np.full(len(parts[0]), index)), strict=True):
+                column.append(part)
+            single = image.truth.classes[~image.truth.is_crowd]
+            counts[index] = np.bincount(single, minlength=len(self.classes))
+        return Answers(*(np.concatenate(column) for column in columns), counts)
 
     def _coco(self, kind: str) -> tuple[dict[str, float], dict[str, float]]:
         """COCO's numbers and the "ap" of each class, of "bbox" or "segm"."""

@@ -43,7 +43,9 @@ class Format:
     shows_blocks: bool = True
 
 
-WORDS = {"any": "a network for images of any size", "segmenter": "a segmenter"}
+WORDS = {
+    "any": "a network for images of any size", "segmenter": "a segmenter", "detector": "a detector"
+}  # fmt: skip
 
 _WIDENED = "weights are fp16 in the file, and computed in fp32"
 _INT8 = "weights and what layers take are int8, what is between in fp32"
@@ -85,6 +87,7 @@ FORMATS: dict[FormatName, Format] = {
             "int8": "timm computes in floats, to which int8 weights would be widened again; choose "
             "--to onnx or openvino",
             "segmenter": "timm has no segmenters; choose --to onnx, openvino or torch",
+            "detector": "timm has no detectors; choose --to onnx, openvino or torch",
         },
         inputs=("normalised",),
         shows_blocks=False,

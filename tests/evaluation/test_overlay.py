@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from limbeck.evaluation.overlay import SWATCH, draw_map, index_image, palette
+from limbeck.evaluation.overlay import SWATCH, draw_boxes, draw_map, index_image, palette
 
 
 def test_every_class_has_a_colour_of_its_own():
@@ -31,3 +31,20 @@ def test_a_drawn_map_mixes_colours_and_lists_what_is_there():
     assert drawn[22, 2].tolist() == colors[0].tolist()  # the larger first
     more = draw_map(image, found, colors, ["a", "b", "c"], 0.5, num_lines=5)
     assert more.size == (60, 20 + 5 * SWATCH)
+
+
+def test_boxes_and_masks_are_drawn_where_they_are():
+    image = np.zeros((60, 90, 3), np.uint8)
+    colors = {"a": np.array([200, 10, 10], np.uint8), "b": np.array([250, 250, 250], np.uint8)}
+    inside = np.zeros((60, 90), bool)
+    inside[30:50, 20:70] = True
+    found = [
+        {"class": "a", "score": 0.9, "box": [20, 30, 50, 20]},
+        {"class": "b", "score": 0.5, "box": [80, 0, 30, 10]},  # it stands out of the image
+    ]
+    picture = np.array(draw_boxes(image, found, colors, 0.5, [inside, ~inside & False]))
+    assert picture.shape == image.shape
+    assert picture[40, 45].tolist() == [100, 5, 5]  # half of the colour
+    assert picture[40, 20].tolist() == picture[50, 45].tolist() == [200, 10, 10]
+    assert picture[55, 10].tolist() == [0, 0, 0]
+    assert draw_boxes(image, [], colors, 0.5).size == (90, 60)

@@ -73,3 +73,19 @@ def decode_runs(text: str) -> list[int]:
             counts.append(value + (counts[-2] if len(counts) > 2 else 0))
             value = shift = 0
     return counts
+
+
+def whole_mask(patch: Patch, size: Sequence[int]) -> np.ndarray:
+    """(H, W) bool of a patch of it."""
+    whole = np.zeros(tuple(size), bool)
+    rows, columns = patch.is_inside.shape
+    whole[patch.top : patch.top + rows, patch.left : patch.left + columns] = patch.is_inside
+    return whole
+
+
+def encode_runs(is_inside: np.ndarray) -> list[int]:
+    """The lengths of what is outside, inside, ... of (H, W), down columns: as COCO writes them."""
+    flat = is_inside.T.ravel()
+    ends = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff([0, *ends, flat.size]).tolist()
+    return [0, *counts] if flat.size and flat[0] else counts

@@ -20,8 +20,6 @@ from limbeck.records import Detections, Features, Losses, Objects, Tap
 KIND = "detector"
 HEADS: dict[DetectorHead, str] = {
     "light": "limbeck.models.dense.light_detector",
-    "mask-rcnn": "limbeck.models.dense.rcnn",
-    "cascade": "limbeck.models.dense.rcnn",
 }
 """Modules of detectors by kind of head: ``parts_of(encoder, options)`` says what is put on an
 encoder, ``build(encoder, parts, origin)`` does it, ``rebuild(architecture, origin)`` does it again.
@@ -52,6 +50,12 @@ class Detector(Headed):
         What is drawn in it follows from ``seeds`` (B,) int64, an image each. Each is a mean over
         what all processes have together, or one that does not hang on how many objects there are.
         """
+
+    @abstractmethod
+    def answers(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The likeliest answers, as many of every image: boxes (B, K, 4), scores (B, K), falling,
+        and classes (B, K) of images (B, 3, S, S) in 0..1, and perhaps more. What an export
+        computes."""
 
     @abstractmethod
     def detect(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detections]:

@@ -163,8 +163,7 @@ class LightDetector(Detector):
         taps = features.taps
         levels = [taps[Tap("pyramid", k)] for k in range(len(self.one))]
         many = [(taps[Tap("class_maps", k)], taps[Tap("box_maps", k)]) for k in range(len(levels))]
-        # What one place learns leaves the pyramid alone: it would pull against what many do.
-        own = [head(level.detach()) for head, level in zip(self.one, levels, strict=True)]
+        own = [head(level) for head, level in zip(self.one, levels, strict=True)]
         of_many, _ = self._place_losses(many, objects, MANY)
         of_one, found = self._place_losses(own, objects, 1)
         parts = of_many | {f"one_{name}": value for name, value in of_one.items()}
@@ -239,9 +238,8 @@ class LightDetector(Detector):
         return torch.cat(logits, 1), torch.cat(boxes, 1), torch.cat(centres)
 
     def answers(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The ``MOST`` likeliest answers: boxes (B, K, 4), scores (B, K), falling, and classes
-        (B, K) of images (B, 3, S, S) in 0..1; with masks also the shares (B, K, M) of the shared
-        maps (B, M, h, w)."""
+        """See ``Detector``: the ``MOST`` likeliest; with masks also the shares (B, K, M) of the
+        shared maps (B, M, h, w)."""
         asked = tuple(Tap("pyramid", k) for k in range(len(self.one)))
         found = self(images, None, asked).taps
         said = [head(found[tap]) for head, tap in zip(self.one, asked, strict=True)]

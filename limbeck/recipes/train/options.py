@@ -119,7 +119,7 @@ class DetectConfig(PerBoxMethodOptions, TrainingOptions):
     detector: DetectorOptions = DetectorOptions()
     views: ObjectViewOptions = ObjectViewOptions()
     optim: OptimOptions = OptimOptions(
-        base_lr=8e-3,
+        base_lr=2.4e-2,
         betas=(0.9, 0.999),
         no_decay_names=POSITIONS_AND_TOKENS,
         clip_grad=5.0,

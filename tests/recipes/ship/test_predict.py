@@ -271,3 +271,56 @@ def test_when_nothing_can_be_read_it_is_an_error(classifier, student, images, tm
     ):
         with pytest.raises(UserError, match=message):
             predict(replace(config, **changes))
+
+
+def test_boxes_their_files_and_pictures(objects, detector, tmp_path):
+    config = PredictConfig(
+        network=str(detector), images=(str(objects),), out=tmp_path / "said", boxes=("coco", "yolo")
+    )
+    found = predict(config)
+    assert found.num_images == 24
+    truth = json.loads((objects / "annotations.json").read_text())
+    near = []
+    for line in lines_of(found.out):
+        assert line["size"] == [48, 40] and sum(line["counts"].values()) == len(line["boxes"])
+        index = int(line["image"].partition(".")[0])
+        boxes = [each["bbox"] for each in truth["annotations"] if each["image_id"] == index]
+        for each in line["boxes"]:
+            near.append(
+                min(np.abs(np.subtract(each["box"], box)).max() for box in boxes or [[99] * 4])
+            )
+    assert np.mean(np.less(near, 5)) > 0.6
+    entries = json.loads((found.out / "detections.json").read_text())
+    lines = [each for line in lines_of(found.out) for each in line["boxes"]]
+    assert [each["bbox"] for each in entries] == [each["box"] for each in lines]
+    assert {each["category_id"] for each in entries} <= {1, 2}
+    rows = (found.out / "labels" / "000.txt").read_text().split()
+    kind, x, y, w, h = map(float, rows[:5])
+    left, top, wide, high = lines_of(found.out)[0]["boxes"][0]["box"]
+    assert (x * 48, y * 40) == pytest.approx((left + wide / 2, top + high / 2), abs=1e-3)
+    assert (w * 48, h * 40) == pytest.approx((wide, high), abs=1e-3)
+    with Image.open(found.out / "pictures" / "000.png") as picture:
+        assert picture.size == (48, 40)
+    assert "detections.json, labels" in report(found)
+    best = json.loads((detector / "student.json").read_text())["scores"]["threshold"]
+    assert min(each["score"] for each in lines) >= best
+    sure = predict(replace(config, threshold=1.0, overwrite=True))
+    assert not any(line["boxes"] for line in lines_of(sure.out))
+    with pytest.raises(UserError, match="threshold has no effect on|top has no effect on"):
+        predict(replace(config, top=3, out=tmp_path / "other"))
+
+
+def test_masks_of_boxes_are_told_and_drawn(objects, tmp_path):
+    from limbeck.models.options import DetectorOptions
+    from limbeck.recipes.train.detect import detect
+    from tests.recipes.objects import detect_config
+
+    options = DetectorOptions(width=24, masks=True)
+    run = detect_config(objects, tmp_path / "run", detector=options)
+    run = detect(replace(run, train=replace(run.train, epochs=1)))
+    found = predict(PredictConfig(
+        network=str(run), images=(str(objects / "000.png"),), out=tmp_path / "said", threshold=0.0
+    ))  # fmt: skip
+    (line,) = lines_of(found.out)
+    for each in line["boxes"]:
+        assert sum(each["mask"]["counts"]) == 48 * 40 and each["mask"]["size"] == [40, 48]

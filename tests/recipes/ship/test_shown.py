@@ -18,6 +18,7 @@ from limbeck.recipes.ship.shown import (
     own_crop_ratio,
     preprocessing_of,
 )
+from limbeck.records import Batch
 
 
 def shown(network, data=None, count=100):
@@ -121,12 +122,18 @@ def test_the_preprocessing_is_what_is_done(classifier, images, segmenter):
     assert "windows of 32 x 32" in preprocessing_of(load_finished(segmenter).facts, 1.0)["words"]
 
 
+def labelled(labels):
+    images = torch.zeros(len(labels), 3, 1, 1)
+    keys = tuple(map(str, range(len(labels))))
+    return Batch(images, images, labels, keys, torch.arange(len(labels)))
+
+
 def test_both_scores_and_what_may_be_lost(classifier):
     scorer = Scorer(load_finished(classifier).facts)
     assert scorer.plain() == {} and scorer.failures(0) == []
     right = {"logits": np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]}
     wrong = {"logits": np.eye(3, dtype=np.float32)[[0, 1, 0, 1]]}
-    scorer.add(torch.tensor([0, 1, 2, 0]), right, wrong)
+    scorer.add(labelled(torch.tensor([0, 1, 2, 0])), right, wrong)
     assert scorer.plain() == {"name": "top-1", "pytorch": 1.0, "file": 0.5, "images": 4}
     assert scorer.failures(50) == []
     assert scorer.failures(0.5) == [
@@ -138,7 +145,7 @@ def test_a_segmenter_s_score_is_its_miou(segmenter):
     scorer = Scorer(load_finished(segmenter).facts)
     labels = torch.tensor([[[0, 0, 1, 255]]])
     mask = np.array([[[0, 0, 1, 0]]], np.uint8)
-    scorer.add(labels, {"mask": mask}, {"mask": np.zeros_like(mask)})
+    scorer.add(labelled(labels), {"mask": mask}, {"mask": np.zeros_like(mask)})
     said = scorer.plain()
     assert (said["name"], said["pytorch"]) == ("mIoU", 1.0)
     assert said["file"] == pytest.approx((2 / 3 + 0) / 2)

@@ -17,7 +17,7 @@ from limbeck.data.scenes.coco import (
 )
 from limbeck.data.scenes.layout import Place
 from limbeck.data.scenes.objects.gather import FoundObjects, RawImage, RawObject, extent
-from limbeck.data.scenes.objects.turning import upright_size
+from limbeck.data.scenes.objects.turning import size_of_file
 from limbeck.data.source import BadImage
 
 
@@ -89,7 +89,7 @@ def _of_file(
         size = (image.get("height") or 0, image.get("width") or 0)
         try:
             if not all(size):
-                size = upright_size(place.root / file, place.options.max_image_pixels)
+                size = size_of_file(place.root / file, place.options.max_image_pixels)
         except BadImage as error:
             problems.append((file, str(error)))
             continue

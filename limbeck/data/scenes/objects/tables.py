@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from limbeck.data.decode import read_header
 from limbeck.data.hub import TableSource, open_hub, open_table
 from limbeck.data.scenes.objects.gather import FoundObjects, RawImage, RawObject
 from limbeck.data.scenes.objects.options import ObjectOptions
-from limbeck.data.scenes.objects.turning import shown_size
+from limbeck.data.scenes.pixels import upright_size
 from limbeck.data.scenes.tables import table_splits
 from limbeck.data.source import BadImage, Subset
 from limbeck.documents import parse_json
@@ -147,7 +146,7 @@ def _size(source: TableSource, index: int, columns: list[str], max_pixels: int) 
     height, width = (source.others[name][index] for name in columns) if columns else (None, None)
     if height and width:
         return int(height), int(width)
-    return shown_size(read_header(source.read(index).data, max_pixels))
+    return upright_size(source.read(index).data, max_pixels)
 
 
 def _object(

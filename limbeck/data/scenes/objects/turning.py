@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from limbeck.data.decode import Header, read_header
+from limbeck.data.decode import read_header
 from limbeck.data.folder import read_image
 from limbeck.data.scenes.objects.source import Annotated
-from limbeck.data.scenes.pixels import SAME_SIZE
+from limbeck.data.scenes.pixels import SAME_SIZE, upright_size
 from limbeck.data.source import BadImage
 from limbeck.files import open_file
 
@@ -19,7 +19,7 @@ MIRRORED_Y = (T.FLIP_TOP_BOTTOM, T.ROTATE_180, T.ROTATE_90, T.TRANSVERSE)
 """Of the upright image: rows and columns are exchanged first, then mirrored."""
 
 
-def upright_size(file: Path, max_pixels: int) -> tuple[int, int]:
+def size_of_file(file: Path, max_pixels: int) -> tuple[int, int]:
     """(H, W) of an image file as it is shown, of which its start alone is read where that tells.
 
     Raises BadImage.
@@ -27,16 +27,9 @@ def upright_size(file: Path, max_pixels: int) -> tuple[int, int]:
     try:
         with open_file(file) as stream:
             start = stream.read(START_BYTES)
-        header = read_header(start, max_pixels)
+        return upright_size(start, max_pixels)
     except (OSError, BadImage):
-        header = read_header(read_image(file), max_pixels)
-    return shown_size(header)
-
-
-def shown_size(header: Header) -> tuple[int, int]:
-    """(H, W) of the upright image."""
-    is_lying = header.turn not in (None, *SAME_SIZE)
-    return (header.width, header.height) if is_lying else (header.height, header.width)
+        return upright_size(read_image(file), max_pixels)
 
 
 def turned(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from limbeck.data.scenes.objects.options import ObjectViewOptions
 from limbeck.data.scenes.objects.source import Annotated
-from limbeck.data.scenes.raster import decode_runs, fill_polygon, fill_runs
+from limbeck.data.scenes.raster import decode_runs, fill_polygon, fill_runs, whole_mask
 from limbeck.data.scenes.views import distort
 from limbeck.data.source import BadImage
 from limbeck.data.views import COLOR_STREAM, CROP_STREAM, IMAGENET_MEAN_BYTES, generator
@@ -161,10 +161,7 @@ def _draw(
         runs = decode_runs(counts) if isinstance(counts, str) else counts
         if list(shape["size"]) != list(old):
             raise BadImage(f"its run lengths are not of {old[1]} x {old[0]} pixels")
-        patch = fill_runs(runs, *old)
-        whole = np.zeros(old, bool)
-        rows, columns = patch.is_inside.shape
-        whole[patch.top : patch.top + rows, patch.left : patch.left + columns] = patch.is_inside
+        whole = whole_mask(fill_runs(runs, *old), old)
         # Of each place of the view the pixel that its centre comes from: the move, undone.
         corner, axes = move(np.zeros((1, 2)))[0], move(np.eye(2))
         y, x = (
@@ -179,9 +176,7 @@ def _draw(
         left, top, right, bottom = box
         outlines = [np.array([(left, top), (right, top), (right, bottom), (left, bottom)])]
     for outline in outlines:
-        patch = fill_polygon(outline.ravel(), *size)
-        rows, columns = patch.is_inside.shape
-        own[patch.top : patch.top + rows, patch.left : patch.left + columns] |= patch.is_inside
+        own |= whole_mask(fill_polygon(outline.ravel(), *size), size)
 
 
 def _extent(outlines: list[np.ndarray], limits: tuple[int, ...]) -> np.ndarray:

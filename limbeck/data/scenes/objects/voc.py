@@ -14,7 +14,7 @@ from limbeck.data.formats import is_image_name
 from limbeck.data.scenes.coco import files_by_name, find_file
 from limbeck.data.scenes.layout import Place, read_list, split_in
 from limbeck.data.scenes.objects.gather import FoundObjects, RawImage, RawObject
-from limbeck.data.scenes.objects.turning import upright_size
+from limbeck.data.scenes.objects.turning import size_of_file
 from limbeck.data.source import BadImage
 from limbeck.files import MIB, read_file, reason_of
 
@@ -30,7 +30,10 @@ def find_voc(place: Place) -> FoundObjects | None:
     for name in place.names:
         if name.lower().endswith(".xml"):
             try:
-                tree = ElementTree.fromstring(read_file(place.root / name, MAX_XML_BYTES))
+                data = read_file(place.root / name, MAX_XML_BYTES)
+                if b"<!ENTITY" in data:  # a few lines of them can fill all memory
+                    raise ElementTree.ParseError("it has entities")
+                tree = ElementTree.fromstring(data)
             except (OSError, ElementTree.ParseError) as error:
                 reason = reason_of(error) if isinstance(error, OSError) else str(error)
                 problems.append((name, f"its annotation can't be read: {reason}"))
@@ -63,7 +66,7 @@ def find_voc(place: Place) -> FoundObjects | None:
                 raise BadImage(f"it annotates {key} again")
             size = (int(tree.findtext("size/height") or 0), int(tree.findtext("size/width") or 0))
             if min(size) < 1:
-                size = upright_size(place.root / key, place.options.max_image_pixels)
+                size = size_of_file(place.root / key, place.options.max_image_pixels)
             objects = [_object(each, is_from_one) for each in tree.iter("object")]
             images[key] = RawImage(key, size, objects)
         except (BadImage, ValueError, TypeError) as error:

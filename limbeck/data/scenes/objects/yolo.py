@@ -15,7 +15,7 @@ from limbeck.data.formats import is_image_name
 from limbeck.data.scenes.class_table import find_table
 from limbeck.data.scenes.layout import Place, read_list
 from limbeck.data.scenes.objects.gather import FoundObjects, RawImage, RawObject, extent
-from limbeck.data.scenes.objects.turning import upright_size
+from limbeck.data.scenes.objects.turning import size_of_file
 from limbeck.data.source import BadImage
 from limbeck.documents import read_yaml
 from limbeck.errors import UserError
@@ -162,7 +162,7 @@ def _read_all(
     def read(file: str) -> RawImage | None:
         key = Path(file).relative_to(root).as_posix()
         try:
-            size = upright_size(Path(file), max_pixels)
+            size = size_of_file(Path(file), max_pixels)
         except BadImage as error:
             problems.append((key, str(error)))
             return None

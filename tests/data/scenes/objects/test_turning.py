@@ -4,7 +4,7 @@ from PIL import Image
 
 from limbeck.data.decode import ORIENTATION_TAG, UPRIGHT, decode_image
 from limbeck.data.scenes.objects.source import Annotated
-from limbeck.data.scenes.objects.turning import turned, upright_size
+from limbeck.data.scenes.objects.turning import size_of_file, turned
 from limbeck.data.source import BadImage
 
 BOX = (3, 2, 11, 6)
@@ -44,7 +44,7 @@ def test_boxes_of_a_lying_photo_are_turned_with_it(orientation, tmp_path):
     assert [min(xs), min(ys), max(xs), max(ys)] == lit(pixels)
     # Annotated as it is shown: as it is.
     assert turned(annotated(), (24, 16), data, pixels, 10**6).boxes[0].tolist() == list(BOX)
-    assert upright_size(file, 10**6) == (24, 16)
+    assert size_of_file(file, 10**6) == (24, 16)
     with pytest.raises(BadImage, match="run lengths"):
         turned(annotated({"counts": [384], "size": [16, 24]}), (16, 24), data, pixels, 10**6)
 
@@ -52,7 +52,7 @@ def test_boxes_of_a_lying_photo_are_turned_with_it(orientation, tmp_path):
 @pytest.mark.parametrize("orientation", [1, 3])
 def test_another_size_is_refused(orientation, tmp_path):
     file = photo(orientation, tmp_path)
-    assert upright_size(file, 10**6) == (16, 24)
+    assert size_of_file(file, 10**6) == (16, 24)
     data = file.read_bytes()
     with pytest.raises(BadImage, match="of 30 x 20 pixels, the image has 24 x 16"):
         turned(annotated(), (20, 30), data, decode_image(data, 10**6), 10**6)
@@ -60,6 +60,6 @@ def test_another_size_is_refused(orientation, tmp_path):
 
 def test_a_header_beyond_the_start_is_read_too(tmp_path, monkeypatch):
     monkeypatch.setattr("limbeck.data.scenes.objects.turning.START_BYTES", 10)
-    assert upright_size(photo(1, tmp_path), 10**6) == (16, 24)
+    assert size_of_file(photo(1, tmp_path), 10**6) == (16, 24)
     with pytest.raises(BadImage):
-        upright_size(tmp_path / "gone.png", 10**6)
+        size_of_file(tmp_path / "gone.png", 10**6)
