@@ -1,22 +1,17 @@
 """Read every image with objects once and tell what is there: classes, sizes, problems."""
 
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
 from torch.utils.data import Dataset
 
 from limbeck.data.scenes.describe import NUM_EXAMPLES, Size, examined, extremes
-from limbeck.data.scenes.objects.source import Annotated, ObjectSource
+from limbeck.data.scenes.objects.source import ObjectSource
 from limbeck.data.source import BadImage
-from limbeck.files import disk_errors, write_bytes
 
 LIMITS = (32**2, 96**2)  # pixels of area: COCO's small, medium and large
-COLOURS = ("#e6194b", "#4363d8", "#3cb44b", "#f58231", "#911eb4", "#42d4f4")
 
 
 @dataclass(frozen=True)
@@ -28,7 +23,7 @@ class ObjectReport:
     any. ``sizes`` are the smallest and the largest (width, height). ``most``: the image with the
     most objects, and how many. ``by_area``: small, medium and large objects, as COCO has them.
     ``bad`` lists (key, sentence) of what can't be read, ``left_out`` that of images and objects
-    that were left out in opening it. ``pictures``: the examples, if they were asked for.
+    that were left out in opening it.
     """
 
     layout: str
@@ -43,7 +38,6 @@ class ObjectReport:
     examples: tuple[tuple[str, int], ...]
     bad: tuple[tuple[str, str], ...]
     left_out: tuple[tuple[str, str], ...]
-    pictures: tuple[Path, ...] = ()
 
     def absent(self) -> list[str]:
         """Classes without an object."""
@@ -59,8 +53,6 @@ class ObjectReport:
         yield f"negatives   {self.num_negatives:,} images without objects"
         for key, number in self.examples:
             yield f"example     {key} with {number}"
-        for file in self.pictures:
-            yield f"picture     {file}"
         (width, height), (max_width, max_height) = self.sizes
         yield f"size        {width} x {height} to {max_width} x {max_height} px"
         small, medium, large = (100 * count / max(1, whole) for count in self.by_area)
@@ -108,16 +100,14 @@ def describe_objects(
     source: ObjectSource,
     num_workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-    pictures: Path | None = None,
 ) -> ObjectReport:
     """Read all images in ``num_workers`` processes (one per core if None), one at a time in each.
 
-    ``progress`` is told (images done, images in all) from time to time. Examples are drawn into the
-    folder ``pictures``, those with the most objects first.
+    ``progress`` is told (images done, images in all) from time to time.
     """
-    seen: list[tuple[str, int, int]] = []  # of good ones: key, how many objects, index
+    seen: list[tuple[str, int]] = []  # of good ones: key, how many objects
     counts = np.zeros((2, len(source.classes)), np.int64)
-    by_area, num_crowds, index = np.zeros(3, np.int64), 0, 0
+    by_area, num_crowds = np.zeros(3, np.int64), 0
     sizes: list[Size] = []
     bad: list[tuple[str, str]] = []
     for part in examined(_Examine(source), len(source), num_workers, progress):
@@ -125,49 +115,23 @@ def describe_objects(
             if one.reason:
                 bad.append((one.key, one.reason))
             else:
-                seen.append((one.key, int(one.counts.sum()), index))
+                seen.append((one.key, int(one.counts.sum())))
                 counts += one.counts, one.counts > 0
                 by_area += one.by_area
                 num_crowds += one.num_crowds
                 sizes = extremes([*sizes, one.size])
-            index += 1
-    ranked = sorted(seen, key=lambda each: -each[1])
-    drawn = []
-    if pictures:
-        with disk_errors(pictures):
-            pictures.mkdir(parents=True, exist_ok=True)
-    for number, (_, _, index) in enumerate(ranked[:NUM_EXAMPLES] if pictures else ()):
-        assert pictures is not None
-        drawn.append(pictures / f"{number}.png")
-        stream = io.BytesIO()
-        draw(*source.read_objects(index), source.classes).save(stream, "PNG")
-        write_bytes(drawn[-1], stream.getvalue())
     objects, images = (dict(zip(source.classes, each.tolist(), strict=True)) for each in counts)
     return ObjectReport(
         layout=source.layout,
         num_images=len(seen),
-        num_negatives=sum(not number for _, number, _ in seen),
+        num_negatives=sum(not number for _, number in seen),
         num_crowds=num_crowds,
         objects=objects,
         images=images,
         sizes=(sizes[0], sizes[-1]) if sizes else ((0, 0), (0, 0)),
-        most=ranked[0][:2] if ranked else ("", 0),
+        most=max(seen, key=lambda each: each[1], default=("", 0)),
         by_area=tuple(by_area.tolist()),
-        examples=tuple((key, number) for key, number, _ in seen[:NUM_EXAMPLES]),
+        examples=tuple(seen[:NUM_EXAMPLES]),
         bad=tuple(bad),
         left_out=source.problems,
-        pictures=tuple(drawn),
     )
-
-
-def draw(image: np.ndarray, found: Annotated, classes: tuple[str, ...]) -> Image.Image:
-    """The image with its boxes and their classes; crowds in grey."""
-    picture = Image.fromarray(image)
-    pen = ImageDraw.Draw(picture)
-    for box, number, is_crowd in zip(found.boxes, found.classes, found.is_crowd, strict=True):
-        colour = "#808080" if is_crowd else COLOURS[number % len(COLOURS)]
-        left, top, right, bottom = box.tolist()
-        corners = (left, top, max(left, right - 1), max(top, bottom - 1))
-        pen.rectangle(corners, outline=colour, width=2)
-        pen.text((left + 3, top + 2), classes[number], fill=colour)
-    return picture

@@ -82,6 +82,11 @@ class Network:
         self.facts = self.network.facts
         self.threads, self.max_pixels = threads, max_pixels
         self.names, self.crop_ratio = class_names(self.facts), own_crop_ratio(self.network)
+        if self.network.facts.has_boxes:
+            raise UserError(
+                f"{run} is a detector, and the service has no boxes yet; see limbeck predict, or "
+                "limbeck export."
+            )
         self.is_segmenter = isinstance(self.network, Segmenter)
         self.has_attention = not self.is_segmenter and has_attention_map(self.network)
         self.decoders = ThreadPoolExecutor(NUM_DECODERS, "limbeck-decoder")

@@ -1,8 +1,6 @@
-import numpy as np
 import pytest
-from PIL import Image
 
-from limbeck.data.scenes.objects.describe import describe_objects, draw
+from limbeck.data.scenes.objects.describe import describe_objects
 from limbeck.data.scenes.objects.open import open_objects
 from limbeck.data.scenes.objects.options import ObjectOptions
 from tests.data.scenes.objects import sets
@@ -16,10 +14,9 @@ def source(tmp_path):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_all_is_counted(num_workers, source, tmp_path):
+def test_all_is_counted(num_workers, source):
     told = []
-    pictures = tmp_path / "drawn" if not num_workers else None
-    report = describe_objects(source, num_workers, lambda *at: told.append(at), pictures)
+    report = describe_objects(source, num_workers, lambda *at: told.append(at))
     assert report.num_images == 3 and report.num_negatives == 1 and report.num_crowds == 0
     assert report.objects == {"car": 2, "cow": 0, "person": 3}
     assert report.images == {"car": 2, "cow": 0, "person": 2}
@@ -28,18 +25,7 @@ def test_all_is_counted(num_workers, source, tmp_path):
     assert report.by_area == (5, 0, 0)
     assert [key for key, _ in report.bad] == ["images/b2.jpg"]
     assert told[-1] == (4, 4)
-    names = ["0.png", "1.png", "2.png"] if pictures else []
-    assert [file.name for file in report.pictures] == names
     lines = list(report.lines())
     assert lines[0].startswith("images      3 with 5 objects of 3 classes, recognised as COCO")
     assert "class       cow: 0 objects, nowhere (--data.merge)" in lines
     assert any(line.endswith("most in one image: 3 (images/d4.jpg)") for line in lines)
-    if pictures:
-        with Image.open(report.pictures[0]) as image:
-            assert image.size == (30, 18)
-
-
-def test_boxes_are_drawn_on_their_own_edges(source):
-    image, found = source.read_objects(0)
-    drawn = np.array(draw(np.zeros_like(image), found, ("", "", "")))
-    assert drawn[3, 2].any() and drawn[8, 9].any() and not drawn[12, 15].any()
