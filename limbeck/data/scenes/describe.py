@@ -71,12 +71,17 @@ class SceneReport:
         yield f"ignored     {share:.1f} % of all pixels (--data.ignore-values, --data.merge)"
 
 
-def troubles(problems: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Lines of what is wrong with scenes: each kind of trouble once, with those that have it."""
+def kinds_of(problems: Iterable[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    """(key, sentence) by what the sentences have in common, the most frequent first."""
     kinds: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for key, reason in problems:
         kinds[re.sub(r"\d+", "0", reason.replace(key, ""))].append((key, reason))
-    for (key, reason), *others in sorted(kinds.values(), key=len, reverse=True):
+    return sorted(kinds.values(), key=len, reverse=True)
+
+
+def troubles(problems: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Lines of what is wrong with scenes: each kind of trouble once, with those that have it."""
+    for (key, reason), *others in kinds_of(problems):
         yield f"bad         {key}: {reason}"
         if others:
             names = ", ".join(name for name, _ in others[:NUM_LISTED])

@@ -68,7 +68,8 @@ def _of_file(
         else:
             objects[each["image_id"]].append(found)
     problems = [
-        (name, f"{count} annotations {what} are left out") for what, count in left_out.items()
+        (name, f"{count} annotation{'s' * (count > 1)} {what} left out")
+        for what, count in left_out.items()
     ]
     images: dict[str, RawImage] = {}
     file_of: dict[Id, str] = {}

@@ -123,18 +123,20 @@ def checked(images: Iterable[RawImage]) -> tuple[list[RawImage], list[tuple[str,
             left, top, right, bottom = each.box
             cut = (max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height))
             if not all(map(math.isfinite, each.box)):
-                counts["boxes that are no numbers are left out"] += 1
+                counts["of no numbers left out"] += 1
             elif min(right - left, bottom - top) < LEAST_SIDE:
-                counts["boxes without area are left out"] += 1
+                counts["without area left out"] += 1
             elif min(cut[2] - cut[0], cut[3] - cut[1]) < LEAST_SIDE:
-                counts["boxes outside it are left out"] += 1
+                counts["outside it left out"] += 1
             elif (each.name, *each.box) in sound:
-                counts["boxes that it has twice are left out"] += 1
+                counts["that it has twice left out"] += 1
             else:
                 if max(abs(a - b) for a, b in zip(each.box, cut, strict=True)) > TOLERANCE:
-                    counts["boxes that stand out of it are cut"] += 1
+                    counts["standing out of it cut"] += 1
                 sound[each.name, *each.box] = each._replace(box=cut)
-        problems += [(image.key, f"{count} {what}") for what, count in counts.items()]
+        problems += [
+            (image.key, f"{count} box{'es' * (count > 1)} {what}") for what, count in counts.items()
+        ]
         kept.append(image._replace(objects=[*sound.values()]))
     return kept, problems
 

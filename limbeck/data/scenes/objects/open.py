@@ -10,8 +10,8 @@ from typing import cast
 import numpy as np
 
 from limbeck.data.decode import decode_image
-from limbeck.data.folder import named
 from limbeck.data.open import find_form, keep_labels, split_holdout
+from limbeck.data.scenes.describe import kinds_of
 from limbeck.data.scenes.layout import Place
 from limbeck.data.scenes.objects.gather import (
     FoundObjects,
@@ -112,9 +112,8 @@ def open_objects(
         raise UserError(f"No image of {root} has an object{_first(found.problems)}.")
     for note in (*(() if is_known else _tell(root, found)), *found.notes):
         log.info("%s", note)
-    if found.problems:
-        keys = [key for key, _ in found.problems]
-        log.warning("Left out, of %s: %s.", named(keys, "image"), found.problems[0][1])
+    for (key, reason), *others in kinds_of(found.problems)[:NUM_SHOWN]:
+        log.warning("%s: %s%s.", key, reason, f"; likewise {len(others)} more" * bool(others))
     return found
 
 

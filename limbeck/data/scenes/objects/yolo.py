@@ -35,6 +35,7 @@ class _Yaml(TypedDict, total=False):
     test: Entry
     names: list[str] | dict[str, str]
     nc: str
+    kpt_shape: Entry
 
 
 def find_yolo(place: Place) -> FoundObjects | None:
@@ -72,7 +73,9 @@ def find_yolo(place: Place) -> FoundObjects | None:
         root = os.path.commonpath([os.path.dirname(file) for file in files])
     classes = _names(about, place.root / name)
     bare: list[str] = []
-    images, problems = _read_all(files, root, classes, place.options.max_image_pixels, bare)
+    most = 4 if "kpt_shape" in about else None  # key points come after the box
+    pixels = place.options.max_image_pixels
+    images, problems = _read_all(files, root, classes, pixels, bare, most)
     notes = [f"{named(sorted(bare), 'image')} without a text of labels: negatives."] if bare else []
     return FoundObjects(
         images=FilesSource(Path(root), [image.key for image in images], (), None),
@@ -155,7 +158,12 @@ def _labels_of(file: str) -> str:
 
 
 def _read_all(
-    files: list[str], root: str, classes: tuple[str, ...], max_pixels: int, bare: list[str]
+    files: list[str],
+    root: str,
+    classes: tuple[str, ...],
+    max_pixels: int,
+    bare: list[str],
+    most: int | None,
 ) -> tuple[list[RawImage], list[tuple[str, str]]]:
     problems: list[tuple[str, str]] = []
 
@@ -179,7 +187,7 @@ def _read_all(
         for number, row in enumerate(text.splitlines(), 1):
             if row.strip():
                 try:
-                    objects.append(_object(row, classes, size))
+                    objects.append(_object(row, classes, size, most))
                 except IndexError as error:
                     raise UserError(
                         f"{labels}, row {number}, has the class {error}, and there are names of "
@@ -194,12 +202,15 @@ def _read_all(
     return images, sorted(problems)
 
 
-def _object(row: str, classes: tuple[str, ...], size: tuple[int, int]) -> RawObject:
+def _object(
+    row: str, classes: tuple[str, ...], size: tuple[int, int], most: int | None
+) -> RawObject:
     """Raises ValueError for what is no row, IndexError for a class that has no name."""
     try:
         number, *shares = map(float, row.split())
     except ValueError:
         raise ValueError("is not of numbers alone") from None
+    shares = shares[:most]
     if len(shares) != 4 and (len(shares) < 6 or len(shares) % 2):
         raise ValueError(f"has {len(shares)} numbers, which are no box and no outline")
     if number < 0 or not number.is_integer():

@@ -69,17 +69,17 @@ def test_what_is_broken_is_named_and_left_out(tmp_path):
     assert found.objects(1).boxes.tolist() == [[1, 1, 3, 3]]
     file = "instances_default.json"
     assert set(found.problems) == {
-        (file, "1 annotations of the category 77, which it does not list, are left out"),
-        (file, "1 annotations of images that it does not list are left out"),
-        (file, "1 annotations without a box are left out"),
+        (file, "1 annotation of the category 77, which it does not list, left out"),
+        (file, "1 annotation of images that it does not list left out"),
+        (file, "1 annotation without a box left out"),
         ("gone.jpg", "its file is not there"),
         ("images/c3.jpg", f"it is listed twice in {file}"),
         ("images/d4.jpg", f"its id 21 in {file} is another image's, too"),
         ("images/b2.jpg", f"its id 21 in {file} is another image's, too"),
-        ("images/a1.jpg", "1 boxes that it has twice are left out"),
-        ("images/a1.jpg", "1 boxes without area are left out"),
-        ("images/a1.jpg", "1 boxes outside it are left out"),
-        ("images/a1.jpg", "1 boxes that stand out of it are cut"),
+        ("images/a1.jpg", "1 box that it has twice left out"),
+        ("images/a1.jpg", "1 box without area left out"),
+        ("images/a1.jpg", "1 box outside it left out"),
+        ("images/a1.jpg", "1 box standing out of it cut"),
     }
 
 

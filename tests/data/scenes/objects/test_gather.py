@@ -14,7 +14,7 @@ def test_rounding_is_cut_without_a_word():
 
 def test_boxes_of_no_numbers():
     image = RawImage("a", (10, 20), [RawObject("x", (0, 0, math.nan, 10))])
-    assert checked([image])[1] == [("a", "1 boxes that are no numbers are left out")]
+    assert checked([image])[1] == [("a", "1 box of no numbers left out")]
 
 
 def test_a_class_that_is_ignored_teaches_no_other():

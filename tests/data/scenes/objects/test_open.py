@@ -130,7 +130,7 @@ def test_what_can_not_be_used_is_named_or_refused(tmp_path, caplog):
     (root / "images" / "b2.jpg").unlink()
     found = opened(root)
     assert found.problems == (("b2.jpg", "its file is not there"),)
-    assert "1 image (b2.jpg): its file is not there" in caplog.text
+    assert "b2.jpg: its file is not there." in caplog.text
     with pytest.raises(UserError, match="of b2.jpg its file is not there; repair"):
         opened(root, broken="refuse")
 

@@ -81,3 +81,33 @@ def test_no_column_of_objects(asked, tmp_path):
     root = rewritten(tmp_path, lambda place, row: json.dumps(row))
     with pytest.raises(UserError, match="no objects.*--data.label-column"):
         opened(root, box_format="xyxy", label_column=asked)
+
+
+def test_a_set_of_the_hub(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    from tests.data.images import encode
+    from tests.data.scenes.sets import images
+
+    features = datasets.Features({
+        "image": datasets.Image(),
+        "objects": {
+            "bbox": datasets.Sequence(datasets.Sequence(datasets.Value("float32"), 4)),
+            "category": datasets.Sequence(datasets.ClassLabel(names=list(sets.CLASSES))),
+        },
+    })  # fmt: skip
+    rows = {
+        "image": [{"bytes": encode(image), "path": None} for image in images()],
+        "objects": [
+            {"bbox": [box for _, box in objects], "category": [name for name, _ in objects]}
+            for objects in sets.BOXES
+        ],
+    }
+    made = datasets.Dataset.from_dict(rows, features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: made)
+    monkeypatch.setattr("limbeck.data.hub._why_unreachable", lambda address: "")
+    found = opened("hf:someone/things", box_format="xyxy")
+    assert found.classes == sets.CLASSES
+    for index, wanted in enumerate(sets.truth()):
+        image, objects = found.read_objects(index)
+        assert objects.boxes.tolist() == wanted.boxes.tolist()
+        assert objects.classes.tolist() == wanted.classes.tolist()

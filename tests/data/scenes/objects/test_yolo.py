@@ -65,9 +65,9 @@ def test_what_is_broken_is_named_and_left_out(tmp_path):
             "row 7 of its labels has 2 numbers, which are no box and no outline; it is left out",
             "row 8 of its labels has 5 numbers, which are no box and no outline; it is left out",
             "row 9 of its labels is not of numbers alone; it is left out",
-            "1 boxes that it has twice are left out",
-            "1 boxes that stand out of it are cut",
-            "1 boxes without area are left out",
+            "1 box that it has twice left out",
+            "1 box standing out of it cut",
+            "1 box without area left out",
         )
     )
 
@@ -136,3 +136,9 @@ def test_two_sets_in_one_place(tmp_path):
     (tmp_path / "other.yaml").write_text("train: images\nnames: [a]")
     with pytest.raises(UserError, match="several sets"):
         opened(tmp_path)
+
+
+def test_of_poses_the_box_is_taken(tmp_path):
+    yaml = "train: images\nkpt_shape: [2, 2]\nnames: [car, dog, person]\n"
+    found = one(tmp_path, ["0 .5 .5 .5 .5 .1 .1 .9 .9"], yaml)
+    assert found.objects(0).boxes.tolist() == [[6, 4, 18, 12]] and not found.has_shapes
