@@ -188,6 +188,8 @@ def _extent(outlines: list[np.ndarray], limits: tuple[int, ...]) -> np.ndarray:
     for outline in outlines:
         for axis, limit, sign in ((0, 0, 1), (1, 0, 1), (0, limits[0], -1), (1, limits[1], -1)):
             inside = sign * (outline[:, axis] - limit)
+            if (inside >= 0).all():
+                continue
             following, after = np.roll(outline, -1, 0), np.roll(inside, -1)
             points = []
             for place in range(len(outline)):

@@ -4,9 +4,12 @@ import pickle
 
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
+from limbeck.data.decode import ORIENTATION_TAG
 from limbeck.data.scenes.objects.open import open_both_objects, open_objects
 from limbeck.data.scenes.objects.options import ObjectOptions
+from limbeck.data.source import BadImage
 from limbeck.errors import UserError
 from tests.data.scenes.objects import sets
 from tests.data.scenes.sets import NAMES, SIZES
@@ -160,3 +163,39 @@ def test_one_place_is_parted(tmp_path):
     )
     keys = [source.key(index) for source in (train, held_out) for index in range(len(source))]
     assert sorted(keys) == [f"images/{name}.jpg" for name in NAMES] and len(held_out)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("is_upright", [True, False])
+def test_boxes_lie_on_the_upright_photo(orientation, is_upright, tmp_path):
+    pixels = np.zeros((40, 60, 3), np.uint8)  # as stored
+    pixels[5:15, 40:56] = 255
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = orientation
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    if is_upright or orientation < 5:  # whose size does not tell
+        with Image.open(tmp_path / "a.png") as image:
+            pixels = np.array(ImageOps.exif_transpose(image))
+    rows, columns = (np.flatnonzero(pixels[..., 0].any(axis)).tolist() for axis in (1, 0))
+    x, y, w, h = columns[0], rows[0], len(columns), len(rows)
+    outline = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    height, width = pixels.shape[:2]
+    images = [{"id": 1, "file_name": "a.png", "height": height, "width": width}]
+    boxes = [
+        {"image_id": 1, "category_id": 1, "bbox": [x, y, w, h], "segmentation": outline},
+    ]
+    content = sets.coco_json(images=images, annotations=boxes)
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    image, found = opened(tmp_path).read_objects(0)
+    left, top, right, bottom = found.boxes[0].astype(int)
+    assert (image[top:bottom, left:right] == 255).all() and image.sum() == 160 * 3 * 255
+    points = np.reshape(found.shapes[0][0], (-1, 2))
+    assert np.array_equal([*points.min(0), *points.max(0)], found.boxes[0])
+
+
+def test_an_image_of_another_size_is_bad(tmp_path):
+    root = sets.coco(tmp_path)
+    Image.new("RGB", (44, 33)).save(root / "images" / "a1.jpg")
+    words = "its annotation is of 24 x 16 pixels, the image has 44 x 33"
+    with pytest.raises(BadImage, match=words):
+        opened(root).read_objects(0)

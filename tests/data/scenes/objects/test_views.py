@@ -146,14 +146,15 @@ def test_outlines_and_runs_become_the_same_masks(flips):
 
 def test_a_mosaic_has_four_parts_whose_boxes_go_with_their_pixels():
     options = ObjectViewOptions(**STILL | {"mosaic_prob": 1.0}, min_visible=0)
+    part = sample([(8, 12, 40, 36)], shapes=[[[8, 12, 40, 12, 40, 36, 8, 36]]])
     for seed in range(6):
         pixels, objects = train_objects(
-            sample([(8, 12, 40, 36)]), seed, options, 80,
-            draw_others=lambda rng, count: [sample([(8, 12, 40, 36)])] * count,
-        )  # fmt: skip
+            part, seed, options, 80, has_masks=True, draw_others=lambda rng, count: [part] * count
+        )
         assert objects.size == (80, 80) and 2 <= len(objects.boxes) <= 4
         inside = torch.zeros(80, 80)
         for left, top, right, bottom in objects.boxes.round().int().tolist():
             inside[top:bottom, left:right] = 1
-        white = (pixels.float().mean(0) > 127 + 30).float()
+        white = (pixels.float().mean(0) > 157).float()
         assert (inside - white).abs().mean() < 0.03
+        assert (objects.masks.any(0).float() - white).abs().mean() < 0.03
