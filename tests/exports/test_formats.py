@@ -22,7 +22,7 @@ def test_every_format_has_its_module_and_its_words(name):
     module, known = module_of(name), FORMATS[name]
     assert callable(module.write) and callable(module.load)
     assert known.suffix.startswith(".") and set(known.inputs) <= set(INPUTS)
-    assert set(known.refused) <= {"bf16", "fp16", "int8", "any", "segmenter"}
+    assert set(known.refused) <= {"bf16", "fp16", "int8", "any", "segmenter", "detector"}
     assert set(known.computes) | set(known.refused) >= {"bf16", "fp16", "int8"}
     assert hasattr(module, "quantise") == ("int8" not in known.refused)
 
