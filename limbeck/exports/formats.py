@@ -24,6 +24,8 @@ INPUTS: dict[InputKind, str] = {
     "normalised": "float32 (N, 3, H, W), red, green, blue, 0..1, less the mean and divided by std",
 }
 """What a file may take, in words for its JSON."""
+BY_SCORE = ("boxes", "classes")
+"""Outputs of a detector that are in the order of its scores, which rounding changes."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,18 @@ class Format:
 
 
 WORDS = {
-    "any": "a network for images of any size", "segmenter": "a segmenter", "detector": "a detector"
-}  # fmt: skip
+    "any": "a network for images of any size",
+    "segmenter": "a segmenter",
+    "detector": "a detector",
+    "mask-rcnn": "a Mask R-CNN",
+    "cascade": "a Cascade R-CNN",
+}
+
+_PROPOSALS = dict.fromkeys(
+    ("mask-rcnn", "cascade"),
+    "how many boxes it proposes hangs on the image, and a graph has one shape; train one with "
+    "--detector.head light",
+)
 
 _WIDENED = "weights are fp16 in the file, and computed in fp32"
 _INT8 = "weights and what layers take are int8, what is between in fp32"
@@ -59,6 +71,7 @@ FORMATS: dict[FormatName, Format] = {
         {
             "bf16": "ONNX Runtime has no bf16 for processors; choose --to openvino or torch, "
             "or --precision fp16, which halves the file",
+            **_PROPOSALS,
         },
         computes={"fp16": _WIDENED, "int8": _INT8},
     ),
@@ -66,7 +79,10 @@ FORMATS: dict[FormatName, Format] = {
         "OpenVINO",
         ".xml",
         ("openvino",),
-        {"any": "its reader of PyTorch's graphs can't interpolate positions; choose --to onnx"},
+        {
+            "any": "its reader of PyTorch's graphs can't interpolate positions; choose --to onnx",
+            **_PROPOSALS,
+        },
         computes={
             "bf16": "weights are fp32 in the file, and computed in bf16",
             "fp16": _WIDENED,
@@ -76,7 +92,10 @@ FORMATS: dict[FormatName, Format] = {
     "torch": Format(
         "torch.export",
         ".pt2",
-        refused={"int8": "PyTorch alone has no int8 kernels for it; choose --to onnx or openvino"},
+        refused={
+            "int8": "PyTorch alone has no int8 kernels for it; choose --to onnx or openvino",
+            **_PROPOSALS,
+        },
         computes={"bf16": _HALF, "fp16": _HALF},
     ),
     "timm": Format(
