@@ -207,7 +207,8 @@ class LightDetector(Detector):
         assert self.masks is not None
         shared = self.masks.shared(finest)
         shares = self.masks.of_places([read for *_, read in said])
-        total, stride = shared.sum() * 0, self.facts.level_strides[0] / 2
+        # Also without an object every weight has a gradient, which other processes wait for.
+        total, stride = (shared.sum() + shares.sum()) * 0, self.facts.level_strides[0] / 2
         count = total.new_zeros(())
         for index, (wanted, each) in enumerate(zip(objects, found, strict=True)):
             if wanted.masks is None:

@@ -1,6 +1,5 @@
 """The images with objects of a run, those that are held out, their batches."""
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,37 +13,16 @@ from limbeck.data.scenes.objects.source import ObjectSource, ObjectSubset
 from limbeck.data.skipped import SkippedLog
 from limbeck.data.source import BadImage, Source
 from limbeck.engine.distributed import Ranks
-from limbeck.errors import UserError
 from limbeck.evaluation.overlay import draw_boxes, palette
 from limbeck.files import disk_errors
 from limbeck.recipes.run.images import Images
+from limbeck.recipes.run.scenes import annotated_images
 from limbeck.records import Batch
-
-log = logging.getLogger("limbeck")
 
 
 def open_object_images(data: ObjectOptions) -> Images:
     """Open what the options name; raises UserError where there is nothing to train on."""
-    train, holdout = open_both_objects(data)
-    if len(train) < 2:
-        raise UserError(f"{data.root} has {len(train)} image to train on; name more of them.")
-    log.info("%d images to train on, %d held out.", len(train), len(holdout))
-    fingerprint = train.fingerprint() + holdout.fingerprint()
-    return Images(
-        whole=train,
-        train=train,
-        holdout=holdout,
-        fingerprint=fingerprint,
-        lineage={
-            "root": data.root,
-            "layout": train.layout,
-            "num_images": len(train) + len(holdout),
-            "num_train": len(train),
-            "num_holdout": len(holdout),
-            "classes": list(train.classes),
-            "fingerprint": fingerprint,
-        },
-    )
+    return annotated_images(data.root, *open_both_objects(data), "image")
 
 
 def object_stream(

@@ -1,7 +1,6 @@
 """``limbeck detect``: a student and images with boxes, and a teacher if wanted, to a detector."""
 
 import shlex
-from dataclasses import fields
 from pathlib import Path
 
 from limbeck.methods import BOX_METHODS, PerBoxMethodOptions
@@ -11,15 +10,7 @@ from limbeck.recipes.train.options import DetectConfig
 
 def check(config: DetectConfig, needs_student: bool = True) -> None:
     """All that can be wrong without opening an image or a weights file; raises UserError."""
-    checks.check_data(config.data)
-    checks.check_train(config.train, config.optim)
-    checks.check_optimizer(config.optim, DetectConfig().optim)
-    checks.check_teacher(config.teacher)
-    checks.check_method(config.method, config.method_options, BOX_METHODS)
-    if config.teacher.source is None:
-        names = ["method", "method_options", *(each.name for each in fields(PerBoxMethodOptions))]
-        checks.check_unset(config, names, "without --teacher SOURCE")
-    checks.check_unused(config, PerBoxMethodOptions, config.method, "--method")
+    checks.check_dense(config, BOX_METHODS, PerBoxMethodOptions)
     if config.detector.freeze:
         checks.check_unset(config, ["drop_path_rate"], "with --detector.freeze")
     checks.check_start(config.student, needs_student)

@@ -75,6 +75,7 @@ def plan_detection(
     size = detector.facts.img_size[0]
     return Plan(
         verb="detect",
+        measure="ap",
         config=config,
         images=images,
         student=detector,

@@ -75,6 +75,7 @@ def plan_segmentation(
 
     return Plan(
         verb="segment",
+        measure="miou",
         config=config,
         images=images,
         student=segmenter,

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import limbeck
+from limbeck.engine.distributed import ranks_session
 from limbeck.errors import UserError
 from limbeck.models.dense.build_detector import build_detector
 from limbeck.models.dense.detector import rebuild_detector
@@ -14,6 +15,7 @@ from limbeck.models.options import DetectorOptions
 from limbeck.models.origins.load import load_encoder
 from limbeck.records import Objects, Tap
 from tests.models.families import small_encoder
+from tests.processes import start_ranks
 
 SIDE = 64
 FAMILIES = ("mae", "tiny-vit", "hiera", "dinov2")
@@ -77,8 +79,8 @@ def test_taps_losses_and_answers_of_every_encoder(family):
 
 
 def test_an_image_without_objects_teaches_that_there_are_none():
-    detector = small().train()
-    losses = losses_of(detector, objects(num=0))
+    detector = small(masks=True).train()
+    losses = losses_of(detector, objects(num=0, has_masks=True))
     assert losses.total.isfinite() and losses.parts["box"] == losses.parts["one_box"] == 0
     losses.total.backward()
     for head in (*detector.many, *detector.one):
@@ -86,6 +88,7 @@ def test_an_image_without_objects_teaches_that_there_are_none():
         assert (head.classes.bias.grad > 0).all()
         assert head.classes.bias.grad.max() < 1.5 * head.classes.bias.grad.min()
         assert head.sides.bias.grad.abs().max() == 0
+    assert all(p.grad is not None for p in detector.parameters())
 
 
 def test_it_learns_to_find_one_object_once():
@@ -111,6 +114,37 @@ def test_it_learns_to_find_one_object_once():
         assert found.classes[0] == kind and found.scores[0] > 0.5
         assert (found.boxes[0] - torch.tensor(box)).abs().max() < 4
         assert found.scores[1] < 0.5 * found.scores[0]  # no double
+
+
+def _half_of_the_images(folder):
+    with ranks_session("cpu") as ranks:
+        detector = small(masks=True).train()
+        wanted = four_images()[2 * ranks.rank : 2 * ranks.rank + 2]
+        seen = images(4)[2 * ranks.rank : 2 * ranks.rank + 2]
+        losses = losses_of(detector, wanted, seen)
+        losses.total.backward()
+        found = {name: p.grad for name, p in detector.named_parameters()}
+        torch.save(found | {"total": losses.total.detach()}, folder / f"{ranks.rank}.pt")
+
+
+def four_images():
+    """The first two have two objects each, the third one, the last none."""
+    return (*objects(2, True), *objects(1, True, 1), *objects(1, True, 0))
+
+
+def test_two_processes_learn_what_one_does(tmp_path):
+    detector = small(masks=True).train()
+    losses = losses_of(detector, four_images(), images(4))
+    losses.total.backward()
+    pair = start_ranks(_half_of_the_images, tmp_path, folder=tmp_path, count=2)
+    done = [each.end() for each in pair]
+    assert [each.returncode for each in done] == [0, 0], done
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    total = (first["total"] + second["total"]) / 2
+    torch.testing.assert_close(total, losses.total.detach(), rtol=1e-4, atol=1e-5)
+    for name, parameter in detector.named_parameters():
+        mean = (first[name] + second[name]) / 2
+        torch.testing.assert_close(mean, parameter.grad, rtol=1e-3, atol=1e-5)
 
 
 def test_class_weights_weigh_the_classes():

@@ -96,3 +96,25 @@ def test_the_plan_asks_for_every_tap_once(objects, tmp_path):
     config = detect_config(objects, tmp_path)
     plan = plan_detection(config, open_object_images(config.data), Ranks())
     assert plan.module.taps[0] == Tap("pyramid", 0) and plan.student.facts.num_classes == 2
+
+
+def test_a_training_that_gets_no_better_stops_with_its_best(objects, tmp_path, monkeypatch):
+    from limbeck.recipes.train import detection
+
+    scores = iter([0.2, 0.6, 0.3, 0.1, 0.9])
+
+    class Found:
+        def score(self):
+            return self
+
+        def plain(self):
+            return {"ap": next(scores), "ap50": 0.0, "threshold": 0.5, "f1": 0.0}
+
+    monkeypatch.setattr(detection, "scores_over", lambda *args, **options: Found())
+    config = detect_config(objects, tmp_path / "run")
+    patient = replace(config.train, epochs=10, probe_every=2, patience=2)
+    run = detect(replace(config, train=patient))
+    record = read_record(run)[1]
+    assert record["scores"]["ap"] == 0.6 and record["steps"] == 8
+    # It is the student of step 4, as a run has it that is cut there.
+    assert next(scores) == 0.9

@@ -96,6 +96,8 @@ def _object(each: Annotation, name: str) -> RawObject | None:
         if not isinstance(shape, list):
             return None
         x, y = (sum((outline[start::2] for outline in shape), []) for start in (0, 1))
+        if not (x and y):
+            return None
         box = [min(x), min(y), max(x) - min(x), max(y) - min(y)]
     left, top, width, height = box
     corners = (left, top, left + width, top + height)

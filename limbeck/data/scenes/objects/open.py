@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 
 from limbeck.data.decode import decode_image
-from limbeck.data.folder import SPLIT_OF, named
+from limbeck.data.folder import named
 from limbeck.data.open import find_form, keep_labels, split_holdout
 from limbeck.data.scenes.layout import Place
 from limbeck.data.scenes.objects.gather import (
@@ -28,6 +28,7 @@ from limbeck.data.scenes.objects.source import (
     RenumberedObjects,
 )
 from limbeck.data.scenes.objects.turning import turned
+from limbeck.data.scenes.open import other_scenes
 from limbeck.data.scenes.options import SceneOptions
 from limbeck.data.source import RawImage, name_digest
 from limbeck.errors import UserError
@@ -132,16 +133,8 @@ def open_both_objects(options: ObjectOptions) -> tuple[ObjectSource, ObjectSourc
 
 
 def _held_out(train: ObjectSource, options: ObjectOptions) -> ObjectSource | None:
-    if options.eval_root:
-        other = open_objects(options.eval_root, options, options.eval_split)
-        return with_object_classes(other, train.classes, options.eval_root, options.root)
     splits = train.splits if isinstance(train, FoundSource) else ()
-    taken = {SPLIT_OF.get(word.strip().lower(), word.strip()) for word in options.split.split("+")}
-    for split in (options.eval_split, "validation", "test"):
-        if split in splits and split not in taken:
-            other = open_objects(options.root, options, split, is_known=True)
-            return with_object_classes(other, train.classes, split, options.split)
-    return None
+    return other_scenes(train, options, splits, open_objects, with_object_classes)
 
 
 def with_object_classes(

@@ -64,6 +64,7 @@ def test_what_is_wrong_is_named_and_left_out(tmp_path):
         {"image_id": 100, "category_id": 7, "bbox": [70, 5, 9, 9]},
         {"image_id": 100, "category_id": 7, "bbox": [50, 30, 30, 5]},
         {"image_id": 100, "category_id": 7},
+        {"image_id": 100, "category_id": 7, "segmentation": [[]]},
         {"image_id": 999, "category_id": 7, "bbox": [1, 1, 5, 5]},
     ]
     content["annotations"] += new
