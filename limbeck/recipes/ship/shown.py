@@ -224,8 +224,8 @@ def preprocessing_of(facts: EncoderFacts, crop_ratio: float) -> dict[str, Any]:
     if facts.has_boxes:
         words = (
             f"RGB, upright; resized to fit into {height} x {width} pixels (bilinear, antialiased), "
-            "at the top left; the rest is of the colour 'fill'. Boxes are left, top, right and bottom in these "
-            "pixels: divide them by the factor of the resize"
+            "at the top left; the rest is of the colour 'fill'. Boxes are left, top, right and "
+            "bottom in these pixels: divide them by the factor of the resize"
         )
         fill = list(IMAGENET_MEAN_BYTES)
         return common | {"words": words, "interpolation": "bilinear", "fill": fill}
