@@ -2,19 +2,17 @@
 splits as lists in ImageSets/Segmentation."""
 
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from limbeck.data.folder import SPLIT_OF, FilesSource
 from limbeck.data.formats import is_image_name
 from limbeck.data.scenes.class_table import find_table
-from limbeck.data.scenes.layout import FileMasks, Found, Place
+from limbeck.data.scenes.layout import FileMasks, Found, Place, read_list
 from limbeck.data.scenes.published import VOC
 from limbeck.errors import UserError
-from limbeck.files import MIB, read_file, reason_of
 
 MASKS, IMAGES, LISTS = "SegmentationClass/", "JPEGImages/", "ImageSets/Segmentation/"
 NAME = re.compile(r"\d{4}_\d{6}")  # of VOC's own images
-MAX_LIST_BYTES = 64 * MIB
 
 
 def find_voc(place: Place) -> Found | None:
@@ -59,27 +57,16 @@ def _by_stem(names: list[str], folder: str) -> dict[str, str]:
 
 def _listed(place: Place, top: str, masks: list[str]) -> tuple[list[str], tuple[str, ...], str]:
     """The stems of the split, the splits there are, and the layout in words."""
-    lists = read_lists(place, top + LISTS)
+    lists: dict[str, str] = {}
+    for name in place.names:
+        stem = PurePosixPath(name).stem.lower()
+        if name.startswith(top + LISTS) and name.endswith(".txt") and stem in SPLIT_OF:
+            lists[SPLIT_OF[stem]] = name
     if not lists:
         return masks, (), "PASCAL VOC"
     is_taken = place.choose(lists)
-    stems = [stem for split, names in lists.items() if is_taken(split) for stem in names]
+    stems: list[str] = []
+    for split, name in lists.items():
+        if is_taken(split):
+            stems += [line.split()[0] for line in read_list(place.root / name)]
     return list(dict.fromkeys(stems)), tuple(sorted(lists)), "PASCAL VOC with lists of its splits"
-
-
-def read_lists(place: Place, folder: str) -> dict[str, list[str]]:
-    """The stems of each split, as the lists in a folder (wherever it is) have them."""
-    found: dict[str, list[str]] = {}
-    for name in place.names:
-        stem = PurePosixPath(name).stem.lower()
-        if f"/{folder}" in f"/{name}" and name.endswith(".txt") and stem in SPLIT_OF:
-            found[SPLIT_OF[stem]] = _read_list(place.root / name)
-    return found
-
-
-def _read_list(file: Path) -> list[str]:
-    try:
-        text = read_file(file, MAX_LIST_BYTES).decode("utf-8-sig", "replace")
-    except OSError as error:
-        raise UserError(f"Can't read {file}: {reason_of(error)}.") from error
-    return [line.split()[0] for line in text.splitlines() if line.strip()]

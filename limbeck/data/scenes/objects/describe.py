@@ -1,4 +1,4 @@
-"""What images with objects hold: counts for people, and what is bad, found by reading all."""
+"""Read every image with objects once and tell what is there: classes, sizes, problems."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,36 +7,35 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
+from limbeck.data.scenes.describe import NUM_EXAMPLES, Size, examined, extremes
 from limbeck.data.scenes.objects.source import ObjectSource
 from limbeck.data.source import BadImage
-from limbeck.data.workers import run_workers
-from limbeck.limits import num_cores
 
-CHUNK = 8  # images per message of a worker
-SMALL, LARGE = 32**2, 96**2  # pixels: COCO's bounds of areas
-
-Size = tuple[int, int]
+LIMITS = (32**2, 96**2)  # pixels of area: COCO's small, medium and large
 
 
 @dataclass(frozen=True)
 class ObjectReport:
-    """What images hold, as plain data.
+    """What images with objects hold, as plain data.
 
     ``objects`` and ``images``: how many of a class, by name, and in how many of the ``num_images``
-    that are good; ``num_negatives`` of these have none. ``most`` is (key, count) of the fullest.
-    ``by_size`` counts small, medium and large ones (COCO's: below 32 x 32, below 96 x 96 pixels).
-    ``sizes`` are the smallest and the largest (width, height). ``bad`` and ``left_out`` as in
-    ``SceneReport``.
+    that are good; crowds, ``num_crowds`` of them, are in neither. ``num_negatives``: images without
+    any. ``sizes`` are the smallest and the largest (width, height). ``most``: the image with the
+    most objects, and how many. ``by_area``: small, medium and large objects, as COCO has them.
+    ``bad`` lists (key, sentence) of what can't be read, ``left_out`` that of images and objects
+    that were left out in opening it.
     """
 
     layout: str
     num_images: int
     num_negatives: int
+    num_crowds: int
     objects: dict[str, int]
     images: dict[str, int]
-    by_size: tuple[int, int, int]
-    most: tuple[str, int]
     sizes: tuple[Size, Size]
+    most: tuple[str, int]
+    by_area: tuple[int, int, int]
+    examples: tuple[tuple[str, int], ...]
     bad: tuple[tuple[str, str], ...]
     left_out: tuple[tuple[str, str], ...]
 
@@ -45,28 +44,36 @@ class ObjectReport:
         return [name for name, count in self.objects.items() if not count]
 
     def lines(self) -> Iterator[str]:
-        """The report for people, in the form of ``SceneReport.lines``."""
-        total = sum(self.objects.values())
+        """The report for people: after the twelfth letter comes what the word before it names."""
+        whole = sum(self.objects.values())
         yield (
-            f"images      {self.num_images:,} with {total:,} objects of {len(self.objects)} "
+            f"images      {self.num_images:,} with {whole:,} objects of {len(self.objects)} "
             f"classes, recognised as {self.layout} (if that is wrong: --data.layout)"
         )
-        yield f"negatives   {self.num_negatives:,} images have no object"
+        yield f"negatives   {self.num_negatives:,} images without objects"
+        for key, number in self.examples:
+            yield f"example     {key} with {number}"
         (width, height), (max_width, max_height) = self.sizes
         yield f"size        {width} x {height} to {max_width} x {max_height} px"
-        yield f"most        {self.most[1]:,} objects in {self.most[0]}"
-        shares = [f"{100 * count / max(1, total):.0f} %" for count in self.by_size]
-        yield f"areas       {shares[0]} small, {shares[1]} medium, {shares[2]} large (COCO's sizes)"
+        small, medium, large = (100 * count / max(1, whole) for count in self.by_area)
+        yield (
+            f"objects     {small:.0f} % small (to 32 px), {medium:.0f} % medium (to 96 px), "
+            f"{large:.0f} % large; most in one image: {self.most[1]:,} ({self.most[0]})"
+        )
         for name, count in self.objects.items():
-            yield f"class       {name}: {count:,} objects in {self.images[name]:,} images"
+            images = f"in {self.images[name]:,} images" if count else "nowhere"
+            yield f"class       {name}: {count:,} objects, {images} (--data.merge)"
+        if self.num_crowds:
+            yield f"crowds      {self.num_crowds:,}: not learnt, and no mistake where found"
 
 
 class _Seen(NamedTuple):
     key: str
     reason: str  # "" of a good one
     size: Size
-    classes: np.ndarray
-    areas: np.ndarray
+    counts: np.ndarray  # (C,) objects of each class
+    by_area: np.ndarray  # (3,)
+    num_crowds: int
 
 
 class _Examine(Dataset[list[_Seen]]):
@@ -77,12 +84,16 @@ class _Examine(Dataset[list[_Seen]]):
         return [self._examine(index) for index in indices]
 
     def _examine(self, index: int) -> _Seen:
-        key, none = self.source.key(index), np.zeros(0)
+        key, number = self.source.key(index), len(self.source.classes)
         try:
             image, found = self.source.read_objects(index)
         except BadImage as error:
-            return _Seen(key, str(error), (0, 0), none, none)
-        return _Seen(key, "", (image.shape[1], image.shape[0]), found.classes, found.areas)
+            none = np.zeros(number, np.int64)
+            return _Seen(key, str(error), (0, 0), none, np.zeros(3, np.int64), 0)
+        own = ~found.is_crowd
+        counts = np.bincount(found.classes[own], minlength=number)
+        by_area = np.bincount(np.digitize(found.areas[own], LIMITS), minlength=3)
+        return _Seen(key, "", image.shape[1::-1], counts, by_area, int(found.is_crowd.sum()))
 
 
 def describe_objects(
@@ -94,39 +105,33 @@ def describe_objects(
 
     ``progress`` is told (images done, images in all) from time to time.
     """
-    starts = range(0, len(source), CHUNK)
-    chunks = [range(start, min(start + CHUNK, len(source))) for start in starts]
-    wanted = num_cores() if num_workers is None else num_workers
-    count = len(source.classes)
-    objects, having, by_size = np.zeros(count, int), np.zeros(count, int), np.zeros(3, int)
+    seen: list[tuple[str, int]] = []  # of good ones: key, how many objects
+    counts = np.zeros((2, len(source.classes)), np.int64)
+    by_area, num_crowds = np.zeros(3, np.int64), 0
     sizes: list[Size] = []
     bad: list[tuple[str, str]] = []
-    most, negatives, done = ("", -1), 0, 0
-    for part in run_workers(_Examine(source), chunks, min(wanted, len(chunks) - 1)):
+    for part in examined(_Examine(source), len(source), num_workers, progress):
         for one in part:
             if one.reason:
                 bad.append((one.key, one.reason))
-                continue
-            own = np.bincount(one.classes.astype(int), minlength=count)
-            objects += own
-            having += own > 0
-            by_size += np.bincount(np.digitize(one.areas, (SMALL, LARGE)), minlength=3)
-            negatives += not len(one.classes)
-            most = max(most, (one.key, len(one.classes)), key=lambda each: each[1])
-            sizes = sorted({*sizes, one.size}, key=lambda size: size[0] * size[1])
-            sizes = [sizes[0], sizes[-1]]
-        done += len(part)
-        if progress is not None:
-            progress(done, len(source))
+            else:
+                seen.append((one.key, int(one.counts.sum())))
+                counts += one.counts, one.counts > 0
+                by_area += one.by_area
+                num_crowds += one.num_crowds
+                sizes = extremes([*sizes, one.size])
+    objects, images = (dict(zip(source.classes, each.tolist(), strict=True)) for each in counts)
     return ObjectReport(
         layout=source.layout,
-        num_images=done - len(bad),
-        num_negatives=negatives,
-        objects=dict(zip(source.classes, objects.tolist(), strict=True)),
-        images=dict(zip(source.classes, having.tolist(), strict=True)),
-        by_size=tuple(by_size.tolist()),
-        most=(most[0], max(0, most[1])),
+        num_images=len(seen),
+        num_negatives=sum(not number for _, number in seen),
+        num_crowds=num_crowds,
+        objects=objects,
+        images=images,
         sizes=(sizes[0], sizes[-1]) if sizes else ((0, 0), (0, 0)),
+        most=max(seen, key=lambda each: each[1], default=("", 0)),
+        by_area=tuple(by_area.tolist()),
+        examples=tuple(seen[:NUM_EXAMPLES]),
         bad=tuple(bad),
         left_out=source.problems,
     )

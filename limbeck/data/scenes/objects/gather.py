@@ -1,5 +1,6 @@
 """What readers of objects hand over, and what becomes of it: checked once, packed, by class."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ import numpy as np
 
 from limbeck.data.scenes.objects.options import ObjectOptions
 from limbeck.data.scenes.objects.source import Annotated
-from limbeck.data.source import Names, Source
+from limbeck.data.scenes.raster import decode_runs, fill_runs
+from limbeck.data.source import BadImage, Names, Source
 from limbeck.documents import parse_json, to_json
 from limbeck.errors import UserError, did_you_mean
 
@@ -40,7 +42,8 @@ class RawImage(NamedTuple):
 class FoundObjects:
     """What a reader found: the ``images`` of a source and of each, in its order, what it has.
 
-    ``classes`` are in the order of the layout. ``problems``: (key, sentence) of what was left out.
+    ``classes`` are in the order of the layout; ``is_counted``: they are but numbers, without names.
+    ``problems``: (key, sentence) of what was left out.
     """
 
     images: Source
@@ -50,6 +53,7 @@ class FoundObjects:
     problems: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
+    is_counted: bool = False
 
 
 class Packed:
@@ -66,10 +70,7 @@ class Packed:
         self.boxes = np.array([each.box for each in flat], np.float64).reshape(-1, 4)
         self.classes = np.array([value_of[each.name] for each in flat], np.int64)
         self.is_crowd = np.array([each.is_crowd for each in flat], bool)
-        sides = self.boxes[:, 2:] - self.boxes[:, :2]
-        areas = [each.area for each in flat]
-        own = np.array([np.nan if area is None else area for area in areas], np.float64)
-        self.areas = np.where(np.isnan(own), sides.prod(axis=1), own)
+        self.areas = np.array([_area(each) for each in flat], np.float64)
         self.has_shapes = any(each.shape is not None for each in flat)
         self._shapes = Names([
             to_json([each.shape for each in objects], indent=None) if self.has_shapes else ""
@@ -116,27 +117,27 @@ def checked(images: Iterable[RawImage]) -> tuple[list[RawImage], list[tuple[str,
     problems: list[tuple[str, str]] = []
     for image in images:
         height, width = image.size
-        sound, seen = [], set()
+        sound: dict[tuple[object, ...], RawObject] = {}
         counts: Counter[str] = Counter()
         for each in image.objects:
-            whole = np.asarray(each.box, np.float64)
-            cut = np.clip(whole, 0, (width, height, width, height))
-            if not np.isfinite(whole).all():
-                counts["that are no numbers"] += 1
-            elif (cut[2:] - cut[:2] < LEAST_SIDE).any():
-                is_flat = (whole[2:] - whole[:2] < LEAST_SIDE).any()
-                counts["without area" if is_flat else "outside it"] += 1
-            elif (each.name, *each.box) in seen:
-                counts["that it has twice"] += 1
+            left, top, right, bottom = each.box
+            cut = (max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height))
+            if not all(map(math.isfinite, each.box)):
+                counts["of no numbers left out"] += 1
+            elif min(right - left, bottom - top) < LEAST_SIDE:
+                counts["without area left out"] += 1
+            elif min(cut[2] - cut[0], cut[3] - cut[1]) < LEAST_SIDE:
+                counts["outside it left out"] += 1
+            elif (each.name, *each.box) in sound:
+                counts["that it has twice left out"] += 1
             else:
-                if np.abs(whole - cut).max() > TOLERANCE:
-                    problems.append((image.key, "a box that stands out of it is cut"))
-                sound.append(each._replace(box=tuple(cut.tolist())))
-                seen.add((each.name, *each.box))
+                if max(abs(a - b) for a, b in zip(each.box, cut, strict=True)) > TOLERANCE:
+                    counts["standing out of it cut"] += 1
+                sound[each.name, *each.box] = each._replace(box=cut)
         problems += [
-            (image.key, f"{count} boxes {what} are left out") for what, count in counts.items()
+            (image.key, f"{count} box{'es' * (count > 1)} {what}") for what, count in counts.items()
         ]
-        kept.append(image._replace(objects=sound))
+        kept.append(image._replace(objects=[*sound.values()]))
     return kept, problems
 
 
@@ -146,3 +147,32 @@ def check_merges(options: ObjectOptions) -> None:
         name, equals, parts = entry.partition("=")
         if not (name.strip() and equals and all(part.strip() for part in parts.split(","))):
             raise UserError(f"data.merge: '{entry}' is not of the form vehicle=car,truck,bus.")
+
+
+def extent(shape: Any) -> tuple[float, float, float, float]:
+    """The box around COCO's outlines or runs; zeros of what is damaged."""
+    if isinstance(shape, list):
+        xs, ys = (sum((outline[start::2] for outline in shape), []) for start in (0, 1))
+        return min(xs), min(ys), max(xs), max(ys)
+    try:
+        counts = shape["counts"]
+        runs = decode_runs(counts) if isinstance(counts, str) else counts
+        patch = fill_runs(runs, *shape["size"])
+    except (BadImage, TypeError):
+        return 0.0, 0.0, 0.0, 0.0
+    height, width = patch.is_inside.shape
+    return patch.left, patch.top, patch.left + width, patch.top + height
+
+
+def _area(each: RawObject) -> float:
+    """As stated, or else of its outlines, or of its box."""
+    if each.area is not None:
+        return each.area
+    if not isinstance(each.shape, list):
+        return (each.box[2] - each.box[0]) * (each.box[3] - each.box[1])
+    total = 0.0
+    for outline in each.shape:
+        xs, ys = outline[::2], outline[1::2]
+        corners = zip(xs, ys, xs[1:] + xs[:1], ys[1:] + ys[:1], strict=True)
+        total += abs(sum(x * y2 - x2 * y for x, y, x2, y2 in corners)) / 2
+    return total

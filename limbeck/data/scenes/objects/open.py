@@ -10,8 +10,8 @@ from typing import cast
 import numpy as np
 
 from limbeck.data.decode import decode_image
-from limbeck.data.folder import named
 from limbeck.data.open import find_form, keep_labels, split_holdout
+from limbeck.data.scenes.describe import kinds_of
 from limbeck.data.scenes.layout import Place
 from limbeck.data.scenes.objects.gather import (
     FoundObjects,
@@ -51,8 +51,11 @@ class FoundSource(ObjectSource):
 
     def __init__(self, found: FoundObjects, options: ObjectOptions) -> None:
         images, problems = checked(found.annotated)
-        self.classes, value_of = merged(found.classes, options.merge)
-        self.images, self.packed = found.images, Packed(images, value_of)
+        names = _named(found, options.class_names)
+        self.classes, value_of = merged(names, options.merge)
+        pairs = zip(found.classes, names, strict=False)
+        values = {own: value_of[name] for own, name in pairs if name in value_of}
+        self.images, self.packed = found.images, Packed(images, values)
         self.layout, self.splits = found.layout, found.splits
         self.problems = (*found.problems, *problems)
         self.notes = found.notes
@@ -109,10 +112,26 @@ def open_objects(
         raise UserError(f"No image of {root} has an object{_first(found.problems)}.")
     for note in (*(() if is_known else _tell(root, found)), *found.notes):
         log.info("%s", note)
-    if found.problems:
-        keys = [key for key, _ in found.problems]
-        log.warning("Left out, of %s: %s.", named(keys, "image"), found.problems[0][1])
+    for (key, reason), *others in kinds_of(found.problems)[:NUM_SHOWN]:
+        log.warning("%s: %s%s.", key, reason, f"; likewise {len(others)} more" * bool(others))
     return found
+
+
+def _named(found: FoundObjects, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes by the names that are given, where the layout has but numbers."""
+    if not names:
+        return found.classes
+    if not found.is_counted:
+        raise UserError(
+            f"data.class_names is for classes without names, and {found.layout} names its own "
+            f"({', '.join(found.classes[:NUM_NAMED])}); leave it out."
+        )
+    if len(names) < len(found.classes):
+        raise UserError(
+            f"data.class_names names {len(names)} classes, and there are {len(found.classes)}; "
+            "name them all, in the order of their numbers."
+        )
+    return names
 
 
 def _first(problems: tuple[tuple[str, str], ...]) -> str:
@@ -163,6 +182,8 @@ def _find(root: str, options: ObjectOptions, split: str) -> FoundObjects:
         form = find_form(root) if wanted == "auto" else wanted
         if form in FORMS:
             return _imported(FIND_IN_TABLES)(root, options, split)
+        if options.box_format:
+            raise UserError(f"data.box_format is for tables, and {root} is none; leave it out.")
         place = Place(Path(root), own, split)
     if not place.root.is_dir():
         raise UserError(f"{root} is no folder, and the layout {wanted} is one.")

@@ -1,168 +1,163 @@
-"""Tables with a column of images and one of their objects: .parquet and .arrow files, and the
-hub's, as ``datasets`` writes them: objects {bbox, category}."""
+"""Tables with a column of images and one of objects: .parquet and .arrow files, and the hub's.
 
-from collections.abc import Iterator
+No table says what the four numbers of its boxes are, so the options must.
+"""
+
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from limbeck.data.folder import named
-from limbeck.data.hub import is_table_name, open_hub, open_table, read_hub
+from limbeck.data.hub import TableSource, open_hub, open_table
 from limbeck.data.scenes.objects.gather import FoundObjects, RawImage, RawObject
 from limbeck.data.scenes.objects.options import ObjectOptions
 from limbeck.data.scenes.pixels import upright_size
-from limbeck.data.source import BadImage
-from limbeck.data.splits import choose_split, find_files, splits_of
-from limbeck.data.table_images import TableFile
+from limbeck.data.scenes.tables import table_splits
+from limbeck.data.source import BadImage, Subset
 from limbeck.documents import parse_json
 from limbeck.errors import UserError
 
-COLUMNS = ("objects", "annotations", "labels", "boxes")
-BOXES = ("bbox", "bboxes", "boxes", "box")
-CLASSES = ("category", "categories", "category_id", "label", "labels", "class", "classes", "name")
+BOXES = ("bbox", "boxes", "bboxes", "box")
+CLASSES = ("category", "categories", "label", "labels", "category_id", "class", "classes", "name")
+SIZES = ("height", "width")
+Box = tuple[float, float, float, float]
+CORNERS: dict[str, Callable[[float, float, float, float], Box]] = {
+    "xyxy": lambda left, top, right, bottom: (left, top, right, bottom),
+    "xywh": lambda left, top, width, height: (left, top, left + width, top + height),
+    "cxcywh": lambda x, y, w, h: (x - w / 2, y - h / 2, x + w / 2, y + h / 2),
+}
 
 
 def find_in_tables(root: str, options: ObjectOptions, split: str) -> FoundObjects:
-    """The rows of a table. Raises UserError where nothing says what a box's numbers are."""
+    """The rows of a table; label_column, or what its fields are called, says which column has the
+    objects."""
     is_hub = root.startswith("hf:")
-    images = (open_hub if is_hub else open_table)(root, replace(options, label_column=""), split)
-    schema, column, values = (_of_hub if is_hub else _of_files)(root, options, split)
+    schemas: list[Any] = []
+
+    def others_of(schema: Any) -> list[str]:
+        schemas.append(schema)
+        sizes = SIZES if {*SIZES} <= {*schema.names} else ()
+        return [_column(schema, options.label_column, root), *sizes]
+
+    open_ = open_hub if is_hub else open_table
+    source = open_(root, replace(options, label_column=""), split, others_of)
+    column, *sizes = source.others
+    rows = [_rows(value) for value in source.others[column]]
     if options.box_format is None:
+        example = next((box for row in rows for box, _, _ in row or ()), None)
         raise UserError(
-            f"The table {root} has boxes in its column '{column}', and does not say what their "
-            "four numbers are; pass --data.box-format xywh (COCO's), xyxy, cxcywh, relative-xyxy "
-            "or relative-cxcywh."
+            f"{root} does not say what the four numbers of its boxes are ({example}); pass "
+            "--data.box-format xywh, xyxy, cxcywh, relative-xyxy or relative-cxcywh."
         )
-    names = options.class_names or _class_names(schema, column)
-    rows = [_parts(value, root, column) for value in values]
-    used = [kind for kinds, _ in rows for kind in kinds]
-    if not names and all(isinstance(kind, str) for kind in used):
-        names = tuple(sorted(set(used)))
-    if not names:
-        raise UserError(
-            f"The classes in the column '{column}' of {root} are numbers without names; pass these "
-            "as --data.class-names."
-        )
-    problems: list[tuple[str, str]] = []
-    annotated = []
-    for index, (kinds, boxes) in enumerate(rows):
+    names = _names(schemas[0], column)
+    values = [value for row in rows for _, value, _ in row or ()]
+    is_counted = not names and all(isinstance(value, int) for value in values)
+    if is_counted:
+        names = tuple(map(str, range(max(values, default=-1) + 1)))
+    elif not names:
+        names = tuple(sorted({str(value) for value in values}))
+    images, kept, problems = [], [], []
+    for index, row in enumerate(rows):
         try:
-            size = upright_size(images.read(index).data, options.max_image_pixels)
-        except BadImage as error:
-            problems.append((images.key(index), str(error)))
-            size = (1, 1)
-            kinds, boxes = [], []
-        objects = [
-            RawObject(_name(kind, names, root), _corners(box, options.box_format, size))
-            for kind, box in zip(kinds, boxes, strict=True)
-        ]
-        annotated.append(RawImage(images.key(index), size, objects))
-    empty = [image.key for image in annotated if not image.objects]
-    note = f"{named(empty, 'image')} without objects: shown as negatives." if empty else ""
+            if row is None:
+                raise BadImage("it has not as many classes as boxes")
+            size = _size(source, index, sizes, options.max_image_pixels)
+            objects = [_object(each, names, size, options.box_format) for each in row]
+        except (BadImage, TypeError, ValueError) as error:
+            is_bad = isinstance(error, BadImage)
+            said = str(error) if is_bad else "its boxes are not of four numbers"
+            problems.append((source.key(index), said))
+            continue
+        except IndexError as error:
+            raise UserError(
+                f"{source.key(index)} of {root} has an object of the class {error}, and there are "
+                f"names of {len(names)}; correct the table."
+            ) from error
+        images.append(RawImage(source.key(index), size, objects))
+        kept.append(index)
+    source.others.clear()
     return FoundObjects(
-        images=images,
-        annotated=annotated,
-        classes=tuple(names),
-        layout=f"a table with objects in '{column}' ({options.box_format})",
+        images=Subset(source, kept),
+        annotated=images,
+        classes=names,
+        layout=f"a table with objects in '{column}', boxes as {options.box_format}",
         problems=tuple(problems),
-        notes=(*images.notes, *filter(None, [note])),
-        splits=() if is_hub else _splits(root),
+        notes=source.notes,
+        splits=table_splits(root, is_hub=is_hub),
+        is_counted=is_counted,
     )
 
 
-def _of_files(root: str, options: ObjectOptions, split: str) -> tuple[Any, str, list[Any]]:
-    files = choose_split(sorted(find_files(root, is_table_name, [])), split, root, [])
-    tables = [TableFile(file) for file, _ in files]
-    schema = tables[0].schema
-    column = _column(schema.names, options, root)
-    return schema, column, [value for table in tables for value in table.values(column)]
-
-
-def _of_hub(root: str, options: ObjectOptions, split: str) -> tuple[Any, str, list[Any]]:
-    table = read_hub(root, split)
-    schema = table.features.arrow_schema
-    column = _column(schema.names, options, root)
-    return schema, column, table.data.column(column).to_pylist()
-
-
-def _column(names: list[str], options: ObjectOptions, root: str) -> str:
-    wanted = [options.label_column] if options.label_column else COLUMNS
-    for name in wanted:
-        if name in names:
-            return str(name)
+def _column(schema: Any, asked: str | None, root: str) -> str:
+    """The column of objects: one whose fields are boxes and their classes."""
+    found = [field.name for field in schema if _fields(field.type) is not None]
+    if asked in found or (asked is None and len(found) == 1):
+        return asked or found[0]
     raise UserError(
-        f"The table {root} has no column '{wanted[0]}' (it has {', '.join(names)}); name the one "
-        "with the objects as --data.label-column."
+        f"{'This' if asked or not found else 'More than one'} column of the table {root} "
+        f"{'holds no' if asked or not found else 'holds'} objects, that is {BOXES[0]} and "
+        f"{CLASSES[0]} (columns: {', '.join(found or schema.names)}); name it with "
+        "--data.label-column."
     )
 
 
-def _parts(value: Any, root: str, column: str) -> tuple[list[Any], list[Any]]:
-    """Classes and boxes of a row: a struct of lists, or a list of structs."""
-    if value is None:
-        return [], []
-    if isinstance(value, list):
-        value = {key: [each[key] for each in value] for key in (value[0] if value else ())}
-        if not value:
-            return [], []
-    found = [
-        next((value[name] for name in names if value.get(name) is not None), None)
-        for names in (CLASSES, BOXES)
-    ]
-    if None in found or len(found[0]) != len(found[1]):
-        raise UserError(
-            f"The column '{column}' of {root} has {', '.join(value)}, and as many of 'category' as "
-            "of 'bbox' are looked for."
-        )
-    return found[0], found[1]
+def _fields(kind: Any) -> tuple[str, str] | None:
+    """What boxes and classes are called in a list of structs, or in a struct of lists."""
+    from pyarrow import types
+
+    if types.is_list(kind) or types.is_large_list(kind):
+        kind = kind.value_type
+    if not types.is_struct(kind):
+        return None
+    names = [field.name for field in kind]
+    box, own = (next((n for n in known if n in names), None) for known in (BOXES, CLASSES))
+    return (box, own) if box and own else None
 
 
-def _class_names(schema: Any, column: str) -> tuple[str, ...]:
-    """The names that the table gives its classes, as ``datasets`` writes them."""
-    written = (schema.metadata or {}).get(b"huggingface")
-    if written is None:
-        return ()
-    said = parse_json(written, dict[str, Any]).get("info", {}).get("features", {}).get(column)
-    return next(_names_in(said), ())
+def _rows(value: Any) -> list[tuple[Any, Any, bool]] | None:
+    """(box, class, is_crowd) of the objects of a row; None where their numbers differ."""
+    if isinstance(value, dict):
+        columns = {name: each for name, each in value.items() if isinstance(each, list)}
+        if len({*map(len, columns.values())}) > 1:
+            return None
+        parts = zip(*columns.values(), strict=True)
+        value = [dict(zip(columns, part, strict=True)) for part in parts]
+    found = []
+    for each in value or ():
+        box, own = (next((each[n] for n in known if n in each), None) for known in (BOXES, CLASSES))
+        found.append((box, own, bool(each.get("iscrowd") or each.get("is_crowd"))))
+    return found
 
 
-def _names_in(said: Any) -> Iterator[tuple[str, ...]]:
-    if isinstance(said, dict):
-        if said.get("_type") == "ClassLabel":
-            yield tuple(said["names"])
-        for each in said.values():
-            yield from _names_in(each)
-    elif isinstance(said, list):
-        for each in said:
-            yield from _names_in(each)
+def _names(schema: Any, column: str) -> tuple[str, ...]:
+    """Of a ClassLabel within the column, as ``datasets`` notes it."""
+    text = (schema.metadata or {}).get(b"huggingface")
+    notes = parse_json(text, where="the table's schema") if text else {}
+    level: list[Any] = [(notes.get("info", {}).get("features") or {}).get(column)]
+    while level:
+        each = level.pop()
+        if isinstance(each, dict):
+            if each.get("_type") == "ClassLabel" and isinstance(each.get("names"), list):
+                return tuple(map(str, each["names"]))
+            level += each.values()
+    return ()
 
 
-def _name(kind: Any, names: tuple[str, ...], root: str) -> str:
-    if isinstance(kind, str) and kind in names:
-        return kind
-    if isinstance(kind, int) and 0 <= kind < len(names):
-        return names[kind]
-    raise UserError(
-        f"An object of {root} has the class {kind!r}, and there are {len(names)} names, of the "
-        f"classes 0 to {len(names) - 1}; pass others as --data.class-names."
-    )
+def _size(source: TableSource, index: int, columns: list[str], max_pixels: int) -> tuple[int, int]:
+    height, width = (source.others[name][index] for name in columns) if columns else (None, None)
+    if height and width:
+        return int(height), int(width)
+    return upright_size(source.read(index).data, max_pixels)
 
 
-def _corners(
-    box: list[float], box_format: str, size: tuple[int, int]
-) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom in pixels of four numbers of a format."""
-    a, b, c, d = map(float, box)
-    if box_format.startswith("relative-"):
-        a, b, c, d = a * size[1], b * size[0], c * size[1], d * size[0]
-    return {
-        "xyxy": (a, b, c, d),
-        "xywh": (a, b, a + c, b + d),
-        "cxcywh": (a - c / 2, b - d / 2, a + c / 2, b + d / 2),
-    }[box_format.removeprefix("relative-")]
-
-
-def _splits(root: str) -> tuple[str, ...]:
-    if not Path(root).is_dir():
-        return ()
-    names = [file.relative_to(root).as_posix() for file in sorted(Path(root).rglob("*"))]
-    return tuple(sorted(set(splits_of([name for name in names if is_table_name(name)])) - {""}))
+def _object(
+    each: tuple[Any, Any, bool], names: tuple[str, ...], size: tuple[int, int], box_format: str
+) -> RawObject:
+    """Raises IndexError for a class without a name, TypeError and ValueError for no box."""
+    numbers, own, is_crowd = each
+    name = names[own] if isinstance(own, int) and 0 <= own < len(names) else str(own)
+    if name not in names:
+        raise IndexError(name)
+    relative, _, kind = box_format.rpartition("-")
+    factors = (size[1], size[0]) * 2 if relative else (1, 1, 1, 1)
+    shares = [float(number) * by for number, by in zip(numbers, factors, strict=True)]
+    return RawObject(name, CORNERS[kind](*shares), is_crowd=is_crowd)

@@ -1,17 +1,35 @@
 """Annotations of photos that are stored lying, on their upright pixels."""
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
 from limbeck.data.decode import read_header
+from limbeck.data.folder import read_image
 from limbeck.data.scenes.objects.source import Annotated
-from limbeck.data.scenes.pixels import SAME_SIZE
+from limbeck.data.scenes.pixels import SAME_SIZE, upright_size
 from limbeck.data.source import BadImage
+from limbeck.files import open_file
 
 T = Image.Transpose
+START_BYTES = 2**15  # most headers are in the first of them
 MIRRORED_X = (T.FLIP_LEFT_RIGHT, T.ROTATE_180, T.ROTATE_270, T.TRANSVERSE)
 MIRRORED_Y = (T.FLIP_TOP_BOTTOM, T.ROTATE_180, T.ROTATE_90, T.TRANSVERSE)
 """Of the upright image: rows and columns are exchanged first, then mirrored."""
+
+
+def size_of_file(file: Path, max_pixels: int) -> tuple[int, int]:
+    """(H, W) of an image file as it is shown, of which its start alone is read where that tells.
+
+    Raises BadImage.
+    """
+    try:
+        with open_file(file) as stream:
+            start = stream.read(START_BYTES)
+        return upright_size(start, max_pixels)
+    except (OSError, BadImage):
+        return upright_size(read_image(file), max_pixels)
 
 
 def turned(

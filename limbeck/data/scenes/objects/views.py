@@ -33,6 +33,12 @@ def fitted_size(size: Size, side: float) -> Size:
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
+def crop_corner(size: Size, room: Size, shares: tuple[float, float]) -> tuple[int, int]:
+    """(left, top) of a room in an image of a size, at these shares of what there is to spare."""
+    spare = (max(0, size[1] - room[1]), max(0, size[0] - room[0]))
+    return round(shares[0] * spare[0]), round(shares[1] * spare[1])
+
+
 def fitted_image(image: np.ndarray, side: int) -> tuple[Tensor, Size]:
     """The image (H, W, 3) uint8 as it is shown to a detector, (3, S, S) uint8, and what of that is
     the image. The rest, right and below, is the mean colour."""
@@ -114,10 +120,7 @@ def _view(
     new = fitted_size(old, fitted * scale)
     first, second = rng.random(2)
     shares = (first, first if options.crop == "tied" else second)
-    left, top = (
-        round(share * max(0, new[axis] - room[axis]))
-        for share, axis in zip(shares, (1, 0), strict=True)
-    )
+    left, top = crop_corner(new, room, shares)
     height, width = min(room[0], new[0] - top), min(room[1], new[1] - left)
     # A flip and a resize may be exchanged: what is copied is smaller.
     pixels = _resized(np.flip(image, [axis for axis in (1, 0) if flips[1 - axis]]), new)
@@ -185,6 +188,8 @@ def _extent(outlines: list[np.ndarray], limits: tuple[int, ...]) -> np.ndarray:
     for outline in outlines:
         for axis, limit, sign in ((0, 0, 1), (1, 0, 1), (0, limits[0], -1), (1, limits[1], -1)):
             inside = sign * (outline[:, axis] - limit)
+            if (inside >= 0).all():
+                continue
             following, after = np.roll(outline, -1, 0), np.roll(inside, -1)
             points = []
             for place in range(len(outline)):

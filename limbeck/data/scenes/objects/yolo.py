@@ -1,184 +1,230 @@
-"""YOLO's text files beside images, as data.yaml lists them: boxes, or outlines, in parts of the
-image's size; Roboflow's folders, too."""
+"""YOLO's data.yaml: folders or lists of images, and for each image a text with its objects.
 
+A row is a class and a box (centre and size) or an outline, all in shares of the upright image.
+"""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-import yaml
+from typing_extensions import TypedDict
 
-from limbeck.data.folder import SPLIT_OF, FilesSource, named, read_image, walk
+from limbeck.data.folder import SPLIT_OF, FilesSource, named, walk
 from limbeck.data.formats import is_image_name
-from limbeck.data.scenes.layout import Place
-from limbeck.data.scenes.objects.gather import FoundObjects, RawImage, RawObject
-from limbeck.data.scenes.pixels import upright_size
+from limbeck.data.scenes.class_table import find_table
+from limbeck.data.scenes.layout import Place, read_list
+from limbeck.data.scenes.objects.gather import FoundObjects, RawImage, RawObject, extent
+from limbeck.data.scenes.objects.turning import size_of_file
 from limbeck.data.source import BadImage
+from limbeck.documents import read_yaml
 from limbeck.errors import UserError
-from limbeck.files import MIB, printable, read_file, reason_of
+from limbeck.files import MIB, read_file, reason_of
 
-MAX_BYTES = 64 * MIB
-SLACK = 0.01  # of the image's side that a number may lie outside 0..1: of rounding
+MAX_TEXT_BYTES = 16 * MIB
+SLACK = 0.05  # of the image: what labels may stand out of it; beyond, they are no shares
+
+Entry = str | list[str]
+
+
+class _Yaml(TypedDict, total=False):
+    path: str
+    train: Entry
+    val: Entry
+    valid: Entry
+    test: Entry
+    names: list[str] | dict[str, str]
+    nc: str
+    kpt_shape: Entry
 
 
 def find_yolo(place: Place) -> FoundObjects | None:
-    """The images that a YAML file lists; None where there is none with "names" or "nc"."""
-    file, content = _yaml(place)
-    if content is None:
+    """The images that a data.yaml names; those beside labels/ where only that is there."""
+    found = _find_yaml(place)
+    if found is None:
         return None
-    classes = _classes(file, content, place.options.class_names)
-    splits = {SPLIT_OF[key]: content[key] for key in ("train", "val", "test") if content.get(key)}
-    if not splits:
-        raise UserError(f"{file} names no images (train, val, test); correct it.")
-    is_taken = place.choose(splits)
-    problems: list[tuple[str, str]] = []
-    files: list[Path] = []
-    for split, entry in splits.items():
+    name, about = found
+    folder = (place.root / name).parent
+    bases = [folder / about.get("path", ""), folder]
+    entries: dict[str, list[str]] = {}
+    for key, entry in about.items():
+        if key in SPLIT_OF and entry:
+            entries.setdefault(SPLIT_OF[key], []).extend(
+                [entry] if isinstance(entry, str) else entry  # type: ignore[arg-type,list-item]
+            )
+    is_taken = place.choose(entries)
+    files: list[str] = []
+    splits: list[str] = []
+    for split, parts in entries.items():
+        places = [_resolved(part, bases) for part in parts]
+        if None not in places:
+            splits.append(split)
         if is_taken(split):
-            files += _images(file, content, entry)
+            for part, where in zip(parts, places, strict=True):
+                if where is None:
+                    raise UserError(
+                        f"{place.root / name} names {part} for its split {split}, which is not "
+                        "there; correct it, or its 'path'."
+                    )
+                files += _images(where, bases)
     files = list(dict.fromkeys(files))
-    root = _common(file.parent, files)
-    annotated = []
-    for image in files:
-        key = image.relative_to(root).as_posix()
+    root = os.path.abspath(place.root)
+    if not all(file.startswith(os.path.join(root, "")) for file in files):
+        root = os.path.commonpath([os.path.dirname(file) for file in files])
+    classes = _names(about, place.root / name)
+    bare: list[str] = []
+    most = 4 if "kpt_shape" in about else None  # key points come after the box
+    pixels = place.options.max_image_pixels
+    images, problems = _read_all(files, root, classes, pixels, bare, most)
+    notes = [f"{named(sorted(bare), 'image')} without a text of labels: negatives."] if bare else []
+    return FoundObjects(
+        images=FilesSource(Path(root), [image.key for image in images], (), None),
+        annotated=images,
+        classes=classes,
+        layout=f"YOLO's labels ({name})",
+        problems=tuple(problems),
+        notes=(*place.notes, *notes),
+        splits=tuple(sorted(splits)),
+        is_counted="names" not in about,
+    )
+
+
+def _find_yaml(place: Place) -> tuple[str, _Yaml] | None:
+    """The file and what it says; made up of classes.txt where labels/ lies beside images/."""
+    names = [name for name in place.names if name.lower().endswith((".yaml", ".yml"))]
+    if place.yaml_name is not None:
+        names = [place.yaml_name]
+    found: dict[str, _Yaml] = {}
+    for name in names:
         try:
-            size = upright_size(read_image(image), place.options.max_image_pixels)
-            annotated.append(RawImage(key, size, _objects(image, size, classes, problems, key)))
+            about = read_yaml(place.root / name, _Yaml)
+        except UserError:  # of some other program
+            if name == place.yaml_name or PurePosixPath(name).name == "data.yaml":
+                raise
+            continue
+        if SPLIT_OF.keys() & about.keys() and {"names", "nc"} & about.keys():
+            found[name] = about
+    if len(found) > 1:
+        raise UserError(
+            f"{place.root} holds several sets of YOLO's layout ({', '.join(found)}); pass one of "
+            "these files as --data.root."
+        )
+    if found:
+        return next(iter(found.items()))
+    table = find_table(place.root)
+    if table and any(name.startswith("labels/") and name.endswith(".txt") for name in place.names):
+        return Path(table.where).name, _Yaml(train="images", names=list(table.names))
+    return None
+
+
+def _names(about: _Yaml, file: Path) -> tuple[str, ...]:
+    names = about.get("names")
+    try:
+        if names is None:
+            return tuple(map(str, range(int(about["nc"]))))
+        if isinstance(names, list):
+            return tuple(names)
+        numbers = {int(number): name for number, name in names.items()}
+        return tuple(numbers.get(number, str(number)) for number in range(max(numbers) + 1))
+    except (ValueError, MemoryError) as error:
+        raise UserError(f"{file}: the numbers of its classes are none ({error}).") from error
+
+
+def _resolved(entry: str, bases: list[Path]) -> Path | None:
+    """The folder or list that is meant: a path of another machine, and Roboflow's, which starts a
+    folder too high, are tried without their beginnings."""
+    parts = PurePosixPath(entry.replace("\\", "/")).parts
+    tries = (base / Path(*parts[start:]) for start in range(len(parts)) for base in bases)
+    return next((each for each in tries if each.exists()), None)
+
+
+def _images(where: Path, bases: list[Path]) -> Iterator[str]:
+    """The image files of a folder, or of a list, there or not."""
+    if where.is_dir():
+        names = sorted(filter(is_image_name, walk(where)))
+        yield from (os.path.abspath(where / name) for name in names)
+        return
+    lines = read_list(where)
+    starts = [where.parent, *bases]
+    start = next((each for each in starts if lines and (each / lines[0]).exists()), where.parent)
+    yield from (os.path.abspath(start / line) for line in lines)
+
+
+def _labels_of(file: str) -> str:
+    """Below labels/ in the place of images/, or else beside the image."""
+    folder, images, name = file.replace(os.sep, "/").rpartition("/images/")
+    text = f"{folder}/labels/{name}".rpartition(".")[0] + ".txt"
+    return text if images and os.path.exists(text) else os.path.splitext(file)[0] + ".txt"
+
+
+def _read_all(
+    files: list[str],
+    root: str,
+    classes: tuple[str, ...],
+    max_pixels: int,
+    bare: list[str],
+    most: int | None,
+) -> tuple[list[RawImage], list[tuple[str, str]]]:
+    problems: list[tuple[str, str]] = []
+
+    def read(file: str) -> RawImage | None:
+        key = Path(file).relative_to(root).as_posix()
+        try:
+            size = size_of_file(Path(file), max_pixels)
         except BadImage as error:
             problems.append((key, str(error)))
-    empty = [image.key for image in annotated if not image.objects]
-    note = f"{named(empty, 'image')} without objects: shown as negatives." if empty else ""
-    return FoundObjects(
-        images=FilesSource(root, [image.key for image in annotated], (), None),
-        annotated=annotated,
-        classes=classes,
-        layout=f"YOLO's labels ({file.name})",
-        problems=tuple(problems),
-        notes=(*place.notes, *filter(None, [note])),
-        splits=tuple(sorted(splits)),
-    )
-
-
-def _yaml(place: Place) -> tuple[Path, dict[str, Any] | None]:
-    names = [place.yaml_name] if place.yaml_name else [
-        name for name in place.names if name.lower().endswith((".yaml", ".yml"))
-    ]  # fmt: skip
-    for name in sorted(names, key=lambda name: (name.count("/"), "data" not in name)):
-        file = place.root / name
+            return None
+        labels = _labels_of(file)
         try:
-            content = yaml.safe_load(read_file(file, MAX_BYTES))
+            text = read_file(Path(labels), MAX_TEXT_BYTES).decode("utf-8-sig", "replace")
+        except FileNotFoundError:
+            text = ""
+            bare.append(key)
         except OSError as error:
-            raise UserError(f"Can't read {file}: {reason_of(error)}.") from error
-        except yaml.YAMLError as error:
-            if place.yaml_name is None:
-                continue  # of another program
-            first = str(error).replace("\n", " ")
-            raise UserError(f"{file} is no YAML: {first}.") from error
-        if isinstance(content, dict) and {"names", "nc"} & content.keys():
-            return file, content
-    return place.root, None
+            problems.append((key, f"its labels can't be read: {reason_of(error)}"))
+            return None
+        objects: list[RawObject] = []
+        for number, row in enumerate(text.splitlines(), 1):
+            if row.strip():
+                try:
+                    objects.append(_object(row, classes, size, most))
+                except IndexError as error:
+                    raise UserError(
+                        f"{labels}, row {number}, has the class {error}, and there are names of "
+                        f"{len(classes)} classes, counted from 0; correct the names or the row."
+                    ) from error
+                except ValueError as error:
+                    problems.append((key, f"row {number} of its labels {error}; it is left out"))
+        return RawImage(key, size, objects)
+
+    with ThreadPoolExecutor() as pool:  # it waits for the disk
+        images = [image for image in pool.map(read, files) if image is not None]
+    return images, sorted(problems)
 
 
-def _classes(file: Path, content: dict[str, Any], given: tuple[str, ...]) -> tuple[str, ...]:
-    names = given or content.get("names")
-    if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise UserError(f"The names in {file} are not numbered 0, 1, ...; correct it.")
-        names = [names[index] for index in range(len(names))]
-    if not names:
-        raise UserError(f"{file} has no names of classes; pass them as --data.class-names.")
-    found = tuple(map(str, names))
-    if len(set(found)) < len(found):
-        raise UserError(f"{file} names two classes alike; correct it.")
-    return found
-
-
-def _images(file: Path, content: dict[str, Any], entry: Any) -> list[Path]:
-    """The image files of a split: of a folder, of a list in a .txt, or of several of these."""
-    if isinstance(entry, list):
-        return [image for each in entry for image in _images(file, content, each)]
-    top = Path(str(content.get("path") or "."))
-    # Roboflow writes ../train/images, though it lies beside the file.
-    inner = PurePosixPath(str(entry).replace("\\", "/"))
-    plain = PurePosixPath(*[part for part in inner.parts if part != ".."])
-    for place in (file.parent / top / inner, file.parent / inner, file.parent / plain):
-        if place.is_dir():
-            return sorted(place / name for name in walk(place) if is_image_name(name))
-        if place.is_file() and place.suffix == ".txt":
-            lines = read_file(place, MAX_BYTES).decode("utf-8-sig", "replace").splitlines()
-            found = [_listed(place, file.parent / top, line.strip()) for line in lines]
-            return [image for image in found if image is not None]
-    raise UserError(
-        f"{file} names '{entry}', and neither {file.parent / top / inner} nor one beside the file "
-        "is there; correct it, or its 'path'."
-    )
-
-
-def _listed(text: Path, top: Path, line: str) -> Path | None:
-    """The image of a line, relative to the list or to the set; one that is not there is met later,
-    in reading it."""
-    if not line:
-        return None
-    beside, below = text.parent / line, top / line
-    return below if below.exists() and not beside.exists() else beside
-
-
-def _common(folder: Path, files: list[Path]) -> Path:
-    """The folder itself where all files lie in it, or else the nearest above all of them."""
-    root = folder
-    while not all(file.is_relative_to(root) for file in files):
-        if root == root.parent:
-            raise UserError(f"The images of {folder} lie in no common folder.")
-        root = root.parent
-    return root
-
-
-def _label_file(image: Path) -> Path:
-    """Beside the image, or in the folder "labels" where it is in "images"."""
-    parts = list(image.parts)
-    places = [index for index, part in enumerate(parts[:-1]) if part == "images"]
-    if places:
-        parts[places[-1]] = "labels"
-    return Path(*parts).with_suffix(".txt")
-
-
-def _objects(
-    image: Path, size: tuple[int, int], classes: tuple[str, ...],
-    problems: list[tuple[str, str]], key: str,
-) -> list[RawObject]:  # fmt: skip
-    file = _label_file(image)
+def _object(
+    row: str, classes: tuple[str, ...], size: tuple[int, int], most: int | None
+) -> RawObject:
+    """Raises ValueError for what is no row, IndexError for a class that has no name."""
     try:
-        text = read_file(file, MAX_BYTES).decode("utf-8-sig", "replace")
-    except FileNotFoundError:
-        return []  # a negative
-    except OSError as error:
-        raise BadImage(f"its labels can't be read: {reason_of(error)}") from error
-    found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not (words := line.split()):
-            continue
-        try:
-            kind, values = float(words[0]), [float(word) for word in words[1:]]
-        except ValueError:
-            problems.append((key, f"a line of its labels is no row of numbers ({number})"))
-            continue
-        if kind != int(kind) or not 0 <= kind < len(classes):
-            raise UserError(
-                f"{printable(str(file))} has the class {words[0]} in line {number}, and there are "
-                f"{len(classes)} names, of the classes 0 to {len(classes) - 1}; correct it."
-            )
-        if not (len(values) == 4 or (len(values) >= 6 and len(values) % 2 == 0)):
-            problems.append((key, f"a line of its labels is no box and no outline ({number})"))
-        elif min(values) < -SLACK or max(values) > 1 + SLACK:
-            problems.append((key, f"a line of its labels is not in parts of the image ({number})"))
-        else:
-            found.append(_object(classes[int(kind)], values, size))
-    return found
-
-
-def _object(name: str, values: list[float], size: tuple[int, int]) -> RawObject:
-    height, width = size
-    if len(values) == 4:
-        x, y, w, h = (value * side for value, side in zip(values, (width, height) * 2, strict=True))
+        number, *shares = map(float, row.split())
+    except ValueError:
+        raise ValueError("is not of numbers alone") from None
+    shares = shares[:most]
+    if len(shares) != 4 and (len(shares) < 6 or len(shares) % 2):
+        raise ValueError(f"has {len(shares)} numbers, which are no box and no outline")
+    if number < 0 or not number.is_integer():
+        raise ValueError(f"has the class {number:g}")
+    if number >= len(classes):
+        raise IndexError(f"{number:g}")
+    if not all(-SLACK <= share <= 1 + SLACK for share in shares):
+        raise ValueError("has numbers that are no shares of the image, 0 to 1")
+    name, (height, width) = classes[int(number)], size
+    if len(shares) == 4:
+        x, y, w, h = (share * by for share, by in zip(shares, (width, height) * 2, strict=True))
         return RawObject(name, (x - w / 2, y - h / 2, x + w / 2, y + h / 2))
-    x, y = ([value * width for value in values[::2]], [value * height for value in values[1::2]])
-    outline = [value for pair in zip(x, y, strict=True) for value in pair]
-    return RawObject(name, (min(x), min(y), max(x), max(y)), [outline])
+    points = [
+        min(max(share, 0.0), 1.0) * (height if place % 2 else width)
+        for place, share in enumerate(shares)
+    ]
+    return RawObject(name, extent([points]), [points])

@@ -1,102 +1,187 @@
-"""Small sets of images with boxes, in every layout, and what they hold."""
+"""One set of four images with objects, and every layout in which people would bring it."""
 
 import json
 
 import numpy as np
-from PIL import Image
+import pytest
 
-NAMES = ("cat", "dog", "emu")
-SIZE = (40, 60)  # H, W
-BOXES = {
-    "a.jpg": [("dog", (10, 5, 30, 25)), ("cat", (0, 0, 8, 8))],
-    "b.jpg": [],
-    "c.jpg": [("emu", (40, 20, 60, 40))],
-}
+from limbeck.data.scenes.objects.source import Annotated
+from tests.data.images import encode
+from tests.data.scenes.sets import NAMES, SIZES, images, save
 
-
-def photo(seed=0, size=SIZE):
-    return np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
-
-
-def save(file, seed=0, size=SIZE, **options):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(photo(seed, size)).save(file, **options)
+CLASSES = ("car", "dog", "person")
+BOXES = [
+    [("person", (2, 3, 10, 9)), ("car", (0, 0, 24, 16))],
+    [("dog", (4, 4, 16, 20))],
+    [],
+    [("person", (1, 2, 5, 6)), ("person", (20, 10, 30, 18)), ("car", (7, 3, 9, 17))],
+]
+"""Of each image: (class, left, top, right, bottom) in whole pixels; the third is a negative."""
 
 
-def coco(ids=(7, 90, "x"), images=BOXES, folder="", **changes):
-    """What a COCO file says; category ids are sparse, and need not be numbers."""
-    id_of = dict(zip(NAMES, ids, strict=True))
-    entries = [
-        {"id": number + 100, "file_name": f"{folder}{name}", "height": SIZE[0], "width": SIZE[1]}
-        for number, name in enumerate(images)
-    ]
-    annotations = [
-        {
-            "id": 10 * number + place, "image_id": number + 100, "category_id": id_of[name],
-            "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]], "iscrowd": 0,
-        }
-        for number, boxes in enumerate(images.values())
-        for place, (name, box) in enumerate(boxes)
-    ]  # fmt: skip
-    categories = [{"id": own, "name": name} for name, own in id_of.items()]
-    return {"images": entries, "annotations": annotations, "categories": categories} | changes
+def truth(classes=CLASSES):
+    """As it is to be read."""
+    found = []
+    for objects in BOXES:
+        boxes = np.array([box for _, box in objects], np.float64).reshape(-1, 4)
+        sides = boxes[:, 2:] - boxes[:, :2]
+        numbers = np.array([classes.index(name) for name, _ in objects], np.int64)
+        none = np.zeros(len(objects), bool)
+        found.append(Annotated(boxes, numbers, none, sides.prod(1), (None,) * len(objects)))
+    return found
 
 
-def write_coco(root, name="annotations.json", **options):
-    for number, image in enumerate(options.get("images", BOXES)):
-        save(root / options.get("folder", "") / image, number)
-    (root / name).parent.mkdir(parents=True, exist_ok=True)
-    (root / name).write_text(json.dumps(coco(**options)))
+def write_images(root, name="images/{}.jpg"):
+    for each, image in zip(NAMES, images(), strict=True):
+        save(root / name.format(each), image)
     return root
 
 
-def write_yolo(root, splits=("train",), names=NAMES, yaml=None):
-    for split in splits:
-        for number, (image, boxes) in enumerate(BOXES.items()):
-            save(root / split / "images" / image, number)
-            rows = [
-                f"{NAMES.index(name)} {(x0 + x1) / 2 / SIZE[1]} {(y0 + y1) / 2 / SIZE[0]} "
-                f"{(x1 - x0) / SIZE[1]} {(y1 - y0) / SIZE[0]}"
-                for name, (x0, y0, x1, y1) in boxes
-            ]
-            labels = root / split / "labels"
-            labels.mkdir(parents=True, exist_ok=True)
-            (labels / image.replace(".jpg", ".txt")).write_text("\n".join(rows))
-    listed = "\n".join(f"  {index}: {name}" for index, name in enumerate(names))
-    entries = "".join(f"{split}: ../{split}/images\n" for split in splits)
-    (root / "data.yaml").write_text(yaml or f"{entries}nc: {len(names)}\nnames:\n{listed}\n")
-    return root
-
-
-def write_voc(root, size=SIZE, **options):
-    for number, (image, boxes) in enumerate(BOXES.items()):
-        save(root / "JPEGImages" / image, number)
-        objects = "".join(
-            f"<object><name>{name}</name><difficult>{int(name == 'emu')}</difficult><bndbox>"
-            f"<xmin>{x0 + 1}</xmin><ymin>{y0 + 1}.0</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax>"
-            "</bndbox></object>"
-            for name, (x0, y0, x1, y1) in boxes
-        )
-        sides = f"<size><width>{size[1]}</width><height>{size[0]}</height></size>" if size else ""
-        folder = root / "Annotations"
-        folder.mkdir(exist_ok=True)
-        (folder / image.replace(".jpg", ".xml")).write_text(
-            f"<annotation><filename>{image}</filename>{sides}{objects}</annotation>"
-        )
-    return root
-
-
-def held(source):
-    """What a source holds, by image: the names and boxes."""
-    return {
-        source.key(index).rpartition("/")[2]: [
-            (source.classes[kind], tuple(np.round(box, 4).tolist()))
-            for kind, box in zip(
-                source.objects(index).classes, source.objects(index).boxes, strict=True
-            )
-        ]
-        for index in range(len(source))
+def coco_json(ids=(1, 2, 3), prefix="", image_id=int, **changes):
+    """The set as COCO has it, with categories of such ids; ``changes`` replace its parts."""
+    found = {
+        "images": [
+            {"id": image_id(7 * place), "file_name": f"{prefix}{name}.jpg", "width": w, "height": h}
+            for place, (name, (w, h)) in enumerate(zip(NAMES, SIZES, strict=True))
+        ],
+        "annotations": [
+            {
+                "id": 10 * place + number,
+                "image_id": image_id(7 * place),
+                "category_id": ids[CLASSES.index(name)],
+                "bbox": [left, top, right - left, bottom - top],
+            }
+            for place, objects in enumerate(BOXES)
+            for number, (name, (left, top, right, bottom)) in enumerate(objects)
+        ],
+        "categories": [{"id": i, "name": n} for i, n in zip(ids, CLASSES, strict=True)],
     }
+    return found | changes
 
 
-EXPECTED = {key: [(name, tuple(map(float, box))) for name, box in v] for key, v in BOXES.items()}
+def coco(root, **how):
+    write_images(root)
+    (root / "instances_default.json").write_text(json.dumps(coco_json(**how)))
+    return root
+
+
+def roboflow_coco(root):
+    """A JSON in each split's folder, with a class that only stands above the others."""
+    write_images(root, "train/{}.jpg")
+    found = coco_json()
+    for category in found["categories"]:
+        category["supercategory"] = "things"
+    found["categories"].insert(0, {"id": 0, "name": "things", "supercategory": "none"})
+    (root / "train" / "_annotations.coco.json").write_text(json.dumps(found))
+    return root
+
+
+def yolo_rows(place, classes=CLASSES):
+    width, height = SIZES[place]
+    rows = []
+    for name, (left, top, right, bottom) in BOXES[place]:
+        centre = (left + right) / 2 / width, (top + bottom) / 2 / height
+        size = (right - left) / width, (bottom - top) / height
+        rows.append(" ".join(map(str, [classes.index(name), *centre, *size])))
+    return "\n".join(rows) + "\n"
+
+
+def write_labels(root, name="labels/{}.txt"):
+    for place, each in enumerate(NAMES):
+        file = root / name.format(each)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if BOXES[place]:  # a negative has none
+            file.write_text(yolo_rows(place))
+    return root
+
+
+def yolo(root):
+    write_labels(write_images(root))
+    (root / "data.yaml").write_text("train: images\nnames: [car, dog, person]\n")
+    return root
+
+
+def roboflow_yolo(root):
+    """Whose paths start a folder too high."""
+    write_labels(write_images(root, "train/images/{}.jpg"), "train/labels/{}.txt")
+    text = "train: ../train/images\nval: ../valid/images\nnc: 3\nnames: ['car', 'dog', 'person']\n"
+    (root / "data.yaml").write_text(text)
+    return root
+
+
+def yolo_list(root):
+    """A list of files below a path of another machine, names by number."""
+    write_labels(write_images(root, "images/train/{}.jpg"), "labels/train/{}.txt")
+    (root / "train.txt").write_text("".join(f"./images/train/{name}.jpg\n" for name in NAMES))
+    names = "names:\n  0: car\n  1: dog\n  2: person  # of any age\n"
+    (root / "coco8.yaml").write_text(f"path: /home/ann/coco8\ntrain: [train.txt]\n{names}")
+    return root
+
+
+def label_studio(root):
+    write_labels(write_images(root))
+    (root / "classes.txt").write_text("\n".join(CLASSES))
+    return root
+
+
+def voc_xml(place, size=True, shift=1):
+    width, height = SIZES[place]
+    rows = [f"<size><width>{width}</width><height>{height}</height></size>"] if size else []
+    for name, (left, top, right, bottom) in BOXES[place]:
+        sides = {"xmin": left + shift, "ymin": top + shift, "xmax": right, "ymax": bottom}
+        box = "".join(f"<{side}>{value}</{side}>" for side, value in sides.items())
+        rows.append(f"<object><name>{name}</name><bndbox>{box}</bndbox></object>")
+    text = "".join(rows)
+    return f"<annotation><filename>{NAMES[place]}.jpg</filename>{text}</annotation>"
+
+
+def voc(root):
+    top = root / "VOCdevkit" / "VOC2012"
+    write_images(top, "JPEGImages/{}.jpg")
+    (top / "ImageSets" / "Main").mkdir(parents=True)
+    (top / "Annotations").mkdir()
+    (top / "ImageSets" / "Main" / "train.txt").write_text("\n".join(NAMES))
+    (top / "ImageSets" / "Main" / "car_train.txt").write_text("\n".join(f"{n} -1" for n in NAMES))
+    for place, name in enumerate(NAMES):
+        (top / "Annotations" / f"{name}.xml").write_text(voc_xml(place))
+    return root
+
+
+def voc_beside(root):
+    """Each beside its image, from 0, without sizes."""
+    write_images(root, "train/{}.jpg")
+    for place, name in enumerate(NAMES):
+        (root / "train" / f"{name}.xml").write_text(voc_xml(place, size=False, shift=0))
+    return root
+
+
+def table(root, is_nested=True, has_names=True, has_words=False):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = []
+    for objects in BOXES:
+        boxes = [[float(side) for side in box] for _, box in objects]
+        own = [name if has_words else CLASSES.index(name) for name, _ in objects]
+        pairs = [{"bbox": b, "category": c} for b, c in zip(boxes, own, strict=True)]
+        rows.append({"bbox": boxes, "category": own} if is_nested else pairs)
+    shown = [{"bytes": encode(image), "path": None} for image in images()]
+    made = pyarrow.table({"image": shown, "objects": rows})
+    if has_names:
+        feature = {"feature": {"names": CLASSES, "_type": "ClassLabel"}, "_type": "Sequence"}
+        notes = {"info": {"features": {"objects": {"category": feature}}}}
+        made = made.replace_schema_metadata({"huggingface": json.dumps(notes)})
+    root.mkdir(exist_ok=True)
+    parquet.write_table(made, root / "train.parquet")
+    return root
+
+
+LAYOUTS = {
+    "COCO": coco,
+    "COCO of Roboflow": roboflow_coco,
+    "YOLO": yolo,
+    "YOLO of Roboflow": roboflow_yolo,
+    "YOLO list": yolo_list,
+    "YOLO of Label Studio": label_studio,
+    "VOC": voc,
+    "VOC beside": voc_beside,
+}

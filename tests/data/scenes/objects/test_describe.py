@@ -1,4 +1,4 @@
-"""What a set of images with objects holds, in numbers and in words."""
+import pytest
 
 from limbeck.data.scenes.objects.describe import describe_objects
 from limbeck.data.scenes.objects.open import open_objects
@@ -6,21 +6,26 @@ from limbeck.data.scenes.objects.options import ObjectOptions
 from tests.data.scenes.objects import sets
 
 
-def test_counts_and_lines(tmp_path):
-    root = sets.write_coco(tmp_path)
-    (root / "c.jpg").write_bytes(b"no image")
-    source = open_objects(str(root), ObjectOptions(root=str(root)))
-    for workers in (0, 2):
-        found = describe_objects(source, workers)
-        assert (found.num_images, found.num_negatives) == (2, 1)
-        assert found.objects == {"cat": 1, "dog": 1, "emu": 0} and found.absent() == ["emu"]
-        assert found.images == {"cat": 1, "dog": 1, "emu": 0}
-        assert found.by_size == (2, 0, 0) and found.most == ("a.jpg", 2)
-        assert found.sizes == ((60, 40), (60, 40)) and len(found.bad) == 1
-    text = "\n".join(found.lines())
-    for words in (
-        "2 with 2 objects of 3 classes, recognised as COCO annotations (annotations.json)",
-        "1 images have no object", "2 objects in a.jpg", "100 % small",
-        "dog: 1 objects in 1 images",
-    ):  # fmt: skip
-        assert words in text
+@pytest.fixture
+def source(tmp_path):
+    root = sets.coco(tmp_path)
+    (root / "images" / "b2.jpg").write_bytes(b"no image")
+    return open_objects(str(root), ObjectOptions(merge=("cow=dog",)))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_all_is_counted(num_workers, source):
+    told = []
+    report = describe_objects(source, num_workers, lambda *at: told.append(at))
+    assert report.num_images == 3 and report.num_negatives == 1 and report.num_crowds == 0
+    assert report.objects == {"car": 2, "cow": 0, "person": 3}
+    assert report.images == {"car": 2, "cow": 0, "person": 2}
+    assert report.absent() == ["cow"]
+    assert report.sizes == ((24, 16), (30, 18)) and report.most == ("images/d4.jpg", 3)
+    assert report.by_area == (5, 0, 0)
+    assert [key for key, _ in report.bad] == ["images/b2.jpg"]
+    assert told[-1] == (4, 4)
+    lines = list(report.lines())
+    assert lines[0].startswith("images      3 with 5 objects of 3 classes, recognised as COCO")
+    assert "class       cow: 0 objects, nowhere (--data.merge)" in lines
+    assert any(line.endswith("most in one image: 3 (images/d4.jpg)") for line in lines)

@@ -1,23 +1,33 @@
-"""The contract: subsets, and classes in the order of others."""
-
 import pytest
 
-from limbeck.data.scenes.objects.open import open_objects
-from limbeck.data.scenes.objects.options import ObjectOptions
 from limbeck.data.scenes.objects.source import ObjectSubset, RenumberedObjects
 from limbeck.errors import UserError
 from tests.data.scenes.objects import sets
+from tests.data.scenes.objects.test_open import opened
 
 
-def test_subsets_and_renumbered_classes(tmp_path):
-    source = open_objects(str(sets.write_coco(tmp_path)), ObjectOptions(root=str(tmp_path)))
-    part = ObjectSubset(source, [2, 0])
-    assert [part.key(index) for index in range(2)] == ["c.jpg", "a.jpg"]
-    assert part.label(0) is None and part.layout == source.layout
-    assert part.fingerprint() == ObjectSubset(source, [0, 2]).fingerprint()
-    others = ("yak", "emu", "dog", "cat")
-    again = RenumberedObjects(source, others, "here", "there")
-    assert sets.held(again) == sets.EXPECTED
-    assert again.read_objects(0)[1].classes.tolist() == again.objects(0).classes.tolist()
-    with pytest.raises(UserError, match="The classes of here are not those of there"):
-        RenumberedObjects(source, ("cat", "dog"), "here", "there")
+@pytest.fixture
+def source(tmp_path):
+    return opened(sets.coco(tmp_path))
+
+
+def test_a_subset_is_of_its_source(source):
+    part = ObjectSubset(source, [3, 0])
+    assert [part.key(0), part.label(0), len(part)] == ["images/d4.jpg", None, 2]
+    assert part.objects(0).classes.tolist() == [2, 2, 0]
+    assert part.stamp(1) == source.stamp(0) != source.stamp(1)
+    assert part.fingerprint() == ObjectSubset(source, [0, 3]).fingerprint() != source.fingerprint()
+
+
+def test_classes_are_renumbered_by_their_names(source):
+    found = RenumberedObjects(source, ("person", "x", "dog", "car"), "there", "here")
+    assert found.objects(3).classes.tolist() == [0, 0, 3]
+    assert found.read_objects(2)[1].classes.tolist() == []
+    with pytest.raises(UserError, match="no 'dog'"):
+        RenumberedObjects(source, ("person", "car"), "there", "here")
+
+
+def test_a_moved_box_is_another_fingerprint(source, tmp_path):
+    file = tmp_path / "instances_default.json"
+    file.write_text(file.read_text().replace("[2, 3, 8, 6]", "[2, 3, 8, 5]"))
+    assert opened(tmp_path).fingerprint() != source.fingerprint()

@@ -1,64 +1,113 @@
-"""Tables with a column of objects, as ``datasets`` writes them."""
+import json
 
-import datasets
 import pytest
 
-from limbeck.data.scenes.objects.open import open_objects
-from limbeck.data.scenes.objects.options import ObjectOptions
 from limbeck.errors import UserError
 from tests.data.scenes.objects import sets
+from tests.data.scenes.objects.test_open import opened
+from tests.data.scenes.sets import SIZES
 
-FORMATS = {
-    "xywh": lambda x0, y0, x1, y1: [x0, y0, x1 - x0, y1 - y0],
-    "xyxy": lambda *box: list(box),
-    "cxcywh": lambda x0, y0, x1, y1: [(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0],
-    "relative-xyxy": lambda x0, y0, x1, y1: [x0 / 60, y0 / 40, x1 / 60, y1 / 40],
-}
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
 
 
-def written(root, box_format="xywh", names=sets.NAMES):
-    rows = {"image": [], "objects": []}
-    for number, (image, boxes) in enumerate(sets.BOXES.items()):
-        sets.save(root / "made" / image, number)
-        data = (root / "made" / image).read_bytes()
-        rows["image"].append({"bytes": data, "path": image})
-        rows["objects"].append({
-            "bbox": [FORMATS[box_format](*map(float, box)) for _, box in boxes],
-            "category": [sets.NAMES.index(name) for name, _ in boxes],
-        })  # fmt: skip
-    kind = datasets.ClassLabel(names=list(names)) if names else datasets.Value("int64")
+def rewritten(root, change):
+    """The set's table with its objects changed."""
+    file = sets.table(root) / "train.parquet"
+    made = parquet.read_table(file)
+    rows = [change(place, row) for place, row in enumerate(made["objects"].to_pylist())]
+    column = made.schema.get_field_index("objects")
+    parquet.write_table(made.set_column(column, "objects", pyarrow.array(rows)), file)
+    return root
+
+
+def test_a_table_does_not_say_what_its_boxes_are(tmp_path):
+    root = sets.table(tmp_path)
+    words = r"does not say what the four numbers of its boxes are \(\[2.0, 3.0, 10.0, 9.0\]\)"
+    with pytest.raises(UserError, match=f"{words}; pass --data.box-format xywh"):
+        opened(root)
+
+
+@pytest.mark.parametrize("kind", ["xyxy", "xywh", "cxcywh", "relative-xyxy", "relative-cxcywh"])
+def test_every_form_of_boxes(kind, tmp_path):
+    def change(place, row):
+        width, height = SIZES[place] if kind.startswith("relative") else (1, 1)
+        boxes = []
+        for left, top, right, bottom in row["bbox"]:
+            w, h = right - left, bottom - top
+            box = {"xyxy": (left, top, right, bottom), "xywh": (left, top, w, h)}
+            box["cxcywh"] = (left + w / 2, top + h / 2, w, h)
+            values = box[kind.rpartition("-")[2]]
+            sides = zip(values, (width, height) * 2, strict=True)
+            boxes.append([value / by for value, by in sides])
+        return {"bbox": boxes, "category": row["category"]}
+
+    found = opened(rewritten(tmp_path, change), box_format=kind)
+    for index, wanted in enumerate(sets.truth()):
+        assert found.objects(index).boxes == pytest.approx(wanted.boxes)
+        assert found.read_objects(index)[1].classes.tolist() == wanted.classes.tolist()
+
+
+def test_words_are_classes_in_their_alphabetical_order(tmp_path):
+    found = opened(sets.table(tmp_path, has_names=False, has_words=True), box_format="xyxy")
+    assert found.classes == sets.CLASSES
+    assert found.objects(3).classes.tolist() == [2, 2, 0]
+
+
+def test_numbers_alone_are_named_as_such(tmp_path):
+    found = opened(sets.table(tmp_path, has_names=False), box_format="xyxy")
+    assert found.classes == ("0", "1", "2")
+
+
+def test_rows_that_are_damaged_are_named(tmp_path):
+    def change(place, row):
+        return {"bbox": row["bbox"][: place or 1], "category": row["category"]}
+
+    found = opened(rewritten(tmp_path, change), box_format="xyxy")
+    sentence = "it has not as many classes as boxes"
+    assert [reason for _, reason in found.problems] == [sentence] and len(found) == 3
+
+
+def test_a_class_without_a_name_is_refused(tmp_path):
+    def change(place, row):
+        return {"bbox": row["bbox"], "category": [7 for _ in row["bbox"]]}
+
+    with pytest.raises(UserError, match="class 7, and there are names of 3"):
+        opened(rewritten(tmp_path, change), box_format="xyxy")
+
+
+@pytest.mark.parametrize("asked", [None, "image"])
+def test_no_column_of_objects(asked, tmp_path):
+    root = rewritten(tmp_path, lambda place, row: json.dumps(row))
+    with pytest.raises(UserError, match="no objects.*--data.label-column"):
+        opened(root, box_format="xyxy", label_column=asked)
+
+
+def test_a_set_of_the_hub(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    from tests.data.images import encode
+    from tests.data.scenes.sets import images
+
     features = datasets.Features({
         "image": datasets.Image(),
         "objects": {
-            "bbox": datasets.List(datasets.List(datasets.Value("float64"))),
-            "category": datasets.List(kind),
+            "bbox": datasets.Sequence(datasets.Sequence(datasets.Value("float32"), 4)),
+            "category": datasets.Sequence(datasets.ClassLabel(names=list(sets.CLASSES))),
         },
     })  # fmt: skip
-    table = datasets.Dataset.from_dict(rows, features=features)
-    (root / "tables").mkdir()
-    table.to_parquet(root / "tables" / "train.parquet")
-    return root / "tables"
-
-
-def opened(root, **options):
-    return open_objects(str(root), ObjectOptions(root=str(root), **options))
-
-
-@pytest.mark.parametrize("box_format", FORMATS)
-def test_boxes_are_what_the_option_says(box_format, tmp_path):
-    source = opened(written(tmp_path, box_format), box_format=box_format)
-    assert source.classes == sets.NAMES and sets.held(source) == sets.EXPECTED
-
-
-def test_what_the_table_does_not_say_is_asked_for(tmp_path):
-    root = written(tmp_path, names=())
-    with pytest.raises(UserError, match="pass --data.box-format xywh"):
-        opened(root)
-    with pytest.raises(UserError, match="are numbers without names"):
-        opened(root, box_format="xywh")
-    given = opened(root, box_format="xywh", class_names=sets.NAMES)
-    assert sets.held(given) == sets.EXPECTED
-    with pytest.raises(UserError, match="has the class 2, and there are 2 names"):
-        opened(root, box_format="xywh", class_names=("cat", "dog"))
-    with pytest.raises(UserError, match="has no column 'boxen'"):
-        opened(root, box_format="xywh", label_column="boxen")
+    rows = {
+        "image": [{"bytes": encode(image), "path": None} for image in images()],
+        "objects": [
+            {"bbox": [box for _, box in objects], "category": [name for name, _ in objects]}
+            for objects in sets.BOXES
+        ],
+    }
+    made = datasets.Dataset.from_dict(rows, features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: made)
+    monkeypatch.setattr("limbeck.data.hub._why_unreachable", lambda address: "")
+    found = opened("hf:someone/things", box_format="xyxy")
+    assert found.classes == sets.CLASSES
+    for index, wanted in enumerate(sets.truth()):
+        image, objects = found.read_objects(index)
+        assert objects.boxes.tolist() == wanted.boxes.tolist()
+        assert objects.classes.tolist() == wanted.classes.tolist()

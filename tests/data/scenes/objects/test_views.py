@@ -1,139 +1,160 @@
-"""Views: pure functions of the seed; boxes, outlines and pixels move together."""
-
 import numpy as np
 import pytest
 import torch
 
 from limbeck.data.scenes.objects.options import ObjectViewOptions
 from limbeck.data.scenes.objects.source import Annotated
-from limbeck.data.scenes.objects.views import fitted_image, fitted_size, train_objects
-
-PLAIN = ObjectViewOptions(distort_prob=0.0)
-
-
-def sample(shape=None, seed=0, crowd=False):
-    """A white block in a black image, and its box."""
-    rng = np.random.default_rng(seed)
-    image = np.zeros((60, 80, 3), np.uint8)
-    y, x = int(rng.integers(5, 30)), int(rng.integers(5, 40))
-    image[y : y + 20, x : x + 30] = 255
-    box = np.array([[x, y, x + 30, y + 20]], np.float64)
-    shapes = {
-        None: None,
-        "outline": [[x, y, x + 30, y, x + 30, y + 20, x, y + 20]],
-        "runs": runs(image[..., 0] > 0),
-    }
-    found = Annotated(box, np.array([2]), np.array([crowd]), np.array([600.0]), (shapes[shape],))
-    return image, found
-
-
-def runs(is_inside):
-    flat = is_inside.T.ravel()
-    ends = np.flatnonzero(np.diff(flat)) + 1
-    return {"counts": np.diff([0, *ends, len(flat)]).tolist(), "size": list(is_inside.shape)}
-
-
-# Sheet: row 20, S = 1024
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        ((480, 640), [(77, 102), (384, 512), (768, 1024), (1052, 1403), (1536, 2048)]),
-        ((500, 333), [(102, 68), (512, 341), (1024, 682), (1403, 934), (2048, 1364)]),
-    ],
+from limbeck.data.scenes.objects.views import (
+    crop_corner,
+    fitted_image,
+    fitted_size,
+    train_objects,
 )
-def test_sizes_of_large_scale_jitter(size, expected):
-    assert [fitted_size(size, 1024 * s) for s in (0.1, 0.5, 1, 1.37, 2)] == expected
-    assert fitted_size((480, 640), 1024) == (768, 1024)
+from limbeck.data.views import IMAGENET_MEAN_BYTES
+from tests.data.scenes.sets import outlines, run_lengths
+
+STILL = {"flip_prob": 0.0, "distort_prob": 0.0, "scale": (1.0, 1.0)}
+
+
+def sample(boxes, size=(60, 80), shapes=None, crowd=()):
+    """Black, with white boxes; classes 0, 1, ..."""
+    image = np.zeros((*size, 3), np.uint8)
+    for left, top, right, bottom in boxes:
+        image[top:bottom, left:right] = 255
+    array = np.array(boxes, np.float64).reshape(-1, 4)
+    is_crowd = np.array([place in crowd for place in range(len(boxes))], bool)
+    areas = (array[:, 2:] - array[:, :2]).prod(1)
+    own = shapes or (None,) * len(boxes)
+    return image, Annotated(array, np.arange(len(boxes)), is_crowd, areas, tuple(own))
+
+
+def lit(pixels):
+    """The box of what is white."""
+    rows, columns = np.nonzero((pixels == 255).all(0).numpy())
+    return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+def test_sizes_are_the_published_ones():
+    """Row 20 of the sheet."""
+    factors = (0.1, 0.5, 1, 1.37, 2)
+    assert [fitted_size((480, 640), 1024 * each) for each in factors] == [
+        (77, 102), (384, 512), (768, 1024), (1052, 1403), (1536, 2048),
+    ]  # fmt: skip
+    assert [fitted_size((500, 333), 1024 * each) for each in factors] == [
+        (102, 68), (512, 341), (1024, 682), (1403, 934), (2048, 1364),
+    ]  # fmt: skip
     assert fitted_size((480, 640), 640) == (480, 640)
+    assert fitted_size((5, 2), 5 / 2 * 1) == (2, 1)  # 2.5 and 1: half to even
+    for share, corner in ((0.25, (256, 128)), (0.5, (512, 256))):
+        assert crop_corner((1536, 2048), (1024, 1024), (share, share)) == corner
 
 
-# Sheet: row 20, u = 0.25, 0.5 of a 1536 x 2048 image
-def test_tied_crops_lie_on_the_diagonal(monkeypatch):
-    import limbeck.data.scenes.objects.views as views
-
-    class Fixed:
-        def __init__(self, u):
-            self.draws = iter([np.array([0.9, 0.9]), 1.0, np.array([u, 0.77])])
-
-        def random(self, size=None):
-            return next(self.draws)
-
-    options = ObjectViewOptions(scale=(0.1, 2.0), crop="tied", distort_prob=0.0)
-    image = np.zeros((480, 640, 3), np.uint8)
-    boxes = np.array([[300.0, 200, 400, 300]])
-    found = Annotated(boxes, np.zeros(1, int), np.zeros(1, bool), np.ones(1), (None,))
-    for u, corner in ((0.25, (256, 128)), (0.5, (512, 256))):
-        _, (moved, _), _ = views._view((image, found), Fixed(u), options, (1024, 1024), 1024)
-        expected = np.array([960, 640, 1280, 960]) - [*corner, *corner]
-        assert np.allclose(moved[0], np.clip(expected, 0, 1024))
+def test_an_image_is_shown_fitted_and_filled():
+    image, _ = sample([(0, 0, 80, 60)])
+    pixels, size = fitted_image(image, 40)
+    assert size == (30, 40) and pixels.shape == (3, 40, 40)
+    assert (pixels[:, :30] == 255).all()
+    assert pixels[:, 30:].unique(dim=1).flatten()[:1] == IMAGENET_MEAN_BYTES[0]
 
 
-@pytest.mark.parametrize("shape", [None, "outline", "runs"])
-def test_boxes_masks_and_pixels_stay_together(shape):
+@pytest.mark.parametrize("flips", [(0, 0), (1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_boxes_go_with_their_pixels(flips, scale):
     options = ObjectViewOptions(
-        scale=(1.0, 2.0), distort_prob=0.0, vertical_flip_prob=0.5, min_visible=0.0
+        flip_prob=flips[0], vertical_flip_prob=flips[1], distort_prob=0, scale=(scale, scale)
     )
-    for seed in range(12):
-        pixels, objects = train_objects(sample(shape, seed), seed, options, 64, has_masks=True)
-        white = (pixels[0] > 127).numpy()
-        if not len(objects.boxes):
-            assert white.sum() < 64
-            continue
-        assert objects.classes.tolist() == [2]
-        rows, columns = (np.flatnonzero(white.any(axis)) for axis in (1, 0))
-        seen = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-        assert np.abs(objects.boxes[0].numpy() - seen).max() <= 1.5  # smoothed edges
-        own = objects.masks[0].numpy()
-        assert (own ^ white).sum() <= 0.08 * white.sum() + 64
-        assert objects.size == tuple(min(side, 64) for side in objects.size)
+    found = 0
+    for seed in range(8):
+        pixels, objects = train_objects(sample([(8, 12, 40, 36)]), seed, options, 80)
+        assert objects.size == (min(80, round(60 * scale)), min(80, round(80 * scale)))
+        if len(objects.boxes):
+            found += 1
+            np.testing.assert_allclose(objects.boxes[0], lit(pixels), atol=1.01)
+    assert found > 4
 
 
-def test_views_are_functions_of_the_seed():
+def test_a_flip_and_a_crop_in_numbers():
+    options = ObjectViewOptions(**STILL | {"flip_prob": 1.0})
+    _, objects = train_objects(sample([(8, 12, 40, 36)]), 0, options, 80)
+    assert objects.boxes.tolist() == [[40, 12, 72, 36]] and objects.classes.tolist() == [0]
+
+
+def test_a_view_is_a_function_of_its_seed():
     options = ObjectViewOptions(mosaic_prob=0.5)
+    parts = [sample([(8 + k, 12, 40, 36)]) for k in range(5)]
 
-    def others(rng, count):
-        return [sample(seed=int(rng.integers(100))) for _ in range(count)]
+    def draw_others(rng, count):
+        return [parts[int(rng.integers(5))] for _ in range(count)]
 
-    first, again = (
-        [train_objects(sample(), seed, options, 64, draw_others=others) for seed in range(6)]
-        for _ in range(2)
+    def make(seed):
+        return train_objects(parts[0], seed, options, 64, draw_others=draw_others)
+
+    for seed in range(6):
+        (one, there), (other, here) = make(seed), make(seed)
+        assert torch.equal(one, other) and torch.equal(there.boxes, here.boxes)
+    assert not torch.equal(make(0)[0], make(1)[0])
+
+
+def test_crowds_and_what_is_hardly_left_are_no_objects():
+    boxes = [(0, 0, 80, 60), (0, 0, 2, 2), (20, 20, 60, 50)]
+    still = ObjectViewOptions(**STILL)
+    _, objects = train_objects(sample(boxes, crowd=(2,)), 0, still, 80)
+    assert objects.classes.tolist() == [0, 1]
+    options = ObjectViewOptions(**STILL | {"scale": (8.0, 8.0)}, min_visible=0.05)
+    kept = [train_objects(sample(boxes), seed, options, 80)[1] for seed in range(20)]
+    assert all(0 not in objects.classes.tolist() for objects in kept)  # 1/48 of it is seen
+
+
+def test_the_negative_has_no_class_at_all():
+    """Complaint 5, the data's half."""
+    _, objects = train_objects(sample([]), 0, ObjectViewOptions(), 32, has_masks=True)
+    assert objects.boxes.shape == (0, 4) and objects.classes.shape == (0,)
+    assert objects.classes.dtype == torch.int64 and objects.masks.shape == (0, 32, 32)
+
+
+def test_a_box_is_the_extent_of_what_is_left_of_its_outline():
+    # A triangle with its tip at the left: cut at x = 40, what is right of that is lower than the
+    # box's right part.
+    triangle = [[0.0, 30.0, 80.0, 0.0, 80.0, 60.0]]
+    box = [(0, 0, 80, 60)]
+    options = ObjectViewOptions(**STILL | {"scale": (2.0, 2.0)}, crop="tied", min_visible=0)
+    for seed in range(10):
+        _, objects = train_objects(
+            sample(box, shapes=[triangle]), seed, options, 80, has_masks=True
+        )
+        rows, columns = np.nonzero(objects.masks[0].numpy())
+        seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        np.testing.assert_allclose(objects.boxes[0], seen, atol=1.5)
+
+
+@pytest.mark.parametrize("flips", [(0, 0), (1, 0), (0, 1)])
+def test_outlines_and_runs_become_the_same_masks(flips):
+    inside = np.zeros((60, 80), bool)
+    inside[10:30, 20:50] = True
+    inside[15:20, 25:35] = False
+    options = ObjectViewOptions(
+        flip_prob=flips[0], vertical_flip_prob=flips[1], distort_prob=0, scale=(1.0, 1.0)
     )
-    for (pixels, objects), (same, equal) in zip(first, again, strict=True):
-        assert torch.equal(pixels, same) and torch.equal(objects.boxes, equal.boxes)
-    assert len({tuple(pixels.flatten().tolist()) for pixels, _ in first}) == 6
+    shapes = [outlines(inside), run_lengths(inside)]
+    box = (20, 10, 50, 30)
+    _, objects = train_objects(sample([box] * 2, shapes=shapes), 0, options, 80, has_masks=True)
+    wanted = np.flip(inside, [axis for axis in (1, 0) if flips[1 - axis]])
+    for mask in objects.masks:
+        np.testing.assert_array_equal(mask[:60].numpy(), wanted)
+        assert not mask[60:].any()
 
 
-def test_mosaics_hold_four_images():
-    options = ObjectViewOptions(mosaic_prob=1.0, scale=(1.0, 1.0), distort_prob=0.0)
-
-    def others(rng, count):
-        return [sample("outline", seed=10 + k) for k in range(count)]
-
-    numbers = []
+def test_a_mosaic_has_four_parts_whose_boxes_go_with_their_pixels():
+    options = ObjectViewOptions(**STILL | {"mosaic_prob": 1.0}, min_visible=0)
+    part = sample([(8, 12, 40, 36)], shapes=[[[8, 12, 40, 12, 40, 36, 8, 36]]])
     for seed in range(6):
         pixels, objects = train_objects(
-            sample("outline"), seed, options, 128, has_masks=True, draw_others=others
+            part, seed, options, 80, has_masks=True, draw_others=lambda rng, count: [part] * count
         )
-        numbers.append(len(objects.boxes))
-        white = (pixels[0] > 200).numpy()
-        union = objects.masks.any(0).numpy()
-        assert (union ^ white).sum() < 0.2 * white.sum() + 64
-        assert objects.size == (128, 128)
-    assert max(numbers) == 4
-
-
-def test_crowds_and_what_is_hardly_seen_are_left_out():
-    assert len(train_objects(sample(crowd=True), 0, PLAIN, 64)[1].boxes) == 0
-    wide = ObjectViewOptions(scale=(3.0, 3.0), distort_prob=0.0, min_visible=0.9)
-    for seed in range(8):
-        _, objects = train_objects(sample(), seed, wide, 64)
-        for left, top, right, bottom in objects.boxes.tolist():
-            assert (right - left) * (bottom - top) >= 0.9 * 600 * (64 * 3 / 80) ** 2 - 1
-
-
-def test_what_is_shown_lies_top_left_on_the_mean_colour():
-    image = np.full((30, 60, 3), 255, np.uint8)
-    pixels, size = fitted_image(image, 40)
-    assert size == (20, 40) and (pixels[:, :20] == 255).all()
-    assert pixels[:, 20:].unique(dim=2).shape == (3, 20, 1)
-    assert pixels[:, 30, 0].tolist() == [124, 116, 104]
+        assert objects.size == (80, 80) and 2 <= len(objects.boxes) <= 4
+        inside = torch.zeros(80, 80)
+        for left, top, right, bottom in objects.boxes.round().int().tolist():
+            inside[top:bottom, left:right] = 1
+        white = (pixels.float().mean(0) > 157).float()
+        assert (inside - white).abs().mean() < 0.03
+        assert (objects.masks.any(0).float() - white).abs().mean() < 0.03
