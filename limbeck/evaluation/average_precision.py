@@ -113,6 +113,12 @@ class AveragePrecision:
             boxes, masks, of_classes, threshold, f1, precision, recall, own, np.asarray(confusion)
         )
 
+    def f1_at(self, threshold: float) -> float:
+        """F1 of all answers of at least this score."""
+        scores, is_right, *_, counts = self.answers()
+        is_sure = scores >= threshold
+        return float(2 * (is_right & is_sure).sum() / max(1, is_sure.sum() + counts.sum()))
+
     def answers(self) -> "Answers":
         """What an interval is drawn of: every answer, and every object, by class and image."""
         columns: list[list[np.ndarray]] = [[], [], [], []]

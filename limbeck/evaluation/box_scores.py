@@ -19,16 +19,23 @@ from limbeck.evaluation.scores import Claims, Verdict, run_error_of, verdict_of
 NUM_DRAWS = 200
 INTERVAL = (0.025, 0.975)
 RECALLS = np.linspace(0, 1, 101)  # COCO's
+MOST_SHOWN = 12  # classes, of a table of who is taken for whom
 
 
 @dataclass(frozen=True)
 class BoxResult:
     """Of one or more runs, over the same images: ``scores`` are the means of COCO's numbers, each
     0..1, and ``of_classes`` those of the AP; ``runs`` are the runs' AP50, ``low`` and ``high`` its
-    95 % interval for the choice of images, ``spread`` that over the runs (None of one)."""
+    95 % interval for the choice of images, ``spread`` that over the runs (None of one).
+
+    ``best`` has the means of the threshold of the highest F1, of that, and of precision and recall
+    there, ``thresholds`` those of classes; ``confusion`` is summed, see ``BoxScores``."""
 
     scores: dict[str, float]
     of_classes: dict[str, float]
+    best: dict[str, float]
+    thresholds: dict[str, float]
+    confusion: list[list[int]]
     low: float
     high: float
     spread: float | None
@@ -60,12 +67,17 @@ def result_of(runs: Sequence[tuple[BoxScores, Answers]]) -> BoxResult:
         each.boxes | {f"mask_{k}": v for k, v in (each.masks or {}).items()} for each in scores
     ]
     mean = {name: fmean(each[name] for each in whole) for name in whole[0]}
-    mean |= {"threshold": fmean(each.threshold for each in scores)}
-    classes = {
-        name: fmean(each.of_classes[name] for each in scores) for name in scores[0].of_classes
-    }
+    names = ("threshold", "f1", "precision", "recall")
+    best = {name: fmean(getattr(each, name) for each in scores) for name in names}
+    classes, thresholds = (
+        {name: fmean(own[name] for own in group) for name in group[0]}
+        for group in zip(*((each.of_classes, each.thresholds) for each in scores), strict=True)
+    )
+    confusion = np.sum([each.confusion for each in scores], axis=0).tolist()
     spread = stdev(ap50) if len(ap50) > 1 else None
-    return BoxResult(mean, classes, low, high, spread, ap50, tuple(answers))
+    return BoxResult(
+        mean, classes, best, thresholds, confusion, low, high, spread, ap50, tuple(answers)
+    )
 
 
 def compare(student: BoxResult, baseline: BoxResult, claims: Claims) -> Verdict:
@@ -78,11 +90,12 @@ def compare(student: BoxResult, baseline: BoxResult, claims: Claims) -> Verdict:
     low, high = np.quantile(drawn[0] - drawn[1], INTERVAL).tolist()
     reach = math.hypot(run_error, difference - low), math.hypot(run_error, high - difference)
     count = len(student.answers[0].counts)
-    return verdict_of(sides, reach, f"AP50 of {count:,} test images", claims)
+    return verdict_of(sides, reach, f"{count:,} test images", claims)
 
 
-def class_table(results: Mapping[str, BoxResult]) -> str:
-    """A Markdown table of COCO's numbers and of the AP by class, a column for each network."""
+def tables(results: Mapping[str, BoxResult]) -> str:
+    """In Markdown COCO's numbers and the AP by class, a column for each network; from which score
+    on answers are best taken; and what the first network takes for what."""
     first = next(iter(results.values()))
     rows = []
     for group in ("scores", "of_classes"):
@@ -92,7 +105,22 @@ def class_table(results: Mapping[str, BoxResult]) -> str:
                 value = getattr(each, group)[name]
                 row[role] = "" if value != value else f"{100 * value:.1f}"
             rows.append(row)
-    return table(rows, width=TERMINAL)
+    lines = []
+    for role, each in results.items():
+        told = {name: f"{100 * each.best[name]:.1f} %" for name in ("f1", "precision", "recall")}
+        lines.append(
+            f"Answers of the {role} are best taken from a score of {each.best['threshold']:.3f} on "
+            f"(F1 {told['f1']}, precision {told['precision']}, recall {told['recall']})."
+        )
+    parts = [table(rows, width=TERMINAL), "\n".join(lines)]
+    names = [*first.of_classes, "nothing"]
+    if len(names) <= MOST_SHOWN:
+        counts = [
+            {"there, found": own, **dict(zip(names, map(str, row), strict=True))}
+            for own, row in zip(names, first.confusion, strict=True)
+        ]
+        parts.append(table(counts, width=TERMINAL))
+    return "\n\n".join(parts)
 
 
 def average_precision50(answers: Answers, times: np.ndarray) -> float:

@@ -88,6 +88,9 @@ def draw_boxes(
         left, top, wide, high = each["box"]
         colour = tuple(colors[each["class"]].tolist())
         draw.rectangle((left, top, left + wide, top + high), outline=colour, width=width)
+    for each in reversed(found):  # no box crosses a name
+        left, top, *_ = each["box"]
+        colour = tuple(colors[each["class"]].tolist())
         text = printable(f"{each['class']} {each['score']:.2f}")
         room = draw.textbbox((0, 0), text, font=letters)
         corner = max(0, min(left, picture.width - room[2])), top - room[3] - 2

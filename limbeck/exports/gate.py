@@ -9,7 +9,7 @@ import torch
 from torchvision.ops import box_iou
 
 from limbeck.errors import RunError
-from limbeck.exports.formats import Precision
+from limbeck.exports.formats import BY_SCORE, Precision
 
 NUM_WORST = 3
 Answers = dict[str, np.ndarray]
@@ -39,9 +39,9 @@ TOLERANCES: dict[Precision, Tolerance] = {
 int8 (seen: 0.05 to 0.22) the classes decide."""
 
 
-NUM_SURE, SAME_BOX = 10, 0.75
-"""A detector's answers of an image that are looked for in the file's, and from which overlap (IoU)
-on a box of the same class is the same."""
+LEAST_SCORE, SAME_BOX = 0.1, 0.75
+"""From which score on a detector's answers are looked for in the file's, and from which overlap
+(IoU) on a box of the same class is the same."""
 
 
 class Comparison:
@@ -69,8 +69,8 @@ class Comparison:
                     f"The file is not written: its '{name}' is {list(own.shape)}, and that of "
                     f"PyTorch {list(other.shape)}."
                 )
-            if name in ("boxes", "classes"):
-                continue  # in the order of the scores, which rounding changes
+            if name in BY_SCORE:
+                continue
             if own.dtype.kind == "f":
                 self._differ(name, keys, *(each.reshape(len(own), -1).astype(float) for each in
                                      (own, other)))  # fmt: skip
@@ -137,15 +137,18 @@ class Comparison:
 
 
 def _same_boxes(expected: Answers, found: Answers) -> np.ndarray:
-    """Of each image's surest answers whether the file has such a box of that class: (B, n)."""
+    """Of each image the share of its sure answers, by their scores, that the file has, too."""
     same = []
-    for box, kind, own, kinds in zip(
-        expected["boxes"], expected["classes"], found["boxes"], found["classes"], strict=True
+    for box, kind, score, own, kinds in zip(
+        *(expected[name] for name in ("boxes", "classes", "scores")),
+        *(found[name] for name in ("boxes", "classes")),
+        strict=True,
     ):
-        overlap = box_iou(*(torch.from_numpy(each).double() for each in (box[:NUM_SURE], own)))
-        is_same = overlap.numpy() >= SAME_BOX
-        same.append((is_same & (kind[:NUM_SURE, None] == kinds[None])).any(1))
-    return np.stack(same)
+        overlap = box_iou(*(torch.from_numpy(each).double() for each in (box, own))).numpy()
+        is_there = ((overlap >= SAME_BOX) & (kind[:, None] == kinds[None])).any(1)
+        weight = np.where(score >= LEAST_SCORE, score, 0)
+        same.append((weight * is_there).sum() / weight.sum() if weight.any() else 1.0)
+    return np.array(same)[:, None]
 
 
 def _what(name: str) -> str:

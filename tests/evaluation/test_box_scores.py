@@ -6,9 +6,9 @@ import pytest
 from limbeck.evaluation.box_scores import (
     NUM_DRAWS,
     average_precision50,
-    class_table,
     compare,
     result_of,
+    tables,
 )
 from limbeck.evaluation.scores import better_than
 from tests.evaluation.test_average_precision import made_up, ours
@@ -54,6 +54,10 @@ def test_results_of_runs_and_a_comparison():
     assert len(result.runs) == 2 and NUM_DRAWS >= 200
     verdict = compare(result, result, better_than("itself"))
     assert verdict.difference == 0 and verdict.low == verdict.high == 0
-    text = class_table({"student": result})
+    assert np.array_equal(result.confusion, 2 * runs[0][0].confusion)
+    assert result.best["f1"] == runs[0][0].f1 and result.thresholds == runs[0][0].thresholds
+    text = tables({"student": result})
     assert "AP of a" in text and "ap75" in text
+    assert f"from a score of {runs[0][0].threshold:.3f} on (F1 {100 * runs[0][0].f1:.1f} %" in text
+    assert f"| b            | {result.confusion[1][0]}" in text
     assert result.plain()["of_classes"]["never"] is None

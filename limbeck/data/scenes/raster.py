@@ -83,9 +83,17 @@ def whole_mask(patch: Patch, size: Sequence[int]) -> np.ndarray:
     return whole
 
 
-def encode_runs(is_inside: np.ndarray) -> list[int]:
-    """The lengths of what is outside, inside, ... of (H, W), down columns: as COCO writes them."""
+def encode_runs(is_inside: np.ndarray) -> str:
+    """(H, W) bool in COCO's compressed run lengths, see ``decode_runs``."""
     flat = is_inside.T.ravel()
     ends = np.flatnonzero(np.diff(flat)) + 1
     counts = np.diff([0, *ends, flat.size]).tolist()
-    return [0, *counts] if flat.size and flat[0] else counts
+    counts = [0, *counts] if flat.size and flat[0] else counts
+    letters = []
+    for place, count in enumerate(counts):
+        value, is_last = count - (counts[place - 2] if place > 2 else 0), False
+        while not is_last:
+            bits, value = value & 31, value >> 5
+            is_last = value == (-1 if bits & 16 else 0)
+            letters.append(chr(48 + bits + 32 * (not is_last)))
+    return "".join(letters)

@@ -12,7 +12,7 @@ from limbeck.data.scenes.objects.source import ObjectSource
 from limbeck.data.skipped import SkippedLog
 from limbeck.engine.distributed import ranks_session
 from limbeck.evaluation.average_precision import BoxScores
-from limbeck.evaluation.box_scores import Answers, class_table, compare, result_of
+from limbeck.evaluation.box_scores import Answers, compare, result_of, tables
 from limbeck.evaluation.cost import costs_of
 from limbeck.evaluation.scores import better_than
 from limbeck.models.dense.detector import Detector
@@ -61,8 +61,7 @@ def evaluate_boxes(config: EvaluateConfig) -> DenseEvaluation:
     verdict = None
     if "baseline" in results:
         verdict = compare(results["student"], results["baseline"], better_than("the baseline"))
-    scores = class_table(results)
-    return DenseEvaluation(results, costs, verdict, notes, "AP50 %", scores)
+    return DenseEvaluation(results, costs, verdict, notes, "AP50 %", tables(results))
 
 
 def objects_of(data: DataOptions, own: dict[str, Any]) -> ObjectOptions:

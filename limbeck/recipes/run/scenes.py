@@ -87,5 +87,5 @@ def scene_stream(
 
 
 def few_scenes(num_test: int) -> str:
-    """A sentence to append (with a leading space) where few scenes were scored, or ''."""
-    return "" if num_test >= FEW_TEST_IMAGES else f" {num_test} held-out scenes can't tell much."
+    """A sentence to append (with a leading space) where few images were scored, or ''."""
+    return "" if num_test >= FEW_TEST_IMAGES else f" {num_test} held-out images can't tell much."

@@ -20,7 +20,7 @@ from limbeck.data.decode import decode_image
 from limbeck.data.folder import read_image
 from limbeck.data.formats import open_image
 from limbeck.data.scenes.objects.views import fitted_image
-from limbeck.data.scenes.raster import encode_runs, fill_runs, whole_mask
+from limbeck.data.scenes.raster import decode_runs, encode_runs, fill_runs, whole_mask
 from limbeck.data.source import BadImage, Source
 from limbeck.data.view_makers import MakeView
 from limbeck.engine.machine import Precision
@@ -237,8 +237,10 @@ class Boxes:
     def draw(self, pixels: np.ndarray, line: dict[str, Any]) -> Image.Image:
         """See ``Classes``."""
         masks = [each["mask"] for each in line["boxes"] if "mask" in each]
+        runs = [decode_runs(each["counts"]) for each in masks]
         drawn = [
-            whole_mask(fill_runs(each["counts"], *each["size"]), each["size"]) for each in masks
+            whole_mask(fill_runs(own, *each["size"]), each["size"])
+            for own, each in zip(runs, masks, strict=True)
         ]
         return draw_boxes(pixels, line["boxes"], self.colors, self.opacity, drawn)
 

@@ -159,7 +159,7 @@ def export(config: ExportConfig) -> Exported:
     network = load_finished(config.network)
     facts = network.facts
     kind = facts.architecture["kind"]
-    check_held(config.to, kind)
+    check_held(config.to, kind, str(facts.architecture["kwargs"].get("head")))
     if facts.num_classes:
         checks.check_unset(config, ["pool"], f"on {config.network}, which gives classes")
     if kind in WHOLE:
@@ -222,10 +222,10 @@ def prove(
     from limbeck.exports.gate import Comparison
     from limbeck.exports.graph import Graph
     from limbeck.exports.measure import measure
-    from limbeck.recipes.ship.shown import Scorer
+    from limbeck.recipes.ship.shown import scorer_of
 
     run = module_of(config.to).load(file, said, None)
-    comparison, scorer = Comparison(), Scorer(network.facts)
+    comparison, scorer = Comparison(), scorer_of(network.facts)
     for size in graph.sizes:
         is_own = size == network.facts.img_size
         reference = Graph(network, pool=config.pool, any_size=not is_own)

@@ -26,6 +26,7 @@ from limbeck.errors import RunError, UserError
 from limbeck.evaluation.options import MapOptions
 from limbeck.recipes.run import checks
 from limbeck.recipes.run.options import CropEvalOptions, EmbedOptions
+from limbeck.recipes.ship.box_files import BOX_FILES
 from limbeck.recipes.ship.options import ShownMapOptions
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ def predict(config: PredictConfig) -> Predictions:
     from limbeck.documents import to_json
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import ranks_session
+    from limbeck.evaluation.answers import class_names
     from limbeck.files import write_text
     from limbeck.models.origins.load import load_encoder
     from limbeck.recipes.run.progress import tracked
@@ -191,7 +193,7 @@ def predict(config: PredictConfig) -> Predictions:
             _draw_video(kind, video, pictures / f"{key}.mp4", of_video, config.every, limit)
         number, rows = _write_table(lines, run.dir / TABLE_FILE)
         for form in config.boxes:
-            BOX_FILES[form](_read(lines), run.dir, network.facts.origin["classes"], name_of)
+            BOX_FILES[form](_read(lines), run.dir, class_names(network.facts), name_of)
         if not number:
             raise RunError(f"No image can be read; {run.dir / 'skipped.jsonl'} says why.")
         run.finish()
@@ -361,55 +363,6 @@ def _write_table(lines: Path, file: Path) -> tuple[int, list[dict[str, Any]]]:
         {title: name, "images": count, f"mean {measure}": f"{sums[name] / count:.3f}"}
         for name, count in counts.most_common(NUM_ROWS)
     ]
-
-
-def _write_coco(
-    lines: Iterator[dict[str, Any]], out: Path, classes: list[str], name_of: Any
-) -> None:
-    """COCO's results, one object after the other."""
-    from limbeck.documents import to_json
-    from limbeck.files import write_whole
-
-    del name_of
-
-    def write(target: Any) -> None:
-        target.write(b"[")
-        first = b"\n"
-        for line in lines:
-            for each in line["boxes"]:
-                entry = {
-                    "image_id": line["image"], "category_id": classes.index(each["class"]) + 1,
-                    "bbox": each["box"], "score": each["score"],
-                }  # fmt: skip
-                entry |= {"frame": line["frame"]} if "frame" in line else {}
-                entry |= {"segmentation": each["mask"]} if "mask" in each else {}
-                target.write(first + to_json(entry, indent=None).encode())
-                first = b",\n"
-        target.write(b"\n]\n")
-
-    write_whole(out / "detections.json", write)
-
-
-def _write_yolo(
-    lines: Iterator[dict[str, Any]], out: Path, classes: list[str], name_of: Any
-) -> None:
-    """A text file for each image: class, centre and size in parts of the image's."""
-    from limbeck.files import write_text
-
-    for line in lines:
-        rows = []
-        for each in line["boxes"]:
-            left, top, wide, high = each["box"]
-            parts = (left + wide / 2, top + high / 2, wide, high)
-            sides = zip(parts, line["size"] * 2, strict=True)
-            said = " ".join(f"{value / side:.6f}" for value, side in sides)
-            rows.append(f"{classes.index(each['class'])} {said}\n")
-        file = (out / "labels" / name_of(line)).with_suffix(".txt")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, "".join(rows))
-
-
-BOX_FILES = {"coco": _write_coco, "yolo": _write_yolo}
 
 
 def report(found: Predictions) -> str:

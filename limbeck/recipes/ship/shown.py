@@ -32,6 +32,7 @@ from limbeck.data.scenes.options import SceneOptions
 from limbeck.data.scenes.scene import Scenes, SceneSubset
 from limbeck.data.skipped import SkippedLog
 from limbeck.data.source import Source, Subset
+from limbeck.data.views import IMAGENET_MEAN_BYTES
 from limbeck.errors import UserError
 from limbeck.evaluation.average_precision import AveragePrecision
 from limbeck.evaluation.miou import Confusion
@@ -45,6 +46,7 @@ from limbeck.models.finished import Savable, read_record
 from limbeck.ops.resize import resize_images
 from limbeck.recipes.look.evaluate_boxes import objects_of
 from limbeck.recipes.look.evaluate_maps import scenes_of
+from limbeck.recipes.run.boxes import on_image
 from limbeck.recipes.run.images import Images, open_images
 from limbeck.recipes.run.objects import open_object_images
 from limbeck.recipes.run.options import CropEvalOptions
@@ -168,7 +170,7 @@ class Shown:
         ):  # fmt: skip
             objects = tuple(
                 Objects(
-                    torch.from_numpy(each.truth.boxes * (each.size[1] / each.own_size[1])).float(),
+                    torch.from_numpy(each.truth.boxes * _factors(each.own_size, each.size)).float(),
                     torch.from_numpy(each.truth.classes),
                     each.size,
                 )
@@ -222,10 +224,11 @@ def preprocessing_of(facts: EncoderFacts, crop_ratio: float) -> dict[str, Any]:
     if facts.has_boxes:
         words = (
             f"RGB, upright; resized to fit into {height} x {width} pixels (bilinear, antialiased), "
-            "at the top left; the rest is the mean. Boxes are left, top, right and bottom in these "
-            "pixels: divide them by the factor of the resize"
+            "at the top left; the rest is of the colour 'fill'. Boxes are left, top, right and "
+            "bottom in these pixels: divide them by the factor of the resize"
         )
-        return common | {"words": words, "interpolation": "bilinear"}
+        fill = list(IMAGENET_MEAN_BYTES)
+        return common | {"words": words, "interpolation": "bilinear", "fill": fill}
     if facts.has_maps:
         words = (
             f"RGB, upright; windows of {height} x {width} pixels of the image, whose shorter side "
@@ -240,10 +243,8 @@ def preprocessing_of(facts: EncoderFacts, crop_ratio: float) -> dict[str, Any]:
     return common | {"words": words, "interpolation": "bicubic", "shorter_side": shorter}
 
 
-def _truth(wanted: Objects) -> Annotated:
-    boxes = wanted.boxes.double().numpy()
-    count, areas = len(boxes), (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    return Annotated(boxes, wanted.classes.numpy(), np.zeros(count, bool), areas, (None,) * count)
+def _factors(old: Size, new: Size) -> list[float]:
+    return [new[axis] / old[axis] for axis in (1, 0, 1, 0)]
 
 
 DATA: dict[str, tuple[Any, Callable[[Any], Images]]] = {
@@ -254,26 +255,18 @@ DATA: dict[str, tuple[Any, Callable[[Any], Images]]] = {
 
 
 class Scorer:
-    """The task's score by both, where images have labels: top-1, mIoU of a segmenter, AP50 of a
-    detector."""
+    """The task's score by both, where images have labels: top-1, or mIoU of a segmenter."""
 
     def __init__(self, facts: EncoderFacts) -> None:
         self.has_maps, self.num_images = facts.has_maps, 0
-        names = [str(index) for index in range(facts.num_classes)]
-        self.boxes = [AveragePrecision(names) for _ in range(2)] if facts.has_boxes else []
         self.logits: list[list[np.ndarray]] = [[], []]
         self.labels: list[np.ndarray] = []
         self.counts = [Confusion(facts.num_classes) for _ in range(2)]
 
     def add(self, batch: Batch, *answers: dict[str, np.ndarray]) -> None:
         """Count what PyTorch and the file say of some images, where these have labels."""
-        for kept, said in zip(self.boxes, answers, strict=bool(self.boxes)):
-            parts = (torch.from_numpy(said[name]) for name in ("boxes", "scores", "classes"))
-            for wanted, *own in zip(batch.objects or (), *parts, strict=bool(batch.objects)):
-                kept.add(wanted.size, _truth(wanted), Detections(*own))
-        self.num_images += len(batch.objects or ())
         labels = batch.labels
-        if labels is None or self.boxes:
+        if labels is None:
             return
         self.num_images += len(labels)
         self.labels.append(labels.numpy())
@@ -282,13 +275,13 @@ class Scorer:
             found = said["mask"] if self.has_maps else said["logits"].argmax(1)
             counted.add(torch.from_numpy(found), labels)
 
+    @property
+    def step(self) -> float:
+        """By how much the score may always change: one image, where there are few."""
+        return 0 if self.has_maps else 1 / max(1, self.num_images)
+
     def plain(self) -> dict[str, Any]:
         """Both scores; empty where nothing had a label."""
-        if self.boxes:
-            if not any(len(image.truth.boxes) for image in self.boxes[0].images):
-                return {}
-            own, file = (each.score().boxes["ap50"] for each in self.boxes)
-            return {"name": "AP50", "pytorch": own, "file": file, "images": self.num_images}
         if not self.counts[0].counts.sum():
             return {}
         both = [each.score() for each in self.counts]
@@ -315,12 +308,64 @@ class Scorer:
         }
 
     def failures(self, loss: float) -> list[str]:
-        """A sentence where the file has lost more points than ``loss`` and more than one image."""
-        said = self.plain()
-        allowed = max(loss / 100, 0 if self.has_maps else 1 / max(1, self.num_images))
+        """A sentence where the file has lost more points than ``loss`` and more than a ``step``."""
+        said, allowed = self.plain(), max(loss / 100, self.step)
         if not said or said["pytorch"] - said["file"] <= allowed + 1e-9:
             return []
         return [
             f"{said['name']} falls from {100 * said['pytorch']:.2f} to {100 * said['file']:.2f} % "
             f"(tolerance {100 * allowed:.2f} points)"
         ]
+
+
+class BoxScorer(Scorer):
+    """Likewise AP50 of a detector, where images have objects; one object may always change."""
+
+    def __init__(self, facts: EncoderFacts) -> None:
+        super().__init__(facts)
+        names = [str(index) for index in range(facts.num_classes)]
+        self.found = [AveragePrecision(names) for _ in range(2)]
+        self.num_objects = 0
+
+    def add(self, batch: Batch, *answers: dict[str, np.ndarray]) -> None:
+        """See ``Scorer``."""
+        for place, wanted in enumerate(batch.objects or ()):
+            self.num_images += 1
+            self.num_objects += (count := len(wanted.boxes))
+            boxes = wanted.boxes.double().numpy()
+            areas, is_crowd = (boxes[:, 2:] - boxes[:, :2]).prod(1), np.zeros(count, bool)
+            kinds = wanted.classes.numpy()
+            truth = Annotated(boxes, kinds, is_crowd, areas, (None,) * count)
+            for kept, said in zip(self.found, answers, strict=True):
+                own = (
+                    torch.from_numpy(said[each][place]) for each in ("boxes", "scores", "classes")
+                )
+                kept.add(wanted.size, truth, on_image(Detections(*own), wanted.size, wanted.size))
+
+    @property
+    def step(self) -> float:
+        """See ``Scorer``."""
+        return 1 / max(1, self.num_objects)
+
+    def plain(self) -> dict[str, Any]:
+        """See ``Scorer``."""
+        if not self.num_objects:
+            return {}
+        own, file = (each.score().boxes["ap50"] for each in self.found)
+        return {"name": "AP50", "pytorch": own, "file": file, "images": self.num_images}
+
+    def thresholds(self) -> dict[str, Any]:
+        """Likewise of boxes: by the F1 of all answers, without a temperature."""
+        if not self.num_objects:
+            return {}
+        before, after = (each.score() for each in self.found)
+        return {
+            "pytorch": {"threshold": before.threshold, "f1": before.f1},
+            "file": {"threshold": after.threshold, "f1": after.f1},
+            "old_f1": self.found[1].f1_at(before.threshold),
+        }
+
+
+def scorer_of(facts: EncoderFacts) -> Scorer:
+    """What scores a network of this kind."""
+    return BoxScorer(facts) if facts.has_boxes else Scorer(facts)

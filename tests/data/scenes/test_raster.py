@@ -67,6 +67,7 @@ def test_compressed_run_lengths():
         is_inside = rng.random((60, 70)) < share
         runs = run_lengths(is_inside)["counts"]
         assert decode_runs(compressed(is_inside)["counts"]) == runs
+        assert encode_runs(is_inside) == compressed(is_inside)["counts"]
         assert np.array_equal(whole(fill_runs(runs, 60, 70), 60, 70), is_inside)
     # As pycocotools writes it: 2 x 2 with its lower left pixel.
     assert decode_runs("112") == [1, 1, 2]
@@ -78,5 +79,5 @@ def test_compressed_run_lengths():
 def test_runs_and_patches_are_whole_masks_again():
     is_inside = np.random.default_rng(0).random((7, 5)) < 0.5
     for mask in (is_inside, ~is_inside, np.ones((3, 4), bool), np.zeros((3, 4), bool)):
-        runs = encode_runs(mask)
+        runs = decode_runs(encode_runs(mask))
         assert np.array_equal(whole_mask(fill_runs(runs, *mask.shape), mask.shape), mask)

@@ -289,7 +289,7 @@ def test_scenes_and_a_forecast_of_a_segmentation(scenes, segmenter):
     assert "with light: 2 blocks, width 24" in forecast.student
     said = report(found)
     assert said.endswith("Ready.") and "held out    6 scenes" in said
-    assert "WARNING     6 held-out scenes can't tell much." in said
+    assert "WARNING     6 held-out images can't tell much." in said
     teacher = TeacherOptions(source=str(segmenter), precision="fp32")
     taught = doctor(segment_words(scenes, teacher=teacher)).forecast
     assert set(taught.losses) == {"pixels", "channel_wise"}

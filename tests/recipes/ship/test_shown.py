@@ -1,6 +1,7 @@
 """Which images an export is proven on, how they are shown, and both networks' scores of them."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from limbeck.recipes.ship.shown import (
     open_shown,
     own_crop_ratio,
     preprocessing_of,
+    scorer_of,
 )
-from limbeck.records import Batch
+from limbeck.records import Batch, Objects
 
 
 def shown(network, data=None, count=100):
@@ -139,6 +141,31 @@ def test_both_scores_and_what_may_be_lost(classifier):
     assert scorer.failures(0.5) == [
         "top-1 falls from 100.00 to 50.00 % (tolerance 25.00 points)"  # one image of four
     ]
+
+
+def test_a_detector_s_score_is_its_ap50_and_its_thresholds_are_told(detector):
+    scorer = scorer_of(load_finished(detector).facts)
+    assert scorer.plain() == {} == scorer.thresholds() and scorer.failures(0) == []
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40]])
+    wanted = Objects(boxes, torch.tensor([0, 0]), (40, 48))
+    batch = replace(labelled(torch.zeros(1)), labels=None, objects=(wanted,))
+    more = torch.tensor([[30.0, 0, 44, 10]])
+    own = {
+        "boxes": torch.cat([boxes, more])[None].numpy(), "classes": np.array([[0, 0, 0]]),
+        "scores": np.array([[0.9, 0.8, 0.3]], np.float32),
+    }  # fmt: skip
+    # The file squeezes the confidences, and its last box, of the filling below too, is clipped.
+    file = own | {"scores": np.array([[0.6, 0.5, 0.4]], np.float32)}
+    file["boxes"] = own["boxes"] + np.array([0, 0, 0, 4], np.float32)
+    scorer.add(batch, own, file)
+    assert scorer.plain() == {"name": "AP50", "pytorch": 1.0, "file": 1.0, "images": 1}
+    said = scorer.thresholds()
+    assert said["pytorch"] == pytest.approx({"threshold": 0.8, "f1": 1})
+    assert said["file"] == pytest.approx({"threshold": 0.5, "f1": 1})
+    assert said["old_f1"] == 0
+    worse = scorer_of(load_finished(detector).facts)
+    worse.add(batch, own, own | {"boxes": own["boxes"] + 30})
+    assert worse.failures(1) == ["AP50 falls from 100.00 to 0.00 % (tolerance 50.00 points)"]
 
 
 def test_a_segmenter_s_score_is_its_miou(segmenter):
