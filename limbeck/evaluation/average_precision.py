@@ -124,7 +124,7 @@ class AveragePrecision:
         columns: list[list[np.ndarray]] = [[], [], [], []]
         counts = np.zeros((len(self.images), len(self.classes)), np.int64)
         for index, image in enumerate(self.images):
-            parts = _hits(image, len(self.classes))
+            parts = _hits(image)
             for column, part in zip(columns, (*parts, np.full(len(parts[0]), index)), strict=True):
                 column.append(part)
             single = image.truth.classes[~image.truth.is_crowd]
@@ -149,18 +149,23 @@ class AveragePrecision:
                 truths.append(
                     each if is_boxes else each | {"segmentation": shape or [_corners(box)]}
                 )
-            parts = zip(
+            each_of = zip(
                 _xywh(image.boxes), image.scores.tolist(), image.classes.tolist(), strict=True
             )
-            for place, (box, score, value) in enumerate(parts):
-                what = {"bbox": box} if is_boxes else {"segmentation": image.masks[place]}
+            for place, (box, score, value) in enumerate(each_of):
+                # What COCO's reader of results would add, box by box, with an outline of each.
+                what = {"bbox": box, "area": box[2] * box[3], "iscrowd": 0, "id": len(answers) + 1}
+                if not is_boxes:
+                    what = {"segmentation": image.masks[place]}
                 answers.append({"image_id": index, "category_id": value + 1, "score": score} | what)
         categories = [{"id": k + 1, "name": name} for k, name in enumerate(self.classes)]
         truth = tools.COCO({"images": images, "annotations": truths, "categories": categories})
         if not answers:
             nothing = dict.fromkeys(_NAMES, 0.0)
             return nothing, dict.fromkeys(self.classes, 0.0)
-        found = tools.COCOeval_faster(truth, truth.loadRes(answers), kind, print_function=_silent)
+        parts = {"images": images, "annotations": answers, "categories": categories}
+        said = tools.COCO(parts) if is_boxes else truth.loadRes(answers)
+        found = tools.COCOeval_faster(truth, said, kind, print_function=_silent)
         found.params.maxDets = list(MOST)
         found.evaluate()
         found.accumulate()
@@ -223,27 +228,25 @@ def _overlaps(truth: np.ndarray, boxes: np.ndarray, *, of_crowd: bool = False) -
     return inside / (own[:, None] + areas[None] - inside).clip(min=1e-12)
 
 
-def _hits(image: _Image, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _hits(image: _Image) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores of the answers, whether each finds an object of its class that no surer one does, and
     classes; those within crowds of their class are left out."""
-    truth = image.truth
-    order = np.argsort(-image.scores, kind="stable")
-    is_right, is_counted = np.zeros(len(order), bool), np.ones(len(order), bool)
-    for kind in range(num_classes):
-        own = order[image.classes[order] == kind]
-        single = truth.boxes[(truth.classes == kind) & ~truth.is_crowd]
-        crowd = truth.boxes[(truth.classes == kind) & truth.is_crowd]
-        overlap = _overlaps(single, image.boxes[own])
-        within = _overlaps(crowd, image.boxes[own], of_crowd=True)
-        is_free = np.ones(len(single), bool)
-        for place, answer in enumerate(own):
-            fits = np.where(is_free, overlap[:, place], 0)
-            if fits.size and fits.max() >= OVERLAP:
-                is_free[fits.argmax()] = False
-                is_right[answer] = True
-            elif (within[:, place] >= OVERLAP).any():
-                is_counted[answer] = False
-    return image.scores[is_counted], is_right[is_counted], image.classes[is_counted]
+    truth, said = image.truth, image.classes
+    is_single = ~truth.is_crowd
+    overlap = _overlaps(truth.boxes[is_single], image.boxes)
+    overlap[truth.classes[is_single][:, None] != said[None]] = 0
+    within = _overlaps(truth.boxes[~is_single], image.boxes, of_crowd=True)
+    within[truth.classes[~is_single][:, None] != said[None]] = 0
+    is_right = np.zeros(len(said), bool)
+    # Few answers come near an object at all.
+    near = np.flatnonzero((overlap >= OVERLAP).any(0))
+    for answer in near[np.argsort(-image.scores[near], kind="stable")]:
+        best = overlap[:, answer].argmax()
+        if overlap[best, answer] >= OVERLAP:
+            is_right[answer] = True
+            overlap[best] = 0  # found
+    is_counted = is_right | ~(within >= OVERLAP).any(0)
+    return image.scores[is_counted], is_right[is_counted], said[is_counted]
 
 
 def _best(scores: np.ndarray, is_right: np.ndarray, count: int) -> tuple[float, ...]:
