@@ -124,7 +124,7 @@ class AveragePrecision:
         columns: list[list[np.ndarray]] = [[], [], [], []]
         counts = np.zeros((len(self.images), len(self.classes)), np.int64)
         for index, image in enumerate(self.images):
-            parts = _hits(image, len(self.classes))
+            parts = _hits(image)
             for column, part in zip(columns, (*parts, np.full(len(parts[0]), index)), strict=True):
                 column.append(part)
             single = image.truth.classes[~image.truth.is_crowd]
@@ -135,6 +135,7 @@ class AveragePrecision:
         """COCO's numbers and the "ap" of each class, of "bbox" or "segm"."""
         tools, is_boxes = self.tools, kind == "bbox"
         images, truths, answers = [], [], []
+        nothing: list[Any] = []
         for index, image in enumerate(self.images, 1):
             images.append({"id": index, "height": image.size[0], "width": image.size[1]})
             truth = image.truth
@@ -153,13 +154,16 @@ class AveragePrecision:
                 _xywh(image.boxes), image.scores.tolist(), image.classes.tolist(), strict=True
             )
             for place, (box, score, value) in enumerate(parts):
-                what = {"bbox": box} if is_boxes else {"segmentation": image.masks[place]}
+                # An outline would be made of each box, and is not looked at.
+                what = (
+                    {"bbox": box, "segmentation": nothing} if is_boxes
+                    else {"segmentation": image.masks[place]}
+                )  # fmt: skip
                 answers.append({"image_id": index, "category_id": value + 1, "score": score} | what)
         categories = [{"id": k + 1, "name": name} for k, name in enumerate(self.classes)]
         truth = tools.COCO({"images": images, "annotations": truths, "categories": categories})
         if not answers:
-            nothing = dict.fromkeys(_NAMES, 0.0)
-            return nothing, dict.fromkeys(self.classes, 0.0)
+            return dict.fromkeys(_NAMES, 0.0), dict.fromkeys(self.classes, 0.0)
         found = tools.COCOeval_faster(truth, truth.loadRes(answers), kind, print_function=_silent)
         found.params.maxDets = list(MOST)
         found.evaluate()
@@ -223,26 +227,28 @@ def _overlaps(truth: np.ndarray, boxes: np.ndarray, *, of_crowd: bool = False) -
     return inside / (own[:, None] + areas[None] - inside).clip(min=1e-12)
 
 
-def _hits(image: _Image, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _objects_of(overlap: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Of overlaps (n objects, m answers) the object that each answer finds, -1 for none: the surest
+    comes first, and takes what of the free ones it overlaps most."""
+    found, is_free = np.full(len(scores), -1), np.ones(len(overlap), bool)
+    order = np.argsort(-scores, kind="stable")
+    for answer in order[(overlap >= OVERLAP).any(0)[order]]:  # few of all
+        fits = np.where(is_free, overlap[:, answer], 0)
+        if fits[best := fits.argmax()] >= OVERLAP:
+            is_free[best], found[answer] = False, best
+    return found
+
+
+def _hits(image: _Image) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores of the answers, whether each finds an object of its class that no surer one does, and
     classes; those within crowds of their class are left out."""
     truth = image.truth
-    order = np.argsort(-image.scores, kind="stable")
-    is_right, is_counted = np.zeros(len(order), bool), np.ones(len(order), bool)
-    for kind in range(num_classes):
-        own = order[image.classes[order] == kind]
-        single = truth.boxes[(truth.classes == kind) & ~truth.is_crowd]
-        crowd = truth.boxes[(truth.classes == kind) & truth.is_crowd]
-        overlap = _overlaps(single, image.boxes[own])
-        within = _overlaps(crowd, image.boxes[own], of_crowd=True)
-        is_free = np.ones(len(single), bool)
-        for place, answer in enumerate(own):
-            fits = np.where(is_free, overlap[:, place], 0)
-            if fits.size and fits.max() >= OVERLAP:
-                is_free[fits.argmax()] = False
-                is_right[answer] = True
-            elif (within[:, place] >= OVERLAP).any():
-                is_counted[answer] = False
+    is_same = truth.classes[:, None] == image.classes[None]
+    single, crowd = ~truth.is_crowd, truth.is_crowd
+    overlap = _overlaps(truth.boxes[single], image.boxes) * is_same[single]
+    within = _overlaps(truth.boxes[crowd], image.boxes, of_crowd=True) * is_same[crowd]
+    is_right = _objects_of(overlap, image.scores) >= 0
+    is_counted = is_right | ~(within >= OVERLAP).any(0)
     return image.scores[is_counted], is_right[is_counted], image.classes[is_counted]
 
 
@@ -271,17 +277,10 @@ def _confusion(image: _Image, threshold: float, num_classes: int) -> np.ndarray:
     truth, kinds = image.truth.boxes[is_single], image.truth.classes[is_single]
     is_sure = image.scores >= threshold
     boxes, said = image.boxes[is_sure], image.classes[is_sure]
-    order = np.argsort(-image.scores[is_sure], kind="stable")
-    overlap = _overlaps(truth, boxes)
     within = _overlaps(image.truth.boxes[~is_single], boxes, of_crowd=True)
-    is_free = np.ones(len(truth), bool)
-    for answer in order:
-        fits = np.where(is_free, overlap[:, answer], 0)
-        if fits.size and fits.max() >= OVERLAP:
-            is_free[fits.argmax()] = False
-            counts[kinds[fits.argmax()], said[answer]] += 1
-        elif not (within[:, answer] >= OVERLAP).any():
-            counts[num_classes, said[answer]] += 1
-    for kind in kinds[is_free]:
-        counts[kind, num_classes] += 1
+    found = _objects_of(_overlaps(truth, boxes), image.scores[is_sure])
+    is_none = (found < 0) & ~(within >= OVERLAP).any(0)
+    np.add.at(counts, (kinds[found[found >= 0]], said[found >= 0]), 1)
+    np.add.at(counts, (num_classes, said[is_none]), 1)
+    np.add.at(counts, (np.delete(kinds, found[found >= 0]), num_classes), 1)
     return counts
