@@ -253,7 +253,7 @@ def _hits(image: _Image) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _best(scores: np.ndarray, is_right: np.ndarray, count: int) -> tuple[float, ...]:
-    """The threshold of the highest F1, that, and precision and recall there."""
+    """A threshold of the highest F1, that, and precision and recall there."""
     if not len(scores) or not count:
         return 0.5, 0.0, 0.0, 0.0
     order = np.argsort(-scores, kind="stable")
@@ -263,8 +263,10 @@ def _best(scores: np.ndarray, is_right: np.ndarray, count: int) -> tuple[float, 
     # A threshold lets in all answers of its score.
     is_last = np.append(np.diff(scores[order]) != 0, True)
     best = int(np.where(is_last, f1, -1).argmax())
+    # Half-way to the next, so that rounding turns no answer away.
+    between = scores[order][best : best + 2].mean()
     return (
-        float(scores[order][best]), float(f1[best]),
+        float(between), float(f1[best]),
         float(hits[best] / number[best]), float(hits[best] / count),
     )  # fmt: skip
 
