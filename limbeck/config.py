@@ -216,12 +216,14 @@ def option_flags(kind: type, prefix: str = "") -> Iterator[str]:
         if dataclasses.is_dataclass(field.default):
             yield from option_flags(type(field.default), f"{path}.")
             continue
-        yield f"--{flag}"
-        if isinstance(field.default, bool):
-            start, dot, last = flag.rpartition(".")
-            yield f"--{start}{dot}no-{last}"
+        names = [f"--{flag}"]
         for extra in getattr(hints[field.name], "__metadata__", ()):
-            yield from getattr(extra, "aliases", None) or ()
+            names += getattr(extra, "aliases", None) or ()
+        yield from names
+        if isinstance(field.default, bool):
+            for name in names:
+                start, dot, last = name.removeprefix("--").rpartition(".")
+                yield f"--{start}{dot}no-{last}"
 
 
 def is_record(hint: Any) -> bool:

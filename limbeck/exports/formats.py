@@ -49,15 +49,7 @@ WORDS = {
     "any": "a network for images of any size",
     "segmenter": "a segmenter",
     "detector": "a detector",
-    "mask-rcnn": "a Mask R-CNN",
-    "cascade": "a Cascade R-CNN",
 }
-
-_PROPOSALS = dict.fromkeys(
-    ("mask-rcnn", "cascade"),
-    "how many boxes it proposes hangs on the image, and a graph has one shape; train one with "
-    "--detector.head light",
-)
 
 _WIDENED = "weights are fp16 in the file, and computed in fp32"
 _INT8 = "weights and what layers take are int8, what is between in fp32"
@@ -71,7 +63,6 @@ FORMATS: dict[FormatName, Format] = {
         {
             "bf16": "ONNX Runtime has no bf16 for processors; choose --to openvino or torch, "
             "or --precision fp16, which halves the file",
-            **_PROPOSALS,
         },
         computes={"fp16": _WIDENED, "int8": _INT8},
     ),
@@ -81,7 +72,6 @@ FORMATS: dict[FormatName, Format] = {
         ("openvino",),
         {
             "any": "its reader of PyTorch's graphs can't interpolate positions; choose --to onnx",
-            **_PROPOSALS,
         },
         computes={
             "bf16": "weights are fp32 in the file, and computed in bf16",
@@ -94,7 +84,6 @@ FORMATS: dict[FormatName, Format] = {
         ".pt2",
         refused={
             "int8": "PyTorch alone has no int8 kernels for it; choose --to onnx or openvino",
-            **_PROPOSALS,
         },
         computes={"bf16": _HALF, "fp16": _HALF},
     ),

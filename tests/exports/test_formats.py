@@ -36,7 +36,6 @@ def test_every_format_has_its_module_and_its_words(name):
         ("timm", "segmenter", "timm can't hold a segmenter: .*choose --to onnx"),
         ("timm", "any", "timm can't hold a network for images of any size"),
         ("timm", "detector", "timm can't hold a detector: timm has no detectors"),
-        ("onnx", "mask-rcnn", "ONNX can't hold a Mask R-CNN: .* one shape; train one with"),
         ("openvino", "any", "OpenVINO can't hold .* any size: .*choose --to onnx"),
     ],
 )
