@@ -138,12 +138,8 @@ def test_a_detector_s_file_runs_without_the_package(tmp_path, bare_python):
     found = predict(PredictConfig(network=run, images=(str(objects),), out=out, threshold=least))
     lines = map(json.loads, (found.out / "predictions.jsonl").read_text().splitlines())
     line = max(lines, key=lambda each: len(each["boxes"]))
-    script = str(FOLDER / "run_onnx_boxes.py")
-    done = subprocess.run(
-        [bare_python, "-I", script, str(file), str(objects / line["image"])],
-        capture_output=True,
-        text=True,
-    )
+    words = [str(FOLDER / "run_onnx_boxes.py"), str(file), str(objects / line["image"])]
+    done = subprocess.run([bare_python, "-I", *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     expected, said = line["boxes"], done.stdout.splitlines()
     assert len(said) == len(expected) > 0

@@ -135,7 +135,6 @@ class AveragePrecision:
         """COCO's numbers and the "ap" of each class, of "bbox" or "segm"."""
         tools, is_boxes = self.tools, kind == "bbox"
         images, truths, answers = [], [], []
-        nothing: list[Any] = []
         for index, image in enumerate(self.images, 1):
             images.append({"id": index, "height": image.size[0], "width": image.size[1]})
             truth = image.truth
@@ -150,21 +149,22 @@ class AveragePrecision:
                 truths.append(
                     each if is_boxes else each | {"segmentation": shape or [_corners(box)]}
                 )
-            parts = zip(
+            each_of = zip(
                 _xywh(image.boxes), image.scores.tolist(), image.classes.tolist(), strict=True
             )
-            for place, (box, score, value) in enumerate(parts):
-                # An outline would be made of each box, and is not looked at.
-                what = (
-                    {"bbox": box, "segmentation": nothing} if is_boxes
-                    else {"segmentation": image.masks[place]}
-                )  # fmt: skip
+            for place, (box, score, value) in enumerate(each_of):
+                # What COCO's reader of results would add, box by box, with an outline of each.
+                what = {"bbox": box, "area": box[2] * box[3], "iscrowd": 0, "id": len(answers) + 1}
+                if not is_boxes:
+                    what = {"segmentation": image.masks[place]}
                 answers.append({"image_id": index, "category_id": value + 1, "score": score} | what)
         categories = [{"id": k + 1, "name": name} for k, name in enumerate(self.classes)]
         truth = tools.COCO({"images": images, "annotations": truths, "categories": categories})
         if not answers:
             return dict.fromkeys(_NAMES, 0.0), dict.fromkeys(self.classes, 0.0)
-        found = tools.COCOeval_faster(truth, truth.loadRes(answers), kind, print_function=_silent)
+        parts = {"images": images, "annotations": answers, "categories": categories}
+        said = tools.COCO(parts) if is_boxes else truth.loadRes(answers)
+        found = tools.COCOeval_faster(truth, said, kind, print_function=_silent)
         found.params.maxDets = list(MOST)
         found.evaluate()
         found.accumulate()
