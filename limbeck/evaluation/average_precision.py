@@ -161,8 +161,7 @@ class AveragePrecision:
         categories = [{"id": k + 1, "name": name} for k, name in enumerate(self.classes)]
         truth = tools.COCO({"images": images, "annotations": truths, "categories": categories})
         if not answers:
-            nothing = dict.fromkeys(_NAMES, 0.0)
-            return nothing, dict.fromkeys(self.classes, 0.0)
+            return dict.fromkeys(_NAMES, 0.0), dict.fromkeys(self.classes, 0.0)
         parts = {"images": images, "annotations": answers, "categories": categories}
         said = tools.COCO(parts) if is_boxes else truth.loadRes(answers)
         found = tools.COCOeval_faster(truth, said, kind, print_function=_silent)
@@ -228,29 +227,33 @@ def _overlaps(truth: np.ndarray, boxes: np.ndarray, *, of_crowd: bool = False) -
     return inside / (own[:, None] + areas[None] - inside).clip(min=1e-12)
 
 
+def _objects_of(overlap: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Of overlaps (n objects, m answers) the object that each answer finds, -1 for none: the surest
+    comes first, and takes what of the free ones it overlaps most."""
+    found, is_free = np.full(len(scores), -1), np.ones(len(overlap), bool)
+    order = np.argsort(-scores, kind="stable")
+    for answer in order[(overlap >= OVERLAP).any(0)[order]]:  # few of all
+        fits = np.where(is_free, overlap[:, answer], 0)
+        if fits[best := fits.argmax()] >= OVERLAP:
+            is_free[best], found[answer] = False, best
+    return found
+
+
 def _hits(image: _Image) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores of the answers, whether each finds an object of its class that no surer one does, and
     classes; those within crowds of their class are left out."""
-    truth, said = image.truth, image.classes
-    is_single = ~truth.is_crowd
-    overlap = _overlaps(truth.boxes[is_single], image.boxes)
-    overlap[truth.classes[is_single][:, None] != said[None]] = 0
-    within = _overlaps(truth.boxes[~is_single], image.boxes, of_crowd=True)
-    within[truth.classes[~is_single][:, None] != said[None]] = 0
-    is_right = np.zeros(len(said), bool)
-    # Few answers come near an object at all.
-    near = np.flatnonzero((overlap >= OVERLAP).any(0))
-    for answer in near[np.argsort(-image.scores[near], kind="stable")]:
-        best = overlap[:, answer].argmax()
-        if overlap[best, answer] >= OVERLAP:
-            is_right[answer] = True
-            overlap[best] = 0  # found
+    truth = image.truth
+    is_same = truth.classes[:, None] == image.classes[None]
+    single, crowd = ~truth.is_crowd, truth.is_crowd
+    overlap = _overlaps(truth.boxes[single], image.boxes) * is_same[single]
+    within = _overlaps(truth.boxes[crowd], image.boxes, of_crowd=True) * is_same[crowd]
+    is_right = _objects_of(overlap, image.scores) >= 0
     is_counted = is_right | ~(within >= OVERLAP).any(0)
-    return image.scores[is_counted], is_right[is_counted], said[is_counted]
+    return image.scores[is_counted], is_right[is_counted], image.classes[is_counted]
 
 
 def _best(scores: np.ndarray, is_right: np.ndarray, count: int) -> tuple[float, ...]:
-    """The threshold of the highest F1, that, and precision and recall there."""
+    """A threshold of the highest F1, that, and precision and recall there."""
     if not len(scores) or not count:
         return 0.5, 0.0, 0.0, 0.0
     order = np.argsort(-scores, kind="stable")
@@ -260,8 +263,10 @@ def _best(scores: np.ndarray, is_right: np.ndarray, count: int) -> tuple[float, 
     # A threshold lets in all answers of its score.
     is_last = np.append(np.diff(scores[order]) != 0, True)
     best = int(np.where(is_last, f1, -1).argmax())
+    # Half-way to the next, so that rounding turns no answer away.
+    between = scores[order][best : best + 2].mean()
     return (
-        float(scores[order][best]), float(f1[best]),
+        float(between), float(f1[best]),
         float(hits[best] / number[best]), float(hits[best] / count),
     )  # fmt: skip
 
@@ -274,17 +279,10 @@ def _confusion(image: _Image, threshold: float, num_classes: int) -> np.ndarray:
     truth, kinds = image.truth.boxes[is_single], image.truth.classes[is_single]
     is_sure = image.scores >= threshold
     boxes, said = image.boxes[is_sure], image.classes[is_sure]
-    order = np.argsort(-image.scores[is_sure], kind="stable")
-    overlap = _overlaps(truth, boxes)
     within = _overlaps(image.truth.boxes[~is_single], boxes, of_crowd=True)
-    is_free = np.ones(len(truth), bool)
-    for answer in order:
-        fits = np.where(is_free, overlap[:, answer], 0)
-        if fits.size and fits.max() >= OVERLAP:
-            is_free[fits.argmax()] = False
-            counts[kinds[fits.argmax()], said[answer]] += 1
-        elif not (within[:, answer] >= OVERLAP).any():
-            counts[num_classes, said[answer]] += 1
-    for kind in kinds[is_free]:
-        counts[kind, num_classes] += 1
+    found = _objects_of(_overlaps(truth, boxes), image.scores[is_sure])
+    is_none = (found < 0) & ~(within >= OVERLAP).any(0)
+    np.add.at(counts, (kinds[found[found >= 0]], said[found >= 0]), 1)
+    np.add.at(counts, (num_classes, said[is_none]), 1)
+    np.add.at(counts, (np.delete(kinds, found[found >= 0]), num_classes), 1)
     return counts

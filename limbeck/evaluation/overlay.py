@@ -12,6 +12,7 @@ from torch import Tensor
 from limbeck.files import printable
 
 SWATCH = 14  # pixels of a line of the legend
+LEAST_SIDE = 320  # pixels of the longer side of a picture with boxes
 GOLDEN = 0.618033988749895
 FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "arial.ttf", "Arial.ttf")
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -75,21 +76,25 @@ def draw_boxes(
     opacity: float, masks: Sequence[np.ndarray] = (),
 ) -> Image.Image:  # fmt: skip
     """The image (H, W, 3) uint8 with its objects: "class", "score" and "box" (left, top, width,
-    height in pixels) each, and ``masks`` (H, W) bool, one each, laid over it."""
+    height in pixels) each, and ``masks`` (H, W) bool, one each, laid over it; a small one enlarged,
+    or names would hide it."""
     pixels = image.astype(np.float32)
     for each, is_inside in zip(found, masks, strict=bool(masks)):
         colour = colors[each["class"]].astype(np.float32)
         pixels[is_inside] = pixels[is_inside] * (1 - opacity) + colour * opacity
     picture = Image.fromarray(np.round(pixels).astype(np.uint8))
+    factor = max(1, -(-LEAST_SIDE // max(picture.size)))
+    sides = (factor * picture.width, factor * picture.height)
+    picture = picture.resize(sides, Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(picture)
     size = max(10, round(max(picture.size) / 45))
     letters, width = font(size), max(1, size // 6)
     for each in reversed(found):  # the surest lies above the others
-        left, top, wide, high = each["box"]
+        left, top, wide, high = (factor * value for value in each["box"])
         colour = tuple(colors[each["class"]].tolist())
         draw.rectangle((left, top, left + wide, top + high), outline=colour, width=width)
     for each in reversed(found):  # no box crosses a name
-        left, top, *_ = each["box"]
+        left, top, *_ = (factor * value for value in each["box"])
         colour = tuple(colors[each["class"]].tolist())
         text = printable(f"{each['class']} {each['score']:.2f}")
         room = draw.textbbox((0, 0), text, font=letters)

@@ -301,7 +301,7 @@ def test_boxes_their_files_and_pictures(objects, detector, tmp_path):
     assert (x * 48, y * 40) == pytest.approx((left + wide / 2, top + high / 2), abs=1e-3)
     assert (w * 48, h * 40) == pytest.approx((wide, high), abs=1e-3)
     with Image.open(found.out / "pictures" / "000.png") as picture:
-        assert picture.size == (48, 40)
+        assert picture.size == (7 * 48, 7 * 40)
     assert "detections.json, labels" in report(found)
     best = json.loads((detector / "student.json").read_text())["scores"]["threshold"]
     assert min(each["score"] for each in lines) >= best
@@ -309,6 +309,33 @@ def test_boxes_their_files_and_pictures(objects, detector, tmp_path):
     assert not any(line["boxes"] for line in lines_of(sure.out))
     with pytest.raises(UserError, match="threshold has no effect on|top has no effect on"):
         predict(replace(config, top=3, out=tmp_path / "other"))
+
+
+def test_boxes_of_a_video_go_on_where_it_stopped(objects, detector, tmp_path, monkeypatch):
+    pytest.importorskip("av")
+    pictures = [Image.open(objects / f"{index:03d}.png") for index in range(6)]
+    write_video(tmp_path / "clip.mp4", ((place / 4, own) for place, own in enumerate(pictures)))
+    config = PredictConfig(
+        network=str(detector), images=(str(tmp_path / "clip.mp4"),), out=tmp_path / "said",
+        boxes=("yolo",),
+    )  # fmt: skip
+    monkeypatch.setattr(answering.Boxes, "batch_size", 2)
+    real, count = answering.Boxes.say, []
+
+    def stops(self, samples):
+        count.append(len(samples))
+        if len(count) == 2:
+            raise KeyboardInterrupt
+        return real(self, samples)
+
+    monkeypatch.setattr(answering.Boxes, "say", stops)
+    with pytest.raises(KeyboardInterrupt):
+        predict(config)
+    assert predict(config).num_images == 6 and count == [2, 2, 2, 2]
+    assert [line["frame"] for line in lines_of(config.out)] == [*range(6)]
+    assert len(list((config.out / "labels" / "clip.mp4").glob("*.txt"))) == 6
+    drawn = list(read_frames(config.out / "pictures" / "clip.mp4.mp4", 1, 10**6))
+    assert [each.pixels.shape for each in drawn] == [(7 * 40, 7 * 48, 3)] * 6
 
 
 def test_masks_of_boxes_are_told_and_drawn(objects, tmp_path):

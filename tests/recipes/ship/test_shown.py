@@ -160,9 +160,9 @@ def test_a_detector_s_score_is_its_ap50_and_its_thresholds_are_told(detector):
     scorer.add(batch, own, file)
     assert scorer.plain() == {"name": "AP50", "pytorch": 1.0, "file": 1.0, "images": 1}
     said = scorer.thresholds()
-    assert said["pytorch"] == pytest.approx({"threshold": 0.8, "f1": 1})
-    assert said["file"] == pytest.approx({"threshold": 0.5, "f1": 1})
-    assert said["old_f1"] == 0
+    assert said["pytorch"] == pytest.approx({"threshold": 0.55, "f1": 1})
+    assert said["file"] == pytest.approx({"threshold": 0.45, "f1": 1})
+    assert said["old_f1"] == pytest.approx(2 / 3)
     worse = scorer_of(load_finished(detector).facts)
     worse.add(batch, own, own | {"boxes": own["boxes"] + 30})
     assert worse.failures(1) == ["AP50 falls from 100.00 to 0.00 % (tolerance 50.00 points)"]

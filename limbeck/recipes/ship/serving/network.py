@@ -94,12 +94,16 @@ class Network:
         record = read_export(file, self.facts) if file else None
         self.graph = Graph(self.network, record["input"]["kind"] if record else "float")
         self.run, self.runtime = runner(self.graph, threads), "PyTorch"
+        self.threshold = self.facts.origin.get("scores", {}).get("threshold", THRESHOLD)
         if file and record:
             name = next(name for name, each in FORMATS.items() if each.title == record["runtime"])
             check_packages(name)
             self.run = module_of(name).load(file, record, threads)
             self.runtime = f"{record['runtime']}, {record['precision']}"
             self.segmenter = _InFile(self)
+            # Its own, where it is known: int8 squeezes confidences.
+            of_file = record.get("proof", {}).get("thresholds", {}).get("file", {})
+            self.threshold = of_file.get("threshold", self.threshold)
             if shorter := record["preprocessing"].get("shorter_side"):
                 # Half a pixel more is cut off again, and no rounding can be.
                 self.crop_ratio = self.facts.img_size[0] / (shorter + 0.5)
@@ -216,13 +220,12 @@ class Network:
         parts = (torch.from_numpy(said[name][0]) for name in ("boxes", "scores", "classes"))
         found = on_image(Detections(*parts), size, (pixels.shape[0], pixels.shape[1]))
         boxes = []
-        least = self.facts.origin.get("scores", {}).get("threshold", THRESHOLD)
-        for place in torch.nonzero(found.scores >= least).flatten().tolist():
+        for place in torch.nonzero(found.scores >= self.threshold).flatten().tolist():
             left, top, right, bottom = found.boxes[place].tolist()
             name = self.names[int(found.classes[place])]
             box = [left, top, max(0.0, right - left), max(0.0, bottom - top)]
             boxes.append({"class": name, "score": float(found.scores[place]), "box": box})
-        there = sorted({int(kind) for kind in found.classes[found.scores >= least]})
+        there = sorted({int(kind) for kind in found.classes[found.scores >= self.threshold]})
         return {
             "width": pixels.shape[1],
             "height": pixels.shape[0],

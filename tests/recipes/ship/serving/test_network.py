@@ -139,6 +139,12 @@ def test_boxes_by_pytorch_and_by_a_file(objects, detector, tmp_path):
             assert own["score"] == pytest.approx(other["score"], abs=1e-3)
             assert own["box"] == pytest.approx(other["box"], abs=0.05)
         assert said["colours"].keys() == {each["class"] for each in expected}
+    # int8, say, is less sure of itself, and its file says from when on it is right.
+    least = {"proof": {"thresholds": {"file": {"threshold": 1.0}}}}
+    (said,) = Network(str(detector), exported(detector, tmp_path, **least))([
+        Asked(file.read_bytes())
+    ])  # fmt: skip
+    assert said["boxes"] == []
     with pytest.raises(UserError, match="A detector has no vector of an image"):
         Network(str(detector), gallery=str(objects))
 
