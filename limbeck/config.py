@@ -221,9 +221,13 @@ def option_flags(kind: type, prefix: str = "") -> Iterator[str]:
             names += getattr(extra, "aliases", None) or ()
         yield from names
         if isinstance(field.default, bool):
-            for name in names:
-                start, dot, last = name.removeprefix("--").rpartition(".")
-                yield f"--{start}{dot}no-{last}"
+            yield from (negated(name) for name in names if name.startswith("--"))
+
+
+def negated(flag: str) -> str:
+    """What switches an option off: --data.no-shuffle of --data.shuffle."""
+    start, dot, last = flag.removeprefix("--").rpartition(".")
+    return f"--{start}{dot}no-{last}"
 
 
 def is_record(hint: Any) -> bool:
