@@ -30,7 +30,9 @@ def small(family="mae", num_classes=3, img_size=SIDE, seed=0, **options):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("family", "cascade"), [*[(each, False) for each in FAMILIES], ("mae", True)])
+@pytest.mark.parametrize(
+    ("family", "cascade"), [*[(each, False) for each in FAMILIES], ("mae", True)]
+)
 def test_taps_losses_and_answers_of_every_encoder(family, cascade):
     detector = small(family, masks=True, cascade=cascade).train()
     facts = detector.facts
