@@ -1,4 +1,4 @@
-"""Published detectors: read strictly, written as they are read, without a distillation's adapters."""
+"""Published detectors: read strictly, written as they are read, without adapters."""
 
 import pytest
 import torch
