@@ -1,18 +1,13 @@
 """Mask R-CNN on ViTDet's backbone as G2SD and MAE-Lite (arXiv 2302.14771, 2205.14443) publish it:
-read and written strictly, in both directions. A published name is made of ours."""
+read strictly. A published name is made of ours."""
 
 import re
 from math import isqrt
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from limbeck.errors import UserError
-from limbeck.models.dense.detector import rebuild_detector
-from limbeck.models.dense.rcnn.detector import RcnnDetector
-from limbeck.models.encoder import Encoder
-from limbeck.models.finished import weight_hash
+from limbeck.models.dense.rcnn.detector import RcnnDetector, rebuild
 from limbeck.models.origins.architecture import to_ratio
 from limbeck.models.origins.files import FileInfo
 from limbeck.models.origins.layouts import (
@@ -20,23 +15,19 @@ from limbeck.models.origins.layouts import (
     Weights,
     check_telling,
     depth_of,
-    name_list,
-    rename,
     sort_out,
 )
-from limbeck.models.stated import check_size
-from limbeck.models.tensor_files import check_finite, compare
-from limbeck.models.vit_det import WINDOW, VitDet
+from limbeck.models.origins.segmenters import fill
+from limbeck.models.vit_det import WINDOW
 
-_NET, _HEADS = "backbone.net.", "roi_heads."
+_NET, _RPN, _HEADS = "backbone.net.", "proposal_generator.rpn_head.", "roi_heads."
 CLASSES = f"{_HEADS}box_predictor.cls_score.weight"
 _MASKS = f"{_HEADS}mask_head.predictor.weight"
-_ADAPTERS = "stu_adapter."
 _RULES: tuple[tuple[str, str], ...] = (
     (r"^backbone\.model\.", _NET),
-    (r"^rpn\.convs\.", "proposal_generator.rpn_head.conv.conv"),
-    (r"^rpn\.objectness\.", "proposal_generator.rpn_head.objectness_logits."),
-    (r"^rpn\.deltas\.", "proposal_generator.rpn_head.anchor_deltas."),
+    (r"^rpn\.convs\.", f"{_RPN}conv.conv"),
+    (r"^rpn\.objectness\.", f"{_RPN}objectness_logits."),
+    (r"^rpn\.deltas\.", f"{_RPN}anchor_deltas."),
     (r"^boxes\.0\.fc\.", f"{_HEADS}box_head.fc1."),
     (r"^boxes\.0\.classes\.", f"{_HEADS}box_predictor.cls_score."),
     (r"^boxes\.0\.deltas\.", f"{_HEADS}box_predictor.bbox_pred."),
@@ -64,60 +55,22 @@ def read_detector(weights: Weights, info: FileInfo, path: Path) -> RcnnDetector 
     if CLASSES not in weights:
         return None
     weights, left = sort_out(
-        weights, lambda name: "adapters of a distillation" if name.startswith(_ADAPTERS) else None
+        weights, lambda name: "adapters" if name.startswith("stu_adapter.") else None
     )
-    architecture = _architecture(weights)
     notes = [f"Left out {what} ({len(names)} tensors)." for what, names in left.items()]
     if _MASKS not in weights:
         notes.append("There is no head of masks in it.")
-    origin = {
-        "source": str(path), "layout": "vitdet_detector", "licence": None,
-        "notes": [*notes, *info.notes, "ImageNet's mean and std, as this layout has."],
-        "weight_hash": weight_hash(weights),
-    }  # fmt: skip
-    with torch.device("meta"):
-        skeleton = rebuild_detector(architecture, origin)
-    state = skeleton.state_dict()
-    own = {_published(name): name for name in state}
-    problems = [
-        f"{len(names)} {kind} ({name_list(names)})"
-        for kind, names in compare({n: state[own[n]] for n in own}, weights).items()
-        if names
-    ]
-    if problems:
-        raise UserError(f"{path} does not fit: {'; '.join(problems)}. Nothing is loaded in part.")
-    check_size(skeleton, sum(value.numel() for value in weights.values()), str(path))
-    check_finite(weights, path)
-    with torch.random.fork_rng(devices=[]):
-        detector = rebuild_detector(architecture, origin)
-    detector.load_state_dict(rename(weights, own.__getitem__))
-    assert isinstance(detector, RcnnDetector)
-    return detector.eval()
+    described = ("vitdet_detector", [*notes, *info.notes])
+    return fill(weights, _architecture(weights), path, described, rebuild, published_name)
 
 
-def to_published_detector(detector: Encoder) -> Weights:
-    """The tensors of its published layout. Raises UserError for a network that it can't hold."""
-    is_usual = (
-        isinstance(detector, RcnnDetector)
-        and isinstance(detector.backbone.model, VitDet)
-        and len(detector.stages) == 1
-        and (detector.facts.mean, detector.facts.std) == IMAGENET_NORM
-    )
-    if not is_usual:
-        raise UserError(
-            f"No published layout can hold {detector.facts.origin.get('source', 'this network')}: "
-            "it is for rcnn without cascade on a plain ViT, with ImageNet's mean and std. Its own "
-            "file is in its run."
-        )
-    return {_published(n): v.detach().cpu().clone() for n, v in detector.state_dict().items()}
-
-
-def _published(own: str) -> str:
-    """The published name of a tensor of ours."""
+def published_name(own: str) -> str:
+    """The published name of a tensor of an ``RcnnDetector``."""
     for pattern, replacement in _RULES:
         own = re.sub(pattern, replacement, own)
     for pattern, replacement, first in _COUNTED:
-        own = re.sub(pattern, lambda m: replacement.format(int(m[1]) + first), own)  # noqa: B023
+        if found := re.match(pattern, own):
+            own = replacement.format(int(found[1]) + first) + own[found.end() :]
     return own
 
 

@@ -29,10 +29,10 @@ class ConvertConfig:
     """A run's folder, a weights file, timm:NAME or hf:NAME."""
     out: Annotated[str, tyro.conf.Positional] = ""
     """The file to write: .pth, .pt or .safetensors."""
-    layout: Literal["mae", "mae-full", "tiny-vit", "segmenter", "detector"] = "mae"
+    layout: Literal["mae", "mae-full", "tiny-vit", "segmenter"] = "mae"
     """mae: the encoder alone; mae-full: with its decoder, as for more pre-training; tiny-vit: a
     TinyViT with its classifier; segmenter: as TinyMIM and G2SD publish theirs (of upernet), or
-    MAE-Lite (of semantic-fpn); detector: as G2SD and MAE-Lite publish theirs (of rcnn)."""
+    MAE-Lite (of semantic-fpn)."""
     num_heads: Width | None = None
     """Head count of all blocks: for a weights file that does not say it and whose width does not
     tell, and for a run whose last block was adapted to the teacher's."""
@@ -42,7 +42,7 @@ class ConvertConfig:
     """Replace the file if there is one."""
 
 
-TOLD_BY_TENSORS = {"tiny-vit": "a TinyViT", "segmenter": "a segmenter", "detector": "a detector"}
+TOLD_BY_TENSORS = {"tiny-vit": "a TinyViT", "segmenter": "a segmenter"}
 """The layouts that tell head counts, and what is in them."""
 
 
@@ -94,7 +94,6 @@ def convert(config: ConvertConfig) -> Converted:
     from limbeck import __version__
     from limbeck.files import write_whole
     from limbeck.models.origins.decoder import load_decoder, load_keepsakes
-    from limbeck.models.origins.detectors import to_published_detector
     from limbeck.models.origins.kept_decoder import DECODER, check_reads_output
     from limbeck.models.origins.load import load_encoder
     from limbeck.models.origins.published import to_mae
@@ -109,11 +108,7 @@ def convert(config: ConvertConfig) -> Converted:
         kept = load_keepsakes(config.source)[DECODER]
         check_reads_output(kept, f"The decoder of {config.source}", "convert it with --layout mae")
     if config.layout in TOLD_BY_TENSORS:
-        write = {
-            "tiny-vit": to_published,
-            "segmenter": to_published_segmenter,
-            "detector": to_published_detector,
-        }[config.layout]
+        write = to_published if config.layout == "tiny-vit" else to_published_segmenter
         weights, left = write(encoder), []
         told = {"source": str(encoder.facts.origin.get("source", ""))}
     else:

@@ -7,11 +7,12 @@ import torch
 
 import limbeck
 from limbeck.errors import UserError
+from limbeck.models.build import build_student
 from limbeck.models.dense.build_detector import build_detector
 from limbeck.models.dense.detector import rebuild_detector
 from limbeck.models.dense.rcnn import regions
 from limbeck.models.finished import save_student
-from limbeck.models.options import DetectorOptions
+from limbeck.models.options import DetectorOptions, StudentOptions
 from limbeck.models.origins.load import load_encoder
 from limbeck.models.vit import build_encoder
 from limbeck.records import Objects, Tap
@@ -166,8 +167,10 @@ def test_published_sizes_and_multipliers(width, num_heads, side, count):  # 2.6 
 
 
 def test_refusals():
-    with pytest.raises(UserError, match="multiples of 16 pixels, not 40; set --img-size"):
-        small(img_size=40)
+    shape = "vit_tiny:patch_size=6:img_size=36:embed_dim=32:depth=1:num_heads=2"
+    plain = build_student(StudentOptions(name=shape), seed=0)
+    with pytest.raises(UserError, match="patches of 6 pixels, and rcnn needs a multiple of 4"):
+        build_detector(plain, 3, DetectorOptions(head="rcnn"), 0)
     with pytest.raises(UserError, match="detector.cascade is for rcnn; leave it out"):
         DetectorOptions(cascade=True)
     with pytest.raises(UserError, match="rcnn has norms of its own, of each place"):
