@@ -13,6 +13,7 @@ from timm.layers import resize_rel_pos_bias_table
 from timm.models.beit import Attention, Beit
 from torch import Tensor, nn
 
+from limbeck.models.vit_det import AXIS_TABLES, resize_rows
 from limbeck.ops.pos_embed import resize_distances, resize_offsets
 
 TABLE = "relative_position_bias_table"
@@ -50,7 +51,7 @@ def resize_tables(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Ten
     A BEiT's are for its grid (with entries for the class token at the end), resized as published
     (``resize_distances``), a Swin's for its windows, resized timm's way. A table does not tell a
     window that is not square: such stay as they are. A TinyViT's are resized as published, too
-    (``resize_offsets``).
+    (``resize_offsets``), and a ViTDet's as its blocks do it.
     """
     own = model.state_dict()
     resized: dict[str, Tensor] = {}
@@ -59,6 +60,8 @@ def resize_tables(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Ten
             continue
         if name.endswith(_OFFSETS) and value.ndim == 2 and len(value) == len(own[name]):
             resized[name] = resize_offsets(value, own[name].shape[1])
+        if name.endswith(AXIS_TABLES):
+            resized[name] = resize_rows(value, len(own[name]))
         if not name.endswith(TABLE) or value.ndim != 2:
             continue
         window = model.get_submodule(name.removesuffix(f".{TABLE}")).window_size

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Attention, VisionTransformer
 from torch import Tensor, nn
 
-TABLES = ("rel_pos_h", "rel_pos_w")
+AXIS_TABLES = ("rel_pos_h", "rel_pos_w")
 WINDOW = 14
 _MULTIPLE = 8  # of a head's channels, which fused kernels want
 
@@ -31,7 +31,7 @@ class GridAttention(Attention):
     def settle(self, grid: tuple[int, int], window: int) -> None:
         """Say where it is, once, and give it tables."""
         self.grid, self.window = grid, window
-        for name, side in zip(TABLES, self.sides, strict=True):
+        for name, side in zip(AXIS_TABLES, self.sides, strict=True):
             table = torch.zeros(2 * side - 1, self.head_dim)
             self.register_parameter(name, nn.Parameter(table))
 
@@ -66,7 +66,7 @@ class GridAttention(Attention):
         placed = q.unflatten(2, self.sides)  # [B, nh, y, x, hd]
         rows, columns = (
             relative_rows(getattr(self, name), side).to(q.dtype)
-            for name, side in zip(TABLES, self.sides, strict=True)
+            for name, side in zip(AXIS_TABLES, self.sides, strict=True)
         )
         by_row = torch.einsum("bnyxd,ykd->bnyxk", placed, rows).flatten(2, 3)
         return by_row, torch.einsum("bnyxd,xkd->bnyxk", placed, columns).flatten(2, 3)

@@ -30,6 +30,7 @@ from limbeck.models.stated import check_size
 from limbeck.models.tensor_files import compare
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import build_encoder, wrap
+from limbeck.models.vit_det import AXIS_TABLES
 from limbeck.models.windows import to_grid, with_img_size
 from limbeck.ops.pos_embed import interpolate_pos_embed
 
@@ -242,9 +243,10 @@ def resized(encoder: TimmEncoder, size: Grid) -> TimmEncoder:
 def has_position_table(weights: Weights) -> bool:
     """Whether positions are a table (1, prefix rows + gh * gw, D), a row for each place.
 
-    Some Hieras have one of a fixed size, (1, D, gh, gw), for all grids.
+    Some Hieras have one of a fixed size, (1, D, gh, gw), for all grids, and so has a ViTDet.
     """
-    return "pos_embed" in weights and weights["pos_embed"].ndim == 3
+    is_fixed = any(name.endswith(AXIS_TABLES) for name in weights)
+    return not is_fixed and "pos_embed" in weights and weights["pos_embed"].ndim == 3
 
 
 def interpolation_note(grid: Grid, to_grid: Grid) -> str:

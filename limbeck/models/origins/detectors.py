@@ -96,6 +96,7 @@ def _architecture(weights: Weights) -> dict[str, Any]:
             "num_heads": num_heads, "mlp_ratio": to_ratio(weights[hidden].shape[0], dim),
             "global_blocks": [block for block in range(depth) if sides[block] == max(sides)],
             "window": min(sides) if min(sides) < max(sides) else WINDOW, "pos_grid": [grid, grid],
+            "num_classes": 0,
         },
     }  # fmt: skip
     return {

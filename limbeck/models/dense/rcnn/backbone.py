@@ -13,7 +13,7 @@ from limbeck.models.finished import weight_hash
 from limbeck.models.heads import has_usual_blocks, plain_shape
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import VitEncoder, build_encoder
-from limbeck.models.vit_det import TABLES, WINDOW, VitDet, published_globals, resize_rows
+from limbeck.models.vit_det import WINDOW, VitDet, published_globals
 
 log = logging.getLogger("limbeck")
 
@@ -26,39 +26,33 @@ def encoder_of(backbone: TimmEncoder, img_size: tuple[int, int] | None) -> TimmE
     A plain ViT gets windows and relative positions that start at 0. Its positions stay on their
     grid; its class token and final norm are left out.
     """
-    weights = _weights(backbone)
+    weights, facts = _weights(backbone), backbone.facts
     if weights is None:
-        if isinstance(backbone, VitEncoder):
+        if isinstance(backbone, VitEncoder) and not isinstance(backbone.model, VitDet):
             log.warning(
                 "%s can't have ViTDet's windows and relative positions: all its blocks attend to "
                 "all patches, as they are.",
-                backbone.facts.architecture["name"],
+                facts.architecture["name"],
             )
         return without_classifier(backbone, img_size)
-    facts = backbone.facts
-    kwargs = facts.architecture["kwargs"]
-    if not isinstance(backbone.model, VitDet):
-        kwargs = plain_shape(backbone) | {
-            "global_blocks": published_globals(facts.depth),
-            "window": WINDOW,
-            "pos_grid": list(facts.grid),
-        }
-    architecture = facts.architecture | {
-        "kind": "vit-det", "name": "vit_det",
-        "kwargs": kwargs | {"img_size": list(img_size or facts.img_size)},
-    }  # fmt: skip
+    kwargs = plain_shape(backbone) | {
+        "img_size": list(img_size or facts.img_size),
+        "global_blocks": published_globals(facts.depth),
+        "window": WINDOW,
+        "pos_grid": list(facts.grid),
+        "num_classes": 0,
+    }
+    own = {"kind": "vit-det", "name": "vit_det", "kwargs": kwargs}
     origin = {"source": "a network"} | facts.origin | {"weight_hash": weight_hash(weights)}
     with seeded(0):  # for weights that are replaced
-        made = build_encoder(architecture, origin)
-    made.model.load_state_dict(made.model.state_dict() | _resized(weights, made.model))
+        made = build_encoder(facts.architecture | own, origin)
+    made.model.load_state_dict(made.model.state_dict() | weights)
     return made.to(backbone.mean.device).eval()
 
 
 def _weights(encoder: TimmEncoder) -> dict[str, Tensor] | None:
     """What ViTDet's backbone has of a plain ViT, by name; None where it has no place for all."""
     model, facts = encoder.model, encoder.facts
-    if isinstance(model, VitDet):
-        return dict(model.state_dict())
     is_usual = (
         isinstance(model, VisionTransformer)
         and has_usual_blocks(model)
@@ -82,13 +76,3 @@ def _weights(encoder: TimmEncoder) -> dict[str, Tensor] | None:
     )
     has_bias = "blocks.0.attn.qkv.bias" in weights
     return weights if has_bias and all(map(plain.fullmatch, weights)) else None
-
-
-def _resized(weights: dict[str, Tensor], model: VitDet) -> dict[str, Tensor]:
-    """With tables of relative positions for the model's grid."""
-    own = model.state_dict()
-    return weights | {
-        name: resize_rows(value, len(own[name]))
-        for name, value in weights.items()
-        if name.endswith(TABLES)
-    }
