@@ -7,15 +7,21 @@ import torch
 
 import limbeck
 from limbeck.errors import UserError
+from limbeck.methods.boxes import FeatureRichness
+from limbeck.methods.distiller import Distiller
+from limbeck.methods.options import FeatureRichnessOptions
+from limbeck.methods.teacher import Teacher
 from limbeck.models.build import build_student
 from limbeck.models.dense.build_detector import build_detector
 from limbeck.models.dense.detector import rebuild_detector
-from limbeck.models.dense.rcnn import regions
+from limbeck.models.dense.rcnn import regions, rpn
 from limbeck.models.finished import save_student
 from limbeck.models.options import DetectorOptions, StudentOptions
 from limbeck.models.origins.load import load_encoder
 from limbeck.models.vit import build_encoder
 from limbeck.records import Objects, Tap
+from limbeck.tasks.detection import Detection
+from tests.methods.test_boxes import batch_of
 from tests.models.dense.test_light_detector import four_images, images, losses_of, objects
 from tests.models.families import small_encoder
 
@@ -164,6 +170,23 @@ def test_published_sizes_and_multipliers(width, num_heads, side, count):  # 2.6 
     assert first == pytest.approx(0.0138412872, abs=1e-10)
     assert rates["backbone.model.blocks.11.attn.qkv.weight"] == pytest.approx(0.7)
     assert all(rate == 1 for name, rate in rates.items() if not name.startswith("backbone"))
+
+
+def test_a_teacher_is_asked_for_no_proposals(monkeypatch):  # FRS
+    student, teacher = small().train(), small(width=24, seed=1, cascade=True)
+    method = FeatureRichness(FeatureRichnessOptions(), student.facts, teacher.facts)
+    method.after_step(500, 1000)
+    asked = []
+    real = rpn.propose
+    monkeypatch.setattr(
+        rpn, "propose", lambda *args, **more: asked.append(args) or real(*args, **more)
+    )
+    taught = Distiller(student, method, Teacher(teacher, torch.device("cpu")), Detection(student))
+    losses = taught.train()(batch_of())
+    own = {"rpn_objectness", "rpn_boxes", "class", "box"}
+    assert set(losses.parts) == {*own, "richness", "objectness"} and len(asked) == 2
+    losses.total.backward()
+    assert all(p.grad is not None for p in taught.parameters()) and not teacher.training
 
 
 def test_refusals():
