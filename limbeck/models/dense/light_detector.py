@@ -299,9 +299,7 @@ def parts_of(encoder: TimmEncoder, options: DetectorOptions) -> dict[str, Any]:
     return {"blocks": blocks, "width": options.width or WIDTH, "norm": options.norm}
 
 
-def build(backbone: TimmEncoder, parts: LightParts, origin: dict[str, Any]) -> LightDetector:
-    """With fresh pyramid and heads."""
-    return LightDetector(backbone, parts, origin)
+build = LightDetector
 
 
 def rebuild(architecture: dict[str, Any], origin: dict[str, Any] | None = None) -> LightDetector:

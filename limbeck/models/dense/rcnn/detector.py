@@ -72,9 +72,8 @@ class RcnnDetector(Detector):
             first = facts.tap_stride(self.reads[0])
         strides = tuple(first * 2**level for level in range(NUM_LEVELS))
         self.rpn = rpn.RegionProposals(width)
-        cascade = parts["cascade"]
-        num_heads = len(STAGES) if cascade else 1
-        heads = (BoxHead(width, count, is_agnostic=cascade) for _ in range(num_heads))
+        stages, cascade = STAGES if parts["cascade"] else STAGES[:1], parts["cascade"]
+        heads = (BoxHead(width, count, is_agnostic=cascade) for _ in stages)
         self.boxes = nn.ModuleList(heads)
         self.masks = MaskHead(width, count) if parts["masks"] else None
         self.has_masks = parts["masks"]
@@ -227,9 +226,7 @@ def parts_of(encoder: TimmEncoder, options: DetectorOptions) -> dict[str, Any]:
     return {"width": options.width or WIDTH, "cascade": options.cascade}
 
 
-def build(backbone: TimmEncoder, parts: RcnnParts, origin: dict[str, Any]) -> RcnnDetector:
-    """With fresh pyramid and heads."""
-    return RcnnDetector(backbone, parts, origin)
+build = RcnnDetector
 
 
 def rebuild(architecture: dict[str, Any], origin: dict[str, Any] | None = None) -> RcnnDetector:

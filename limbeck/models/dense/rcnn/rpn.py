@@ -70,9 +70,8 @@ def proposal_losses(
         wanted.append(encode(anchors[drawn], boxes))
     whole, target = samples * len(objects), torch.cat(labels).to(logits.dtype)
     of_logits = F.binary_cross_entropy_with_logits(torch.cat(chosen), target, reduction="sum")
-    return of_logits / whole, F.l1_loss(
-        torch.cat(moved), torch.cat(wanted), reduction="sum"
-    ) / whole
+    of_boxes = F.l1_loss(torch.cat(moved), torch.cat(wanted), reduction="sum")
+    return of_logits / whole, of_boxes / whole
 
 
 @torch.no_grad()
