@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from limbeck.models.beit_bias import TableAttention
 from limbeck.models.encoder import Encoder
 from limbeck.models.tinymim_star_rel_pos import TwoTokenAttention
+from limbeck.models.vit_det import GridAttention, VitDet
 
 Qkv = tuple[Tensor, Tensor, Tensor]
 
@@ -45,9 +46,9 @@ def run_branch(
 
 
 def has_position_bias(model: nn.Module) -> bool:
-    """Whether the scores of a plain ViT contain a table of relative positions: of some BEiTs."""
+    """Whether the scores of a plain ViT contain relative positions: of some BEiTs, and VitDet's."""
     if not isinstance(model, beit.Beit):
-        return False
+        return isinstance(model, VitDet)
     has_own = model.blocks[0].attn.relative_position_bias_table is not None
     return has_own or model.rel_pos_bias is not None
 
@@ -159,5 +160,6 @@ QKV: dict[type, Callable[..., Qkv]] = {
     beit.Attention: _qkv_beit,
     TableAttention: _qkv_beit,
     TwoTokenAttention: _qkv_beit,
+    GridAttention: _qkv_plain,
 }
 """The attention classes supported."""

@@ -164,7 +164,7 @@ class SegmenterOptions:
             raise UserError("segmenter.neck is for upernet and semantic-fpn; leave it out.")
 
 
-DetectorHead = Literal["light"]
+DetectorHead = Literal["light", "rcnn"]
 
 
 @options
@@ -172,12 +172,22 @@ class DetectorOptions:
     """What is put on an encoder so that it finds objects."""
 
     head: DetectorHead = "light"
-    """light: every place of three maps answers, one place an object; nothing is suppressed."""
+    """light: every place of three maps answers, one place an object; nothing is suppressed; rcnn:
+    Mask R-CNN as ViTDet, G2SD and MAE-Lite have it, with five to ten times the cost of a tiny
+    encoder."""
     width: Width | None = None
-    """Channels of pyramid and heads; 96 if not given."""
+    """Channels of pyramid and heads; if not given 96, of rcnn 256."""
     masks: Annotated[bool, tyro.conf.arg(aliases=["--masks"])] = False
     """Find masks, too, of objects with outlines."""
+    cascade: bool = False
+    """Of rcnn: three heads, each on the boxes that the one before gave."""
     norm: DenseNorm = "batch"
     """batch: over the images of all processes; group: of each image alone, for small batches."""
     freeze: bool = False
     """Train pyramid and heads alone; the encoder stays as it is."""
+
+    def __post_init__(self) -> None:
+        if self.head != "rcnn" and self.cascade:
+            raise UserError("detector.cascade is for rcnn; leave it out.")
+        if self.head == "rcnn" and self.norm != "batch":
+            raise UserError("rcnn has norms of its own, of each place; leave detector.norm out.")

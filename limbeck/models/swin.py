@@ -75,7 +75,9 @@ class SwinEncoder(StagedEncoder):
         read = block.norm1(x).flatten(1, 2)  # [B, N, D]: one window, not shifted
         return split_packed(block.attn.qkv(read), block.attn.num_heads)
 
-    def _add_position_bias(self, attn: nn.Module, scores: Tensor, context: BlockContext) -> Tensor:
+    def _add_position_bias(
+        self, attn: nn.Module, q: Tensor, scores: Tensor, context: BlockContext
+    ) -> Tensor:
         return scores + attn._get_rel_pos_bias()
 
     def _attention_branch(self, block: nn.Module, x: Tensor, context: BlockContext) -> Tensor:

@@ -99,8 +99,10 @@ class TimmEncoder(Encoder, ABC):
         """What the attention reads of the block's input."""
         return block.norm1(x)
 
-    def _add_position_bias(self, attn: nn.Module, scores: Tensor, context: BlockContext) -> Tensor:
-        """What enters the softmax: scores (B, nh, N, N), and relative positions if it has any."""
+    def _add_position_bias(
+        self, attn: nn.Module, q: Tensor, scores: Tensor, context: BlockContext
+    ) -> Tensor:
+        """What enters the softmax: scores (B, nh, N, N) of queries, and relative positions."""
         return scores
 
     def _finish(self, x: Tensor) -> Tensor:
@@ -282,7 +284,7 @@ class TimmEncoder(Encoder, ABC):
             attn = self.blocks[index].attn
             # The scale goes on one factor first: in half precision the plain product can overflow.
             scores = (q * attn.scale) @ k.transpose(-2, -1)  # [B, nh, N, N]
-            found["scores"] = self._add_position_bias(attn, scores, context)
+            found["scores"] = self._add_position_bias(attn, q, scores, context)
         return {tap: found[tap.kind] for tap in taps}
 
     def _read_logits(self, x: Tensor) -> dict[str, Tensor]:

@@ -125,7 +125,9 @@ class TinyVitEncoder(StagedEncoder):
         q, k, v = qkv.unflatten(-1, (attn.num_heads, 3, -1)).permute(3, 0, 2, 1, 4).unbind(0)
         return q, k, v
 
-    def _add_position_bias(self, attn: nn.Module, scores: Tensor, context: BlockContext) -> Tensor:
+    def _add_position_bias(
+        self, attn: nn.Module, q: Tensor, scores: Tensor, context: BlockContext
+    ) -> Tensor:
         return scores + attn.get_attention_biases(scores.device)
 
     def _attention_input(self, block: nn.Module, x: Tensor) -> Tensor:

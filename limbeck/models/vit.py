@@ -33,6 +33,7 @@ from limbeck.models.timm_encoder import TimmEncoder, check_class
 from limbeck.models.tiny_vit import TinyVitEncoder
 from limbeck.models.tinymim_star import TinyMimStar
 from limbeck.models.tinymim_star_rel_pos import TinyMimStarRelPos
+from limbeck.models.vit_det import GridAttention, VitDet
 from limbeck.models.windows import timm_kwargs
 from limbeck.ops.masking import is_masked
 from limbeck.records import Features, Tap
@@ -123,6 +124,7 @@ class VitEncoder(TimmEncoder):
             "has_dist_head": type(model) in _TWO_HEADS and model.num_classes > 0,
             "can_drop": not has_position_bias(model),
             "has_position_bias": has_position_bias(model),
+            "global_blocks": model.global_blocks if isinstance(model, VitDet) else None,
         }
 
     def _enter(
@@ -144,7 +146,11 @@ class VitEncoder(TimmEncoder):
         read = QKV[type(block.attn)]
         return read(block.attn, self._attention_input(block, x), context.get("rope"))
 
-    def _add_position_bias(self, attn: nn.Module, scores: Tensor, context: BlockContext) -> Tensor:
+    def _add_position_bias(
+        self, attn: nn.Module, q: Tensor, scores: Tensor, context: BlockContext
+    ) -> Tensor:
+        if isinstance(attn, GridAttention):
+            return scores + attn.distance_bias(q)
         if not isinstance(attn, beit.Attention):
             return scores
         if attn.relative_position_bias_table is not None:
@@ -186,6 +192,8 @@ class VitEncoder(TimmEncoder):
             return "a rotary position table"
         if isinstance(attn, beit.Attention):
             return "a relative position bias" if has_position_bias(self.model) else ""
+        if isinstance(attn, GridAttention):
+            return "tables of relative positions as wide as a head"
         return "" if isinstance(attn.q_norm, nn.Identity) else "a query and key norm"
 
 
@@ -322,6 +330,7 @@ _EMBED: dict[type, Callable[..., tuple[Tensor, list[BlockContext]]]] = {
     DistilledLastVit: _embed_vit,
     ClsDistilledVit: _embed_vit,
     TinyMimStar: _embed_vit,
+    VitDet: _embed_vit,
     eva.Eva: _embed_eva,
     beit.Beit: _embed_beit,
     QkvBiasBeit: _embed_beit,
@@ -335,6 +344,7 @@ KINDS: dict[str, Callable[[str, dict[str, Any]], nn.Module]] = {
     "distilled-last": lambda name, kwargs: DistilledLastVit(**kwargs),
     "beit-qkv-bias": lambda name, kwargs: QkvBiasBeit(**kwargs),
     "tinymim-star-rel-pos": lambda name, kwargs: TinyMimStarRelPos(**kwargs),
+    "vit-det": lambda name, kwargs: VitDet(**kwargs),
 }
 """How an ``architecture`` of each kind is built from its name and kwargs."""
 

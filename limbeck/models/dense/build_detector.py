@@ -2,7 +2,6 @@
 
 from limbeck.errors import UserError
 from limbeck.models.build import seeded
-from limbeck.models.dense.build import without_classifier
 from limbeck.models.dense.detector import Detector, head_module
 from limbeck.models.options import DetectorOptions
 from limbeck.models.timm_encoder import TimmEncoder
@@ -21,11 +20,11 @@ def build_detector(
     classifier and final norm are left out, and all else of it is trainable unless ``options``
     freeze it. Raises UserError for options that the backbone can't have.
     """
-    encoder = without_classifier(backbone, img_size)
+    module = head_module(options.head)
+    encoder = module.encoder_of(backbone, img_size)
     size = encoder.facts.img_size
     if size[0] != size[1]:
         raise UserError(f"A detector sees squares, not {size[1]} x {size[0]}; set --img-size.")
-    module = head_module(options.head)
     parts = {
         "img_size": list(size),
         "num_classes": num_classes,

@@ -20,9 +20,11 @@ from limbeck.records import Detections, Features, Losses, Objects, Tap
 KIND = "detector"
 HEADS: dict[DetectorHead, str] = {
     "light": "limbeck.models.dense.light_detector",
+    "rcnn": "limbeck.models.dense.rcnn.detector",
 }
-"""Modules of detectors by kind of head: ``parts_of(encoder, options)`` says what is put on an
-encoder, ``build(encoder, parts, origin)`` does it, ``rebuild(architecture, origin)`` does it again.
+"""Modules of detectors by kind of head: ``encoder_of(backbone, img_size)`` copies an encoder as it
+is read, ``parts_of(encoder, options)`` says what is put on it, ``build(encoder, parts, origin)``
+does it, ``rebuild(architecture, origin)`` does it again.
 """
 
 

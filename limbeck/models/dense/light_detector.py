@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 from limbeck.documents import fit
 from limbeck.errors import UserError
 from limbeck.models.dense.assignment import Assigned, assign
+from limbeck.models.dense.build import without_classifier
 from limbeck.models.dense.detector import Detector
 from limbeck.models.dense.light_pyramid import LightPyramid, Separable
 from limbeck.models.dense.units import Unit
@@ -274,6 +275,9 @@ class LightDetector(Detector):
                 masks = logits.sigmoid()
             found.append(Detections(boxes[is_kept], scores[is_kept], classes[is_kept], masks))
         return found
+
+
+encoder_of = without_classifier
 
 
 def parts_of(encoder: TimmEncoder, options: DetectorOptions) -> dict[str, Any]:

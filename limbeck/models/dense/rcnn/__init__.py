@@ -1,0 +1,1 @@
+"""Mask R-CNN and Cascade R-CNN on a pyramid, with ViTDet's arithmetic."""
