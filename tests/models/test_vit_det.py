@@ -60,7 +60,10 @@ def test_published_sizes():  # section 2.6, without the pyramid
             encoder = vit_det(**shape, num_heads=num_heads, img_size=[side, side])
         assert sum(p.numel() for p in encoder.parameters()) == count
     tables = encoder.model.blocks
-    assert tables[0].attn.rel_pos_h.shape == (27, 64) and tables[2].attn.rel_pos_w.shape == (127, 64)
+    assert tables[0].attn.rel_pos_h.shape == (27, 64) and tables[2].attn.rel_pos_w.shape == (
+        127,
+        64,
+    )
     with torch.device("meta"):
         every = vit_det(**shape | {"global_blocks": list(range(12)), "embed_dim": 384},
                         num_heads=6, img_size=[1024, 1024])  # fmt: skip

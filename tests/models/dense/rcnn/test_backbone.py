@@ -1,5 +1,4 @@
-"""A plain ViT becomes ViTDet's backbone: with its weights, whatever its tokens before the patches.
-"""
+"""A plain ViT becomes ViTDet's backbone: with its weights, whatever its tokens before the patches."""
 
 import pytest
 import torch
