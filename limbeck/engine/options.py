@@ -52,9 +52,9 @@ class OptimOptions:
     warmup_lr: NotNegative = 0.0
     """Learning rate of the first step, where the warm-up starts."""
     schedule: Literal["cosine", "poly", "steps"] = "cosine"
-    """How the rate falls: half a cosine, a straight line (segmentation), or in steps (detection)."""
+    """How the rate falls: half a cosine, a straight line (segmentation), in steps (detection)."""
     drop_at: tuple[Rate, ...] = ()
-    """Of steps: the shares of the run at which the rate falls to a tenth (published: 8/9, 26/27)."""
+    """Of steps: after which shares of the run it falls to a tenth (published: 8/9 and 26/27)."""
     cosine_from: Literal["warmup-end", "start"] = "warmup-end"
     """Where that begins: after the warm-up, or at the start, so that the rate steps down a little
     at the end of the warm-up (TinyViT), or never quite reaches its peak (poly as published)."""

@@ -97,8 +97,10 @@ def test_segmentation(name):
 @pytest.mark.parametrize("name", preset_names("detect"))
 def test_detection(name):
     config = from_plain(DetectConfig, read_preset(name, "detect"), name)
-    data = replace(config.data, root=DATA.root)
-    detect.check(replace(config, data=data, student="vit_tiny"))
+    data, teacher = replace(config.data, root=DATA.root), config.teacher
+    if config.method == "feature-richness":
+        teacher = replace(teacher, source="timm:vit_base_patch16_224")
+    detect.check(replace(config, data=data, teacher=teacher, student="vit_tiny"))
 
 
 @pytest.mark.parametrize("name", preset_names("two-stage"))
