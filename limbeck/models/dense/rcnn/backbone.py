@@ -39,6 +39,7 @@ def encoder_of(backbone: TimmEncoder, img_size: tuple[int, int] | None) -> TimmE
     kwargs = facts.architecture["kwargs"]
     if not isinstance(backbone.model, VitDet):
         kwargs = plain_shape(backbone) | {
+            "num_heads": list(facts.num_heads),
             "global_blocks": published_globals(facts.depth),
             "window": WINDOW,
             "pos_grid": list(facts.grid),
@@ -64,7 +65,6 @@ def _weights(encoder: TimmEncoder) -> dict[str, Tensor] | None:
         and has_usual_blocks(model)
         and model.pos_embed is not None
         and all(type(block.attn) is Attention for block in model.blocks)
-        and len(set(facts.num_heads)) == 1
     )
     if not is_usual:
         return None
