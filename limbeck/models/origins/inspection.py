@@ -22,6 +22,7 @@ from limbeck.models.finished import (
 from limbeck.models.origins.architecture import read_shape, to_architecture
 from limbeck.models.origins.checkpoint import heads_text
 from limbeck.models.origins.decoder import decoder_in, describe_decoder, load_keepsakes
+from limbeck.models.origins.detectors import read_detector
 from limbeck.models.origins.files import (
     SUFFIXES,
     FileInfo,
@@ -185,18 +186,20 @@ def _inspect_weights(path: Path, weights: Weights, info: FileInfo) -> Inspection
 def _describe(
     path: Path, weights: Weights, info: FileInfo, problems: tuple[str, ...], found: dict[str, Any]
 ) -> Inspection:
-    found |= {"layout": "segmenter", "description": "a segmenter that is not understood"}
     named, notes = weights, list[str]()
     try:
-        segmenter = read_segmenter(weights, info, path)
-        if segmenter is not None:
-            origin = segmenter.facts.origin
+        for kind, read in (("segmenter", read_segmenter), ("detector", read_detector)):
+            found |= {"layout": kind, "description": f"a {kind} that is not understood"}
+            headed = read(weights, info, path)
+            if headed is None:
+                continue
+            origin = headed.facts.origin
             found |= {
                 "layout": origin["layout"],
-                "description": segmenter.facts.architecture["name"],
+                "description": headed.facts.architecture["name"],
             }
             known_from = "the width of its tables of relative positions"
-            found |= _facts_of(segmenter) | {"heads_known_from": known_from}
+            found |= _facts_of(headed) | {"heads_known_from": known_from}
             return Inspection(notes=tuple(origin["notes"]), **found)
         found |= {"layout": "hierarchical", "description": "a Hiera or Swin that is not understood"}
         staged = read_staged(weights)

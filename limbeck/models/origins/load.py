@@ -29,6 +29,7 @@ from limbeck.models.origins.checkpoint import (
     drop_classifier,
     load_weights,
 )
+from limbeck.models.origins.detectors import read_detector
 from limbeck.models.origins.files import SUFFIXES, read_weights
 from limbeck.models.origins.huggingface import load_huggingface
 from limbeck.models.origins.layouts import Grid, spread_heads
@@ -168,6 +169,10 @@ def _load_path(path: Path, model_name: str | None, shared: dict[str, Any]) -> En
     if segmenter is not None:
         check_patch_size(segmenter.facts.patch_size, shared["patch_size"], path)
         return _resized_segmenter(segmenter, path, shared["img_size"], shared["num_classes"])
+    detector = read_detector(weights, info, path)
+    if detector is not None:
+        check_patch_size(detector.facts.patch_size, shared["patch_size"], path)
+        return _as_it_is(detector, path, shared["img_size"], shared["num_classes"])
     return load_weights(weights, info, path, **shared)
 
 
@@ -220,16 +225,25 @@ def _load_finished(
     if isinstance(encoder, Segmenter):
         return _resized_segmenter(encoder, path, img_size, num_classes)
     if isinstance(encoder, Headed):
-        raise UserError(
-            f"{path} is a detector of {facts.num_classes} classes in images of "
-            f"{facts.img_size[0]} px, and no other can be made of it; leave img_size and "
-            "num_classes away."
-        )
+        return _as_it_is(encoder, path, img_size, num_classes)
     architecture = dict(facts.architecture)
     weights = drop_classifier(encoder.model.state_dict(), architecture, num_classes, notes)
     again = at_size(weights, architecture, origin, facts.input_grid, img_size or facts.img_size)
     again.mask_token = encoder.mask_token
     return again
+
+
+def _as_it_is(
+    detector: Headed, path: Path, img_size: Grid | None, num_classes: int | None
+) -> Headed:
+    facts = detector.facts
+    if img_size not in (None, facts.img_size) or num_classes not in (None, facts.num_classes):
+        raise UserError(
+            f"{path} is a detector of {facts.num_classes} classes in images of "
+            f"{facts.img_size[0]} px, and no other can be made of it; leave img_size and "
+            "num_classes away."
+        )
+    return detector
 
 
 def _resized_segmenter(

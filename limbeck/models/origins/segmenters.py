@@ -6,16 +6,18 @@ one table serves reading and writing; what is read must be exactly what the writ
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from timm.models.beit import gen_relative_position_index
 
 from limbeck.errors import UserError
 from limbeck.models.dense.build import SHARES
+from limbeck.models.dense.headed import Headed
 from limbeck.models.dense.segmenter import Parts, Segmenter, rebuild_segmenter
 from limbeck.models.encoder import Encoder
 from limbeck.models.finished import weight_hash
@@ -35,6 +37,7 @@ from limbeck.models.rel_pos import BUILT_AS
 from limbeck.models.stated import check_size
 from limbeck.models.tensor_files import check_finite, compare
 
+H = TypeVar("H", bound=Headed)
 CLASSES = "decode_head.conv_seg.weight"
 _TABLE = "attn.relative_position_bias_table"
 
@@ -122,19 +125,35 @@ def read_segmenter(weights: Weights, info: FileInfo, path: Path) -> Segmenter | 
         )
     architecture = _architecture(layout, weights)
     notes = [f"Left out {what} ({len(names)} tensors)." for what, names in left.items()]
+    described = (layout.name, [*notes, *info.notes])
+    return fill(weights, architecture, path, described, rebuild_segmenter, layout.name_of)
+
+
+def fill(
+    weights: Weights,
+    architecture: dict[str, Any],
+    path: Path,
+    described: tuple[str, list[str]],
+    rebuild: Callable[[dict[str, Any], dict[str, Any]], H],
+    name_of: Callable[[str], str],
+) -> H:
+    """A published network of this architecture with exactly these weights, to evaluate.
+
+    ``described``: its layout and notes; ``name_of`` a tensor of ours is the published name. Raises
+    UserError, with the names, where any tensor is missing, unknown or of another shape.
+    """
+    layout, notes = described
     origin = {
-        "source": str(path), "layout": layout.name, "licence": None,
-        "notes": [*notes, *info.notes, "ImageNet's mean and std, as this layout has."],
+        "source": str(path), "layout": layout, "licence": None,
+        "notes": [*notes, "ImageNet's mean and std, as this layout has."],
         "weight_hash": weight_hash(weights),
     }  # fmt: skip
     with torch.device("meta"):
-        skeleton = rebuild_segmenter(architecture, origin)
-    own = {layout.name_of(name): name for name in skeleton.state_dict()}
+        skeleton = rebuild(architecture, origin)
+    state = rename(skeleton.state_dict(), name_of)
     problems = [
         f"{len(names)} {kind} ({name_list(names)})"
-        for kind, names in compare(
-            {layout.name_of(n): value for n, value in skeleton.state_dict().items()}, weights
-        ).items()
+        for kind, names in compare(state, weights).items()
         if names
     ]
     if problems:
@@ -142,9 +161,10 @@ def read_segmenter(weights: Weights, info: FileInfo, path: Path) -> Segmenter | 
     check_size(skeleton, sum(value.numel() for value in weights.values()), str(path))
     check_finite(weights, path)
     with torch.random.fork_rng(devices=[]):
-        segmenter = rebuild_segmenter(architecture, origin)
-    segmenter.load_state_dict(rename(weights, own.__getitem__))
-    return segmenter.eval()
+        network = rebuild(architecture, origin)
+    own = dict(zip(state, network.state_dict(), strict=True))
+    network.load_state_dict(rename(weights, own.__getitem__))
+    return network.eval()
 
 
 def to_published_segmenter(segmenter: Encoder) -> Weights:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 RATIOS = (0.5, 1.0, 2.0)
 """Height to width of the anchors of a place."""
@@ -17,15 +18,13 @@ CELLS = 8
 """The side of a square anchor in places of its level: 32 pixels at a stride of 4."""
 MOST_GROWTH = math.log(1000 / 16)
 CHUNK = 2**22
-"""Pairs of boxes and objects that are looked at at a time: some 60 MiB."""
+"""Pairs of boxes and objects that are looked at at a time: some 100 MiB."""
 
 
-def grid_anchors(
-    grid: Sequence[int], stride: int, like: Tensor, ratios: Sequence[float] = RATIOS
-) -> Tensor:
+def grid_anchors(grid: Sequence[int], stride: int, like: Tensor) -> Tensor:
     """All anchors (h * w * A, 4) of a level of a ``grid`` (h, w), place by place in rows."""
     side = CELLS * stride
-    sizes = [(math.sqrt(side**2 / ratio), math.sqrt(side**2 * ratio)) for ratio in ratios]
+    sizes = [(math.sqrt(side**2 / ratio), math.sqrt(side**2 * ratio)) for ratio in RATIOS]
     own = like.new_tensor([[-w / 2, -h / 2, w / 2, h / 2] for w, h in sizes])  # [A, 4]
     y, x = (torch.arange(count, device=like.device, dtype=like.dtype) * stride for count in grid)
     at = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).flatten(0, 1)  # [h w, 2]
@@ -57,6 +56,11 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), limits)
 
 
+def has_area(boxes: Tensor) -> Tensor:
+    """Which boxes (..., 4) are not empty."""
+    return (boxes[..., 2:] > boxes[..., :2]).all(-1)
+
+
 class Matched(NamedTuple):
     """Of each box the largest ``overlap`` (n,) with an object, and which ``objects`` (n,) it is.
 
@@ -77,7 +81,7 @@ def match(boxes: Tensor, truth: Tensor) -> Matched:
     is_nearest = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     step = max(1, CHUNK // max(1, len(boxes)))
     for start in range(0, len(truth) if len(boxes) else 0, step):
-        each = _overlaps(truth[start : start + step], boxes)  # [m, n]
+        each = box_iou(truth[start : start + step], boxes)  # [m, n]
         value, index = each.max(dim=0)
         is_better = value > overlap
         overlap = torch.where(is_better, value, overlap)
@@ -85,16 +89,6 @@ def match(boxes: Tensor, truth: Tensor) -> Matched:
         best = each.amax(dim=1, keepdim=True)
         is_nearest |= ((each == best) & (best > 0)).any(dim=0)
     return Matched(overlap, which, is_nearest)
-
-
-def _overlaps(first: Tensor, second: Tensor) -> Tensor:
-    """Intersection over union (m, n)."""
-    a, b = first[:, None].unbind(-1), second[None].unbind(-1)
-    width = (torch.minimum(a[2], b[2]) - torch.maximum(a[0], b[0])).clamp_(min=0)
-    height = (torch.minimum(a[3], b[3]) - torch.maximum(a[1], b[1])).clamp_(min=0)
-    common = width.mul_(height)
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common
-    return common.div_(union.clamp_(min=1e-12))
 
 
 def draw(chosen: Tensor, count: int, generator: torch.Generator) -> Tensor:

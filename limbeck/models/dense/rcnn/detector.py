@@ -5,9 +5,10 @@ ten times a tiny encoder; the light detector is for speed.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
@@ -16,23 +17,11 @@ from typing_extensions import TypedDict
 from limbeck.documents import fit
 from limbeck.errors import UserError
 from limbeck.models.dense.detector import Detector
-from limbeck.models.dense.rcnn.backbone import encoder_of
-from limbeck.models.dense.rcnn.boxes import clip, decode, grid_anchors
+from limbeck.models.dense.rcnn import regions, rpn
+from limbeck.models.dense.rcnn.backbone import encoder_of as encoder_of
+from limbeck.models.dense.rcnn.boxes import clip, decode, grid_anchors, has_area
 from limbeck.models.dense.rcnn.pyramid import NUM_LEVELS, SimplePyramid, StagePyramid
-from limbeck.models.dense.rcnn.regions import (
-    BOX_SIDE,
-    MASK_SIDE,
-    BoxHead,
-    MaskHead,
-    Regions,
-    assign_regions,
-    box_losses,
-    joined,
-    mask_loss,
-    pool,
-    sample,
-)
-from limbeck.models.dense.rcnn.rpn import RegionProposals, in_rows, proposal_losses, propose
+from limbeck.models.dense.rcnn.regions import BOX_SIDE, MASK_SIDE, BoxHead, MaskHead, Regions
 from limbeck.models.options import DetectorHead, DetectorOptions
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import build_encoder
@@ -40,21 +29,14 @@ from limbeck.records import Detections, Features, Losses, Objects, Tap
 
 WIDTH = 256
 LEAST_SCORE, NMS, MOST = 0.05, 0.5, 100
-__all__ = ["RcnnDetector", "build", "encoder_of", "parts_of", "rebuild"]
 KINDS = ("pyramid", "objectness", "box_deltas")
 
 _Count = Annotated[int, Field(ge=1, le=2**16)]
 
 
-class Stage(NamedTuple):
-    """What counts as an object, by overlap, and the weights of ``encode``."""
-
-    least: float
-    weights: tuple[float, float]
-
-
-STAGES = (Stage(0.5, (10, 5)), Stage(0.6, (20, 10)), Stage(0.7, (30, 15)))
-"""Of a cascade; without there is the first alone."""
+STAGES = ((0.5, (10, 5)), (0.6, (20, 10)), (0.7, (30, 15)))
+"""Of a cascade: from which overlap on there is an object, and the weights of ``encode``. Without a
+cascade there is the first alone."""
 
 
 class RcnnParts(TypedDict):
@@ -89,11 +71,11 @@ class RcnnDetector(Detector):
             self.pyramid = StagePyramid([facts.tap_dim(tap) for tap in self.reads], width)
             first = facts.tap_stride(self.reads[0])
         strides = tuple(first * 2**level for level in range(NUM_LEVELS))
-        self.rpn = RegionProposals(width)
-        self.stages = STAGES if parts["cascade"] else STAGES[:1]
-        self.boxes = nn.ModuleList(
-            BoxHead(width, count, is_agnostic=parts["cascade"]) for _ in self.stages
-        )
+        self.rpn = rpn.RegionProposals(width)
+        cascade = parts["cascade"]
+        num_heads = len(STAGES) if cascade else 1
+        heads = (BoxHead(width, count, is_agnostic=cascade) for _ in range(num_heads))
+        self.boxes = nn.ModuleList(heads)
         self.masks = MaskHead(width, count) if parts["masks"] else None
         self.has_masks = parts["masks"]
         self.loss_taps = tuple(Tap(kind, k) for kind in KINDS for k in range(NUM_LEVELS))  # type: ignore[arg-type]
@@ -123,32 +105,29 @@ class RcnnDetector(Detector):
         and so on too) and "mask"."""
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         levels, logits, deltas, anchors = self._proposing(features.taps)
-        of_logits, of_deltas = proposal_losses(
+        of_logits, of_deltas = rpn.proposal_losses(
             torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), objects, generators
         )
         parts = {"rpn_objectness": of_logits, "rpn_boxes": of_deltas}
-        proposals = [
-            torch.cat((
-                propose([e[k] for e in logits], [e[k] for e in deltas], anchors, truth.size,
-                        is_training=True),
-                truth.boxes.to(anchors[0].dtype),
-            ))
-            for k, truth in enumerate(objects)
-        ]  # fmt: skip
-        count = self.facts.num_classes
-        found = assign_regions(proposals, objects, count, self.stages[0].least)
-        drawn = [sample(e, count, own) for e, own in zip(found, generators, strict=True)]
-        regions = joined(drawn)
-        parts |= self._box_losses(levels, regions, objects)
+        count, least, drawn = self.facts.num_classes, STAGES[0][0], []
+        for k, (truth, generator) in enumerate(zip(objects, generators, strict=True)):
+            own = ([each[k] for each in logits], [each[k] for each in deltas])
+            boxes = rpn.propose(*own, anchors, truth.size, is_training=True)
+            boxes = torch.cat((boxes, truth.boxes.to(boxes.dtype)))
+            found = regions.assign(boxes, k, truth, count, least)
+            drawn.append(regions.sample(found, count, generator))
+        sampled = regions.joined(drawn)
+        parts |= self._box_losses(levels, sampled, objects)
         if self.masks is not None:
-            of_objects = regions.at(regions.classes < count)
-            pooled = pool(
-                levels, self.facts.level_strides, of_objects.boxes, of_objects.images, MASK_SIDE
-            )
-            own = self.masks(pooled, of_objects.classes)
-            parts["mask"] = mask_loss(own, of_objects, objects)
+            sampled = sampled.at(sampled.classes < count)
+            pooled = regions.pool(levels, self.facts.level_strides, sampled, MASK_SIDE)
+            said = self.masks(pooled, sampled.classes)
+            parts["mask"] = regions.mask_loss(said, sampled, objects)
         total = torch.stack(list(parts.values())).sum()
         return Losses(total, {name: value.detach() for name, value in parts.items()})
+
+    def _heads(self) -> list[tuple[float, tuple[int, int], nn.Module]]:
+        return [(*stage, head) for stage, head in zip(STAGES, self.boxes, strict=False)]
 
     def _proposing(
         self, taps: dict[Tap, Tensor]
@@ -157,48 +136,40 @@ class RcnnDetector(Detector):
         levels = [taps[Tap("pyramid", k)] for k in range(NUM_LEVELS)]
         logits, deltas, anchors = [], [], []
         for k, stride in enumerate(self.facts.level_strides):
-            own, moves = in_rows(taps[Tap("objectness", k)], taps[Tap("box_deltas", k)])
+            own, moves = rpn.in_rows(taps[Tap("objectness", k)], taps[Tap("box_deltas", k)])
             logits.append(own)
             deltas.append(moves)
             anchors.append(grid_anchors(levels[k].shape[-2:], stride, moves))
         return levels, logits, deltas, anchors
 
     def _box_losses(
-        self, levels: Sequence[Tensor], regions: Regions, objects: Sequence[Objects]
+        self, levels: Sequence[Tensor], found: Regions, objects: Sequence[Objects]
     ) -> dict[str, Tensor]:
         """Of each stage; a later one learns of the boxes that the one before gave."""
-        parts, count = {}, self.facts.num_classes
-        for index, (stage, head) in enumerate(zip(self.stages, self.boxes, strict=True)):
+        parts, facts, moved = {}, self.facts, found.boxes
+        for index, (least, weights, head) in enumerate(self._heads()):
             if index:
-                boxes = self._moved(deltas, regions, objects, self.stages[index - 1])  # noqa: F821
-                regions = joined(assign_regions(boxes, objects, count, stage.least))
-            pooled = pool(levels, self.facts.level_strides, regions.boxes, regions.images, BOX_SIDE)
-            logits, deltas = head(pooled)
+                each = [clip(moved[found.images == k], e.size) for k, e in enumerate(objects)]
+                found = regions.joined(
+                    regions.assign(own[has_area(own)], k, truth, facts.num_classes, least)
+                    for k, (own, truth) in enumerate(zip(each, objects, strict=True))
+                )
+            logits, deltas = head(regions.pool(levels, facts.level_strides, found, BOX_SIDE))
             suffix = f"_{index + 1}" if index else ""
-            parts[f"class{suffix}"], parts[f"box{suffix}"] = box_losses(
-                logits, deltas, regions, stage.weights, self.class_weights
+            parts[f"class{suffix}"], parts[f"box{suffix}"] = regions.box_losses(
+                logits, deltas, found, weights, self.class_weights
             )
+            moved = decode(deltas[:, 0].detach(), found.boxes, weights)
         return parts
 
-    @torch.no_grad()
-    def _moved(
-        self, deltas: Tensor, regions: Regions, objects: Sequence[Objects], stage: Stage
-    ) -> list[Tensor]:
-        """Each image's boxes as a stage of a cascade gives them, without empty ones."""
-        boxes = decode(deltas[:, 0], regions.boxes, stage.weights)
-        clipped = [clip(boxes[regions.images == k], truth.size) for k, truth in enumerate(objects)]
-        return [each[(each[:, 2:] > each[:, :2]).all(1)] for each in clipped]
-
     def answers(self, images: Tensor) -> tuple[Tensor, ...]:
-        """See ``Detector``: what ``detect`` finds in whole images, filled up with scores of 0."""
+        """See ``Detector``: what ``detect`` finds in whole images, filled up with zeros."""
         found = self.detect(images, [self.facts.img_size] * len(images))
-        boxes, scores = images.new_zeros(len(images), MOST, 4), images.new_zeros(len(images), MOST)
-        classes = torch.zeros_like(scores, dtype=torch.int64)
-        for index, each in enumerate(found):
-            count = len(each.scores)
-            boxes[index, :count], scores[index, :count] = each.boxes, each.scores
-            classes[index, :count] = each.classes
-        return boxes, scores, classes
+        columns = zip(*((e.boxes, e.scores, e.classes) for e in found), strict=True)
+        return tuple(
+            torch.stack([F.pad(v, (*[0] * (2 * v.ndim - 1), MOST - len(v))) for v in column])
+            for column in columns
+        )
 
     @torch.no_grad()
     def detect(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
@@ -206,11 +177,9 @@ class RcnnDetector(Detector):
         levels, logits, deltas, anchors = self._proposing(self(images, None, self.loss_taps).taps)
         found = []
         for k, size in enumerate(sizes):
-            own = [level[k : k + 1] for level in levels]
-            boxes = propose(
-                [e[k] for e in logits], [e[k] for e in deltas], anchors, size, is_training=False
-            )
-            found.append(self._classified(own, boxes, size))
+            own = ([each[k] for each in logits], [each[k] for each in deltas])
+            boxes = rpn.propose(*own, anchors, size, is_training=False)
+            found.append(self._classified([level[k : k + 1] for level in levels], boxes, size))
         return found
 
     def _classified(
@@ -218,47 +187,36 @@ class RcnnDetector(Detector):
     ) -> Detections:
         """What is in the proposals (n, 4) of one image."""
         strides, probabilities = self.facts.level_strides, boxes.new_zeros(())
-        images = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-        for index, (stage, head) in enumerate(zip(self.stages, self.boxes, strict=True)):
+        for index, (_, weights, head) in enumerate(self._heads()):
             boxes = clip(boxes[:, 0], size) if index else boxes
-            logits, deltas = head(pool(levels, strides, boxes, images, BOX_SIDE))
-            probabilities = probabilities + logits.softmax(1) / len(self.stages)
-            boxes = decode(deltas, boxes, stage.weights)  # [n, C or 1, 4]
-        boxes = clip(boxes, size)
-        is_box = (boxes[..., 2:] > boxes[..., :2]).all(-1)
-        chosen = (probabilities[:, :-1] > LEAST_SCORE) & is_box
-        rows, classes = chosen.nonzero(as_tuple=True)
-        scores = probabilities[rows, classes]
-        boxes = boxes[rows, classes if boxes.shape[1] > 1 else torch.zeros_like(classes)]
+            logits, deltas = head(regions.pool(levels, strides, regions.alone(boxes), BOX_SIDE))
+            probabilities = probabilities + logits.softmax(1, boxes.dtype) / len(self.boxes)
+            boxes = decode(deltas.to(boxes.dtype), boxes, weights)  # [n, C or 1, 4]
+        boxes = clip(boxes, size).expand(-1, self.facts.num_classes, -1)
+        scores = probabilities[:, :-1]
+        chosen = (scores > LEAST_SCORE) & has_area(boxes)
+        boxes, scores, classes = boxes[chosen], scores[chosen], chosen.nonzero()[:, 1]
         kept = batched_nms(boxes, scores, classes, NMS)[:MOST]
         boxes, scores, classes = boxes[kept], scores[kept], classes[kept]
         masks = None
         if self.masks is not None:
-            pooled = pool(levels, strides, boxes, images.new_zeros(len(boxes)), MASK_SIDE)
-            masks = self.masks(pooled, classes).sigmoid()
+            pooled = regions.pool(levels, strides, regions.alone(boxes), MASK_SIDE)
+            masks = self.masks(pooled, classes).sigmoid().to(boxes.dtype)
         return Detections(boxes, scores, classes, masks)
 
 
 def read_blocks(encoder: TimmEncoder) -> list[int]:
     """The last block of a plain ViT, or that of each scale.
 
-    Raises UserError for more than four scales, and for images or patches that do not divide.
+    Raises UserError for patches that 4 does not divide.
     """
     facts, depth = encoder.facts, encoder.facts.depth
-    strides, name = facts.block_strides, facts.architecture["name"]
+    strides = facts.block_strides
     ends = [k for k in range(depth) if k == depth - 1 or strides[k] != strides[k + 1]]
-    if len(ends) >= NUM_LEVELS:
-        raise UserError(f"{name} has {len(ends)} scales, and rcnn reads four; choose another.")
     if len(ends) == 1 and facts.patch_size % 4:
         raise UserError(
-            f"{name} has patches of {facts.patch_size} pixels, and rcnn needs a multiple of 4; set "
-            "--patch-size, or choose --head light."
-        )
-    multiple = strides[-1] * (2 if len(ends) == 1 else 1)
-    if any(side % multiple for side in facts.img_size):
-        raise UserError(
-            f"rcnn on {name} takes images whose sides are multiples of {multiple} pixels, not "
-            f"{facts.img_size[1]}; set --img-size."
+            f"{facts.architecture['name']} has patches of {facts.patch_size} pixels, and rcnn "
+            "needs a multiple of 4; set --patch-size, or choose --head light."
         )
     return ends
 

@@ -4,9 +4,9 @@ Mask R-CNN (arXiv 1703.06870) with the heads of ViTDet (arXiv 2203.16527): four 
 norms each.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from math import sqrt
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +25,7 @@ CANONICAL = 56
 _OBJECTS_AT_ONCE = 16
 
 
-@dataclass(frozen=True)
-class Regions:
+class Regions(NamedTuple):
     """Boxes (n, 4) of a batch, and the image (n,) of each.
 
     ``objects`` (n,) are those that they overlap most, counted in their image, with their boxes
@@ -41,24 +40,16 @@ class Regions:
 
     def at(self, chosen: Tensor) -> "Regions":
         """Those of them that a mask or indices choose."""
-        return Regions(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+        return Regions(*(each[chosen] for each in self))
 
 
-def assign_regions(
-    proposals: Sequence[Tensor], objects: Sequence[Objects], num_classes: int, least: float
-) -> list[Regions]:
-    """What the proposals (n, 4) of each image overlap, by ``least`` at least."""
-    found = []
-    for index, (boxes, truth) in enumerate(zip(proposals, objects, strict=True)):
-        matched = match(boxes, truth.boxes)
-        nothing = torch.full_like(matched.objects, num_classes)
-        own, classes = torch.zeros_like(boxes), nothing
-        if len(truth.boxes):
-            own = truth.boxes.to(boxes.dtype)[matched.objects]
-            classes = torch.where(matched.overlap >= least, truth.classes[matched.objects], nothing)
-        images = torch.full_like(matched.objects, index)
-        found.append(Regions(boxes, images, matched.objects, own, classes))
-    return found
+def assign(boxes: Tensor, image: int, truth: Objects, num_classes: int, least: float) -> Regions:
+    """What boxes (n, 4) of an image overlap, by ``least`` at least."""
+    overlap, which, _ = match(boxes, truth.boxes)
+    # Where there is no object at all, the row that is added stands for one.
+    own = F.pad(truth.boxes.to(boxes.dtype), (0, 0, 0, 1))[which]
+    classes = F.pad(truth.classes, (0, 1))[which].where(overlap >= least, num_classes)
+    return Regions(boxes, torch.full_like(which, image), which, own, classes)
 
 
 def sample(
@@ -71,10 +62,15 @@ def sample(
     return regions.at(torch.cat((drawn, others)))
 
 
-def joined(parts: Sequence[Regions]) -> Regions:
+def joined(parts: Iterable[Regions]) -> Regions:
     """Those of all images."""
-    names = Regions.__dataclass_fields__
-    return Regions(*(torch.cat([getattr(each, name) for each in parts]) for name in names))
+    return Regions(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def alone(boxes: Tensor) -> Regions:
+    """Boxes (n, 4) of one image, of which nothing else is known."""
+    none = boxes.new_zeros(len(boxes), dtype=torch.int64)
+    return Regions(boxes, none, none, boxes, none)
 
 
 def level_of(boxes: Tensor, finest: int) -> Tensor:
@@ -83,19 +79,16 @@ def level_of(boxes: Tensor, finest: int) -> Tensor:
     return (2 + (side / (CANONICAL * finest)).log2()).floor().clamp(0, NUM_LEVELS - 2).long()
 
 
-def pool(
-    levels: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, images: Tensor, side: int
-) -> Tensor:
-    """What of the levels (B, D, h, w) lies in boxes (n, 4): (n, D, side, side)."""
+def pool(levels: Sequence[Tensor], strides: Sequence[int], regions: Regions, side: int) -> Tensor:
+    """What of the levels (B, D, h, w) lies in regions: (n, D, side, side)."""
+    boxes = regions.boxes
     at = level_of(boxes, strides[0])
-    rows = torch.cat((images[:, None].to(boxes.dtype), boxes), 1)
-    parts, order = [], []
-    for index in range(NUM_LEVELS - 1):
-        here = (at == index).nonzero()[:, 0]
-        level = levels[index].to(boxes.dtype)
-        parts.append(roi_align(level, rows[here], side, 1 / strides[index], 0, aligned=True))
-        order.append(here)
-    return torch.cat(parts)[torch.cat(order).argsort()]
+    rows = torch.cat((regions.images[:, None].to(boxes.dtype), boxes), 1)
+    parts = [
+        roi_align(level.to(boxes.dtype), rows[at == k], side, 1 / strides[k], 0, aligned=True)
+        for k, level in enumerate(levels[: NUM_LEVELS - 1])
+    ]
+    return torch.cat(parts)[at.argsort(stable=True).argsort()].to(levels[0].dtype)
 
 
 def _start_as_convs(module: nn.Module) -> None:
@@ -104,8 +97,7 @@ def _start_as_convs(module: nn.Module) -> None:
         if isinstance(each, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.kaiming_normal_(each.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(each, nn.Linear):
-            bound = sqrt(3 / each.in_features)
-            nn.init.uniform_(each.weight, -bound, bound)
+            nn.init.uniform_(each.weight, -(bound := sqrt(3 / each.in_features)), bound)
         if isinstance(bias := getattr(each, "bias", None), Tensor):
             nn.init.zeros_(bias)
 
@@ -196,13 +188,11 @@ def mask_loss(logits: Tensor, regions: Regions, objects: Sequence[Objects]) -> T
     """The mean cross entropy over the grids (n, s, s) of regions of objects that have masks."""
     total, count = logits.sum() * 0, logits.new_zeros(())
     for index, truth in enumerate(objects):
-        here = (regions.images == index).nonzero()[:, 0]
-        if truth.masks is None or not len(here):
+        if truth.masks is None:
             continue
-        own = regions.at(here)
+        own = regions.at(here := regions.images == index)
         wanted = mask_targets(truth.masks, own.boxes, own.objects, logits.shape[-1])
-        total = total + F.binary_cross_entropy_with_logits(
-            logits[here], wanted.to(logits.dtype), reduction="sum"
-        )
+        said = logits[here]
+        total = total + F.binary_cross_entropy_with_logits(said, wanted.to(said), reduction="sum")
         count += wanted.numel()
     return total / mean_over_ranks(count).clamp(min=1)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-from limbeck.models.dense.rcnn.boxes import RATIOS, clip, decode, draw, encode, match
+from limbeck.models.dense.rcnn.boxes import RATIOS, clip, decode, draw, encode, has_area, match
 from limbeck.records import Objects
 
 SAMPLES, MOST_FOREGROUND = 256, 0.5
@@ -91,10 +91,10 @@ def propose(
     boxes, scores, levels = [], [], []
     for index, (own, moves, at) in enumerate(zip(logits, deltas, anchors, strict=True)):
         value, place = own.topk(min(MOST_OF_LEVEL[is_training], len(own)))
-        boxes.append(clip(decode(moves[place], at[place]), size))
-        scores.append(value)
-        levels.append(torch.full_like(place, index))
-    all_boxes, all_scores, all_levels = torch.cat(boxes), torch.cat(scores), torch.cat(levels)
-    is_box = (all_boxes[:, 2:] > all_boxes[:, :2]).all(1) & all_scores.isfinite()
-    all_boxes, all_scores, all_levels = all_boxes[is_box], all_scores[is_box], all_levels[is_box]
-    return all_boxes[batched_nms(all_boxes, all_scores, all_levels, NMS)[:MOST]]
+        moved = clip(decode(moves[place], at[place]), size)
+        kept = has_area(moved) & value.isfinite()
+        boxes.append(moved[kept])
+        scores.append(value[kept])
+        levels.append(place[kept].fill_(index))
+    found = torch.cat(boxes)
+    return found[batched_nms(found, torch.cat(scores), torch.cat(levels), NMS)[:MOST]]

@@ -1,4 +1,4 @@
-"""A plain ViT becomes ViTDet's backbone, with its weights, whatever its further tokens."""
+"""A plain ViT becomes ViTDet's backbone with its weights, whatever its prefix tokens."""
 
 import pytest
 import torch

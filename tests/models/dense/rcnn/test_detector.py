@@ -6,21 +6,21 @@ import pytest
 import torch
 
 import limbeck
-from limbeck.engine.distributed import ranks_session
 from limbeck.errors import UserError
+from limbeck.models.build import build_student
 from limbeck.models.dense.build_detector import build_detector
 from limbeck.models.dense.detector import rebuild_detector
+from limbeck.models.dense.rcnn import regions
 from limbeck.models.finished import save_student
-from limbeck.models.options import DetectorOptions
+from limbeck.models.options import DetectorOptions, StudentOptions
 from limbeck.models.origins.load import load_encoder
 from limbeck.models.vit import build_encoder
 from limbeck.records import Objects, Tap
 from tests.models.dense.test_light_detector import four_images, images, losses_of, objects
 from tests.models.families import small_encoder
-from tests.processes import start_ranks
 
 SIDE = 64
-FAMILIES = ("mae", "tiny-vit", "hiera", "dinov2")
+FAMILIES = ("mae", "tiny-vit", "hiera")
 
 
 def small(family="mae", num_classes=3, img_size=SIDE, seed=0, **options):
@@ -31,8 +31,9 @@ def small(family="mae", num_classes=3, img_size=SIDE, seed=0, **options):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("cascade", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "cascade"), [*[(each, False) for each in FAMILIES], ("mae", True)]
+)
 def test_taps_losses_and_answers_of_every_encoder(family, cascade):
     detector = small(family, masks=True, cascade=cascade).train()
     facts = detector.facts
@@ -42,9 +43,8 @@ def test_taps_losses_and_answers_of_every_encoder(family, cascade):
     for level, stride in enumerate(facts.level_strides):
         grid = facts.grid_of(stride)
         assert tuple(found[Tap("pyramid", level)].shape[:2]) == (2, 16)
-        if min(grid) > 0:
-            assert tuple(found[Tap("objectness", level)].shape) == (2, 3, *grid)
-            assert tuple(found[Tap("box_deltas", level)].shape) == (2, 12, *grid)
+        assert tuple(found[Tap("objectness", level)].shape) == (2, 3, *grid)
+        assert tuple(found[Tap("box_deltas", level)].shape) == (2, 12, *grid)
     losses = losses_of(detector, objects(has_masks=True))
     more = {"class_2", "box_2", "class_3", "box_3"} if cascade else set()
     assert set(losses.parts) == {"rpn_objectness", "rpn_boxes", "class", "box", "mask"} | more
@@ -85,52 +85,40 @@ def test_losses_follow_from_the_seeds_alone():
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_it_learns_to_find_objects():
+def test_it_learns():
     torch.manual_seed(0)
-    detector = small(num_classes=2, width=24).train()
-    seen = torch.zeros(2, 3, SIDE, SIDE)
-    seen[0, :, 8:40, 16:56] = 1
-    seen[1, 0, 30:60, 4:30] = 1
-    boxes = [[16.0, 8, 56, 40], [4, 30, 30, 60]]
-    wanted = tuple(
-        Objects(torch.tensor([box]), torch.tensor([kind]), (SIDE, SIDE))
-        for kind, box in enumerate(boxes)
-    )
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=2e-3)
-    for _ in range(25):
+    detector = small(num_classes=2, img_size=32).train()
+    seen = torch.zeros(1, 3, 32, 32)
+    seen[0, :, 4:20, 8:28] = 1
+    wanted = (Objects(torch.tensor([[8.0, 4, 28, 20]]), torch.tensor([1]), (32, 32)),)
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-3)
+    totals = []
+    for _ in range(8):
         optimizer.zero_grad()
-        losses_of(detector, wanted, seen).total.backward()
+        losses = losses_of(detector, wanted, seen)
+        losses.total.backward()
         optimizer.step()
-    detector.eval()
-    for kind, (found, box) in enumerate(
-        zip(detector.detect(seen, [(SIDE, SIDE)] * 2), boxes, strict=True)
-    ):
-        assert found.classes[0] == kind and found.scores[0] > 0.5
-        assert (found.boxes[0] - torch.tensor(box)).abs().max() < 6
+        totals.append(losses.total.item())
+    assert totals[-1] < 0.6 * totals[0]
 
 
-def _half_of_the_images(folder):
-    with ranks_session("cpu") as ranks:
-        part = slice(2 * ranks.rank, 2 * ranks.rank + 2)
-        losses = _losses_of_four(part)
-        torch.save(losses, folder / f"{ranks.rank}.pt")
+def test_two_processes_learn_what_one_does(monkeypatch):
+    def run(part):
+        detector = small(masks=True).train()
+        features = detector(images(4)[part], None, detector.loss_taps)
+        losses = detector.losses(features, four_images()[part], torch.arange(4)[part])
+        losses.total.backward()
+        found = {name: p.grad for name, p in detector.named_parameters()}
+        return found | {"total": losses.total.detach()}
 
-
-def _losses_of_four(part):
-    detector = small(masks=True).train()
-    features = detector(images(4)[part], None, detector.loss_taps)
-    losses = detector.losses(features, four_images()[part], torch.arange(4)[part])
-    losses.total.backward()
-    found = {name: p.grad for name, p in detector.named_parameters()}
-    return found | {"total": losses.total.detach()}
-
-
-def test_two_processes_learn_what_one_does(tmp_path):
-    expected = _losses_of_four(slice(0, 4))
-    pair = start_ranks(_half_of_the_images, tmp_path, folder=tmp_path, count=2)
-    done = [each.end() for each in pair]
-    assert [each.returncode for each in done] == [0, 0], done
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    expected, halves = run(slice(1, 3)), (slice(1, 2), slice(2, 3))
+    counts = []
+    monkeypatch.setattr(regions, "mean_over_ranks", lambda v: counts.append(v.clone()) or v)
+    for part in halves:
+        run(part)
+    means = [(one + other) / 2 for one, other in zip(counts[:2], counts[2:], strict=True)] * 2
+    monkeypatch.setattr(regions, "mean_over_ranks", lambda v: means.pop(0))
+    first, second = map(run, halves)
     for name, value in expected.items():
         torch.testing.assert_close((first[name] + second[name]) / 2, value, rtol=1e-3, atol=1e-5)
 
@@ -179,8 +167,10 @@ def test_published_sizes_and_multipliers(width, num_heads, side, count):  # 2.6 
 
 
 def test_refusals():
-    with pytest.raises(UserError, match="multiples of 16 pixels, not 40; set --img-size"):
-        small(img_size=40)
+    shape = "vit_tiny:patch_size=6:img_size=36:embed_dim=32:depth=1:num_heads=2"
+    plain = build_student(StudentOptions(name=shape), seed=0)
+    with pytest.raises(UserError, match="patches of 6 pixels, and rcnn needs a multiple of 4"):
+        build_detector(plain, 3, DetectorOptions(head="rcnn"), 0)
     with pytest.raises(UserError, match="detector.cascade is for rcnn; leave it out"):
         DetectorOptions(cascade=True)
     with pytest.raises(UserError, match="rcnn has norms of its own, of each place"):

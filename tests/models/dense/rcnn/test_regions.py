@@ -8,8 +8,8 @@ from torchvision.ops import roi_align
 from limbeck.models.dense.rcnn.regions import (
     BoxHead,
     MaskHead,
-    Regions,
-    assign_regions,
+    alone,
+    assign,
     box_losses,
     joined,
     level_of,
@@ -42,7 +42,7 @@ def test_golden_levels_and_pooling():  # row 14
     values = torch.arange(64.0).view(1, 1, 8, 8)
     levels = [values] + [torch.zeros(1, 1, 4, 4)] * 3
     box = torch.tensor([[4.0, 4, 20, 20]])
-    own = pool(levels, (4, 8, 16, 32), box, torch.zeros(1, dtype=torch.int64), 2)
+    own = pool(levels, (4, 8, 16, 32), alone(box), 2)
     assert own.flatten().tolist() == [13.5, 15.5, 29.5, 31.5]
     other = roi_align(values, [box], 2, 0.25, 0, aligned=False)
     assert other.flatten().tolist() == [18, 20, 34, 36]
@@ -53,12 +53,12 @@ def test_pooling_keeps_the_order():
     for level in levels:
         level[1] += 10
     boxes = torch.tensor([[0.0, 0, 250, 250], [0, 0, 20, 20], [0, 0, 120, 120]])
-    pooled = pool(levels, (4, 8, 16, 32), boxes, torch.tensor([1, 0, 1]), 2)
+    pooled = pool(levels, (4, 8, 16, 32), alone(boxes)._replace(images=torch.tensor([1, 0, 1])), 2)
     assert pooled[:, 0, 0, 0].tolist() == [12, 0, 11]
 
 
 def test_golden_losses():  # row 16, of float32
-    (regions,) = assign_regions([PROPOSALS], [objects()], 3, 0.5)
+    regions = assign(PROPOSALS, 0, objects(), 3, 0.5)
     assert regions.classes.tolist() == [1, 0, 3, 3] and regions.objects[:2].tolist() == [0, 1]
     logits, deltas = sin_ramp(4, 4), sin_ramp(4, 3, 4)
     of_classes, of_boxes = box_losses(logits, deltas, regions, (10, 5))
@@ -70,7 +70,7 @@ def test_golden_losses():  # row 16, of float32
 
 
 def test_class_weights_and_agnostic_boxes():
-    (regions,) = assign_regions([PROPOSALS], [objects()], 3, 0.5)
+    regions = assign(PROPOSALS, 0, objects(), 3, 0.5)
     logits, deltas = sin_ramp(4, 4), sin_ramp(4, 1, 4)
     one_each = nn.functional.cross_entropy(logits, regions.classes, reduction="none")
     found, of_boxes = box_losses(logits, deltas, regions, (10, 5), torch.tensor([3.0, 2, 1]))
@@ -83,7 +83,7 @@ def test_class_weights_and_agnostic_boxes():
 def test_sampling():
     boxes = torch.tensor([[8.0, 8, 40, 48]]).repeat(300, 1)
     boxes[200:] += 100
-    (regions,) = assign_regions([boxes], [objects()], 3, 0.5)
+    regions = assign(boxes, 0, objects(), 3, 0.5)
     drawn = sample(regions, 3, torch.Generator().manual_seed(0), 100)
     assert (drawn.classes < 3).sum() == 25 and len(drawn.boxes) == 100
     again = sample(regions, 3, torch.Generator().manual_seed(0), 100)
@@ -115,7 +115,7 @@ def test_mask_loss_is_of_objects_with_masks():
     masks = torch.zeros(2, 64, 64, dtype=torch.bool)
     masks[0, 8:48, 8:24] = True
     seen = [objects(masks=masks), objects()]
-    regions = joined(assign_regions([PROPOSALS[:2], PROPOSALS[:2]], seen, 3, 0.5))
+    regions = joined(assign(PROPOSALS[:2], k, each, 3, 0.5) for k, each in enumerate(seen))
     logits = torch.zeros(4, 28, 28, dtype=torch.float64)
     logits[2:] = 100  # of the image without
     wanted = mask_targets(masks, regions.boxes[:2], regions.objects[:2], 28)
@@ -151,10 +151,9 @@ def test_heads_answer_for_their_classes():
 
 
 def test_an_image_without_objects():
-    (regions,) = assign_regions([PROPOSALS], [objects(torch.zeros(0, 4), ())], 3, 0.5)
+    regions = assign(PROPOSALS, 0, objects(torch.zeros(0, 4), ()), 3, 0.5)
     assert regions.classes.tolist() == [3] * 4
     logits = torch.zeros(4, 4, dtype=torch.float64, requires_grad=True)
     of_classes, of_boxes = box_losses(logits, sin_ramp(4, 3, 4), regions, (10, 5))
     of_classes.backward()
     assert of_boxes == 0 and (logits.grad[:, :3] > 0).all() and (logits.grad[:, 3] < 0).all()
-    assert isinstance(regions, Regions)
