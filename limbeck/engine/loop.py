@@ -42,7 +42,11 @@ from limbeck.records import Batch
 
 logger = logging.getLogger("limbeck")
 
-_SCHEDULES = {"cosine": cosine_lr, "poly": poly_lr, "steps": step_lr}
+_SCHEDULES: dict[str, Callable[..., float]] = {
+    "cosine": cosine_lr,
+    "poly": poly_lr,
+    "steps": step_lr,
+}
 
 
 class Interrupted(RunError):

@@ -39,11 +39,12 @@ def encoder_of(backbone: TimmEncoder, img_size: tuple[int, int] | None) -> TimmE
     kwargs = facts.architecture["kwargs"]
     if not isinstance(backbone.model, VitDet):
         kwargs = plain_shape(backbone) | {
-            "num_heads": list(facts.num_heads),
             "global_blocks": published_globals(facts.depth),
             "window": WINDOW,
             "pos_grid": list(facts.grid),
         }
+        if len(set(facts.num_heads)) > 1:
+            kwargs["num_heads"] = list(facts.num_heads)
     architecture = facts.architecture | {
         "kind": "vit-det", "name": "vit_det",
         "kwargs": kwargs | {"img_size": list(img_size or facts.img_size)},

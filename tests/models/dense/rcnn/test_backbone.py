@@ -57,9 +57,7 @@ def test_head_counts_of_blocks_may_differ():
     assert torch.equal(found, expected)
     values = Tap("values", 2)
     assert torch.equal(*(e(IMAGES, None, (values,)).taps[values][:, 7] for e in (again, made)))
-    with pytest.raises(
-        UserError, match="it has tables of relative positions"
-    ):
+    with pytest.raises(UserError, match="it has tables of relative positions"):
         made.set_num_heads(0, 8)
 
 
