@@ -49,8 +49,10 @@ WORDS = {
     "any": "a network for images of any size",
     "segmenter": "a segmenter",
     "detector": "a detector",
+    "rcnn": "an rcnn detector",
 }
 
+_OPEN = "its heads read as many boxes as an image has; train one with --detector.head light"
 _WIDENED = "weights are fp16 in the file, and computed in fp32"
 _INT8 = "weights and what layers take are int8, what is between in fp32"
 _HALF = "blocks are computed in it, norms, the residual stream and all after the blocks in fp32"
@@ -63,6 +65,7 @@ FORMATS: dict[FormatName, Format] = {
         {
             "bf16": "ONNX Runtime has no bf16 for processors; choose --to openvino or torch, "
             "or --precision fp16, which halves the file",
+            "rcnn": _OPEN,
         },
         computes={"fp16": _WIDENED, "int8": _INT8},
     ),
@@ -72,6 +75,7 @@ FORMATS: dict[FormatName, Format] = {
         ("openvino",),
         {
             "any": "its reader of PyTorch's graphs can't interpolate positions; choose --to onnx",
+            "rcnn": _OPEN,
         },
         computes={
             "bf16": "weights are fp32 in the file, and computed in bf16",
@@ -84,6 +88,7 @@ FORMATS: dict[FormatName, Format] = {
         ".pt2",
         refused={
             "int8": "PyTorch alone has no int8 kernels for it; choose --to onnx or openvino",
+            "rcnn": _OPEN,
         },
         computes={"bf16": _HALF, "fp16": _HALF},
     ),

@@ -36,6 +36,7 @@ def test_every_format_has_its_module_and_its_words(name):
         ("timm", "segmenter", "timm can't hold a segmenter: .*choose --to onnx"),
         ("timm", "any", "timm can't hold a network for images of any size"),
         ("timm", "detector", "timm can't hold a detector: timm has no detectors"),
+        ("onnx", "rcnn", "ONNX can't hold an rcnn detector: its heads read as many boxes"),
         ("openvino", "any", "OpenVINO can't hold .* any size: .*choose --to onnx"),
     ],
 )

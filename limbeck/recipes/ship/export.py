@@ -159,7 +159,7 @@ def export(config: ExportConfig) -> Exported:
     network = load_finished(config.network)
     facts = network.facts
     kind = facts.architecture["kind"]
-    check_held(config.to, kind)
+    check_held(config.to, kind, facts.architecture["kwargs"].get("head", ""))
     if facts.num_classes:
         checks.check_unset(config, ["pool"], f"on {config.network}, which gives classes")
     if kind in WHOLE:

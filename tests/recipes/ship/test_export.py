@@ -15,9 +15,13 @@ from limbeck.exports import timm as to_timm
 from limbeck.exports import torch as to_torch
 from limbeck.exports.formats import has_packages
 from limbeck.exports.graph import Graph
+from limbeck.models.dense.build_detector import build_detector
+from limbeck.models.finished import save_student
+from limbeck.models.options import DetectorOptions
 from limbeck.recipes.ship import export as verb
 from limbeck.recipes.ship.export import ExportConfig, check_place, digest_of, export, report
 from limbeck.recipes.ship.options import Int8Options, MeasureOptions, ToleranceOptions
+from tests.models.families import small_encoder
 
 FEW = MeasureOptions(batch_size=2, num_runs=1)
 
@@ -132,6 +136,14 @@ def test_a_detector_for_torch_with_its_score(detector, tmp_path):
         export(config_of(detector, tmp_path, "torch", crop_ratio=0.5, out=tmp_path / "b.pt2"))
     with pytest.raises(UserError, match="A detector sees squares of one size"):
         export(config_of(detector, tmp_path, "torch", sizes="any", out=tmp_path / "b.pt2"))
+
+
+def test_rcnn_is_not_exported(tmp_path):
+    options = DetectorOptions(head="rcnn", width=8)
+    rcnn = build_detector(small_encoder("mae"), 2, options, 0, (64, 64))
+    save_student(rcnn, tmp_path / "rcnn", {"classes": ["a", "b"]})
+    with pytest.raises(UserError, match=r"torch.export can't hold an rcnn detector.*head light"):
+        export(config_of(tmp_path / "rcnn", tmp_path, "torch"))
 
 
 def test_a_detector_on_images_of_which_nothing_is_known(detector, images, tmp_path):
