@@ -17,7 +17,7 @@ RATIOS = (0.5, 1.0, 2.0)
 CELLS = 8
 """The side of a square anchor in places of its level: 32 pixels at a stride of 4."""
 MOST_GROWTH = math.log(1000 / 16)
-CHUNK = 2**22
+CHUNK = 2**20
 """Pairs of boxes and objects that are looked at at a time: some 100 MiB."""
 
 
