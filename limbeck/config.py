@@ -278,7 +278,13 @@ def read_preset(name: str, verb: str) -> dict[str, Any]:
     of_verb = values.pop("verb", verb)
     if of_verb != verb:
         raise UserError(f"The preset '{name}' is for 'limbeck {of_verb}', not 'limbeck {verb}'.")
-    return values
+    return _unset(values)
+
+
+def _unset(values: dict[str, Any]) -> dict[str, Any]:
+    """Values where None is written as on the command line, for TOML has none."""
+    inner = {name: _unset(v) if isinstance(v, dict) else v for name, v in values.items()}
+    return {name: None if value == "None" else value for name, value in inner.items()}
 
 
 def has_own_module(address: str) -> bool:

@@ -153,6 +153,13 @@ def test_configs_are_frozen():
         DistillConfig().seed = 1
 
 
+def test_a_preset_unsets_an_option(tmp_path):
+    file = tmp_path / "plain.toml"
+    file.write_text('img_size = "None"\n[optim]\nclip_grad = "None"\n')
+    values = read_preset(str(file), "detect")
+    assert values == {"img_size": None, "optim": {"clip_grad": None}}
+
+
 def test_presets_of_a_verb():
     assert "tinymim_vit_tiny" in preset_names("distill")
     assert "photos_finetune" in preset_names("finetune")

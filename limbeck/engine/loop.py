@@ -37,12 +37,16 @@ from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.engine.signals import StopSignals
 from limbeck.errors import NotFiniteError, RunError, UserError
 from limbeck.ops.ranks import mean_over_ranks
-from limbeck.ops.schedules import cosine_lr, peak_lr, poly_lr
+from limbeck.ops.schedules import cosine_lr, peak_lr, poly_lr, step_lr
 from limbeck.records import Batch
 
 logger = logging.getLogger("limbeck")
 
-_SCHEDULES = {"cosine": cosine_lr, "poly": poly_lr}
+_SCHEDULES: dict[str, Callable[..., float]] = {
+    "cosine": cosine_lr,
+    "poly": poly_lr,
+    "steps": step_lr,
+}
 
 
 class Interrupted(RunError):
@@ -213,10 +217,13 @@ def fit(
         module.compile()  # in place, so that the names of the weights stay
     model = wrap(module, ranks)
     log.start(state.step, state.scores)
+    own: dict[str, Any] = {"is_shifted": optim.cosine_from == "warmup-end"}
+    if optim.schedule == "steps":
+        own = {"drops": optim.drop_at}
     lr_at = partial(
         _SCHEDULES[optim.schedule], steps_per_epoch=steps_per_epoch, epochs=train.epochs,
         warmup_epochs=warmup_epochs, peak_lr=peak, min_lr=optim.min_lr, warmup_lr=optim.warmup_lr,
-        is_shifted=optim.cosine_from == "warmup-end",
+        **own,
     )  # fmt: skip
     with StopSignals(log) as stop:
         stream = batches(state.step)

@@ -86,7 +86,8 @@ class GridAttention(Attention):
 
 
 class VitDet(VisionTransformer):
-    """timm's ViT with ``GridAttention``; takes timm's arguments of its shape, and
+    """timm's ViT with ``GridAttention``; takes timm's arguments of its shape, ``num_heads`` of each
+    block too, and
 
     ``global_blocks``, whose attention is over all; ``window``, of the others; ``pos_grid``, the
     grid of the position table (1, 1 + gh * gw, D), whose first row is a class token's and unused.
@@ -94,8 +95,16 @@ class VitDet(VisionTransformer):
     """
 
     def __init__(
-        self, *, global_blocks: Sequence[int], window: int, pos_grid: Sequence[int], **shape: Any
+        self,
+        *,
+        global_blocks: Sequence[int],
+        window: int,
+        pos_grid: Sequence[int],
+        num_heads: int | Sequence[int],
+        **shape: Any,
     ) -> None:
+        heads = [num_heads] * shape["depth"] if isinstance(num_heads, int) else list(num_heads)
+        shape |= {"num_heads": heads[0]}
         given = {"class_token": False, "final_norm": False, "global_pool": "", "num_classes": 0}
         super().__init__(**shape | given, pos_embed="none")
         depth = len(self.blocks)
@@ -105,8 +114,12 @@ class VitDet(VisionTransformer):
         self.pos_grid = (pos_grid[0], pos_grid[1])
         table = torch.zeros(1, 1 + pos_grid[0] * pos_grid[1], self.embed_dim)
         self.pos_embed = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
-        for index, block in enumerate(self.blocks):
+        for index, (block, count) in enumerate(zip(self.blocks, heads, strict=True)):
             block.attn.__class__ = GridAttention  # as it is: nothing is drawn anew
+            if self.embed_dim % count:
+                raise ValueError(f"a width of {self.embed_dim} does not divide into {count} heads")
+            block.attn.num_heads, block.attn.head_dim = count, self.embed_dim // count
+            block.attn.scale = block.attn.head_dim**-0.5
             is_global = index in self.global_blocks
             block.attn.settle(self.patch_embed.grid_size, 0 if is_global else window)
 

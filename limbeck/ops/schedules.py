@@ -1,6 +1,7 @@
 """Learning-rate schedules as pure functions of the step; nothing here has a state."""
 
 import math
+from collections.abc import Sequence
 
 
 def peak_lr(base_lr: float, global_batch_size: int) -> float:
@@ -67,6 +68,29 @@ def poly_lr(
         return warmup_lr + (peak_lr - warmup_lr) * min(1.0, step / max(1.0, warmup - 1))
     progress = (step - warmup) / max(1.0, total - 1 - warmup)
     return min_lr + (peak_lr - min_lr) * max(0.0, 1 - progress)
+
+
+def step_lr(
+    step: int,
+    *,
+    steps_per_epoch: int,
+    epochs: float,
+    warmup_epochs: float,
+    peak_lr: float,
+    min_lr: float,
+    warmup_lr: float = 0.0,
+    drops: Sequence[float] = (),
+) -> float:
+    """Likewise a tenth at each of the ``drops``, shares of the run, as detectors are trained.
+
+    A drop is at the step that its share of all steps reaches, rounded down; ``min_lr`` is the least
+    after the warm-up.
+    """
+    warmup = warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return warmup_lr + (peak_lr - warmup_lr) * step / warmup
+    count = sum(step >= int(share * epochs * steps_per_epoch) for share in drops)
+    return max(min_lr, peak_lr * 0.1**count)
 
 
 def layer_scale(layer_id: int, num_layers: int, decay: float) -> float:

@@ -31,7 +31,8 @@ def test_names_of_an_old_disk_can_be_compared():
 
 
 def test_an_option_that_earlier_versions_had_not_is_what_they_did():
-    there, here = {"optim": {"min_lr": 0.0}}, {"optim": {"min_lr": 0.0, "schedule": "cosine"}}
+    there = {"optim": {"min_lr": 0.0}}
+    here = {"optim": {"min_lr": 0.0, "schedule": "cosine", "drop_at": ()}}
     assert differences(there, here) == differences({"tune": there}, {"tune": here}) == []
     other = {"optim": {"min_lr": 0.0, "schedule": "poly"}}
     assert differences(there, other) == [("optim.schedule", '"cosine"', '"poly"')]

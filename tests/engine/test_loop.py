@@ -79,6 +79,14 @@ def test_the_poly_schedule_ends_in_a_line(tmp_path):
     assert rates[-1] == 0
 
 
+def test_the_schedule_of_steps_falls_to_tenths(tmp_path):
+    optim = {"schedule": "steps", "drop_at": (0.5, 0.75), "warmup_epochs": 0.0}
+    train(tmp_path, total_steps=40, optim=optim)
+    rates = [record["lr"] for record in read_metrics(tmp_path) if "losses" in record]
+    falls = [1.0] * 10 + [0.1] * 5 + [0.01] * 5  # of steps 1, 3 and so on
+    assert [rate / rates[0] for rate in rates] == pytest.approx(falls)
+
+
 def test_probes_run_ten_times_unless_told(tmp_path):
     train(tmp_path, total_steps=40, options={"probe_every": 0})
     steps = [record["step"] for record in read_metrics(tmp_path) if "probe" in record]

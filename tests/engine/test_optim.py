@@ -193,6 +193,12 @@ def test_layers_can_be_counted_by_blocks():
         ),
         ({"warmup_lr": 1e-6, "warmup_epochs": 0}, "have no effect without warm-up"),
         ({"cosine_from": "start", "warmup_epochs": 0}, "have no effect without warm-up"),
+        ({"drop_at": (0.5,)}, "drop_at is of optim.schedule steps"),
+        ({"schedule": "steps"}, "drop_at is of optim.schedule steps"),
+        (
+            {"schedule": "steps", "drop_at": (0.5,), "cosine_from": "start"},
+            "no effect on schedule steps",
+        ),
     ],
 )
 def test_options_of_the_schedule_without_effect(values, said):

@@ -1,6 +1,6 @@
 import pytest
 
-from limbeck.ops.schedules import cosine_lr, cosine_momentum, layer_scale, peak_lr, poly_lr
+from limbeck.ops.schedules import cosine_lr, cosine_momentum, layer_scale, peak_lr, poly_lr, step_lr
 
 
 # TinyMIM's recipes, computed once from its formula; printed to 8 digits.
@@ -173,3 +173,16 @@ def test_poly_lr_without_warmup_and_past_its_end(is_shifted):
     assert flat[20:] == [pytest.approx(0.1)] * 5
     short = poly_lr(0, warmup_epochs=0.1, min_lr=0.0, **settings)
     assert short == 0
+
+
+def test_step_lr_as_published():
+    """Golden row 21: MAE-Lite's detection, 184,375 steps with 250 of warm-up."""
+    steps = (0, 125, 249, 250, 163_887, 163_888, 177_545, 177_546)
+    rates = (1e-7, 5.005e-5, 9.96004e-5, 1e-4, 1e-4, 1e-5, 1e-5, 1e-6)
+    settings = {
+        "steps_per_epoch": 1475, "epochs": 125.0, "warmup_epochs": 250 / 1475, "peak_lr": 1e-4,
+        "warmup_lr": 1e-7, "drops": (0.8888841, 0.9629614),
+    }  # fmt: skip
+    found = [step_lr(step, min_lr=0.0, **settings) for step in steps]
+    assert found == pytest.approx(rates, rel=1e-9)
+    assert step_lr(184_000, min_lr=5e-6, **settings) == 5e-6

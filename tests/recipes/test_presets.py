@@ -18,7 +18,7 @@ from limbeck.models.build import build_student
 from limbeck.models.mae import MaeDecoder
 from limbeck.models.masked_autoencoder import MaskedAutoencoder
 from limbeck.models.options import StudentOptions, TeacherOptions
-from limbeck.ops.schedules import cosine_lr, peak_lr, poly_lr
+from limbeck.ops.schedules import cosine_lr, peak_lr, poly_lr, step_lr
 from limbeck.recipes.run.networks import build_networks, method_class, method_options
 from limbeck.recipes.run.precision import filled
 from limbeck.recipes.run.resolved import resolve
@@ -97,8 +97,10 @@ def test_segmentation(name):
 @pytest.mark.parametrize("name", preset_names("detect"))
 def test_detection(name):
     config = from_plain(DetectConfig, read_preset(name, "detect"), name)
-    data = replace(config.data, root=DATA.root)
-    detect.check(replace(config, data=data, student="vit_tiny"))
+    data, teacher = replace(config.data, root=DATA.root), config.teacher
+    if config.method == "feature-richness":
+        teacher = replace(teacher, source="timm:vit_base_patch16_224")
+    detect.check(replace(config, data=data, teacher=teacher, student="vit_tiny"))
 
 
 @pytest.mark.parametrize("name", preset_names("two-stage"))
@@ -286,6 +288,42 @@ def test_segmentations_as_released(name, head, layer_decay, rates):
     assert config.img_size == 512 and config.seed == 0 and config.train.ema_decay is None
     assert config.channel_wise == ChannelWiseOptions(weight=3.0, temperature=1.0)
     assert config.views == SceneViewOptions() and config.evaluation == MapOptions()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "layer_decay", "weight_decay", "first_drop"),
+    [
+        ("vitdet_mae_lite", 640, 1.0, 0.05, 163_888),
+        ("vitdet_g2sd", 1024, 0.7, 0.1, 163_889),
+        ("vitdet_g2sd_specific", 1024, 0.7, 0.05, 163_889),
+    ],
+)
+def test_detections_as_released(name, size, layer_decay, weight_decay, first_drop):
+    """Tables 2.4 and 2.5 of the sheet, and row 21: 184,375 steps of 64 images."""
+    config = preset(name)
+    optim, train = config.optim, config.train
+    found = resolve(118_287, size, {}, optim, train)
+    assert found.total_steps == 184_375 and found.peak_lr == pytest.approx(1e-4)
+    rates = {
+        0: 1e-7, 125: 5.005e-5, 249: 9.96004e-5, 250: 1e-4, first_drop - 1: 1e-4,
+        first_drop: 1e-5, 177_545: 1e-5, 177_546: 1e-6,
+    }  # fmt: skip
+    for step, rate in rates.items():
+        lr = step_lr(
+            step, steps_per_epoch=found.steps_per_epoch, epochs=train.epochs,
+            warmup_epochs=optim.warmup_epochs, peak_lr=found.peak_lr, min_lr=optim.min_lr,
+            warmup_lr=optim.warmup_lr, drops=optim.drop_at,
+        )  # fmt: skip
+        assert lr == pytest.approx(rate, rel=1e-6)
+    assert (optim.schedule, optim.layer_decay) == ("steps", layer_decay)
+    assert (optim.weight_decay, optim.betas) == (weight_decay, (0.9, 0.999))
+    assert optim.clip_grad is None and train.ema_decay is None
+    assert optim.no_decay_names == ("pos_embed",) and config.img_size == size
+    assert (config.detector.head, config.detector.masks) == ("rcnn", True)
+    assert (config.views.scale, config.views.crop) == ((0.1, 2.0), "tied")
+    assert (config.views.flip_prob, config.views.distort_prob) == (0.5, 0)
+    assert config.drop_path_rate == (0.0 if name == "vitdet_mae_lite" else 0.1)
+    assert (config.method == "feature-richness") == name.endswith("specific")
 
 
 LOOKED_UP = {

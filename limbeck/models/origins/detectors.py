@@ -85,15 +85,16 @@ def _architecture(weights: Weights) -> dict[str, Any]:
     check_telling(weights, telling, (), "detector", depth)
     dim, _, patch, _ = weights[patches].shape
     sides = [(len(weights[table.format(block)]) + 1) // 2 for block in range(depth)]
-    num_heads = dim // weights[table.format(0)].shape[1]
+    heads = [dim // weights[table.format(block)].shape[1] for block in range(depth)]
     size, grid = max(sides) * patch, isqrt(max(weights[f"{_NET}pos_embed"].shape[1] - 1, 1))
     mean, std = IMAGENET_NORM
     backbone = {
-        "kind": "vit-det", "name": "vit_det", "num_heads": [num_heads] * depth,
+        "kind": "vit-det", "name": "vit_det", "num_heads": heads,
         "mean": list(mean), "std": list(std),
         "kwargs": {
             "img_size": [size, size], "patch_size": patch, "embed_dim": dim, "depth": depth,
-            "num_heads": num_heads, "mlp_ratio": to_ratio(weights[hidden].shape[0], dim),
+            "num_heads": heads[0] if len(set(heads)) == 1 else heads,
+            "mlp_ratio": to_ratio(weights[hidden].shape[0], dim),
             "global_blocks": [block for block in range(depth) if sides[block] == max(sides)],
             "window": min(sides) if min(sides) < max(sides) else WINDOW, "pos_grid": [grid, grid],
             "num_classes": 0,

@@ -42,6 +42,8 @@ def encoder_of(backbone: TimmEncoder, img_size: tuple[int, int] | None) -> TimmE
         "pos_grid": list(facts.grid),
         "num_classes": 0,
     }
+    if len(set(facts.num_heads)) > 1:
+        kwargs["num_heads"] = list(facts.num_heads)
     own = {"kind": "vit-det", "name": "vit_det", "kwargs": kwargs}
     origin = {"source": "a network"} | facts.origin | {"weight_hash": weight_hash(weights)}
     with seeded(0):  # for weights that are replaced
@@ -58,7 +60,6 @@ def _weights(encoder: TimmEncoder) -> dict[str, Tensor] | None:
         and has_usual_blocks(model)
         and model.pos_embed is not None
         and all(type(block.attn) is Attention for block in model.blocks)
-        and len(set(facts.num_heads)) == 1
     )
     if not is_usual:
         return None

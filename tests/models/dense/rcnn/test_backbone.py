@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from limbeck.errors import UserError
 from limbeck.models.dense.rcnn.backbone import encoder_of
 from limbeck.models.vit import build_encoder
 from limbeck.models.vit_det import VitDet
@@ -42,6 +43,22 @@ def test_without_class_token_nothing_changes_where_all_is_global():
     assert made.facts.global_blocks == (0, 1, 2) and not made.model.pos_embed[:, 0].any()
     expected = plain(IMAGES, None, (LAST,)).taps[LAST]
     torch.testing.assert_close(made(IMAGES, None, (LAST,)).taps[LAST], expected)
+
+
+def test_head_counts_of_blocks_may_differ():
+    plain = small_encoder("mae")
+    plain.set_num_heads(2, 8)  # as TinyMIM's adapted last block
+    made = encoder_of(plain, None)
+    assert made.facts.num_heads == (2, 2, 8)
+    assert made.model.blocks[2].attn.rel_pos_h.shape == (7, 4)
+    again = build_encoder(made.facts.architecture)
+    again.model.load_state_dict(made.model.state_dict())
+    found, expected = (each.eval()(IMAGES, None, (LAST,)).taps[LAST] for each in (again, made))
+    assert torch.equal(found, expected)
+    values = Tap("values", 2)
+    assert torch.equal(*(e(IMAGES, None, (values,)).taps[values][:, 7] for e in (again, made)))
+    with pytest.raises(UserError, match="it has tables of relative positions"):
+        made.set_num_heads(0, 8)
 
 
 def test_larger_images():
