@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--split", default="test", help="which is scored")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     rivals: dict[str, Callable[[int], AveragePrecision]] = {
         "SSDlite-MobileNetV3": lambda seed: run_ssdlite(seed, arguments)
     }
