@@ -42,7 +42,6 @@ CPU = torch.device("cpu")
 SSDLITE_LR = 1e-3
 YOLO_EPOCHS = 12
 """Which take as long, the command's start left out."""
-YOLO_WORDS: tuple[str, ...] = ()
 SENDERS = ("clearml", "comet", "dvc", "mlflow", "raytune", "sync")
 
 
@@ -56,6 +55,7 @@ def main() -> None:
     parser.add_argument("--split", default="test", help="which is scored")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     rivals: dict[str, Callable[[int], AveragePrecision]] = {
         "SSDlite-MobileNetV3": lambda seed: run_ssdlite(seed, arguments)
     }
@@ -157,7 +157,6 @@ def run_yolo(seed: int, arguments: argparse.Namespace) -> AveragePrecision:
         arguments, "detect", "train", "model=yolo26n.yaml", f"data={root / 'data.yaml'}",
         f"epochs={YOLO_EPOCHS}", f"imgsz={SIDE}", f"batch={BATCH_SIZE}", f"seed={seed}",
         "pretrained=False", "workers=0", "device=cpu", "val=False", "plots=False", "amp=False",
-        *YOLO_WORDS,
         f"project={root / 'runs'}", f"name=train_{seed}", "exist_ok=True",
     )  # fmt: skip
     weights = root / "runs" / f"train_{seed}" / "weights" / "last.pt"
