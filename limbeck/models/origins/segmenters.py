@@ -21,7 +21,8 @@ from limbeck.models.encoder import Encoder
 from limbeck.models.finished import weight_hash
 from limbeck.models.origins.architecture import to_ratio
 from limbeck.models.origins.beit import INDEX, check_indices
-from limbeck.models.origins.files import FileInfo
+from limbeck.models.origins.checkpoint import check_match
+from limbeck.models.origins.files import FileInfo, left_out_notes
 from limbeck.models.origins.layouts import (
     IMAGENET_NORM,
     Weights,
@@ -33,7 +34,7 @@ from limbeck.models.origins.layouts import (
 )
 from limbeck.models.rel_pos import BUILT_AS
 from limbeck.models.stated import check_size
-from limbeck.models.tensor_files import check_finite, compare
+from limbeck.models.tensor_files import check_finite
 
 CLASSES = "decode_head.conv_seg.weight"
 _TABLE = "attn.relative_position_bias_table"
@@ -121,24 +122,17 @@ def read_segmenter(weights: Weights, info: FileInfo, path: Path) -> Segmenter | 
             f"{path} is of a segmenter, in no layout that is known: {name_list(weights)}."
         )
     architecture = _architecture(layout, weights)
-    notes = [f"Left out {what} ({len(names)} tensors)." for what, names in left.items()]
     origin = {
         "source": str(path), "layout": layout.name, "licence": None,
-        "notes": [*notes, *info.notes, "ImageNet's mean and std, as this layout has."],
+        "notes": left_out_notes(left)
+        + [*info.notes, "ImageNet's mean and std, as this layout has."],
         "weight_hash": weight_hash(weights),
     }  # fmt: skip
     with torch.device("meta"):
         skeleton = rebuild_segmenter(architecture, origin)
     own = {layout.name_of(name): name for name in skeleton.state_dict()}
-    problems = [
-        f"{len(names)} {kind} ({name_list(names)})"
-        for kind, names in compare(
-            {layout.name_of(n): value for n, value in skeleton.state_dict().items()}, weights
-        ).items()
-        if names
-    ]
-    if problems:
-        raise UserError(f"{path} does not fit: {'; '.join(problems)}. Nothing is loaded in part.")
+    published = {layout.name_of(name): v for name, v in skeleton.state_dict().items()}
+    check_match(published, weights, str(path))
     check_size(skeleton, sum(value.numel() for value in weights.values()), str(path))
     check_finite(weights, path)
     with torch.random.fork_rng(devices=[]):
