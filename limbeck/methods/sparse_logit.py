@@ -44,8 +44,7 @@ class SparseLogit(Method):
         self, options: SparseLogitOptions, student: EncoderFacts, teacher: EncoderFacts | None
     ) -> None:
         super().__init__()
-        if teacher is None:
-            raise UserError("Sparse-logit distillation needs a teacher; name one with --teacher.")
+        assert teacher is not None  # as its options say; the recipe refuses others
         check_classifies(teacher)
         if student.num_classes != teacher.num_classes:
             raise UserError(
