@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Annotated, Any
 
+import numpy as np
 import torch
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 from torch import Tensor
 from typing_extensions import TypedDict
 
@@ -153,17 +154,20 @@ def _percent(share: float) -> str:
 
 
 def pack(robustness: Robustness) -> dict[str, Any]:
-    """All of it as plain data, a digit for each image."""
+    """All of it as plain data, eight images to a byte."""
     return {
         "names": list(robustness.names),
         "severities": list(robustness.severities),
         "how": robustness.how,
-        "clean": _digits(robustness.clean),
-        "corrupted": [[_digits(hits) for hits in of_name] for of_name in robustness.corrupted],
+        "clean": _to_hex(robustness.clean),
+        "corrupted": [[_to_hex(hits) for hits in of_name] for of_name in robustness.corrupted],
+        "num_images": robustness.corrupted.shape[2],
+        "num_clean": len(robustness.clean),
     }
 
 
-_Digits = Annotated[str, StringConstraints(pattern="^[01]+$")]
+_Hex = Annotated[str, StringConstraints(pattern="^([0-9a-f]{2})*$")]
+_Count = Annotated[int, Field(ge=1, le=2**40)]
 
 
 class Packed(TypedDict):
@@ -172,8 +176,10 @@ class Packed(TypedDict):
     names: list[str]
     severities: list[int]
     how: str
-    clean: _Digits
-    corrupted: list[list[_Digits]]
+    clean: _Hex
+    corrupted: list[list[_Hex]]
+    num_images: _Count
+    num_clean: _Count
 
 
 class PackedAnswers(TypedDict):
@@ -184,24 +190,26 @@ class PackedAnswers(TypedDict):
 
 def unpack(values: Packed) -> Robustness:
     """What ``pack`` packed; raises ValueError where its parts do not fit each other."""
+    count = values["num_images"]
     sides = [len(of_name) for of_name in values["corrupted"]]
     if not sides or sides != [len(values["severities"])] * len(values["names"]):
         raise ValueError("its answers are not of its names and severities")
-    if len({len(hits) for of_name in values["corrupted"] for hits in of_name}) > 1:
-        raise ValueError("its answers are to different numbers of images")
-    hits = [[_from_digits(text) for text in of_name] for of_name in values["corrupted"]]
+    hits = [[_from_hex(text, count) for text in of_name] for of_name in values["corrupted"]]
     return Robustness(
         names=tuple(values["names"]),
         severities=tuple(values["severities"]),
-        clean=_from_digits(values["clean"]),
+        clean=_from_hex(values["clean"], values["num_clean"]),
         corrupted=torch.stack(list(map(torch.stack, hits))),
         how=values["how"],
     )
 
 
-def _digits(hits: Tensor) -> str:
-    return "".join("1" if hit else "0" for hit in hits.tolist())
+def _to_hex(hits: Tensor) -> str:
+    return np.packbits(hits.cpu().numpy()).tobytes().hex()
 
 
-def _from_digits(text: str) -> Tensor:
-    return torch.tensor([digit == "1" for digit in text])
+def _from_hex(text: str, count: int) -> Tensor:
+    if len(text) != 2 * -(-count // 8):
+        raise ValueError(f"{text[:16]!r}... are not the answers to {count:,} images")
+    packed = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)
+    return torch.from_numpy(np.unpackbits(packed, count=count).astype(bool))

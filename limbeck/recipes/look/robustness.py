@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("limbeck")
 
-REVISION = 2  # of how images are corrupted, shown and kept; a change makes kept scores void
+REVISION = 1  # of how images are corrupted and shown; a change makes kept scores void
 
 
 def check_images(images: Images, options: CorruptionOptions) -> None:
