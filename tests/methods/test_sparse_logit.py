@@ -134,7 +134,7 @@ def test_what_is_no_teacher_of_these_classes_is_refused():
     student = FakeEncoder().facts
     with pytest.raises(UserError, match="The teacher fake has no classifier; fine-tune it first"):
         SparseLogit(SparseLogitOptions(), student, replace(student, num_classes=0))
-    with pytest.raises(UserError, match="knows 5 classes and the student 3"):
+    with pytest.raises(UserError, match="knows 5 classes and the student learns 3"):
         SparseLogit(SparseLogitOptions(), student, replace(student, num_classes=5))
 
 
