@@ -15,10 +15,19 @@ from benchmarks.timing import describe_machine, kind_and_precision
 
 BENCHMARKS = (
     *("loader", "step", "relation", "tokens", "d_mae", "g2sd", "masked"),
-    *("soft_labels", "target_store", "stored_step", "segment", "export", "compile", "gpu"),
+    *(
+        "soft_labels",
+        "target_store",
+        "stored_step",
+        "segment",
+        "detect",
+        "export",
+        "compile",
+        "gpu",
+    ),
 )
 """Modules of this folder; ``main(source, repeats)`` of each prints its table."""
-WITHOUT_PHOTOS = ("relation", "masked", "target_store", "segment", "export")
+WITHOUT_PHOTOS = ("relation", "masked", "target_store", "segment", "detect", "export")
 """Their ``main`` takes the repeats alone."""
 
 
@@ -28,9 +37,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("name", nargs="?", choices=BENCHMARKS, help="all if not given")
     parser.add_argument("--data", type=Path, help="a folder of photos; generated if not given")
     parser.add_argument("--repeats", type=int, default=5, help="rounds that are measured")
+    parser.add_argument("--yolo", type=Path, help="an ONNX file of YOLO26n at 640 px, of detect")
     chosen = parser.parse_args(arguments)
     if chosen.name in WITHOUT_PHOTOS and chosen.data:
         parser.error(f"--data has no effect on {chosen.name}; leave it out")
+    if chosen.yolo and chosen.name != "detect":
+        parser.error("--yolo is for detect alone; leave it out")
     if chosen.repeats < 1:
         parser.error("--repeats needs at least one round")
     print(describe_machine())
@@ -38,7 +50,8 @@ def main(arguments: list[str]) -> None:
         for name in (chosen.name,) if chosen.name else BENCHMARKS:
             print(f"\n## {name} ({kind_and_precision()})\n", flush=True)
             run = import_module(f"benchmarks.{name}").main
-            run(*(() if name in WITHOUT_PHOTOS else (source,)), chosen.repeats)
+            rivals = {"yolo": chosen.yolo} if name == "detect" else {}
+            run(*(() if name in WITHOUT_PHOTOS else (source,)), chosen.repeats, **rivals)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ _PUBLIC = {
     "convert_targets": "limbeck.recipes.targets.convert_targets",
     "finetune": "limbeck.recipes.train.finetune",
     "segment": "limbeck.recipes.train.segment",
+    "detect": "limbeck.recipes.train.detect",
     "predict": "limbeck.recipes.ship.predict",
     "embed": "limbeck.recipes.ship.embed",
     "evaluate": "limbeck.recipes.look.evaluate",
@@ -37,6 +38,7 @@ _PUBLIC = {
     "ConvertTargetsConfig": "limbeck.recipes.targets.convert_targets",
     "FinetuneConfig": "limbeck.recipes.train.finetune",
     "SegmentConfig": "limbeck.recipes.train.options",
+    "DetectConfig": "limbeck.recipes.train.options",
     "PredictConfig": "limbeck.recipes.ship.predict",
     "EmbedConfig": "limbeck.recipes.ship.embed",
     "EvaluateConfig": "limbeck.recipes.look.evaluate",
@@ -66,8 +68,10 @@ _PUBLIC = {
     "Task": "limbeck.tasks.task",
     # records
     "Batch": "limbeck.records",
+    "Detections": "limbeck.records",
     "Features": "limbeck.records",
     "Losses": "limbeck.records",
+    "Objects": "limbeck.records",
     "SoftLabels": "limbeck.records",
     "Tap": "limbeck.records",
     # errors

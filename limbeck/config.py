@@ -216,12 +216,18 @@ def option_flags(kind: type, prefix: str = "") -> Iterator[str]:
         if dataclasses.is_dataclass(field.default):
             yield from option_flags(type(field.default), f"{path}.")
             continue
-        yield f"--{flag}"
-        if isinstance(field.default, bool):
-            start, dot, last = flag.rpartition(".")
-            yield f"--{start}{dot}no-{last}"
+        names = [f"--{flag}"]
         for extra in getattr(hints[field.name], "__metadata__", ()):
-            yield from getattr(extra, "aliases", None) or ()
+            names += getattr(extra, "aliases", None) or ()
+        yield from names
+        if isinstance(field.default, bool):
+            yield from (negated(name) for name in names if name.startswith("--"))
+
+
+def negated(flag: str) -> str:
+    """What switches an option off: --data.no-shuffle of --data.shuffle."""
+    start, dot, last = flag.removeprefix("--").rpartition(".")
+    return f"--{start}{dot}no-{last}"
 
 
 def is_record(hint: Any) -> bool:

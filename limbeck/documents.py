@@ -1,4 +1,4 @@
-"""JSON and TOML, ours and strangers': the one door through which they come in and go out.
+"""JSON, TOML and YAML, ours and strangers': the one door through which they come in and go out.
 
 What comes in is bounded in size and depth and checked against a type (a dataclass, a TypedDict, any
 type that pydantic knows), so that the code behind it never meets a number where it takes a name.
@@ -53,6 +53,27 @@ def parse_toml(data: bytes | str, kind: Any = Plain, where: str = "the text") ->
     except (ValueError, RecursionError) as error:
         raise UserError(f"Can't read {where} as TOML: {_why(error)}.") from error
     return fit(values, kind, where)
+
+
+def read_yaml(file: Path, kind: Any = Plain) -> Any:
+    """The content of a YAML file as ``kind``, where every value is text: a class called no is none
+    that is false. Raises UserError like ``read_json``, and for references within it."""
+    import yaml
+
+    try:
+        text = _read(file, "YAML", MIB).decode("utf-8-sig")
+        depth = 0
+        for event in yaml.parse(text):
+            if isinstance(event, yaml.AliasEvent):  # a few lines of them can fill all memory
+                raise ValueError("it has references (*name)")
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise RecursionError
+        values = yaml.load(text, Loader=yaml.BaseLoader)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"Can't read {file} as YAML: {' '.join(_why(error).split())}.") from error
+    return fit(values, kind, str(file))
 
 
 def fit(values: object, kind: Any, where: str) -> Any:

@@ -284,6 +284,8 @@ def read_section(config: Any, path: str = "", doc: str = "") -> Section:
 def _option(path: str, hint: Any, value: Any, doc: str) -> Option:
     from tyro.conf import Positional
 
+    from limbeck.config import negated
+
     marks = getattr(hint, "__metadata__", ())
     metavars = [each.metavar for each in marks if getattr(each, "metavar", None)]
     kind, default = _kind(hint), _words(value)
@@ -293,8 +295,7 @@ def _option(path: str, hint: Any, value: Any, doc: str) -> Option:
     aliases = [alias for each in marks for alias in getattr(each, "aliases", None) or ()]
     flags = sorted([*aliases, f"--{path}"], key=len)
     if isinstance(value, bool):
-        start, dot, last = path.rpartition(".")
-        flags.append(f"--{start}{dot}no-{last}")
+        flags += [negated(flag) for flag in flags if flag.startswith("--")]
     return Option(tuple(flags), kind, default, doc)
 
 

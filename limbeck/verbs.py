@@ -41,6 +41,9 @@ VERBS = {
     "segment": Verb(
         "train", "train a student for masks of classes", "SegmentConfig", "segment"
     ),
+    "detect": Verb(
+        "train", "train a student for boxes of objects, masks too", "DetectConfig", "detect"
+    ),
     "store-targets": Verb(
         "targets", "run a teacher once, keep what it says of each view", "StoreTargetsConfig",
         "distill", True,
@@ -56,6 +59,9 @@ VERBS = {
     ),
     "doctor segment": Verb(
         "look", "likewise before limbeck segment, masks too", "DoctorSegmentConfig", "segment", True
+    ),
+    "doctor detect": Verb(
+        "look", "likewise before limbeck detect, boxes too", "DoctorDetectConfig", "detect", True
     ),
     "evaluate": Verb(
         "look", "does it help? kNN, linear and few-label probes, verdict", "EvaluateConfig"

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import (
     d_mae,
+    detect,
     g2sd,
     masked,
     networks,
@@ -265,3 +266,24 @@ def test_a_large_photo_s_memory_is_measured(small_scenes, monkeypatch):
     segment.measure_prediction("whole", results)
     seconds, peak = results.get()
     assert seconds > 0 <= peak
+
+
+def test_detect_prints_every_network_and_rival(capsys, monkeypatch):
+    tiny = {"TinyViT-5M": ("vit_tiny:embed_dim=24:depth=2:num_heads=3", 32)}
+    small = {"NETWORKS": tiny, "SIZE": 64, "BATCH": 2, "NUM_CLASSES": 3, "NUM_SCORED": 6}
+    for name, value in (small | {"TURN_SECONDS": 0.0, "RUNTIMES": ("torch",)}).items():
+        monkeypatch.setattr(detect, name, value)
+    monkeypatch.setattr(detect, "num_cores", lambda: 1)
+    main(["detect", "--repeats", "1"])
+    found = capsys.readouterr().out
+    assert "YOLO26n is left out" in found
+    assert "| TinyViT-5M | 32 | torch.export | 1 |" in found
+    assert "| SSDlite-MobileNetV3 | 320 | PyTorch" in found
+    assert len(re.findall(r"\| \d+\.\d \| \d+\.\d\d \|$", found, re.MULTILINE)) == 2
+    assert "| pycocotools |" in found
+
+
+def test_both_scores_of_detections_are_one(monkeypatch):
+    monkeypatch.setattr(detect, "NUM_CLASSES", 3)
+    kept = detect.made_up(5)
+    assert kept.score().boxes["ap"] == pytest.approx(detect.plain(kept)[0], abs=1e-12)

@@ -14,6 +14,7 @@ from limbeck.documents import (
     parse_toml,
     read_json,
     read_toml,
+    read_yaml,
     to_json,
     write_json,
 )
@@ -116,3 +117,17 @@ def test_what_differs_in_flat_data_is_told_as_json():
     assert differing(there, here) == [
         ("b", '"x"', '"y"'), ("d", "absent", "null"), ("c", "[1]", "absent")
     ]  # fmt: skip
+
+
+def test_every_value_of_yaml_is_text(tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_text("names: [yes, no, 1.0]\n2: {a: ~}  # so\n")
+    assert read_yaml(file) == {"names": ["yes", "no", "1.0"], "2": {"a": "~"}}
+
+
+@pytest.mark.parametrize("text", ["a: [", "a: &x 1\nb: *x", "a: &x [*x]", "a", "[" * 9000, "\x00"])
+def test_text_that_is_no_yaml(text, tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match="x.yaml"):
+        read_yaml(file)

@@ -22,9 +22,12 @@ from limbeck.models.finished import save_student
 from limbeck.models.vit import build_encoder
 from limbeck.recipes.ship.export import ExportConfig, export
 from limbeck.recipes.ship.options import MeasureOptions
+from limbeck.recipes.ship.predict import PredictConfig, predict
+from limbeck.recipes.train.detect import detect
 from limbeck.records import Tap
 from tests.models.families import architecture_of
 from tests.processes import Started
+from tests.recipes.objects import detect_config, draw_objects
 from tests.recipes.runs import draw_classes
 
 LOGITS = Tap("logits")
@@ -75,7 +78,7 @@ def test_an_exported_file_runs_without_the_package(to, tmp_path, bare_python):
         data=DataOptions(root=str(images), num_workers=0),
         measure=MeasureOptions(batch_size=1, num_runs=1),
     ))  # fmt: skip
-    assert len(EXAMPLES) + 3 == len(list(FOLDER.glob("*.py")))
+    assert len(EXAMPLES) + 4 == len(list(FOLDER.glob("*.py")))
     photo = images / "red" / "000.png"
     pixels = eval_view(np.array(Image.open(photo)), 32)
     expected = names[int(encoder(pixels[None] / 255, None, (LOGITS,)).taps[LOGITS].argmax())]
@@ -116,3 +119,33 @@ def test_a_verb_of_ones_own_is_run_by_the_command_line(tmp_path, monkeypatch, ca
     with pytest.raises(SystemExit):
         main(["odd_verb:verb"])
     assert "annotations can't be read: NameError: name 'Missing'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_detector_s_file_runs_without_the_package(tmp_path, bare_python):
+    if not has_packages("onnx"):
+        pytest.skip("the extra export is not installed")
+    objects = draw_objects(tmp_path / "objects", 16)
+    detect(detect_config(objects, tmp_path / "run"))
+    file = tmp_path / "net.onnx"
+    export(ExportConfig(
+        network=str(tmp_path / "run"), to="onnx", out=file, input="uint8",
+        measure=MeasureOptions(batch_size=1, num_runs=1),
+    ))  # fmt: skip
+    record = json.loads((tmp_path / "net.onnx.json").read_text())
+    least = record["proof"]["thresholds"]["file"]["threshold"]
+    run, out = str(tmp_path / "run"), tmp_path / "said"
+    found = predict(PredictConfig(network=run, images=(str(objects),), out=out, threshold=least))
+    lines = map(json.loads, (found.out / "predictions.jsonl").read_text().splitlines())
+    line = max(lines, key=lambda each: len(each["boxes"]))
+    words = [str(FOLDER / "run_onnx_boxes.py"), str(file), str(objects / line["image"])]
+    done = subprocess.run([bare_python, "-I", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected, said = line["boxes"], done.stdout.splitlines()
+    assert len(said) == len(expected) > 0
+    for own, other in zip(said, expected, strict=True):
+        name, score, *corners = own.split()
+        left, top, wide, high = other["box"]
+        assert name == other["class"] and float(score) == pytest.approx(other["score"], abs=1e-3)
+        box = [left, top, left + wide, top + high]
+        assert [float(each) for each in corners] == pytest.approx(box, abs=0.06)

@@ -29,7 +29,7 @@ class TableSource(NamedSource):
     own path where every row has one and no two are the same (``paths``), and otherwise
     ``record_names[row]``. Files are read below ``folders`` alone: a table is a stranger's.
     ``labels`` are the values of the label column. ``image_columns`` are all of the table that hold
-    images, the one that is read first.
+    images, the one that is read first. ``others`` are the values of further columns.
     """
 
     def __init__(
@@ -40,12 +40,14 @@ class TableSource(NamedSource):
         paths: list[str | None],
         labels: Sequence[object],
         folders: Sequence[Path],
+        others: dict[str, list[Any]] | None = None,
     ) -> None:
         is_unique = all(paths) and len(set(paths)) == len(record_names)
         keys: Any = paths if is_unique else record_names
         super().__init__(keys, *columns.read_labels(labels))
         self.notes = tuple(columns.notes)
         self.image_columns = tuple(dict.fromkeys((columns.image, *columns.images)))
+        self.others = others or {}
         self._read_row = read_row
         self._folders = [os.path.abspath(folder) for folder in folders]
 
@@ -68,8 +70,17 @@ class TableSource(NamedSource):
         raise BadImage(f"its file {path} is not in the table's own folder, and no other is read")
 
 
-def open_table(root: str, options: DataOptions, split: str) -> TableSource:
-    """A .parquet or .arrow file, a folder or a pattern of them; ``split`` chooses among several."""
+def _none(schema: Any) -> list[str]:
+    return []
+
+
+def open_table(
+    root: str, options: DataOptions, split: str, others_of: Callable[[Any], list[str]] = _none
+) -> TableSource:
+    """A .parquet or .arrow file, a folder or a pattern of them; ``split`` chooses among several.
+
+    ``others_of`` names further columns of a schema whose values are read.
+    """
     notes: list[str] = []
     files = choose_split(sorted(find_files(root, is_table_name, notes)), split, root, notes)
     first: Columns | None = None
@@ -78,6 +89,7 @@ def open_table(root: str, options: DataOptions, split: str) -> TableSource:
     keys: list[str | None] = []
     paths: list[str | None] = []
     values: list[object] = []
+    others: dict[str, list[Any]] = {}
     for file, name in files:
         try:
             table = TableFile(file)
@@ -88,6 +100,8 @@ def open_table(root: str, options: DataOptions, split: str) -> TableSource:
             places.append(table.places(columns.image, columns.field))
             own = table.values(columns.image, "path") if columns.has_paths else []
             values += table.values(columns.label) if columns.label else []
+            for other in others_of(table.schema):
+                others.setdefault(other, []).extend(table.values(other))
         except (OSError, BadTable) as error:
             raise UserError(
                 f"Can't read {file} as a table: {reason_of(error)}; copy it again or remove it."
@@ -98,7 +112,8 @@ def open_table(root: str, options: DataOptions, split: str) -> TableSource:
     if first is None or not record_names:
         raise no_images(root)
     folders = [Path(root)] if Path(root).is_dir() else sorted({file.parent for file, _ in files})
-    source = TableSource(first, _LocalRows(places, paths), record_names, keys, values, folders)
+    rows = _LocalRows(places, paths)
+    source = TableSource(first, rows, record_names, keys, values, folders, others)
     source.notes = (*notes, *source.notes)
     return source
 
@@ -117,7 +132,9 @@ def _same_columns(first: Columns, table: TableFile, options: DataOptions) -> Col
     return columns
 
 
-def open_hub(root: str, options: DataOptions, split: str) -> TableSource:
+def open_hub(
+    root: str, options: DataOptions, split: str, others_of: Callable[[Any], list[str]] = _none
+) -> TableSource:
     """A data set of the Hugging Face hub, ``hf:NAME`` or ``hf:NAME:CONFIG``; offline if cached."""
     datasets = _import_datasets()
     name, _, config = root.removeprefix("hf:").partition(":")
@@ -150,6 +167,7 @@ def open_hub(root: str, options: DataOptions, split: str) -> TableSource:
         struct_field(image, "path").to_pylist() if columns.has_paths else [None] * len(table),
         label,
         _hub_folders(datasets.config),
+        {name: table.data.column(name).to_pylist() for name in others_of(columns.schema)},
     )
 
 

@@ -7,7 +7,7 @@ whole micro-batch; images stay uint8 until they are on the device.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -25,7 +25,7 @@ from limbeck.data.views import DrawNoise, View, erase, view_noise, view_seed
 from limbeck.data.workers import run_workers
 from limbeck.errors import RunError, UserError
 from limbeck.limits import num_cores
-from limbeck.records import Batch
+from limbeck.records import Batch, Objects
 
 T = TypeVar("T")
 
@@ -43,6 +43,7 @@ class HostBatch(NamedTuple):
     skipped: tuple[tuple[str, str], ...]
     local: Tensor | None = None  # [B * local views, 3, s, s] uint8
     targets: dict[str, Tensor] | None = None  # [B, ...] each, as a store has them
+    objects: tuple[Objects, ...] | None = None
 
 
 @dataclass(eq=False)
@@ -290,6 +291,14 @@ def to_device(
         view_seeds=host.view_seeds.to(device, non_blocking=True),
         local_images=None if host.local is None else _to_float(host.local, device),
         targets=targets,
+        objects=host.objects and tuple(_moved(each, device) for each in host.objects),
+    )
+
+
+def _moved(objects: Objects, device: torch.device) -> Objects:
+    masks = None if objects.masks is None else objects.masks.to(device)
+    return replace(
+        objects, boxes=objects.boxes.to(device), classes=objects.classes.to(device), masks=masks
     )
 
 

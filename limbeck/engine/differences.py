@@ -15,7 +15,7 @@ MAY_CHANGE = (
 )  # fmt: skip
 """Options that may differ when a run is continued: they do not change what is learned."""
 
-ADDED = {"optim.schedule": "cosine"}
+ADDED = {"optim.schedule": "cosine", "train.patience": None}
 """Options that earlier versions did not have, and what they did: a run of theirs goes on."""
 
 MAY_DIFFER = ("overwrite", "teacher.source", "targets.source", "targets.cache", "data.num_workers")

@@ -257,14 +257,6 @@ def wrap(module: nn.Module, ranks: Ranks) -> nn.Module:
     return DistributedDataParallel(module, device_ids, gradient_as_bucket_view=True)
 
 
-def mean_over_ranks(values: Tensor) -> Tensor:
-    """The mean of a tensor over all ranks, in place."""
-    if distributed.is_initialized():
-        distributed.all_reduce(values)
-        values /= distributed.get_world_size()
-    return values
-
-
 def gather(value: T) -> list[T]:
     """Every rank's value, on every rank, in rank order."""
     if not distributed.is_initialized():

@@ -26,8 +26,9 @@ from typing_extensions import TypedDict
 
 from limbeck.documents import fit as fit_document
 from limbeck.documents import write_json
+from limbeck.engine.best import Best
 from limbeck.engine.checkpoint import Run, load_checkpoint, save_checkpoint
-from limbeck.engine.distributed import Ranks, gather, mean_over_ranks, on_main_rank, wrap
+from limbeck.engine.distributed import Ranks, gather, on_main_rank, wrap
 from limbeck.engine.health import Health, Watch
 from limbeck.engine.log import Log
 from limbeck.engine.machine import DTYPES
@@ -35,6 +36,7 @@ from limbeck.engine.optim import Average, build_optimizer, set_lr
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.engine.signals import StopSignals
 from limbeck.errors import NotFiniteError, RunError, UserError
+from limbeck.ops.ranks import mean_over_ranks
 from limbeck.ops.schedules import cosine_lr, peak_lr, poly_lr
 from limbeck.records import Batch
 
@@ -71,6 +73,7 @@ class _State:
     scaler: torch.amp.GradScaler
     average: Average | None
     watch: Watch
+    best: Best
     step: int = 0
     losses: dict[str, float] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
@@ -85,6 +88,7 @@ class _State:
             "losses": self.losses,
             "scores": self.scores,
             "watch": self.watch.state_dict(),
+            "best": self.best.state_dict(),
             "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
         }
         on_main_rank(lambda: save_checkpoint(run, state))
@@ -107,6 +111,8 @@ class _State:
             ) from error
         if "watch" in state:  # not in the checkpoints of earlier versions
             self.watch.load_state_dict(dict(state["watch"]))
+        if "best" in state:  # likewise
+            self.best.load_state_dict(dict(state["best"]))
         self.step, self.losses, self.scores = state["step"], state["losses"], state["scores"]
         if name := self._not_finite():
             raise RunError(
@@ -131,6 +137,13 @@ class _Watched(TypedDict):
     plateau_step: int | None
 
 
+class _Best(TypedDict):
+    scores: dict[str, float]
+    weights: dict[str, Any]
+    step: int
+    num_worse: int
+
+
 class _Saved(TypedDict):
     """A checkpoint, as ``_State.save`` writes it."""
 
@@ -142,6 +155,7 @@ class _Saved(TypedDict):
     losses: dict[str, float]
     scores: dict[str, float]
     watch: NotRequired[_Watched]
+    best: NotRequired[_Best]
 
 
 def fit(
@@ -161,6 +175,7 @@ def fit(
     probes: Callable[[nn.Module, int], dict[str, float]] | None = None,
     after_step: Callable[[int, int], None] | None = None,
     health: Health | None = None,
+    measure: str = "",
 ) -> FitResult:
     """Train ``module`` (on ``ranks.device``) to ``total_steps``, from the run's checkpoint if any.
 
@@ -170,7 +185,8 @@ def fit(
     where there are any, which are also what the module ends with. ``layer_id`` and ``num_layers``
     are for ``optim.layer_decay``. ``after_step(steps done, total_steps)`` is called on every rank
     after each step, to change what of the module is not trained. ``health``: how low the losses
-    should get, where they state ``at_zero``; the log says where they don't.
+    should get, where they state ``at_zero``; the log says where they don't. ``measure``: the score
+    that ``train.patience`` goes by.
 
     Raises UserError for options that do not fit, RunError for a loss or gradient that is not
     finite (details in ``nonfinite.json``) and for a full disk, Interrupted after SIGTERM or Ctrl-C.
@@ -178,17 +194,20 @@ def fit(
     """
     warmup_epochs = optim.warmup_for(train.epochs)
     _check(train, ranks)
+    if train.patience and not (probes and measure):
+        raise UserError("train.patience needs a task that is scored as it trains; leave it out.")
     optimizer = build_optimizer(module, optim, layer_id, num_layers)
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=train.precision == "fp16")
     average = Average(module, train.ema_decay) if train.ema_decay else None
     watch = Watch(health, total_steps, round(warmup_epochs * steps_per_epoch))
-    state = _State(module, optimizer, scaler, average, watch)
+    best = Best(measure, train.patience)
+    state = _State(module, optimizer, scaler, average, watch, best)
     state.load(run)
     probe_every = train.probe_every or math.ceil(total_steps / 10)
     peak = peak_lr(optim.base_lr, train.global_batch_size)
 
-    if state.step >= total_steps:
-        logger.info("%s: all %d steps are done already.", run.dir, total_steps)
+    if state.step >= total_steps or best.is_over:
+        logger.info("%s: all %d steps are done already.", run.dir, state.step)
         return _result(state)
     if train.compile:
         module.compile()  # in place, so that the names of the weights stay
@@ -201,7 +220,7 @@ def fit(
     )  # fmt: skip
     with StopSignals(log) as stop:
         stream = batches(state.step)
-        while state.step < total_steps:
+        while state.step < total_steps and not best.is_over:
             started = time.perf_counter()
             model.train()
             lr = lr_at(state.step)
@@ -231,11 +250,12 @@ def fit(
             is_last = state.step == total_steps
             if probes and (is_last or state.step % probe_every == 0):
                 try:
-                    state.scores = _probe(probes, module, average, state.step, seed)
+                    state.scores = _probe(probes, module, average, best, state.step, seed)
                 except NotFiniteError as error:
                     # Finite losses, but the step blew the weights up.
                     raise _nonfinite(done, losses, grad_norm, run, state.step - 1) from error
                 log.add_probe(state.step, epoch=epoch, scores=state.scores)
+                is_last |= best.is_over
             if is_last or signal_number or state.step % train.save_every == 0:
                 log.flush()
                 state.save(run)
@@ -261,7 +281,11 @@ def _check(train: TrainOptions, ranks: Ranks) -> None:
 def _result(state: _State) -> FitResult:
     if state.average:
         state.average.copy_to_module()
-    return FitResult(state.step, state.losses, state.scores, state.watch.record())
+    scores = state.best.scores or state.scores
+    if state.best.weights:
+        state.best.copy_to(state.module)
+        logger.info("%s", state.best.sentence())
+    return FitResult(state.step, state.losses, scores, state.watch.record())
 
 
 @dataclass(frozen=True)
@@ -383,9 +407,12 @@ def _probe(
     probes: Callable[[nn.Module, int], dict[str, float]],
     module: nn.Module,
     average: Average | None,
+    best: Best,
     step: int,
     seed: int,
 ) -> dict[str, float]:
     torch.manual_seed(_mix(seed, step))
     with average.in_module() if average else nullcontext():
-        return on_main_rank(lambda: probes(module, step))
+        scores = on_main_rank(lambda: probes(module, step))
+        best.add(module, step, scores)
+    return scores

@@ -119,6 +119,9 @@ class TrainOptions:
     """Steps between checkpoints."""
     probe_every: NotNegativeInt = 0
     """Steps between probes; 0 probes ten times a run."""
+    patience: PositiveInt | None = None
+    """Stop after so many probes in a row without a better score of the task (top-1, mIoU, AP); the
+    finished student is that of the best probe, which so has been chosen by the held-out images."""
     log_every: PositiveInt = 20
     """Steps between lines of metrics.jsonl."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

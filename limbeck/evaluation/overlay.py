@@ -1,13 +1,18 @@
-"""Maps of classes as pictures: colours, index PNGs, and maps drawn into images."""
+"""Maps of classes and boxes as pictures: colours, index PNGs, and both drawn into images."""
 
 import colorsys
+from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from limbeck.files import printable
+
 SWATCH = 14  # pixels of a line of the legend
+LEAST_SIDE = 320  # pixels of the longer side of a picture with boxes
 GOLDEN = 0.618033988749895
 FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "arial.ttf", "Arial.ttf")
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -64,3 +69,41 @@ def draw_map(
         text = f"{names[index]} {share:.1f} %"
         draw.text((SWATCH + 4, top), text, fill="black", font=font(SWATCH - 3))
     return whole
+
+
+def draw_boxes(
+    image: np.ndarray, found: Sequence[Mapping[str, Any]], colors: Mapping[str, np.ndarray],
+    opacity: float, masks: Sequence[np.ndarray] = (),
+) -> Image.Image:  # fmt: skip
+    """The image (H, W, 3) uint8 with its objects: "class", "score" and "box" (left, top, width,
+    height in pixels) each, and ``masks`` (H, W) bool, one each, laid over it; a small one enlarged,
+    or names would hide it."""
+    pixels = image.astype(np.float32)
+    for each, is_inside in zip(found, masks, strict=bool(masks)):
+        colour = colors[each["class"]].astype(np.float32)
+        pixels[is_inside] = pixels[is_inside] * (1 - opacity) + colour * opacity
+    picture = Image.fromarray(np.round(pixels).astype(np.uint8))
+    factor = max(1, -(-LEAST_SIDE // max(picture.size)))
+    sides = (factor * picture.width, factor * picture.height)
+    picture = picture.resize(sides, Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(picture)
+    size = max(10, round(max(picture.size) / 45))
+    letters, width = font(size), max(1, size // 6)
+    for each in reversed(found):  # the surest lies above the others
+        left, top, wide, high = (factor * value for value in each["box"])
+        colour = tuple(colors[each["class"]].tolist())
+        draw.rectangle((left, top, left + wide, top + high), outline=colour, width=width)
+    for each in reversed(found):  # no box crosses a name
+        left, top, *_ = (factor * value for value in each["box"])
+        colour = tuple(colors[each["class"]].tolist())
+        text = printable(f"{each['class']} {each['score']:.2f}")
+        room = draw.textbbox((0, 0), text, font=letters)
+        corner = max(0, min(left, picture.width - room[2])), top - room[3] - 2
+        corner = corner if corner[1] >= 0 else (corner[0], top + width)  # above, or else inside
+        draw.rectangle(
+            (corner[0], corner[1], corner[0] + room[2] + 2, corner[1] + room[3] + 1), fill=colour
+        )
+        is_light = float(colors[each["class"]] @ (0.299, 0.587, 0.114)) > 140
+        ink = "black" if is_light else "white"
+        draw.text((corner[0] + 1, corner[1]), text, fill=ink, font=letters)
+    return picture

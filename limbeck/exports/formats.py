@@ -24,6 +24,8 @@ INPUTS: dict[InputKind, str] = {
     "normalised": "float32 (N, 3, H, W), red, green, blue, 0..1, less the mean and divided by std",
 }
 """What a file may take, in words for its JSON."""
+BY_SCORE = ("boxes", "classes")
+"""Outputs of a detector that are in the order of its scores, which rounding changes."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,11 @@ class Format:
     shows_blocks: bool = True
 
 
-WORDS = {"any": "a network for images of any size", "segmenter": "a segmenter"}
+WORDS = {
+    "any": "a network for images of any size",
+    "segmenter": "a segmenter",
+    "detector": "a detector",
+}
 
 _WIDENED = "weights are fp16 in the file, and computed in fp32"
 _INT8 = "weights and what layers take are int8, what is between in fp32"
@@ -64,7 +70,9 @@ FORMATS: dict[FormatName, Format] = {
         "OpenVINO",
         ".xml",
         ("openvino",),
-        {"any": "its reader of PyTorch's graphs can't interpolate positions; choose --to onnx"},
+        {
+            "any": "its reader of PyTorch's graphs can't interpolate positions; choose --to onnx",
+        },
         computes={
             "bf16": "weights are fp32 in the file, and computed in bf16",
             "fp16": _WIDENED,
@@ -74,7 +82,9 @@ FORMATS: dict[FormatName, Format] = {
     "torch": Format(
         "torch.export",
         ".pt2",
-        refused={"int8": "PyTorch alone has no int8 kernels for it; choose --to onnx or openvino"},
+        refused={
+            "int8": "PyTorch alone has no int8 kernels for it; choose --to onnx or openvino",
+        },
         computes={"bf16": _HALF, "fp16": _HALF},
     ),
     "timm": Format(
@@ -85,6 +95,7 @@ FORMATS: dict[FormatName, Format] = {
             "int8": "timm computes in floats, to which int8 weights would be widened again; choose "
             "--to onnx or openvino",
             "segmenter": "timm has no segmenters; choose --to onnx, openvino or torch",
+            "detector": "timm has no detectors; choose --to onnx, openvino or torch",
         },
         inputs=("normalised",),
         shows_blocks=False,

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torchvision.ops import box_iou
 
 from limbeck.errors import RunError
-from limbeck.exports.formats import Precision
+from limbeck.exports.formats import BY_SCORE, Precision
 
 NUM_WORST = 3
 Answers = dict[str, np.ndarray]
@@ -37,6 +39,11 @@ TOLERANCES: dict[Precision, Tolerance] = {
 int8 (seen: 0.05 to 0.22) the classes decide."""
 
 
+LEAST_SCORE, SAME_BOX = 0.1, 0.75
+"""From which score on a detector's answers are looked for in the file's, and from which overlap
+(IoU) on a box of the same class is the same."""
+
+
 class Comparison:
     """Answers of PyTorch and of a file to the same images, and in what they differ.
 
@@ -53,6 +60,8 @@ class Comparison:
     def add(self, keys: Sequence[str], expected: Answers, found: Answers) -> None:
         """Compare a batch in the outputs that the file has; raises RunError for another shape."""
         self.keys += keys
+        if "boxes" in found:
+            self._agree("boxes", _same_boxes(expected, found))
         for name, own in found.items():
             other = expected[name]
             if own.shape != other.shape:
@@ -60,6 +69,8 @@ class Comparison:
                     f"The file is not written: its '{name}' is {list(own.shape)}, and that of "
                     f"PyTorch {list(other.shape)}."
                 )
+            if name in BY_SCORE:
+                continue
             if own.dtype.kind == "f":
                 self._differ(name, keys, *(each.reshape(len(own), -1).astype(float) for each in
                                      (own, other)))  # fmt: skip
@@ -108,10 +119,8 @@ class Comparison:
                     f"{tolerance.difference:g})"
                 )
             if values.get("agreement", 1) < tolerance.agreement:
-                said.append(
-                    f"{100 * values['agreement']:.4g} % of the classes of '{name}' are the same "
-                    f"(tolerance {100 * tolerance.agreement:g} %)"
-                )
+                share = f"{100 * values['agreement']:.4g} % of the {_what(name)} of '{name}'"
+                said.append(f"{share} are the same (tolerance {100 * tolerance.agreement:g} %)")
         return said
 
     def worst(self) -> list[str]:
@@ -127,6 +136,25 @@ class Comparison:
         return next(beyond, None)
 
 
+def _same_boxes(expected: Answers, found: Answers) -> np.ndarray:
+    """Of each image the share of its sure answers, by their scores, that the file has, too."""
+    same = []
+    for box, kind, score, own, kinds in zip(
+        *(expected[name] for name in ("boxes", "classes", "scores")),
+        *(found[name] for name in ("boxes", "classes")),
+        strict=True,
+    ):
+        overlap = box_iou(*(torch.from_numpy(each).double() for each in (box, own))).numpy()
+        is_there = ((overlap >= SAME_BOX) & (kind[:, None] == kinds[None])).any(1)
+        weight = np.where(score >= LEAST_SCORE, score, 0)
+        same.append((weight * is_there).sum() / weight.sum() if weight.any() else 1.0)
+    return np.array(same)[:, None]
+
+
+def _what(name: str) -> str:
+    return "boxes" if name == "boxes" else "classes"
+
+
 def summary(outputs: dict[str, dict[str, Any]]) -> list[str]:
     """``Comparison.plain`` in lines, for people."""
     lines = []
@@ -138,6 +166,6 @@ def summary(outputs: dict[str, dict[str, Any]]) -> list[str]:
                 f"{told['relative']:.2g} of an image's norm"
             )
         if "agreement" in told:
-            parts.append(f"{100 * told['agreement']:.4g} % of the classes the same")
+            parts.append(f"{100 * told['agreement']:.4g} % of the {_what(name)} the same")
         lines.append(f"  {name}: {'; '.join(parts)}")
     return lines

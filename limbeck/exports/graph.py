@@ -15,6 +15,7 @@ from limbeck.errors import UserError
 from limbeck.exports.formats import InputKind
 from limbeck.exports.silent import quiet
 from limbeck.methods.teacher import Teacher, autocast
+from limbeck.models.dense.detector import Detector
 from limbeck.models.dense.segmenter import Segmenter
 from limbeck.models.encoder import Encoder
 from limbeck.records import LOGIT_KINDS, Tap
@@ -30,8 +31,9 @@ class Graph(nn.Module):
 
     A backbone gives "tokens" (B, N, D) and "embedding" (B, D), pooled by ``pool``; a classifier
     "logits" (B, C), of two heads also "class_logits" and "dist_logits"; a segmenter "logits"
-    (B, C, h, w) and "mask" (B, H, W), the class of each pixel, uint8, or int32 of more than 256.
-    All others are float32. ``any_size``: of images of any multiple of the patch size. With
+    (B, C, h, w) and "mask" (B, H, W), the class of each pixel, uint8, or int32 of more than 256; a
+    detector "boxes" (B, K, 4), "scores" (B, K), falling, and "classes" (B, K), int64. All others
+    are float32. ``any_size``: of images of any multiple of the patch size. With
     ``shows_blocks`` the tokens after each block come before all others, for who looks for a fault.
     Raises UserError where a CLS token or other sizes can't be had.
     """
@@ -58,6 +60,8 @@ class Graph(nn.Module):
         self.blocks = [Tap("tokens", k) for k in range(facts.depth)] if shows_blocks else []
         offered = encoder.offered_taps()
         self.ends = [Tap(kind) for kind in LOGIT_KINDS if kind in offered] or [Tap("output")]
+        if any_size and facts.has_boxes:
+            raise UserError("A detector sees squares of one size; leave --sizes out.")
         try:
             self.outputs = {name: value[0] for name, value in self(self.example(1)).items()}
         except UserError as error:
@@ -115,6 +119,8 @@ class Graph(nn.Module):
             images = images.permute(0, 3, 1, 2).float() / 255
         taps = (*self.blocks, *self.ends)
         with autocast(CPU, self.precision):
+            if isinstance(self.encoder, Detector):
+                return self._detect(images)
             if self.any_size:
                 features = self.encoder.forward_small(images, taps)
             else:
@@ -129,6 +135,13 @@ class Graph(nn.Module):
             pooled = tokens[:, features.num_prefix_tokens :].mean(1)
             said = {"tokens": tokens, "embedding": tokens[:, 0] if self.pool == "cls" else pooled}
         return {f"block {tap.block}": features.taps[tap].float() for tap in self.blocks} | said
+
+    def _detect(self, images: Tensor) -> dict[str, Tensor]:
+        assert isinstance(self.encoder, Detector)
+        of_blocks = self.encoder(images, None, tuple(self.blocks)).taps if self.blocks else {}
+        boxes, scores, classes = self.encoder.answers(images)[:3]
+        found = {f"block {tap.block}": of_blocks[tap].float() for tap in self.blocks}
+        return found | {"boxes": boxes.float(), "scores": scores.float(), "classes": classes}
 
 
 def without_fused_attention(graph: Graph) -> Graph:

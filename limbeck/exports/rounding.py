@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import fuse_conv_bn_eval
 
+from limbeck.exports.formats import BY_SCORE
 from limbeck.exports.graph import Graph
 from limbeck.models.dense.units import Unit
 
@@ -99,7 +100,7 @@ def sensitivities(graph: Graph, batches: Batches) -> dict[str, float]:
             moved[name] = max(
                 float(torch.cat([_apart(a[key], b[key]) for a, b in zip(said, own, strict=True)])
                       .mean())
-                for key in own[0] if own[0][key].is_floating_point()
+                for key in own[0] if key not in BY_SCORE and own[0][key].is_floating_point()
             )  # fmt: skip
             layer.is_on = False
     return dict(sorted(moved.items(), key=lambda each: -each[1]))
@@ -141,6 +142,6 @@ def _loss(own: dict[str, Tensor], other: dict[str, Tensor]) -> Tensor:
         if name.endswith("logits"):
             said = F.log_softmax(own[name], 1)
             parts.append(F.kl_div(said, wanted.softmax(1), reduction="none").sum(1).mean())
-        elif wanted.is_floating_point():
+        elif name not in BY_SCORE and wanted.is_floating_point():
             parts.append(F.mse_loss(own[name], wanted) / wanted.var().clamp(min=1e-12))
     return torch.stack(parts).sum()

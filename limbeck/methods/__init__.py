@@ -34,6 +34,20 @@ MAP_METHODS: dict[str, str] = {
 }
 """Likewise where the task is segmentation."""
 
+BOX_METHODS: dict[str, str] = {
+    "feature-richness": "limbeck.methods.boxes:FeatureRichness",
+    "dense-answers": "limbeck.methods.boxes:DenseAnswers",
+}
+"""Likewise where it is detection."""
+
+
+@config.options
+class PerBoxMethodOptions:
+    """One section per built-in method of detection, named as in ``PerMethodOptions``."""
+
+    feature_richness: of.FeatureRichnessOptions = of.FeatureRichnessOptions()
+    dense_answers: of.DenseAnswersOptions = of.DenseAnswersOptions()
+
 
 @config.options
 class PerMapMethodOptions:

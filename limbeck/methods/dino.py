@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.engine.distributed import mean_over_ranks
 from limbeck.errors import UserError
 from limbeck.methods.momentum import Momentum
 from limbeck.methods.options import DinoOptions
 from limbeck.models.encoder import EncoderFacts
+from limbeck.ops.ranks import mean_over_ranks
 from limbeck.ops.views import centred_cross_entropy
 from limbeck.records import Batch, Features, Losses
 

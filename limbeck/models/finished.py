@@ -6,7 +6,7 @@ token, no distillation token without a position, no BEiT with a bias of the keys
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,8 +21,9 @@ from typing_extensions import TypedDict
 from limbeck.documents import fit, read_json, write_json
 from limbeck.errors import UserError
 from limbeck.files import disk_errors, is_inside, printable, write_bytes
-from limbeck.models.dense.segmenter import KIND as SEGMENTER
-from limbeck.models.dense.segmenter import Segmenter, rebuild_segmenter
+from limbeck.models.dense.detector import rebuild_detector
+from limbeck.models.dense.headed import Headed
+from limbeck.models.dense.segmenter import rebuild_segmenter
 from limbeck.models.encoder import check_images
 from limbeck.models.stated import check_size
 from limbeck.models.tensor_files import check_finite, compare, read_safetensors
@@ -47,8 +48,13 @@ Std = Annotated[list[Annotated[Finite, Field(gt=1e-9)]], Field(min_length=3, max
 _Hash = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 _MORE = ConfigDict(extra="allow")
 
-Savable = TimmEncoder | Segmenter
+Savable = TimmEncoder | Headed
 """What a finished student may be."""
+_REBUILD: dict[str, Callable[..., Headed]] = {
+    "segmenter": rebuild_segmenter,
+    "detector": rebuild_detector,
+}
+"""What makes again what is more than an encoder, by the kind of architecture."""
 
 
 class Architecture(TypedDict):
@@ -174,12 +180,15 @@ def save_student(
 
 
 def load_student(path: Path | str) -> TimmEncoder:
-    """A finished encoder or classifier; see ``load_finished``. Raises UserError for a segmenter."""
+    """A finished encoder or classifier; see ``load_finished``.
+
+    Raises UserError for a segmenter or a detector.
+    """
     encoder = load_finished(path)
-    if isinstance(encoder, Segmenter):
+    if isinstance(encoder, Headed):
         raise UserError(
-            f"{path} is a segmenter, which answers with maps; here an encoder or a classifier is "
-            "needed. Name the run that it was started from."
+            f"{path} is a {encoder.facts.architecture['kind']}, and here an encoder or a "
+            "classifier is needed. Name the run that it was started from."
         )
     return encoder
 
@@ -216,8 +225,7 @@ def load_finished(path: Path | str) -> Savable:
 
 def rebuild(architecture: dict[str, Any], origin: dict[str, Any]) -> Savable:
     """The network of ``facts.architecture`` with fresh weights; raises UserError as its builder."""
-    build = rebuild_segmenter if architecture["kind"] == SEGMENTER else build_encoder
-    return build(architecture, origin)
+    return _REBUILD.get(architecture["kind"], build_encoder)(architecture, origin)
 
 
 def load(path: Path | str) -> Savable:
@@ -343,7 +351,7 @@ def _folder_of(path: Path | str) -> Path:
 def timm_calls(encoder: Savable) -> dict[str, Any] | None:
     """How timm alone makes the same model; None where it has no such model."""
     facts = encoder.facts
-    if isinstance(encoder, Segmenter) or facts.architecture["kind"] != "timm":
+    if isinstance(encoder, Headed) or facts.architecture["kind"] != "timm":
         return None
     name = facts.architecture["name"]
     kwargs = timm_kwargs(name, facts.architecture["kwargs"])

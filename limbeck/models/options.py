@@ -164,7 +164,7 @@ class SegmenterOptions:
             raise UserError("segmenter.neck is for upernet and semantic-fpn; leave it out.")
 
 
-DetectorHead = Literal["light", "mask-rcnn", "cascade"]
+DetectorHead = Literal["light"]
 
 
 @options
@@ -172,13 +172,12 @@ class DetectorOptions:
     """What is put on an encoder so that it finds objects."""
 
     head: DetectorHead = "light"
-    """light: one answer an object, no suppression of doubles, for speed; mask-rcnn: ViTDet's, as
-    MAE-Lite and G2SD detect; cascade: likewise with three heads of boxes, one after the other."""
+    """light: every place of three maps answers, one place an object; nothing is suppressed."""
     width: Width | None = None
-    """Channels of pyramid and heads; if not given 96, of mask-rcnn and cascade 256 (published)."""
-    masks: bool = False
+    """Channels of pyramid and heads; 96 if not given."""
+    masks: Annotated[bool, tyro.conf.arg(aliases=["--masks"])] = False
     """Find masks, too, of objects with outlines."""
     norm: DenseNorm = "batch"
-    """Of the light head. batch: over the images of all processes; group: of each image alone."""
+    """batch: over the images of all processes; group: of each image alone, for small batches."""
     freeze: bool = False
     """Train pyramid and heads alone; the encoder stays as it is."""

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from limbeck.engine.distributed import mean_over_ranks
 from limbeck.errors import UserError
 from limbeck.models.encoder import Encoder, check_taps
+from limbeck.ops.ranks import mean_over_ranks
 from limbeck.records import IGNORE, Batch, Features, Losses, Tap
 from limbeck.tasks.task import Task
 

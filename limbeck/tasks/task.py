@@ -1,6 +1,7 @@
 """The contract of every task: an encoder with a head that can be trained, asked and scored."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -27,9 +28,9 @@ class Task(nn.Module, ABC):
         """The supervised losses of a batch from the taps of its features."""
 
     @abstractmethod
-    def predict(self, images: Tensor) -> Tensor:
-        """Predictions for images (B, 3, H, W) in 0..1."""
+    def predict(self, images: Tensor) -> Any:
+        """Predictions for images (B, 3, H, W) in 0..1: a tensor (B, ...), or a record an image."""
 
     @abstractmethod
-    def score(self, predictions: Tensor, labels: Tensor) -> dict[str, float]:
+    def score(self, predictions: Any, labels: Any) -> dict[str, float]:
         """Scores of predictions, by name."""

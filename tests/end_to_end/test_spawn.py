@@ -22,6 +22,8 @@ from tests.data.released import write_released
 from tests.end_to_end.commands import STUDENT
 from tests.end_to_end.test_two_stage import section
 from tests.processes import Started
+from tests.recipes.objects import SHAPE as DETECTS
+from tests.recipes.objects import draw_objects
 from tests.recipes.runs import draw_classes
 from tests.recipes.searches import SEED
 
@@ -31,7 +33,7 @@ WITHOUT_LOADERS = {"convert-targets", "convert", "inspect", "presets", "cost"}
 OWN_LOADERS = {"demo"}  # of which it has no option; those of its runs are those of the other verbs
 HAVE_OUT = {
     *("distill", "store-targets", "finetune", "compare", "two-stage", "search", "analyze"),
-    *("demo", "segment", "predict", "embed"),
+    *("demo", "segment", "detect", "predict", "embed"),
 }
 NETWORK = {
     *("socket.__new__", "socket.bind", "socket.connect", "socket.sendto", "socket.sendmsg"),
@@ -46,7 +48,7 @@ ASKS_PROCESSOR = ["uname", "-p"]  # Python's platform.processor(), for records o
 MEASURES = [sys.executable, "-m", "limbeck.exports.measure"]  # a file, in a process of its own
 
 
-def words_of(verb, images, teacher, student, released, scenes, segmenter):
+def words_of(verb, images, teacher, student, released, scenes, segmenter, objects):
     """A short command line; what it writes goes to the working folder."""
     taught = ["--teacher", teacher]
     data = ["--data", images, "--data.holdout-ratio", "0.25"]
@@ -61,6 +63,10 @@ def words_of(verb, images, teacher, student, released, scenes, segmenter):
             "segment": [
                 *("--data", scenes, "--data.holdout-ratio", "0.25", "--student", SEED),
                 *section("", 1),
+            ],
+            "detect": [
+                *("--data", objects, "--data.holdout-ratio", "0.25", "--student", DETECTS),
+                *("--img-size", "48", *section("", 1)),
             ],
             "predict": [segmenter, images, "--device", "cpu"],
             "evaluate": [
@@ -97,6 +103,9 @@ def words_of(verb, images, teacher, student, released, scenes, segmenter):
             "doctor": [*data, *RELATION, *taught, *section("", 1)],
             "doctor finetune": [*data, "--student", student, *section("", 1)],
             "doctor segment": ["--data", scenes, "--student", SEED, *section("", 1)],
+            "doctor detect": [
+                *("--data", objects, "--student", DETECTS, "--img-size", "48", *section("", 1)),
+            ],
             "inspect": [student],
             "cost": [student, "--no-measure"],
             "presets": ["photos_vit_tiny"],
@@ -180,11 +189,16 @@ def released(images, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory):
+    return draw_objects(tmp_path_factory.mktemp("objects") / "blocks")
+
+
 @pytest.fixture
-def run_watched(images, teacher, student, released, scenes, segmenter, tmp_path):
+def run_watched(images, teacher, student, released, scenes, segmenter, objects, tmp_path):
     """Runs verbs in one process with so many loader processes; returns those of each verb."""
 
-    fixtures = images, teacher, student, released, scenes, segmenter
+    fixtures = images, teacher, student, released, scenes, segmenter, objects
 
     def run(verbs, start_method, num_workers):
         before = listing(images)

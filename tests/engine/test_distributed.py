@@ -19,13 +19,13 @@ from limbeck.engine.distributed import (
     freeze_untrained,
     gather,
     gather_rows,
-    mean_over_ranks,
     num_ranks,
     on_main_rank,
     ranks_session,
     wrap,
 )
 from limbeck.errors import UserError
+from limbeck.ops.ranks import mean_over_ranks
 from limbeck.records import Losses
 from tests.engine.fakes import (
     TinyModule,

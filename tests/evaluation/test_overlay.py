@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from limbeck.evaluation.overlay import SWATCH, draw_map, index_image, palette
+from limbeck.evaluation.overlay import SWATCH, draw_boxes, draw_map, index_image, palette
 
 
 def test_every_class_has_a_colour_of_its_own():
@@ -31,3 +31,30 @@ def test_a_drawn_map_mixes_colours_and_lists_what_is_there():
     assert drawn[22, 2].tolist() == colors[0].tolist()  # the larger first
     more = draw_map(image, found, colors, ["a", "b", "c"], 0.5, num_lines=5)
     assert more.size == (60, 20 + 5 * SWATCH)
+
+
+def test_boxes_and_masks_are_drawn_where_they_are():
+    image = np.zeros((60, 90, 3), np.uint8)
+    colors = {"a": np.array([200, 10, 10], np.uint8), "b": np.array([250, 250, 250], np.uint8)}
+    inside = np.zeros((60, 90), bool)
+    inside[30:50, 20:70] = True
+    found = [
+        {"class": "a", "score": 0.9, "box": [20, 30, 50, 20]},
+        {"class": "b", "score": 0.5, "box": [80, 0, 30, 10]},  # it stands out of the image
+    ]
+    picture = np.array(draw_boxes(image, found, colors, 0.5, [inside, ~inside & False]))
+    assert picture.shape == (4 * 60, 4 * 90, 3)  # enlarged, so that names do not hide it
+    assert picture[160, 180].tolist() == [100, 5, 5]  # half of the colour
+    assert picture[160, 80].tolist() == picture[200, 180].tolist() == [200, 10, 10]
+    assert picture[220, 40].tolist() == [0, 0, 0]
+    assert draw_boxes(np.zeros((320, 400, 3), np.uint8), [], colors, 0.5).size == (400, 320)
+
+
+def test_no_box_crosses_the_name_of_another():
+    image, colors = np.zeros((400, 400, 3), np.uint8), {"a": np.array([200, 10, 10], np.uint8)}
+    under = {"class": "a", "score": 0.5, "box": [100, 200, 60, 60]}
+    above = {"class": "a", "score": 0.9, "box": [110, 100, 200, 200]}
+    alone = np.array(draw_boxes(image, [under], colors, 0.5))
+    both = np.array(draw_boxes(image, [above, under], colors, 0.5))
+    name = (slice(188, 200), slice(100, 140))
+    assert np.array_equal(alone[name], both[name]) and len(np.unique(alone[name])) > 3

@@ -6,7 +6,8 @@ from limbeck.exports.formats import FORMATS, module_of
 from limbeck.exports.gate import TOLERANCES, Comparison
 from limbeck.exports.graph import Graph
 from limbeck.models.dense.build import build_segmenter
-from limbeck.models.options import SegmenterOptions
+from limbeck.models.dense.build_detector import build_detector
+from limbeck.models.options import DetectorOptions, SegmenterOptions
 from tests.models.families import small_encoder, small_images
 
 BACKBONES = (
@@ -18,11 +19,12 @@ SEGMENTERS = (
     *("augreg+light", "augreg+upernet", "augreg+semantic-fpn", "tinymim-star+light"),
     *("hiera-pooled+light", "swin+upernet", "tiny-vit+light"),
 )
-KINDS = (*BACKBONES, *SEGMENTERS)
+DETECTORS = ("mae+boxes", "hiera+boxes", "tiny-vit+boxes")
+KINDS = (*BACKBONES, *SEGMENTERS, *DETECTORS)
 NOT_OF_TIMM = {
     *("distilled-last", "cls-distilled", "tinymim-star", "tinymim-star-rel-pos", "beit-qkv-bias"),
-    *SEGMENTERS,
-}
+    *SEGMENTERS, *DETECTORS,
+}  # fmt: skip
 
 
 def small(kind):
@@ -30,6 +32,8 @@ def small(kind):
     encoder = small_encoder(family)
     if not head:
         return encoder
+    if head == "boxes":  # three scales need images twice as large
+        return build_detector(encoder, 4, DetectorOptions(width=16), 0, (64, 64)).eval()
     return build_segmenter(encoder, 4, SegmenterOptions(head=head), 0).eval()
 
 

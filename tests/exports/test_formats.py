@@ -9,6 +9,7 @@ from limbeck.exports import formats
 from limbeck.exports.formats import (
     FORMATS,
     INPUTS,
+    WORDS,
     check_held,
     check_packages,
     has_packages,
@@ -22,7 +23,7 @@ def test_every_format_has_its_module_and_its_words(name):
     module, known = module_of(name), FORMATS[name]
     assert callable(module.write) and callable(module.load)
     assert known.suffix.startswith(".") and set(known.inputs) <= set(INPUTS)
-    assert set(known.refused) <= {"bf16", "fp16", "int8", "any", "segmenter"}
+    assert set(known.refused) <= {"bf16", "fp16", "int8", *WORDS}
     assert set(known.computes) | set(known.refused) >= {"bf16", "fp16", "int8"}
     assert hasattr(module, "quantise") == ("int8" not in known.refused)
 
@@ -34,6 +35,7 @@ def test_every_format_has_its_module_and_its_words(name):
         ("torch", "int8", "torch.export can't hold int8: PyTorch alone has no int8 kernels"),
         ("timm", "segmenter", "timm can't hold a segmenter: .*choose --to onnx"),
         ("timm", "any", "timm can't hold a network for images of any size"),
+        ("timm", "detector", "timm can't hold a detector: timm has no detectors"),
         ("openvino", "any", "OpenVINO can't hold .* any size: .*choose --to onnx"),
     ],
 )

@@ -78,3 +78,34 @@ def test_a_reference_that_is_not_finite_is_named():
 def test_another_shape_is_refused():
     with pytest.raises(RunError, match=r"'tokens' is \[1, 3\], and that of PyTorch \[1, 2\]"):
         Comparison().add(["a"], answers(tokens=[[1.0, 2]]), answers(tokens=[[1.0, 2, 3]]))
+
+
+def test_boxes_are_looked_for_whatever_their_order():
+    boxes = np.array([[[0.0, 0, 10, 10], [20, 20, 40, 40]]])
+    expected = answers(boxes=boxes, scores=np.array([[0.9, 0.8]]), classes=np.array([[1, 2]]))
+    found = answers(
+        boxes=boxes[:, ::-1] + 0.5, scores=np.array([[0.9, 0.8]]), classes=np.array([[2, 1]])
+    )
+    comparison = Comparison()
+    comparison.add(["a"], expected, found)
+    told = comparison.plain()
+    assert told["boxes"] == {"agreement": 1} and told["scores"]["largest"] == 0
+    assert "classes" not in told and comparison.failures(FP32) == []
+    found["classes"] = np.array([[1, 1]])
+    comparison = Comparison()
+    comparison.add(["a"], expected, found)
+    (said,) = comparison.failures(FP32)
+    # By their scores: of 0.9 and 0.8 the surer one is there.
+    assert said.startswith("52.94 % of the boxes of 'boxes' are the same")
+    assert "  boxes: 52.94 % of the boxes the same" in summary(comparison.plain())
+
+
+def test_boxes_that_nobody_would_take_are_not_looked_for():
+    boxes = np.array([[[0.0, 0, 10, 10], [20, 20, 40, 40]]] * 2)
+    scores, classes = np.array([[0.9, 0.05], [0.05, 0.04]]), np.array([[0, 0]] * 2)
+    expected = answers(boxes=boxes, scores=scores, classes=classes)
+    found = answers(boxes=boxes[:, [0, 0]], scores=scores, classes=classes)
+    found["boxes"][1] += 100
+    comparison = Comparison()
+    comparison.add(["a", "b"], expected, found)
+    assert comparison.plain()["boxes"] == {"agreement": 1}

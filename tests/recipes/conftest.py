@@ -1,12 +1,16 @@
 """Images and finished runs that the tests of recipes share; nothing may write into them."""
 
+from dataclasses import replace
+
 import pytest
 
 from limbeck.evaluation import pareto, pictures
 from limbeck.evaluation import report as report_module
+from limbeck.recipes.train.detect import detect
 from limbeck.recipes.train.distill import distill
 from limbeck.recipes.train.finetune import finetune
 from limbeck.recipes.train.segment import segment
+from tests.recipes.objects import detect_config, draw_objects
 from tests.recipes.runs import (
     distill_config,
     draw_classes,
@@ -75,3 +79,16 @@ def scenes(tmp_path_factory):
 def segmenter(scenes, tmp_path_factory):
     """The run of a tiny segmenter that finds them."""
     return segment(segment_config(scenes, tmp_path_factory.mktemp("segmenter") / "run"))
+
+
+@pytest.fixture(scope="session")
+def objects(tmp_path_factory):
+    """A folder of drawn images with boxes and outlines."""
+    return draw_objects(tmp_path_factory.mktemp("objects") / "blocks")
+
+
+@pytest.fixture(scope="session")
+def detector(objects, tmp_path_factory):
+    """The run of a tiny detector that finds them."""
+    config = detect_config(objects, tmp_path_factory.mktemp("detector") / "run")
+    return detect(replace(config, train=replace(config.train, epochs=45)))

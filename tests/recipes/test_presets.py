@@ -25,9 +25,9 @@ from limbeck.recipes.run.resolved import resolve
 from limbeck.recipes.study import compare, two_stage
 from limbeck.recipes.study.arms import arm_config, table_needs_teacher
 from limbeck.recipes.study.stages import stage_one_config
-from limbeck.recipes.train import distill, finetune, segment
+from limbeck.recipes.train import detect, distill, finetune, segment
 from limbeck.recipes.train.chain import split_chain
-from limbeck.recipes.train.options import SegmentConfig
+from limbeck.recipes.train.options import DetectConfig, SegmentConfig
 from limbeck.recipes.train.tuning import build_classifier
 
 DATA = DataOptions(root=str(PRESETS_DIR))  # any folder that is there
@@ -92,6 +92,13 @@ def test_segmentation(name):
     config = from_plain(SegmentConfig, read_preset(name, "segment"), name)
     data = replace(config.data, root=DATA.root)
     segment.check(replace(config, data=data, student="vit_tiny"))
+
+
+@pytest.mark.parametrize("name", preset_names("detect"))
+def test_detection(name):
+    config = from_plain(DetectConfig, read_preset(name, "detect"), name)
+    data = replace(config.data, root=DATA.root)
+    detect.check(replace(config, data=data, student="vit_tiny"))
 
 
 @pytest.mark.parametrize("name", preset_names("two-stage"))
@@ -189,7 +196,7 @@ def test_generic_distillation_decays_its_tokens_and_leaves_its_positions():
 
 
 def preset(name, **changes):
-    kinds = {"finetune": finetune.FinetuneConfig, "segment": SegmentConfig}
+    kinds = {"finetune": finetune.FinetuneConfig, "segment": SegmentConfig, "detect": DetectConfig}
     verb = next((verb for verb in kinds if name in preset_names(verb)), "distill")
     kind = kinds.get(verb, distill.DistillConfig)
     return replace(from_plain(kind, read_preset(name, verb), name), **changes)

@@ -28,34 +28,47 @@ MAX_FILES = 50  # JSON files of one place that are looked into
 Id = int | str
 
 
-class _Image(TypedDict):
+class Image(TypedDict):
+    """One image of a file."""
+
     id: Id
     file_name: str
     height: NotRequired[int | None]
     width: NotRequired[int | None]
 
 
-class _Category(TypedDict):
+class Category(TypedDict):
+    """A class."""
+
     id: Id
     name: str
     supercategory: NotRequired[str | None]
 
 
-class _Runs(TypedDict):
+class Runs(TypedDict):
+    """Run lengths of a mask of (height, width) ``size``."""
+
     counts: list[int] | str
     size: list[int]
 
 
-class _Annotation(TypedDict):
+class Annotation(TypedDict):
+    """An object of an image."""
+
     image_id: Id
     category_id: Id
-    segmentation: NotRequired[list[list[float]] | _Runs | None]
+    segmentation: NotRequired[list[list[float]] | Runs | None]
+    bbox: NotRequired[list[float] | None]
+    area: NotRequired[float | None]
+    iscrowd: NotRequired[int | bool | None]
 
 
-class _Coco(TypedDict):
-    images: list[_Image]
-    annotations: list[_Annotation]
-    categories: list[_Category]
+class Coco(TypedDict):
+    """A whole file, as far as it is read."""
+
+    images: list[Image]
+    annotations: list[Annotation]
+    categories: list[Category]
 
 
 class CocoMasks(Masks):
@@ -103,13 +116,13 @@ def _patches(shape: Any, height: int, width: int) -> list[Patch]:
 
 def find_coco(place: Place) -> Found | None:
     """The images that JSON files with outlines list; None where there are no such files."""
-    read = {name: coco for name in _candidates(place) if (coco := _read(place, name))}
+    read = {name: coco for name in candidates(place) if (coco := _read(place, name))}
     if not read:
         return None
-    splits = {name: _split_of(name) for name in read}
+    splits = {name: split_of(name) for name in read}
     is_taken = place.choose(splits.values())
     table, value_of = _classes(read)
-    files_of = _files_by_name(place)
+    files_of = files_by_name(place)
     images: list[str] = []
     of_file: list[str] = []
     sizes: list[tuple[int, int]] = []
@@ -133,7 +146,7 @@ def find_coco(place: Place) -> Found | None:
             if shape:
                 shapes.setdefault(each["image_id"], []).append([value, shape])
         for image in coco["images"]:
-            file = _find(image["file_name"], name, files_of)
+            file = find_file(image["file_name"], name, files_of)
             height, width = image.get("height") or 0, image.get("width") or 0
             if file is None:
                 problems.append((image["file_name"], "its file is not there"))
@@ -144,7 +157,7 @@ def find_coco(place: Place) -> Found | None:
                 of_file.append(name)
                 sizes.append((height, width))
                 drawn.append(to_json(shapes.get(image["id"], []), indent=None))
-    _refuse_doubles(images, place)
+    refuse_doubles(images, place)
     notes = [*place.notes]
     if num_boxes:
         notes.append(f"{num_boxes} annotations without an outline (boxes alone) are left out.")
@@ -162,7 +175,8 @@ def find_coco(place: Place) -> Found | None:
     )
 
 
-def _candidates(place: Place) -> list[str]:
+def candidates(place: Place) -> list[str]:
+    """The JSON files that may be COCO's."""
     if place.options.layout == "auto" and len(place.json_names) > MAX_FILES:
         return []  # one for each image, of another tool
     # Beside them COCO has key points of the same images.
@@ -170,8 +184,17 @@ def _candidates(place: Place) -> list[str]:
     return instances or place.json_names
 
 
-def _read(place: Place, name: str) -> _Coco | None:
+def _read(place: Place, name: str) -> Coco | None:
     """The file where it is of COCO's form and has outlines."""
+    coco = read_coco(place, name)
+    if coco is None or any(each.get("segmentation") for each in coco["annotations"]):
+        return coco
+    place.notes.append(f"{name} has boxes alone, no outlines.")
+    return None
+
+
+def read_coco(place: Place, name: str) -> Coco | None:
+    """The file where it is of COCO's form."""
     file = place.root / name
     try:
         data = read_file(file, MAX_BYTES)
@@ -179,14 +202,10 @@ def _read(place: Place, name: str) -> _Coco | None:
         raise UserError(f"Can't read {file}: {reason_of(error)}.") from error
     if not all(word in data for word in (b'"images"', b'"annotations"', b'"categories"')):
         return None
-    coco: _Coco = parse_json(data, _Coco, str(file))
-    if any(each.get("segmentation") for each in coco["annotations"]):
-        return coco
-    place.notes.append(f"{name} has boxes alone, no outlines.")
-    return None
+    return parse_json(data, Coco, str(file))
 
 
-def _split_of(name: str) -> str | None:
+def split_of(name: str) -> str | None:
     """By a word of the file's name or of a folder: instances_train2017.json, valid/x.json."""
     words = [
         word for part in reversed(name.lower().split("/")) for word in re.findall("[a-z]+", part)
@@ -194,8 +213,17 @@ def _split_of(name: str) -> str | None:
     return next((SPLIT_OF[word] for word in words if word in SPLIT_OF), None)
 
 
-def _classes(read: dict[str, _Coco]) -> tuple[ClassTable, dict[str, int]]:
-    """The categories of all files by name, in the order of their ids, and the value of each.
+def _classes(read: dict[str, Coco]) -> tuple[ClassTable, dict[str, int]]:
+    """The categories of all files, after the background, and the value of each."""
+    names = category_names(read)
+    background = next((name for name in names if name.lower() in BACKGROUND), "background")
+    names = [background, *(name for name in names if name != background)]
+    table = ClassTable(tuple(names), tuple(range(len(names))), "COCO's categories")
+    return table, {name: value for value, name in enumerate(names)}
+
+
+def category_names(read: dict[str, Coco]) -> list[str]:
+    """The categories of all files by name, in the order of their ids.
 
     One without annotations that only stands above the others (Roboflow's) is none.
     """
@@ -211,14 +239,10 @@ def _classes(read: dict[str, _Coco]) -> tuple[ClassTable, dict[str, int]]:
             if category.get("supercategory") and category["supercategory"] != name:
                 parents[str(category["supercategory"])] += 1
     ranked = sorted(order, key=order.__getitem__)
-    names = [name for name in ranked if name in used or not parents[name]]
-    background = next((name for name in names if name.lower() in BACKGROUND), "background")
-    names = [background, *(name for name in names if name != background)]
-    table = ClassTable(tuple(names), tuple(range(len(names))), "COCO's categories")
-    return table, {name: value for value, name in enumerate(names)}
+    return [name for name in ranked if name in used or not parents[name]]
 
 
-def _files_by_name(place: Place) -> dict[str, list[str]]:
+def files_by_name(place: Place) -> dict[str, list[str]]:
     """The image files below the root by their whole names and by their base names."""
     found: dict[str, list[str]] = {}
     for name in filter(is_image_name, place.names):
@@ -227,7 +251,7 @@ def _files_by_name(place: Place) -> dict[str, list[str]]:
     return found
 
 
-def _find(file_name: str, json_name: str, files_of: dict[str, list[str]]) -> str | None:
+def find_file(file_name: str, json_name: str, files_of: dict[str, list[str]]) -> str | None:
     """The file that an entry means: beside the JSON, below the root, or the one of that name."""
     name = file_name.replace("\\", "/")
     if not is_inside(name):
@@ -238,12 +262,13 @@ def _find(file_name: str, json_name: str, files_of: dict[str, list[str]]) -> str
             return key
     same = files_of.get(PurePosixPath(name).name, [])
     if len(same) > 1:  # train2017/1.jpg and val2017/1.jpg
-        split = _split_of(json_name)
-        same = [each for each in same if _split_of(each.rpartition("/")[0]) == split]
+        split = split_of(json_name)
+        same = [each for each in same if split_of(each.rpartition("/")[0]) == split]
     return same[0] if len(same) == 1 else None
 
 
-def _refuse_doubles(images: list[str], place: Place) -> None:
+def refuse_doubles(images: list[str], place: Place) -> None:
+    """Raise UserError for an image that several files list."""
     twice = [name for name, count in Counter(images).items() if count > 1]
     if twice:
         raise UserError(

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -21,6 +21,7 @@ NUM_LISTED = 10
 RARE = 0.001  # of the pixels
 
 Size = tuple[int, int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,17 @@ class SceneReport:
         yield f"ignored     {share:.1f} % of all pixels (--data.ignore-values, --data.merge)"
 
 
-def troubles(problems: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Lines of what is wrong with scenes: each kind of trouble once, with those that have it."""
+def kinds_of(problems: Iterable[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    """(key, sentence) by what the sentences have in common, the most frequent first."""
     kinds: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for key, reason in problems:
         kinds[re.sub(r"\d+", "0", reason.replace(key, ""))].append((key, reason))
-    for (key, reason), *others in sorted(kinds.values(), key=len, reverse=True):
+    return sorted(kinds.values(), key=len, reverse=True)
+
+
+def troubles(problems: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Lines of what is wrong with scenes: each kind of trouble once, with those that have it."""
+    for (key, reason), *others in kinds_of(problems):
         yield f"bad         {key}: {reason}"
         if others:
             names = ", ".join(name for name, _ in others[:NUM_LISTED])
@@ -107,6 +113,29 @@ class _Examine(Dataset[list[_Seen]]):
         return _Seen(key, "", size, np.bincount(labels.ravel(), minlength=256))
 
 
+def examined(
+    dataset: Dataset[list[T]],
+    number: int,
+    num_workers: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[list[T]]:
+    """What a data set of ranges says of so many samples, ``CHUNK`` of them at a time."""
+    chunks = [range(start, min(start + CHUNK, number)) for start in range(0, number, CHUNK)]
+    wanted = num_cores() if num_workers is None else num_workers
+    done = 0
+    for part in run_workers(dataset, chunks, min(wanted, len(chunks) - 1)):
+        yield part
+        done += len(part)
+        if progress is not None:
+            progress(done, number)
+
+
+def extremes(sizes: Iterable[Size]) -> list[Size]:
+    """The smallest and the largest of some sizes, of none none."""
+    ordered = sorted(sizes, key=lambda size: size[0] * size[1])
+    return [*ordered[:1], *ordered[-1:]]
+
+
 def describe(
     scenes: Scenes,
     num_workers: int | None = None,
@@ -116,27 +145,19 @@ def describe(
 
     ``progress`` is told (scenes done, scenes in all) from time to time.
     """
-    starts = range(0, len(scenes), CHUNK)
-    chunks = [range(start, min(start + CHUNK, len(scenes))) for start in starts]
-    wanted = num_cores() if num_workers is None else num_workers
     counts, having = np.zeros(256, np.int64), np.zeros(256, np.int64)
     sizes: list[Size] = []
     bad: list[tuple[str, str]] = []
-    done = 0
-    for part in run_workers(_Examine(scenes), chunks, min(wanted, len(chunks) - 1)):
+    for part in examined(_Examine(scenes), len(scenes), num_workers, progress):
         good = [one for one in part if not one.reason]
         for one in good:
             counts += one.counts
             having += one.counts > 0
         bad += [(one.key, one.reason) for one in part if one.reason]
-        ordered = sorted([*sizes, *(one.size for one in good)], key=lambda size: size[0] * size[1])
-        sizes = [*ordered[:1], *ordered[-1:]]
-        done += len(part)
-        if progress is not None:
-            progress(done, len(scenes))
+        sizes = extremes([*sizes, *(one.size for one in good)])
     return SceneReport(
         layout=scenes.layout,
-        num_scenes=done - len(bad),
+        num_scenes=len(scenes) - len(bad),
         pixels={name: int(counts[place]) for place, name in enumerate(scenes.classes)},
         scenes={name: int(having[place]) for place, name in enumerate(scenes.classes)},
         num_ignored=int(counts[IGNORE]),

@@ -14,6 +14,9 @@ from limbeck.data.scenes.options import SceneOptions
 from limbeck.data.scenes.pixels import RawMask, decode_mask
 from limbeck.data.source import Names, Source
 from limbeck.errors import UserError, did_you_mean
+from limbeck.files import MIB, read_file, reason_of
+
+MAX_LIST_BYTES = 64 * MIB
 
 
 class Masks(ABC):
@@ -84,6 +87,8 @@ class Place:
     notes: list[str] = field(default_factory=list)
     json_name: str | None = None
     """The one JSON file that was asked for."""
+    yaml_name: str | None = None
+    """Likewise the one YAML file."""
 
     @cached_property
     def names(self) -> list[str]:
@@ -123,3 +128,12 @@ def split_in(name: str) -> str | None:
     parts = PurePosixPath(name.lower()).parent.parts
     folders = [re.sub("[_-]im(age|g)s?$", "", part) for part in parts]
     return next((SPLIT_OF[word] for word in reversed(folders) if word in SPLIT_OF), None)
+
+
+def read_list(file: Path) -> list[str]:
+    """The lines of a text that are not empty."""
+    try:
+        text = read_file(file, MAX_LIST_BYTES).decode("utf-8-sig", "replace")
+    except OSError as error:
+        raise UserError(f"Can't read {file}: {reason_of(error)}.") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,6 +1,6 @@
 """From scenes to batches on the device, with every promise of ``limbeck.data.loader``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ class _TrainScenes(Dataset[HostBatch]):
             pixels, cropped = train_scene(image, label_map, seeds[-1], self.views, self.img_size)
             images.append(pixels)
             labels.append(cropped)
-        return _host(images, labels, seeds, keys, skipped)
+        return host_batch(images, seeds, keys, skipped, labels)
 
 
 class _WholeScenes(Dataset[HostBatch]):
@@ -61,7 +61,7 @@ class _WholeScenes(Dataset[HostBatch]):
             labels += [] if label_map is None else [torch.from_numpy(label_map)]
             keys.append(self.source.key(index))
         seeds = [view_seed(0, 0, key) for key in keys]
-        return _host(images, labels, seeds, keys, skipped)
+        return host_batch(images, seeds, keys, skipped, labels)
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         if isinstance(self.source, Scenes):
@@ -69,20 +69,21 @@ class _WholeScenes(Dataset[HostBatch]):
         return decode_image(self.source.read(index).data, self.max_image_pixels), None
 
 
-def _host(
+def host_batch(
     images: list[Tensor],
-    labels: list[Tensor],
     seeds: list[int],
     keys: list[str],
     skipped: list[tuple[str, str]],
+    labels: Sequence[Tensor] = (),
 ) -> HostBatch:
+    """Views of scenes, (3, H, W) uint8 of one size, as a batch of the host."""
     number = len(images)
     return HostBatch(
         student=torch.stack(images) if images else torch.empty(0, 3, 0, 0, dtype=torch.uint8),
         teacher=None,
         erase_boxes=torch.zeros(number, 4, dtype=torch.int64),
         noise_seeds=torch.zeros(number, dtype=torch.int64),
-        labels=torch.stack(labels) if labels else None,
+        labels=torch.stack(tuple(labels)) if labels else None,
         view_seeds=torch.tensor(seeds, dtype=torch.int64),
         keys=tuple(keys),
         skipped=tuple(skipped),

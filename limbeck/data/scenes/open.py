@@ -2,9 +2,10 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from limbeck.errors import UserError
 from limbeck.records import IGNORE
 
 log = logging.getLogger("limbeck")
+
+T = TypeVar("T", bound=Source)
 
 LAYOUTS = {
     "coco": "limbeck.data.scenes.coco:find_coco",
@@ -95,16 +98,24 @@ def open_both(options: SceneOptions) -> tuple[Scenes, Scenes]:
 
 
 def _held_out(train: Scenes, options: SceneOptions) -> Scenes | None:
-    """The scenes of another place or split, if there are any."""
-    if options.eval_root:
-        other = open_scenes(options.eval_root, options, options.eval_split)
-        return with_classes(other, train.classes, options.eval_root, options.root)
     splits = train.found.splits if isinstance(train, AnnotatedScenes) else ()
+    return other_scenes(train, options, splits, open_scenes, with_classes)
+
+
+def other_scenes(
+    train: T, options: Any, splits: Sequence[str], opened: Callable[..., T],
+    with_same: Callable[..., T],
+) -> T | None:  # fmt: skip
+    """What is scored on of another place or split, if there is any: ``opened``, and with the
+    classes of what is trained on."""
+    if options.eval_root:
+        other = opened(options.eval_root, options, options.eval_split)
+        return with_same(other, train.classes, options.eval_root, options.root)
     taken = {SPLIT_OF.get(word.strip().lower(), word.strip()) for word in options.split.split("+")}
     for split in (options.eval_split, "validation", "test"):
         if split in splits and split not in taken:
-            other = open_scenes(options.root, options, split, is_known=True)
-            return with_classes(other, train.classes, split, options.split)
+            other = opened(options.root, options, split, is_known=True)
+            return with_same(other, train.classes, split, options.split)
     return None
 
 

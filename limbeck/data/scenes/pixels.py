@@ -96,9 +96,7 @@ def fitted(labels: np.ndarray, image: bytes, max_image_pixels: int) -> np.ndarra
     """
     header = read_header(image, max_image_pixels)
     stored = (header.height, header.width)
-    upright = stored
-    if header.turn is not None and header.turn not in SAME_SIZE:
-        upright = (header.width, header.height)
+    upright = upright_size(image, max_image_pixels)
     if labels.shape == upright:
         return labels
     if labels.shape == stored and header.turn is not None:
@@ -107,6 +105,14 @@ def fitted(labels: np.ndarray, image: bytes, max_image_pixels: int) -> np.ndarra
         f"its mask has {labels.shape[1]} x {labels.shape[0]} pixels, the image {upright[1]} x "
         f"{upright[0]}"
     )
+
+
+def upright_size(data: bytes, max_image_pixels: int) -> tuple[int, int]:
+    """(H, W) of an image file as it is seen; raises BadImage for what is none."""
+    header = read_header(data, max_image_pixels)
+    if header.turn is not None and header.turn not in SAME_SIZE:
+        return header.width, header.height
+    return header.height, header.width
 
 
 def decode_pair(

@@ -73,3 +73,27 @@ def decode_runs(text: str) -> list[int]:
             counts.append(value + (counts[-2] if len(counts) > 2 else 0))
             value = shift = 0
     return counts
+
+
+def whole_mask(patch: Patch, size: Sequence[int]) -> np.ndarray:
+    """(H, W) bool of a patch of it."""
+    whole = np.zeros(tuple(size), bool)
+    rows, columns = patch.is_inside.shape
+    whole[patch.top : patch.top + rows, patch.left : patch.left + columns] = patch.is_inside
+    return whole
+
+
+def encode_runs(is_inside: np.ndarray) -> str:
+    """(H, W) bool in COCO's compressed run lengths, see ``decode_runs``."""
+    flat = is_inside.T.ravel()
+    ends = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff([0, *ends, flat.size]).tolist()
+    counts = [0, *counts] if flat.size and flat[0] else counts
+    letters = []
+    for place, count in enumerate(counts):
+        value, is_last = count - (counts[place - 2] if place > 2 else 0), False
+        while not is_last:
+            bits, value = value & 31, value >> 5
+            is_last = value == (-1 if bits & 16 else 0)
+            letters.append(chr(48 + bits + 32 * (not is_last)))
+    return "".join(letters)

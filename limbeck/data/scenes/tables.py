@@ -46,7 +46,7 @@ def find_in_tables(root: str, options: SceneOptions, split: str) -> Found:
         layout=f"a table with images in '{images.image_columns[0]}' and masks in '{column}'",
         table=None if is_hub else find_table(folder),
         notes=images.notes,
-        splits=_splits(root, is_hub=is_hub),
+        splits=table_splits(root, is_hub=is_hub),
     )
 
 
@@ -69,7 +69,8 @@ def _mask_column(columns: tuple[str, ...], asked: str | None, root: str) -> str:
     )
 
 
-def _splits(root: str, *, is_hub: bool) -> tuple[str, ...]:
+def table_splits(root: str, *, is_hub: bool) -> tuple[str, ...]:
+    """The splits that a folder of tables is of, where it is of several."""
     if is_hub or not Path(root).is_dir():
         return ()
     names = [file.relative_to(root).as_posix() for file in sorted(Path(root).rglob("*"))]

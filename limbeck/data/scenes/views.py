@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from limbeck.data.scenes.objects.options import ObjectViewOptions
 from limbeck.data.scenes.options import SceneViewOptions
 from limbeck.data.views import COLOR_STREAM, CROP_STREAM, IMAGENET_MEAN_BYTES, generator
 from limbeck.records import IGNORE
@@ -36,7 +37,7 @@ def train_scene(
     rows, columns, crop = _draw_crop(rng, labels, nearest, size, options.max_class_share)
     is_flipped = rng.random() < options.flip_prob
     pixels = _resized(image, (height, width), rows, columns)
-    pixels = _distort(pixels, generator(seed, COLOR_STREAM), options)
+    pixels = distort(pixels, generator(seed, COLOR_STREAM), options)
     cropped = torch.from_numpy(crop)
     if is_flipped:
         pixels, cropped = pixels.flip(2), cropped.flip(1)
@@ -113,7 +114,9 @@ def _neighbours(new: int, old: int, part: slice) -> tuple[Tensor, Tensor, Tensor
     return first, (first + 1).clamp_(max=old - 1), weight
 
 
-def _distort(pixels: Tensor, rng: np.random.Generator, options: SceneViewOptions) -> Tensor:
+def distort(
+    pixels: Tensor, rng: np.random.Generator, options: SceneViewOptions | ObjectViewOptions
+) -> Tensor:
     """Brightness, contrast, saturation and hue, each or none, each cut to whole bytes."""
     # All is drawn, whatever of it happens: switching one off changes none of the others.
     brightness, contrast, saturation, hue = rng.random(4) < options.distort_prob

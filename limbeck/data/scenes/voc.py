@@ -2,19 +2,17 @@
 splits as lists in ImageSets/Segmentation."""
 
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from limbeck.data.folder import SPLIT_OF, FilesSource
 from limbeck.data.formats import is_image_name
 from limbeck.data.scenes.class_table import find_table
-from limbeck.data.scenes.layout import FileMasks, Found, Place
+from limbeck.data.scenes.layout import FileMasks, Found, Place, read_list
 from limbeck.data.scenes.published import VOC
 from limbeck.errors import UserError
-from limbeck.files import MIB, read_file, reason_of
 
 MASKS, IMAGES, LISTS = "SegmentationClass/", "JPEGImages/", "ImageSets/Segmentation/"
 NAME = re.compile(r"\d{4}_\d{6}")  # of VOC's own images
-MAX_LIST_BYTES = 64 * MIB
 
 
 def find_voc(place: Place) -> Found | None:
@@ -70,13 +68,5 @@ def _listed(place: Place, top: str, masks: list[str]) -> tuple[list[str], tuple[
     stems: list[str] = []
     for split, name in lists.items():
         if is_taken(split):
-            stems += _read_list(place.root / name)
+            stems += [line.split()[0] for line in read_list(place.root / name)]
     return list(dict.fromkeys(stems)), tuple(sorted(lists)), "PASCAL VOC with lists of its splits"
-
-
-def _read_list(file: Path) -> list[str]:
-    try:
-        text = read_file(file, MAX_LIST_BYTES).decode("utf-8-sig", "replace")
-    except OSError as error:
-        raise UserError(f"Can't read {file}: {reason_of(error)}.") from error
-    return [line.split()[0] for line in text.splitlines() if line.strip()]

@@ -2,6 +2,7 @@
 """Options of the methods, one class each, by subject (no torch here, see ``limbeck.config``)."""
 
 from limbeck.methods.options.base import MethodOptions
+from limbeck.methods.options.boxes import DenseAnswersOptions, FeatureRichnessOptions
 from limbeck.methods.options.classifier import (
     ClassifierOptions,
     LogitOptions,

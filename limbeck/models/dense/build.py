@@ -45,7 +45,7 @@ def build_segmenter(
     backbone's classifier and final norm are left out, and all else of it is trainable unless
     ``options`` freeze it. Raises UserError for options that the backbone can't have.
     """
-    encoder = _add_positions(_without_classifier(backbone, img_size), options)
+    encoder = _add_positions(without_classifier(backbone, img_size), options)
     parts = _parts_of(encoder, num_classes, options)
     with seeded(seed):
         segmenter = Segmenter(encoder, parts, encoder.facts.origin)
@@ -94,8 +94,8 @@ def _at_size(
     return architecture | {"kwargs": kwargs}
 
 
-def _without_classifier(backbone: TimmEncoder, img_size: tuple[int, int] | None) -> TimmEncoder:
-    """A copy that gives tokens alone, for images of another size if so; trainable."""
+def without_classifier(backbone: TimmEncoder, img_size: tuple[int, int] | None) -> TimmEncoder:
+    """A copy of an encoder that gives tokens alone, for images of another size if so; trainable."""
     facts = backbone.facts
     architecture, notes = dict(facts.architecture), list(facts.origin.get("notes", []))
     weights = drop_classifier(backbone.model.state_dict(), architecture, 0, notes)

@@ -5,13 +5,25 @@ It is trained, taught, saved and loaded as any other encoder.
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import Any
 
 from torch import Tensor
 
+from limbeck.errors import UserError
 from limbeck.models.dense.headed import Headed
+from limbeck.models.options import DetectorHead
+from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.records import Detections, Features, Losses, Objects, Tap
 
 KIND = "detector"
+HEADS: dict[DetectorHead, str] = {
+    "light": "limbeck.models.dense.light_detector",
+}
+"""Modules of detectors by kind of head: ``parts_of(encoder, options)`` says what is put on an
+encoder, ``build(encoder, parts, origin)`` does it, ``rebuild(architecture, origin)`` does it again.
+"""
 
 
 class Detector(Headed):
@@ -23,6 +35,13 @@ class Detector(Headed):
 
     loss_taps: tuple[Tap, ...]
     has_masks: bool
+    class_weights: Tensor | None
+    """(C,) float32, of what the loss of the classes says of each; None: all alike."""
+
+    def __init__(self, backbone: TimmEncoder) -> None:
+        super().__init__(backbone)
+        # Not persistent: they are an option, not learnt.
+        self.register_buffer("class_weights", None, persistent=False)
 
     @abstractmethod
     def losses(self, features: Features, objects: Sequence[Objects], seeds: Tensor) -> Losses:
@@ -33,8 +52,31 @@ class Detector(Headed):
         """
 
     @abstractmethod
+    def answers(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The likeliest answers, as many of every image: boxes (B, K, 4), scores (B, K), falling,
+        and classes (B, K) of images (B, 3, S, S) in 0..1, and perhaps more. What an export
+        computes."""
+
+    @abstractmethod
     def detect(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
         """What it finds in images (B, 3, S, S) in 0..1, of which (H, W) in ``sizes`` is no filling.
 
         Boxes lie within that. In evaluation mode, without gradients.
         """
+
+
+def rebuild_detector(
+    architecture: dict[str, Any], origin: dict[str, Any] | None = None
+) -> Detector:
+    """A detector from ``facts.architecture`` with fresh weights; see ``rebuild_segmenter``."""
+    name = str(architecture.get("name"))[:64]
+    kwargs = architecture["kwargs"]
+    head = kwargs.get("head") if isinstance(kwargs, dict) else None
+    if head not in HEADS:
+        raise UserError(f"{name} states a head that is none; get the file again that says so.")
+    return head_module(head).rebuild(architecture, origin)
+
+
+def head_module(head: DetectorHead) -> ModuleType:
+    """The module of a kind of head, see ``HEADS``."""
+    return import_module(HEADS[head])

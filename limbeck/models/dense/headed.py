@@ -1,23 +1,28 @@
 """What networks for dense tasks have in common: heads on a backbone, and both are one encoder."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
-from torch import nn
+from torch import Tensor, nn
 
-from limbeck.models.encoder import Encoder, EncoderFacts
+from limbeck.errors import UserError
+from limbeck.models.encoder import Encoder, EncoderFacts, check_taps
 from limbeck.models.timm_encoder import TimmEncoder
-from limbeck.records import LOGIT_KINDS
+from limbeck.records import LOGIT_KINDS, Features, Tap
 
 
 class Headed(Encoder):
     """A backbone whose blocks are its own, and heads: all that is not the backbone.
 
-    A frozen backbone stays in evaluation mode.
+    ``reads`` are the backbone's tokens that they read, ``own_kinds`` the taps that come of them. A
+    frozen backbone stays in evaluation mode.
     """
 
     backbone: TimmEncoder
+    reads: tuple[Tap, ...]
+    own_kinds: tuple[str, ...]
 
     def __init__(self, backbone: TimmEncoder) -> None:
         super().__init__()
@@ -58,10 +63,52 @@ class Headed(Encoder):
         """The backbone's blocks."""
         return self.backbone.blocks
 
-    def inner_taps(self) -> tuple[str, ...]:
-        """The backbone's kinds of its blocks."""
+    @abstractmethod
+    def read_maps(self, features: Features, taps: Sequence[Tap]) -> dict[Tap, Tensor]:
+        """These taps of ``own_kinds``, of the backbone's features that have ``reads``."""
+
+    def forward(
+        self,
+        images: Tensor,
+        ids_keep: Tensor | None = None,
+        taps: tuple[Tap, ...] = (),
+        mask_token: Tensor | None = None,
+    ) -> Features:
+        """See ``Encoder.forward``. Raises UserError where patches are dropped or masked."""
+        check_taps(self, taps, "encoder")
+        if ids_keep is not None or mask_token is not None:
+            raise UserError(
+                f"A {self.facts.architecture['kind']} sees whole images; leave masking out."
+            )
+        own = [tap for tap in taps if tap.kind in self.own_kinds]
+        inner = tuple(tap for tap in taps if tap.kind not in self.own_kinds)
+        asked = tuple(dict.fromkeys((*self.reads, *inner))) if own else inner
+        features = self.backbone(images, None, asked)
+        found = {tap: features.taps[tap] for tap in inner}
+        if own:
+            found |= self.read_maps(features, own)
+        return replace(features, taps=found)
+
+    def token_maps(self, features: Features) -> list[Tensor]:
+        """What ``reads`` has of the backbone, without prefix tokens: maps (B, D, h, w)."""
+        facts, maps = self.backbone.facts, []
+        for tap in self.reads:
+            patches = features.taps[tap][:, facts.num_prefix_tokens :].mT  # [B, D, L]
+            maps.append(patches.unflatten(2, facts.grid_of(facts.tap_stride(tap))))
+        return maps
+
+    def offered_taps(self) -> tuple[str, ...]:
+        """The backbone's kinds of its blocks, and those of maps."""
         ends = ("output", *LOGIT_KINDS)
-        return tuple(kind for kind in self.backbone.offered_taps() if kind not in ends)
+        inner = [kind for kind in self.backbone.offered_taps() if kind not in ends]
+        return (*inner, *self.own_kinds)
+
+    def drop_end(self, kept: tuple[str, ...] = ()) -> None:
+        """Leave out what of the backbone no map depends on: the final norm and classifiers."""
+        for name in self.backbone.after_blocks:
+            module = getattr(self.backbone.model, name, None)
+            if isinstance(module, nn.Module) and name not in kept:
+                setattr(self.backbone.model, name, nn.Identity())
 
     def freeze_backbone(self) -> None:
         """From now on the backbone is not trained, nor in training mode."""

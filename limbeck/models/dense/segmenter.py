@@ -4,7 +4,6 @@ It is trained, taught, saved and loaded as any other; ``dense/build.py`` makes o
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -18,7 +17,6 @@ from limbeck.models.dense.light import LightHead
 from limbeck.models.dense.neck import LevelNeck, PlainNeck, neck_dims
 from limbeck.models.dense.semantic_fpn import SemanticFpnHead
 from limbeck.models.dense.upernet import AuxHead, UperHead
-from limbeck.models.encoder import check_taps
 from limbeck.models.options import DenseHead, DenseNorm, NeckKind
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import build_encoder
@@ -70,8 +68,9 @@ class Segmenter(Headed):
         self.reads = tuple(Tap("tokens", block) for block in parts["blocks"])
         if has_wide_end(backbone):
             self.reads = (*self.reads[:-1], Tap("output"))
-        _drop_end(backbone)
+        self.drop_end(kept=("conv1x1",) if has_wide_end(backbone) else ())
         dims = [facts.tap_dim(tap) for tap in self.reads]
+        self.own_kinds = OWN_KINDS if parts["aux"] else OWN_KINDS[:-1]
         norm, width, count = parts["norm"], parts["width"], parts["num_classes"]
         neck, dropout = parts["neck"] or "same", parts["dropout"]
         if is_staged(backbone) or parts["head"] == "light":
@@ -93,35 +92,9 @@ class Segmenter(Headed):
             num_classes=count, has_maps=True,
         )  # fmt: skip
 
-    def forward(
-        self,
-        images: Tensor,
-        ids_keep: Tensor | None = None,
-        taps: tuple[Tap, ...] = (),
-        mask_token: Tensor | None = None,
-    ) -> Features:
-        """See ``Encoder.forward``. Raises UserError where patches are dropped or masked."""
-        check_taps(self, taps, "encoder")
-        if ids_keep is not None or mask_token is not None:
-            raise UserError("A segmenter sees whole images; leave masking out.")
-        own = [tap for tap in taps if tap.kind in OWN_KINDS]
-        inner = tuple(tap for tap in taps if tap.kind not in OWN_KINDS)
-        asked = tuple(dict.fromkeys((*self.reads, *inner))) if own else inner
-        features = self.backbone(images, None, asked)
-        found = {tap: features.taps[tap] for tap in inner}
-        if own:
-            found |= self._read_maps(self._maps(features), own)
-        return replace(features, taps=found)
-
-    def _maps(self, features: Features) -> list[Tensor]:
-        """The pyramid: maps (B, D, h, w), from the finest to the coarsest."""
-        facts, maps = self.backbone.facts, []
-        for tap in self.reads:
-            patches = features.taps[tap][:, facts.num_prefix_tokens :].mT  # [B, D, L]
-            maps.append(patches.unflatten(2, facts.grid_of(facts.tap_stride(tap))))
-        return self.neck(maps)
-
-    def _read_maps(self, maps: list[Tensor], taps: Sequence[Tap]) -> dict[Tap, Tensor]:
+    def read_maps(self, features: Features, taps: Sequence[Tap]) -> dict[Tap, Tensor]:
+        """See ``Headed``."""
+        maps = self.neck(self.token_maps(features))  # from the finest to the coarsest
         kinds = {tap.kind for tap in taps}
         found = {tap: maps[tap.block] for tap in taps if tap.kind == "pyramid"}
         if "logits" in kinds:
@@ -132,11 +105,6 @@ class Segmenter(Headed):
             logits = self.aux_head(maps[AUX_LEVEL])
             found |= {tap: logits for tap in taps if tap.kind == "aux_logits"}
         return found
-
-    def offered_taps(self) -> tuple[str, ...]:
-        """The backbone's kinds of its blocks, and those of maps."""
-        own = OWN_KINDS if self.aux_head is not None else OWN_KINDS[:-1]
-        return (*self.inner_taps(), *own)
 
 
 def rebuild_segmenter(
@@ -166,12 +134,3 @@ def is_staged(encoder: TimmEncoder) -> bool:
 def has_wide_end(encoder: TimmEncoder) -> bool:
     """Whether the tokens get wider after the last block: of TinyMIM*."""
     return encoder.facts.output_dim != encoder.facts.embed_dim
-
-
-def _drop_end(encoder: TimmEncoder) -> None:
-    """Without what no map depends on: the final norm and classifiers."""
-    kept = ("conv1x1",) if has_wide_end(encoder) else ()
-    for name in encoder.after_blocks:
-        module = getattr(encoder.model, name, None)
-        if isinstance(module, nn.Module) and name not in kept:
-            setattr(encoder.model, name, nn.Identity())

@@ -25,7 +25,7 @@ class SyncedBatchNorm(nn.SyncBatchNorm):
         if self.training and is_alone and x.numel() == x.shape[1]:
             raise UserError(
                 "Batch norm can't learn from micro-batches of one image; raise "
-                "train.global_batch_size, or set segmenter.norm group."
+                "train.global_batch_size, or set segmenter.norm (detector.norm) group."
             )
         if x.is_cuda or is_alone or not self.training:
             return super().forward(x)

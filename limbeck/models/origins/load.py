@@ -10,6 +10,7 @@ import torch
 from limbeck.config import import_own
 from limbeck.errors import UserError, did_you_mean
 from limbeck.models.dense.build import at_img_size
+from limbeck.models.dense.headed import Headed
 from limbeck.models.dense.segmenter import Segmenter
 from limbeck.models.encoder import Encoder, EncoderFacts
 from limbeck.models.finished import (
@@ -218,6 +219,12 @@ def _load_finished(
         return encoder
     if isinstance(encoder, Segmenter):
         return _resized_segmenter(encoder, path, img_size, num_classes)
+    if isinstance(encoder, Headed):
+        raise UserError(
+            f"{path} is a detector of {facts.num_classes} classes in images of "
+            f"{facts.img_size[0]} px, and no other can be made of it; leave img_size and "
+            "num_classes away."
+        )
     architecture = dict(facts.architecture)
     weights = drop_classifier(encoder.model.state_dict(), architecture, num_classes, notes)
     again = at_size(weights, architecture, origin, facts.input_grid, img_size or facts.img_size)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from limbeck.config import options, to_plain
@@ -13,20 +14,21 @@ from limbeck.data.options import DataOptions
 from limbeck.recipes.look.forecast import Forecast, bytes_said, judge_forecast, together, try_step
 from limbeck.recipes.run.checks import check_pretraining
 from limbeck.recipes.run.options import DistillConfig, FinetuneConfig
-from limbeck.recipes.train import distill, finetune, segment
+from limbeck.recipes.train import detect, distill, finetune, segment
 from limbeck.recipes.train.chain import check_chain, rehearse, split_chain
-from limbeck.recipes.train.options import SegmentConfig
+from limbeck.recipes.train.options import DetectConfig, SegmentConfig
 
 if TYPE_CHECKING:
     from limbeck.data.scan import ScanReport
     from limbeck.data.scenes.describe import SceneReport
+    from limbeck.data.scenes.objects.describe import ObjectReport
     from limbeck.engine.distributed import Ranks
     from limbeck.recipes.run.images import Images
 
 NUM_LISTED = 10
 LONG = 86400.0  # seconds: a run of more than a day is not just "ready"
 
-Config: TypeAlias = DistillConfig | FinetuneConfig | SegmentConfig
+Config: TypeAlias = DistillConfig | FinetuneConfig | SegmentConfig | DetectConfig
 
 
 @options
@@ -54,18 +56,30 @@ class DoctorSegmentConfig(SegmentConfig):
     """
 
 
+@options
+class DoctorDetectConfig(DetectConfig):
+    """Check images, boxes, memory, disk and time for a run of 'limbeck detect' with the same
+    options; the step that is tried is of the images with the most objects.
+
+    Without a student only options, images and boxes are checked.
+    """
+
+    examples: Path | None = None
+    """A folder for five images with their boxes drawn in."""
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """The scan, the forecast (None where no step could be tried), what is wrong and what to look
-    at. Of scenes the scan is of those to train on, and ``held_out`` of the others."""
+    at. Of annotated images the scan is of those to train on, and ``held_out`` of the others."""
 
-    scan: ScanReport | SceneReport
+    scan: ScanReport | SceneReport | ObjectReport
     forecast: Forecast | None
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     machine: list[str] = field(default_factory=list)
     """What it is, and what follows for precision, threads and loader processes."""
-    held_out: SceneReport | None = None
+    held_out: SceneReport | ObjectReport | None = None
     missing: str = ""
     """What to name so that a step can be tried."""
 
@@ -91,8 +105,7 @@ def doctor(config: Config) -> Diagnosis:
         config = settle(config, ranks, tell=machine.append)
         if len(machine) == told:  # the precision was stated
             machine.append(work_force(config, ranks))
-        look = _look_at_scenes if isinstance(config, SegmentConfig) else _look_at_images
-        images, found = look(config)
+        images, found = _look(config)
         found.warnings.extend(filter(None, [build_unfit()]))
         batch = fitting_batch(len(images.train), config.train)
         config = replace(config, train=replace(config.train, global_batch_size=batch))
@@ -105,7 +118,9 @@ def doctor(config: Config) -> Diagnosis:
 
 def _check(config: Config) -> str:
     """Raise UserError for what is wrong with the options; returns what they lack for a step."""
-    if isinstance(config, SegmentConfig):
+    if isinstance(config, DetectConfig):
+        detect.check(config, needs_student=False)
+    elif isinstance(config, SegmentConfig):
         segment.check(config, needs_student=False)
     elif isinstance(config, FinetuneConfig):
         finetune.check(config, needs_student=False)
@@ -121,6 +136,14 @@ def _check(config: Config) -> str:
         distill.check(config)
         return ""
     return "" if config.student else "--student"
+
+
+def _look(config: Config) -> tuple[Images, Diagnosis]:
+    if isinstance(config, DetectConfig):
+        return _look_at_objects(config)
+    if isinstance(config, SegmentConfig):
+        return _look_at_scenes(config)
+    return _look_at_images(config)
 
 
 def _look_at_images(config: DistillConfig | FinetuneConfig) -> tuple[Images, Diagnosis]:
@@ -155,12 +178,39 @@ def _look_at_scenes(config: SegmentConfig) -> tuple[Images, Diagnosis]:
     return images, Diagnosis(found, None, problems, warnings, held_out=held_out)
 
 
+def _look_at_objects(config: DetectConfig) -> tuple[Images, Diagnosis]:
+    from limbeck.data.scenes.objects.describe import describe_objects
+    from limbeck.data.scenes.objects.source import ObjectSource
+    from limbeck.recipes.run.images import check_holdout
+    from limbeck.recipes.run.objects import draw_examples, open_object_images
+
+    images = open_object_images(replace(config.data, broken="skip"))
+    check_holdout(images)
+    assert isinstance(images.train, ObjectSource) and isinstance(images.holdout, ObjectSource)
+    found, held_out = (
+        describe_objects(source, progress=_show_progress())
+        for source in (images.train, images.holdout)
+    )
+    problems, warnings = judge_scenes(found, held_out, images, config)
+    if isinstance(config, DoctorDetectConfig) and config.examples is not None:
+        draw_examples(images.train, config.examples)
+        warnings.append(f"Look at the boxes in {config.examples}: are they where they should be?")
+    return images, Diagnosis(found, None, problems, warnings, held_out=held_out)
+
+
 def _forecasts(config: Config, images: Images, ranks: Ranks) -> Iterator[Forecast]:
     """Of a step of the run, or of every stage of a chain."""
+    from limbeck.recipes.run.objects import fullest
+    from limbeck.recipes.train.detection import plan_detection
     from limbeck.recipes.train.segmentation import plan_segmentation
     from limbeck.recipes.train.tuning import plan_tuning
 
-    if isinstance(config, SegmentConfig):
+    if isinstance(config, DetectConfig):
+        # What a run may meet at any step is met now: the fullest images.
+        worst = replace(images, train=fullest(images.train, config.train.global_batch_size))
+        plan = plan_detection(config, images, ranks)
+        yield try_step(replace(plan, stream=plan_detection(config, worst, ranks).stream), ranks)
+    elif isinstance(config, SegmentConfig):
         yield try_step(plan_segmentation(config, images, ranks), ranks)
     elif isinstance(config, FinetuneConfig):
         yield try_step(plan_tuning(config, images, ranks), ranks)
@@ -175,32 +225,43 @@ def _forecasts(config: Config, images: Images, ranks: Ranks) -> Iterator[Forecas
 
 
 def judge_scenes(
-    found: SceneReport, held_out: SceneReport, images: Images, config: SegmentConfig
-) -> tuple[list[str], list[str]]:
-    """What stops a run on these scenes, and what may surprise."""
+    found: SceneReport | ObjectReport, held_out: SceneReport | ObjectReport, images: Images,
+    config: SegmentConfig | DetectConfig,
+) -> tuple[list[str], list[str]]:  # fmt: skip
+    """What stops a run on these annotated images, and what may surprise."""
+    from limbeck.data.scenes.describe import SceneReport
     from limbeck.recipes.run.scenes import few_scenes
+
+    what, kind = ("scene", "pixel") if isinstance(found, SceneReport) else ("image", "object")
 
     notes = [*images.train.notes, *images.holdout.notes]
     bad, left_out = {*found.bad, *held_out.bad}, {*found.left_out, *held_out.left_out}
-    problems, warnings = _judge_number(len(bad), images.num_images, "scenes", images, config)
+    problems, warnings = _judge_number(len(bad), images.num_images, f"{what}s", images, config)
     warnings[:0] = dict.fromkeys(notes)
     if left_out:
-        warnings.append(f"{len(left_out)} images are left out: they have no mask.")
+        missing = "they have no mask" if kind == "pixel" else "of them or their boxes, see above"
+        warnings.append(f"{len(left_out)} images are left out: {missing}.")
     if config.data.broken == "refuse" and (bad or left_out):
         problems.append(
-            f"{len(bad | left_out)} scenes can't be used, which --data.broken refuse refuses; "
+            f"{len(bad | left_out)} {what}s can't be used, which --data.broken refuse refuses; "
             "repair or remove them, or pass --data.broken skip."
         )
     if absent := found.absent():
-        warnings.append(f"No pixel to train on is of {', '.join(absent)}: it is not learnt.")
-    if rare := found.rare():
+        warnings.append(f"No {kind} to train on is of {', '.join(absent)}: it is not learnt.")
+    if isinstance(found, SceneReport) and (rare := found.rare()):
         warnings.append(f"Fewer than one pixel in 1,000 is of {', '.join(rare)}.")
-    if not held_out.num_scenes:
-        problems.append("No held-out scene can be used, so nothing could be scored.")
+    if not sum(_counts_of(held_out)):
+        problems.append(f"No held-out {what} can be used, so nothing could be scored.")
     elif unscored := [name for name in held_out.absent() if name not in absent]:
-        warnings.append(f"No held-out pixel is of {', '.join(unscored)}: it is not scored.")
+        warnings.append(f"No held-out {kind} is of {', '.join(unscored)}: it is not scored.")
     warnings += filter(None, [few_scenes(len(images.holdout)).strip()])
     return problems, warnings
+
+
+def _counts_of(report: SceneReport | ObjectReport) -> Iterable[int]:
+    from limbeck.data.scenes.describe import SceneReport
+
+    return (report.pixels if isinstance(report, SceneReport) else report.objects).values()
 
 
 def judge_images(
@@ -320,12 +381,19 @@ def _of_images(scan: ScanReport) -> Iterator[str]:
     yield from (f"same bytes  {', '.join(group)}" for group in scan.duplicates[:NUM_LISTED])
 
 
-def _of_scenes(scan: SceneReport, held_out: SceneReport | None) -> Iterator[str]:
-    from limbeck.data.scenes.describe import troubles
+def _of_scenes(
+    scan: SceneReport | ObjectReport, held_out: SceneReport | ObjectReport | None
+) -> Iterator[str]:
+    from limbeck.data.scenes.describe import SceneReport, troubles
 
     assert held_out is not None
     yield from scan.lines()
-    yield f"held out    {held_out.num_scenes:,} scenes"
+    is_scenes = isinstance(held_out, SceneReport)
+    yield (
+        f"held out    {held_out.num_scenes:,} scenes"
+        if is_scenes  # type: ignore[union-attr]
+        else f"held out    {held_out.num_images:,} images"  # type: ignore[union-attr]
+    )
     found = [*scan.left_out, *held_out.left_out, *scan.bad, *held_out.bad]
     yield from troubles(dict.fromkeys(found))
 

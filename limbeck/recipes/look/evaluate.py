@@ -9,6 +9,7 @@ import logging
 import tempfile
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,13 +40,18 @@ if TYPE_CHECKING:
     from limbeck.evaluation.linear import LinearProbe
     from limbeck.evaluation.scores import Claims, Score, Verdict
     from limbeck.models.encoder import Encoder
-    from limbeck.recipes.look.evaluate_maps import MapEvaluation
+    from limbeck.recipes.look.evaluate_maps import DenseEvaluation
     from limbeck.recipes.run.images import Images
 
 log = logging.getLogger("limbeck")
 
 SCORES_FILE = "scores.json"
 SPEED_BATCH = 32
+DENSE = {
+    "segmenter": "limbeck.recipes.look.evaluate_maps:evaluate_maps",
+    "detector": "limbeck.recipes.look.evaluate_boxes:evaluate_boxes",
+}
+"""What scores networks of a kind that has scores of its own."""
 
 
 class _OwnData(TypedDict, total=False):
@@ -112,22 +118,22 @@ def check(config: EvaluateConfig) -> None:
         checks.check_source(source)
 
 
-def evaluate(config: EvaluateConfig) -> Evaluation | MapEvaluation:
-    """Probe all networks on the same images, or score segmenters on the same scenes; raises
-    UserError for bad input.
+def evaluate(config: EvaluateConfig) -> Evaluation | DenseEvaluation:
+    """Probe all networks on the same images, or score segmenters or detectors on the same
+    annotated ones; raises UserError for bad input.
     """
     check(config)
     config = replace(config, data=held_out_alike(config))
     if config.out is not None:
         claim_out(config, config.out)
-    from limbeck.recipes.look.evaluate_maps import are_segmenters, evaluate_maps
-
-    if are_segmenters(config.student):
-        maps = evaluate_maps(config)
+    dense = DENSE.get(_kind_of(config.student[0]))
+    if dense is not None:
+        module, _, function = dense.partition(":")
+        scored: DenseEvaluation = getattr(import_module(module), function)(config)
         if config.out is not None:
-            write_json(config.out / SCORES_FILE, {"config": request_of(config), **maps.plain()})
-            write_text(config.out / "table.md", report(maps) + "\n")
-        return maps
+            write_json(config.out / SCORES_FILE, {"config": request_of(config), **scored.plain()})
+            write_text(config.out / "table.md", report(scored) + "\n")
+        return scored
     from limbeck.data.skipped import SkippedLog
     from limbeck.engine.distributed import ranks_session
     from limbeck.evaluation.cost import costs_of
@@ -183,6 +189,14 @@ def evaluate(config: EvaluateConfig) -> Evaluation | MapEvaluation:
         title = f"Frozen features on {config.data.root}, {len(images.holdout):,} test images"
         write(found, config, config.out, title)
     return found
+
+
+def _kind_of(source: str) -> str:
+    """The kind of a finished student; "" of any other source."""
+    from limbeck.models.finished import is_finished_student, read_record
+
+    folder = Path(source).expanduser()
+    return read_record(folder)[1]["architecture"]["kind"] if is_finished_student(folder) else ""
 
 
 def held_out_alike(config: EvaluateConfig) -> DataOptions:
@@ -320,7 +334,7 @@ def verdicts_of(
     return verdicts, deciding
 
 
-def report(found: Evaluation | MapEvaluation) -> str:
+def report(found: Evaluation | DenseEvaluation) -> str:
     """The table and the verdict, for people."""
     if not isinstance(found, Evaluation):
         from limbeck.recipes.look import evaluate_maps

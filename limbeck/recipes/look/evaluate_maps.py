@@ -1,9 +1,8 @@
 """``limbeck evaluate`` of segmenters: mIoU with its interval, by class, and against a baseline."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,11 +14,13 @@ from limbeck.data.scenes.scene import Scenes
 from limbeck.data.skipped import SkippedLog
 from limbeck.engine.distributed import ranks_session
 from limbeck.errors import UserError
+from limbeck.evaluation.box_scores import BoxResult
 from limbeck.evaluation.cost import costs_of
 from limbeck.evaluation.map_scores import MapResult, class_table, compare, result_of
 from limbeck.evaluation.options import MapOptions
 from limbeck.evaluation.report import TERMINAL, table
 from limbeck.evaluation.scores import Verdict, better_than
+from limbeck.models.dense.headed import Headed
 from limbeck.models.dense.segmenter import Segmenter
 from limbeck.models.origins.load import load_encoder
 from limbeck.recipes.look.options import EvaluateConfig
@@ -30,17 +31,21 @@ from limbeck.recipes.run.scenes import few_scenes, open_scene_images
 
 WITHOUT_EFFECT = ("num_labels", "label_draws", "k", "max_train", "embed", "corruptions")
 SPEED_BATCH = 8
+Dense = TypeVar("Dense", bound=Headed)
 
 
 @dataclass(frozen=True)
-class MapEvaluation:
-    """What was found: results and costs by role, the verdict on student and baseline where one was
-    named, and notes."""
+class DenseEvaluation:
+    """What was found of segmenters or detectors: results and costs by role, the verdict on student
+    and baseline where one was named, notes, the name of the ``measure``, and all scores as a table.
+    """
 
-    results: dict[str, MapResult]
+    results: Mapping[str, MapResult | BoxResult]
     costs: dict[str, dict[str, float]]
     verdict: Verdict | None
     notes: list[str]
+    measure: str
+    scores: str
 
     def plain(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -52,18 +57,12 @@ class MapEvaluation:
         }
 
 
-def evaluate_maps(config: EvaluateConfig) -> MapEvaluation:
+def evaluate_maps(config: EvaluateConfig) -> DenseEvaluation:
     """Score segmenters on the same held-out scenes, which are read as the first student's run read
     its own; raises UserError where they do not fit each other."""
     check_unset(config, WITHOUT_EFFECT, "on a segmenter")
-    groups = {"student": config.student, "baseline": config.baseline}
-    groups["teacher"] = () if config.teacher is None else (config.teacher,)
     with ranks_session(config.device) as ranks:
-        networks = {
-            role: [_load(source) for source in sources]
-            for role, sources in groups.items()
-            if sources
-        }
+        networks = load_roles(config, Segmenter)
         own = networks["student"][0].facts.origin.get("config", {})
         images = open_scene_images(scenes_of(config.data, own.get("data", {})))
         scenes: Scenes = images.holdout  # type: ignore[assignment]
@@ -76,7 +75,7 @@ def evaluate_maps(config: EvaluateConfig) -> MapEvaluation:
         costs = {}
         for role, group in networks.items():
             for network in group:
-                _check_classes(network, scenes.classes, role)
+                check_knows(network, scenes.classes, role)
                 network.to(ranks.device)
                 found = confusion_over(network, scenes, shown, config.data, skipped)
                 counts.setdefault(role, []).append(torch.stack(found.of_images))
@@ -89,41 +88,41 @@ def evaluate_maps(config: EvaluateConfig) -> MapEvaluation:
     if "baseline" in results:
         claims = better_than("the baseline")
         verdict = compare([results["student"]], [results["baseline"]], claims)
-    return MapEvaluation(results, costs, verdict, notes)
+    return DenseEvaluation(results, costs, verdict, notes, "mIoU %", class_table(results))
 
 
-def report(found: MapEvaluation) -> str:
+def report(found: DenseEvaluation) -> str:
     """Tables of scores and classes, and the verdict, for people."""
     rows = []
     for role, each in found.results.items():
         cost = found.costs[role]
         rows.append({
             "network": role,
-            "mIoU %": each.text,
+            found.measure: each.text,
             "M params": f"{cost['parameters'] / 1e6:.2f}",
             "G MACs": f"{cost['macs'] / 1e9:.3g}",
             "images/s": f"{cost['images_per_second']:.1f}" if "images_per_second" in cost else None,
             "runs": len(each.runs),
         })  # fmt: skip
-    parts = [table(rows, width=TERMINAL), class_table(found.results)]
+    parts = [table(rows, width=TERMINAL), found.scores]
     parts += [found.verdict.why] if found.verdict else []
     return "\n\n".join([*parts, *found.notes])
 
 
-def are_segmenters(sources: Sequence[str]) -> bool:
-    """Whether the first of them is a finished segmenter."""
-    from limbeck.models.dense.segmenter import KIND
-    from limbeck.models.finished import is_finished_student, read_record
-
-    folder = Path(sources[0]).expanduser()
-    return is_finished_student(folder) and read_record(folder)[1]["architecture"]["kind"] == KIND
+def load_roles(config: EvaluateConfig, kind: type[Dense]) -> dict[str, list[Dense]]:
+    """The networks by role, all of a ``kind``, in evaluation mode. Raises UserError for others."""
+    groups = {"student": config.student, "baseline": config.baseline}
+    groups["teacher"] = () if config.teacher is None else (config.teacher,)
+    return {role: [_load(each, kind) for each in some] for role, some in groups.items() if some}
 
 
-def _load(source: str) -> Segmenter:
+def _load(source: str, kind: type[Dense]) -> Dense:
     network = load_encoder(source)
-    if not isinstance(network, Segmenter):
+    if not isinstance(network, kind):
+        name, verb = kind.__name__.lower(), {"Segmenter": "segment", "Detector": "detect"}
         raise UserError(
-            f"{source} is no segmenter, as the student is; name a run of limbeck segment."
+            f"{source} is no {name}, as the student is; name a run of limbeck "
+            f"{verb[kind.__name__]}."
         )
     return network.eval()
 
@@ -141,10 +140,11 @@ def scenes_of(data: DataOptions, own: dict[str, Any]) -> SceneOptions:
     return replace(read, **asked)
 
 
-def _check_classes(network: Segmenter, classes: tuple[str, ...], role: str) -> None:
+def check_knows(network: Headed, classes: tuple[str, ...], role: str) -> None:
+    """Raise UserError where a network knows other classes than the images have."""
     if network.facts.num_classes != len(classes):
         raise UserError(
-            f"The {role} knows {network.facts.num_classes} classes and the scenes have "
-            f"{len(classes)}; choose scenes of the same classes."
+            f"The {role} knows {network.facts.num_classes} classes and the images have "
+            f"{len(classes)}; choose images of the same classes."
         )
     check_classes(network.facts, classes, role)

@@ -222,6 +222,19 @@ def check_method(method: str, method_options: tuple[str, ...], methods: Iterable
         )
 
 
+def check_dense(config: Any, methods: Iterable[str], sections: type) -> None:
+    """What segmentation and detection have in common: their data, loop, teacher and method."""
+    check_data(config.data)
+    check_train(config.train, config.optim)
+    check_optimizer(config.optim, type(config)().optim)
+    check_teacher(config.teacher)
+    check_method(config.method, config.method_options, methods)
+    if config.teacher.source is None:
+        names = ["method", "method_options", *(each.name for each in fields(sections))]
+        check_unset(config, names, "without --teacher SOURCE")
+    check_unused(config, sections, config.method, "--method")
+
+
 def check_task_method(config: Any, teacher: TeacherOptions) -> None:
     """The method of a fine-tuning exists, and is chosen and set only with a teacher."""
     check_method(config.method, config.method_options, TASK_METHODS)

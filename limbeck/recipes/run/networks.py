@@ -15,7 +15,7 @@ from limbeck.data.target_store.reader import TargetReader
 from limbeck.documents import as_read, read_json
 from limbeck.engine.options import TrainOptions
 from limbeck.errors import UserError
-from limbeck.methods import MAP_METHODS, METHODS, TASK_METHODS
+from limbeck.methods import BOX_METHODS, MAP_METHODS, METHODS, TASK_METHODS
 from limbeck.methods.distiller import Answering
 from limbeck.methods.method import Method
 from limbeck.methods.options import ClassifierOptions, MethodOptions
@@ -37,7 +37,7 @@ from limbeck.models.origins.decoder import load_autoencoder, load_keepsakes
 from limbeck.models.origins.load import load_encoder
 from limbeck.models.tensor_files import NotFiniteWeights
 from limbeck.models.timm_encoder import TimmEncoder
-from limbeck.recipes.run.checks import check_needs_teacher
+from limbeck.recipes.run.checks import check_needs_teacher, is_bare_name
 from limbeck.records import HEAD_KINDS, LOGIT_KINDS, Tap
 
 if TYPE_CHECKING:
@@ -170,7 +170,8 @@ def check_pairs(method: Method, train: TrainOptions, world_size: int) -> None:
 
 def method_class(name: str) -> type[Method]:
     """The class of a method: of the table, or a user's own as "module:Class"."""
-    kind = import_own((METHODS | TASK_METHODS | MAP_METHODS).get(name, name), "method")
+    named = METHODS | TASK_METHODS | MAP_METHODS | BOX_METHODS
+    kind = import_own(named.get(name, name), "method")
     if not (isinstance(kind, type) and issubclass(kind, Method)):
         raise UserError(f"method '{name}': that is no limbeck.Method; see docs/adding.md.")
     return kind
@@ -242,6 +243,21 @@ def load_vit(source: str, **overrides: Any) -> TimmEncoder:
             f"'{source}' can be a teacher, not a student: it is no Transformer of timm."
         )
     return encoder
+
+
+def load_backbone(
+    student: str, num_heads: int | None, seed: int, load: Callable[..., TimmEncoder]
+) -> TimmEncoder:
+    """What a network for a dense task is put on, in training mode: ``load``ed from its source, or
+    from scratch by a bare name."""
+    if is_bare_name(student):
+        backbone = build_student(StudentOptions(name=student), seed=seed)
+    else:
+        # A weights file of an unusual width can't be read without it.
+        backbone = load(student, **({} if num_heads is None else {"num_heads": num_heads})).train()
+    for block in range(0 if num_heads is None else backbone.facts.depth):
+        backbone.set_num_heads(block, num_heads)
+    return backbone
 
 
 def load_teacher(

@@ -7,6 +7,7 @@ from typing import Any
 
 from limbeck.data.options import DataOptions
 from limbeck.data.scenes.loader import scene_batches
+from limbeck.data.scenes.objects.source import ObjectSource
 from limbeck.data.scenes.open import open_both
 from limbeck.data.scenes.options import SceneOptions, SceneViewOptions
 from limbeck.data.scenes.scene import Scenes
@@ -19,13 +20,19 @@ from limbeck.records import Batch
 
 log = logging.getLogger("limbeck")
 
+Annotated = Scenes | ObjectSource
+
 
 def open_scene_images(data: SceneOptions) -> Images:
     """Open what the options name; raises UserError where there are no scenes to train on."""
-    train, holdout = open_both(data)
+    return annotated_images(data.root, *open_both(data), "scene")
+
+
+def annotated_images(root: str, train: Annotated, holdout: Annotated, what: str) -> Images:
+    """The images of a run, told as ``what`` they are; raises UserError for fewer than two."""
     if len(train) < 2:
-        raise UserError(f"{data.root} has {len(train)} scene to train on; name more of them.")
-    log.info("%d scenes to train on, %d held out.", len(train), len(holdout))
+        raise UserError(f"{root} has {len(train)} {what} to train on; name more of them.")
+    log.info("%d %ss to train on, %d held out.", len(train), what, len(holdout))
     fingerprint = train.fingerprint() + holdout.fingerprint()
     return Images(
         whole=train,
@@ -33,7 +40,7 @@ def open_scene_images(data: SceneOptions) -> Images:
         holdout=holdout,
         fingerprint=fingerprint,
         lineage={
-            "root": data.root,
+            "root": root,
             "layout": train.layout,
             "num_images": len(train) + len(holdout),
             "num_train": len(train),
@@ -80,5 +87,5 @@ def scene_stream(
 
 
 def few_scenes(num_test: int) -> str:
-    """A sentence to append (with a leading space) where few scenes were scored, or ''."""
-    return "" if num_test >= FEW_TEST_IMAGES else f" {num_test} held-out scenes can't tell much."
+    """A sentence to append (with a leading space) where few images were scored, or ''."""
+    return "" if num_test >= FEW_TEST_IMAGES else f" {num_test} held-out images can't tell much."

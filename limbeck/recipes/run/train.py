@@ -75,6 +75,8 @@ class Plan:
     """What is told before it begins, or goes on."""
     after_step: Callable[[int, int], None] | None = None
     health: Health | None = None
+    measure: str = ""
+    """The score that ``train.patience`` goes by; "": there is none."""
 
     def __post_init__(self) -> None:
         if self.student not in (getattr(self.module, name, None) for name in OWNERS):
@@ -139,6 +141,7 @@ def train(plan: Plan, ranks: Ranks) -> Path:
             seed=config.seed,
             after_step=plan.after_step,
             health=plan.health,
+            measure=plan.measure,
             probes=probe and tail.before(probe),
         )
         tail.restore()
@@ -152,7 +155,7 @@ def train(plan: Plan, ranks: Ranks) -> Path:
                 data=images.lineage,
                 extra=tail.record
                 | plan.about()
-                | {"steps": steps, "scores": result.probes}
+                | {"steps": result.step, "scores": result.probes}
                 | ({"health": result.health} if result.health else {}),
             )
             save_student(student, run.dir, record, crop_ratio=plan.crop_ratio, kept=kept)

@@ -19,6 +19,8 @@ from torch.utils.data import Dataset
 from limbeck.data.decode import decode_image
 from limbeck.data.folder import read_image
 from limbeck.data.formats import open_image
+from limbeck.data.scenes.objects.views import fitted_image
+from limbeck.data.scenes.raster import decode_runs, encode_runs, fill_runs, whole_mask
 from limbeck.data.source import BadImage, Source
 from limbeck.data.view_makers import MakeView
 from limbeck.engine.machine import Precision
@@ -33,12 +35,16 @@ from limbeck.evaluation.answers import (
 )
 from limbeck.evaluation.embed import embed, show
 from limbeck.evaluation.options import MapOptions
-from limbeck.evaluation.overlay import draw_map, index_image, palette
+from limbeck.evaluation.overlay import draw_boxes, draw_map, index_image, palette
 from limbeck.evaluation.sliding import predict_map
 from limbeck.files import is_inside, write_whole
+from limbeck.methods.teacher import autocast
+from limbeck.models.dense.detector import Detector
 from limbeck.models.dense.segmenter import Segmenter
 from limbeck.models.encoder import Encoder
-from limbeck.records import Batch, Tap
+from limbeck.ops.paste import paste
+from limbeck.recipes.run.boxes import on_image
+from limbeck.records import Batch, Detections, Tap
 
 THUMBNAILS = 256  # of a gallery, that are kept
 HEADS = (
@@ -52,9 +58,9 @@ HEADS = (
 class Sample(NamedTuple):
     """An image on its way to a network.
 
-    ``line`` says which it is, ``crop`` (3, S, S) uint8 is what is shown to all but segmenters,
-    ``pixels`` (H, W, 3) uint8 what a segmenter sees or what is drawn into. Without either it could
-    not be read, for a ``reason``.
+    ``line`` says which it is, ``crop`` (3, S, S) uint8 is what is shown to all but segmenters and
+    detectors, ``pixels`` (H, W, 3) uint8 what these see or what is drawn into. Without either it
+    could not be read, for a ``reason``.
     """
 
     line: dict[str, Any]
@@ -65,7 +71,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Samples(Dataset[Sample]):
-    """Makes a sample of each image of a source; ``make`` None is for segmenters."""
+    """Makes a sample of each image of a source; ``make`` None is for segmenters and detectors."""
 
     source: Source
     max_image_pixels: int
@@ -95,6 +101,7 @@ class Classes:
     network: Encoder
     precision: Precision
     count: int
+    batch_size: int
 
     def say(self, samples: list[Sample]) -> Iterator[dict[str, Any]]:
         """What is said of each, as it stands in its line."""
@@ -117,6 +124,7 @@ class Neighbours:
     network: Encoder
     precision: Precision
     count: int
+    batch_size: int
     pool: Any
     source: Source
     gallery: Gallery
@@ -157,6 +165,7 @@ class Maps:
     opacity: float
     out: Path
     name_of: Names
+    batch_size = 1
 
     def __post_init__(self) -> None:
         self.names = class_names(self.network.facts)
@@ -181,6 +190,59 @@ class Maps:
         found = torch.from_numpy(np.array(mask))
         room = line.get("num_named", 0)
         return draw_map(pixels, found, self.colors, self.names, self.opacity, room)
+
+
+@dataclass
+class Boxes:
+    """The objects that a detector finds, surer than a threshold."""
+
+    network: Detector
+    precision: Precision
+    threshold: float
+    opacity: float
+    batch_size = 8
+
+    def __post_init__(self) -> None:
+        self.names = class_names(self.network.facts)
+        self.colors = dict(zip(self.names, palette(len(self.names)), strict=True))
+
+    def say(self, samples: list[Sample]) -> Iterator[dict[str, Any]]:
+        """See ``Classes``."""
+        side = self.network.facts.img_size[0]
+        pixels = [sample.pixels.numpy() for sample in samples if sample.pixels is not None]
+        shown = [fitted_image(each, side) for each in pixels]
+        device = self.network.backbone.mean.device
+        images = torch.stack([image for image, _ in shown]).to(device).float().div_(255)
+        with autocast(device, self.precision):
+            said = self.network.detect(images, [size for _, size in shown])
+        for each, answers, (_, size) in zip(pixels, said, shown, strict=True):
+            own = (each.shape[0], each.shape[1])
+            found = [*self._sure(on_image(answers, size, own), own)]
+            counts = Counter(one["class"] for one in found)
+            yield {"boxes": found, "size": [own[1], own[0]], "counts": dict(counts.most_common())}
+
+    def _sure(self, found: Detections, own: tuple[int, int]) -> Iterator[dict[str, Any]]:
+        for place in torch.nonzero(found.scores >= self.threshold).flatten().tolist():
+            left, top, right, bottom = found.boxes[place].tolist()
+            line = {
+                "class": self.names[int(found.classes[place])],
+                "score": float(found.scores[place]),
+                "box": [left, top, right - left, bottom - top],
+            }
+            if found.masks is not None:
+                is_inside = paste(found.masks[place].float().cpu(), found.boxes[place].cpu(), own)
+                line["mask"] = {"size": list(own), "counts": encode_runs(is_inside.numpy())}
+            yield line
+
+    def draw(self, pixels: np.ndarray, line: dict[str, Any]) -> Image.Image:
+        """See ``Classes``."""
+        masks = [each["mask"] for each in line["boxes"] if "mask" in each]
+        runs = [decode_runs(each["counts"]) for each in masks]
+        drawn = [
+            whole_mask(fill_runs(own, *each["size"]), each["size"])
+            for own, each in zip(runs, masks, strict=True)
+        ]
+        return draw_boxes(pixels, line["boxes"], self.colors, self.opacity, drawn)
 
 
 class Names:

@@ -5,6 +5,7 @@ Imports of torch are inside the functions: the config and its checks must answer
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from dataclasses import dataclass, replace
 from hashlib import file_digest, sha256
@@ -157,11 +158,16 @@ def export(config: ExportConfig) -> Exported:
 
     network = load_finished(config.network)
     facts = network.facts
-    check_held(config.to, *(["segmenter"] if facts.has_maps else []))
+    kind = facts.architecture["kind"]
+    check_held(config.to, kind)
     if facts.num_classes:
         checks.check_unset(config, ["pool"], f"on {config.network}, which gives classes")
-    if facts.has_maps:
-        checks.check_unset(config, ["crop_ratio"], f"on {config.network}, which sees windows")
+    if kind in WHOLE:
+        checks.check_unset(config, ["crop_ratio"], f"on {config.network}, which sees {WHOLE[kind]}")
+    if getattr(network, "has_masks", False):
+        logging.getLogger("limbeck").warning(
+            "The file gives boxes alone; masks are limbeck predict's."
+        )
     ends: dict[str, Any] = {"pool": config.pool, "any_size": config.sizes == "any"}
     graph = Graph(network, input_of(config.to, config.input), **ends)
     shown, others = _shown(config, network)
@@ -216,18 +222,18 @@ def prove(
     from limbeck.exports.gate import Comparison
     from limbeck.exports.graph import Graph
     from limbeck.exports.measure import measure
-    from limbeck.recipes.ship.shown import Scorer
+    from limbeck.recipes.ship.shown import scorer_of
 
     run = module_of(config.to).load(file, said, None)
-    comparison, scorer = Comparison(), Scorer(network.facts)
+    comparison, scorer = Comparison(), scorer_of(network.facts)
     for size in graph.sizes:
         is_own = size == network.facts.img_size
         reference = Graph(network, pool=config.pool, any_size=not is_own)
         for batch in shown.batches(size):
             expected, found = reference.answer(batch.images), run(graph.feed(batch.images))
             comparison.add(batch.keys, expected, found)
-            if batch.labels is not None and is_own:
-                scorer.add(batch.labels, expected, found)
+            if is_own:
+                scorer.add(batch, expected, found)
     failures = comparison.failures(tolerance) + scorer.failures(tolerance.loss)
     if failures:
         worst = comparison.worst()
@@ -332,6 +338,10 @@ def _describe(
         "versions": versions() | {each: version(each) for each in known.packages},
         "proof": proof,
     }
+
+
+WHOLE = {"segmenter": "windows", "detector": "whole images"}
+"""Kinds of networks that see no crops, and what they see."""
 
 
 def files_of(file: Path) -> list[Path]:

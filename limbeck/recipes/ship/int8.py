@@ -209,10 +209,11 @@ def words_of(told: dict[str, Any], thresholds: dict[str, Any]) -> list[str]:
         )
     if thresholds:
         before, after = thresholds["pytorch"], thresholds["file"]
+        scale = thresholds.get("temperature")
         lines.append(
             f"Accept answers from a confidence of {after['threshold']:.3f} on (F1 "
             f"{after['f1']:.3f}); in PyTorch from {before['threshold']:.3f} (F1 "
-            f"{before['f1']:.3f}), which here gives {thresholds['old_f1']:.3f}; or divide the "
-            f"logits by {thresholds['temperature']:.3f}"
+            f"{before['f1']:.3f}), which here gives {thresholds['old_f1']:.3f}"
+            + (f"; or divide the logits by {scale:.3f}" if scale else "")
         )
     return lines

@@ -26,11 +26,12 @@ from limbeck.errors import RunError, UserError
 from limbeck.evaluation.options import MapOptions
 from limbeck.recipes.run import checks
 from limbeck.recipes.run.options import CropEvalOptions, EmbedOptions
+from limbeck.recipes.ship.box_files import BOX_FILES
 from limbeck.recipes.ship.options import ShownMapOptions
 
 if TYPE_CHECKING:
     from limbeck.data.skipped import SkippedLog
-    from limbeck.recipes.ship.answering import Classes, Maps, Neighbours, Sample, Samples
+    from limbeck.recipes.ship.answering import Boxes, Classes, Maps, Neighbours, Sample, Samples
 
 log = logging.getLogger("limbeck")
 
@@ -39,9 +40,17 @@ ANSWERS = {
     "classes": ("class", "probability"),
     "neighbours": ("nearest", "similarity"),
     "shares": ("class", "share"),
+    "counts": ("class", "objects"),
 }
 """Where a line has its answer, and what a table calls it."""
 NUM_ROWS = 10  # of the table on the screen
+THRESHOLD = 0.3  # of a detector whose run has scored none
+UNUSED = {
+    "segmenter": ("crop", "gallery", "top", "threshold", "boxes"),
+    "detector": ("crop", "gallery", "top", "maps"),
+    "": ("maps", "opacity", "threshold", "boxes"),
+}
+"""Options without effect on a kind of network; "" is any other."""
 
 
 @options
@@ -57,8 +66,8 @@ class PredictConfig:
     """Show images and videos to a network, and keep what it says of them."""
 
     network: Annotated[str, tyro.conf.Positional] = ""
-    """A run's folder, a weights file, timm:NAME, hf:NAME: a classifier, a segmenter, or with
-    --gallery any encoder."""
+    """A run's folder, a weights file, timm:NAME, hf:NAME: a classifier, a segmenter, a detector, or
+    with --gallery any encoder."""
     images: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Images and videos: files, folders of images, or patterns such as 'photos/*.jpg'; tables,
     shards and data sets of the hub as --data of a training takes them."""
@@ -77,6 +86,12 @@ class PredictConfig:
     """Also draw what was found into the images and videos."""
     opacity: Probability = 0.5
     """Of masks that are drawn in."""
+    threshold: Probability | None = None
+    """Of a detector the score from which on an object is told; if not given that which gave the
+    best F1 on the run's held-out images."""
+    boxes: tuple[Literal["coco", "yolo"], ...] = ()
+    """Also write a detector's objects as COCO's results (detections.json, where image_id is the
+    image's name and category_id counts from 1) or as YOLO's text files (labels/)."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -124,10 +139,11 @@ def predict(config: PredictConfig) -> Predictions:
     from limbeck.documents import to_json
     from limbeck.engine.checkpoint import open_run
     from limbeck.engine.distributed import ranks_session
+    from limbeck.evaluation.answers import class_names
     from limbeck.files import write_text
     from limbeck.models.origins.load import load_encoder
     from limbeck.recipes.run.progress import tracked
-    from limbeck.recipes.ship.answering import Maps, Names, Samples, save_png
+    from limbeck.recipes.ship.answering import Boxes, Maps, Names, Samples, save_png
     from limbeck.recipes.ship.places import open_places
 
     checks.check_one_process("predict is one process")
@@ -154,7 +170,7 @@ def predict(config: PredictConfig) -> Predictions:
         write_text(lines, "".join(to_json(line, indent=None) + "\n" for line in old))
         (run.dir / "skipped.jsonl").unlink(missing_ok=True)  # all of them are tried again
         skipped = SkippedLog(run.dir / "skipped.jsonl", len(name_of.keys), 1.0)
-        is_whole, limit = isinstance(kind, Maps), config.data.max_image_pixels
+        is_whole, limit = isinstance(kind, Boxes | Maps), config.data.max_image_pixels
         make = (
             None if is_whole else eval_maker(network.facts.img_size[0], config.crop.crop_ratio or 1)
         )
@@ -164,7 +180,7 @@ def predict(config: PredictConfig) -> Predictions:
             lines.open("a", encoding="utf-8") as file,
             closing(tracked(shown, total, "images")) as left,
         ):
-            while batch := list(islice(left, 1 if is_whole else config.crop.batch_size)):
+            while batch := list(islice(left, kind.batch_size)):
                 for sample, said in zip(batch, kind.say(batch), strict=True):
                     line = sample.line | said
                     if config.pictures and sample.pixels is not None and "frame" not in line:
@@ -176,6 +192,8 @@ def predict(config: PredictConfig) -> Predictions:
             of_video = (line for line in _read(lines) if line["image"] == key)
             _draw_video(kind, video, pictures / f"{key}.mp4", of_video, config.every, limit)
         number, rows = _write_table(lines, run.dir / TABLE_FILE)
+        for form in config.boxes:
+            BOX_FILES[form](_read(lines), run.dir, class_names(network.facts), name_of)
         if not number:
             raise RunError(f"No image can be read; {run.dir / 'skipped.jsonl'} says why.")
         run.finish()
@@ -184,13 +202,11 @@ def predict(config: PredictConfig) -> Predictions:
 
 def _resolved(config: PredictConfig, network: Any) -> PredictConfig:
     """With the run's own way of showing images where none is given, which is told."""
-    from limbeck.models.dense.segmenter import Segmenter
     from limbeck.models.finished import is_finished_student, read_record
     from limbeck.recipes.ship.shown import own_maps
 
-    is_segmenter = isinstance(network, Segmenter)
-    unused = ("crop", "gallery", "top") if is_segmenter else ("maps", "opacity")
-    checks.check_unset(config, unused, f"on {config.network}")
+    kind = network.facts.architecture["kind"]
+    checks.check_unset(config, UNUSED.get(kind, UNUSED[""]), f"on {config.network}")
     if not config.gallery:
         checks.check_unset(config.crop, ("pool",), "without --gallery", "crop.")
     if not (network.facts.num_classes or config.gallery):
@@ -200,7 +216,10 @@ def _resolved(config: PredictConfig, network: Any) -> PredictConfig:
         )
     if config.gallery and "output" not in network.offered_taps():
         raise UserError(f"{config.network} has no vector of an image; leave --gallery out.")
-    if not is_segmenter:
+    if kind == "detector":
+        best = network.facts.origin.get("scores", {}).get("threshold", THRESHOLD)
+        return replace(config, threshold=best if config.threshold is None else config.threshold)
+    if kind != "segmenter":
         ratio = config.crop.crop_ratio
         if ratio is None and is_finished_student(config.network):
             ratio = read_record(config.network)[1]["preprocessing"]["crop_ratio"]
@@ -211,25 +230,29 @@ def _resolved(config: PredictConfig, network: Any) -> PredictConfig:
 
 def _answerer(
     config: PredictConfig, network: Any, name_of: Any, out: Path
-) -> tuple[Classes | Neighbours | Maps, str | None]:
+) -> tuple[Boxes | Classes | Neighbours | Maps, str | None]:
     """What answers, and the digest of its gallery."""
+    from limbeck.models.dense.detector import Detector
     from limbeck.models.dense.segmenter import Segmenter
-    from limbeck.recipes.ship.answering import Classes, Maps, Neighbours
+    from limbeck.recipes.ship.answering import Boxes, Classes, Maps, Neighbours
     from limbeck.recipes.ship.gallery import open_gallery
     from limbeck.recipes.ship.places import open_files
 
+    if isinstance(network, Detector):
+        assert config.threshold is not None
+        return Boxes(network, config.precision, config.threshold, config.opacity), None
     if isinstance(network, Segmenter):
         maps = MapOptions(**vars(config.maps))
         return Maps(network, config.precision, maps, config.opacity, out, name_of), None
     if not config.gallery:
-        return Classes(network, config.precision, config.top), None
+        return Classes(network, config.precision, config.top, config.crop.batch_size), None
     source = open_files((config.gallery,), config.data)
     shown = EmbedOptions(**vars(config.crop))
     gallery, digest = open_gallery(
         network, source, shown, config.data, config.precision, out / "gallery"
     )
     return Neighbours(
-        network, config.precision, config.top, shown.pool, source, gallery,
+        network, config.precision, config.top, config.crop.batch_size, shown.pool, source, gallery,
         digest=digest, max_image_pixels=config.data.max_image_pixels,
     ), digest  # fmt: skip
 
@@ -314,8 +337,9 @@ def _write_table(lines: Path, file: Path) -> tuple[int, list[dict[str, Any]]]:
         field = next(field for field in ANSWERS if field in line)
         number, longest = number + 1, max(longest, len(line[field]))
         present |= line.keys()
-        # Of one class, or image, to each only the first counts; of a map all that is there.
-        for name, value in list(line[field].items())[: None if field == "shares" else 1]:
+        # Of one class, or image, to each only the first counts; of maps and boxes all of them.
+        is_all = field in ("shares", "counts")
+        for name, value in list(line[field].items())[: None if is_all else 1]:
             counts[name] += 1
             sums[name] += value
     if not number:
@@ -345,7 +369,8 @@ def report(found: Predictions) -> str:
     """What was found the most and where to look, for the command line."""
     from limbeck.evaluation.report import table
 
-    kinds = [name for name in ("masks", "pictures") if (found.out / name).exists()]
+    names = ("masks", "pictures", "detections.json", "labels")
+    kinds = [name for name in names if (found.out / name).exists()]
     files = ", ".join((LINES_FILE, TABLE_FILE, *kinds))
     text = f"{found.num_images} images in {found.out} ({files})."
     if found.num_skipped:

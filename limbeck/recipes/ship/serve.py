@@ -106,7 +106,7 @@ def serve(config: ServeConfig) -> Served:
             config.network, config.file, gallery=config.gallery, maps=config.maps,
             threads=config.threads or num_cores(), max_pixels=config.max_pixels,
         )  # fmt: skip
-        if not network.is_segmenter:
+        if not network.is_dense:
             checks.check_unset(config, ["maps"], f"on {config.network}, which sees centre crops")
         metrics = Metrics()
         waits: dict[str, Any] = {"window": config.window, "capacity": config.queue}

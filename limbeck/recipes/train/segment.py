@@ -1,7 +1,6 @@
 """``limbeck segment``: a student and images with masks, and a teacher if wanted, to a segmenter."""
 
 import shlex
-from dataclasses import fields
 from pathlib import Path
 
 from limbeck.methods import MAP_METHODS, PerMapMethodOptions
@@ -11,15 +10,7 @@ from limbeck.recipes.train.options import SegmentConfig
 
 def check(config: SegmentConfig, needs_student: bool = True) -> None:
     """All that can be wrong without opening an image or a weights file; raises UserError."""
-    checks.check_data(config.data)
-    checks.check_train(config.train, config.optim)
-    checks.check_optimizer(config.optim, SegmentConfig().optim)
-    checks.check_teacher(config.teacher)
-    checks.check_method(config.method, config.method_options, MAP_METHODS)
-    if config.teacher.source is None:
-        names = ["method", "method_options", *(each.name for each in fields(PerMapMethodOptions))]
-        checks.check_unset(config, names, "without --teacher SOURCE")
-    checks.check_unused(config, PerMapMethodOptions, config.method, "--method")
+    checks.check_dense(config, MAP_METHODS, PerMapMethodOptions)
     if config.segmenter.freeze:
         names = ["drop_path_rate", "decay_positions"]
         checks.check_unset(config, names, "with --segmenter.freeze")

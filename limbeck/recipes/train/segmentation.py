@@ -17,18 +17,17 @@ from limbeck.methods.distiller import Distiller
 from limbeck.methods.method import Method
 from limbeck.methods.teacher import DTYPES, Teacher
 from limbeck.models.attention import choose_attention
-from limbeck.models.build import build_student, ramp_drop_path, seeded
+from limbeck.models.build import ramp_drop_path, seeded
 from limbeck.models.dense.build import build_segmenter
 from limbeck.models.dense.segmenter import Segmenter
 from limbeck.models.encoder import Encoder
-from limbeck.models.options import StudentOptions
 from limbeck.models.origins.load import load_encoder
 from limbeck.models.timm_encoder import TimmEncoder
-from limbeck.recipes.run import checks
 from limbeck.recipes.run.images import Images
 from limbeck.recipes.run.maps import confusion_over
 from limbeck.recipes.run.networks import (
     check_classes,
+    load_backbone,
     load_teacher,
     load_vit,
     method_class,
@@ -76,6 +75,7 @@ def plan_segmentation(
 
     return Plan(
         verb="segment",
+        measure="miou",
         config=config,
         images=images,
         student=segmenter,
@@ -93,14 +93,7 @@ def build_student_segmenter(
     config: SegmentConfig, num_classes: int, device: torch.device, load: Callable[..., TimmEncoder]
 ) -> Segmenter:
     """The student with fresh neck and head, in the size of the crops."""
-    if checks.is_bare_name(config.student):
-        backbone = build_student(StudentOptions(name=config.student), seed=config.seed)
-    else:
-        # A weights file of an unusual width can't be read without it.
-        heads = {} if config.num_heads is None else {"num_heads": config.num_heads}
-        backbone = load(config.student, **heads).train()
-    for block in range(0 if config.num_heads is None else backbone.facts.depth):
-        backbone.set_num_heads(block, config.num_heads)
+    backbone = load_backbone(config.student, config.num_heads, config.seed, load)
     size = None if config.img_size is None else (config.img_size, config.img_size)
     segmenter = build_segmenter(backbone, num_classes, config.segmenter, config.seed, size)
     ramp_drop_path(segmenter.backbone, config.drop_path_rate)

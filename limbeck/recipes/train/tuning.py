@@ -65,6 +65,7 @@ def plan_tuning(
     teacher = taught and taught[1].facts
     return Plan(
         verb="finetune",
+        measure="top1",
         config=config,
         images=images,
         student=student,

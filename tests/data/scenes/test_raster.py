@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from limbeck.data.scenes.raster import decode_runs, fill_polygon, fill_runs
+from limbeck.data.scenes.raster import decode_runs, encode_runs, fill_polygon, fill_runs, whole_mask
 from limbeck.data.source import BadImage
 from tests.data.scenes.sets import compressed, run_lengths
 
@@ -67,9 +67,17 @@ def test_compressed_run_lengths():
         is_inside = rng.random((60, 70)) < share
         runs = run_lengths(is_inside)["counts"]
         assert decode_runs(compressed(is_inside)["counts"]) == runs
+        assert encode_runs(is_inside) == compressed(is_inside)["counts"]
         assert np.array_equal(whole(fill_runs(runs, 60, 70), 60, 70), is_inside)
     # As pycocotools writes it: 2 x 2 with its lower left pixel.
     assert decode_runs("112") == [1, 1, 2]
     for text in ("\n", "p", "oooooooooooooooo"):
         with pytest.raises(BadImage, match="damaged"):
             fill_runs(decode_runs(text), 2, 2)
+
+
+def test_runs_and_patches_are_whole_masks_again():
+    is_inside = np.random.default_rng(0).random((7, 5)) < 0.5
+    for mask in (is_inside, ~is_inside, np.ones((3, 4), bool), np.zeros((3, 4), bool)):
+        runs = decode_runs(encode_runs(mask))
+        assert np.array_equal(whole_mask(fill_runs(runs, *mask.shape), mask.shape), mask)

@@ -88,7 +88,7 @@ def test_it_is_loaded_for_another_size(tmp_path):
 
 def test_a_segmenter_is_no_classifier(tmp_path):
     save_student(small(), tmp_path, {})
-    with pytest.raises(UserError, match="is a segmenter, which answers with maps; here an encoder"):
+    with pytest.raises(UserError, match="is a segmenter, and here an encoder"):
         load_student(tmp_path)
     with pytest.raises(UserError, match="is a segmenter of 5 classes, and no other can"):
         load_encoder(tmp_path, num_classes=0)

@@ -11,12 +11,14 @@ from PIL import Image
 from limbeck.data.options import CropOptions, DataOptions, TargetsOptions
 from limbeck.data.scenes.open import open_both
 from limbeck.data.scenes.options import SceneOptions
+from limbeck.data.skipped import SkippedLog
 from limbeck.engine import machine
 from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.errors import UserError
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes.look.doctor import (
     DoctorConfig,
+    DoctorDetectConfig,
     DoctorFinetuneConfig,
     DoctorSegmentConfig,
     doctor,
@@ -26,6 +28,7 @@ from limbeck.recipes.look.forecast import judge_forecast
 from limbeck.recipes.targets.store_targets import StoreTargetsConfig, store_targets
 from tests.data.images import encode, photo, write_shard
 from tests.data.scenes.test_open import PROBLEMS, bad_set
+from tests.recipes.objects import detect_config
 from tests.recipes.runs import STUDENT_SHAPE, draw_unlabelled, finetune_config, snapshot
 from tests.recipes.scenes import draw_scenes, segment_config
 
@@ -286,7 +289,7 @@ def test_scenes_and_a_forecast_of_a_segmentation(scenes, segmenter):
     assert "with light: 2 blocks, width 24" in forecast.student
     said = report(found)
     assert said.endswith("Ready.") and "held out    6 scenes" in said
-    assert "WARNING     6 held-out scenes can't tell much." in said
+    assert "WARNING     6 held-out images can't tell much." in said
     teacher = TeacherOptions(source=str(segmenter), precision="fp32")
     taught = doctor(segment_words(scenes, teacher=teacher)).forecast
     assert set(taught.losses) == {"pixels", "channel_wise"}
@@ -353,3 +356,42 @@ def test_a_fine_tuning_is_tried(images, student, classifier, tmp_path):
     alone = doctor(replace(config, student=""))
     assert alone.forecast is None and report(alone).endswith("add --student to try a step.")
     assert not (tmp_path / "run").exists()
+
+
+def detect_words(objects, **changes):
+    return DoctorDetectConfig(**vars(detect_config(objects, Path("no/such/run"), **changes)))
+
+
+def test_boxes_and_a_forecast_of_a_detection(objects, tmp_path):
+    found = doctor(replace(detect_words(objects), examples=tmp_path / "shown"))
+    assert not found.problems and found.forecast.total_steps == 20
+    assert found.scan.num_images == 18 and found.held_out.num_images == 6
+    assert found.scan.num_negatives + found.held_out.num_negatives == 3
+    text = report(found)
+    for words in ("negatives", "bright: ", "held out    6 images", "Ready."):
+        assert words in text
+    assert len(list((tmp_path / "shown").glob("*.png"))) == 5
+
+
+def test_the_step_that_is_tried_is_of_the_fullest_images(objects, monkeypatch):
+    from limbeck.recipes.look import doctor as module
+
+    seen = []
+
+    def spy(plan, ranks):
+        small = replace(plan.config.train, global_batch_size=2)
+        config = replace(plan.config, train=small)
+        seen.append(next(plan.stream(config, SkippedLog(None, 24, 1.0), 0, 1)))
+        return module_try_step(plan, ranks)
+
+    module_try_step = module.try_step
+    monkeypatch.setattr(module, "try_step", spy)
+    doctor(detect_words(objects))
+    assert all(len(each.boxes) == 2 for each in seen[0].objects)
+
+
+def test_without_a_student_boxes_alone_are_looked_at(objects, tmp_path):
+    found = doctor(detect_words(objects, student=""))
+    assert found.forecast is None and "add --student to try a step" in report(found)
+    with pytest.raises(UserError, match="There are no boxes"):
+        doctor(detect_words(tmp_path, student=""))

@@ -53,7 +53,7 @@ def test_what_is_shown_is_a_preset_of_one_s_own(tmp_path):
         ("deit", "DeiT's distillation is limbeck finetune"),
         (
             "evaluate",
-            "'limbeck evaluate' has no presets; distill, finetune, segment, compare",
+            "'limbeck evaluate' has no presets; distill, finetune, segment, detect, compare",
         ),
     ],
 )

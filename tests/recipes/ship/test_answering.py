@@ -28,7 +28,7 @@ def test_crops_and_classes_are_those_of_evaluate(images, classifier):
     assert shown[0].pixels.shape == (202, 224, 3)  # 36 x 40, made fit to be looked at
     with torch.no_grad():
         logits = network(batch.images, None, (Tap("logits"),)).taps[Tap("logits")]
-    said = list(Classes(network, "fp32", 2).say(shown))
+    said = list(Classes(network, "fp32", 2, 8).say(shown))
     for line, own in zip(said, logits.softmax(1), strict=True):
         values, places = own.topk(2)
         names = [network.facts.origin["classes"][place] for place in places]
@@ -42,7 +42,7 @@ def test_of_two_heads_the_mean_and_each():
     samples = Samples(None, 10**6, eval_maker(side, 1.0), False)
     pixels = np.random.default_rng(0).integers(0, 255, (50, 70, 3)).astype(np.uint8)
     sample = samples.of({"image": "x"}, pixels, False)
-    (line,) = Classes(network, "fp32", 3).say([sample])
+    (line,) = Classes(network, "fp32", 3, 8).say([sample])
     assert list(line) == ["classes", "of_class_head", "of_distilled_head"]
     with torch.no_grad():
         taps = [Tap(kind) for kind in ("logits", "class_logits", "dist_logits")]

@@ -108,6 +108,38 @@ def wrong_layer(monkeypatch):
     monkeypatch.setattr(to_torch, "write", write)
 
 
+def test_a_detector_for_torch_with_its_score(detector, tmp_path):
+    done = export(config_of(detector, tmp_path, "torch"))
+    said, record = done.record, json.loads((detector / "student.json").read_text())
+    assert {name: each["shape"] for name, each in said["outputs"].items()} == {
+        "boxes": [None, 100, 4], "scores": [None, 100], "classes": [None, 100]
+    }  # fmt: skip
+    proof = said["proof"]
+    assert proof["outputs"]["boxes"] == {"agreement": 1}
+    assert proof["score"]["name"] == "AP50" and proof["score"]["images"] == 6
+    assert proof["score"]["file"] == proof["score"]["pytorch"]
+    # As the run scored it, but for boxes in the pixels of what is shown.
+    assert proof["score"]["file"] == pytest.approx(record["scores"]["ap50"], abs=0.02)
+    assert "left, top, right and bottom" in said["preprocessing"]["words"]
+    boxes, scores, classes = (
+        torch.export.load(done.file).module()(torch.rand(3, 3, 48, 48)).values()
+    )
+    assert boxes.shape == (3, 100, 4) and (scores.diff() <= 0).all()
+    assert "100 % of the boxes the same" in report(done)
+    with pytest.raises(UserError, match="timm can't hold a detector: timm has no detectors"):
+        export(config_of(detector, tmp_path))
+    with pytest.raises(UserError, match="which sees whole images"):
+        export(config_of(detector, tmp_path, "torch", crop_ratio=0.5, out=tmp_path / "b.pt2"))
+    with pytest.raises(UserError, match="A detector sees squares of one size"):
+        export(config_of(detector, tmp_path, "torch", sizes="any", out=tmp_path / "b.pt2"))
+
+
+def test_a_detector_on_images_of_which_nothing_is_known(detector, images, tmp_path):
+    data = DataOptions(root=str(images), num_workers=0)
+    done = export(config_of(detector, tmp_path, "torch", data=data, num_images=4))
+    assert done.record["proof"]["num_images"] == 4 and done.record["proof"]["score"] == {}
+
+
 def test_wrong_preprocessing_is_caught(classifier, tmp_path, monkeypatch):
     wrong_preprocessing(monkeypatch)
     with pytest.raises(RunError, match=r"'logits' differs by .* Worst images: \w+/\d+\.png"):
@@ -251,3 +283,13 @@ def test_other_runtimes_with_pixels_in(to, classifier, tmp_path):
     assert ("opset" in done.record) == (to == "onnx")
     names = {each.name for each in tmp_path.iterdir()}
     assert names == {done.file.name, f"{done.file.name}.json", *(["net.bin"] * (to != "onnx"))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_a_detector_in_int8(to, detector, tmp_path):
+    done = export(config_of(
+        detector, tmp_path, to, precision="int8",
+        tolerance=ToleranceOptions(agreement=0.5, loss=20.0, difference=1.0),
+    ))  # fmt: skip
+    assert done.record["proof"]["score"]["name"] == "AP50"

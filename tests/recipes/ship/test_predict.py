@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from limbeck.data.options import DataOptions
+from limbeck.data.scenes.raster import decode_runs
 from limbeck.data.video import read_frames, write_video
 from limbeck.errors import RunError, UserError
 from limbeck.evaluation.options import MapOptions
@@ -271,3 +272,84 @@ def test_when_nothing_can_be_read_it_is_an_error(classifier, student, images, tm
     ):
         with pytest.raises(UserError, match=message):
             predict(replace(config, **changes))
+
+
+def test_boxes_their_files_and_pictures(objects, detector, tmp_path):
+    config = PredictConfig(
+        network=str(detector), images=(str(objects),), out=tmp_path / "said", boxes=("coco", "yolo")
+    )
+    found = predict(config)
+    assert found.num_images == 24
+    truth = json.loads((objects / "annotations.json").read_text())
+    near = []
+    for line in lines_of(found.out):
+        assert line["size"] == [48, 40] and sum(line["counts"].values()) == len(line["boxes"])
+        index = int(line["image"].partition(".")[0])
+        boxes = [each["bbox"] for each in truth["annotations"] if each["image_id"] == index]
+        for each in line["boxes"]:
+            near.append(
+                min(np.abs(np.subtract(each["box"], box)).max() for box in boxes or [[99] * 4])
+            )
+    assert np.mean(np.less(near, 5)) > 0.6
+    entries = json.loads((found.out / "detections.json").read_text())
+    lines = [each for line in lines_of(found.out) for each in line["boxes"]]
+    assert [each["bbox"] for each in entries] == [each["box"] for each in lines]
+    assert {each["category_id"] for each in entries} <= {1, 2}
+    rows = (found.out / "labels" / "000.txt").read_text().split()
+    kind, x, y, w, h = map(float, rows[:5])
+    left, top, wide, high = lines_of(found.out)[0]["boxes"][0]["box"]
+    assert (x * 48, y * 40) == pytest.approx((left + wide / 2, top + high / 2), abs=1e-3)
+    assert (w * 48, h * 40) == pytest.approx((wide, high), abs=1e-3)
+    with Image.open(found.out / "pictures" / "000.png") as picture:
+        assert picture.size == (7 * 48, 7 * 40)
+    assert "detections.json, labels" in report(found)
+    best = json.loads((detector / "student.json").read_text())["scores"]["threshold"]
+    assert min(each["score"] for each in lines) >= best
+    sure = predict(replace(config, threshold=1.0, overwrite=True))
+    assert not any(line["boxes"] for line in lines_of(sure.out))
+    with pytest.raises(UserError, match="threshold has no effect on|top has no effect on"):
+        predict(replace(config, top=3, out=tmp_path / "other"))
+
+
+def test_boxes_of_a_video_go_on_where_it_stopped(objects, detector, tmp_path, monkeypatch):
+    pytest.importorskip("av")
+    pictures = [Image.open(objects / f"{index:03d}.png") for index in range(6)]
+    write_video(tmp_path / "clip.mp4", ((place / 4, own) for place, own in enumerate(pictures)))
+    config = PredictConfig(
+        network=str(detector), images=(str(tmp_path / "clip.mp4"),), out=tmp_path / "said",
+        boxes=("yolo",),
+    )  # fmt: skip
+    monkeypatch.setattr(answering.Boxes, "batch_size", 2)
+    real, count = answering.Boxes.say, []
+
+    def stops(self, samples):
+        count.append(len(samples))
+        if len(count) == 2:
+            raise KeyboardInterrupt
+        return real(self, samples)
+
+    monkeypatch.setattr(answering.Boxes, "say", stops)
+    with pytest.raises(KeyboardInterrupt):
+        predict(config)
+    assert predict(config).num_images == 6 and count == [2, 2, 2, 2]
+    assert [line["frame"] for line in lines_of(config.out)] == [*range(6)]
+    assert len(list((config.out / "labels" / "clip.mp4").glob("*.txt"))) == 6
+    drawn = list(read_frames(config.out / "pictures" / "clip.mp4.mp4", 1, 10**6))
+    assert [each.pixels.shape for each in drawn] == [(7 * 40, 7 * 48, 3)] * 6
+
+
+def test_masks_of_boxes_are_told_and_drawn(objects, tmp_path):
+    from limbeck.models.options import DetectorOptions
+    from limbeck.recipes.train.detect import detect
+    from tests.recipes.objects import detect_config
+
+    options = DetectorOptions(width=24, masks=True)
+    run = detect_config(objects, tmp_path / "run", detector=options)
+    run = detect(replace(run, train=replace(run.train, epochs=1)))
+    found = predict(PredictConfig(
+        network=str(run), images=(str(objects / "000.png"),), out=tmp_path / "said", threshold=0.0
+    ))  # fmt: skip
+    (line,) = lines_of(found.out)
+    for each in line["boxes"]:
+        assert each["mask"]["size"] == [40, 48]
+        assert sum(decode_runs(each["mask"]["counts"])) == 48 * 40

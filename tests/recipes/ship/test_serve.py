@@ -236,6 +236,24 @@ def test_the_page_in_a_browser(service, images, browser):
     page.close()
 
 
+def test_boxes_on_the_page(detector, objects, browser, tmp_path):
+    with serving(detector, tmp_path) as (started, address):
+        page = browser.new_page()
+        said = []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(address)
+        page.set_input_files("#file", objects / "000.png")
+        page.wait_for_selector("#boxes li")
+        assert "bright" in page.inner_text("#boxes") or "red" in page.inner_text("#boxes")
+        assert page.locator("#boxes i").first.bounding_box()["width"] > 4
+        assert page.locator("#of-classes").is_hidden() and page.locator("#nothing").is_hidden()
+        page.close()
+        started.process.terminate()
+        assert started.end(60).returncode == 0
+    assert not said
+
+
 def half_sent(address, data):
     """A connection with half of an image on its way, of which the service knows."""
     host, port = re.findall(r"[\d.]+", address)

@@ -1,6 +1,7 @@
 """Which images an export is proven on, how they are shown, and both networks' scores of them."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from limbeck.recipes.ship.shown import (
     open_shown,
     own_crop_ratio,
     preprocessing_of,
+    scorer_of,
 )
+from limbeck.records import Batch, Objects
 
 
 def shown(network, data=None, count=100):
@@ -121,12 +124,18 @@ def test_the_preprocessing_is_what_is_done(classifier, images, segmenter):
     assert "windows of 32 x 32" in preprocessing_of(load_finished(segmenter).facts, 1.0)["words"]
 
 
+def labelled(labels):
+    images = torch.zeros(len(labels), 3, 1, 1)
+    keys = tuple(map(str, range(len(labels))))
+    return Batch(images, images, labels, keys, torch.arange(len(labels)))
+
+
 def test_both_scores_and_what_may_be_lost(classifier):
     scorer = Scorer(load_finished(classifier).facts)
     assert scorer.plain() == {} and scorer.failures(0) == []
     right = {"logits": np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]}
     wrong = {"logits": np.eye(3, dtype=np.float32)[[0, 1, 0, 1]]}
-    scorer.add(torch.tensor([0, 1, 2, 0]), right, wrong)
+    scorer.add(labelled(torch.tensor([0, 1, 2, 0])), right, wrong)
     assert scorer.plain() == {"name": "top-1", "pytorch": 1.0, "file": 0.5, "images": 4}
     assert scorer.failures(50) == []
     assert scorer.failures(0.5) == [
@@ -134,11 +143,36 @@ def test_both_scores_and_what_may_be_lost(classifier):
     ]
 
 
+def test_a_detector_s_score_is_its_ap50_and_its_thresholds_are_told(detector):
+    scorer = scorer_of(load_finished(detector).facts)
+    assert scorer.plain() == {} == scorer.thresholds() and scorer.failures(0) == []
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40]])
+    wanted = Objects(boxes, torch.tensor([0, 0]), (40, 48))
+    batch = replace(labelled(torch.zeros(1)), labels=None, objects=(wanted,))
+    more = torch.tensor([[30.0, 0, 44, 10]])
+    own = {
+        "boxes": torch.cat([boxes, more])[None].numpy(), "classes": np.array([[0, 0, 0]]),
+        "scores": np.array([[0.9, 0.8, 0.3]], np.float32),
+    }  # fmt: skip
+    # The file squeezes the confidences, and its last box, of the filling below too, is clipped.
+    file = own | {"scores": np.array([[0.6, 0.5, 0.4]], np.float32)}
+    file["boxes"] = own["boxes"] + np.array([0, 0, 0, 4], np.float32)
+    scorer.add(batch, own, file)
+    assert scorer.plain() == {"name": "AP50", "pytorch": 1.0, "file": 1.0, "images": 1}
+    said = scorer.thresholds()
+    assert said["pytorch"] == pytest.approx({"threshold": 0.55, "f1": 1})
+    assert said["file"] == pytest.approx({"threshold": 0.45, "f1": 1})
+    assert said["old_f1"] == pytest.approx(2 / 3)
+    worse = scorer_of(load_finished(detector).facts)
+    worse.add(batch, own, own | {"boxes": own["boxes"] + 30})
+    assert worse.failures(1) == ["AP50 falls from 100.00 to 0.00 % (tolerance 50.00 points)"]
+
+
 def test_a_segmenter_s_score_is_its_miou(segmenter):
     scorer = Scorer(load_finished(segmenter).facts)
     labels = torch.tensor([[[0, 0, 1, 255]]])
     mask = np.array([[[0, 0, 1, 0]]], np.uint8)
-    scorer.add(labels, {"mask": mask}, {"mask": np.zeros_like(mask)})
+    scorer.add(labelled(labels), {"mask": mask}, {"mask": np.zeros_like(mask)})
     said = scorer.plain()
     assert (said["name"], said["pytorch"]) == ("mIoU", 1.0)
     assert said["file"] == pytest.approx((2 / 3 + 0) / 2)

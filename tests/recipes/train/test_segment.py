@@ -36,7 +36,7 @@ def test_it_learns_what_is_drawn_and_says_so(segmenter):
     assert steps[-1]["losses"]["pixels"] < 0.6 * steps[0]["losses"]["pixels"]
     assert limbeck.load(segmenter).facts.num_classes == 2
     said = report(segmenter)
-    assert "mIoU" in said and "  box: " in said and "6 held-out scenes can't tell much." in said
+    assert "mIoU" in said and "  box: " in said and "6 held-out images can't tell much." in said
 
 
 def test_stopped_and_continued_ends_the_same(scenes, tmp_path, monkeypatch):

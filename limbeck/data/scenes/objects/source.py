@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from limbeck.data.decode import decode_image
 from limbeck.data.source import Source, Subset, sum_of_digests
 from limbeck.errors import UserError
 
@@ -108,3 +109,26 @@ class RenumberedObjects(ObjectSubset):
         """With the classes of the others."""
         found = super().objects(index)
         return found._replace(classes=self._new[found.classes])
+
+
+class WithoutObjects(ObjectSubset):
+    """All images of any source, of which nothing is known."""
+
+    def __init__(self, source: Source, max_image_pixels: int) -> None:
+        Subset.__init__(self, source, range(len(source)))
+        self.layout, self.has_shapes = "images alone", False
+        self.max_image_pixels = max_image_pixels
+
+    def read_objects(self, index: int) -> tuple[np.ndarray, Annotated]:
+        """With no objects."""
+        data = self.read(index).data
+        return decode_image(data, self.max_image_pixels), self.objects(index)
+
+    def objects(self, index: int) -> Annotated:
+        """None."""
+        none = np.zeros(0)
+        return Annotated(none.reshape(0, 4), none.astype(int), none.astype(bool), none, ())
+
+    def stamp(self, index: int) -> str:
+        """None."""
+        return ""

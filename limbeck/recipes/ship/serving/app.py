@@ -31,6 +31,14 @@ class Problem(BaseModel):
     error: str
 
 
+class Box(BaseModel):
+    """An object: its class, how sure that is, and left, top, width and height in pixels."""
+
+    class_: Annotated[str, Field(alias="class")]
+    score: Share
+    box: Annotated[list[float], Field(min_length=4, max_length=4)]
+
+
 class Prediction(BaseModel):
     """What the network says of an image of ``width`` x ``height`` pixels, turned upright; null is
     what it can't say, or was not asked for."""
@@ -49,8 +57,10 @@ class Prediction(BaseModel):
     """The class of each pixel, in base64 a PNG of indices."""
     shares: Shares | None = None
     """Of the classes in the mask, the largest first."""
+    boxes: list[Box] | None = None
+    """Objects, the surest first."""
     colours: dict[str, str] | None = None
-    """Of them, as the PNG has them."""
+    """Of the classes in the mask, as the PNG has them, or of the boxes."""
     attention: list[list[Share]] | None = None
     """In rows over what was seen: where the last block looks; most is 1."""
 
@@ -126,7 +136,7 @@ def build(
         """What the network says of an image."""
         return Prediction(**await ask(request, top=top, attention=attention))
 
-    if not network.is_segmenter:
+    if not network.is_dense:
 
         @app.post("/embed", openapi_extra=IMAGE)
         async def embed(request: Request) -> Embedding:

@@ -18,6 +18,7 @@ from torch import Tensor
 from limbeck.data.decode import decode_image
 from limbeck.data.open import open_source
 from limbeck.data.options import DataOptions
+from limbeck.data.scenes.objects.views import fitted_image
 from limbeck.data.skipped import SkippedLog
 from limbeck.data.source import BadImage
 from limbeck.data.views import eval_view
@@ -32,16 +33,19 @@ from limbeck.exports.formats import FORMATS, check_packages, module_of
 from limbeck.exports.graph import Graph
 from limbeck.exports.torch import runner
 from limbeck.files import printable
+from limbeck.models.dense.headed import Headed
 from limbeck.models.dense.segmenter import Segmenter
 from limbeck.models.encoder import EncoderFacts
 from limbeck.models.finished import load_finished
 from limbeck.ops.resize import resize_images
+from limbeck.recipes.run.boxes import on_image
 from limbeck.recipes.run.options import CropEvalOptions
 from limbeck.recipes.run.probes import centre_crops
 from limbeck.recipes.ship.export import FORMAT, digest_of, record_of
 from limbeck.recipes.ship.options import ShownMapOptions
+from limbeck.recipes.ship.predict import THRESHOLD
 from limbeck.recipes.ship.shown import own_crop_ratio, own_maps
-from limbeck.records import Tap
+from limbeck.records import Detections, Tap
 
 log = logging.getLogger("limbeck")
 
@@ -82,31 +86,39 @@ class Network:
         self.facts = self.network.facts
         self.threads, self.max_pixels = threads, max_pixels
         self.names, self.crop_ratio = class_names(self.facts), own_crop_ratio(self.network)
-        self.is_segmenter = isinstance(self.network, Segmenter)
-        self.has_attention = not self.is_segmenter and has_attention_map(self.network)
+        self.is_dense = isinstance(self.network, Headed)  # answers for whole images
+        self.has_attention = not self.is_dense and has_attention_map(self.network)
         self.decoders = ThreadPoolExecutor(NUM_DECODERS, "limbeck-decoder")
         self.gallery: Gallery | None = None
         self.segmenter = self.network
         record = read_export(file, self.facts) if file else None
         self.graph = Graph(self.network, record["input"]["kind"] if record else "float")
         self.run, self.runtime = runner(self.graph, threads), "PyTorch"
+        self.threshold = self.facts.origin.get("scores", {}).get("threshold", THRESHOLD)
         if file and record:
             name = next(name for name, each in FORMATS.items() if each.title == record["runtime"])
             check_packages(name)
             self.run = module_of(name).load(file, record, threads)
             self.runtime = f"{record['runtime']}, {record['precision']}"
             self.segmenter = _InFile(self)
+            # Its own, where it is known: int8 squeezes confidences.
+            of_file = record.get("proof", {}).get("thresholds", {}).get("file", {})
+            self.threshold = of_file.get("threshold", self.threshold)
             if shorter := record["preprocessing"].get("shorter_side"):
                 # Half a pixel more is cut off again, and no rounding can be.
                 self.crop_ratio = self.facts.img_size[0] / (shorter + 0.5)
-        if self.is_segmenter:
+        self.colors = palette(len(self.names))
+        if self.is_dense and gallery:
+            kind = self.facts.architecture["kind"]
+            raise UserError(f"A {kind} has no vector of an image; leave --gallery out.")
+        if isinstance(self.network, Segmenter):
             self.maps = own_maps(self.network, maps or ShownMapOptions())
-        if self.is_segmenter and len(self.names) > MOST_CLASSES:
-            raise UserError(f"A mask of more than {MOST_CLASSES} classes can't be sent as a PNG.")
-        if self.is_segmenter and gallery:
-            raise UserError("A segmenter has no vector of an image; leave --gallery out.")
-        if self.is_segmenter and file and self.maps.mode == "whole":
-            raise UserError(f"{file} is of one size of window; add --maps.mode slide.")
+            if len(self.names) > MOST_CLASSES:
+                raise UserError(
+                    f"A mask of more than {MOST_CLASSES} classes can't be sent as a PNG."
+                )
+            if file and self.maps.mode == "whole":
+                raise UserError(f"{file} is of one size of window; add --maps.mode slide.")
         if gallery:
             self._open_gallery(gallery)
 
@@ -130,8 +142,9 @@ class Network:
     def __call__(self, asked: Sequence[Asked]) -> list[dict[str, Any] | BadImage]:
         """What is said of each image."""
         torch.set_num_threads(self.threads)  # of this thread
-        if self.is_segmenter:  # one by one: whole images are large
-            return [_or_bad(self._map, each) for each in asked]
+        if self.is_dense:  # one by one: whole images are large
+            work = self._boxes if self.facts.has_boxes else self._map
+            return [_or_bad(work, each) for each in asked]
         views = list(self.decoders.map(lambda each: _or_bad(self._view, each), asked))
         good = [place for place, view in enumerate(views) if not isinstance(view, BadImage)]
         answers: list[Any] = list(views)
@@ -188,8 +201,8 @@ class Network:
     def _map(self, asked: Asked) -> dict[str, Any]:
         pixels = decode_image(asked.data, self.max_pixels)
         found = predict_map(self.segmenter, torch.from_numpy(pixels).permute(2, 0, 1), self.maps)
-        colors, png = palette(len(self.names)), io.BytesIO()
-        index_image(found, colors).save(png, "PNG")
+        png = io.BytesIO()
+        index_image(found, self.colors).save(png, "PNG")
         counts = torch.bincount(found.flatten().long(), minlength=len(self.names)).tolist()
         there = sorted((place for place, n in enumerate(counts) if n), key=lambda i: -counts[i])
         return {
@@ -197,8 +210,31 @@ class Network:
             "height": pixels.shape[0],
             "mask": base64.b64encode(png.getvalue()).decode(),
             "shares": {self.names[place]: counts[place] / found.numel() for place in there},
-            "colours": {self.names[place]: f"#{bytes(colors[place]).hex()}" for place in there},
+            "colours": {self.names[place]: self._colour(place) for place in there},
         }
+
+    def _boxes(self, asked: Asked) -> dict[str, Any]:
+        pixels = decode_image(asked.data, self.max_pixels)
+        shown, size = fitted_image(pixels, self.facts.img_size[0])
+        said = self.run(self.graph.feed(shown[None].float().div_(255)))
+        parts = (torch.from_numpy(said[name][0]) for name in ("boxes", "scores", "classes"))
+        found = on_image(Detections(*parts), size, (pixels.shape[0], pixels.shape[1]))
+        boxes = []
+        for place in torch.nonzero(found.scores >= self.threshold).flatten().tolist():
+            left, top, right, bottom = found.boxes[place].tolist()
+            name = self.names[int(found.classes[place])]
+            box = [left, top, max(0.0, right - left), max(0.0, bottom - top)]
+            boxes.append({"class": name, "score": float(found.scores[place]), "box": box})
+        there = sorted({int(kind) for kind in found.classes[found.scores >= self.threshold]})
+        return {
+            "width": pixels.shape[1],
+            "height": pixels.shape[0],
+            "boxes": boxes,
+            "colours": {self.names[place]: self._colour(place) for place in there},
+        }
+
+    def _colour(self, place: int) -> str:
+        return f"#{bytes(self.colors[place]).hex()}"
 
     def picture(self, name: str) -> bytes | None:
         """A small JPEG of an image of the gallery; None where there is none to be had."""

@@ -16,7 +16,7 @@ from limbeck.recipes.ship.serving.guard import Metrics
 
 
 def application(**changes):
-    network = SimpleNamespace(**{"is_segmenter": False, "gallery": None} | changes)
+    network = SimpleNamespace(**{"is_dense": False, "gallery": None} | changes)
     return build(network, None, None, Metrics(), "127.0.0.1")
 
 
@@ -36,7 +36,7 @@ def test_every_answer_has_a_schema():
 
 
 def test_what_a_network_can_t_do_has_no_address():
-    assert "/embed" not in application(is_segmenter=True).app.openapi()["paths"]
+    assert "/embed" not in application(is_dense=True).app.openapi()["paths"]
     assert "/neighbour" in application(gallery=object()).app.openapi()["paths"]
 
 

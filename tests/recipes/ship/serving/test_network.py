@@ -126,6 +126,29 @@ def test_masks_by_pytorch_and_by_a_file(scenes, segmenter, tmp_path):
         Network(str(segmenter), out, maps=ShownMapOptions(mode="whole"))
 
 
+def test_boxes_by_pytorch_and_by_a_file(objects, detector, tmp_path):
+    file = objects / "000.png"
+    expected = predicted(detector, [file], tmp_path / "said")["000.png"]["boxes"]
+    out = exported(detector, tmp_path, "uint8")
+    for network in (Network(str(detector)), Network(str(detector), out)):
+        (said, bad) = network([Asked(file.read_bytes()), Asked(b"x")])
+        assert isinstance(bad, BadImage) and (said["width"], said["height"]) == (48, 40)
+        assert len(said["boxes"]) == len(expected) > 0
+        for own, other in zip(said["boxes"], expected, strict=True):
+            assert own["class"] == other["class"]
+            assert own["score"] == pytest.approx(other["score"], abs=1e-3)
+            assert own["box"] == pytest.approx(other["box"], abs=0.05)
+        assert said["colours"].keys() == {each["class"] for each in expected}
+    # int8, say, is less sure of itself, and its file says from when on it is right.
+    least = {"proof": {"thresholds": {"file": {"threshold": 1.0}}}}
+    (said,) = Network(str(detector), exported(detector, tmp_path, **least))([
+        Asked(file.read_bytes())
+    ])  # fmt: skip
+    assert said["boxes"] == []
+    with pytest.raises(UserError, match="A detector has no vector of an image"):
+        Network(str(detector), gallery=str(objects))
+
+
 def test_a_segmenter_is_shown_images_as_its_run_was_scored(segmenter, tmp_path):
     shutil.copytree(segmenter, tmp_path / "run")
     record = json.loads((tmp_path / "run" / "student.json").read_text())

@@ -72,7 +72,7 @@ def test_all_arms_and_the_teacher_end_in_one_report(whole):
     assert "of the teacher's %" in text and "| mean " in text and "| box " in text
     assert f"The student is in {config.out}/seed_0/both, of the arm 'both'." in text
     assert "--data SCENES" in text and "segmenter = limbeck.load(" in text
-    assert "6 held-out scenes can't tell much." in text
+    assert "6 held-out images can't tell much." in text
     assert (config.out / "table.md").read_text() in text + "\n"
     data = json.loads((config.out / "two_stage.json").read_text())
     assert data["verdicts"].keys() == {"generic", "specific", "fine-tune"}
