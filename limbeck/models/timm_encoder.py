@@ -361,9 +361,8 @@ class StagedEncoder(TimmEncoder):
         """The mask token, without which patches would have to be dropped."""
         if mask_token is None:
             raise UserError(
-                f"{self.facts.architecture['name']} attends within windows of the full grid, so "
-                "patches can't be dropped; hide them by a mask token (method simmim), show it the "
-                "whole image, or choose another encoder."
+                f"{self.facts.architecture['name']} has windows of the full grid, so patches can't "
+                "be dropped; hide them by a mask token (method simmim) or show it the whole image."
             )
         return mask_token
 
