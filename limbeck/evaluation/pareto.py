@@ -33,7 +33,20 @@ def draw_pareto(file: Path, found: Mapping[str, Any], score: str) -> list[Path]:
     handles: dict[str, Any] = {}
     for axes, (cost, (label, scale)) in zip(both, COSTS.items(), strict=True):
         points = [(scale * each["costs"][cost], 100 * each["score"]) for each in whole]
-        handles |= _draw_points(axes, points, _groups(whole, found), _MARKERS)
+        front = [points[place] for place in pareto_front(points)]
+        (handles["front"],) = axes.plot(
+            *zip(*front, strict=True), color="#999999", linewidth=1, zorder=1
+        )
+        groups = _groups(whole, found)
+        for place, (name, members) in enumerate(groups.items()):
+            usual = _MARKERS[place % len(_MARKERS)], COLORS[place % len(COLORS)]
+            marker, color = _LOOKS.get(name, usual)
+            size = 80 if name in _LOOKS else 26
+            handles[name] = axes.scatter(
+                *zip(*(points[i] for i in members), strict=True),
+                marker=marker, s=size, color=color, edgecolor="black", linewidth=0.5,
+                zorder=3 if name in _LOOKS else 2,
+            )  # fmt: skip
         if limit := found["limits"].get(cost):
             handles["limit"] = axes.axvline(scale * limit, color="black", linestyle=":", lw=1)
         axes.set_xlabel(label)
@@ -81,8 +94,13 @@ def draw_costs(
     handles: dict[str, Any] = {}
     for axes, (label, place_of) in zip(panels, across.items(), strict=True):
         points = [(place_of(row), height(row)) for row in rows]
-        groups = {row["name"]: [place] for place, row in enumerate(rows)}
-        handles |= _draw_points(axes, points, groups, MARKERS, rises=rises)
+        front = [points[i] for i in pareto_front([p if rises else p[::-1] for p in points])]
+        (handles["front"],) = axes.plot(*zip(*front, strict=True), color="#999999", lw=1, zorder=1)
+        for place, (row, point) in enumerate(zip(rows, points, strict=True)):
+            look = {"marker": MARKERS[place % len(MARKERS)], "color": COLORS[place % len(COLORS)]}
+            handles[row["name"]] = axes.scatter(
+                *point, s=40, edgecolor="black", lw=0.5, zorder=2, **look
+            )
         axes.set(xlabel=label, ylabel=up_label)
         axes.set_xlim(0, 1.1 * max(x for x, _ in points))
         if not is_scored:
@@ -90,28 +108,6 @@ def draw_costs(
     put_title(figure, f"What {len(rows)} networks cost")
     put_legend(figure, list(handles), handles.values())
     return save_figure(figure, file)
-
-
-def _draw_points(
-    axes: Any,
-    points: Sequence[tuple[float, float]],
-    groups: Mapping[str, Sequence[int]],
-    markers: Sequence[str],
-    rises: bool = True,
-) -> dict[str, Any]:
-    """The front and the groups' points by place; their handles by name. ``rises``: high is good."""
-    front = [points[i] for i in pareto_front([p if rises else p[::-1] for p in points])]
-    (line,) = axes.plot(*zip(*front, strict=True), color="#999999", linewidth=1, zorder=1)
-    handles = {"front": line}
-    for place, (name, members) in enumerate(groups.items()):
-        usual = markers[place % len(markers)], COLORS[place % len(COLORS)]
-        marker, color = _LOOKS.get(name, usual)
-        handles[name] = axes.scatter(
-            *zip(*(points[i] for i in members), strict=True),
-            marker=marker, s=80 if name in _LOOKS else 30, color=color, edgecolor="black",
-            linewidth=0.5, zorder=3 if name in _LOOKS else 2,
-        )  # fmt: skip
-    return handles
 
 
 _LOOKS = {
