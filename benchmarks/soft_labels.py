@@ -29,7 +29,7 @@ from benchmarks.timing import DEVICE, Run, measure_peak_bytes, median_ratio, tak
 from limbeck.data.source import Source
 from limbeck.data.views import eval_view
 from limbeck.ops.label_codes import LabelCodec
-from limbeck.ops.soft_labels import sparse_cross_entropy, top_k
+from limbeck.ops.soft_labels import sparse_cross_entropies, top_k
 from limbeck.records import SoftLabels, Tap
 
 BATCH_SIZE, NUM_CLASSES, K = 256, 21_841, 100
@@ -84,7 +84,7 @@ def build_losses() -> dict[str, Run]:
         logits.grad = None
 
     def sparse() -> None:
-        sparse_cross_entropy(logits, labels).backward()
+        sparse_cross_entropies(logits, labels).mean().backward()
         logits.grad = None
 
     return {"dense": dense, "sparse": sparse}

@@ -40,11 +40,10 @@ class Spread:
 class ScanReport:
     """What a source holds, as plain data.
 
-    ``width`` and ``height`` are in pixels as stored, ``megabytes`` per file in 10^6 bytes, of
-    readable images. ``formats`` and ``modes`` are PIL's words with their counts. ``bad`` lists
-    (key, reason), ``damaged`` the keys of readable images with garbage in them, ``duplicates``
-    groups of keys with exactly the same bytes, ``class_counts`` the images per class by name,
-    readable or not (empty for unlabelled data).
+    ``width`` and ``height`` are in pixels as stored, of readable images. ``formats`` and ``modes``
+    are PIL's words with their counts. ``bad`` lists (key, reason), ``damaged`` the keys of readable
+    images with garbage in them, ``duplicates`` groups of keys with exactly the same bytes,
+    ``class_counts`` the images per class by name, readable or not (empty for unlabelled data).
     """
 
     num_images: int
@@ -52,7 +51,6 @@ class ScanReport:
     total_bytes: int
     width: Spread
     height: Spread
-    megabytes: Spread
     formats: dict[str, int]
     modes: dict[str, int]
     bad: tuple[tuple[str, str], ...]
@@ -168,7 +166,6 @@ def _summarise(seen: list[_Seen], source: Source) -> ScanReport:
         total_bytes=sum(one.num_bytes for one in seen),
         width=_spread([one.width for one in good]),
         height=_spread([one.height for one in good]),
-        megabytes=_spread([one.num_bytes / 1e6 for one in good]),
         formats=dict(Counter(one.format for one in good).most_common()),
         modes=dict(Counter(one.mode for one in good).most_common()),
         bad=tuple((one.key, one.reason) for one in seen if one.reason),
@@ -178,7 +175,7 @@ def _summarise(seen: list[_Seen], source: Source) -> ScanReport:
     )
 
 
-def _spread(values: list[float] | list[int]) -> Spread:
+def _spread(values: list[int]) -> Spread:
     if not values:
         return Spread(0, 0, 0)
     return Spread(min(values), median(values), max(values))

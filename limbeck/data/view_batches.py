@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from limbeck.data.decode import decode_image
-from limbeck.data.loader import HostBatch, stack_views, to_device, workers_for
+from limbeck.data.loader import HostBatch, readable, stack_views, to_device, workers_for
 from limbeck.data.options import DataOptions, ReleasedViews, ViewOptions
 from limbeck.data.source import BadImage, Source
 from limbeck.data.view_makers import MakeView, view_maker
@@ -29,22 +29,20 @@ class _AllViews(Dataset[HostBatch]):
 
     def __getitem__(self, request: tuple[range, list[int]]) -> HostBatch:
         views, indices = request
-        made, keys, labels, seeds, skipped = [], [], [], [], []
-        for index in indices:
+        made, keys, labels, seeds = [], [], [], []
+        skipped: list[tuple[str, str]] = []
+        for index, image in readable(self.source, indices, self._image, 1, skipped):
             key = self.source.key(index)
-            try:
-                raw = self.source.read(index)
-                image = decode_image(raw.data, self.max_image_pixels)
-            except BadImage as error:
-                skipped.append((key, str(error)))
-                continue
             for view in views:
                 seed = view_seed(self.seed, view, key)
                 made.append(self.make_view(image, seed))
                 keys.append(key)
-                labels.append(raw.label)
+                labels.append(self.source.label(index))
                 seeds.append(seed)
         return stack_views(made, labels=labels, seeds=seeds, keys=keys, skipped=skipped)
+
+    def _image(self, index: int) -> np.ndarray:
+        return decode_image(self.source.read(index).data, self.max_image_pixels)
 
 
 def view_batches(

@@ -197,7 +197,7 @@ def fit(
     The last good checkpoint stays in each case.
     """
     warmup_epochs = optim.warmup_for(train.epochs)
-    _check(warmup_epochs, train, ranks)
+    _check(train, ranks)
     if train.patience and not (probes and measure):
         raise UserError("train.patience needs a task that is scored as it trains; leave it out.")
     optimizer = build_optimizer(module, optim, layer_id, num_layers)
@@ -277,12 +277,7 @@ def fit(
     return _result(state)
 
 
-def _check(warmup_epochs: float, train: TrainOptions, ranks: Ranks) -> None:
-    if warmup_epochs >= train.epochs:
-        raise UserError(
-            f"optim.warmup_epochs {warmup_epochs:g} leaves nothing of train.epochs "
-            f"{train.epochs:g}; lower --optim.warmup-epochs."
-        )
+def _check(train: TrainOptions, ranks: Ranks) -> None:
     if train.precision == "auto":
         raise UserError("train.precision auto is settled before a loop begins; state one.")
     is_cuda = ranks.device.type == "cuda"

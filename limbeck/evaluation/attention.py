@@ -10,7 +10,6 @@ whatever its size (``cell_px`` 14 gives its numbers).
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,9 +17,9 @@ import torch
 from torch import Tensor
 
 from limbeck.evaluation.embed import show
-from limbeck.evaluation.layers import Observer, check_finite, check_offered, watch_all
+from limbeck.evaluation.layers import Observer, check_finite, check_offered
 from limbeck.models.encoder import Encoder
-from limbeck.records import Batch, Features, Tap
+from limbeck.records import Features, Tap
 
 CHUNK_ELEMENTS = 2**18  # of a map at a time: they stay in the cache, which halves the time
 LOG_OFFSET = 1e-6  # of the released code: a one-hot map has -1e-6 nats instead of 0 * log 0
@@ -85,7 +84,11 @@ def attention_statistics(scores: Tensor, distances: Tensor) -> tuple[Tensor, Ten
 
 
 class AttentionObserver(Observer):
-    """Sums distance and entropy over the images that it sees; see ``measure_attention``."""
+    """Sums distance and entropy of every head over images, in blocks where every token sees all.
+
+    ``cell_px``: pixels that a patch of the last layer counts per side, instead of its true side.
+    Raises UserError for an encoder without "scores".
+    """
 
     def __init__(self, encoder: Encoder, *, cell_px: float | None = None) -> None:
         facts = encoder.facts
@@ -127,19 +130,6 @@ class AttentionObserver(Observer):
             uniform_entropy=[each and each[1] for each in uniform],
             num_images=self.num_images,
         )
-
-
-def measure_attention(
-    encoder: Encoder, batches: Iterable[Batch], *, cell_px: float | None = None
-) -> Attention:
-    """Attention distance and entropy of every head, in blocks where every token sees all.
-
-    ``cell_px``: pixels that a patch of the last layer counts per side, instead of its true side.
-    Raises UserError for an encoder without "scores" and for no images.
-    """
-    observer = AttentionObserver(encoder, cell_px=cell_px)
-    watch_all(encoder, batches, observer)
-    return observer.result()
 
 
 def has_attention_map(encoder: Encoder) -> bool:

@@ -4,7 +4,7 @@ The probes are those of ``evaluate`` (``probes.py``), on the mean patch token or
 images are shown once for all blocks.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limbeck.errors import UserError
 from limbeck.evaluation.embed import Embeddings
-from limbeck.evaluation.layers import Observer, check_finite, check_offered, watch_all
+from limbeck.evaluation.layers import Observer, check_finite, check_offered
 from limbeck.evaluation.probes import probe_scores
 from limbeck.evaluation.scores import Score
 from limbeck.models.encoder import Encoder
@@ -20,7 +20,10 @@ from limbeck.records import Batch, Features, Tap
 
 
 class BlockPools(Observer):
-    """Collects one vector per image and block; see ``embed_blocks``."""
+    """Collects one vector per image after every block, from the first on, before any final norm.
+
+    Raises UserError for an encoder without blocks, and for "cls" without a CLS token.
+    """
 
     def __init__(self, encoder: Encoder, *, pool: Literal["mean", "cls"] = "mean") -> None:
         self.taps = tuple(Tap("tokens", block) for block in range(encoder.facts.depth))
@@ -50,17 +53,6 @@ class BlockPools(Observer):
             known = torch.cat(labels) if len(labels) == len(seen) else None
             found.append(Embeddings(features=features, labels=known, keys=keys))
         return found
-
-
-def embed_blocks(
-    encoder: Encoder, batches: Iterable[Batch], *, pool: Literal["mean", "cls"] = "mean"
-) -> list[Embeddings]:
-    """One vector per image after every block, from the first on, before any final norm.
-
-    Raises UserError for an encoder without blocks, "cls" without a CLS token, and no images.
-    """
-    observer = BlockPools(encoder, pool=pool)
-    return observer.embeddings(watch_all(encoder, batches, observer))
 
 
 def probe_blocks(

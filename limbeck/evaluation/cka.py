@@ -8,7 +8,6 @@ Differs from the released code: each batch's mean is taken off the features firs
 nothing but rounding.
 """
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,9 +15,9 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import UserError
-from limbeck.evaluation.layers import Observer, check_finite, check_offered, watch
+from limbeck.evaluation.layers import Observer, check_finite, check_offered
 from limbeck.models.encoder import Encoder
-from limbeck.records import Batch, Features, Tap
+from limbeck.records import Features, Tap
 
 FEWEST = 4  # the unbiased HSIC divides by n - 3
 ROUNDING = 1e-12  # what is left of float64 where all images say the same, as a part of tr(KK)
@@ -154,24 +153,6 @@ class LayerGrams(Observer):
         self._parts = {tap: [] for tap in self.taps}
         check_finite(grams, "similarity of the layers")
         return grams
-
-
-def layer_cka(
-    first: Encoder, second: Encoder, batches: Iterable[Batch], *, is_pooled: bool = False
-) -> Similarity:
-    """CKA of every layer of one encoder with every layer of another, on the same images.
-
-    Each encoder sees the images in its own size, on its own device. Only one batch is held at a
-    time; 64 to 128 images each are usual. Raises UserError for a batch of fewer than four, for no
-    images, and for an encoder without the taps.
-    """
-    one, other = (LayerGrams(encoder, is_pooled=is_pooled) for encoder in (first, second))
-    found = MinibatchCka()
-    for batch in batches:
-        watch(first, batch.images, [one])
-        watch(second, batch.images, [other])
-        found.update(one.take(), other.take())
-    return found.result()
 
 
 def _without_diagonal(grams: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from statistics import median
 import torch
 
 from limbeck.engine.machine import cpu_name
-from limbeck.errors import UserError
 from limbeck.evaluation.embed import evaluating
 from limbeck.limits import num_cores
 from limbeck.models.encoder import Encoder
@@ -62,8 +61,6 @@ def timed(work: Pass, clock: Callable[[], float] = time.perf_counter) -> float:
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
     """PyTorch on so many threads inside the block; None leaves their number."""
-    if count is not None and count < 1:
-        raise UserError(f"{count} threads can't work; name 1 or more.")
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

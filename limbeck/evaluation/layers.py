@@ -7,7 +7,7 @@ a time as fit into a bounded memory.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -47,20 +47,6 @@ def watch(encoder: Encoder, images: Tensor, observers: Sequence[Observer]) -> No
                 features = encoder(part, None, group)
                 for observer in observers:
                     observer.see(features)
-
-
-def watch_all(encoder: Encoder, batches: Iterable[Batch], observer: Observer) -> list[Batch]:
-    """Show all batches to one observer; what is returned are they without their pixels.
-
-    Raises UserError where there is none.
-    """
-    seen = []
-    for batch in batches:
-        watch(encoder, batch.images, [observer])
-        seen.append(without_pixels(batch))
-    if not seen:
-        raise UserError("There are no images to analyse; check the data folder and its split.")
-    return seen
 
 
 def without_pixels(batch: Batch) -> Batch:

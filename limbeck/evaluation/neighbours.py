@@ -42,13 +42,11 @@ def nearest(
 class Agreement:
     """How alike two encoders see the same images.
 
-    ``neighbours``: mean share of common neighbours among the ``k`` nearest, with its interval over
-    images; two unrelated encoders reach ``chance`` = k / (n - 1). ``cka``: linear CKA, 0..1.
+    ``neighbours``: mean share of common neighbours among the k nearest of n images, with its
+    interval over images; two unrelated encoders reach k / (n - 1). ``cka``: linear CKA, 0..1.
     """
 
     neighbours: Score
-    chance: float
-    k: int
     cka: float
 
 
@@ -75,8 +73,6 @@ def agreement(student: Tensor, teacher: Tensor, *, k: int = 10) -> Agreement:
             is_common.float().mean(dim=1),
             f"share of the teacher's {k} nearest neighbours, among {others} other images",
         ),
-        chance=k / others,
-        k=k,
         cka=linear_cka(student, teacher),
     )
 

@@ -38,9 +38,9 @@ def probe_scores(
     probe = linear or fit_linear(train, test, device)
     train, test = train.to(device), test.to(device)
     train_labels, test_labels = train_labels.to(device), test_labels.to(device)
-    votes = knn(train.features, train_labels, test.features, num_classes=num_classes, k=k)
+    votes, k = knn(train.features, train_labels, test.features, num_classes=num_classes, k=k)
     classifiers = {
-        "knn_": (votes.votes, f"kNN, k = {votes.k}, of {len(train):,} labelled images"),
+        "knn_": (votes, f"kNN, k = {k}, of {len(train):,} labelled images"),
         "linear_": (
             probe.logits(test.features),
             f"linear probe on {len(train):,} labelled images (l2 {probe.l2:g})",
@@ -79,7 +79,7 @@ def fit_linear(
 def quick_probe(train: Embeddings, test: Embeddings) -> dict[str, float]:
     """Top-1 (0..1) by name, in about a second for 2,000 images: one fixed L2 strength."""
     train_labels, test_labels, num_classes = _labels_of(train, test)
-    votes = knn(train.features, train_labels, test.features, num_classes=num_classes).votes
+    votes, _ = knn(train.features, train_labels, test.features, num_classes=num_classes)
     probe = linear_probe(
         train.features,
         train_labels,

@@ -16,8 +16,8 @@ from limbeck.methods.comparison import Comparison
 from limbeck.methods.options import AttentionMapOptions
 from limbeck.models.encoder import EncoderFacts
 from limbeck.models.extra_block import QueryKeyBlock
-from limbeck.ops.losses import squared_error
-from limbeck.ops.scores import map_divergence, mix_heads
+from limbeck.ops.losses import divergence, squared_error
+from limbeck.ops.scores import mix_heads
 from limbeck.records import Tap
 
 
@@ -70,7 +70,7 @@ class AttentionMap(Comparison):
         scores = student if self.extra_block is None else self.extra_block(student)
         if isinstance(mixer, nn.Linear):
             scores = mix_heads(scores, mixer.weight)
-        return (squared_error if self.target == "scores" else map_divergence)(scores, teacher)
+        return (squared_error if self.target == "scores" else divergence)(scores, teacher)
 
     def _tap(self, index: int, facts: EncoderFacts, role: str) -> Tap:
         last = facts.depth - (self.target != "tokens")

@@ -33,8 +33,7 @@ class Comparison(Method):
         self, options: ComparisonOptions, student: EncoderFacts, teacher: EncoderFacts | None
     ) -> None:
         super().__init__()
-        if teacher is None:
-            raise UserError("This method needs a teacher; name one with --teacher.")
+        assert teacher is not None  # as its options say; the recipe refuses others
         for role, facts in (("student", student), ("teacher", teacher)):
             if not facts.depth:
                 raise UserError(

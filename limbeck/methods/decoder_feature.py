@@ -194,8 +194,7 @@ def _shared(tokens: Tensor, num_prefix_tokens: int, keeps_cls: bool) -> Tensor:
 
 
 def _check_teacher(teacher: EncoderFacts | None, target: Tap) -> EncoderFacts:
-    if teacher is None:
-        raise UserError("This method needs a teacher; name one with --teacher.")
+    assert teacher is not None  # as its options say; the recipe refuses others
     depth = teacher.decoder_depth
     if not depth:
         raise UserError(

@@ -6,7 +6,6 @@ student with two heads the distillation head learns from the teacher; one withou
 token learns both from its one head.
 """
 
-from limbeck.errors import UserError
 from limbeck.methods.method import AsSeen, check_same_classes
 from limbeck.methods.options import LogitOptions
 from limbeck.models.encoder import EncoderFacts
@@ -31,8 +30,7 @@ class Logit(AsSeen):
         self, options: LogitOptions, student: EncoderFacts, teacher: EncoderFacts | None
     ) -> None:
         super().__init__()
-        if teacher is None:
-            raise UserError("Logit distillation needs a teacher; name one with --teacher.")
+        assert teacher is not None  # as its options say; the recipe refuses others
         check_same_classes(student, teacher)
         self.is_hard = options.kind == "hard"
         self.temperature = options.temperature or TEMPERATURE

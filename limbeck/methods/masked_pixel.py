@@ -3,7 +3,6 @@
 The mask, the loss and their sources are in ``masking.py`` and ``reconstruction.py``.
 """
 
-from limbeck.errors import UserError
 from limbeck.methods.masking import DropPatches
 from limbeck.methods.method import Method
 from limbeck.methods.options import MaskedPixelOptions
@@ -26,8 +25,6 @@ class MaskedPixel(Method):
         self, options: MaskedPixelOptions, student: EncoderFacts, teacher: EncoderFacts | None
     ) -> None:
         super().__init__()
-        if teacher is not None:
-            raise UserError("Masked-pixel pre-training has no teacher; leave --teacher out.")
         self.masking = DropPatches(options.mask_ratio, student)
         self.reconstruction = Reconstruction(options, student)
         self.student_taps = self.reconstruction.taps

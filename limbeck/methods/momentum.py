@@ -6,7 +6,6 @@ head's copy is here.
 
 from torch import Tensor, nn
 
-from limbeck.errors import UserError
 from limbeck.methods.follower import Follower
 from limbeck.methods.method import Method
 from limbeck.methods.options import TwoViewOptions
@@ -29,10 +28,6 @@ class Momentum(Method):
         head: nn.Module,
     ) -> None:
         super().__init__()
-        if teacher is not None:
-            raise UserError(
-                "The teacher of this method is the student's own past; leave --teacher out."
-            )
         self.momentum: float = options.momentum
         self.has_cls_token = student.has_cls_token
         self.student_taps = self.teacher_taps = (Tap("output"),)

@@ -34,8 +34,7 @@ class Nkd(AsSeen):
         self, options: NkdOptions, student: EncoderFacts, teacher: EncoderFacts | None
     ) -> None:
         super().__init__()
-        if teacher is None:
-            raise UserError("NKD needs a teacher; name one with --teacher.")
+        assert teacher is not None  # as its options say; the recipe refuses others
         if student.has_dist_head:
             raise UserError(
                 "NKD teaches one classifier, and the student has two heads; choose --head single, "

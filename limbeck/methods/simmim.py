@@ -5,7 +5,6 @@ For encoders that can't drop patches, and for those that can. The mask and the l
 of all methods; the released one steps at an epoch that the run never reaches.
 """
 
-from limbeck.errors import UserError
 from limbeck.methods.masking import MaskTokens
 from limbeck.methods.method import Method
 from limbeck.methods.options import SimMimOptions
@@ -27,8 +26,6 @@ class SimMim(Method):
         self, options: SimMimOptions, student: EncoderFacts, teacher: EncoderFacts | None
     ) -> None:
         super().__init__()
-        if teacher is not None:
-            raise UserError("SimMIM has no teacher; leave --teacher out.")
         self.masking = MaskTokens(options.mask_ratio, options.mask_patch_size, student)
         self.regression = Regression(options, student)
         self.student_taps = self.regression.taps

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from limbeck.data.mixing import mix_pairs
 from limbeck.errors import UserError
-from limbeck.methods.method import Method, check_classifies
+from limbeck.methods.method import Method, check_same_classes
 from limbeck.methods.options import SparseLogitOptions
 from limbeck.models.encoder import EncoderFacts
 from limbeck.ops.soft_labels import soften, sparse_cross_entropies, take, top_k
@@ -44,14 +44,8 @@ class SparseLogit(Method):
         self, options: SparseLogitOptions, student: EncoderFacts, teacher: EncoderFacts | None
     ) -> None:
         super().__init__()
-        if teacher is None:
-            raise UserError("Sparse-logit distillation needs a teacher; name one with --teacher.")
-        check_classifies(teacher)
-        if student.num_classes != teacher.num_classes:
-            raise UserError(
-                f"The teacher knows {teacher.num_classes} classes and the student "
-                f"{student.num_classes}; give the student a classifier of the teacher's."
-            )
+        assert teacher is not None  # as its options say; the recipe refuses others
+        check_same_classes(student, teacher)
         self.top_k = options.top_k
         self.temperature = options.temperature
         self.label_weight = options.label_weight

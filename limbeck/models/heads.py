@@ -21,6 +21,7 @@ from limbeck.models.options import GlobalPool, HeadKind, choose_pool
 from limbeck.models.origins.architecture import read_shape, to_architecture, to_ratio
 from limbeck.models.origins.checkpoint import has_position_table, interpolation_note
 from limbeck.models.origins.layouts import Grid, Weights
+from limbeck.models.tensor_files import compare
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.tinymim_star import OUT_DIM, TinyMimStar
 from limbeck.models.vit import build_encoder, has_usual_blocks
@@ -176,11 +177,7 @@ def _resize(weights: Weights, old_grid: Grid, classifier: TimmEncoder) -> Weight
 
 
 def _check_all_fit(own: Weights, weights: Weights, classifier: TimmEncoder) -> None:
-    unmatched = [
-        name
-        for name in sorted(own.keys() | weights.keys())
-        if name not in own or name not in weights or own[name].shape != weights[name].shape
-    ]
+    unmatched = [name for names in compare(own, weights).values() for name in names]
     if unmatched:
         architecture = classifier.facts.architecture
         raise UserError(

@@ -12,7 +12,6 @@ import torch
 from timm.models import swin_transformer
 from torch import Tensor, nn
 
-from limbeck.errors import UserError
 from limbeck.models.attention import BlockContext, Qkv, split_packed
 from limbeck.models.timm_encoder import StagedEncoder, check_class, indivisible
 from limbeck.ops.masking import is_masked
@@ -54,12 +53,7 @@ class SwinEncoder(StagedEncoder):
     ) -> tuple[Tensor, list[BlockContext]]:
         x = self.model.patch_embed(images)  # [B, gh, gw, D]
         if ids_keep is not None:
-            if mask_token is None:
-                raise UserError(
-                    f"{self.facts.architecture['name']} attends within windows of the full grid, "
-                    "so patches can't be dropped; hide them by a mask token (method simmim), show "
-                    "it the whole image, or choose another encoder."
-                )
+            mask_token = self._masked_by(mask_token)
             rows, columns = self.facts.mask_grid
             hidden = is_masked(ids_keep, rows * columns).view(-1, rows, columns, 1)
             x = torch.where(hidden, mask_token.to(x.dtype).unsqueeze(1), x)

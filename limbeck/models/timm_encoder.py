@@ -359,6 +359,15 @@ class StagedEncoder(TimmEncoder):
             first += len(stage.blocks)
         return x
 
+    def _masked_by(self, mask_token: Tensor | None) -> Tensor:
+        """The mask token, without which patches would have to be dropped."""
+        if mask_token is None:
+            raise UserError(
+                f"{self.facts.architecture['name']} has windows of the full grid, so patches can't "
+                "be dropped; hide them by a mask token (method simmim) or show it the whole image."
+            )
+        return mask_token
+
     @abstractmethod
     def _merge(self, stage: nn.Module, x: Tensor) -> Tensor:
         """The tokens with which a stage begins."""

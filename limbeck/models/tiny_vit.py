@@ -16,7 +16,6 @@ from timm.models import tiny_vit
 from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor, nn
 
-from limbeck.errors import UserError
 from limbeck.models.attention import BlockContext, Qkv
 from limbeck.models.timm_encoder import StagedEncoder, check_class, indivisible
 from limbeck.models.windows import PATCH_STRIDE, img_size_of
@@ -93,12 +92,7 @@ class TinyVitEncoder(StagedEncoder):
         no_context: list[BlockContext] = [{} for _ in self.blocks]
         if ids_keep is None:
             return _rows(self.model.patch_embed(images)), no_context  # [B, gh, gw, D]
-        if mask_token is None:
-            raise UserError(
-                f"{self.facts.architecture['name']} has convolutions and windows of the full grid, "
-                "so patches can't be dropped; hide them by a mask token (method simmim), show it "
-                "the whole image, or choose another encoder."
-            )
+        mask_token = self._masked_by(mask_token)
         rows, columns = self.facts.mask_grid
         hidden = is_masked(ids_keep, rows * columns).view(-1, 1, rows, columns)
         # The patch embedding looks over the border of a patch: hidden pixels must not be seen.

@@ -60,6 +60,19 @@ def soft_cross_entropy(
     return -(labels * wide.log_softmax(dim=-1)).sum(dim=-1).mean()
 
 
+def divergence(
+    student: Float[Tensor, "*axes C"], teacher: Float[Tensor, "*axes C"]
+) -> Float[Tensor, ""]:
+    """KL(t || s) of the softmaxes over the last axis, mean over the others, in float32 or wider.
+
+    The teacher is taken as a constant.
+    """
+    dtype = torch.promote_types(student.dtype, torch.float32)
+    target = teacher.detach().to(dtype).log_softmax(dim=-1)
+    own = student.to(dtype).log_softmax(dim=-1)
+    return (target.exp() * (target - own)).sum(dim=-1).mean()
+
+
 def logit_divergence(
     student: Float[Tensor, "B C"], teacher: Float[Tensor, "B C"], temperature: float
 ) -> Float[Tensor, ""]:
@@ -69,9 +82,8 @@ def logit_divergence(
     (arXiv 1503.02531). The teacher is taken as a constant.
     """
     dtype = torch.promote_types(student.dtype, torch.float32)
-    target = (teacher.detach().to(dtype) / temperature).log_softmax(dim=-1)
-    own = (student.to(dtype) / temperature).log_softmax(dim=-1)
-    return temperature**2 * (target.exp() * (target - own)).sum(dim=-1).mean()
+    own, target = student.to(dtype) / temperature, teacher.to(dtype) / temperature
+    return temperature**2 * divergence(own, target)
 
 
 def normalised_divergence(
@@ -145,6 +157,5 @@ def channel_divergence(
 
     s = softmax(student / T); no factor T^2. The teacher is taken as a constant.
     """
-    target = (whiten(teacher.detach()) / temperature).log_softmax(dim=-1)
-    own = (student.to(target.dtype) / temperature).log_softmax(dim=-1)
-    return (target.exp() * (target - own)).sum(dim=-1).mean()
+    target = whiten(teacher) / temperature
+    return divergence(student.to(target.dtype) / temperature, target)

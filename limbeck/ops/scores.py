@@ -1,4 +1,4 @@
-"""Attention scores of two networks: heads mixed, maps compared.
+"""Attention scores: heads mixed.
 
 A Closer Look at Self-Supervised Lightweight Vision Transformers, arXiv 2205.14443.
 """
@@ -20,16 +20,3 @@ def mix_heads(
     with torch.autocast(scores.device.type, enabled=False):
         mixed = weight.to(dtype) @ scores.to(dtype).flatten(2)  # [B, out, N * M]
     return mixed.unflatten(2, scores.shape[2:])
-
-
-def map_divergence(
-    student: Float[Tensor, "B nh N M"], teacher: Float[Tensor, "B nh N M"]
-) -> Float[Tensor, ""]:
-    """KL(t || s) of the softmaxes of scores over keys, mean over batch, heads and queries.
-
-    In float32 or wider. The teacher is taken as a constant.
-    """
-    dtype = torch.promote_types(student.dtype, torch.float32)
-    target = teacher.detach().to(dtype).log_softmax(dim=-1)
-    own = student.to(dtype).log_softmax(dim=-1)
-    return (target.exp() * (target - own)).sum(dim=-1).mean()

@@ -56,13 +56,6 @@ def take(labels: SoftLabels, rows: Int[Tensor, " n"] | slice) -> SoftLabels:
     )
 
 
-def sparse_cross_entropy(
-    student_logits: Float[Tensor, "B C"], labels: SoftLabels
-) -> Float[Tensor, ""]:
-    """The mean of ``sparse_cross_entropies`` over the images."""
-    return sparse_cross_entropies(student_logits, labels).mean()
-
-
 def sparse_cross_entropies(
     student_logits: Float[Tensor, "B C"], labels: SoftLabels
 ) -> Float[Tensor, " B"]:

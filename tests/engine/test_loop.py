@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from limbeck.engine.loop import Interrupted
-from limbeck.errors import NotFiniteError, RunError, UserError
+from limbeck.errors import NotFiniteError, RunError
 from tests.engine.fakes import (
     TinyModule,
     assert_same_weights,
@@ -321,11 +321,6 @@ def test_clipping_bounds_the_step(tmp_path):
     start = TinyModule()
     moved = [(model.head.weight - start.head.weight).abs().max() for model in (free, tight)]
     assert moved[1] < 0.01 * moved[0]
-
-
-def test_too_long_a_warmup_is_refused(tmp_path):
-    with pytest.raises(UserError, match="warmup_epochs 5 leaves nothing of train.epochs 3"):
-        train(tmp_path, optim={"warmup_epochs": 5.0})
 
 
 def test_data_that_ends_early_is_said(tmp_path):

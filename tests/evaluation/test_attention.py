@@ -11,12 +11,11 @@ from limbeck.evaluation.attention import (
     attention_maps,
     attention_statistics,
     has_attention_map,
-    measure_attention,
     patch_distances,
 )
 from limbeck.evaluation.layers import watch
 from limbeck.records import Tap
-from tests.evaluation.images import batches_of
+from tests.evaluation.images import batches_of, measure_attention
 from tests.fakes import FakeEncoder
 
 SIDE = 14

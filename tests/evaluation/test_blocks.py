@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from limbeck.errors import NotFiniteError, UserError
-from limbeck.evaluation.blocks import embed_blocks, probe_blocks
+from limbeck.evaluation.blocks import probe_blocks
 from limbeck.evaluation.probes import probe_scores
 from limbeck.records import Tap
-from tests.evaluation.images import batches_of
+from tests.evaluation.images import batches_of, embed_blocks
 from tests.fakes import FakeEncoder
 
 

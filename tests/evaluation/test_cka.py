@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from limbeck.errors import NotFiniteError, UserError
-from limbeck.evaluation.cka import LayerGrams, MinibatchCka, gram, hsic, layer_cka, layer_taps
+from limbeck.evaluation.cka import LayerGrams, MinibatchCka, gram, hsic, layer_taps
 from limbeck.evaluation.layers import watch
 from limbeck.records import Tap
-from tests.evaluation.images import batches_of
+from tests.evaluation.images import batches_of, layer_cka
 from tests.fakes import FakeEncoder
 
 

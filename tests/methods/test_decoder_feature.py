@@ -332,10 +332,8 @@ def test_what_does_not_fit_is_refused(values, message):
         build(**values)
 
 
-def test_a_method_without_a_teacher_or_with_a_hierarchical_student():
+def test_a_hierarchical_student_is_refused():
     teacher = FakeEncoder(decoder_depth=4).facts
-    with pytest.raises(UserError, match="needs a teacher"):
-        DecoderFeature(DecoderFeatureOptions(), FakeEncoder().facts, None)
     with pytest.raises(UserError, match="is hierarchical.*choose a plain vision Transformer"):
         build(small_encoder("hiera").facts, teacher)
 

@@ -171,8 +171,6 @@ def test_the_teacher_may_have_another_grid_of_patches():
 
 def test_what_is_no_teacher_of_these_classes_is_refused():
     student = FakeEncoder().facts
-    with pytest.raises(UserError, match="needs a teacher; name one with --teacher"):
-        Logit(HARD, student, None)
     with pytest.raises(UserError, match="The teacher fake has no classifier; fine-tune it first"):
         Logit(HARD, student, replace(student, num_classes=0))
     with pytest.raises(UserError, match="knows 5 classes and the student learns 3; choose"):

@@ -53,12 +53,6 @@ def test_a_ratio_that_keeps_none_or_all_is_refused(ratio):
             build(mask_ratio=ratio)
 
 
-def test_a_teacher_is_refused():
-    facts = FakeEncoder().facts
-    with pytest.raises(UserError, match="no teacher"):
-        MaskedPixel(MaskedPixelOptions(), facts, facts)
-
-
 @pytest.mark.parametrize(
     ("name", "values", "count"),
     [

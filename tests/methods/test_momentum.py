@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from limbeck.errors import UserError
 from limbeck.methods.distiller import Distiller
 from limbeck.methods.moco_v3 import MocoV3
 from limbeck.methods.options import MocoV3Options
@@ -23,11 +22,6 @@ def test_a_view_is_its_cls_token_or_the_mean_of_its_tokens():
     without = MocoV3(OPTIONS, FakeEncoder(num_prefix_tokens=0).facts, None)
     first, _ = without.split_views(Features(tokens[:, 1:], 0, (2, 2)), 2)
     torch.testing.assert_close(first, tokens[[0, 2], 1:].mean(1))
-
-
-def test_a_teacher_is_refused():
-    with pytest.raises(UserError, match="own past; leave --teacher out"):
-        MocoV3(OPTIONS, FakeEncoder().facts, FakeEncoder().facts)
 
 
 def test_encoder_and_head_follow_along_half_a_cosine():

@@ -125,8 +125,6 @@ def test_it_takes_the_place_of_the_labels_cross_entropy():
 
 def test_what_it_can_not_teach_is_refused():
     facts = facts_of()
-    with pytest.raises(UserError, match="NKD needs a teacher; name one with --teacher"):
-        Nkd(NkdOptions(), facts, None)
     with pytest.raises(UserError, match="the student has two heads; choose --head single, or --me"):
         Nkd(NkdOptions(), facts_of(has_dist_head=True), facts)
     with pytest.raises(UserError, match="The teacher fake has no classifier; fine-tune it first"):

@@ -47,12 +47,6 @@ def test_where_patches_can_t_be_dropped_masked_pixel_names_it(family):
         MaskedPixel(MaskedPixelOptions(), small_encoder(family).facts, None)
 
 
-def test_a_teacher_is_refused():
-    facts = FakeEncoder().facts
-    with pytest.raises(UserError, match="no teacher"):
-        SimMim(SimMimOptions(mask_patch_size=4), facts, facts)
-
-
 def test_the_mask_token_is_kept_and_gone_on_with():
     method, again = (SimMim(SimMimOptions(mask_patch_size=4), FakeEncoder().facts, None)
                      for _ in range(2))  # fmt: skip

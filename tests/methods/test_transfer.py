@@ -107,13 +107,6 @@ def test_without_a_weight_there_is_no_decoder():
     assert not list(relation().parameters())
 
 
-@pytest.mark.parametrize("arm", TRANSFERS)
-def test_needs_a_teacher(arm):
-    method_class, values = ARMS[arm]
-    with pytest.raises(UserError, match="--teacher"):
-        method_class(method_class.Options(**values), FakeEncoder().facts, None)
-
-
 @pytest.mark.parametrize("role", ["teacher", "student"])
 @pytest.mark.parametrize("method_class", [Relation, Feature, ClsToken])
 def test_a_block_that_is_not_there_is_named(method_class, role):

@@ -7,11 +7,9 @@ import pytest
 import torch
 
 from limbeck.errors import UserError
-from limbeck.evaluation.attention import measure_attention
-from limbeck.evaluation.blocks import embed_blocks
 from limbeck.evaluation.cka import LayerGrams
 from limbeck.evaluation.embed import embed
-from limbeck.evaluation.layers import watch_all
+from limbeck.evaluation.layers import watch
 from limbeck.models.build import build_student
 from limbeck.models.distilled_last import DistilledLastVit
 from limbeck.models.heads import with_classifier
@@ -19,6 +17,7 @@ from limbeck.models.options import StudentOptions
 from limbeck.models.vit import build_encoder
 from limbeck.ops.pos_embed import interpolate_pos_embed
 from limbeck.records import Batch, Tap
+from tests.evaluation.images import embed_blocks, measure_attention
 from tests.models.families import architecture_of, small_encoder, small_images
 from tests.models.origins.writers import run_reference
 
@@ -118,7 +117,7 @@ def test_whoever_pools_the_patches_never_meets_the_token():
         found = [embed(encoder, [batch], pool=pool).features for pool in ("mean", "cls")]
         found += [of_block.features for of_block in embed_blocks(encoder, [batch])]
         grams = LayerGrams(encoder)
-        watch_all(encoder, [batch], grams)
+        watch(encoder, batch.images, [grams])
         return [*found, grams.take()]
 
     before, logits = pooled(), embed(encoder, [batch]).logits

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from limbeck.ops.losses import (
     cosine_error,
+    divergence,
     feature_loss,
     masked_l1_loss,
     normalise_patches,
@@ -132,3 +134,12 @@ def test_cosine_error_is_a_mean_over_tokens():
     assert cosine_error(student, teacher).item() == pytest.approx(1 - sum(cosines) / 6, abs=1e-6)
     assert cosine_error(torch.zeros(2, 3, 8), teacher) == 1
     assert cosine_error(student.bfloat16(), teacher).dtype == torch.float32
+
+
+def test_divergence_is_the_mean_over_batch_heads_and_queries():
+    student, teacher = torch.randn(2, 2, 3, 4, 5)
+    expected = F.kl_div(
+        student.log_softmax(-1), teacher.softmax(-1), reduction="sum"
+    ) / (2 * 3 * 4)  # fmt: skip
+    torch.testing.assert_close(divergence(student, teacher), expected)
+    assert divergence(teacher + 3, teacher).item() == pytest.approx(0, abs=1e-6)

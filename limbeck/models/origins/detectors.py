@@ -9,7 +9,7 @@ from typing import Any
 from limbeck.errors import UserError
 from limbeck.models.dense.rcnn.detector import RcnnDetector, rebuild
 from limbeck.models.origins.architecture import to_ratio
-from limbeck.models.origins.files import FileInfo
+from limbeck.models.origins.files import FileInfo, left_out_notes
 from limbeck.models.origins.layouts import (
     IMAGENET_NORM,
     Weights,
@@ -57,7 +57,7 @@ def read_detector(weights: Weights, info: FileInfo, path: Path) -> RcnnDetector 
     weights, left = sort_out(
         weights, lambda name: "adapters" if name.startswith("stu_adapter.") else None
     )
-    notes = [f"Left out {what} ({len(names)} tensors)." for what, names in left.items()]
+    notes = left_out_notes(left)
     if _MASKS not in weights:
         notes.append("There is no head of masks in it.")
     described = ("vitdet_detector", [*notes, *info.notes])

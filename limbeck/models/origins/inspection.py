@@ -49,8 +49,6 @@ from limbeck.models.tensor_files import (
 from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.models.vit import build_encoder
 
-_MAX_LEVELS = 16
-
 
 @dataclass(frozen=True)
 class Inspection:
@@ -307,7 +305,9 @@ def _inspect_loadable(path: Path, kind: str, config: HubConfig | None = None) ->
 
 
 def _inspect_checkpoint(path: Path, content: dict[str, Any]) -> Inspection:
-    tensors = _collect(content)
+    module = content.get("module")
+    own = module.items() if isinstance(module, dict) else ()
+    tensors = {str(k): v for k, v in own if isinstance(v, Tensor) and v.layout == torch.strided}
     plain = (int, float, str, bool)
     return Inspection(
         path=path,
@@ -318,22 +318,3 @@ def _inspect_checkpoint(path: Path, content: dict[str, Any]) -> Inspection:
         | {"entries": ", ".join(map(str, content))},
         **_count(tensors),
     )
-
-
-def _collect(content: dict[str, Any]) -> Weights:
-    """All tensors in nested dictionaries and lists, by their way; no deeper than a state goes."""
-    tensors: Weights = {}
-    level: list[tuple[str, Any]] = [("", content)]
-    for _ in range(_MAX_LEVELS):
-        inner: list[tuple[str, Any]] = []
-        for name, value in level:
-            if isinstance(value, Tensor) and value.layout == torch.strided:
-                tensors[name] = value
-            elif isinstance(value, dict):
-                inner += [
-                    (f"{name}.{key}" if name else str(key), each) for key, each in value.items()
-                ]
-            elif isinstance(value, list | tuple):
-                inner += [(f"{name}.{index}", each) for index, each in enumerate(value)]
-        level = inner
-    return tensors

@@ -23,7 +23,8 @@ from limbeck.models.encoder import Encoder
 from limbeck.models.finished import weight_hash
 from limbeck.models.origins.architecture import to_ratio
 from limbeck.models.origins.beit import INDEX, check_indices
-from limbeck.models.origins.files import FileInfo
+from limbeck.models.origins.checkpoint import check_match
+from limbeck.models.origins.files import FileInfo, left_out_notes
 from limbeck.models.origins.layouts import (
     IMAGENET_NORM,
     Weights,
@@ -35,7 +36,7 @@ from limbeck.models.origins.layouts import (
 )
 from limbeck.models.rel_pos import BUILT_AS
 from limbeck.models.stated import check_size
-from limbeck.models.tensor_files import check_finite, compare
+from limbeck.models.tensor_files import check_finite
 
 H = TypeVar("H", bound=Headed)
 CLASSES = "decode_head.conv_seg.weight"
@@ -124,8 +125,7 @@ def read_segmenter(weights: Weights, info: FileInfo, path: Path) -> Segmenter | 
             f"{path} is of a segmenter, in no layout that is known: {name_list(weights)}."
         )
     architecture = _architecture(layout, weights)
-    notes = [f"Left out {what} ({len(names)} tensors)." for what, names in left.items()]
-    described = (layout.name, [*notes, *info.notes])
+    described = (layout.name, left_out_notes(left) + info.notes)
     return fill(weights, architecture, path, described, rebuild_segmenter, layout.name_of)
 
 
@@ -151,13 +151,7 @@ def fill(
     with torch.device("meta"):
         skeleton = rebuild(architecture, origin)
     state = rename(skeleton.state_dict(), name_of)
-    problems = [
-        f"{len(names)} {kind} ({name_list(names)})"
-        for kind, names in compare(state, weights).items()
-        if names
-    ]
-    if problems:
-        raise UserError(f"{path} does not fit: {'; '.join(problems)}. Nothing is loaded in part.")
+    check_match(state, weights, str(path))
     check_size(skeleton, sum(value.numel() for value in weights.values()), str(path))
     check_finite(weights, path)
     with torch.random.fork_rng(devices=[]):

@@ -12,8 +12,8 @@ from limbeck.errors import UserError
 from limbeck.recipes.run import checks
 
 if TYPE_CHECKING:
+    from limbeck.data.target_store.reader import Survey
     from limbeck.models.origins.inspection import Inspection
-    from limbeck.recipes.look.inspect_store import StoreInspection
 
 
 _WIDTH = 80
@@ -29,27 +29,29 @@ class InspectConfig:
     targets (a folder, or an address such as s3://bucket/store)."""
 
 
-def inspect(config: InspectConfig) -> Inspection | StoreInspection:
+def inspect(config: InspectConfig) -> Inspection | Survey:
     """Describe a file without building a network; raises UserError where it can't be read."""
     if not config.file:
         raise UserError("No file is named; run: limbeck inspect FILE.")
     if "://" not in config.file:
         checks.check_path(config.file, "limbeck inspect")
     # Not before: a mistake in the path is answered without torch.
-    from limbeck.recipes.look.inspect_store import inspect_store, is_store
+    from limbeck.data.target_store.reader import survey_store
+    from limbeck.recipes.look.inspect_store import is_store
 
     if is_store(config.file):
-        return inspect_store(config.file)
+        return survey_store(config.file)
     from limbeck.models.origins.inspection import inspect_file
 
     return inspect_file(config.file)
 
 
-def report(found: Inspection | StoreInspection) -> str:
+def report(found: Inspection | Survey) -> str:
     """The description for people."""
+    from limbeck.data.target_store.reader import Survey
     from limbeck.recipes.look import inspect_store
 
-    if isinstance(found, inspect_store.StoreInspection):
+    if isinstance(found, Survey):
         return inspect_store.report(found)
     facts = {
         "kind": f"{found.kind}: {found.description}" if found.description else found.kind,

@@ -1,29 +1,10 @@
 """What a target store is, in words: for ``limbeck inspect``."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limbeck.data.target_store.manifest import MANIFEST, Manifest
-from limbeck.data.target_store.reader import survey_store
-
-
-@dataclass(frozen=True)
-class StoreInspection:
-    """A store's manifest, and how much of it is written.
-
-    ``num_bytes`` of all finished parts with their key hashes; ``problems`` of parts, but for
-    checksums, which are not compared.
-    """
-
-    address: str
-    manifest: Manifest
-    num_images: int
-    num_skipped: int
-    num_finished: int
-    num_fill_ins: int
-    num_bytes: int
-    problems: list[str]
+from limbeck.data.target_store.manifest import MANIFEST
+from limbeck.data.target_store.reader import Survey
 
 
 def is_store(address: str) -> bool:
@@ -31,29 +12,18 @@ def is_store(address: str) -> bool:
     return "://" in address or Path(address).expanduser().joinpath(MANIFEST).is_file()
 
 
-def inspect_store(address: str) -> StoreInspection:
-    """Describe a store without reading its records; raises UserError where there is none."""
-    survey = survey_store(address)
-    records = survey.records
-    return StoreInspection(
-        address=address,
-        manifest=survey.manifest,
-        num_images=sum(record.num_images for record in records.values()),
-        num_skipped=len({key for record in records.values() for key in record.skipped}),
-        num_finished=sum(key.fill == 0 for key in records),
-        num_fill_ins=sum(key.fill > 0 for key in records),
-        num_bytes=sum(record.size for record in records.values()),
-        problems=[str(problem) for problem in survey.problems],
-    )
-
-
-def report(found: StoreInspection) -> str:
-    """The description for people."""
-    manifest = found.manifest
+def report(found: Survey) -> str:
+    """The description for people: the manifest, how much is written, and what is wrong with parts,
+    but for checksums, which are not compared."""
+    manifest, records = found.manifest, found.records
+    num_images = sum(record.num_images for record in records.values())
+    num_bytes = sum(record.size for record in records.values())
+    num_skipped = len({key for record in records.values() for key in record.skipped})
+    num_finished = sum(key.fill == 0 for key in records)
     facts = manifest.teacher.get("facts", {})
     origin = facts.get("origin", {})
-    num_views = found.num_images * manifest.num_views
-    per_view = f" ({found.num_bytes / num_views:.2f} per view, all counted)" if num_views else ""
+    num_views = num_images * manifest.num_views
+    per_view = f" ({num_bytes / num_views:.2f} per view, all counted)" if num_views else ""
     views = "view" if manifest.num_views == 1 else "views, which a longer training uses again"
     lines = {
         "kind": f"target store: {manifest.kind}; {_words(manifest.params)}",
@@ -68,16 +38,16 @@ def report(found: StoreInspection) -> str:
         "pixels": f"teacher's mean {_words(facts.get('mean'))}, std {_words(facts.get('std'))}",
         "views": f"{manifest.num_views:,} {views}",
         "recipe": _words(manifest.recipe),
-        "images": f"{found.num_images:,} with records, {found.num_skipped:,} could not be read; "
+        "images": f"{num_images:,} with records, {num_skipped:,} could not be read; "
         f"begun with {manifest.data.get('num_images', 'an unknown number')} of "
         f"{manifest.data.get('root', 'an unknown place')}",
-        "parts": f"{found.num_finished:,} of {manifest.num_parts:,} finished, "
-        f"{found.num_fill_ins:,} fill-ins",
-        "bytes": f"{found.num_bytes:,}{per_view}",
+        "parts": f"{num_finished:,} of {manifest.num_parts:,} finished, "
+        f"{len(records) - num_finished:,} fill-ins",
+        "bytes": f"{num_bytes:,}{per_view}",
         "versions": _words(manifest.versions),
         "format": f"{manifest.format_version}, store {manifest.store_id}",
     }
-    said = [found.address, *(f"  {name:<10}{text}" for name, text in lines.items())]
+    said = [found.place.address, *(f"  {name:<10}{text}" for name, text in lines.items())]
     return "\n".join([*said, *(f"  PROBLEM   {problem}" for problem in found.problems)])
 
 

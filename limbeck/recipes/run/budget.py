@@ -131,7 +131,7 @@ def _choose(
 ) -> StudentOptions:
     """Tells the outcome; raises UserError where nothing is within the budget."""
     limits = read_budget(asked.name)
-    runtime = runtime_shipped_with() if latency.runtime == "auto" else latency.runtime
+    runtime = runtime_of(latency)
     count = f"{latency.threads} thread{'s' if latency.threads > 1 else ''}"
     how = f"{RUNTIMES[runtime]}, fp32, batch {latency.batch_size}, {count}"
     log.info("Looking for the most capable student that is %s ...", asked.name)
@@ -190,16 +190,24 @@ def _candidates(asked: StudentOptions) -> tuple[list[Candidate], dict[str, str]]
                 shape = StudentOptions(
                     name=name, img_size=asked.img_size, patch_size=asked.patch_size
                 )
-                outline = build_outline(shape)
-                with torch.device("meta"):
-                    macs = count_macs(outline)
+                own.append(Candidate(family, shape, counted(shape)))
             except UserError as error:
                 refused[family] = str(error)
-                continue
-            params = sum(each.numel() for each in outline.parameters())
-            own.append(Candidate(family, shape, {"params": params, "macs": macs}))
         found += sorted(own, key=attrgetter("power"))
     return found, refused
+
+
+def counted(shape: StudentOptions) -> Budget:
+    """The "params" and "macs" of a shape; raises UserError for one that can't be built."""
+    outline = build_outline(shape)
+    with torch.device("meta"):
+        macs = count_macs(outline)
+    return {"params": sum(each.numel() for each in outline.parameters()), "macs": macs}
+
+
+def runtime_of(latency: LatencyOptions) -> RuntimeName:
+    """What "auto" means here."""
+    return runtime_shipped_with() if latency.runtime == "auto" else latency.runtime
 
 
 def search(

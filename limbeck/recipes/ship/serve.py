@@ -110,7 +110,7 @@ def serve(config: ServeConfig) -> Served:
             checks.check_unset(config, ["maps"], f"on {config.network}, which sees centre crops")
         metrics = Metrics()
         waits: dict[str, Any] = {"window": config.window, "capacity": config.queue}
-        batcher = Batcher(network, largest=config.batch_size, seen=metrics.batches.add, **waits)
+        batcher = Batcher(network, largest=config.batch_size, seen=metrics.add_batch, **waits)
         uploads = Uploads(config.max_bytes, config.max_pixels, config.patience)
         guard = build(network, batcher, uploads, metrics, config.host)
         server = Server(guard, config.patience, config.grace)

@@ -2,22 +2,14 @@
 
 from pathlib import Path
 
-import torch
-
 from limbeck.documents import write_json
-from limbeck.evaluation.cost import count_macs
 from limbeck.evaluation.latency import Pass, describe_machine, interleaved, threads
-from limbeck.exports.passes import RUNTIMES, RuntimeName, open_passes, runtime_shipped_with
+from limbeck.exports.passes import RUNTIMES, open_passes
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions
-from limbeck.models.whole_shape import build_outline
+from limbeck.recipes.run.budget import counted, runtime_of
 from limbeck.recipes.run.costs import Amount, read_measured
 from limbeck.recipes.study.options import LatencyOptions
-
-
-def runtime_of(options: LatencyOptions) -> RuntimeName:
-    """What "auto" means here."""
-    return runtime_shipped_with() if options.runtime == "auto" else options.runtime
 
 
 class Meter:
@@ -36,7 +28,7 @@ class Meter:
         """The cost of a shape by name; raises UserError for a shape that can't be built."""
         own = self.known.setdefault(shape.text, {})
         if name not in own:
-            own |= {name: self._latency(shape)} if name == "latency_ms" else _count(shape)
+            own |= {name: self._latency(shape)} if name == "latency_ms" else counted(shape)
             write_json(self.file, self.known)
         return own[name]
 
@@ -64,10 +56,3 @@ class Meter:
         encoder = build_student(shape, seed=0).eval()
         used = self.options
         return open_passes(encoder, runtime_of(used), used.threads)(used.batch_size)
-
-
-def _count(shape: StudentOptions) -> dict[str, float]:
-    outline = build_outline(shape)
-    params = sum(parameter.numel() for parameter in outline.model.parameters())
-    with torch.device("meta"):
-        return {"params": params, "macs": count_macs(outline)}

@@ -66,12 +66,12 @@ def search(config: SearchConfig) -> Search:
     from limbeck.engine.distributed import ranks_session
     from limbeck.evaluation.latency import describe_machine
     from limbeck.models.whole_shape import whole_shape
-    from limbeck.recipes.run.budget import choose_student
+    from limbeck.recipes.run.budget import choose_student, runtime_of
     from limbeck.recipes.run.images import check_holdout, open_images
     from limbeck.recipes.run.networks import teacher_identity
     from limbeck.recipes.run.precision import settle, settled_plain
     from limbeck.recipes.study.candidates import Candidates
-    from limbeck.recipes.study.meter import Meter, runtime_of
+    from limbeck.recipes.study.meter import Meter
     from limbeck.recipes.study.rounds import run_rounds
     from limbeck.recipes.study.search_scores import Scorer
     from limbeck.recipes.targets.reading import open_networks

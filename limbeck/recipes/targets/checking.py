@@ -38,7 +38,7 @@ class Checked:
     """What a check found; ``problems`` are what makes it fail.
 
     ``num_images`` of the data, ``num_records`` of the store, ``num_unused`` of these without an
-    image any more. ``missing`` keys, all of them in ``missing_file``. ``distances`` of the answers
+    image any more. ``missing`` keys. ``distances`` of the answers
     that were given anew to the stored ones, 0 the same.
     """
 
@@ -47,7 +47,6 @@ class Checked:
     num_records: int
     num_unused: int
     missing: tuple[str, ...]
-    missing_file: Path | None
     skipped: dict[str, str]
     num_fingerprints: int = 0
     distances: tuple[float, ...] = ()
@@ -103,7 +102,6 @@ class Check:
         return Checked(
             address=self.address, num_images=len(keys), num_records=len(reader),
             num_unused=len(reader) - len(np.unique(rows[rows >= 0])), missing=missing,
-            missing_file=file,
             skipped={keys[i]: reasons[keys[i]] for i in np.flatnonzero(rows == SKIPPED)},
             num_fingerprints=num_fingerprints, distances=tuple(distances), problems=problems,
         )  # fmt: skip

@@ -23,8 +23,6 @@ MAX_REQUESTS = 512
 LINGER = 1.0
 """Seconds in which the rest of what is refused is read away (not of who was too slow already): who
 still sends hears no answer."""
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
@@ -37,41 +35,31 @@ REFUSED = {"connection": "close", "retry-after": "1"}
 """Of 429 and 503; what a client may still send after any refusal is no next request."""
 
 
-class Histogram:
-    """Counts of values up to each bound, as Prometheus has them."""
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds, self.values = bounds, [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def add(self, value: float) -> None:
-        """Count one more."""
-        self.values[sum(value > bound for bound in self.bounds)] += 1
-        self.total += value
-
-    def lines(self, name: str) -> list[str]:
-        """Its text."""
-        sums = [sum(self.values[: place + 1]) for place in range(len(self.values))]
-        ends = zip([*(f"{bound:g}" for bound in self.bounds), "+Inf"], sums, strict=True)
-        buckets = [f'{name}_bucket{{le="{end}"}} {count}' for end, count in ends]
-        last = [f"{name}_sum {self.total:g}", f"{name}_count {sums[-1]}"]
-        return [f"# TYPE {name} histogram", *buckets, *last]
-
-
 class Metrics:
     """What has been asked and answered since the start."""
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, int]] = Counter()
-        self.seconds, self.batches = Histogram(SECONDS), Histogram(SIZES)
+        self.seconds = 0.0
+        self.batches, self.images = 0, 0
+
+    def add_batch(self, size: int) -> None:
+        """Count one more that the network worked on."""
+        self.batches += 1
+        self.images += size
 
     def text(self, **gauges: int) -> str:
         """Prometheus' text format."""
         lines = ["# TYPE limbeck_requests_total counter"]
         for (path, status), count in sorted(self.requests.items()):
             lines.append(f'limbeck_requests_total{{path="{path}",status="{status}"}} {count}')
-        lines += self.seconds.lines("limbeck_request_seconds")
-        lines += self.batches.lines("limbeck_batch_size")
+        sums = {
+            "request_seconds": (self.seconds, self.requests.total()),
+            "batch_size": (self.images, self.batches),
+        }
+        for name, (total, count) in sums.items():
+            lines.append(f"# TYPE limbeck_{name} summary")
+            lines += [f"limbeck_{name}_sum {total:g}", f"limbeck_{name}_count {count}"]
         for name, value in gauges.items():
             lines += [f"# TYPE limbeck_{name} gauge", f"limbeck_{name} {value}"]
         return "\n".join([*lines, ""])
@@ -140,7 +128,7 @@ class Guard:
             self.idle.set()
             path = scope["path"] if scope["path"] in self.paths else "other"
             self.metrics.requests[path, status] += 1
-            self.metrics.seconds.add(time.perf_counter() - begin)
+            self.metrics.seconds += time.perf_counter() - begin
 
     def _check(self, request: Request) -> None:
         host, origin = (request.headers.get(name) for name in ("host", "origin"))
