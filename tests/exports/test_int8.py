@@ -12,8 +12,6 @@ from limbeck.exports.int8 import fewest_kept
 from limbeck.exports.rounding import folded, sensitivities
 from tests.exports.kinds import KINDS, small
 
-IMAGES = torch.rand(24, 3, 32, 32, generator=torch.Generator().manual_seed(5)).mul(255).round()
-
 
 @pytest.mark.parametrize("wanted", [0, 1, 2, 7, 16])
 def test_the_fewest_are_found_in_few_attempts(wanted):
@@ -28,11 +26,13 @@ def check(to, kind, folder):
         pytest.skip("the extra export is not installed")
     encoder, module, suffix = small(kind), module_of(to), FORMATS[to].suffix
     graph = folded(Graph(encoder))
-    assert set(sensitivities(graph, [IMAGES[:2] / 255])) <= set(layers_of(as_program(graph)))
+    draw = torch.Generator().manual_seed(5)
+    drawn = torch.rand(24, 3, *graph.sizes[0], generator=draw).mul(255).round() / 255
+    assert set(sensitivities(graph, [drawn[:2]])) <= set(layers_of(as_program(graph)))
     module.write(graph, folder / f"a{suffix}", "fp32")
-    feeds = [graph.feed(each[None] / 255) for each in IMAGES[:12]]
+    feeds = [graph.feed(each[None]) for each in drawn[:12]]
     said = module.quantise(folder / f"a{suffix}", folder / f"b{suffix}", feeds, ())
-    found, images = Comparison(), IMAGES[12:] / 255
+    found, images = Comparison(), drawn[12:]
     answers = module.load(folder / f"b{suffix}", said, 1)(graph.feed(images))
     found.add([str(place) for place in range(12)], Graph(encoder).answer(images), answers)
     # Of twelve images two may change their class: these networks are random, and near to ties.
