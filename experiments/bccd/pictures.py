@@ -1,7 +1,7 @@
 """What the detectors of the first seed find, beside the truth: detections.png.
 
-    python -m experiments.bccd.pictures --data BCCD --teacher runs/bccd/teacher \\
-        --runs runs/bccd/arms --rivals runs/bccd/rivals --out experiments/bccd
+    python -m experiments.bccd.pictures --data BCCD --runs runs/bccd/arms \\
+        --rivals runs/bccd/rivals --out experiments/bccd
 
 Of every detector are drawn the answers above its own best threshold.
 """
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 import limbeck
 from experiments.bccd.rivals import answers_of_yolo, open_split
-from experiments.bccd.run import ARMS, folder_of
+from experiments.bccd.run import KINDS, folder_of
 from limbeck.data.options import DataOptions
 from limbeck.data.scenes.objects.source import ObjectSource, ObjectSubset
 from limbeck.data.skipped import SkippedLog
@@ -25,6 +25,7 @@ from limbeck.models.dense.detector import Detector
 from limbeck.recipes.run.boxes import scores_over
 
 NUM_IMAGES = 4
+SHOWN = ("from scratch", "generic + specific")
 WIDTH, HEIGHT, LINE = 240, 180, 16
 Boxes = tuple[np.ndarray, np.ndarray]
 """(n, 4) in pixels of the image, and classes (n,)."""
@@ -34,7 +35,7 @@ def main() -> None:
     """Write detections.png."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    for name in ("--data", "--teacher", "--runs", "--rivals", "--out"):
+    for name in ("--data", "--runs", "--rivals", "--out"):
         parser.add_argument(name, type=Path, required=True)
     arguments = parser.parse_args()
     whole = open_split(arguments.data, "test")
@@ -42,11 +43,9 @@ def main() -> None:
     source = ObjectSubset(whole, indices)
     truth = [source.objects(index) for index in range(NUM_IMAGES)]
     columns: dict[str, list[Boxes]] = {"truth": [(each.boxes, each.classes) for each in truth]}
-    networks = {"teacher": arguments.teacher} | {
-        arm: folder_of(arguments.runs, arm, 0) for arm in ARMS
-    }
-    for name, run in networks.items():
-        columns[name] = _found(run, source)
+    for kind in KINDS:
+        for arm in SHOWN:
+            columns[f"{kind}, {arm}"] = _found(folder_of(arguments.runs, kind, arm, 0), source)
     columns["YOLO26n"] = _of_yolo(arguments.rivals, source)
     # An octree keeps colours of few pixels, which a median cut would merge.
     small = _picture(source, columns).quantize(

@@ -1,10 +1,10 @@
 """BCCD: what each stage gives a small detector.
 
     python -m experiments.camvid.teacher runs/bccd/vit_small.safetensors
-    limbeck detect --preset experiments/bccd/teacher.toml --data BCCD \\
-        --data.eval-root BCCD --data.eval-split test --out runs/bccd/teacher
     python -m experiments.bccd.run --data BCCD --weights runs/bccd/vit_small.safetensors \\
-        --teacher runs/bccd/teacher --out runs/bccd/arms
+        --teachers runs/bccd/teachers --out runs/bccd/arms
+
+with a run of teacher.toml in ``teachers/light`` and one of teacher_rcnn.toml in ``teachers/rcnn``.
 
 Every run is an ordinary run folder: a stopped experiment is continued by the same command.
 """
@@ -12,12 +12,11 @@ Every run is an ordinary run folder: a stopped experiment is continued by the sa
 import argparse
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -27,20 +26,41 @@ from limbeck.data.scenes.objects.options import ObjectOptions, ObjectViewOptions
 from limbeck.documents import read_json
 from limbeck.engine.options import AT_THE_END, OptimOptions, TrainOptions
 from limbeck.evaluation.report import table
-from limbeck.methods.options import FeatureOptions
+from limbeck.methods.options import FeatureOptions, FeatureRichnessOptions
 from limbeck.models.build import build_student
 from limbeck.models.finished import save_student
-from limbeck.models.options import StudentOptions, TeacherOptions
+from limbeck.models.options import DetectorOptions, StudentOptions, TeacherOptions
 from limbeck.recipes.study.results import cell
 
 STUDENT = "tiny_vit_5m:embed_dims=16-48-96-160:depths=1-1-3-1:head_dim=16"
 NUM_IMAGES = 205
-SIDE, FIRST_SIDE = 256, 192
-BATCH_SIZE = 16
-ALONE = 180 * BATCH_SIZE
-LABELLED = 120 * BATCH_SIZE
-UNLABELLED = round((ALONE - LABELLED) * (SIDE / FIRST_SIDE) ** 2)
-"""Images of the two stages: together as many pixels as those of an arm without a first stage."""
+FIRST_SIDE = 192
+UNLABELLED = 1707
+"""Crops of the first stage, which both detectors start from: as many pixels as the light detector's
+arms without a first stage see more of, and as many seconds as those of rcnn train longer."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of detector, and how it is trained: images of the second stage and of no first."""
+
+    side: int
+    batch_size: int
+    labelled: int
+    alone: int
+    base_lr: float
+    detector: DetectorOptions
+    method: str
+    richness: FeatureRichnessOptions = field(default_factory=FeatureRichnessOptions)
+
+
+KINDS = {
+    "light": Kind(256, 16, 1920, 2880, 4.8e-2, DetectorOptions(), "dense-answers"),
+    "rcnn": Kind(
+        192, 8, 640, 1152, 4.8e-2, DetectorOptions(head="rcnn", width=48), "feature-richness",
+        FeatureRichnessOptions(warmup_steps=20),
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,41 +87,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("--data", type=Path, required=True, help="COCO's JSON, three splits")
     parser.add_argument("--weights", required=True, help="of camvid's teacher.py: the first's")
-    parser.add_argument("--teacher", required=True, help="a run of teacher.toml: the second's")
+    parser.add_argument(
+        "--teachers", type=Path, required=True, help="a run for each kind: the second's"
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, one thread each")
     arguments = parser.parse_args()
-    # Seed by seed: an experiment that is cut short has whole rows of the first seeds. The first
-    # stage of "generic" is also that of "generic + specific": they follow each other in one job.
-    jobs = [(has_first, seed) for seed in range(arguments.seeds) for has_first in (False, True)]
     context = get_context("spawn")
     with ProcessPoolExecutor(arguments.processes, context, torch.set_num_threads, (1,)) as pool:
-        for done in [pool.submit(run_job, *job, arguments) for job in jobs]:
-            done.result()
-    found = {
-        arm: [_result(arguments.out, arm, seed) for seed in range(arguments.seeds)] for arm in ARMS
-    }
-    print(table([row(arm, [each["scores"] for each in results]) for arm, results in found.items()]))
+        seeds = range(arguments.seeds)
+        _finish(pool.submit(_pretrain, seed, arguments) for seed in seeds)
+        # Seed by seed: an experiment that is cut short has whole rows of the first seeds.
+        _finish(
+            pool.submit(_detect, kind, arm, seed, arguments)
+            for seed in seeds for kind in KINDS for arm in ARMS
+        )  # fmt: skip
+    rows = {
+        f"{kind}, {arm}": [folder_of(arguments.out, kind, arm, seed) for seed in seeds]
+        for kind in KINDS for arm in ARMS
+    }  # fmt: skip
+    print(table([row(name, [*map(_result, runs)]) for name, runs in rows.items()]))
 
 
-def run_job(has_first: bool, seed: int, arguments: argparse.Namespace) -> None:
-    """The arms that begin alike, one after the other."""
-    logging.getLogger("limbeck").setLevel(logging.WARNING)
-    start = arguments.out / f"{'first' if has_first else 'start'}_{seed}"
-    if has_first:
-        _pretrain(seed, start, arguments)
-    else:
-        student = StudentOptions(name=f"{STUDENT}:img_size={SIDE}")
-        save_student(build_student(student, seed=seed), start, {})
-    for name, arm in ARMS.items():
-        if arm.has_first == has_first:
-            _detect(arm, seed, start, folder_of(arguments.out, name, seed), arguments)
+def _finish(jobs: Iterable[Future[None]]) -> None:
+    for job in [*jobs]:
+        job.result()
 
 
-def folder_of(out: Path, arm: str, seed: int) -> Path:
+def folder_of(out: Path, kind: str, arm: str, seed: int) -> Path:
     """The run of an arm."""
-    return out / f"{re.sub(r'[^a-z]+', '_', arm)}_{seed}"
+    return out / kind / f"{re.sub(r'[^a-z]+', '_', arm)}_{seed}"
 
 
 def row(arm: str, scores: Sequence[Mapping[str, float]]) -> dict[str, str]:
@@ -113,13 +129,22 @@ def row(arm: str, scores: Sequence[Mapping[str, float]]) -> dict[str, str]:
     }
 
 
-def _pretrain(seed: int, out: Path, arguments: argparse.Namespace) -> None:
+def _start(seed: int, has_first: bool, out: Path) -> Path:
+    return out / f"{'first' if has_first else 'start'}_{seed}"
+
+
+def _pretrain(seed: int, arguments: argparse.Namespace) -> None:
+    """Both starts of a seed: drawn weights, and those that the first stage made of them."""
+    logging.getLogger("limbeck").setLevel(logging.WARNING)
+    side = max(kind.side for kind in KINDS.values())
+    drawn = build_student(StudentOptions(name=f"{STUDENT}:img_size={side}"), seed=seed)
+    save_student(drawn, _start(seed, False, arguments.out), {})
     limbeck.distill(
         limbeck.DistillConfig(
             method="feature",
             feature=FeatureOptions(target="output"),
             teacher=TeacherOptions(source=arguments.weights),
-            out=out,
+            out=_start(seed, True, arguments.out),
             seed=seed,
             student=StudentOptions(name=f"{STUDENT}:img_size={FIRST_SIDE}"),
             data=DataOptions(root=str(arguments.data / "train"), num_workers=0),
@@ -134,21 +159,29 @@ def _pretrain(seed: int, out: Path, arguments: argparse.Namespace) -> None:
     )
 
 
-def _detect(arm: Arm, seed: int, start: Path, out: Path, arguments: argparse.Namespace) -> None:
+def _detect(name: str, arm_name: str, seed: int, arguments: argparse.Namespace) -> None:
+    logging.getLogger("limbeck").setLevel(logging.WARNING)
+    kind, arm = KINDS[name], ARMS[arm_name]
+    num_images = kind.labelled if arm.has_first or arm.is_short else kind.alone
     limbeck.detect(
         limbeck.DetectConfig(
-            student=str(start),
-            out=out,
+            student=str(_start(seed, arm.has_first, arguments.out)),
+            out=folder_of(arguments.out, name, arm_name, seed),
             seed=seed,
-            img_size=SIDE,
-            teacher=TeacherOptions(source=arguments.teacher if arm.is_taught else None),
+            img_size=kind.side,
+            detector=kind.detector,
+            method=kind.method,
+            feature_richness=kind.richness,
+            teacher=TeacherOptions(
+                source=str(arguments.teachers / name) if arm.is_taught else None
+            ),
             data=objects_of(arguments.data),
             views=ObjectViewOptions(vertical_flip_prob=0.5),
-            optim=replace(limbeck.DetectConfig.optim, base_lr=4.8e-2),
+            optim=replace(limbeck.DetectConfig.optim, base_lr=kind.base_lr),
             train=replace(
                 limbeck.DetectConfig.train,
-                epochs=(LABELLED if arm.has_first or arm.is_short else ALONE) / NUM_IMAGES,
-                global_batch_size=BATCH_SIZE,
+                epochs=num_images / NUM_IMAGES,
+                global_batch_size=kind.batch_size,
                 probe_every=AT_THE_END,
                 save_every=40,
             ),
@@ -161,9 +194,9 @@ def objects_of(root: Path, split: str = "test") -> ObjectOptions:
     return ObjectOptions(root=str(root), eval_root=str(root), eval_split=split, num_workers=0)
 
 
-def _result(out: Path, arm: str, seed: int) -> Mapping[str, Any]:
-    record: Mapping[str, Any] = read_json(folder_of(out, arm, seed) / "student.json")
-    return record
+def _result(run: Path) -> Mapping[str, float]:
+    scores: Mapping[str, float] = read_json(run / "student.json")["scores"]
+    return scores
 
 
 if __name__ == "__main__":
