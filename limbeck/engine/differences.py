@@ -11,11 +11,15 @@ MAY_CHANGE = (
     "train.wandb_project",
     "teacher.source",  # what it computes is in the fingerprint, wherever its weights lie
     "precision",  # what auto stands for in a study: kept, not compared
+    "train.fit_memory",
     "train.accumulate_steps",  # as the number of processes, which is not in the config at all
 )  # fmt: skip
 """Options that may differ when a run is continued: they do not change what is learned."""
 
-ADDED: dict[str, Any] = {"optim.schedule": "cosine", "optim.drop_at": [], "train.patience": None}
+ADDED: dict[str, Any] = {
+    "optim.schedule": "cosine", "optim.drop_at": [], "train.patience": None,
+    "train.fit_memory": False,
+}  # fmt: skip
 """Options that earlier versions did not have, and what they did: a run of theirs goes on."""
 
 MAY_DIFFER = ("overwrite", "teacher.source", "targets.source", "targets.cache", "data.num_workers")

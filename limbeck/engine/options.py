@@ -116,6 +116,9 @@ class TrainOptions:
     """Samples per optimiser step, over all ranks and accumulation steps."""
     accumulate_steps: BatchSize = 1
     """Micro-batches per optimiser step and rank."""
+    fit_memory: bool = False
+    """As few micro-batches as fit the memory, found by trying a few images before the start: the
+    fullest, where images have objects, whose losses are means over a micro-batch."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast type of the student's forward pass; weights and optimiser stay fp32. auto: what is
     fast on this machine, measured at the start; a run that goes on keeps what it was begun in."""

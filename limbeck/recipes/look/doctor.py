@@ -200,16 +200,12 @@ def _look_at_objects(config: DetectConfig) -> tuple[Images, Diagnosis]:
 
 def _forecasts(config: Config, images: Images, ranks: Ranks) -> Iterator[Forecast]:
     """Of a step of the run, or of every stage of a chain."""
-    from limbeck.recipes.run.objects import fullest
     from limbeck.recipes.train.detection import plan_detection
     from limbeck.recipes.train.segmentation import plan_segmentation
     from limbeck.recipes.train.tuning import plan_tuning
 
     if isinstance(config, DetectConfig):
-        # What a run may meet at any step is met now: the fullest images.
-        worst = replace(images, train=fullest(images.train, config.train.global_batch_size))
-        plan = plan_detection(config, images, ranks)
-        yield try_step(replace(plan, stream=plan_detection(config, worst, ranks).stream), ranks)
+        yield try_step(plan_detection(config, images, ranks), ranks)
     elif isinstance(config, SegmentConfig):
         yield try_step(plan_segmentation(config, images, ranks), ranks)
     elif isinstance(config, FinetuneConfig):

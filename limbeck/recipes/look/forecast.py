@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from limbeck.limits import memory_bytes, num_cores
+from limbeck.limits import num_cores
 
 if TYPE_CHECKING:
     from limbeck.engine.distributed import Ranks
     from limbeck.models.encoder import Encoder
     from limbeck.recipes.run.train import Plan
 
-NUM_TRIED = 8  # images of the tried steps: enough to amortise a step, few enough for any machine
 NUM_STEPS = 3
 
 
@@ -38,7 +35,7 @@ class Forecast:
     data_seconds: float
     total_seconds: float
     memory: int
-    memory_total: int
+    memory_total: float
     memory_of: str
     disk: int
     disk_free: int
@@ -90,56 +87,26 @@ def together(forecasts: Sequence[Forecast]) -> Forecast:
     )
 
 
-def try_step(
-    plan: Plan, ranks: Ranks, num_tried: int = NUM_TRIED, num_steps: int = NUM_STEPS
-) -> Forecast:
-    """Time ``num_steps`` steps of ``num_tried`` real images each; the first one warms up."""
+def try_step(plan: Plan, ranks: Ranks, num_steps: int = NUM_STEPS) -> Forecast:
+    """Time ``num_steps`` steps of a few real images each; the first one warms up."""
     import torch
 
     from limbeck.data.loader import workers_for
-    from limbeck.data.skipped import SkippedLog
-    from limbeck.methods.teacher import autocast
     from limbeck.recipes.run.resolved import resolve
+    from limbeck.recipes.run.trial import memory_total, try_images
 
     config, images, facts = plan.config, plan.images, plan.student.facts
     resolved = resolve(
         len(images.train), facts.img_size[0], facts.architecture, config.optim, config.train
     )
-    assert config.train.precision != "auto", "settled before"
-    count = min(num_tried, config.train.global_batch_size)
-    small = replace(
-        config,
-        train=replace(config.train, global_batch_size=count, accumulate_steps=1),
-        data=replace(config.data, num_workers=0),
-    )
-    skipped = SkippedLog(None, len(images.train), max_bad_ratio=1.0)
-    distiller = plan.module.to(ranks.device).train()
-    stream = plan.stream(small, skipped, 0, num_steps)
-    idle = _memory_in_use(ranks)
-    data_times, step_times = [], []
-    losses: dict[str, float] = {}
-    at_zero = None
-    for _ in range(num_steps):
-        start = time.perf_counter()
-        batch = next(stream)
-        ready = time.perf_counter()
-        with autocast(ranks.device, config.train.precision):
-            result = distiller(batch)
-        result.total.backward()
-        losses = {name: float(value) for name, value in result.parts.items()}  # waits for the GPU
-        at_zero = None if result.at_zero is None else float(result.at_zero)
-        data_times.append(ready - start)
-        step_times.append(time.perf_counter() - ready)
-    per_image = max(0, _memory_in_use(ranks) - idle) / count
-    images_per_step = config.train.global_batch_size
+    trial = try_images(plan, ranks, num_steps)
+    images_per_step, trained = config.train.global_batch_size, trial.num_trained
     workers = workers_for(config.data, ranks.world_size)
-    # The least: whatever else the machine does takes longer, never shorter.
-    step_seconds = min(step_times[1:]) / count * images_per_step
-    data_seconds = min(data_times[1:]) / count * images_per_step / max(1, workers)
+    step_seconds = trial.step_seconds * images_per_step
+    data_seconds = trial.data_seconds * images_per_step / max(1, workers)
     # On a CPU without a core to spare images and arithmetic wait for each other.
     is_full = ranks.device.type == "cpu" and torch.get_num_threads() + workers > num_cores()
     takes_turns = not workers or is_full
-    trained = sum(each.numel() for each in distiller.parameters() if each.requires_grad)
     # Weights and AdamW's two moments, perhaps the average, in fp32; a new checkpoint is written
     # before the old one goes. Then the finished student and some logs.
     copies = 2 * (4 if config.train.ema_decay else 3) + 1
@@ -152,18 +119,16 @@ def try_step(
         data_seconds=data_seconds,
         total_seconds=resolved.total_steps
         * (step_seconds + data_seconds if takes_turns else max(step_seconds, data_seconds)),
-        memory=int(
-            idle + per_image * images_per_step / config.train.accumulate_steps + 12 * trained
-        ),
-        memory_total=_memory_total(ranks),
+        memory=trial.memory(images_per_step // config.train.accumulate_steps),
+        memory_total=memory_total(ranks),
         memory_of="GPU memory" if ranks.device.type == "cuda" else "memory",
         disk=4 * trained * copies + 200 * resolved.total_steps,
         disk_free=shutil.disk_usage(exists).free,
         can_write=os.access(exists, os.W_OK),
         teacher="none" if taught_by is None else describe(taught_by),
         student=describe(plan.student),
-        losses=losses,
-        at_zero=at_zero,
+        losses=trial.losses,
+        at_zero=trial.at_zero,
     )
 
 
@@ -178,28 +143,6 @@ def describe(encoder: Encoder) -> str:
         f"{heads} heads, {facts.img_size[0]} px, {decoder if facts.decoder_depth else ''}"
         f"{sum(each.numel() for each in encoder.parameters()) / 1e6:.1f} M parameters"
     )
-
-
-def _memory_in_use(ranks: Ranks) -> int:
-    """Largest use so far, in bytes: of the GPU, or of this process; 0 where nobody tells it."""
-    import torch
-
-    if ranks.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(ranks.device)
-    try:
-        import resource
-    except ImportError:  # on Windows
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _memory_total(ranks: Ranks) -> int:
-    import torch
-
-    if ranks.device.type == "cuda":
-        return torch.cuda.get_device_properties(ranks.device).total_memory
-    return memory_bytes() or sys.maxsize
 
 
 def bytes_said(count: float) -> str:

@@ -261,6 +261,11 @@ def check_second_head(head: HeadKind | None, student: str, init_std: float | Non
 
 def check_train(train: TrainOptions, optim: OptimOptions) -> None:
     """The loop's options fit each other."""
+    if train.fit_memory and train.accumulate_steps > 1:
+        raise UserError(
+            "train.fit_memory chooses the micro-batches, and train.accumulate_steps states them; "
+            "leave one out."
+        )
     if train.global_batch_size % train.accumulate_steps:
         raise UserError(
             f"train.global_batch_size {train.global_batch_size} does not divide by "

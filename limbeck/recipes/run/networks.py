@@ -102,10 +102,12 @@ def build_networks(
     method.recall({} if start is None else load_keepsakes(start))
     rows, columns = student.facts.grid
     choose_attention_of(method, rows * columns, device, DTYPES[config.train.precision])
-    if method.compares_samples and config.train.accumulate_steps > 1:
+    train = config.train
+    if method.compares_samples and (train.accumulate_steps > 1 or train.fit_memory):
+        name = "fit_memory" if train.fit_memory else "accumulate_steps"
         raise UserError(
             f"The method {config.method} compares the images of a micro-batch with each other, so "
-            "train.accumulate_steps would change what it learns; leave it out."
+            f"train.{name} would change what it learns; leave it out."
         )
     if reader is not None and teacher is not None:
         teacher.check(

@@ -35,6 +35,7 @@ from limbeck.recipes.run.options import TrainingOptions
 from limbeck.recipes.run.precision import settle, settled_plain
 from limbeck.recipes.run.probes import Probe
 from limbeck.recipes.run.resolved import Identity, Resolved, fit_batch, identity_of
+from limbeck.recipes.run.trial import fewest_parts
 from limbeck.records import Batch
 
 log = logging.getLogger("limbeck")
@@ -75,6 +76,8 @@ class Plan:
     """What is told before it begins, or goes on."""
     after_step: Callable[[int, int], None] | None = None
     health: Health | None = None
+    largest: Callable[[Any, SkippedLog, int, int], Iterator[Batch]] | None = None
+    """As ``stream``, of the images that take most memory; None where all take as much."""
     measure: str = ""
     """The score that ``train.patience`` goes by; "": there is none."""
 
@@ -118,11 +121,16 @@ def train(plan: Plan, ranks: Ranks) -> Path:
     if plan.warning:
         log.warning("%s", plan.warning)
     skipped = SkippedLog(run.dir / "skipped.jsonl", images.num_images, config.data.max_bad_ratio)
+    if config.train.fit_memory:
+        parts = fewest_parts(plan, ranks)
+        config = replace(config, train=replace(config.train, accumulate_steps=parts))
     module = plan.module.to(ranks.device)
     tail = _Tail(plan, partial(plan.stream, config, skipped))
     steps = resolved.total_steps
     with Log(run, config.train, ranks, stage=plan.verb, total_steps=steps) as report:
         report.note(resolved.sentence())
+        if config.train.fit_memory:
+            report.note(f"A step in {config.train.accumulate_steps} micro-batches fits the memory.")
         if tail.note:
             report.note(tail.note)
         probe = plan.score(skipped)

@@ -1,8 +1,9 @@
 """The plan of a detection: an encoder with pyramid and heads, squares of images, perhaps a teacher
 beside the boxes, average precision on held-out images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,10 +33,11 @@ from limbeck.recipes.run.networks import (
     method_options,
     teacher_identity,
 )
-from limbeck.recipes.run.objects import object_stream
+from limbeck.recipes.run.objects import fullest, object_stream
 from limbeck.recipes.run.probes import Probe
 from limbeck.recipes.run.train import Plan
 from limbeck.recipes.train.options import DetectConfig
+from limbeck.records import Batch
 from limbeck.tasks.detection import Detection
 
 
@@ -72,6 +74,10 @@ def plan_detection(
 
         return probe
 
+    def largest(*of_run: Any) -> Iterator[Batch]:
+        few = fullest(images.train, config.train.global_batch_size)
+        return object_stream(few, size, has_masks, ranks, *of_run)
+
     size = detector.facts.img_size[0]
     return Plan(
         verb="detect",
@@ -81,6 +87,7 @@ def plan_detection(
         student=detector,
         module=Distiller(detector, *taught, task) if taught else task,
         stream=partial(object_stream, images.train, size, has_masks, ranks),
+        largest=largest,
         score=score,
         crop_ratio=1.0,
         teacher=teacher,

@@ -1,15 +1,6 @@
-"""What a run will take: read off a tried step, and judged."""
+"""What a run will take, in words."""
 
-import sys
-
-from limbeck.engine.distributed import Ranks
-from limbeck.recipes.look.forecast import _memory_in_use, bytes_said
-
-
-def test_a_system_that_does_not_count_memory(monkeypatch):
-    assert _memory_in_use(Ranks()) > 0
-    monkeypatch.setitem(sys.modules, "resource", None)  # Windows has no such module
-    assert _memory_in_use(Ranks()) == 0
+from limbeck.recipes.look.forecast import bytes_said
 
 
 def test_bytes_in_words():
