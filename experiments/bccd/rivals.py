@@ -4,9 +4,10 @@
     python -m experiments.bccd.rivals --data BCCD --yolo runs/bccd/yolo/bin/yolo \\
         --out runs/bccd/rivals
 
-SSDlite-MobileNetV3 is torchvision's, with our views and a short loop of this file. YOLO26n is
-trained and asked by its makers' command alone, in an environment of its own; its settings are told
-to send nothing. Both see images of 320 px and are scored by our ``AveragePrecision``.
+SSDlite-MobileNetV3 is torchvision's, and the heads of DETR's kind are transformers' (detr.py), with
+our views and a short loop of this file. YOLO26n is trained and asked by its makers' command alone,
+in an environment of its own; its settings are told to send nothing. All are scored by our
+``AveragePrecision``; YOLO26n and SSDlite see images of 320 px, the others those of our student.
 """
 
 import argparse
@@ -16,12 +17,15 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
+from experiments.bccd import detr
 from experiments.bccd.run import row
 from limbeck.data.options import DataOptions
 from limbeck.data.scenes.objects.loader import eval_objects, object_batches
@@ -33,13 +37,13 @@ from limbeck.documents import read_json, write_json
 from limbeck.evaluation.average_precision import AveragePrecision
 from limbeck.evaluation.report import table
 from limbeck.recipes.run.boxes import on_image
-from limbeck.records import Detections
+from limbeck.records import Batch, Detections
 
 SECONDS = 240.0
 """Of one processor, for each training: what 180 steps of our student take."""
 SIDE, BATCH_SIZE, STEPS = 320, 16, 10**6
 CPU = torch.device("cpu")
-SSDLITE_LR = 1e-3
+PEAK_LR = 1e-3
 YOLO_EPOCHS = 12
 """Which take as long, the command's start left out."""
 SENDERS = ("clearml", "comet", "dvc", "mlflow", "raytune", "sync")
@@ -59,6 +63,8 @@ def main() -> None:
     rivals: dict[str, Callable[[int], AveragePrecision]] = {
         "SSDlite-MobileNetV3": lambda seed: run_ssdlite(seed, arguments)
     }
+    for head in detr.HEADS:
+        rivals[head] = partial(run_detr, head, arguments=arguments)
     if arguments.yolo is not None:
         prepare_yolo(arguments)
         rivals["YOLO26n"] = lambda seed: run_yolo(seed, arguments)
@@ -80,16 +86,48 @@ def open_split(root: Path, split: str) -> ObjectSource:
 
 
 def run_ssdlite(seed: int, arguments: argparse.Namespace) -> AveragePrecision:
-    """Trained with AdamW and a cosine over the processor time; answers of the last weights."""
+    """torchvision's, from scratch."""
+
+    def losses(batch: Batch) -> Tensor:
+        assert batch.objects is not None
+        truth = [{"boxes": each.boxes, "labels": each.classes + 1} for each in batch.objects]
+        return torch.stack([*network([*batch.images], truth).values()]).sum()
+
+    def answers(images: Tensor) -> list[Detections]:
+        found = network([*images])
+        return [Detections(each["boxes"], each["scores"], each["labels"] - 1) for each in found]
+
     torch.manual_seed(seed)
     source = open_split(arguments.data, "train")
     network = ssdlite320_mobilenet_v3_large(
         weights=None, weights_backbone=None, num_classes=1 + len(source.classes)
     ).train()
-    optimizer = torch.optim.AdamW(network.parameters(), SSDLITE_LR, weight_decay=0.05)
+    train(network, losses, source, seed, SIDE)
+    torch.save(network.state_dict(), arguments.out / f"ssdlite_{seed}.pt")
+    return scored(network, answers, open_split(arguments.data, arguments.split), SIDE)
+
+
+def run_detr(head: str, seed: int, arguments: argparse.Namespace) -> AveragePrecision:
+    """transformers' heads on the light detector's backbone, from scratch."""
+    source = open_split(arguments.data, "train")
+    network = detr.build(head, source.classes, seed)
+    train(network, partial(detr.loss_of, network), source, seed, detr.SIDE)
+    held_out = open_split(arguments.data, arguments.split)
+    return scored(network, partial(detr.answers_of, network), held_out, detr.SIDE)
+
+
+def train(
+    network: nn.Module,
+    losses: Callable[[Batch], Tensor],
+    source: ObjectSource,
+    seed: int,
+    side: int,
+) -> None:
+    """AdamW and a cosine over the processor time."""
+    optimizer = torch.optim.AdamW(network.parameters(), PEAK_LR, weight_decay=0.05)
     batches = object_batches(
         source, data=DataOptions(num_workers=0), views=ObjectViewOptions(vertical_flip_prob=0.5),
-        img_size=SIDE, has_masks=False, run_seed=seed, global_batch_size=BATCH_SIZE,
+        img_size=side, has_masks=False, run_seed=seed, global_batch_size=BATCH_SIZE,
         accumulate_steps=1, rank=0, world_size=1, start_step=0, total_steps=STEPS, device=CPU,
         skipped=SkippedLog(None, len(source), 0.0),
     )  # fmt: skip
@@ -97,31 +135,32 @@ def run_ssdlite(seed: int, arguments: argparse.Namespace) -> AveragePrecision:
     while (share := (time.process_time() - started) / SECONDS) < 1:
         for group in optimizer.param_groups:
             warm_up = min(1.0, share / 0.05)
-            group["lr"] = SSDLITE_LR * warm_up * (1 + math.cos(math.pi * share)) / 2
-        batch = next(batches)
-        assert batch.objects is not None
-        truth = [{"boxes": each.boxes, "labels": each.classes + 1} for each in batch.objects]
-        loss = torch.stack([*network(list(batch.images), truth).values()]).sum()
+            group["lr"] = PEAK_LR * warm_up * (1 + math.cos(math.pi * share)) / 2
+        loss = losses(next(batches))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimizer.step()
         steps += 1
-    print(f"SSDlite {seed}: {steps} steps, the last loss {loss.item():.2f}", flush=True)
-    torch.save(network.state_dict(), arguments.out / f"ssdlite_{seed}.pt")
-    held_out = open_split(arguments.data, arguments.split)
-    scored = AveragePrecision(held_out.classes)
-    shown_batches = eval_objects(
-        held_out, data=DataOptions(num_workers=0), img_size=SIDE, batch_size=8, device=CPU,
+    print(f"{type(network).__name__} {seed}: {steps} steps, the last loss {loss.item():.2f}")
+
+
+def scored(
+    network: nn.Module, answers: Callable[[Tensor], list[Detections]], held_out: ObjectSource,
+    side: int,
+) -> AveragePrecision:  # fmt: skip
+    """What the last weights say of whole images."""
+    found = AveragePrecision(held_out.classes)
+    batches = eval_objects(
+        held_out, data=DataOptions(num_workers=0), img_size=side, batch_size=8, device=CPU,
         skipped=SkippedLog(None, len(held_out), 0.0),
     )  # fmt: skip
     network.eval()
     with torch.inference_mode():
-        for batch, shown in shown_batches:
-            for each, found in zip(shown, network(list(batch.images)), strict=True):
-                said = Detections(found["boxes"], found["scores"], found["labels"] - 1)
-                scored.add(each.own_size, each.truth, on_image(said, each.size, each.own_size))
-    return scored
+        for batch, shown in batches:
+            for each, said in zip(shown, answers(batch.images), strict=True):
+                found.add(each.own_size, each.truth, on_image(said, each.size, each.own_size))
+    return found
 
 
 def prepare_yolo(arguments: argparse.Namespace) -> None:
@@ -167,13 +206,12 @@ def run_yolo(seed: int, arguments: argparse.Namespace) -> AveragePrecision:
         f"project={root / 'runs'}", f"name=predict_{seed}", "exist_ok=True",
     )  # fmt: skip
     held_out = open_split(arguments.data, arguments.split)
-    scored = AveragePrecision(held_out.classes)
+    found = AveragePrecision(held_out.classes)
     for index in range(len(held_out)):
         image, truth = held_out.read_objects(index)
         size = (image.shape[0], image.shape[1])
-        found = answers_of_yolo(arguments.out, seed, held_out.key(index), size)
-        scored.add(size, truth, found)
-    return scored
+        found.add(size, truth, answers_of_yolo(arguments.out, seed, held_out.key(index), size))
+    return found
 
 
 def answers_of_yolo(out: Path, seed: int, key: str, size: tuple[int, int]) -> Detections:
