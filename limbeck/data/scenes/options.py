@@ -49,10 +49,15 @@ class SceneOptions(DataOptions):
     def __post_init__(self) -> None:
         if self.class_names and self.class_file:
             raise UserError("data.class_names and data.class_file name the same; leave one out.")
-        for entry in self.merge:
-            name, equals, parts = entry.partition("=")
-            if not (name.strip() and equals and all(part.strip() for part in parts.split(","))):
-                raise UserError(f"data.merge: '{entry}' is not of the form vehicle=car,truck,bus.")
+        check_merges(self.merge)
+
+
+def check_merges(merge: tuple[str, ...]) -> None:
+    """Raise UserError for merges of classes that are none."""
+    for entry in merge:
+        name, equals, parts = entry.partition("=")
+        if not (name.strip() and equals and all(part.strip() for part in parts.split(","))):
+            raise UserError(f"data.merge: '{entry}' is not of the form vehicle=car,truck,bus.")
 
 
 def _check_factors(limits: tuple[float, float]) -> tuple[float, float]:

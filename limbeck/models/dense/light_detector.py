@@ -22,7 +22,7 @@ from limbeck.documents import fit
 from limbeck.errors import UserError
 from limbeck.models.dense.assignment import Assigned, assign
 from limbeck.models.dense.build import without_classifier
-from limbeck.models.dense.detector import Detector
+from limbeck.models.dense.detector import KIND, Detector
 from limbeck.models.dense.light_pyramid import LightPyramid, Separable
 from limbeck.models.dense.units import Unit
 from limbeck.models.options import DenseNorm, DetectorHead, DetectorOptions
@@ -138,7 +138,7 @@ class LightDetector(Detector):
         )
         self.own_kinds = ("pyramid", "class_maps", "box_maps", "objectness")
         self.facts = self.state_facts(
-            "detector", f"{facts.architecture['name']} with light", {**parts}, origin,
+            KIND, f"{facts.architecture['name']} with light", {**parts}, origin,
             num_classes=count, has_boxes=True, level_strides=strides,
             level_dims=(width,) * len(strides),
         )  # fmt: skip

@@ -29,7 +29,7 @@ class Separable(nn.Module):
 
 
 class LightPyramid(nn.Module):
-    """Three maps of ``width`` at 1/8, 1/16 and 1/32 of the image.
+    """Three maps of ``width``, each half as wide as the one before (1/8, 1/16, 1/32 of the image).
 
     Of a staged encoder (``dims`` of its three scales, the finest first) each map is projected and
     gets what the next coarser one says. The maps of a plain ViT are all of its one scale: they are

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from limbeck.data.scenes.objects.options import ObjectOptions
 from limbeck.data.scenes.objects.source import Annotated
 from limbeck.data.scenes.raster import decode_runs, fill_runs
 from limbeck.data.source import BadImage, Names, Source
@@ -31,7 +30,7 @@ class RawObject(NamedTuple):
 
 
 class RawImage(NamedTuple):
-    """An image of a reader: its ``index`` in the reader's source, its size (H, W) as annotated."""
+    """An image of a reader: its ``key`` in the reader's source, its size (H, W) as annotated."""
 
     key: str
     size: tuple[int, int]
@@ -139,14 +138,6 @@ def checked(images: Iterable[RawImage]) -> tuple[list[RawImage], list[tuple[str,
         ]
         kept.append(image._replace(objects=[*sound.values()]))
     return kept, problems
-
-
-def check_merges(options: ObjectOptions) -> None:
-    """Raise UserError for merges that are none."""
-    for entry in options.merge:
-        name, equals, parts = entry.partition("=")
-        if not (name.strip() and equals and all(part.strip() for part in parts.split(","))):
-            raise UserError(f"data.merge: '{entry}' is not of the form vehicle=car,truck,bus.")
 
 
 def extent(shape: Any) -> tuple[float, float, float, float]:

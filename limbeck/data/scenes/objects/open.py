@@ -16,7 +16,6 @@ from limbeck.data.scenes.layout import Place
 from limbeck.data.scenes.objects.gather import (
     FoundObjects,
     Packed,
-    check_merges,
     checked,
     merged,
 )
@@ -97,7 +96,6 @@ def open_objects(
     """
     if not root:
         raise UserError("There is no data; pass a folder of images with boxes as --data.root.")
-    check_merges(options)
     root = os.path.expanduser(root)
     found = FoundSource(_find(root, options, split or options.split), options)
     if found.problems and options.broken == "refuse":

@@ -6,7 +6,7 @@ import pydantic
 
 from limbeck.config import Probability, options
 from limbeck.data.options import DataOptions
-from limbeck.data.scenes.options import Factors, Hue, Shift
+from limbeck.data.scenes.options import Factors, Hue, Shift, check_merges
 
 
 @options
@@ -28,6 +28,9 @@ class ObjectOptions(DataOptions):
     broken: Literal["skip", "refuse"] = "skip"
     """What to do with boxes outside their image or without area, images that are not there or
     listed twice, annotations of unknown images."""
+
+    def __post_init__(self) -> None:
+        check_merges(self.merge)
 
 
 @options

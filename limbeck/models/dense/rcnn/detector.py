@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from limbeck.documents import fit
 from limbeck.errors import UserError
-from limbeck.models.dense.detector import Detector
+from limbeck.models.dense.detector import KIND, Detector
 from limbeck.models.dense.rcnn import regions, rpn
 from limbeck.models.dense.rcnn.backbone import encoder_of as encoder_of
 from limbeck.models.dense.rcnn.boxes import clip, decode, grid_anchors, has_area
@@ -29,7 +29,7 @@ from limbeck.records import Detections, Features, Losses, Objects, Tap
 
 WIDTH = 256
 LEAST_SCORE, NMS, MOST = 0.05, 0.5, 100
-KINDS = ("pyramid", "objectness", "box_deltas")
+TAP_KINDS = ("pyramid", "objectness", "box_deltas")
 
 _Count = Annotated[int, Field(ge=1, le=2**16)]
 
@@ -77,10 +77,10 @@ class RcnnDetector(Detector):
         self.boxes = nn.ModuleList(heads)
         self.masks = MaskHead(width, count) if parts["masks"] else None
         self.has_masks = parts["masks"]
-        self.loss_taps = tuple(Tap(kind, k) for kind in KINDS for k in range(NUM_LEVELS))  # type: ignore[arg-type]
-        self.own_kinds = KINDS
+        self.loss_taps = tuple(Tap(kind, k) for kind in TAP_KINDS for k in range(NUM_LEVELS))  # type: ignore[arg-type]
+        self.own_kinds = TAP_KINDS
         self.facts = self.state_facts(
-            "detector", f"{facts.architecture['name']} with rcnn", {**parts}, origin,
+            KIND, f"{facts.architecture['name']} with rcnn", {**parts}, origin,
             num_classes=count, has_boxes=True, level_strides=strides,
             level_dims=(width,) * NUM_LEVELS,
         )  # fmt: skip
@@ -96,7 +96,7 @@ class RcnnDetector(Detector):
                 continue
             if level not in said:
                 said[level] = self.rpn(levels[level])
-            found[tap] = said[level][KINDS.index(tap.kind) - 1]
+            found[tap] = said[level][TAP_KINDS.index(tap.kind) - 1]
         return found
 
     def losses(self, features: Features, objects: Sequence[Objects], seeds: Tensor) -> Losses:
