@@ -8,6 +8,7 @@ grid, ``C`` channels or classes.
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+import numpy as np
 from torch import Tensor
 
 TapKind = Literal[
@@ -120,13 +121,15 @@ class Objects:
 
     ``boxes`` (n, 4) float32: left, top, right, bottom; ``classes`` (n,) int64. ``size`` (H, W) is
     what of the image is no filling, which lies right and below. ``masks`` (n, H, W) bool of the
-    whole image, where there are any.
+    whole image, where there are any; all false of an object that has a box alone. ``outlines``: of
+    each object those (k, 2), x and y, that its mask was drawn by, None where it was not.
     """
 
     boxes: Tensor
     classes: Tensor
     size: tuple[int, int]
     masks: Tensor | None = None
+    outlines: tuple[list[np.ndarray] | None, ...] | None = None
 
 
 @dataclass(frozen=True)

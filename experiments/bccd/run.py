@@ -91,6 +91,7 @@ def main() -> None:
         "--teachers", type=Path, required=True, help="a run for each kind: the second's"
     )
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, one thread each")
     arguments = parser.parse_args()
@@ -101,11 +102,11 @@ def main() -> None:
         # Seed by seed: an experiment that is cut short has whole rows of the first seeds.
         _finish(
             pool.submit(_detect, kind, arm, seed, arguments)
-            for seed in seeds for kind in KINDS for arm in ARMS
+            for seed in seeds for kind in arguments.kinds for arm in ARMS
         )  # fmt: skip
     rows = {
         f"{kind}, {arm}": [folder_of(arguments.out, kind, arm, seed) for seed in seeds]
-        for kind in KINDS for arm in ARMS
+        for kind in arguments.kinds for arm in ARMS
     }  # fmt: skip
     print(table([row(name, [*map(_result, runs)]) for name, runs in rows.items()]))
 

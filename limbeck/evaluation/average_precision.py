@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from limbeck.data.scenes.objects.source import Annotated
-from limbeck.errors import RunError, require_extra
+from limbeck.errors import RunError
+from limbeck.ops.outlines import coco_tools
 from limbeck.ops.paste import paste
 from limbeck.records import Detections
 
@@ -79,7 +80,7 @@ class AveragePrecision:
     def __init__(self, classes: Sequence[str], *, has_masks: bool = False) -> None:
         self.classes, self.has_masks = tuple(classes), has_masks
         self.images: list[_Image] = []
-        self.tools = _tools()
+        self.tools = coco_tools()
 
     def add(self, size: tuple[int, int], truth: Annotated, found: Detections) -> None:
         """Keep an image of (H, W): its objects, and its answers in its own pixels."""
@@ -191,14 +192,6 @@ class AveragePrecision:
 
 
 _NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar100")
-
-
-def _tools() -> Any:
-    try:
-        import faster_coco_eval
-    except ImportError as error:
-        raise require_extra("faster-coco-eval", "detect", "Scoring boxes") from error
-    return faster_coco_eval
 
 
 def _silent(*words: object, **more: object) -> None:

@@ -61,6 +61,7 @@ class FeatureRichness(AsSeen):
         """The losses of one batch."""
         del batch
         assert teacher is not None
+        _check_sizes(student, teacher, self.maps)
         own = [
             adapter(student.taps[tap])
             for adapter, tap in zip(self.adapters, self.maps, strict=True)
@@ -120,6 +121,7 @@ class DenseAnswers(AsSeen):
         """The losses of one batch."""
         del batch
         assert teacher is not None
+        _check_sizes(student, teacher, self.classes)
         own, target = (
             torch.cat([each.taps[tap].float().flatten(2) for tap in self.classes], 2)  # [B, C, P]
             for each in (student, teacher)
@@ -146,6 +148,15 @@ def _corners(sides: Tensor) -> Tensor:
     """Boxes (B P, 4) around a common centre, of distances (B, 4, P): all that IoU depends on."""
     left, top, right, bottom = sides.unbind(1)
     return torch.stack((-left, -top, right, bottom), -1).flatten(0, 1)
+
+
+def _check_sizes(student: Features, teacher: Features, taps: tuple[Tap, ...]) -> None:
+    """Grids of odd numbers are halved up by some encoders, down by others."""
+    if any(student.taps[tap].shape[-2:] != teacher.taps[tap].shape[-2:] for tap in taps):
+        raise UserError(
+            "The maps of student and teacher differ in size at this --img-size; choose a multiple "
+            "of 64."
+        )
 
 
 def _checked(student: EncoderFacts, teacher: EncoderFacts | None) -> EncoderFacts:

@@ -39,6 +39,9 @@ def pixel_divergence(
     return temperature**2 * F.kl_div(own, target, reduction="none", log_target=True).mean()
 
 
+_LEAST = 1e-30  # where a teacher sees nothing at all
+
+
 def feature_richness_losses(
     student_maps: Sequence[Float[Tensor, "b c _ _"]],
     teacher_maps: Sequence[Float[Tensor, "b c _ _"]],
@@ -50,8 +53,8 @@ def feature_richness_losses(
     ``objectness`` are logits, one per anchor. A place weighs as much as the teacher's likeliest
     anchor there; the squared error is summed over channels, the binary cross entropy of the
     probabilities over anchors, both over places, and divided by the sum of the weights; levels are
-    added. Of equal maps the first is 0, the second the teacher's entropy. Raises ValueError for
-    numbers of levels that differ.
+    added. Of equal maps the first is 0, the second the teacher's entropy. The weights are those of
+    this process's images, as published. Raises ValueError for numbers of levels that differ.
     """
     of_maps, of_anchors = [], []
     for own, target, own_logits, logits in zip(
@@ -61,6 +64,7 @@ def feature_richness_losses(
         weights = probs.amax(dim=1)  # [B, H, W]
         errors = (target.detach().float() - own.float()).square().sum(dim=1)
         entropies = F.binary_cross_entropy_with_logits(own_logits.float(), probs, reduction="none")
-        of_maps.append((weights * errors).sum() / weights.sum())
-        of_anchors.append((weights * entropies.sum(dim=1)).sum() / weights.sum())
+        whole = weights.sum().clamp(min=_LEAST)
+        of_maps.append((weights * errors).sum() / whole)
+        of_anchors.append((weights * entropies.sum(dim=1)).sum() / whole)
     return torch.stack(of_maps).sum(), torch.stack(of_anchors).sum()

@@ -32,6 +32,18 @@ def answer(detector, method, batch):
 
 
 @pytest.mark.parametrize("name", BOX_METHODS)
+def test_a_teacher_whose_maps_are_of_another_size_is_told(name):
+    """Odd grids are halved up by some encoders, down by others."""
+    detector = small()
+    options = getattr(PerBoxMethodOptions(), name.replace("-", "_"))
+    method = method_class(name)(options, detector.facts, detector.facts)
+    own = answer(detector, method, batch_of())
+    larger = {tap: F.pad(value, (0, 1, 0, 1)) for tap, value in own.taps.items()}
+    with pytest.raises(UserError, match="choose a multiple of 64"):
+        method(own, replace(own, taps=larger), batch_of())
+
+
+@pytest.mark.parametrize("name", BOX_METHODS)
 def test_every_method_learns_beside_the_task_and_leaves_the_teacher_alone(name):
     student, teacher = small().train(), small(width=24, seed=1)
     options = getattr(PerBoxMethodOptions(), name.replace("-", "_"))

@@ -1,5 +1,7 @@
 """Options of the methods by which a detector teaches one."""
 
+from typing import ClassVar
+
 from limbeck.config import NotNegative, NotNegativeInt, PositiveFloat, options
 
 
@@ -7,6 +9,7 @@ from limbeck.config import NotNegative, NotNegativeInt, PositiveFloat, options
 class FeatureRichnessOptions:
     """A detector's pyramid, where it sees objects. Defaults: G2SD's."""
 
+    heads: ClassVar = ("light", "rcnn")
     feature_weight: PositiveFloat = 0.001
     """Of how far the maps are apart: of published widths (256 channels) and sizes. The light head's
     need more: 0.02."""
@@ -19,6 +22,7 @@ class FeatureRichnessOptions:
 class DenseAnswersOptions:
     """What a detector without anchors says of every place."""
 
+    heads: ClassVar = ("light",)
     class_weight: PositiveFloat = 1.0
     box_weight: PositiveFloat = 2.0
     sharpness: NotNegative = 1.0

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from limbeck.errors import UserError
+from limbeck.errors import NotFiniteError, UserError
 from limbeck.models.dense.headed import Headed
 from limbeck.models.options import DetectorHead
 from limbeck.models.timm_encoder import TimmEncoder
@@ -77,6 +77,13 @@ def rebuild_detector(
     if head not in HEADS:
         raise UserError(f"{name} states a head that is none; get the file again that says so.")
     return head_module(head).rebuild(architecture, origin)
+
+
+def check_finite(values: Tensor) -> Tensor:
+    """The values; raises NotFiniteError where any is none, which comparisons would let vanish."""
+    if not values.isfinite().all():
+        raise NotFiniteError("The detector's answers are not finite; use precision fp32.")
+    return values
 
 
 def head_module(head: DetectorHead) -> ModuleType:

@@ -22,7 +22,7 @@ from limbeck.documents import fit
 from limbeck.errors import UserError
 from limbeck.models.dense.assignment import Assigned, assign
 from limbeck.models.dense.build import without_classifier
-from limbeck.models.dense.detector import KIND, Detector
+from limbeck.models.dense.detector import KIND, Detector, check_finite
 from limbeck.models.dense.light_pyramid import LightPyramid, Separable
 from limbeck.models.dense.units import Unit
 from limbeck.models.options import DenseNorm, DetectorHead, DetectorOptions
@@ -214,7 +214,8 @@ class LightDetector(Detector):
         for index, (wanted, each) in enumerate(zip(objects, found, strict=True)):
             if wanted.masks is None:
                 continue
-            places, which = each.places[:MASK_OBJECTS], each.objects[:MASK_OBJECTS]
+            is_known = wanted.masks.flatten(1).any(1)[each.objects]
+            places, which = (v[is_known][:MASK_OBJECTS] for v in (each.places, each.objects))
             boxes = wanted.boxes[which]
             own = self.masks.within(shared[index], shares[index, places], boxes, stride)
             truth = _crops(wanted.masks[which][:, None].float(), boxes, 1.0) >= 0.5
@@ -263,9 +264,9 @@ class LightDetector(Detector):
         all_boxes, all_scores, all_classes, *of_masks = self.answers(images)
         found = []
         for index, size in enumerate(sizes):
-            scores, classes = all_scores[index], all_classes[index]
+            scores, classes = check_finite(all_scores[index]), all_classes[index]
             limits = all_boxes.new_tensor([size[1], size[0], size[1], size[0]])
-            boxes = torch.minimum(all_boxes[index].clamp(min=0), limits)
+            boxes = torch.minimum(check_finite(all_boxes[index]).clamp(min=0), limits)
             is_kept = (scores > LEAST_SCORE) & (boxes[:, 2:] > boxes[:, :2]).all(1)
             masks = None
             if self.masks is not None:

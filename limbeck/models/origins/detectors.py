@@ -75,7 +75,8 @@ def published_name(own: str) -> str:
 
 
 def _architecture(weights: Weights) -> dict[str, Any]:
-    """What the tensors tell: the side of the images is that of the largest tables of positions."""
+    """What the tensors tell: the side of the images is that of the largest tables of positions that
+    are not of the published window, which a small image's grid may be smaller than."""
     table, hidden = f"{_NET}blocks.{{}}.attn.rel_pos_h", f"{_NET}blocks.0.mlp.fc1.weight"
     patches, fused = f"{_NET}patch_embed.proj.weight", "backbone.simfp_2.4.weight"
     net = {n.removeprefix(_NET): v for n, v in weights.items() if n.startswith(_NET)}
@@ -86,7 +87,9 @@ def _architecture(weights: Weights) -> dict[str, Any]:
     dim, _, patch, _ = weights[patches].shape
     sides = [(len(weights[table.format(block)]) + 1) // 2 for block in range(depth)]
     heads = [dim // weights[table.format(block)].shape[1] for block in range(depth)]
-    size, grid = max(sides) * patch, isqrt(max(weights[f"{_NET}pos_embed"].shape[1] - 1, 1))
+    others = sorted({side for side in sides if side != WINDOW})
+    whole = others[-1] if others else WINDOW
+    size, grid = whole * patch, isqrt(max(weights[f"{_NET}pos_embed"].shape[1] - 1, 1))
     mean, std = IMAGENET_NORM
     backbone = {
         "kind": "vit-det", "name": "vit_det", "num_heads": heads,
@@ -95,8 +98,9 @@ def _architecture(weights: Weights) -> dict[str, Any]:
             "img_size": [size, size], "patch_size": patch, "embed_dim": dim, "depth": depth,
             "num_heads": heads[0] if len(set(heads)) == 1 else heads,
             "mlp_ratio": to_ratio(weights[hidden].shape[0], dim),
-            "global_blocks": [block for block in range(depth) if sides[block] == max(sides)],
-            "window": min(sides) if min(sides) < max(sides) else WINDOW, "pos_grid": [grid, grid],
+            "global_blocks": [block for block in range(depth) if sides[block] == whole],
+            "window": WINDOW if WINDOW in sides or len(others) < 2 else others[0],
+            "pos_grid": [grid, grid],
             "num_classes": 0,
         },
     }  # fmt: skip

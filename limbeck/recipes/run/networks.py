@@ -29,6 +29,7 @@ from limbeck.models.build import (
     ramp_drop_path,
     set_drop_path,
 )
+from limbeck.models.dense.headed import Headed
 from limbeck.models.encoder import Encoder, EncoderFacts, check_taps
 from limbeck.models.finished import RECORD_FILE, is_finished_student, save_student, weight_hash
 from limbeck.models.heads import with_classifier
@@ -240,6 +241,11 @@ def _check_drop_path(
 def load_vit(source: str, **overrides: Any) -> TimmEncoder:
     """A student's start: any source but a class of one's own, whose parts are not known."""
     encoder = load_encoder(source, **overrides)
+    if isinstance(encoder, Headed):
+        raise UserError(
+            f"'{source}' is a {encoder.facts.architecture['kind']}, its heads trained; name the "
+            "encoder that it was made of."
+        )
     if not isinstance(encoder, TimmEncoder):
         raise UserError(
             f"'{source}' can be a teacher, not a student: it is no Transformer of timm."

@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+from limbeck.errors import UserError
 from limbeck.methods import BOX_METHODS, PerBoxMethodOptions
 from limbeck.recipes.run import checks
 from limbeck.recipes.train.options import DetectConfig
@@ -11,6 +12,14 @@ from limbeck.recipes.train.options import DetectConfig
 def check(config: DetectConfig, needs_student: bool = True) -> None:
     """All that can be wrong without opening an image or a weights file; raises UserError."""
     checks.check_dense(config, BOX_METHODS, PerBoxMethodOptions)
+    options = {name: getattr(config, name.replace("-", "_")) for name in BOX_METHODS}
+    chosen, head = options.get(config.method), config.detector.head
+    if config.teacher.source and chosen and head not in chosen.heads:
+        fit = [name for name, own in options.items() if head in own.heads]
+        raise UserError(
+            f"--method {config.method} is for heads that are {' or '.join(chosen.heads)}; of "
+            f"{head} choose --method {' or '.join(fit)}."
+        )
     if config.detector.freeze:
         checks.check_unset(config, ["drop_path_rate"], "with --detector.freeze")
     checks.check_start(config.student, needs_student)

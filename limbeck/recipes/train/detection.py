@@ -56,8 +56,7 @@ def plan_detection(
     classes, has_masks = list(images.train.classes), config.detector.masks
     if has_masks and not images.train.has_shapes:
         raise UserError(
-            f"{config.data.root} has boxes alone, and masks are learnt of outlines; leave --masks "
-            "out."
+            f"{config.data.root} has boxes alone, and masks are learnt of outlines; set --no-masks."
         )
     detector = build_student_detector(config, len(classes), ranks.device, load_student)
     task = Detection(detector, config.class_weights or None)

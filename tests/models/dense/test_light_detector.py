@@ -7,7 +7,7 @@ import torch
 
 import limbeck
 from limbeck.engine.distributed import ranks_session
-from limbeck.errors import UserError
+from limbeck.errors import NotFiniteError, UserError
 from limbeck.models.dense.build_detector import build_detector
 from limbeck.models.dense.detector import rebuild_detector
 from limbeck.models.finished import load_student, save_student
@@ -181,6 +181,15 @@ def test_a_frozen_encoder_stays_as_it_is():
     assert not detector.backbone.training and detector.many.training
     losses_of(detector, objects()).total.backward()
     assert all(p.grad is None for p in detector.backbone.parameters())
+
+
+@pytest.mark.parametrize("name", ["classes", "sides"])
+def test_answers_that_are_not_finite_do_not_vanish(name):
+    detector = small()
+    with torch.no_grad():
+        getattr(detector.one[0], name).weight.fill_(torch.nan)
+    with pytest.raises(NotFiniteError, match="not finite"):
+        detector.detect(torch.rand(1, 3, *detector.facts.img_size), [detector.facts.img_size])
 
 
 def test_refusals():

@@ -10,6 +10,7 @@ from limbeck.models.options import DetectorOptions, StudentOptions
 from limbeck.models.origins.detectors import published_name
 from limbeck.models.origins.inspection import inspect_file
 from limbeck.models.origins.load import load_encoder
+from limbeck.records import Tap
 
 SHAPE = "vit_tiny:img_size=32:patch_size=4:embed_dim=32:depth=5:num_heads=2"
 
@@ -22,6 +23,19 @@ def small(**options):
         for value in detector.parameters():
             value.add_(0.05 * torch.randn_like(value))
     return detector.eval()
+
+
+def test_images_smaller_than_a_window_are_read_as_they_were_written(tmp_path):
+    encoder = build_student(StudentOptions(name=SHAPE.replace("=32:patch", "=40:patch")), seed=0)
+    whole = build_detector(encoder, 5, DetectorOptions(head="rcnn", width=8), 0, (40, 40)).eval()
+    file = tmp_path / "small.pth"
+    torch.save({"model": published(whole)}, file)
+    found = load_encoder(str(file))
+    assert found.facts.img_size == (40, 40)
+    images = torch.rand(1, 3, 40, 40)
+    with torch.no_grad():
+        own, other = (each(images, None, (Tap("pyramid", 0),)) for each in (whole, found))
+    torch.testing.assert_close(*(each.taps[Tap("pyramid", 0)] for each in (own, other)))
 
 
 def published(detector):

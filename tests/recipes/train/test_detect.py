@@ -44,14 +44,23 @@ def test_masks_are_learnt_where_there_are_outlines(objects, tmp_path):
     run = detect(replace(config, train=replace(config.train, epochs=2)))
     assert "mask_ap" in read_record(run)[1]["scores"]
     boxes = draw_objects(tmp_path / "boxes", 8, outlines=False)
-    with pytest.raises(UserError, match="has boxes alone, and masks are learnt of outlines"):
+    with pytest.raises(
+        UserError, match="has boxes alone, and masks are learnt of outlines; set --no-masks"
+    ):
         detect(replace(config, data=replace(config.data, root=str(boxes)), out=tmp_path / "b"))
 
 
-def test_a_stopped_run_goes_on_bit_for_bit(objects, tmp_path, monkeypatch):
+HEADS = {
+    "light": DetectorOptions(width=24),
+    "rcnn": DetectorOptions(head="rcnn", width=8, masks=True, cascade=True),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_stopped_run_goes_on_bit_for_bit(head, objects, tmp_path, monkeypatch):
     from limbeck.engine import loop
 
-    config = detect_config(objects, tmp_path / "whole")
+    config = detect_config(objects, tmp_path / "whole", detector=HEADS[head])
     config = replace(config, train=replace(config.train, epochs=4, save_every=3))
     whole = limbeck.load(detect(config)).state_dict()
     stopped = replace(config, out=tmp_path / "stopped")
@@ -81,11 +90,20 @@ def test_a_stopped_run_goes_on_bit_for_bit(objects, tmp_path, monkeypatch):
             {"detector": DetectorOptions(freeze=True), "drop_path_rate": 0.1},
             "with --detector.freeze",
         ),
+        (
+            {"detector": DetectorOptions(head="rcnn"), "teacher": TeacherOptions(source=".")},
+            "of rcnn choose --method feature-richness",
+        ),
     ],
 )
 def test_options_without_effect_are_refused(changes, words, objects, tmp_path):
     with pytest.raises(UserError, match=words):
         check(detect_config(objects, tmp_path, **changes))
+
+
+def test_a_whole_detector_is_no_student(detector, objects, tmp_path):
+    with pytest.raises(UserError, match="a detector, its heads trained; name the encoder"):
+        detect(detect_config(objects, tmp_path / "run", student=str(detector)))
 
 
 def test_the_plan_asks_for_every_tap_once(objects, tmp_path):

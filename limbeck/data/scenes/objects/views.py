@@ -6,6 +6,7 @@ smoothed, as Pillow does, which those were trained with.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -74,25 +75,32 @@ def train_objects(
     masks = None
     if has_masks:
         masks = torch.zeros(len(shapes), side, side, dtype=torch.bool)
-        for mask, draw in zip(masks, shapes, strict=True):
-            draw(mask)
+        for mask, shape in zip(masks, shapes, strict=True):
+            shape.draw(mask)
     boxes, classes = found
-    objects = Objects(torch.from_numpy(boxes).float(), torch.from_numpy(classes), size, masks)
+    objects = Objects(
+        torch.from_numpy(boxes).float(), torch.from_numpy(classes), size, masks,
+        tuple(shape.outlines for shape in shapes) if has_masks else None,
+    )  # fmt: skip
     return _filled(pixels, (side, side)), objects
 
 
-Draw = Callable[[Tensor], None]
-"""Draws an object into a mask (H, W) bool."""
+class Shape(NamedTuple):
+    """An object of a view: ``draw`` draws it into a mask (H, W) bool, by ``outlines`` (n, 2) if it
+    has any. Those of a part of a mosaic, which end with it, are not told."""
+
+    draw: Callable[[Tensor], None]
+    outlines: list[np.ndarray] | None
 
 
 def _mosaic(
     parts: list[Sample], rng: np.random.Generator, options: ObjectViewOptions, side: int
-) -> tuple[Tensor, tuple[np.ndarray, np.ndarray], list[Draw]]:
+) -> tuple[Tensor, tuple[np.ndarray, np.ndarray], list[Shape]]:
     low, high = MOSAIC_CENTRE
     y, x = (round(side * (low + (high - low) * rng.random())) for _ in range(2))
     whole = torch.tensor(IMAGENET_MEAN_BYTES, dtype=torch.uint8)[:, None, None]
     whole = whole.repeat(1, side, side)
-    boxes, classes, draws = [], [], []
+    boxes, classes, shapes = [], [], []
     corners = [(0, 0, y, x), (0, x, y, side), (y, 0, side, x), (y, x, side, side)]
     for part, (top, left, bottom, right) in zip(parts, corners, strict=True):
         pixels, found, own = _view(part, rng, options, (bottom - top, right - left), side / 2)
@@ -100,8 +108,11 @@ def _mosaic(
         boxes.append(found[0] + (left, top, left, top))
         classes.append(found[1])
         room = (slice(top, bottom), slice(left, right))
-        draws += [lambda mask, draw=draw, room=room: draw(mask[room]) for draw in own]
-    return whole, (np.concatenate(boxes), np.concatenate(classes)), draws
+        shapes += [
+            Shape(lambda mask, draw=shape.draw, room=room: draw(mask[room]), None)
+            for shape in own  # type: ignore[misc]
+        ]
+    return whole, (np.concatenate(boxes), np.concatenate(classes)), shapes
 
 
 def _view(
@@ -110,9 +121,9 @@ def _view(
     options: ObjectViewOptions,
     room: Size,
     fitted: float,
-) -> tuple[Tensor, tuple[np.ndarray, np.ndarray], list[Draw]]:
+) -> tuple[Tensor, tuple[np.ndarray, np.ndarray], list[Shape]]:
     """A sample flipped, scaled about the square of side ``fitted`` and cropped to a ``room``:
-    pixels (3, h, w) that may be smaller, boxes and classes, and what draws each mask."""
+    pixels (3, h, w) that may be smaller, boxes and classes, and the shape of each."""
     image, found = sample
     old = (image.shape[0], image.shape[1])
     flips = rng.random(2) < (options.flip_prob, options.vertical_flip_prob)
@@ -137,24 +148,29 @@ def _view(
     whole = np.concatenate([corners.min(0), corners.max(0)], 1)
     limits = (width, height, width, height)
     boxes = np.clip(whole, 0, limits)
+    outlines: dict[int, list[np.ndarray]] = {}
     for index, shape in enumerate(found.shapes):
-        if isinstance(shape, list):  # the extent of what is left of the outline
-            boxes[index] = _extent([move(np.reshape(each, (-1, 2))) for each in shape], limits)
+        if isinstance(shape, list):
+            outlines[index] = [move(np.reshape(each, (-1, 2))) for each in shape]
+            boxes[index] = _extent(outlines[index], limits)  # of what is left of it
     sides = boxes[:, 2:] - boxes[:, :2]
     share = sides.prod(1) / (whole[:, 2:] - whole[:, :2]).prod(1).clip(min=LEAST)
     is_kept = (sides > LEAST).all(1) & (share >= options.min_visible) & ~found.is_crowd
-    draws: list[Draw] = []
+    shapes = []
     for index in np.flatnonzero(is_kept).tolist():
-        shape, box = found.shapes[index], boxes[index]
-        draws.append(lambda mask, s=shape, b=box: _draw(mask, s, b, move, old, (height, width)))  # type: ignore[misc]
-    return pixels, (boxes[is_kept], found.classes[is_kept]), draws
+        own, by = found.shapes[index], outlines.get(index)
+        shapes.append(
+            Shape(lambda mask, s=own, o=by: _draw(mask, s, o, move, old, (height, width)), by)  # type: ignore[misc]
+        )
+    return pixels, (boxes[is_kept], found.classes[is_kept]), shapes
 
 
 def _draw(
-    mask: Tensor, shape: object, box: np.ndarray, move: Callable[[np.ndarray], np.ndarray],
-    old: Size, size: Size,
+    mask: Tensor, shape: object, outlines: list[np.ndarray] | None,
+    move: Callable[[np.ndarray], np.ndarray], old: Size, size: Size,
 ) -> None:  # fmt: skip
-    """Draw an object of the image, by its outlines or runs, or else its box, into its view."""
+    """Draw an object of the image, by runs or outlines that were moved, into its view; one that has
+    a box alone leaves it empty."""
     own = mask.numpy()[: size[0], : size[1]]
     if isinstance(shape, dict):
         counts = shape["counts"]
@@ -170,12 +186,7 @@ def _draw(
         )
         own |= whole[np.ix_(y.clip(0, old[0] - 1), x.clip(0, old[1] - 1))]
         return
-    if isinstance(shape, list):
-        outlines = [move(np.reshape(each, (-1, 2))) for each in shape]
-    else:
-        left, top, right, bottom = box
-        outlines = [np.array([(left, top), (right, top), (right, bottom), (left, bottom)])]
-    for outline in outlines:
+    for outline in outlines or []:
         own |= whole_mask(fill_polygon(outline.ravel(), *size), size)
 
 

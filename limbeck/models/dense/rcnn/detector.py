@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from limbeck.documents import fit
 from limbeck.errors import UserError
-from limbeck.models.dense.detector import KIND, Detector
+from limbeck.models.dense.detector import KIND, Detector, check_finite
 from limbeck.models.dense.rcnn import regions, rpn
 from limbeck.models.dense.rcnn.backbone import encoder_of as encoder_of
 from limbeck.models.dense.rcnn.boxes import clip, decode, grid_anchors, has_area
@@ -176,7 +176,7 @@ class RcnnDetector(Detector):
         levels, logits, deltas, anchors = self._proposing(self(images, None, self.loss_taps).taps)
         found = []
         for k, size in enumerate(sizes):
-            own = ([each[k] for each in logits], [each[k] for each in deltas])
+            own = [[check_finite(each[k]) for each in values] for values in (logits, deltas)]
             boxes = rpn.propose(*own, anchors, size, is_training=False)
             found.append(self._classified([level[k : k + 1] for level in levels], boxes, size))
         return found
@@ -191,8 +191,8 @@ class RcnnDetector(Detector):
             logits, deltas = head(regions.pool(levels, strides, regions.alone(boxes), BOX_SIDE))
             probabilities = probabilities + logits.softmax(1, boxes.dtype) / len(self.boxes)
             boxes = decode(deltas.to(boxes.dtype), boxes, weights)  # [n, C or 1, 4]
-        boxes = clip(boxes, size).expand(-1, self.facts.num_classes, -1)
-        scores = probabilities[:, :-1]
+        boxes = clip(check_finite(boxes), size).expand(-1, self.facts.num_classes, -1)
+        scores = check_finite(probabilities[:, :-1])
         chosen = (scores > LEAST_SCORE) & has_area(boxes)
         boxes, scores, classes = boxes[chosen], scores[chosen], chosen.nonzero()[:, 1]
         kept = batched_nms(boxes, scores, classes, NMS)[:MOST]

@@ -15,6 +15,7 @@ from torchvision.ops import roi_align
 
 from limbeck.models.dense.rcnn.boxes import draw, encode, match
 from limbeck.models.dense.rcnn.pyramid import NUM_LEVELS, NormedConv
+from limbeck.ops.outlines import draw_in_box
 from limbeck.ops.ranks import mean_over_ranks
 from limbeck.records import Objects
 
@@ -185,14 +186,24 @@ def mask_targets(masks: Tensor, boxes: Tensor, objects: Tensor, side: int) -> Te
 
 
 def mask_loss(logits: Tensor, regions: Regions, objects: Sequence[Objects]) -> Tensor:
-    """The mean cross entropy over the grids (n, s, s) of regions of objects that have masks."""
+    """The mean cross entropy over the grids (n, s, s) of regions of objects that have masks.
+
+    Of an object with outlines the target is drawn by them, else it is cut out of its mask.
+    """
     total, count = logits.sum() * 0, logits.new_zeros(())
     for index, truth in enumerate(objects):
         if truth.masks is None:
             continue
-        own = regions.at(here := regions.images == index)
+        is_known = truth.masks.flatten(1).any(1)
+        here = (regions.images == index).nonzero()[:, 0]
+        here = here[is_known[regions.objects[here]]]
+        own, said = regions.at(here), logits[here]
         wanted = mask_targets(truth.masks, own.boxes, own.objects, logits.shape[-1])
-        said = logits[here]
+        for row, which in enumerate(own.objects.tolist() if truth.outlines else ()):
+            assert truth.outlines is not None
+            if outlines := truth.outlines[which]:
+                drawn = draw_in_box(outlines, own.boxes[row].tolist(), logits.shape[-1])
+                wanted[row] = torch.from_numpy(drawn)
         total = total + F.binary_cross_entropy_with_logits(said, wanted.to(said), reduction="sum")
         count += wanted.numel()
     return total / mean_over_ranks(count).clamp(min=1)

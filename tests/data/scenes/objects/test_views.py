@@ -73,6 +73,21 @@ def test_boxes_go_with_their_pixels(flips, scale):
     assert found > 4
 
 
+def test_published_crops_are_cut_by_one_number():
+    places = {}
+    for crop in ("tied", "free"):
+        options = ObjectViewOptions(**STILL | {"scale": (2.0, 2.0), "crop": crop})
+        places[crop] = [
+            lit(train_objects(sample([(30, 20, 50, 40)]), seed, options, 40)[0])[:2]
+            for seed in range(12)
+        ]
+    # Of 80 x 60 a square of 40 is cut 40 u to the right and 20 u down.
+    assert all(
+        abs((30 - left) - 2 * (20 - top)) <= 2 for left, top in places["tied"] if left and top
+    )
+    assert places["tied"] != places["free"]
+
+
 def test_a_flip_and_a_crop_in_numbers():
     options = ObjectViewOptions(**STILL | {"flip_prob": 1.0})
     _, objects = train_objects(sample([(8, 12, 40, 36)]), 0, options, 80)

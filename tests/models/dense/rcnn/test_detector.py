@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import limbeck
-from limbeck.errors import UserError
+from limbeck.errors import NotFiniteError, UserError
 from limbeck.methods.boxes import FeatureRichness
 from limbeck.methods.distiller import Distiller
 from limbeck.methods.options import FeatureRichnessOptions
@@ -187,6 +187,15 @@ def test_a_teacher_is_asked_for_no_proposals(monkeypatch):  # FRS
     assert set(losses.parts) == {*own, "richness", "objectness"} and len(asked) == 2
     losses.total.backward()
     assert all(p.grad is not None for p in taught.parameters()) and not teacher.training
+
+
+@pytest.mark.parametrize("name", ["rpn.objectness", "boxes.0.classes", "boxes.0.deltas"])
+def test_answers_that_are_not_finite_do_not_vanish(name):
+    detector = small()
+    with torch.no_grad():
+        detector.get_submodule(name).weight.fill_(torch.nan)
+    with pytest.raises(NotFiniteError, match="not finite"):
+        detector.detect(torch.rand(1, 3, *detector.facts.img_size), [detector.facts.img_size])
 
 
 def test_refusals():

@@ -1,5 +1,8 @@
 """Heads of regions: golden losses and targets, levels, sizes."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -114,6 +117,7 @@ def test_targets_of_many_objects_are_their_own():
 def test_mask_loss_is_of_objects_with_masks():
     masks = torch.zeros(2, 64, 64, dtype=torch.bool)
     masks[0, 8:48, 8:24] = True
+    masks[1, 10:20, 30:60] = True
     seen = [objects(masks=masks), objects()]
     regions = joined(assign(PROPOSALS[:2], k, each, 3, 0.5) for k, each in enumerate(seen))
     logits = torch.zeros(4, 28, 28, dtype=torch.float64)
@@ -123,6 +127,31 @@ def test_mask_loss_is_of_objects_with_masks():
     expected = (wanted.sum() * 1.3132616875 + (~wanted).sum() * 0.6931471806) / wanted.numel()
     assert mask_loss(logits, regions, seen).item() == pytest.approx(expected.item())
     assert mask_loss(logits[:0], regions.at(slice(0)), seen) == 0
+
+
+def test_what_has_a_box_alone_teaches_no_mask():
+    masks = torch.zeros(2, 64, 64, dtype=torch.bool)
+    masks[1, 10:20, 30:60] = True
+    regions = assign(PROPOSALS[:2], 0, objects(), 3, 0.5)
+    logits = torch.zeros(2, 28, 28, dtype=torch.float64)
+    logits[0] = 100  # of the first
+    logits[1] = 1 - 2 * mask_targets(masks, regions.boxes, regions.objects, 28)[1].double()
+    loss = mask_loss(logits, regions, [objects(masks=masks)])
+    assert loss.item() == pytest.approx(1.3132616875)
+
+
+def test_golden_mask_target_of_outlines():  # row 17, the route of polygons
+    outline = np.array([[5.0, 10], [45, 10], [45, 30], [5, 30]])
+    masks = torch.zeros(1, 56, 56, dtype=torch.bool)
+    masks[0, 10:30, 5:45] = True
+    box = torch.tensor([[0.0, 0, 56, 56]])
+    truth = Objects(box, torch.tensor([1]), (56, 56), masks, ([outline],))
+    logits = torch.full((1, 28, 28), -1.0)
+    logits[0, 5:15, 3:23] = 1.0  # its 200 places
+    regions = assign(box, 0, truth, 3, 0.5)
+    assert mask_loss(logits, regions, [truth]).item() == pytest.approx(0.3132616875)
+    other = replace(truth, outlines=(None,))
+    assert mask_loss(logits, regions, [other]).item() == pytest.approx(0.3132616875 + 10 / 784)
 
 
 def test_published_sizes_and_starts():  # section 2.6

@@ -74,6 +74,13 @@ def test_the_network_answers_as_its_anchors_lie():
     assert count == 1184015  # section 2.6
 
 
+def test_published_starts():  # section 2.6
+    network = RegionProposals(64)
+    for module in (*network.convs, network.objectness, network.deltas):
+        assert module.weight.std().item() == pytest.approx(0.01, rel=0.15)
+        assert (module.bias == 0).all()
+
+
 def test_proposals_equal_slow_loops(monkeypatch):
     monkeypatch.setattr(rpn, "MOST_OF_LEVEL", {True: 20, False: 12})
     monkeypatch.setattr(rpn, "MOST", 15)
