@@ -5,37 +5,23 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from limbeck.data.scenes.objects.source import ObjectSource
 from limbeck.data.skipped import SkippedLog
 from limbeck.engine.distributed import Ranks
 from limbeck.errors import UserError
-from limbeck.methods.distiller import Distiller
-from limbeck.methods.method import Method
-from limbeck.methods.teacher import DTYPES, Teacher
-from limbeck.models.attention import choose_attention
-from limbeck.models.build import ramp_drop_path, seeded
 from limbeck.models.dense.build_detector import build_detector
-from limbeck.models.dense.detector import Detector
 from limbeck.models.encoder import Encoder
 from limbeck.models.origins.load import load_encoder
 from limbeck.models.timm_encoder import TimmEncoder
+from limbeck.recipes.run import networks
 from limbeck.recipes.run.boxes import scores_over
 from limbeck.recipes.run.images import Images
-from limbeck.recipes.run.networks import (
-    check_classes,
-    load_backbone,
-    load_teacher,
-    load_vit,
-    method_class,
-    method_options,
-    teacher_identity,
-)
 from limbeck.recipes.run.objects import fullest, object_stream
 from limbeck.recipes.run.probes import Probe
 from limbeck.recipes.run.train import Plan
+from limbeck.recipes.train.dense import build_headed, plan_headed
 from limbeck.recipes.train.options import DetectConfig
 from limbeck.records import Batch
 from limbeck.tasks.detection import Detection
@@ -45,7 +31,7 @@ def plan_detection(
     config: DetectConfig,
     images: Images,
     ranks: Ranks,
-    load_student: Callable[..., TimmEncoder] = load_vit,
+    load_student: Callable[..., TimmEncoder] = networks.load_vit,
     load_teacher: Callable[..., Encoder] = load_encoder,
 ) -> Plan:
     """Raises UserError where networks and images do not fit each other.
@@ -58,10 +44,13 @@ def plan_detection(
         raise UserError(
             f"{config.data.root} has boxes alone, and masks are learnt of outlines; set --no-masks."
         )
-    detector = build_student_detector(config, len(classes), ranks.device, load_student)
-    task = Detection(detector, config.class_weights or None)
-    taught = _load_teacher(config, detector, classes, ranks, load_teacher)
-    teacher = taught and taught[1].facts
+    detector = build_headed(
+        config, ranks, load_student,
+        lambda backbone, size: build_detector(
+            backbone, len(classes), config.detector, config.seed, size
+        ),
+    )  # fmt: skip
+    teacher = networks.load_teacher(config.teacher, None, ranks.device, load_teacher)
 
     def score(skipped: SkippedLog) -> Probe:
         def probe(module: nn.Module, step: int) -> dict[str, float]:
@@ -78,47 +67,8 @@ def plan_detection(
         return object_stream(few, size, has_masks, ranks, *of_run)
 
     size = detector.facts.img_size[0]
-    return Plan(
-        verb="detect",
-        measure="ap",
-        config=config,
-        images=images,
-        student=detector,
-        module=Distiller(detector, *taught, task) if taught else task,
+    return plan_headed(
+        config, images, detector, Detection(detector, config.class_weights or None), teacher,
+        classes, verb="detect", measure="ap", score=score, largest=largest,
         stream=partial(object_stream, images.train, size, has_masks, ranks),
-        largest=largest,
-        score=score,
-        crop_ratio=1.0,
-        teacher=teacher,
-        others={"teacher": teacher_identity(config.teacher.source, teacher)},
-        about=lambda: {"classes": classes, "student": detector.facts.origin},
-    )
-
-
-def build_student_detector(
-    config: DetectConfig, num_classes: int, device: torch.device, load: Callable[..., TimmEncoder]
-) -> Detector:
-    """The student with fresh pyramid and heads, in the size of the squares."""
-    backbone = load_backbone(config.student, config.num_heads, config.seed, load)
-    size = None if config.img_size is None else (config.img_size, config.img_size)
-    detector = build_detector(backbone, num_classes, config.detector, config.seed, size)
-    ramp_drop_path(detector.backbone, config.drop_path_rate)
-    choose_attention(detector.backbone, device, DTYPES[config.train.precision])
-    return detector
-
-
-def _load_teacher(
-    config: DetectConfig,
-    student: Detector,
-    classes: list[str],
-    ranks: Ranks,
-    load: Callable[..., Encoder],
-) -> tuple[Method, Teacher] | None:
-    teacher = load_teacher(config.teacher, None, ranks.device, load)
-    if teacher is None:
-        return None
-    kind = method_class(config.method)
-    with seeded(config.seed):
-        method = kind(method_options(config, kind), student.facts, teacher.facts)
-    check_classes(teacher.facts, classes, "teacher")
-    return method, teacher
+    )  # fmt: skip

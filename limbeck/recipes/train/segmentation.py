@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-import torch
 from torch import nn
 
 from limbeck.data.scenes.scene import Scenes
@@ -13,30 +12,19 @@ from limbeck.data.skipped import SkippedLog
 from limbeck.engine.distributed import Ranks
 from limbeck.engine.options import POSITIONS_AND_TOKENS
 from limbeck.evaluation.sliding import check_stride
-from limbeck.methods.distiller import Distiller
-from limbeck.methods.method import Method
-from limbeck.methods.teacher import DTYPES, Teacher
-from limbeck.models.attention import choose_attention
-from limbeck.models.build import ramp_drop_path, seeded
+from limbeck.methods.teacher import Teacher
 from limbeck.models.dense.build import build_segmenter
 from limbeck.models.dense.segmenter import Segmenter
 from limbeck.models.encoder import Encoder
 from limbeck.models.origins.load import load_encoder
 from limbeck.models.timm_encoder import TimmEncoder
+from limbeck.recipes.run import networks
 from limbeck.recipes.run.images import Images
 from limbeck.recipes.run.maps import confusion_over
-from limbeck.recipes.run.networks import (
-    check_classes,
-    load_backbone,
-    load_teacher,
-    load_vit,
-    method_class,
-    method_options,
-    teacher_identity,
-)
 from limbeck.recipes.run.probes import Probe
 from limbeck.recipes.run.scenes import scene_stream
 from limbeck.recipes.run.train import Plan
+from limbeck.recipes.train.dense import build_headed, plan_headed
 from limbeck.recipes.train.options import SegmentConfig
 from limbeck.tasks.segmentation import Segmentation
 
@@ -45,7 +33,7 @@ def plan_segmentation(
     config: SegmentConfig,
     images: Images,
     ranks: Ranks,
-    load_student: Callable[..., TimmEncoder] = load_vit,
+    load_student: Callable[..., TimmEncoder] = networks.load_vit,
     load_teacher: Callable[..., Encoder] = load_encoder,
 ) -> Plan:
     """Raises UserError where networks and scenes do not fit each other.
@@ -57,11 +45,15 @@ def plan_segmentation(
         names = [each for each in config.optim.no_decay_names if each not in POSITIONS_AND_TOKENS]
         config = replace(config, optim=replace(config.optim, no_decay_names=tuple(names)))
     classes = list(images.train.classes)
-    segmenter = build_student_segmenter(config, len(classes), ranks.device, load_student)
+    segmenter = build_headed(
+        config, ranks, load_student,
+        lambda backbone, size: build_segmenter(
+            backbone, len(classes), config.segmenter, config.seed, size
+        ),
+    )  # fmt: skip
     check_stride(config.evaluation, segmenter.facts.img_size)
     task = Segmentation(segmenter, mean=config.mean, class_weights=config.class_weights or None)
-    taught = _load_teacher(config, segmenter, classes, ranks, load_teacher)
-    teacher = taught and taught[1].facts
+    teacher = _load_teacher(config, segmenter, ranks, load_teacher)
 
     def score(skipped: SkippedLog) -> Probe:
         def probe(module: nn.Module, step: int) -> dict[str, float]:
@@ -73,54 +65,22 @@ def plan_segmentation(
 
         return probe
 
-    return Plan(
-        verb="segment",
-        measure="miou",
-        config=config,
-        images=images,
-        student=segmenter,
-        module=Distiller(segmenter, *taught, task) if taught else task,
-        stream=partial(scene_stream, images.train, segmenter.facts.img_size[0], ranks),
-        score=score,
-        crop_ratio=1.0,
-        teacher=teacher,
-        others={"teacher": teacher_identity(config.teacher.source, teacher)},
-        about=lambda: {"classes": classes, "student": segmenter.facts.origin},
-    )
-
-
-def build_student_segmenter(
-    config: SegmentConfig, num_classes: int, device: torch.device, load: Callable[..., TimmEncoder]
-) -> Segmenter:
-    """The student with fresh neck and head, in the size of the crops."""
-    backbone = load_backbone(config.student, config.num_heads, config.seed, load)
-    size = None if config.img_size is None else (config.img_size, config.img_size)
-    segmenter = build_segmenter(backbone, num_classes, config.segmenter, config.seed, size)
-    ramp_drop_path(segmenter.backbone, config.drop_path_rate)
-    choose_attention(segmenter.backbone, device, DTYPES[config.train.precision])
-    return segmenter
+    return plan_headed(
+        config, images, segmenter, task, teacher, classes, verb="segment", measure="miou",
+        score=score, stream=partial(scene_stream, images.train, segmenter.facts.img_size[0], ranks),
+    )  # fmt: skip
 
 
 def _load_teacher(
-    config: SegmentConfig,
-    student: Segmenter,
-    classes: list[str],
-    ranks: Ranks,
-    load: Callable[..., Encoder],
-) -> tuple[Method, Teacher] | None:
-    if config.teacher.source is None:
+    config: SegmentConfig, student: Segmenter, ranks: Ranks, load_teacher: Callable[..., Encoder]
+) -> Teacher | None:
+    teacher = networks.load_teacher(config.teacher, None, ranks.device, load_teacher)
+    if teacher is None:
         return None
-    kind = method_class(config.method)
-    teacher = load_teacher(config.teacher, None, ranks.device, load)
-    assert teacher is not None
     patch = teacher.facts.patch_size
     side = -(-student.facts.img_size[0] // patch) * patch
     if config.teacher.img_size is None and teacher.facts.img_size != (side, side):
         # Of the student's crops it sees every pixel, however large either's patches are.
         at_side = replace(config.teacher, img_size=side)
-        teacher = load_teacher(at_side, None, ranks.device, load)
-        assert teacher is not None
-    with seeded(config.seed):
-        method = kind(method_options(config, kind), student.facts, teacher.facts)
-    check_classes(teacher.facts, classes, "teacher")
-    return method, teacher
+        teacher = networks.load_teacher(at_side, None, ranks.device, load_teacher)
+    return teacher
