@@ -19,8 +19,9 @@ from limbeck.models.heads import with_classifier
 from limbeck.models.options import StudentOptions
 from limbeck.recipes.run.images import stream
 from limbeck.recipes.run.options import CropEvalOptions, TrainingOptions
+from limbeck.recipes.run.plan import Plan
 from limbeck.recipes.run.probes import task_probe
-from limbeck.recipes.run.train import Plan, session, train
+from limbeck.recipes.run.train import session, train
 
 
 @options

@@ -13,7 +13,7 @@ from limbeck.limits import num_cores
 if TYPE_CHECKING:
     from limbeck.engine.distributed import Ranks
     from limbeck.models.encoder import Encoder
-    from limbeck.recipes.run.train import Plan
+    from limbeck.recipes.run.plan import Plan
 
 NUM_STEPS = 3
 

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -15,9 +14,7 @@ from limbeck.errors import UserError
 from limbeck.evaluation.cost import peak_memory_mib, reset_peak_memory
 from limbeck.limits import memory_bytes
 from limbeck.methods.teacher import autocast
-
-if TYPE_CHECKING:
-    from limbeck.recipes.run.train import Plan
+from limbeck.recipes.run.plan import Plan
 
 NUM_IMAGES = 8  # enough to amortise a step, few enough for any machine
 SHARE = 0.85  # of the memory that a run may take: sizes of objects and of a cache are not foreseen
@@ -41,7 +38,7 @@ class Trial:
         return int(self.memory_idle + self.memory_per_image * num_images + 12 * self.num_trained)
 
 
-def try_images(plan: "Plan", ranks: Ranks, num_steps: int, most: int = NUM_IMAGES) -> Trial:
+def try_images(plan: Plan, ranks: Ranks, num_steps: int, most: int = NUM_IMAGES) -> Trial:
     """Learn from ``num_steps`` batches of real images, at least two; the first warms up.
 
     They are the plan's largest where it knows them, and at most ``most`` a batch.
@@ -85,7 +82,7 @@ def try_images(plan: "Plan", ranks: Ranks, num_steps: int, most: int = NUM_IMAGE
         )
 
 
-def fewest_parts(plan: "Plan", ranks: Ranks) -> int:
+def fewest_parts(plan: Plan, ranks: Ranks) -> int:
     """Micro-batches in which a step's images fit the memory: as few as there can be, on all ranks.
 
     By the memory that a few images take. Raises UserError where one image alone does not fit.

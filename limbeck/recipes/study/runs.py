@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from limbeck.engine.distributed import Ranks
     from limbeck.models.encoder import Encoder
     from limbeck.models.options import StudentOptions
+    from limbeck.recipes.run.plan import Plan
     from limbeck.recipes.run.resolved import Identity
-    from limbeck.recipes.run.train import Plan
 
     Existing = tuple[Path, bool, Identity]
     """A run's folder, its leave to overwrite, and what it is known by."""

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from limbeck.recipes.run.images import Images
     from limbeck.recipes.run.networks import Networks
     from limbeck.recipes.run.options import DistillConfig
+    from limbeck.recipes.run.plan import Plan
     from limbeck.recipes.run.resolved import Identity
-    from limbeck.recipes.run.train import Plan
 
 log = logging.getLogger("limbeck")
 

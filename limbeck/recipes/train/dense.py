@@ -21,7 +21,7 @@ from limbeck.recipes.run.networks import (
     method_options,
     teacher_identity,
 )
-from limbeck.recipes.run.train import Plan
+from limbeck.recipes.run.plan import Plan
 from limbeck.recipes.train.options import DetectConfig, SegmentConfig
 
 Config = SegmentConfig | DetectConfig

@@ -19,8 +19,8 @@ from limbeck.recipes.run import networks
 from limbeck.recipes.run.boxes import scores_over
 from limbeck.recipes.run.images import Images
 from limbeck.recipes.run.objects import fullest, object_stream
+from limbeck.recipes.run.plan import Plan
 from limbeck.recipes.run.probes import Probe
-from limbeck.recipes.run.train import Plan
 from limbeck.recipes.train.dense import build_headed, plan_headed
 from limbeck.recipes.train.options import DetectConfig
 from limbeck.records import Batch

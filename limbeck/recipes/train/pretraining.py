@@ -13,8 +13,8 @@ from limbeck.models.build import describe_positions
 from limbeck.recipes.run.images import Images, stream
 from limbeck.recipes.run.networks import Networks, check_labels, check_pairs, teacher_identity
 from limbeck.recipes.run.options import DistillConfig
+from limbeck.recipes.run.plan import Plan
 from limbeck.recipes.run.probes import build_probe
-from limbeck.recipes.run.train import Plan
 from limbeck.recipes.targets.reading import locate, stored_views
 from limbeck.records import Batch
 

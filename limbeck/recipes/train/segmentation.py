@@ -21,9 +21,9 @@ from limbeck.models.timm_encoder import TimmEncoder
 from limbeck.recipes.run import networks
 from limbeck.recipes.run.images import Images
 from limbeck.recipes.run.maps import confusion_over
+from limbeck.recipes.run.plan import Plan
 from limbeck.recipes.run.probes import Probe
 from limbeck.recipes.run.scenes import scene_stream
-from limbeck.recipes.run.train import Plan
 from limbeck.recipes.train.dense import build_headed, plan_headed
 from limbeck.recipes.train.options import SegmentConfig
 from limbeck.tasks.segmentation import Segmentation

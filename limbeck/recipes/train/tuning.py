@@ -35,8 +35,8 @@ from limbeck.recipes.run.networks import (
     teacher_identity,
 )
 from limbeck.recipes.run.options import FinetuneConfig
+from limbeck.recipes.run.plan import Plan
 from limbeck.recipes.run.probes import task_probe
-from limbeck.recipes.run.train import Plan
 from limbeck.records import LOGIT_KINDS, Batch, Tap
 from limbeck.tasks.classification import Classification
 

@@ -8,23 +8,10 @@ import torch
 import limbeck
 from limbeck.engine.distributed import Ranks
 from limbeck.models.finished import read_record
-from limbeck.recipes.run.images import open_images
-from limbeck.recipes.run.resolved import Resolved
 from limbeck.recipes.run.train import rehearse, session, train
-from limbeck.recipes.targets.reading import open_networks
-from limbeck.recipes.train.pretraining import plan_pretraining
 from tests.recipes.runs import distill_config, metrics_of
 
 RANKS = Ranks(device=torch.device("cpu"))
-
-
-@pytest.fixture
-def plan(images, teacher, tmp_path):
-    """Of eight steps; the student's last block but for queries, keys and values is untrained."""
-    config = distill_config(images, tmp_path / "run", teacher)
-    return plan_pretraining(
-        config, open_networks(config, RANKS.device), open_images(config.data), RANKS
-    )
 
 
 def test_what_a_plan_supplies_is_used(plan):
@@ -59,14 +46,6 @@ def test_another_run_s_folder_is_refused(plan):
 def test_a_plan_whose_losses_depend_on_all_looks_for_nothing_untrained(plan):
     folder = train(replace(plan, untrained=None), RANKS)
     assert "untrained" not in read_record(folder)[1]
-
-
-def test_identity_follows_the_config(plan):
-    config, fingerprint = plan.identity(RANKS)
-    assert Resolved(**config["resolved"]).total_steps == 8
-    assert config["verb"] == "distill" and fingerprint["teacher"]["weights"]
-    other, same = replace(plan, config=replace(plan.config, seed=3)).identity(RANKS)
-    assert other == config | {"seed": 3} and same == fingerprint
 
 
 def test_a_rehearsal_shows_two_images_and_writes_nothing(plan):

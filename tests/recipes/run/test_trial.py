@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 import limbeck
 from limbeck.engine.distributed import Ranks
 from limbeck.recipes.run import trial
-from limbeck.recipes.run.images import open_images
 from limbeck.recipes.run.train import train
 from limbeck.recipes.run.trial import fewest_parts, try_images
 from limbeck.recipes.targets.reading import open_networks
@@ -17,14 +16,6 @@ from limbeck.recipes.train.pretraining import plan_pretraining
 from tests.recipes.runs import distill_config
 
 RANKS = Ranks(device=torch.device("cpu"))
-
-
-@pytest.fixture
-def plan(images, teacher, tmp_path):
-    config = distill_config(images, tmp_path / "run", teacher)
-    return plan_pretraining(
-        config, open_networks(config, RANKS.device), open_images(config.data), RANKS
-    )
 
 
 def test_a_trial_leaves_no_trace(plan):

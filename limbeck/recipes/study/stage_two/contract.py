@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from limbeck.evaluation.scores import Verdict
     from limbeck.models.encoder import Encoder
     from limbeck.recipes.run.images import Images
-    from limbeck.recipes.run.train import Plan
+    from limbeck.recipes.run.plan import Plan
 
 
 @dataclass(frozen=True)
