@@ -99,7 +99,7 @@ class DetectConfig(PerBoxMethodOptions, TrainingOptions):
     scratch."""
     out: Path = Path("runs/detect")
     """Folder of the run: checkpoints, logs, and at the end the finished detector."""
-    img_size: Side | None = 320
+    img_size: Side | None = 288
     """Side of the squares that images are fitted into, in pixels; published: 640, 1024."""
     num_heads: Width | None = None
     """Head count of all blocks; the student's own, adapted last block included, if not given."""
