@@ -92,11 +92,15 @@ def _column(schema: Any, asked: str | None, root: str) -> str:
     found = [field.name for field in schema if _fields(field.type) is not None]
     if asked in found or (asked is None and len(found) == 1):
         return asked or found[0]
+    if not found:
+        told = f"No column of the table {root} holds"
+    elif asked is None:
+        told = f"More than one column of the table {root} holds"
+    else:
+        told = f"The column {asked} of the table {root} does not hold"
     raise UserError(
-        f"{'This' if asked or not found else 'More than one'} column of the table {root} "
-        f"{'holds no' if asked or not found else 'holds'} objects, that is {BOXES[0]} and "
-        f"{CLASSES[0]} (columns: {', '.join(found or schema.names)}); name it with "
-        "--data.label-column."
+        f"{told} objects, that is {BOXES[0]} and {CLASSES[0]} (columns: "
+        f"{', '.join(found or schema.names)}); name it with --data.label-column."
     )
 
 

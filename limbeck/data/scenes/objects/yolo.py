@@ -22,6 +22,7 @@ from limbeck.errors import UserError
 from limbeck.files import MIB, read_file, reason_of
 
 MAX_TEXT_BYTES = 16 * MIB
+MAX_CLASSES = 2**16
 SLACK = 0.05  # of the image: what labels may stand out of it; beyond, they are no shares
 
 Entry = str | list[str]
@@ -121,13 +122,19 @@ def _names(about: _Yaml, file: Path) -> tuple[str, ...]:
     names = about.get("names")
     try:
         if names is None:
-            return tuple(map(str, range(int(about["nc"]))))
+            return tuple(map(str, _numbers(int(about["nc"]))))
         if isinstance(names, list):
             return tuple(names)
         numbers = {int(number): name for number, name in names.items()}
-        return tuple(numbers.get(number, str(number)) for number in range(max(numbers) + 1))
-    except (ValueError, MemoryError) as error:
+        return tuple(numbers.get(number, str(number)) for number in _numbers(max(numbers) + 1))
+    except ValueError as error:
         raise UserError(f"{file}: the numbers of its classes are none ({error}).") from error
+
+
+def _numbers(count: int) -> range:
+    if count > MAX_CLASSES:
+        raise ValueError(f"{count:,} are too many")
+    return range(count)
 
 
 def _resolved(entry: str, bases: list[Path]) -> Path | None:

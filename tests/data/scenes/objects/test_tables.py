@@ -76,11 +76,12 @@ def test_a_class_without_a_name_is_refused(tmp_path):
         opened(rewritten(tmp_path, change), box_format="xyxy")
 
 
-@pytest.mark.parametrize("asked", [None, "image"])
-def test_no_column_of_objects(asked, tmp_path):
-    root = rewritten(tmp_path, lambda place, row: json.dumps(row))
-    with pytest.raises(UserError, match="no objects.*--data.label-column"):
-        opened(root, box_format="xyxy", label_column=asked)
+@pytest.mark.parametrize("has_one", [False, True])
+def test_no_column_of_objects(has_one, tmp_path):
+    root = rewritten(tmp_path, lambda place, row: row if has_one else json.dumps(row))
+    told = "The column image .* does not hold" if has_one else "No column .* holds"
+    with pytest.raises(UserError, match=f"{told} objects.*--data.label-column"):
+        opened(root, box_format="xyxy", label_column="image")
 
 
 def test_a_set_of_the_hub(monkeypatch):

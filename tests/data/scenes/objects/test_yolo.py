@@ -122,6 +122,8 @@ def test_images_may_lie_elsewhere(tmp_path):
         ("train: images\nnames: &x [*x]", "as YAML"),
         ("train: images\nnames: {a: b}", "the numbers of its classes are none"),
         ("train: images\nnc: many", "the numbers of its classes are none"),
+        ("train: images\nnc: 99999999999", "99,999,999,999 are too many"),
+        ("train: images\nnames: {99999999999: a}", "too many"),
         ("train: {a: b}\nnames: [a]", "'train"),
         ("train: pictures\nnames: [a]", "names pictures for its split train"),
     ],
