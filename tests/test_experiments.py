@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments.bccd import run as bccd
 from experiments.camvid import run as camvid
 from experiments.cifar10_ablation.run import ARMS as ABLATION
 from experiments.cifar10_g2sd.run import ALONE, BUDGET
@@ -9,7 +10,7 @@ from experiments.cifar10_g2sd.run import ARMS as G2SD
 from experiments.cifar10_mae_lite.run import ARMS as MAE_LITE
 from experiments.cifar10_tinymim.run import ARMS as TINYMIM
 from experiments.cifar10_tinyvit import run as tinyvit
-from limbeck.methods import PerMethodOptions
+from limbeck.methods import PerBoxMethodOptions, PerMethodOptions
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions, TeacherOptions, choose_pool
 from limbeck.recipes.run.networks import method_class
@@ -56,3 +57,17 @@ def test_stages_of_a_segmenter_see_as_many_pixels():
         facts = build_student(StudentOptions(name=backbone.name), seed=0).facts
         assert facts.embed_dim in (128, 160)
     assert set(PerMethodOptions.__dataclass_fields__) >= {"masked_pixel", "simmim", "feature"}
+
+
+def test_two_stages_of_the_light_detector_see_as_many_pixels_as_one():
+    light = bccd.KINDS["light"]
+    spared = (light.alone - light.labelled) * light.side**2
+    unlabelled = bccd.UNLABELLED * bccd.FIRST_SIDE**2
+    assert unlabelled == pytest.approx(spared, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", bccd.KINDS)
+def test_every_kind_of_detector_has_a_method_for_its_head(name):
+    kind = bccd.KINDS[name]
+    own = getattr(PerBoxMethodOptions(), kind.method.replace("-", "_"))
+    assert kind.detector.head in own.heads
