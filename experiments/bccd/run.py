@@ -13,10 +13,11 @@ import argparse
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -112,8 +113,13 @@ def main() -> None:
 
 
 def _finish(jobs: Iterable[Future[None]]) -> None:
-    for job in [*jobs]:
-        job.result()
+    waiting = [*jobs]
+    try:
+        for job in as_completed(waiting):
+            job.result()
+    finally:  # nothing is begun after a failure
+        for job in waiting:
+            job.cancel()
 
 
 def folder_of(out: Path, kind: str, arm: str, seed: int) -> Path:
@@ -163,6 +169,10 @@ def _pretrain(seed: int, arguments: argparse.Namespace) -> None:
 def _detect(name: str, arm_name: str, seed: int, arguments: argparse.Namespace) -> None:
     logging.getLogger("limbeck").setLevel(logging.WARNING)
     kind, arm = KINDS[name], ARMS[arm_name]
+    taught: dict[str, Any] = {}
+    if arm.is_taught:
+        taught = {"method": kind.method, "feature_richness": kind.richness}
+        taught["teacher"] = TeacherOptions(source=str(arguments.teachers / name))
     num_images = kind.labelled if arm.has_first or arm.is_short else kind.alone
     limbeck.detect(
         limbeck.DetectConfig(
@@ -171,11 +181,7 @@ def _detect(name: str, arm_name: str, seed: int, arguments: argparse.Namespace) 
             seed=seed,
             img_size=kind.side,
             detector=kind.detector,
-            method=kind.method,
-            feature_richness=kind.richness,
-            teacher=TeacherOptions(
-                source=str(arguments.teachers / name) if arm.is_taught else None
-            ),
+            **taught,
             data=objects_of(arguments.data),
             views=ObjectViewOptions(vertical_flip_prob=0.5),
             optim=replace(limbeck.DetectConfig.optim, base_lr=kind.base_lr),

@@ -52,6 +52,7 @@ class Plan:
     warning: str = ""
     """What is told before it begins, or goes on."""
     after_step: Callable[[int, int], None] | None = None
+    """Called with the steps done and all; what a method wants of it is called by itself."""
     health: Health | None = None
     largest: Callable[[Any, SkippedLog, int, int], Iterator[Batch]] | None = None
     """As ``stream``, of the images that take most memory; None where all take as much."""

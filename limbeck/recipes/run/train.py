@@ -22,6 +22,7 @@ from limbeck.engine.checkpoint import open_run
 from limbeck.engine.distributed import Ranks, freeze_untrained, on_main_rank, ranks_session
 from limbeck.engine.log import Log
 from limbeck.engine.loop import fit
+from limbeck.methods.distiller import Distiller
 from limbeck.models.build import parts_of, reinit_tail, remember
 from limbeck.models.finished import STUDENT_FILES, save_student
 from limbeck.recipes.run import lineage
@@ -96,7 +97,7 @@ def train(plan: Plan, ranks: Ranks) -> Path:
             layer_id=partial(layer_of, student),
             num_layers=student.facts.depth,
             seed=config.seed,
-            after_step=plan.after_step,
+            after_step=_after_step(plan),
             health=plan.health,
             measure=plan.measure,
             probes=probe and tail.before(probe),
@@ -121,6 +122,19 @@ def train(plan: Plan, ranks: Ranks) -> Path:
 
         on_main_rank(finish)  # the other ranks wait: in a chain they load this student next
     return run.dir
+
+
+def _after_step(plan: Plan) -> Callable[[int, int], None]:
+    """What the plan and its method, whichever task that stands beside, do after each step."""
+    module = plan.module
+    own = module.after_step if isinstance(module, Distiller) else None
+    callbacks = [each for each in (own, plan.after_step) if each is not None]
+
+    def after_step(step: int, total_steps: int) -> None:
+        for each in callbacks:
+            each(step, total_steps)
+
+    return after_step
 
 
 class _Tail:

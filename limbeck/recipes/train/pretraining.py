@@ -46,7 +46,6 @@ def plan_pretraining(config: DistillConfig, nets: Networks, images: Images, rank
         about=lambda: {"positions": describe_positions(nets.student), **_class_names(nets)},
         keepsakes=nets.method.keepsakes,
         untrained=config.untrained_tail,
-        after_step=distiller.after_step,
         health=nets.method.health,
     )  # fmt: skip
 

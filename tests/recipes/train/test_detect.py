@@ -12,6 +12,7 @@ from limbeck.models.options import DetectorOptions, TeacherOptions
 from limbeck.recipes.train.detect import check, detect, report
 from limbeck.records import Tap
 from tests.recipes.objects import NAMES, detect_config, draw_objects
+from tests.recipes.runs import metrics_of
 
 
 def test_it_learns_to_find_boxes(detector):
@@ -35,6 +36,10 @@ def test_a_detector_teaches_one(method, detector, objects, tmp_path):
     student = detect(replace(config, train=replace(config.train, epochs=2)))
     record = read_record(student)[1]
     assert record["teacher"]["source"] == str(detector)
+    # FRS rises from nothing with the steps.
+    parts = {"dense-answers": "taught_class", "feature-richness": "richness"}
+    found = [each["losses"][parts[method]] for each in metrics_of(student)[0]]
+    assert len(found) > 2 and all(value > 0 for value in found[1:])
 
 
 def test_masks_are_learnt_where_there_are_outlines(objects, tmp_path):
