@@ -12,6 +12,8 @@ METHODS: dict[str, str] = {
     "relation": "limbeck.methods.relation:Relation",
     "feature": "limbeck.methods.feature:Feature",
     "cls-token": "limbeck.methods.cls_token:ClsToken",
+    "cls-patch": "limbeck.methods.cls_patch:ClsPatch",
+    "output-similarity": "limbeck.methods.output_similarity:OutputSimilarity",
     "attention-map": "limbeck.methods.attention_map:AttentionMap",
     "decoder-feature": "limbeck.methods.decoder_feature:DecoderFeature",
     "masked-pixel": "limbeck.methods.masked_pixel:MaskedPixel",
@@ -72,6 +74,8 @@ class PerMethodOptions:
     relation: of.RelationOptions = of.RelationOptions()
     feature: of.FeatureOptions = of.FeatureOptions()
     cls_token: of.ClsTokenOptions = of.ClsTokenOptions()
+    cls_patch: of.ClsPatchOptions = of.ClsPatchOptions()
+    output_similarity: of.OutputSimilarityOptions = of.OutputSimilarityOptions()
     attention_map: of.AttentionMapOptions = of.AttentionMapOptions()
     decoder_feature: of.DecoderFeatureOptions = of.DecoderFeatureOptions()
     masked_pixel: of.MaskedPixelOptions = of.MaskedPixelOptions()

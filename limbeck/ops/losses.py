@@ -150,6 +150,31 @@ def cosine_error(
     return 1 - F.cosine_similarity(student.to(dtype), teacher.to(dtype), dim=-1).mean()
 
 
+def similarity_divergence(
+    student: Float[Tensor, "B L D1"], teacher: Float[Tensor, "B L D2"], temperature: float
+) -> Float[Tensor, ""]:
+    """KL(t || s) of the softmaxes of each token's cosines to all tokens of its image, over T.
+
+    Mean over images and tokens, in float32 or wider. The teacher is taken as a constant.
+    """
+    own, target = _cosines(student), _cosines(teacher.detach())
+    return divergence(own / temperature, target / temperature)
+
+
+def similarity_error(
+    student: Float[Tensor, "B L D1"], teacher: Float[Tensor, "B L D2"]
+) -> Float[Tensor, ""]:
+    """Mean squared error between the cosines of all pairs of tokens of an image (Gram matrices)."""
+    return squared_error(_cosines(student), _cosines(teacher.detach()))
+
+
+def _cosines(tokens: Float[Tensor, "B L D"]) -> Float[Tensor, "B L L"]:
+    wide = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+    with torch.autocast(tokens.device.type, enabled=False):
+        directions = F.normalize(wide, dim=-1)
+        return directions @ directions.mT
+
+
 def channel_divergence(
     student: Float[Tensor, "B D"], teacher: Float[Tensor, "B D"], temperature: float
 ) -> Float[Tensor, ""]:

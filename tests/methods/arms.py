@@ -2,6 +2,7 @@
 
 from limbeck.data.options import PairMixOptions
 from limbeck.methods.attention_map import AttentionMap
+from limbeck.methods.cls_patch import ClsPatch
 from limbeck.methods.cls_token import ClsToken
 from limbeck.methods.decoder_feature import DecoderFeature
 from limbeck.methods.dino import Dino
@@ -9,6 +10,7 @@ from limbeck.methods.feature import Feature
 from limbeck.methods.masked_pixel import MaskedPixel
 from limbeck.methods.moco_v3 import MocoV3
 from limbeck.methods.options import ReconstructionOptions, RegressionOptions
+from limbeck.methods.output_similarity import OutputSimilarity
 from limbeck.methods.relation import Relation
 from limbeck.methods.simmim import SimMim
 from limbeck.methods.sparse_logit import SparseLogit
@@ -48,6 +50,10 @@ ARMS = {
     "dino": (Dino, {"hidden_dim": 16, "bottleneck_dim": 8, "out_dim": 32}),
     "cls-token": (ClsToken, {}),
     "cls-token-pixels": (ClsToken, {"mask_ratio": 0.5, "reconstruction": PIXELS}),
+    "cls-patch": (ClsPatch, {}),
+    "cls-patch-masked-pixels": (ClsPatch, {"mask_ratio": 0.5, "reconstruction": PIXELS}),
+    "output-similarity": (OutputSimilarity, {}),
+    "output-similarity-gram": (OutputSimilarity, {"kind": "gram", "global_weight": 0.0}),
     "attention-map": (AttentionMap, {"mask_ratio": 0.5}),
     "attention-map-pairs": (AttentionMap, {"mask_ratio": 0.5, "block_pairs": ((0, 1), (1, 1))}),
     "attention-map-identity": (AttentionMap, {"mask_ratio": 0.5, "mixer": "identity"}),

@@ -11,9 +11,11 @@ from limbeck.methods.options.classifier import (
 )
 from limbeck.methods.options.comparison import (
     AttentionMapOptions,
+    ClsPatchOptions,
     ClsTokenOptions,
     ComparisonOptions,
     FeatureOptions,
+    OutputSimilarityOptions,
     RelationOptions,
     TransferOptions,
 )

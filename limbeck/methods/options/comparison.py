@@ -1,9 +1,11 @@
 """Options of the methods that compare inner tensors of student and teacher."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
-from limbeck.config import BlockIndex, NotNegative, PositiveFloat, Rate, options
+import pydantic
+
+from limbeck.config import BlockIndex, NotNegative, PositiveFloat, Rate, Width, options
 from limbeck.errors import UserError
 from limbeck.methods.options.base import MethodOptions
 from limbeck.methods.options.masked import ReconstructionOptions, RegressionOptions
@@ -112,6 +114,42 @@ class ClsTokenOptions(TransferOptions):
 
     temperature: PositiveFloat = 1.0
     """Divides the channels of both sides before the softmax."""
+
+
+@options
+class ClsPatchOptions(ComparisonOptions):
+    """CLS token and patches of the output, by cosine and smooth L1."""
+
+    hidden_dim: Width | None = None
+    """Width between the two layers of a projector; the teacher's if not given."""
+    cosine_share: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.9
+    """Weight of the cosine; the rest is that of smooth L1."""
+    beta: PositiveFloat = 1.0
+    """Where smooth L1 turns from squared to absolute error."""
+    patch_weight: PositiveFloat = 1.0
+    """Factor of the patches' loss, beside 1 of the CLS token's."""
+
+
+@options
+class OutputSimilarityOptions(ComparisonOptions):
+    """How similar the output's patches are to each other, beside one vector of the image."""
+
+    kind: Literal["kl", "gram"] = "kl"
+    """kl: of softmaxes over each patch's similarities; gram: their mean squared error."""
+    temperature: PositiveFloat = 0.07
+    """Divides the similarities of both sides before the softmax."""
+    weight: PositiveFloat = 1.0
+    """Factor of the similarities' loss."""
+    global_weight: NotNegative = 1.0
+    """Factor of the loss of the CLS token (or mean of the patches), by cosine."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        (default,) = (f.default for f in dataclasses.fields(self) if f.name == "temperature")
+        if self.kind == "gram" and self.temperature != default:
+            raise UserError(
+                "output_similarity.temperature has no effect with the kind 'gram'; leave it out."
+            )
 
 
 @options
