@@ -38,6 +38,7 @@ from limbeck.engine.options import OptimOptions, TrainOptions
 from limbeck.methods import METHODS, TASK_METHODS
 from limbeck.methods.options import (
     AttentionMapOptions,
+    ClsPatchOptions,
     ClsTokenOptions,
     DecoderFeatureOptions,
     DinoOptions,
@@ -46,6 +47,7 @@ from limbeck.methods.options import (
     MaskedPixelOptions,
     MocoV3Options,
     NkdOptions,
+    OutputSimilarityOptions,
     ReconstructionOptions,
     RelationOptions,
     SimMimOptions,
@@ -90,6 +92,8 @@ METHOD_OPTIONS: dict[str, Any] = {
     "relation": RelationOptions(mask_ratio=0.5, reconstruction=ReconstructionOptions(weight=0.5)),
     "feature": FeatureOptions(),
     "cls-token": ClsTokenOptions(),
+    "cls-patch": ClsPatchOptions(hidden_dim=16),
+    "output-similarity": OutputSimilarityOptions(mask_ratio=0.5),
     "attention-map": AttentionMapOptions(mask_ratio=0.5),
     "decoder-feature": DecoderFeatureOptions(
         mask_ratio=0.5, target_block=-1, decoder_depth=1, encoder_weight=0.5
