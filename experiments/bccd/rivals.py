@@ -40,7 +40,7 @@ from limbeck.recipes.run.boxes import on_image
 from limbeck.records import Batch, Detections
 
 SECONDS = 240.0
-"""Of one processor, for each training: what 180 steps of our student take."""
+"""Of one processor, for each training: a third more than our student takes from scratch."""
 SIDE, BATCH_SIZE, STEPS = 320, 16, 10**6
 CPU = torch.device("cpu")
 PEAK_LR = 1e-3
