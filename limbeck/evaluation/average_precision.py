@@ -130,7 +130,8 @@ class AveragePrecision:
                 column.append(part)
             single = image.truth.classes[~image.truth.is_crowd]
             counts[index] = np.bincount(single, minlength=len(self.classes))
-        return Answers(*(np.concatenate(column) for column in columns), counts)
+        scores, is_right, classes, indices = map(np.concatenate, columns)
+        return Answers(scores, is_right, classes, indices, counts)
 
     def _coco(self, kind: str) -> tuple[dict[str, float], dict[str, float]]:
         """COCO's numbers and the "ap" of each class, of "bbox" or "segm"."""

@@ -87,19 +87,22 @@ def together(forecasts: Sequence[Forecast]) -> Forecast:
     )
 
 
-def try_step(plan: Plan, ranks: Ranks, num_steps: int = NUM_STEPS) -> Forecast:
-    """Time ``num_steps`` steps of a few real images each; the first one warms up."""
+def try_step(
+    plan: Plan, ranks: Ranks, num_steps: int = NUM_STEPS, most: int | None = None
+) -> Forecast:
+    """Time ``num_steps`` steps of real images, a few each or at most ``most``; the first one warms
+    up."""
     import torch
 
     from limbeck.data.loader import workers_for
     from limbeck.recipes.run.resolved import resolve
-    from limbeck.recipes.run.trial import memory_total, try_images
+    from limbeck.recipes.run.trial import NUM_IMAGES, memory_total, try_images
 
     config, images, facts = plan.config, plan.images, plan.student.facts
     resolved = resolve(
         len(images.train), facts.img_size[0], facts.architecture, config.optim, config.train
     )
-    trial = try_images(plan, ranks, num_steps)
+    trial = try_images(plan, ranks, num_steps, most or NUM_IMAGES)
     images_per_step, trained = config.train.global_batch_size, trial.num_trained
     workers = workers_for(config.data, ranks.world_size)
     step_seconds = trial.step_seconds * images_per_step

@@ -135,7 +135,7 @@ def begin(config: DemoConfig, digits: Path) -> DistillConfig:
         teaching = settle(teacher_config(config, digits), ranks)
         alone = filled(student_configs(config, digits, seed=0)[1], teaching.train.precision)
         first, other = (
-            try_step(plan, ranks, BATCH, NUM_TIMED)
+            try_step(plan, ranks, NUM_TIMED, BATCH)
             for run in (teaching, alone)
             for _, plan in rehearse([run], images, ranks)
         )

@@ -176,8 +176,8 @@ class RcnnDetector(Detector):
         levels, logits, deltas, anchors = self._proposing(self(images, None, self.loss_taps).taps)
         found = []
         for k, size in enumerate(sizes):
-            own = [[check_finite(each[k]) for each in values] for values in (logits, deltas)]
-            boxes = rpn.propose(*own, anchors, size, is_training=False)
+            own, moved = ([check_finite(each[k]) for each in values] for values in (logits, deltas))
+            boxes = rpn.propose(own, moved, anchors, size, is_training=False)
             found.append(self._classified([level[k : k + 1] for level in levels], boxes, size))
         return found
 
