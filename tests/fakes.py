@@ -32,6 +32,8 @@ class FakeEncoder(Encoder):
         has_dist_head=False,
         decoder_depth=0,
         seed=0,
+        num_classes=3,
+        origin=None,
     ):
         super().__init__()
         self._facts = dict(
@@ -44,18 +46,18 @@ class FakeEncoder(Encoder):
             img_size=(8, 8),
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
-            num_classes=3,
+            num_classes=num_classes,
             has_dist_head=has_dist_head,
             decoder_depth=decoder_depth,
             decoder_dim=embed_dim // 2 if decoder_depth else 0,
             architecture={"kind": "fake"},
-            origin={"source": "fake", "weight_hash": "0" * 64},
+            origin={"source": "fake", "weight_hash": "0" * 64} | (origin or {}),
         )
         generator = torch.Generator().manual_seed(seed)
         self.weight = torch.nn.Parameter(torch.randn(48, 3 * embed_dim, generator=generator))
-        self.head = torch.nn.Linear(embed_dim, 3)
+        self.head = torch.nn.Linear(embed_dim, num_classes)
         if has_dist_head:
-            self.head_dist = torch.nn.Linear(embed_dim, 3)
+            self.head_dist = torch.nn.Linear(embed_dim, num_classes)
         self.num_calls = 0
 
     @property

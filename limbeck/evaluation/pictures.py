@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
+
 from limbeck.evaluation.findings import curves
 from limbeck.evaluation.report import make_axes, save_figure
 from limbeck.evaluation.robustness import ANSWERERS, by_corruption
@@ -18,6 +20,8 @@ from limbeck.evaluation.robustness import ANSWERERS, by_corruption
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
+MOST_NAMED, MOST_NUMBERED = 60, 25
+"""Classes of a confusion that have their names beside it, and numbers in its cells."""
 
 STEMS = ("similarity", "attention_distance", "attention_entropy", "probing", "layers_kept")
 PICTURES = tuple(f"{stem}{suffix}" for stem in STEMS for suffix in (".png", ".svg"))
@@ -198,6 +202,33 @@ def draw_corruptions(file: Path, summary: Mapping[str, Any]) -> list[Path]:
     spread = f", bar: standard deviation over up to {most_runs} runs" if most_runs > 1 else ""
     put_title(figure, f"Under corruptions: {ANSWERERS[who]}, {num_test:,} test images{spread}")
     put_legend(figure, list(handles), handles.values())
+    return save_figure(figure, file)
+
+
+def draw_confusion(file: Path, confusion: np.ndarray, classes: Sequence[str]) -> list[Path]:
+    """What is taken for what: rows the class, columns the answer, shares of a row in percent.
+
+    ``confusion`` (C, C) counts. Of many classes the cells have no numbers, of very many no names.
+    """
+    counts = confusion.sum(axis=1, keepdims=True)
+    shares = 100 * confusion / np.maximum(counts, 1)
+    side = min(12.0, 2.2 + 0.42 * len(classes))
+    figure, (axes,) = make_panels(1, width=max(4.0, side), height=max(3.6, side), shares=False)
+    image = axes.imshow(shares, vmin=0, vmax=100, cmap="Greys")
+    axes.set(xlabel="answer", ylabel="class")
+    if len(classes) <= MOST_NAMED:
+        names = [_wrapped(name) for name in classes]
+        axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+    if len(classes) <= MOST_NUMBERED:
+        for row, column in zip(*np.nonzero(confusion), strict=True):
+            share = shares[row, column]
+            axes.text(
+                column, row, f"{share:.0f}", ha="center", va="center", fontsize=8,
+                color="white" if share > 55 else "black",
+            )  # fmt: skip
+    figure.colorbar(image, ax=axes, label="% of the class", shrink=0.8)
+    put_title(figure, f"Confusion, {int(counts.sum()):,} answers")
     return save_figure(figure, file)
 
 

@@ -3,6 +3,7 @@
 import sys
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -11,6 +12,7 @@ from limbeck.evaluation import pictures
 from limbeck.evaluation.pictures import (
     draw_analysis,
     draw_attention,
+    draw_confusion,
     draw_corruptions,
     draw_similarity,
 )
@@ -152,3 +154,16 @@ def test_corruptions_are_drawn_of_the_answerer_that_most_roles_have(tmp_path):
     assert "standard deviation over up to 2 runs" in words
     for word in ("student", "baseline", "teacher", "fog", "snow", "severity (0: clean)"):
         assert word in words
+
+
+@pytest.mark.parametrize(("count", "has_names"), [(3, True), (40, True), (80, False)])
+def test_a_confusion_of_any_number_of_classes(tmp_path, count, has_names):
+    confusion = 3 * np.eye(count, dtype=np.int64)
+    confusion[0] = 0  # a class without images
+    confusion[1, 2] = 9
+    paths = draw_confusion(tmp_path / "confusion", confusion, [f"class_{i}" for i in range(count)])
+    assert [path.suffix for path in paths] == [".png", ".svg"]
+    text = words_of(paths[1])
+    assert ("class_1" in text) == has_names
+    assert (" 75 " in text) == (count <= pictures.MOST_NUMBERED)
+    assert "answer" in text and f"Confusion, {3 * count + 6:,} answers" in text

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import UserError
+from limbeck.models.imagenet import NUM_IMAGENET, imagenet_ids
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,24 +45,51 @@ def may_be_distilled(origin: dict[str, Any]) -> bool:
 def columns_of(encoder: Encoder, classes: Sequence[str]) -> list[int] | None:
     """Which output of its classifier answers for each class of the images; None: it is not asked.
 
-    By name, where it names the same ones in whatever order. In their order, where it names none,
-    and where only one side has WordNet's ids: these sort all of ImageNet's classifiers. Other names
-    are other classes, or the same in an order of their own, so its answers would say nothing.
+    By name, where it names the same ones in whatever order. In the order of their numbers, where
+    the images' classes are such (ImageNet-V2's folders, which sort as 0, 1, 10) and it names none.
+    In their order, where it names none, and where only one side has WordNet's ids: these sort all
+    of ImageNet's classifiers. Other names are other classes, or the same in an order of their own,
+    so its answers would say nothing.
     """
     named = _names_of(encoder)
     if encoder.facts.num_classes != len(classes):
         return None
     if sorted(named) == sorted(classes):
-        place = {name: index for index, name in enumerate(named)}
-        return [place[name] for name in classes]
+        return _places(named, classes)
+    numbers = [int(name) for name in classes if name.isascii() and name.isdigit()]
+    may_be_numbered = not named or _are_wordnet(named) or len(classes) == NUM_IMAGENET
+    if may_be_numbered and len(set(numbers)) == len(classes):
+        return _places(sorted(numbers), numbers)
     if not named or _are_wordnet(named) != _are_wordnet(classes):
         return list(range(len(classes)))
     return None
 
 
+def columns_among(encoder: Encoder, classes: Sequence[str]) -> list[int] | None:
+    """``columns_of``, also of images that have only some of the network's classes, by name: it is
+    asked among these alone. ImageNet's classifiers know WordNet's ids, whatever they call them."""
+    columns = columns_of(encoder, classes)
+    if columns is not None:
+        return columns
+    named: Sequence[str] = _names_of(encoder)
+    if encoder.facts.num_classes == NUM_IMAGENET and not _are_wordnet(named):
+        named = imagenet_ids()
+    return _places(named, classes) if set(classes) <= set(named) else None
+
+
+def are_imagenet(classes: Sequence[str]) -> bool:
+    """Whether they are ImageNet's 1,000, by WordNet's ids."""
+    return len(classes) == NUM_IMAGENET and sorted(classes) == imagenet_ids()
+
+
+def _places(named: Sequence[Hashable], classes: Sequence[Hashable]) -> list[int]:
+    place = {name: index for index, name in enumerate(named)}
+    return [place[name] for name in classes]
+
+
 def in_order_of(logits: Tensor, columns: list[int]) -> Tensor:
     """Logits (n, C) in the order of the images' classes."""
-    return logits if columns == sorted(columns) else logits[:, columns]
+    return logits if columns == list(range(logits.shape[1])) else logits[:, columns]
 
 
 def class_notes(groups: Mapping[str, Sequence[Encoder]], classes: Sequence[str]) -> list[str]:
@@ -99,7 +127,7 @@ def _names_of(encoder: Encoder) -> list[str]:
 
 
 def _are_wordnet(names: Sequence[str]) -> bool:
-    return all(re.fullmatch(r"n\d{8}", name) for name in names)
+    return bool(names) and all(re.fullmatch(r"n\d{8}", name) for name in names)
 
 
 def untrained(student: Encoder, seed: int) -> Encoder:

@@ -22,10 +22,9 @@ from limbeck.errors import RunError, UserError
 from limbeck.files import disk_errors, write_text
 from limbeck.recipes.look import robustness
 from limbeck.recipes.look.claims import (
+    are_imagenet,
     claims_of,
     class_notes,
-    columns_of,
-    in_order_of,
     other_crop,
     seen_images,
     untrained,
@@ -34,14 +33,9 @@ from limbeck.recipes.look.options import EvaluateConfig
 from limbeck.recipes.run import checks
 
 if TYPE_CHECKING:
-    import torch
-
-    from limbeck.evaluation.embed import Embeddings
-    from limbeck.evaluation.linear import LinearProbe
+    from limbeck.evaluation.class_scores import ClassResult
     from limbeck.evaluation.scores import Claims, Score, Verdict
-    from limbeck.models.encoder import Encoder
     from limbeck.recipes.look.evaluate_maps import DenseEvaluation
-    from limbeck.recipes.run.images import Images
 
 log = logging.getLogger("limbeck")
 
@@ -67,24 +61,32 @@ class _Record(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a role, its runs' scores by probe, all of them in one, its cost."""
+    """One line of the table: a role, its runs' scores by probe, all of them in one, its cost.
+
+    ``by_class``: of labelled images, its runs' answers together; ``features``: numbers of its
+    features that need no labels, means over the runs.
+    """
 
     role: str
     runs: list[dict[str, Score]]
     scores: dict[str, Score]
     cost: dict[str, float]
+    features: dict[str, float]
+    by_class: ClassResult | None
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What ``evaluate`` found: rows, a verdict by probe, the probe that decides, notes.
 
-    ``corrupted``: answers under corruptions (``robustness.summarize``), where asked for.
+    ``paired``: what that probe's test images say, image by image, in a sentence. ``corrupted``:
+    answers under corruptions (``robustness.summarize``), where asked for.
     """
 
     rows: list[Row]
     verdicts: dict[str, Verdict]
     deciding: str
+    paired: str
     notes: list[str]
     corrupted: dict[str, Any] | None = None
 
@@ -95,6 +97,8 @@ class Evaluation:
                 {
                     "role": row.role,
                     "cost": row.cost,
+                    "features": row.features,
+                    "by_class": row.by_class and row.by_class.plain(),
                     "scores": {name: score.plain() for name, score in row.scores.items()},
                     "runs": [{name: run[name].mean for name in run} for run in row.runs],
                 }
@@ -102,6 +106,7 @@ class Evaluation:
             ],
             "verdicts": {name: vars(verdict) for name, verdict in self.verdicts.items()},
             "deciding": self.deciding,
+            "paired": self.paired,
             "notes": self.notes,
             "corrupted": self.corrupted,
         }
@@ -137,8 +142,11 @@ def evaluate(config: EvaluateConfig) -> Evaluation | DenseEvaluation:
     from limbeck.data.skipped import SkippedLog
     from limbeck.engine.distributed import ranks_session
     from limbeck.evaluation.cost import costs_of
+    from limbeck.evaluation.paired import statement
     from limbeck.evaluation.robustness import summarize
     from limbeck.models.origins.load import load_encoder
+    from limbeck.recipes.look.prober import Prober
+    from limbeck.recipes.look.shifted import open_shifted
     from limbeck.recipes.run.images import check_holdout, open_images
 
     with ranks_session(config.device, to_plain(config)) as ranks:
@@ -150,6 +158,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation | DenseEvaluation:
             )
         check_holdout(images)
         robustness.check_images(images, config.corruptions)
+        shifted = open_shifted(config, images)
         students = [load_encoder(source) for source in config.student]
         baselines = [load_encoder(source) for source in config.baseline]
         claims, notes = claims_of(students, bool(baselines))
@@ -160,7 +169,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation | DenseEvaluation:
         groups = {"student": students, "baseline": baselines, "teacher": teachers}
         groups = {role: encoders for role, encoders in groups.items() if encoders}
         notes += class_notes(groups, images.whole.classes)
-        probe = Prober(config, images, ranks.device, skipped)
+        probe = Prober(config, images, ranks.device, skipped, shifted)
         if not images.is_labelled:
             probe.target = probe.embed(teachers[0], images.holdout)
             groups.pop("teacher")  # it agrees with itself
@@ -174,15 +183,20 @@ def evaluate(config: EvaluateConfig) -> Evaluation | DenseEvaluation:
             )  # fmt: skip
             answers = robustness.ask_roles(groups, probe.linear, ask)
             robustness.add_scores(scores, answers)
-            corrupted = summarize(answers)
+            corrupted = summarize(answers, is_imagenet=are_imagenet(images.whole.classes))
             notes += robustness.notes_of(groups, config.corruptions)
         speed_batch = SPEED_BATCH if config.measure_speed else None
         rows = [
-            Row(role, each, joined(each), costs_of(groups[role][0], speed_batch))
+            Row(
+                role, each, joined(each), costs_of(groups[role][0], speed_batch),
+                probe.features_of(groups[role]), probe.classes_of(groups[role]),
+            )
             for role, each in scores.items()
-        ]
+        ]  # fmt: skip
     verdicts, deciding = verdicts_of(scores["student"], scores["baseline"], claims)
-    found = Evaluation(rows, verdicts, deciding, notes, corrupted)
+    notes = [*probe.notes, *notes]
+    paired = statement(*([run[deciding] for run in scores[r]] for r in ("student", "baseline")))
+    found = Evaluation(rows, verdicts, deciding, paired, notes, corrupted)
     if skipped.reasons:
         found.notes.append(skipped.summary())
     if config.out is not None:
@@ -263,47 +277,6 @@ def request_of(config: EvaluateConfig) -> dict[str, Any]:
     return to_plain(replace(config, overwrite=False))
 
 
-class Prober:
-    """Embeds and probes one encoder after the other on the same images."""
-
-    def __init__(
-        self, config: EvaluateConfig, images: Images, device: torch.device, skipped: Any
-    ) -> None:
-        from limbeck.recipes.run.probes import spread_slice
-
-        self.config, self.images, self.device, self.skipped = config, images, device, skipped
-        self.train = spread_slice(images.train, config.max_train)
-        self.target: Embeddings | None = None
-        self.linear: dict[Encoder, LinearProbe] = {}
-
-    def embed(self, encoder: Encoder, source: Any) -> Embeddings:
-        """Embeddings of a source, on the prober's device."""
-        from limbeck.recipes.run.probes import embed_source
-
-        encoder.to(self.device)
-        config = self.config
-        return embed_source(encoder, source, config.embed, config.data, self.device, self.skipped)
-
-    def scores(self, encoder: Encoder) -> dict[str, Score]:
-        """Its scores by probe, or its agreement with ``target`` where that is set."""
-        from limbeck.evaluation.neighbours import agreement
-        from limbeck.evaluation.probes import fit_linear, probe_scores
-
-        test = self.embed(encoder, self.images.holdout)
-        if self.target is not None:
-            return {"neighbours": agreement(test.features, self.target.features).neighbours}
-        train = self.embed(encoder, self.train)
-        columns = columns_of(encoder, self.images.whole.classes)
-        if test.logits is not None:
-            logits = None if columns is None else in_order_of(test.logits, columns)
-            test = replace(test, logits=logits)
-        self.linear[encoder] = fit_linear(train, test, self.device)
-        return probe_scores(
-            train, test, num_labels=self.config.num_labels, seeds=self.config.label_draws,
-            k=self.config.k, device=self.device, linear=self.linear[encoder],
-        )  # fmt: skip
-
-
 def joined(scores: list[dict[str, Score]]) -> dict[str, Score]:
     """One score per probe that all have, for several runs of the same recipe."""
     import torch
@@ -340,18 +313,21 @@ def report(found: Evaluation | DenseEvaluation) -> str:
         from limbeck.recipes.look import evaluate_maps
 
         return evaluate_maps.report(found)
+    from limbeck.evaluation.class_scores import class_table
     from limbeck.evaluation.robustness import tables
 
     lines = [table_of(found), ""]
     verdict = found.verdicts[found.deciding]
-    lines += [f"Verdict ({found.deciding}): {verdict.why}"]
+    lines += [f"Verdict ({found.deciding}): {verdict.why}", f"  {found.paired}"]
     lines += [
         f"  {name}: {100 * each.difference:+.1f} points "
         f"(95 % interval {100 * each.low:+.1f} to {100 * each.high:+.1f})"
         for name, each in found.verdicts.items()
         if name != found.deciding and not name.endswith("top5")
     ]
-    for text in tables(found.corrupted or {}):
+    by_class = found.rows[0].by_class
+    of_classes = [] if by_class is None else [class_table(by_class)]
+    for text in [*of_classes, *tables(found.corrupted or {})]:
         lines += ["", text, ""]
     lines += [f"Note: {note}" for note in found.notes]
     return "\n".join(lines)
@@ -372,6 +348,10 @@ def table_of(found: Evaluation) -> str:
             cells["images/s"] = f"{row.cost['images_per_second']:.0f}"
         for name, score in row.scores.items():
             cells[name] = f"{100 * score.mean:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
+        if row.by_class is None:  # without labels there is little else to tell
+            cells |= {name: f"{value:.3g}" for name, value in row.features.items()}
+        else:
+            cells["calibration error %"] = f"{100 * row.by_class.calibration:.1f}"
         rows.append(cells)
     columns = dict.fromkeys(column for cells in rows for column in cells)
     return table(rows, sorted(columns, key=lambda column: column.endswith("top5")), TERMINAL)
@@ -379,7 +359,7 @@ def table_of(found: Evaluation) -> str:
 
 def write(found: Evaluation, config: EvaluateConfig, out: Path, title: str) -> None:
     """scores.json, table.md and, where matplotlib is installed, pictures as PNG and SVG."""
-    from limbeck.evaluation.pictures import draw_corruptions
+    from limbeck.evaluation.pictures import draw_confusion, draw_corruptions
     from limbeck.evaluation.report import save_bars
 
     probes = [name for name in found.rows[0].scores if not name.endswith("top5")]
@@ -395,6 +375,8 @@ def write(found: Evaluation, config: EvaluateConfig, out: Path, title: str) -> N
         write_text(out / "table.md", report(found) + "\n")
         with disk_errors(out):
             save_bars(out / "probes.png", bars, title=title)
+            if by_class := found.rows[0].by_class:
+                draw_confusion(out / "confusion.png", by_class.confusion.numpy(), by_class.classes)
             if found.corrupted:
                 draw_corruptions(out / "corruptions.png", found.corrupted)
     except RunError:

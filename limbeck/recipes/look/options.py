@@ -35,6 +35,11 @@ class EvaluateConfig:
     """Neighbours of the kNN classifier."""
     max_train: PositiveInt = 50_000
     """At most this many labelled images to learn probes from."""
+    test_on: tuple[str, ...] = ()
+    """Further labelled test images, NAME=FOLDER each: of another camera or place, or of ImageNet's
+    variants (A, R, Sketch, V2). A set of only some classes is asked among these."""
+    real_labels: Path | None = None
+    """The JSON file of the ReaL labels of ImageNet's validation images."""
     measure_speed: bool = True
     """Also measure images per second of each network on this machine."""
     device: str = "auto"

@@ -20,7 +20,6 @@ from limbeck.documents import fit
 from limbeck.errors import UserError
 from limbeck.models.budgets import is_budget
 from limbeck.models.options import TeacherOptions
-from limbeck.recipes.look.evaluate import Prober
 from limbeck.recipes.look.options import EvaluateConfig
 from limbeck.recipes.run import checks
 from limbeck.recipes.study.arms import (
@@ -146,6 +145,7 @@ class _Chains:
         from limbeck.data.skipped import SkippedLog
         from limbeck.models.heads import with_classifier
         from limbeck.models.origins.load import load_encoder
+        from limbeck.recipes.look.prober import Prober
         from limbeck.recipes.run.networks import start_student
 
         self.config, self.images, self.device = config, images, device

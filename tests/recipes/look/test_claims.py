@@ -3,14 +3,18 @@
 import pytest
 import torch
 
+from limbeck.models.imagenet import imagenet_ids
 from limbeck.models.origins.load import load_encoder
 from limbeck.recipes.look.claims import (
+    are_imagenet,
     claims_of,
     class_notes,
+    columns_among,
     columns_of,
     in_order_of,
     may_be_distilled,
 )
+from tests.fakes import FakeEncoder
 
 TAUGHT, ALONE = {"teacher": {"source": "t"}}, {"teacher": None}
 FRESH, BARE = {"source": "fresh, seed 0"}, {"source": "w.pth", "layout": "mae_encoder"}
@@ -79,8 +83,37 @@ def test_whose_classifier_can_be_asked(classifier, names, classes, expected, tol
     assert len(notes) == (told is not None) and all(told in note for note in notes)
 
 
+NUMBERS = tuple(sorted(map(str, range(1000))))  # as ImageNet-V2's folders sort: 0, 1, 10, 100
+
+
+@pytest.mark.parametrize("names", [None, imagenet_ids(), [f"word {i}" for i in range(1000)]])
+def test_folders_of_numbers_are_classes_by_number(names):
+    encoder = FakeEncoder(num_classes=1000, origin={"classes": names})
+    assert columns_of(encoder, NUMBERS) == [int(name) for name in NUMBERS]
+    from_one = tuple(sorted(map(str, range(1, 1001))))
+    assert columns_of(encoder, from_one) == [int(name) - 1 for name in from_one]
+
+
+def test_some_of_the_classes_are_asked_among_themselves(classifier):
+    encoder = named(classifier, CLASSES)
+    assert columns_among(encoder, CLASSES) == [0, 1, 2]
+    assert columns_among(encoder, ("red", "green")) == [2, 1]
+    assert columns_among(encoder, ("red", "amber")) is None
+    assert columns_among(named(classifier, None), ("red", "green")) is None
+
+
+@pytest.mark.parametrize("names", [None, imagenet_ids(), [f"word {i}" for i in range(1000)]])
+def test_imagenet_classifiers_know_wordnets_ids(names):
+    encoder = FakeEncoder(num_classes=1000, origin={"classes": names})
+    some = imagenet_ids()[5:900:7]
+    assert columns_among(encoder, some) == list(range(5, 900, 7))
+    assert columns_among(encoder, [*some, "n99999999"]) is None
+    assert are_imagenet(imagenet_ids()) and not are_imagenet(some)
+
+
 def test_logits_are_put_in_the_images_order():
     logits = torch.arange(6.0).view(2, 3)
+    assert in_order_of(logits, [0, 2]).tolist() == [[0, 2], [3, 5]]
     assert in_order_of(logits, [1, 2, 0]).tolist() == [[1, 2, 0], [4, 5, 3]]
     assert in_order_of(logits, [0, 1, 2]) is logits
 

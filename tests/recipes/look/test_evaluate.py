@@ -8,13 +8,10 @@ import pytest
 import torch
 
 from limbeck.data.options import DataOptions
-from limbeck.data.skipped import SkippedLog
 from limbeck.errors import RunError, UserError
 from limbeck.evaluation.scores import score_of
 from limbeck.models.origins import load
-from limbeck.models.origins.load import load_encoder
 from limbeck.recipes.look.evaluate import (
-    Prober,
     check,
     evaluate,
     held_out_alike,
@@ -23,7 +20,6 @@ from limbeck.recipes.look.evaluate import (
     table_of,
 )
 from limbeck.recipes.look.options import EvaluateConfig
-from limbeck.recipes.run.images import open_images
 from limbeck.recipes.run.options import EmbedOptions
 from limbeck.recipes.train.distill import distill
 from limbeck.recipes.train.finetune import finetune
@@ -73,6 +69,23 @@ def test_rows_scores_and_costs(evaluated):
     assert student.cost["parameters"] == baseline.cost["parameters"] < teacher.cost["parameters"]
     assert student.cost["macs"] == baseline.cost["macs"] < teacher.cost["macs"]
     assert student.scores["linear_top1"].mean > 0.8  # colours; chance is a third
+
+
+def test_what_is_told_beside_the_scores(evaluated):
+    found, out = evaluated
+    for row in found.rows:
+        assert 1 <= row.features["rank"] <= 12 and row.features["uniformity"] < 0
+        assert row.by_class.how == "linear probe"
+        assert int(row.by_class.confusion.sum()) == row.scores["linear_top1"].num_test
+        right = row.by_class.confusion.diagonal().sum() / row.by_class.confusion.sum()
+        assert float(right) == pytest.approx(row.scores["linear_top1"].mean)
+        assert 0 <= row.by_class.calibration <= 1
+    said = report(found)
+    assert f"  {found.paired}" in said and "(McNemar)" in found.paired
+    assert "Classes, linear probe:" in said and "| calibration error % |" in said
+    plain = json.loads((out / "scores.json").read_text())
+    assert plain["rows"][0]["by_class"]["classes"][0]["class"] == "blue"
+    assert (out / "confusion.png").exists()
 
 
 def test_the_verdict(evaluated):
@@ -130,6 +143,8 @@ def test_unlabelled_images_are_compared_with_the_teacher(unlabelled, student, te
     assert [row.role for row in found.rows] == ["student", "baseline"]
     assert found.deciding == "neighbours"
     assert all(set(row.scores) == {"neighbours"} for row in found.rows)
+    assert all(row.by_class is None and row.features["rank"] > 1 for row in found.rows)
+    assert "(paired bootstrap)" in found.paired
     assert "Verdict (neighbours)" in report(found)
 
 
@@ -146,19 +161,6 @@ def test_a_classifier_is_asked_itself(images, student, tmp_path):
     assert found.deciding == "linear_top1"
     both = evaluate(config_of(images, run, baseline=(str(run),), num_labels=()))
     assert both.deciding == "top1"
-
-
-def test_classes_in_another_order_are_matched_by_name(images, classifier):
-    config = config_of(images, classifier, num_labels=())
-    opened = open_images(config.data)
-    prober = Prober(config, opened, torch.device("cpu"), SkippedLog(None, 48, 0.0))
-    usual = load_encoder(str(classifier))
-    other = load_encoder(str(classifier))
-    for parameter in (other.model.head.weight, other.model.head.bias):
-        parameter.data = parameter.data[[2, 0, 1]]
-    other.facts.origin["classes"] = ["red", "blue", "green"]
-    right = [prober.scores(each)["top1"].per_image for each in (usual, other)]
-    assert torch.equal(*right)
 
 
 def test_a_classifier_of_other_names_decides_nothing(images, classifier, tmp_path):
@@ -306,7 +308,8 @@ def test_top5_stands_last(images, student, tmp_path):
     found = evaluate(config_of(tmp_path, student, num_labels=(1,)))
     heads = [text.splitlines()[0] for text in table_of(found).split("\n\n")]
     columns = [each.strip() for head in heads for each in head.split("|")[2:-1]][2:]
-    assert columns == ["knn_top1", "linear_top1", "few_1_top1", "knn_top5", "linear_top5"]
+    few = ["knn_top1", "linear_top1", "few_1_top1", "calibration error %"]
+    assert columns == [*few, "knn_top5", "linear_top5"]
 
 
 def test_bad_test_images_count_among_all(images, student, tmp_path):
