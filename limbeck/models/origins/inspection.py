@@ -19,6 +19,7 @@ from limbeck.models.finished import (
     is_finished_student,
     read_record,
 )
+from limbeck.models.licences import Ancestor, ancestors
 from limbeck.models.origins.architecture import read_shape, to_architecture
 from limbeck.models.origins.checkpoint import heads_text
 from limbeck.models.origins.decoder import decoder_in, describe_decoder, load_keepsakes
@@ -54,6 +55,7 @@ from limbeck.models.vit import build_encoder
 class Inspection:
     """What ``inspect_file`` found; None and empty where it is not known.
 
+    ``lineage``: of a network that is known, the weights from elsewhere that went into it.
     ``kind`` is "finished student", "Hugging Face folder", "timm folder", "limbeck checkpoint",
     "weights file" or "file without weights"; ``layout`` and ``description`` say which published
     layout. ``shapes`` has every tensor, ``dtypes`` how many tensors have which type. ``num_heads``
@@ -78,6 +80,7 @@ class Inspection:
     num_classes: int | None = None
     num_heads: tuple[int, ...] | None = None
     heads_known_from: str = ""
+    lineage: tuple[Ancestor, ...] = ()
     decoder: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
     unmatched: tuple[str, ...] = ()
@@ -298,6 +301,7 @@ def _inspect_loadable(path: Path, kind: str, config: HubConfig | None = None) ->
         heads_known_from="stated in its record or config",
         decoder=describe_decoder(kept, str(path)),
         metadata=origin,
+        lineage=tuple(ancestors(encoder.facts.origin)),
         notes=notes,
         **_facts_of(encoder),
         **_count(encoder.model.state_dict()),

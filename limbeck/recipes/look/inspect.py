@@ -13,6 +13,7 @@ from limbeck.recipes.run import checks
 
 if TYPE_CHECKING:
     from limbeck.data.target_store.reader import Survey
+    from limbeck.models.licences import Ancestor
     from limbeck.models.origins.inspection import Inspection
 
 
@@ -64,6 +65,7 @@ def report(found: Inspection | Survey) -> str:
     }
     told = [(name, value) for name, value in facts.items() if value]
     told += [("says", f"{name} = {_short(value)}") for name, value in found.metadata.items()]
+    told += [("from", _ancestor(each)) for each in found.lineage]
     told += [("note", note) for note in found.notes]
     lines = [str(found.path)]
     sides = {name: " x ".join(map(str, shape)) for name, shape in found.shapes.items()}
@@ -110,6 +112,13 @@ def _heads(found: Inspection) -> str:
     counts = set(found.num_heads)
     text = str(found.num_heads[0]) if len(counts) == 1 else ", ".join(map(str, found.num_heads))
     return f"{text} ({found.heads_known_from})" if found.heads_known_from else text
+
+
+def _ancestor(found: Ancestor) -> str:
+    hashed = f", weights {found.weight_hash[:12]}" if found.weight_hash else ""
+    licence = found.licence or "not known"
+    terms = "" if found.terms in ("open", "unknown") else f" ({found.terms})"
+    return f"{found.role} {found.source}, licence {licence}{terms}{hashed}"
 
 
 def _short(value: object) -> str:

@@ -12,6 +12,7 @@ from limbeck import __version__
 from limbeck.documents import read_json
 from limbeck.models.encoder import EncoderFacts
 from limbeck.models.finished import RECORD_FILE
+from limbeck.models.licences import Ancestor, ancestors
 
 
 def versions() -> dict[str, str]:
@@ -31,10 +32,17 @@ def scores_of(folder: Path) -> dict[str, float]:
     return said["scores"]
 
 
+def line_of(start: EncoderFacts, teacher: EncoderFacts | None) -> list[Ancestor]:
+    """The weights from elsewhere that a run begins with, or that teach it."""
+    taught = [] if teacher is None else ancestors(teacher.origin, "teacher")
+    return ancestors(start.origin) + taught
+
+
 def record(
     *,
     verb: str,
     config: dict[str, Any],
+    start: EncoderFacts,
     teacher: EncoderFacts | None,
     data: dict[str, Any],
     extra: dict[str, Any],
@@ -49,6 +57,7 @@ def record(
             "architecture": teacher.architecture,
             "num_heads": list(teacher.num_heads),
         },
+        "lineage": [each.plain() for each in line_of(start, teacher)],
         "data": data,
         "config": config,
         "versions": versions(),

@@ -77,8 +77,11 @@ def train(plan: Plan, ranks: Ranks) -> Path:
     module = plan.module.to(ranks.device)
     tail = _Tail(plan, partial(plan.stream, config, skipped))
     steps = resolved.total_steps
+    line = lineage.line_of(student.facts, plan.teacher)
     with Log(run, config.train, ranks, stage=plan.verb, total_steps=steps) as report:
         report.note(resolved.sentence())
+        for warning in filter(None, (each.warning for each in line)):
+            report.note(warning)
         if config.train.fit_memory:
             report.note(f"A step in {config.train.accumulate_steps} micro-batches fits the memory.")
         if tail.note:
@@ -109,6 +112,7 @@ def train(plan: Plan, ranks: Ranks) -> Path:
             record = lineage.record(
                 verb=plan.verb,
                 config=settled_plain(config),
+                start=student.facts,
                 teacher=plan.teacher,
                 data=images.lineage,
                 extra=tail.record

@@ -309,6 +309,7 @@ def _describe(
     """The JSON."""
     from importlib.metadata import version
 
+    from limbeck.models.licences import ancestors
     from limbeck.recipes.run.lineage import versions
     from limbeck.recipes.ship.shown import own_crop_ratio, preprocessing_of
 
@@ -335,6 +336,7 @@ def _describe(
             "architecture": facts.architecture["name"],
             **{name: origin.get(name) for name in ("weight_hash", "licence")},
         },
+        "lineage": [each.plain() for each in ancestors(origin)],
         "versions": versions() | {each: version(each) for each in known.packages},
         "proof": proof,
     }

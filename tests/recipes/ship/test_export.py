@@ -57,6 +57,7 @@ def test_a_classifier_for_timm_with_its_proof(classifier, tmp_path):
     assert said["outputs"] == {"logits": {"dtype": "float32", "shape": [None, 3]}}
     own = json.loads((classifier / "student.json").read_text())
     assert said["source"]["weight_hash"] == own["weight_hash"]
+    assert said["lineage"] == own["lineage"] == []  # from scratch, here
     proof = said["proof"]
     assert proof["num_images"] == 12 and proof["outputs"]["logits"]["agreement"] == 1
     assert proof["score"]["pytorch"] == proof["score"]["file"] > 0.8

@@ -30,6 +30,8 @@ from limbeck.methods.options import (
 from limbeck.models.build import build_student
 from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes.look.evaluate import evaluate
+from limbeck.recipes.look.inspect import InspectConfig, inspect
+from limbeck.recipes.look.inspect import report as inspected
 from limbeck.recipes.look.options import EvaluateConfig
 from limbeck.recipes.run.images import open_images
 from limbeck.recipes.run.networks import build_networks
@@ -470,6 +472,30 @@ def test_what_the_method_keeps_is_beside_the_student(teacher, student):
     assert len(kept) == 20
     assert all(torch.equal(value, state[start + name]) for name, value in kept.items())
     assert "kept" not in json.loads((student / "student.json").read_text())
+
+
+def test_whose_weights_went_in_is_said_and_kept(images, teacher, student, tmp_path, capsys):
+    for name, run in (("big", teacher), ("small", student)):
+        torch.save(limbeck.load(run).model.state_dict(), tmp_path / f"{name}.pth")
+    config = distill_config(
+        images, tmp_path / "run", tmp_path / "big.pth",
+        student=StudentOptions(weights=str(tmp_path / "small.pth"), img_size=32, num_heads=3),
+    )  # fmt: skip
+    run = distill(replace(config, teacher=replace(config.teacher, num_heads=4, img_size=32)))
+    said = capsys.readouterr().err
+    for role, name in (("start", "small"), ("teacher", "big")):
+        assert f"The {role} {tmp_path}/{name}.pth: its licence is not known" in said
+    line = json.loads((run / "student.json").read_text())["lineage"]
+    assert [(each["role"], each["terms"]) for each in line] == [
+        ("start", "unknown"),
+        ("teacher", "unknown"),
+    ]
+    assert line[1]["weight_hash"] == limbeck.load(teacher).facts.origin["weight_hash"]
+    told = " ".join(inspected(inspect(InspectConfig(file=str(run)))).split())
+    assert f"from teacher {tmp_path}/big.pth, licence not known, weights" in told
+    again = distill(distill_config(images, tmp_path / "again", run))
+    line = json.loads((again / "student.json").read_text())["lineage"]
+    assert [each["role"] for each in line] == ["start of the teacher", "teacher of the teacher"]
 
 
 def test_masked_pixels_go_on_from_a_run(images, teacher, tmp_path):
