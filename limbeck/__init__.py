@@ -30,6 +30,7 @@ _PUBLIC = {
     "presets": "limbeck.recipes.look.presets",
     "export": "limbeck.recipes.ship.export",
     "convert": "limbeck.recipes.ship.convert",
+    "push": "limbeck.recipes.ship.push",
     "serve": "limbeck.recipes.ship.serve",
     "demo": "limbeck.recipes.study.demo",
     # their options
@@ -53,6 +54,7 @@ _PUBLIC = {
     "PresetsConfig": "limbeck.recipes.look.presets",
     "ExportConfig": "limbeck.recipes.ship.export",
     "ConvertConfig": "limbeck.recipes.ship.convert",
+    "PushConfig": "limbeck.recipes.ship.push",
     "ServeConfig": "limbeck.recipes.ship.serve",
     "DemoConfig": "limbeck.recipes.study.demo",
     # networks

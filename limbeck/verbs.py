@@ -96,6 +96,9 @@ VERBS = {
     "convert": Verb(
         "ship", "write a student as a file in MAE's or TinyViT's layout", "ConvertConfig"
     ),
+    "push": Verb(
+        "ship", "a model card, and a repository of the hub if asked", "PushConfig"
+    ),
 }  # fmt: skip
 
 

@@ -29,11 +29,11 @@ from tests.recipes.searches import SEED
 
 RELATION = [*STUDENT, "--relation.drop-path-rate", "0"]
 RUN = [verb for verb in VERBS if verb != "serve"]  # which is to be asked, and has its own tests
-WITHOUT_LOADERS = {"convert-targets", "convert", "inspect", "presets", "cost"}
+WITHOUT_LOADERS = {"convert-targets", "convert", "inspect", "presets", "cost", "push"}
 OWN_LOADERS = {"demo"}  # of which it has no option; those of its runs are those of the other verbs
 HAVE_OUT = {
     *("distill", "store-targets", "finetune", "compare", "two-stage", "search", "analyze"),
-    *("demo", "segment", "detect", "predict", "embed"),
+    *("demo", "segment", "detect", "predict", "embed", "push"),
 }
 NETWORK = {
     *("socket.__new__", "socket.bind", "socket.connect", "socket.sendto", "socket.sendmsg"),
@@ -111,6 +111,7 @@ def words_of(verb, images, teacher, student, released, scenes, segmenter, object
             "presets": ["photos_vit_tiny"],
             "demo": ["--seeds", "1", "--teacher-epochs", "1", "--student-epochs", "1"],
             "convert": [teacher, "out.pth"],
+            "push": [student, "--to", "me/net"],
             "embed": [images, "--model", student, "--embed.batch-size", "4"],
             "export": [
                 *(student, "--to", "timm", "--data", images, "--num-images", "17"),

@@ -76,16 +76,47 @@ def _absent(source: str, names: tuple[str, ...]) -> AbsentError:
     return AbsentError(f"'{source}' has none of the files {', '.join(names)}; {REMEDY}.")
 
 
-def _check_reach(source: str) -> None:
+def _check_reach(source: str, remedy: str = "") -> None:
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
     try:
         get_session().head(constants.ENDPOINT, timeout=_REACH_SECONDS)
     except Exception as error:  # as above
-        raise _unreachable(source, error) from error
+        raise _unreachable(source, error, remedy) from error
 
 
-def _unreachable(source: str, error: Exception) -> UserError:
+def _unreachable(source: str, error: Exception, remedy: str = "") -> UserError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return UserError(f"Can't get '{source}' from the Hugging Face hub ({reason}); {REMEDY}.")
+    what = "send" if remedy else "get"
+    place = f"'{source}' {'to' if remedy else 'from'} the Hugging Face hub"
+    return UserError(f"Can't {what} {place} ({reason}); {remedy or REMEDY}.")
+
+
+def upload(folder: Path, repository: str, *, is_private: bool, message: str) -> str:
+    """Send all files of a folder to OWNER/NAME, which is made if there is none; its address.
+
+    Raises UserError where the hub can't be reached, knows nobody of this machine, or refuses.
+    """
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    remedy = "the files are there to be sent again"
+    _check_reach(repository, remedy)
+    hub = HfApi()
+    try:
+        if get_token() is None:
+            raise LocalTokenNotFoundError
+        hub.create_repo(repository, private=is_private, exist_ok=True)
+        hub.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
+    except LocalTokenNotFoundError as error:
+        raise UserError(
+            f"The hub knows nobody here; log in with 'hf auth login' ({remedy})."
+        ) from error
+    except HfHubHTTPError as error:
+        reason = (str(error.server_message or error).splitlines() or ["no reason given"])[0]
+        raise UserError(
+            f"The hub does not take {repository}: {reason}. See that the name's owner is you and "
+            f"that your token may write ({remedy})."
+        ) from error
+    return f"{hub.endpoint}/{repository}"
