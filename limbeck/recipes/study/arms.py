@@ -10,20 +10,23 @@ from limbeck.config import from_plain, has_own_module, to_plain
 from limbeck.documents import to_json
 from limbeck.errors import UserError, did_you_mean
 from limbeck.methods import METHODS
-from limbeck.models.options import TeacherOptions
+from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.papers import of_paper
 from limbeck.recipes.run.options import CropEvalOptions, DistillConfig, FinetuneConfig, ProbeOptions
 from limbeck.recipes.study.options import BASELINES, UNTRAINED, CompareConfig
 from limbeck.recipes.study.runs import needs_teacher, values_of, without_layer_decay
 from limbeck.recipes.train.finetune import with_labels
 
-SECTIONS = ("optim", "crop", "teacher")
+SECTIONS = ("optim", "crop", "teacher", "student")
 """Shared sections of which an arm may state options of its own, such as optim.base_lr."""
+START = "start"
+"""In a method's place: no pre-training, but a student of the arm's own, such as public weights."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is said of an arm. ``method`` None: no pre-training. ``own``: options by dotted name."""
+    """What is said of an arm. ``method`` None: no pre-training. ``own``: options by dotted name; of
+    an arm without pre-training those of a student of its own, if any."""
 
     name: str
     method: str | None
@@ -43,7 +46,7 @@ class Entry:
 def read_arms(texts: tuple[str, ...]) -> list[Entry]:
     """The arms in their order; raises UserError for one that can't be meant, or has no name."""
     arms = [_read_arm(text.strip()) for text in texts]
-    if not any(arm.method for arm in arms):
+    if not any(arm.method or arm.own for arm in arms):
         raise UserError("There is nothing to compare; name one method or more with --arms.")
     names = [arm.name for arm in arms]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -73,18 +76,34 @@ def _read_arm(text: str) -> Entry:
         return Entry(method, None)
     if name in BASELINES:
         raise UserError(f"arm '{text}': the name '{name}' is that of a baseline; take another.")
+    if method == START:
+        own = _options(text, words)
+        if (
+            name == START
+            or "student.weights" not in own
+            or any(_section_of(key) != "student" for key in own)
+        ):
+            raise UserError(
+                f"arm '{text}': an arm without pre-training has a name, and says what it starts "
+                "from: public=start,student.weights=timm:NAME (or another option of the student)."
+            )
+        return Entry(name, None, own)
     if ":" in method:
         if not has_own_module(method):
             raise UserError(
                 f"arm '{text}': there is no module '{method.partition(':')[0]}' here or installed."
             )
     elif method not in METHODS:
-        choices = (*METHODS, *BASELINES)
+        choices = (*METHODS, *BASELINES, START)
         raise UserError(
             f"arm '{text}': there is no method '{method}'."
             f"{of_paper(method) or did_you_mean(method, choices)} Choose one of "
             f"{', '.join(choices)}, or your own as module:Class."
         )
+    return Entry(name, method, _options(text, words))
+
+
+def _options(text: str, words: list[str]) -> dict[str, Any]:
     own: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -92,7 +111,7 @@ def _read_arm(text: str) -> Entry:
         if not key or key in own:
             raise UserError(f"arm '{text}': '{word}' is no OPTION=VALUE, or stated twice.")
         own[key] = _value(value.strip()) if equals else True
-    return Entry(name, method, own)
+    return own
 
 
 def _value(text: str) -> Any:
@@ -108,13 +127,25 @@ def _section_of(name: str) -> str | None:
     return section if dot and section in SECTIONS else None
 
 
+def student_of(config: CompareConfig, arm: Entry) -> StudentOptions:
+    """The student of an arm: the shared one, with what the arm says of it; where that is a name or
+    weights, the shape of the shared one but for its image size is not meant."""
+    own = {k.removeprefix("student."): v for k, v in arm.own.items() if k.startswith("student.")}
+    shared = config.student
+    if own.keys() & {"name", "weights"}:
+        shared = StudentOptions(img_size=shared.img_size)
+    return (
+        from_plain(StudentOptions, to_plain(shared) | own, f"arm '{arm.name}'") if own else shared
+    )
+
+
 def arm_config(config: CompareConfig, arm: Entry, seed: int, needs_teacher: bool) -> DistillConfig:
     """The pre-training of an arm with a method; raises UserError for options it does not have."""
     assert arm.method is not None
     where = f"arm '{arm.name}'"
     teacher = config.teacher if needs_teacher else TeacherOptions()
     shared = {"optim": config.optim, "crop": config.crop, "teacher": teacher}
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"student": student_of(config, arm)}
     for section, options in shared.items():
         prefix = f"{section}."
         own = {k.removeprefix(prefix): v for k, v in arm.of_run.items() if k.startswith(prefix)}
@@ -128,7 +159,7 @@ def arm_config(config: CompareConfig, arm: Entry, seed: int, needs_teacher: bool
         changes["method_options"] = tuple(words)
     return DistillConfig(
         out=run_dir(config.out, arm, seed), method=arm.method, seed=seed,
-        overwrite=config.overwrite, student=config.student, data=config.data, train=config.train,
+        overwrite=config.overwrite, data=config.data, train=config.train,
         probes=ProbeOptions(**asdict(config.embed)), **changes,
     )  # fmt: skip
 
@@ -142,7 +173,7 @@ def tuning_config(config: CompareConfig, arm: Entry, seed: int, fraction: float)
         "seed": seed,
         "overwrite": config.overwrite,
         "data": with_labels(config.data, fraction, seed),
-        "optim": without_layer_decay(tune.optim) if arm.method is None else tune.optim,
+        "optim": tune.optim if arm.method or arm.own else without_layer_decay(tune.optim),
         "evaluation": CropEvalOptions(**embed),
     }
     return FinetuneConfig(**values_of(tune) | own)
@@ -157,7 +188,7 @@ def table_needs_teacher(arm: Entry) -> bool | None:
 
 def run_dir(out: Path, arm: Entry, seed: int) -> Path:
     """Where an arm's student is before it is fine-tuned: the baselines share their start."""
-    return out / f"{arm.name if arm.method else UNTRAINED}_{seed}"
+    return out / f"{arm.name if arm.method or arm.own else UNTRAINED}_{seed}"
 
 
 def tuned_dir(out: Path, arm: Entry, seed: int, fraction: float = 1.0) -> Path:

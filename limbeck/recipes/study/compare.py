@@ -19,7 +19,7 @@ from limbeck.config import to_plain
 from limbeck.documents import fit
 from limbeck.errors import UserError
 from limbeck.models.budgets import is_budget
-from limbeck.models.options import TeacherOptions
+from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes.look.options import EvaluateConfig
 from limbeck.recipes.run import checks
 from limbeck.recipes.study.arms import (
@@ -27,6 +27,7 @@ from limbeck.recipes.study.arms import (
     arm_config,
     read_arms,
     run_dir,
+    student_of,
     table_needs_teacher,
     tuning_config,
 )
@@ -126,10 +127,10 @@ def compare(config: CompareConfig) -> Comparison:
             with engine.attempt(name, "can't run"):  # without names: one teacher at a time
                 existing = rehearsed(next(rehearse(seeds[:1], images, ranks))[1], seeds, ranks)
             open_existing(existing)
-        if len(found.failures) == len(configs):
+        if configs and len(found.failures) == len(configs):
             name, reason = next(iter(found.failures.items()))
             raise UserError(f"No arm can run; {name}: {reason}")
-        chains = _Chains(config, images, ranks.device)
+        chains = _Chains(config, arms, images, ranks.device)
         engine.finish_all(
             [Arm(arm.name, partial(chains.runs, arm, configs.get(arm.name))) for arm in arms],
             config.seeds,
@@ -141,7 +142,9 @@ def compare(config: CompareConfig) -> Comparison:
 class _Chains:
     """The runs of the arms, and the probes of what they give."""
 
-    def __init__(self, config: CompareConfig, images: Images, device: torch.device) -> None:
+    def __init__(
+        self, config: CompareConfig, arms: list[Entry], images: Images, device: torch.device
+    ) -> None:
         from limbeck.data.skipped import SkippedLog
         from limbeck.models.heads import with_classifier
         from limbeck.models.origins.load import load_encoder
@@ -156,13 +159,15 @@ class _Chains:
             assert config.teacher.source is not None
             teacher = load_encoder(config.teacher.source)
             self.prober.target = self.prober.embed(teacher, images.holdout)
-        start = start_student(config.student, 0.0, 0)
-        self.num_heads = own_num_heads(start)
         self.tunes = config.fine_tune and images.is_labelled
-        if self.tunes:
-            # A student that can't be fine-tuned so is told before any arm has trained.
-            num_classes = len(images.train.classes)
-            with_classifier(start, num_classes, config.tune.global_pool, 0)
+        self.num_heads: dict[StudentOptions, int | None] = {}
+        for student in dict.fromkeys(student_of(config, arm) for arm in arms):
+            start = start_student(student, 0.0, 0)
+            self.num_heads[student] = own_num_heads(start)
+            if self.tunes:
+                # A student that can't be fine-tuned so is told before any arm has trained.
+                num_classes = len(images.train.classes)
+                with_classifier(start, num_classes, config.tune.global_pool, 0)
 
     def runs(
         self, arm: Entry, pretraining: Sequence[distillation.DistillConfig] | None, seed: int
@@ -171,7 +176,7 @@ class _Chains:
         config = self.config
         folder = run_dir(config.out, arm, seed)
         if pretraining is None:
-            first = start_run(config.student, seed, folder)
+            first = start_run(student_of(config, arm), seed, folder)
         else:
             work = partial(distillation.distill, pretraining[seed])
             first = Run(work, folder, {name: name for name in COSTS}, device=self.device)
@@ -186,7 +191,8 @@ class _Chains:
         from limbeck.recipes.run.lineage import scores_of
 
         own = tuning_config(self.config, arm, seed, fraction)
-        own = replace(own, student=str(student), num_heads=self.num_heads)
+        num_heads = self.num_heads[student_of(self.config, arm)]
+        own = replace(own, student=str(student), num_heads=num_heads)
         name = finetuned(fraction)
 
         def scores() -> Result:

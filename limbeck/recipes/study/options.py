@@ -71,8 +71,9 @@ class CompareConfig:
     )
     """What to compare: methods of limbeck distill or your own module:Class, untrained (the student
     at its start) and scratch (fine-tuned from there). An arm may have a name and options of its
-    own: NAME=METHOD,OPTION=VALUE,OPTION. Options are the method's, or begin with optim., crop. or
-    teacher.: low=moco-v3,temperature=0.1,optim.base_lr=1e-4."""
+    own: NAME=METHOD,OPTION=VALUE,OPTION. Options are the method's, or begin with optim., crop.,
+    teacher. or student.: low=moco-v3,temperature=0.1,optim.base_lr=1e-4. The small weights that
+    anybody can download are an arm, too: public=start,student.weights=timm:NAME."""
     seeds: Repeats = 3
     """Runs of each arm, with the seeds 0, 1 and so on."""
     out: Path = Path("runs/compare")

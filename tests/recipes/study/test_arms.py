@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from limbeck.errors import UserError
-from limbeck.models.options import TeacherOptions
+from limbeck.models.options import StudentOptions, TeacherOptions
 from limbeck.recipes.study.arms import (
     Entry,
     arm_config,
     read_arms,
     run_dir,
+    student_of,
     table_needs_teacher,
     tuned_dir,
     tuning_config,
@@ -44,6 +45,32 @@ def test_words_are_strings_a_bare_option_is_true_and_sections_nest():
     options = arm_config(CONFIG, arm, 0, needs_teacher=True).feature
     assert (options.target, options.reconstruction.weight) == ("tokens", 0.1)
     assert read("relation,softmax").own == {"softmax": True}
+
+
+def test_public_weights_are_an_arm_without_pre_training():
+    (arm,) = read_arms(("public=start,student.weights=timm:small,student.num_heads=3",))
+    assert (arm.name, arm.method, table_needs_teacher(arm)) == ("public", None, False)
+    shared = StudentOptions(name="vit_tiny", embed_dim=24, img_size=32)
+    config = replace(CONFIG, student=shared)
+    assert student_of(config, arm) == StudentOptions(
+        img_size=32, weights="timm:small", num_heads=3
+    )  # the shared shape is not that of the weights
+    assert run_dir(Path("out"), arm, 1) == Path("out/public_1")
+    tuned = tuning_config(config, arm, 0, 1.0)
+    assert tuned.optim == config.tune.optim  # with layer decay: what was learnt is to be kept
+    assert student_of(config, Entry("scratch", None)) is shared
+    deeper = read("deep=masked-pixel,student.depth=3")
+    assert arm_config(config, deeper, 0, needs_teacher=False).student == replace(shared, depth=3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["start", "start,student.weights=x", "public=start", "public=start,optim.base_lr=1",
+     "public=start,student.weights=x,mask_ratio=0.5"],
+)  # fmt: skip
+def test_an_arm_without_pre_training_says_what_it_starts_from(text):
+    with pytest.raises(UserError, match="has a name, and says what it starts from: public=start"):
+        read_arms((text, "dino"))
 
 
 def test_a_method_without_a_teacher_gets_none():

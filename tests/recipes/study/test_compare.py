@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+import limbeck
 from limbeck import cli
 from limbeck.data.options import DataOptions, MixOptions
 from limbeck.engine.loop import Interrupted
@@ -69,6 +70,21 @@ def test_all_arms_end_in_one_table(images, teacher, tmp_path):
     assert report(found) + "\n" == (out / "table.md").read_text()
     tuned = json.loads((out / "relation_0_finetuned" / "student.json").read_text())
     assert tuned["architecture"]["num_heads"] == [3, 3]  # relation's own head count is taken back
+
+
+def test_public_weights_are_fine_tuned_alike(images, student, teacher, tmp_path):
+    arms = ("scratch", f"public=start,student.weights={teacher}")
+    found = compare(config_of(images, tmp_path / "out", *arms))
+    assert not found.problems
+    scores = found.results["public"][0].scores
+    assert {"knn_top1", "linear_top1", "finetuned_top1"} <= scores.keys()
+    assert "finetuned_top1" in found.results["scratch"][0].scores
+    tuned = limbeck.load(tmp_path / "out" / "public_0_finetuned")
+    assert tuned.facts.embed_dim == limbeck.load(teacher).facts.embed_dim != STUDENT_SHAPE.embed_dim
+    assert f"public differs in student.weights = {teacher}." in found.equal
+    with pytest.raises(UserError, match="no file or folder"):  # before anything has trained
+        compare(config_of(images, tmp_path / "no", "scratch", "public=start,student.weights=./x"))
+    assert not list((tmp_path / "no").glob("*_0*"))
 
 
 def test_fine_tuning_with_parts_of_the_labels(images, tmp_path):
