@@ -20,6 +20,8 @@ class Verb:
     can_find_problems: bool = False
     tasks: Mapping[str, str] = field(default_factory=dict)
     """Where options hang on the task: their classes by what --task says, the first by default."""
+    function: str = ""
+    """The name of its function and module; its first word if not given."""
 
 
 ROOMS = {
@@ -73,6 +75,10 @@ VERBS = {
         "look", "parameters, MACs, memory and speed of networks, here", "CostConfig", None, True
     ),
     "inspect": Verb("look", "what is in this weights file or run?", "InspectConfig"),
+    "report": Verb(
+        "look", "one page about runs, comparisons and scores, to look at and hand on",
+        "ReportConfig", function="write_report",  # as every module's report() is of its result
+    ),
     "presets": Verb("look", "recipes as numbers, by verb; or one of them", "PresetsConfig"),
     "compare": Verb(
         "study", "which method is best on these images?", "CompareConfig", "compare", True
@@ -108,8 +114,9 @@ def recipe_of(verb: str) -> ModuleType:
 
 
 def function_of(verb: str) -> str:
-    """The name of a verb's function, and of its module: its first word."""
-    return verb.partition(" ")[0].replace("-", "_")
+    """The name of a verb's function, and of its module."""
+    own = VERBS[verb].function if verb in VERBS else ""
+    return own or verb.partition(" ")[0].replace("-", "_")
 
 
 def config_class(verb: str, task: str | None = None) -> type:

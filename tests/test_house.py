@@ -44,6 +44,8 @@ FENCES = {
     "starlette": ("recipes/ship/serving/",),
     "uvicorn": ("recipes/ship/serving/",),
     "matplotlib": ("evaluation/report.py", "evaluation/pictures.py"),
+    "plotly": ("evaluation/page/charts.py",),
+    "markdown_it": ("evaluation/page/render.py",),
     "onnx": ("exports/",),
     "av": ("data/video.py",),
     # The one door, so that nothing is sent:

@@ -29,7 +29,9 @@ from tests.recipes.searches import SEED
 
 RELATION = [*STUDENT, "--relation.drop-path-rate", "0"]
 RUN = [verb for verb in VERBS if verb != "serve"]  # which is to be asked, and has its own tests
-WITHOUT_LOADERS = {"convert-targets", "convert", "inspect", "presets", "cost", "push"}
+WITHOUT_LOADERS = {
+    *("convert-targets", "convert", "inspect", "presets", "cost", "push", "report"),
+}
 OWN_LOADERS = {"demo"}  # of which it has no option; those of its runs are those of the other verbs
 HAVE_OUT = {
     *("distill", "store-targets", "finetune", "compare", "two-stage", "search", "analyze"),
@@ -112,6 +114,7 @@ def words_of(verb, images, teacher, student, released, scenes, segmenter, object
             "demo": ["--seeds", "1", "--teacher-epochs", "1", "--student-epochs", "1"],
             "convert": [teacher, "out.pth"],
             "push": [student, "--to", "me/net"],
+            "report": [student, "--out", "page.html"],
             "embed": [images, "--model", student, "--embed.batch-size", "4"],
             "export": [
                 *(student, "--to", "timm", "--data", images, "--num-images", "17"),
