@@ -1,7 +1,7 @@
 """What the detectors of the first seed find, beside the truth: detections.png.
 
     python -m experiments.bccd.pictures --data BCCD --runs runs/bccd/arms \\
-        --rivals runs/bccd/rivals --out experiments/bccd
+        --teachers runs/bccd/teachers [--rivals runs/bccd/rivals] --out experiments/bccd
 
 Of every detector are drawn the answers above its own best threshold.
 """
@@ -25,7 +25,7 @@ from limbeck.models.dense.detector import Detector
 from limbeck.recipes.run.boxes import scores_over
 
 NUM_IMAGES = 4
-SHOWN = ("from scratch", "generic + specific")
+SHOWN = "from scratch"
 WIDTH, HEIGHT, LINE = 240, 180, 16
 Boxes = tuple[np.ndarray, np.ndarray]
 """(n, 4) in pixels of the image, and classes (n,)."""
@@ -35,8 +35,9 @@ def main() -> None:
     """Write detections.png."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    for name in ("--data", "--runs", "--rivals", "--out"):
+    for name in ("--data", "--runs", "--teachers", "--out"):
         parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--rivals", type=Path, help="of rivals.py: YOLO26n's answers")
     arguments = parser.parse_args()
     whole = open_split(arguments.data, "test")
     indices = np.linspace(0, len(whole) - 1, NUM_IMAGES).astype(int)
@@ -44,9 +45,11 @@ def main() -> None:
     truth = [source.objects(index) for index in range(NUM_IMAGES)]
     columns: dict[str, list[Boxes]] = {"truth": [(each.boxes, each.classes) for each in truth]}
     for kind in KINDS:
-        for arm in SHOWN:
-            columns[f"{kind}, {arm}"] = _found(folder_of(arguments.runs, kind, arm, 0), source)
-    columns["YOLO26n"] = _of_yolo(arguments.rivals, source)
+        own = folder_of(arguments.runs, kind, SHOWN, 0)
+        columns[f"{kind}, {SHOWN}"] = _found(own, source)
+        columns[f"{kind}, teacher"] = _found(arguments.teachers / kind, source)
+    if arguments.rivals is not None:
+        columns["YOLO26n"] = _of_yolo(arguments.rivals, source)
     # An octree keeps colours of few pixels, which a median cut would merge.
     small = _picture(source, columns).quantize(
         method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE
