@@ -76,7 +76,7 @@ VERBS = {
     ),
     "inspect": Verb("look", "what is in this weights file or run?", "InspectConfig"),
     "report": Verb(
-        "look", "one page about runs, comparisons and scores, to look at and hand on",
+        "look", "one page about runs, comparisons and scores",
         "ReportConfig", function="write_report",  # as every module's report() is of its result
     ),
     "presets": Verb("look", "recipes as numbers, by verb; or one of them", "PresetsConfig"),

@@ -171,6 +171,19 @@ def kind_of(capability: str, flags: set[str]) -> str:
     return f"{name} with bf16{amx}" if in_bf16 else f"{name}, no bf16 instructions"
 
 
+def int8_saturates() -> bool:
+    """Whether products of int8 may overflow here: on an x86 processor without VNNI (or AMX) two of
+    them are added in 16 bits, so that weights may use seven bits alone."""
+    return saturates(platform.machine(), _cpu_flags())
+
+
+def saturates(architecture: str, flags: set[str]) -> bool:
+    """Likewise of the processor's name and the system's flags; where these tell nothing, it may."""
+    if architecture.lower() not in ("x86_64", "amd64", "i686", "x86"):
+        return False
+    return not flags & {"avx512_vnni", "avx512vnni", "avx_vnni", "avxvnni", "amx_int8"}
+
+
 def _cpu_says(*names: str) -> str:
     """What Linux says of a CPU under one of these names; '' elsewhere."""
     with suppress(OSError, UnicodeDecodeError):

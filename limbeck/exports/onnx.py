@@ -51,12 +51,13 @@ def quantise(file: Path, out: Path, feeds: Sequence[Any], kept: Collection[str])
     """
     import onnx
 
+    from limbeck.engine.machine import int8_saturates
     from limbeck.exports.graph import INPUT
     from limbeck.exports.silent import import_onnxruntime, quiet
 
     import_onnxruntime()
     tools = import_module("onnxruntime.quantization")
-    model = onnx.load(file)
+    model, saturates = onnx.load(file), int8_saturates()
     with quiet():
         tools.quantize_static(
             model,
@@ -65,6 +66,7 @@ def quantise(file: Path, out: Path, feeds: Sequence[Any], kept: Collection[str])
             per_channel=True,
             activation_type=tools.QuantType.QUInt8,
             weight_type=tools.QuantType.QInt8,
+            reduce_range=saturates,
             op_types_to_quantize=LAYERS,
             nodes_to_exclude=[node.name for node in model.graph.node if _scope(node) in kept],
             # Outputs of convolutions must be int8 for its fast kernels, those of products need not.
@@ -72,7 +74,7 @@ def quantise(file: Path, out: Path, feeds: Sequence[Any], kept: Collection[str])
                 "MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": LAYERS[1:]
             },
         )  # fmt: skip
-    return _opset(model)
+    return _opset(model) | {"weight_bits": 7 if saturates else 8}
 
 
 def load(file: Path, record: dict[str, Any], threads: int | None) -> Run:

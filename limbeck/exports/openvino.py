@@ -59,15 +59,17 @@ def quantise(file: Path, out: Path, feeds: Sequence[Any], kept: Collection[str])
 
     ``feeds``: images as the network takes them, one at a time.
     """
+    from limbeck.engine.machine import int8_saturates
     from limbeck.exports.silent import import_nncf, import_openvino, quiet
 
-    openvino = import_openvino()
+    openvino, saturates = import_openvino(), int8_saturates()
     model = core().read_model(file)
     heads = tuple(f"{name.replace('conv2d', 'convolution')}/" for name in kept)
     names = [node.get_friendly_name() for node in model.get_ops()]
     with quiet():
         nncf = import_nncf()
         ranges = import_module("nncf.quantization.range_estimator")
+        fixes = import_module("nncf.quantization.advanced_parameters").OverflowFix
         model = nncf.quantize(
             model,
             nncf.Dataset(list(feeds)),
@@ -84,6 +86,7 @@ def quantise(file: Path, out: Path, feeds: Sequence[Any], kept: Collection[str])
                 activations_range_estimator_params=ranges.RangeEstimatorParametersSet.MINMAX,
                 # No SmoothQuant, which moved them by more and costs a product.
                 smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(-1, -1),
+                overflow_fix=fixes.ENABLE if saturates else None,
             ),
         )
         gc.collect()  # so that its own cores go in the thread that made them, see ``core``
@@ -91,6 +94,7 @@ def quantise(file: Path, out: Path, feeds: Sequence[Any], kept: Collection[str])
     return {
         "compile": {HINT: "bf16" if _has_bf16() else "f32"},
         "made_by": f"NNCF {nncf.__version__}",
+        "weight_bits": 7 if saturates else 8,
     }
 
 

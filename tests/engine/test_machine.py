@@ -17,6 +17,7 @@ from limbeck.engine.machine import (
     judge_build,
     kind_of,
     product_seconds,
+    saturates,
     slowness,
 )
 
@@ -149,3 +150,19 @@ def test_the_cpu_of_this_machine_and_a_line_about_it():
 def test_a_build_that_does_not_fit_is_told(cuda, has_gpu, capability, architectures, said):
     found = judge_build(cuda, has_gpu, capability, architectures)
     assert found is None if said is None else said in found
+
+
+@pytest.mark.parametrize(
+    ("architecture", "flags", "may"),
+    [
+        ("x86_64", {"avx2", "fma"}, True),
+        ("x86_64", {"avx512f", "avx512bw"}, True),
+        ("x86_64", {"avx512f", "avx512_vnni"}, False),
+        ("AMD64", {"avx2", "avx_vnni"}, False),
+        ("AMD64", set(), True),  # Windows does not tell
+        ("aarch64", {"asimd"}, False),
+        ("arm64", set(), False),
+    ],
+)
+def test_where_products_of_int8_may_overflow(architecture, flags, may):
+    assert saturates(architecture, flags) == may

@@ -3,12 +3,12 @@
 Needs the extra "report". What a chart shows stands in a table beside it, too (``Chart.rows``).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from limbeck.documents import parse_json
 from limbeck.errors import require_extra
 
 # Okabe and Ito's colours, told apart with any kind of colour vision, on white and on black.
@@ -132,7 +132,9 @@ def _figure(traces: list[dict[str, Any]], x: str, y: str) -> dict[str, Any]:
         "hovermode": "closest",
     }
     # By plotly's own classes, which refuse what its JavaScript would silently leave out.
-    drawn: dict[str, Any] = json.loads(graph_objects.Figure(traces, layout).to_json())
+    drawn: dict[str, Any] = parse_json(
+        graph_objects.Figure(traces, layout).to_json(), where="a chart"
+    )
     return {"data": drawn["data"], "layout": layout}
 
 

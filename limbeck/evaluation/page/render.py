@@ -7,12 +7,12 @@ of light or dark.
 
 import base64
 import html
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from limbeck.documents import to_json
 from limbeck.evaluation.page.charts import Chart, library
 
 
@@ -71,7 +71,7 @@ def render(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
         for k, each in enumerate(shown)
     )
     verdict = "".join(f'<p class="lead">{_escaped(text)}</p>' for text in lead)
-    figures = json.dumps([chart.figure for chart in charts]).replace("<", "\\u003c")
+    figures = to_json([chart.figure for chart in charts], None).replace("<", "\\u003c")
     script = (
         f'<script type="application/json" id="figures">{figures}</script>'
         f"<script>{library()}</script><script>{_beside('page.js')}</script>"
